@@ -1,0 +1,87 @@
+# Every target installs what it needs. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+# Folders of the same names exist (proto/), which make would take for results.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .stamps
+# CI starts from an empty clone; a shared target folder saves it nothing, so it stays inside.
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+export PYTHONHASHSEED ?= 0
+
+RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml $(wildcard Cargo.lock)
+
+.PHONY: help tools build demo test check format sim bench lock proto docs
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# --- what everything needs --------------------------------------------------------------------
+
+tools: ## say clearly what this machine lacks
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; set PYTHON=/path/to/python3.11")'
+	@command -v cargo >/dev/null || { echo "A stable Rust toolchain is needed (cargo was not found): https://rustup.rs"; exit 1; }
+	@command -v cc >/dev/null || { echo "A C compiler is needed (cc was not found): apt install build-essential"; exit 1; }
+
+$(STAMPS)/venv: requirements/dev.lock requirements/uv.lock | tools
+	@mkdir -p $(STAMPS)
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip install -q --require-hashes -r requirements/uv.lock
+	@echo "installing the locked dependencies"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync -q --require-hashes requirements/dev.lock requirements/uv.lock
+	@$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "modelmesh.pth").write_text("$(CURDIR)/src\n")'
+	@printf '#!%s\nimport sys\nfrom modelmesh.cli import main\nsys.exit(main())\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/modelmesh && chmod +x $(BIN)/modelmesh
+	@touch $@
+
+$(STAMPS)/build: $(STAMPS)/venv $(RUST_SOURCES) pyproject.toml
+	@echo "building the native core (under a minute the first time)"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop -q --release --skip-install 2>$(STAMPS)/build.log || { cat $(STAMPS)/build.log; exit 1; }
+	@touch $@
+
+build: $(STAMPS)/build ## virtual environment and native core
+
+lock: ## renew requirements/*.lock from pyproject.toml
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV); $(BIN)/pip install -q uv; }
+	@echo uv | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header - -o requirements/uv.lock
+	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal --group dev pyproject.toml --extra sklearn --extra onnx --extra etcd -o requirements/dev.lock
+
+# --- what people run --------------------------------------------------------------------------
+
+demo: $(STAMPS)/build ## three instances, real models that do not all fit: watch them load, move and leave
+	@$(BIN)/python examples/01-real-models/demo.py
+
+test: $(STAMPS)/build ## every test; K=expression picks some
+	@cargo test -q --locked -p modelmesh-core
+	@$(BIN)/python -m pytest -q $(if $(K),-k "$(K)",) -n 2 --dist worksteal
+
+check: $(STAMPS)/build ## formatters, linters, types, layers, stubs: what must hold before a commit
+	@$(BIN)/ruff format --check -q . || { echo "run: make format"; exit 1; }
+	@$(BIN)/ruff check -q .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports > $(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
+	@cargo fmt --check
+	@cargo clippy -q --locked --all-targets -p modelmesh-core -p modelmesh-python -- -D warnings
+	@$(BIN)/python -m mypy.stubtest modelmesh._core._native --ignore-missing-stub > $(STAMPS)/stubs.log 2>&1 || { cat $(STAMPS)/stubs.log; exit 1; }
+	@echo "check: all good"
+
+format: $(STAMPS)/venv ## let the formatters write
+	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix . ; cargo fmt
+
+SEEDS ?= 20
+sim: $(STAMPS)/venv ## simulated clusters under faults: SEEDS=n, or SEED=n to repeat one
+	@$(BIN)/python -m modelmesh.testing.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
+	@$(BIN)/python -m modelmesh.instance.reference
+
+proto: $(STAMPS)/venv ## regenerate src/modelmesh/_proto from proto/
+	@$(BIN)/python proto/generate.py
+
+bench: bench-path ## everything that measures
+
+bench-path: $(STAMPS)/build ## what a call costs on its way: direct, through one instance, over a hop (5 minutes)
+	@cargo build -q --release -p modelmesh-bench-kit
+	@$(BIN)/python benchmarks/path/run.py

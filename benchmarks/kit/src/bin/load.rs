@@ -1,0 +1,421 @@
+//! A load generator for gRPC: closed loop, or open loop without coordinated omission. The result is JSON on stdout.
+
+#![allow(clippy::cast_precision_loss)] // figures for people, not for machines
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use hdrhistogram::Histogram;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use modelmesh_bench_kit::arguments::Arguments;
+use modelmesh_bench_kit::cpu::{self, Process, Sample};
+use modelmesh_bench_kit::{CONNECTION_WINDOW, STREAM_WINDOW, grpc, socket};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use serde_json::json;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::LocalSet;
+
+const USAGE: &str = "\
+Sends gRPC calls and prints what came back, as JSON. Each answer must hold the bytes that were sent.
+  --target host:port|unix:///path  repeat for several; connections take turns
+  --method /package.Service/Method default /bench.Echo/Call
+  --connections N                  default 4; over all targets
+  --streams N                      calls at a time on each connection, default 16 (closed loop)
+  --rate N                         open loop instead: calls a second in all, at random (Poisson) times; latency
+                                   counts from the time at which a call was to be sent
+  --seconds S                      measured, default 5
+  --count N                        stop after so many measured calls, if that is earlier (closed loop)
+  --warmup S                       before, default 1
+  --payload-bytes N                default 76, without the five of gRPC's prefix
+  --model ID                       send as mm-model-id
+  --models N --zipf A              or one of m-0 … m-(N-1), the k-th with weight 1/k^A; A 0: all alike
+  --header name=value              repeat; sent with every call
+  --seed N                         of everything that is drawn, default 1
+  --pid name=PID                   repeat; CPU time of that process over the measured time";
+
+struct Load {
+    targets: Vec<String>,
+    headers: HeaderMap,
+    path: String,
+    body: Bytes,
+    models: Models,
+    state: RefCell<State>,
+}
+
+struct State {
+    random: fastrand::Rng,
+    /// Calls that began (closed loop) or were to begin (open loop) between these count for latency.
+    measured_from: Option<Instant>,
+    latencies: Histogram<u64>,
+    statuses: BTreeMap<String, u64>,
+    mismatched: u64,
+    /// Answers that arrived in the measured time, whenever their calls began: what the CPU was spent on.
+    completed: u64,
+    pending: u64,
+    stopping: bool,
+    count: Option<u64>,
+}
+
+enum Models {
+    None,
+    One(HeaderValue),
+    /// Cumulative weights; the last is 1.
+    Zipf(Vec<f64>, Vec<HeaderValue>),
+}
+
+impl Models {
+    fn read(arguments: &Arguments) -> Self {
+        if let Some(id) = arguments.get::<String>("--model") {
+            let id = HeaderValue::from_str(&id);
+            return Self::One(id.unwrap_or_else(|_| arguments.fail("--model must be plain text")));
+        }
+        let Some(count) = arguments.get::<u32>("--models").filter(|count| *count > 0) else { return Self::None };
+        let exponent: f64 = arguments.get_or("--zipf", 0.0);
+        let mut cumulative = Vec::new();
+        let mut sum = 0.0;
+        for k in 1..=count {
+            sum += f64::from(k).powf(-exponent);
+            cumulative.push(sum);
+        }
+        for weight in &mut cumulative {
+            *weight /= sum;
+        }
+        let ids = (0..count).map(|k| HeaderValue::from_str(&format!("m-{k}")).expect("plain text")).collect();
+        Self::Zipf(cumulative, ids)
+    }
+
+    fn draw(&self, random: &mut fastrand::Rng) -> Option<HeaderValue> {
+        match self {
+            Self::None => None,
+            Self::One(id) => Some(id.clone()),
+            Self::Zipf(cumulative, ids) => {
+                let point = random.f64();
+                let index = cumulative.partition_point(|weight| *weight < point);
+                Some(ids[index.min(ids.len() - 1)].clone())
+            }
+        }
+    }
+}
+
+/// One connection, made again when it is lost.
+struct Connection {
+    load: Rc<Load>,
+    target: String,
+    uri: Uri,
+    sender: tokio::sync::Mutex<Option<SendRequest<Bytes>>>,
+}
+
+impl Connection {
+    fn new(load: &Rc<Load>, index: usize) -> Self {
+        let target = load.targets[index % load.targets.len()].clone();
+        let authority = if target.starts_with("unix:") { "localhost" } else { &target };
+        let uri = format!("http://{authority}{}", load.path).parse().unwrap_or_else(|error| {
+            eprintln!("--target {target} --method {}: {error}", load.path);
+            std::process::exit(2)
+        });
+        Self { load: Rc::clone(load), target, uri, sender: tokio::sync::Mutex::new(None) }
+    }
+
+    /// A handle on which a request can be sent now.
+    async fn ready(&self) -> Result<SendRequest<Bytes>, String> {
+        let mut sender = self.sender.lock().await;
+        if let Some(handle) = &*sender {
+            let handle = handle.clone();
+            // Unlocked before the wait: the others need not wait for a stream that is not theirs.
+            drop(sender);
+            if let Ok(ready) = handle.ready().await {
+                return Ok(ready);
+            }
+            sender = self.sender.lock().await;
+        }
+        let socket = socket::connect(&self.target).await.map_err(|error| format!("CONNECT_{:?}", error.kind()))?;
+        let (handle, connection) = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(100_000)
+            .max_send_buffer_size(16 << 20)
+            .enable_push(false)
+            .handshake::<_, Bytes>(socket)
+            .await
+            .map_err(|_| "CONNECT_Handshake".to_owned())?;
+        tokio::task::spawn_local(connection);
+        let ready = handle.clone().ready().await.map_err(|_| "CONNECT_Lost".to_owned())?;
+        *sender = Some(handle);
+        Ok(ready)
+    }
+
+    /// One call: its status, and whether the bytes came back.
+    async fn call(&self, model: Option<HeaderValue>) -> Result<(String, bool), String> {
+        let mut sender = self.ready().await?;
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.load.headers.clone();
+        if let Some(model) = model {
+            request.headers_mut().insert("mm-model-id", model);
+        }
+        let (response, mut stream) = sender.send_request(request, false).map_err(|error| reset_name(&error))?;
+        // An early answer resets the rest of a long request; that is no error of ours.
+        let _ = stream.send_data(self.load.body.clone(), true);
+        let response = response.await.map_err(|error| reset_name(&error))?;
+        if response.status() != http::StatusCode::OK {
+            return Ok((format!("HTTP_{}", response.status().as_u16()), true));
+        }
+        if let Some(status) = status_name(response.headers()) {
+            return Ok((status, true));
+        }
+        let mut body = response.into_body();
+        let expected = &self.load.body;
+        let mut received = 0;
+        let mut same = true;
+        while let Some(chunk) = body.data().await {
+            let chunk = chunk.map_err(|error| reset_name(&error))?;
+            same &= expected.get(received..received + chunk.len()) == Some(&chunk[..]);
+            received += chunk.len();
+            let _ = body.flow_control().release_capacity(chunk.len());
+        }
+        let trailers = body.trailers().await.map_err(|error| reset_name(&error))?;
+        let status = trailers.as_ref().and_then(status_name).unwrap_or_else(|| "NO_STATUS".to_owned());
+        Ok((status, same && received == expected.len()))
+    }
+
+    /// One call, measured from `since`.
+    async fn measured_call(&self, since: Instant) {
+        let model = self.load.models.draw(&mut self.load.state.borrow_mut().random);
+        let outcome = self.call(model).await;
+        let failed = outcome.is_err();
+        self.load.state.borrow_mut().record(since, outcome);
+        if failed {
+            // Whoever is restarting is not helped by being asked a million times.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn status_name(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("grpc-status")?.to_str().unwrap_or("?");
+    let name = text.parse::<usize>().ok().and_then(|code| grpc::STATUS_NAMES.get(code));
+    Some(name.map_or_else(|| format!("STATUS_{text}"), |name| (*name).to_owned()))
+}
+
+fn reset_name(error: &h2::Error) -> String {
+    error.reason().map_or_else(|| "CONNECTION_LOST".to_owned(), |reason| format!("RESET_{reason:?}"))
+}
+
+impl State {
+    fn record(&mut self, since: Instant, outcome: Result<(String, bool), String>) {
+        let Some(from) = self.measured_from else { return };
+        if !self.stopping {
+            self.completed += 1;
+            if self.count.is_some_and(|count| self.completed >= count) {
+                self.stopping = true;
+            }
+        }
+        if since < from {
+            return;
+        }
+        let (status, same) = match outcome {
+            Ok(answer) => answer,
+            Err(lost) => (lost, true),
+        };
+        if status == "OK" {
+            let microseconds = since.elapsed().as_nanos() / 100;
+            self.latencies.saturating_record(u64::try_from(microseconds).unwrap_or(u64::MAX));
+            self.mismatched += u64::from(!same);
+        }
+        *self.statuses.entry(status).or_default() += 1;
+    }
+}
+
+fn main() {
+    let arguments = Arguments::read(USAGE);
+    let targets = arguments.all("--target").to_vec();
+    if targets.is_empty() {
+        arguments.fail("--target is needed");
+    }
+    let processes: Vec<Process> = arguments
+        .all("--pid")
+        .iter()
+        .map(|text| Process::parse(text).unwrap_or_else(|error| arguments.fail(&error)))
+        .collect();
+    let mut random = fastrand::Rng::with_seed(arguments.get_or("--seed", 1));
+    let payload: Vec<u8> = (0..arguments.get_or("--payload-bytes", 76usize)).map(|_| random.u8(..)).collect();
+    let load = Rc::new(Load {
+        targets,
+        headers: headers(&arguments),
+        path: arguments.get_or("--method", "/bench.Echo/Call".to_owned()),
+        body: grpc::framed(&payload),
+        models: Models::read(&arguments),
+        state: RefCell::new(State {
+            random,
+            measured_from: None,
+            // Tenths of a microsecond, up to ten minutes, three digits.
+            latencies: Histogram::new_with_bounds(1, 6_000_000_000, 3).expect("valid bounds"),
+            statuses: BTreeMap::new(),
+            mismatched: 0,
+            completed: 0,
+            pending: 0,
+            stopping: false,
+            count: arguments.get("--count"),
+        }),
+    });
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a tokio runtime");
+    LocalSet::new().block_on(&tokio, run(Rc::clone(&load), &arguments, &processes));
+}
+
+fn headers(arguments: &Arguments) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
+    for text in arguments.all("--header") {
+        let parsed = text
+            .split_once('=')
+            .and_then(|(name, value)| Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?)));
+        match parsed {
+            Some((name, value)) => headers.append(name, value),
+            None => arguments.fail(&format!("--header {text}: not name=value")),
+        };
+    }
+    headers
+}
+
+async fn run(load: Rc<Load>, arguments: &Arguments, processes: &[Process]) {
+    let count: usize = arguments.get_or("--connections", 4);
+    let connections: Vec<Rc<Connection>> = (0..count.max(1)).map(|i| Rc::new(Connection::new(&load, i))).collect();
+    let rate: Option<f64> = arguments.get("--rate");
+    if let Some(rate) = rate {
+        tokio::task::spawn_local(open_loop(Rc::clone(&load), connections, rate));
+    } else {
+        for connection in connections {
+            for _ in 0..arguments.get_or("--streams", 16usize) {
+                tokio::task::spawn_local(closed_loop(Rc::clone(&load), Rc::clone(&connection)));
+            }
+        }
+    }
+    tokio::time::sleep(Duration::from_secs_f64(arguments.get_or("--warmup", 1.0))).await;
+
+    let own = Process { name: "load".to_owned(), pid: std::process::id() };
+    let sample = || -> Vec<Sample> { processes.iter().chain([&own]).map(Process::sample).collect() };
+    let before = sample();
+    let from = Instant::now();
+    load.state.borrow_mut().measured_from = Some(from);
+    let until = from + Duration::from_secs_f64(arguments.get_or("--seconds", 5.0));
+    while Instant::now() < until && !load.state.borrow().stopping {
+        let left = until.saturating_duration_since(Instant::now());
+        // In small steps only if something else than time can end it.
+        let step = if arguments.has("--count") { Duration::from_millis(5) } else { Duration::from_secs(60) };
+        tokio::time::sleep(left.min(step)).await;
+    }
+    load.state.borrow_mut().stopping = true;
+    let seconds = from.elapsed().as_secs_f64();
+    let after = sample();
+    let completed = load.state.borrow().completed;
+    // What was to be sent in the measured time counts, however late its answer is.
+    let patience = Instant::now() + Duration::from_secs(10);
+    while load.state.borrow().pending > 0 && Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    let state = load.state.borrow();
+    let cpu: serde_json::Map<_, _> = processes
+        .iter()
+        .chain([&own])
+        .zip(before.iter().zip(&after))
+        .map(|(process, (before, after))| (process.name.clone(), cpu::used(before, after, completed)))
+        .collect();
+    let us = |tenths: u64| tenths as f64 / 10.0;
+    let at = |quantile: f64| us(state.latencies.value_at_quantile(quantile));
+    let result = json!({
+        "mode": if rate.is_some() { "open" } else { "closed" },
+        "targets": load.targets,
+        "payload_bytes": load.body.len() - 5,
+        "seconds": seconds,
+        "completed": completed,
+        "per_second": completed as f64 / seconds,
+        "statuses": state.statuses,
+        "mismatched": state.mismatched,
+        "unanswered": state.pending,
+        "latency_us": {
+            "count": state.latencies.len(),
+            "mean": state.latencies.mean() / 10.0,
+            "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p999": at(0.999),
+            "max": us(state.latencies.max()),
+        },
+        "cpu": cpu,
+    });
+    println!("{result:#}");
+}
+
+async fn closed_loop(load: Rc<Load>, connection: Rc<Connection>) {
+    while !load.state.borrow().stopping {
+        connection.measured_call(Instant::now()).await;
+    }
+}
+
+/// Calls at random times, whether or not earlier ones have been answered.
+async fn open_loop(load: Rc<Load>, connections: Vec<Rc<Connection>>, rate: f64) {
+    let timer = match Timer::new() {
+        Ok(timer) => timer,
+        Err(error) => {
+            eprintln!("no timer: {error}");
+            std::process::exit(1);
+        }
+    };
+    let mut intended = Instant::now();
+    for connection in connections.iter().cycle() {
+        let gap_s = -(1.0 - load.state.borrow_mut().random.f64()).ln() / rate;
+        intended += Duration::from_secs_f64(gap_s);
+        timer.sleep_until(intended).await;
+        if load.state.borrow().stopping {
+            return;
+        }
+        load.state.borrow_mut().pending += 1;
+        let connection = Rc::clone(connection);
+        tokio::task::spawn_local(async move {
+            connection.measured_call(intended).await;
+            connection.load.state.borrow_mut().pending -= 1;
+        });
+    }
+}
+
+/// Waits that end within microseconds of their time.
+struct Timer(AsyncFd<Descriptor>);
+
+/// nix gives the timer's descriptor in another form than tokio takes.
+struct Descriptor(TimerFd);
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl Timer {
+    fn new() -> std::io::Result<Self> {
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        // SAFETY: the descriptor is the timer's own, and lives and ends with it.
+        Ok(Self(unsafe { AsyncFd::register_with_interest(Descriptor(timer), Interest::READABLE) }?))
+    }
+
+    async fn sleep_until(&self, moment: Instant) {
+        let left = moment.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return; // late already; the caller counts from the moment, not from now
+        }
+        let expiration = Expiration::OneShot(TimeSpec::from_duration(left));
+        if self.0.get_ref().0.set(expiration, TimerSetTimeFlags::empty()).is_err() {
+            return;
+        }
+        if let Ok(mut guard) = self.0.readable().await {
+            let _ = self.0.get_ref().0.wait();
+            guard.clear_ready();
+        }
+    }
+}

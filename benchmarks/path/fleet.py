@@ -1,0 +1,265 @@
+"""The processes that a path benchmark needs: etcd, runtimes and instances on loopback, started and cleaned up."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from modelmesh._proto import model_mesh_pb2
+from modelmesh.testing.etcd import running_etcd
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+START_TIMEOUT_S = 30
+
+
+class BenchmarkError(Exception):
+    """Something did not work as the figures would claim."""
+
+
+@dataclass
+class Process:
+    """One process of the fleet."""
+
+    name: str
+    popen: "subprocess.Popen[str]"
+    address: str = ""
+    log: Path | None = None
+    state: Path | None = None
+
+    @property
+    def pid_argument(self) -> str:
+        """For the load generator."""
+        return f"{self.name}={self.popen.pid}"
+
+    def stop(self) -> None:
+        """End it."""
+        self.popen.terminate()
+        try:
+            self.popen.wait(10)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        if self.popen.stdout is not None:
+            self.popen.stdout.close()
+
+
+@dataclass
+class Fleet:
+    """Two instances, a runtime each, and the models that are loaded at one of them only."""
+
+    instances: list[Process]
+    runtimes: list[Process]
+    models: list[str] = field(default_factory=list)
+    """`models[i]` is loaded at `instances[i]` and nowhere else."""
+
+    def check_copies(self) -> None:
+        """Raise BenchmarkError if the models are no longer where they were."""
+        for instance, model in zip(self.instances, self.models, strict=True):
+            holders = copies(instance, "getModelStatus", model_mesh_pb2.GetStatusRequest(modelId=model))
+            if holders != [instance.name]:
+                raise BenchmarkError(f"{model} was loaded at {instance.name} only, and is now at {holders}")
+
+
+def start_runtime(name: str) -> Process:
+    """Start an echo runtime on a port of its choice."""
+    popen = subprocess.Popen(
+        [str(TARGET / "echo-runtime"), "--listen", "127.0.0.1:0", "--capacity-bytes", str(1 << 30)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert popen.stdout is not None
+    line = popen.stdout.readline()
+    if not line.startswith("listening on "):
+        raise BenchmarkError(f"the echo runtime does not start: {line}")
+    return Process(name, popen, line.removeprefix("listening on ").strip())
+
+
+def start_instance(name: str, runtime: Process, kv_store: str, folder: Path) -> Process:
+    """Start an instance beside a runtime and wait until it is ready."""
+    serving, peer, probe, prestop = free_ports(4)
+    log, state = folder / f"{name}.log", folder / f"{name}.state"
+    environment = {
+        **{
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("MM_", "KV_", "WATSON_", "INTERNAL_"))
+        },
+        "KV_STORE": kv_store,
+        "MM_SERVICE_NAME": "bench",
+        "MM_INSTANCE_ID": name,
+        "MM_LISTEN_HOST": "127.0.0.1",
+        "MM_SVC_GRPC_PORT": str(serving),
+        "WATSON_SERVICE_PORT": str(peer),
+        "MM_PROBE_PORT": str(probe),
+        "MM_PRESTOP_WAIT_PORT": str(prestop),
+        "INTERNAL_GRPC_PORT": runtime.address.rpartition(":")[2],
+        "MM_METRICS": "disabled",
+        # A hot model must not get a second copy: then the hop would be none.
+        "MM_SCALEUP_RPM_THRESHOLD": str(2_000_000_000),
+        "BENCH_STATE_FILE": str(state),
+        "PYTHONPATH": str(ROOT / "src"),
+    }
+    with log.open("w") as output:
+        popen = subprocess.Popen(
+            [sys.executable, str(HERE / "disturbed_instance.py")],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            text=True,
+        )
+    process = Process(name, popen, f"127.0.0.1:{serving}", log, state)
+    until = time.monotonic() + START_TIMEOUT_S
+    while not is_ready(probe):
+        if popen.poll() is not None or time.monotonic() > until:
+            process.stop()
+            raise BenchmarkError(f"instance {name} does not start:\n{log.read_text()[-2000:]}")
+        time.sleep(0.05)
+    return process
+
+
+def is_ready(probe: int) -> bool:
+    """Ask `/ready`."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{probe}/ready", timeout=1) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now, all different."""
+    with contextlib.ExitStack() as kept_open:
+        sockets = [kept_open.enter_context(socket.socket()) for _ in range(count)]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
+
+
+def copies(instance: Process, method: str, request: object) -> list[str]:
+    """Ask about a model, and return where its copies are."""
+    with grpc.insecure_channel(instance.address) as channel:
+        call = channel.unary_unary(
+            f"/mmesh.ModelMesh/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=model_mesh_pb2.ModelStatusInfo.FromString,
+        )
+        status = call(request, timeout=30)
+    return sorted(copy.location for copy in status.modelCopyInfos)
+
+
+def place_models(fleet: Fleet) -> None:
+    """Register models until each instance is the only holder of one."""
+    found: dict[str, str] = {}
+    for number in range(40):
+        model = f"m-{number}"
+        request = model_mesh_pb2.RegisterModelRequest(modelId=model, loadNow=True, sync=True)
+        request.modelInfo.type = "bench"
+        holders = copies(fleet.instances[number % 2], "registerModel", request)
+        if not holders:
+            status = model_mesh_pb2.GetStatusRequest(modelId=model)
+            holders = copies(fleet.instances[0], "getModelStatus", status)
+        if len(holders) == 1:
+            found.setdefault(holders[0], model)
+        if len(found) == len(fleet.instances):
+            fleet.models = [found[instance.name] for instance in fleet.instances]
+            return
+    raise BenchmarkError(f"no model came to each instance alone; there were {found}")
+
+
+@contextlib.contextmanager
+def running_fleet() -> Iterator[Fleet]:
+    """Start everything; nothing is left when it ends."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelmesh-bench-")))
+        etcd = stack.enter_context(running_etcd())
+        fleet = Fleet([], [])
+        for name in ("a", "b"):
+            runtime = start_runtime(f"runtime-{name}")
+            stack.callback(runtime.stop)
+            fleet.runtimes.append(runtime)
+            instance = start_instance(f"instance-{name}", runtime, f"etcd:{etcd.endpoint}", folder)
+            stack.callback(instance.stop)
+            fleet.instances.append(instance)
+        place_models(fleet)
+        yield fleet
+
+
+def load(target: str, processes: list[Process], *arguments: str) -> dict[str, Any]:
+    """Run the load generator once; raises BenchmarkError if any call failed or came back changed."""
+    command = [str(TARGET / "load"), "--target", target, *arguments]
+    for process in processes:
+        command += ["--pid", process.pid_argument]
+    before = machine_ticks()
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    busy, total = (after - start for after, start in zip(machine_ticks(), before, strict=True))
+    if finished.returncode != 0:
+        raise BenchmarkError(f"{' '.join(command)}: {finished.stderr}")
+    result: dict[str, Any] = json.loads(finished.stdout)
+    if set(result["statuses"]) != {"OK"} or result["mismatched"] or result["unanswered"]:
+        raise BenchmarkError(f"not all calls came back well: {finished.stdout}")
+    result["foreign_percent"] = foreign_percent(result, busy, total)
+    return result
+
+
+def machine_ticks() -> tuple[int, int]:
+    """Clock ticks that all CPUs were busy, and that there were."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return sum(ticks) - idle, sum(ticks)
+
+
+def foreign_percent(result: dict[str, Any], busy: int, total: int) -> float:
+    """Share of the machine used by what is not accounted for: other programs, etcd, and what disturbs on purpose.
+
+    Measured over the whole run, warm-up included, and set against our share in the measured time.
+    """
+    ours_s = sum(cpu["user_s"] + cpu["system_s"] for cpu in result["cpu"].values())
+    capacity_s = result["seconds"] * (os.cpu_count() or 1)
+    return round(max(0.0, 100 * (busy / max(1, total) - ours_s / capacity_s)), 1)
+
+
+@contextlib.contextmanager
+def disturbed(instance: Process, number: signal.Signals, state: str) -> Iterator[None]:
+    """Disturb an instance's Python meanwhile."""
+    toggle(instance, number, state)
+    try:
+        yield
+    finally:
+        toggle(instance, number, "idle")
+
+
+def toggle(instance: Process, number: signal.Signals, state: str) -> None:
+    """Send the signal and wait until it has its effect."""
+    assert instance.state is not None
+    instance.popen.send_signal(number)
+    until = time.monotonic() + 10
+    while instance.state.read_text() != state:
+        if time.monotonic() > until:
+            raise BenchmarkError(f"{instance.name} does not become {state}")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def burning_beside() -> Iterator[None]:
+    """Burn the same CPU in another process meanwhile."""
+    popen = subprocess.Popen([sys.executable, str(HERE / "disturbed_instance.py"), "burn"])
+    try:
+        yield
+    finally:
+        popen.kill()
+        popen.wait()

@@ -1,0 +1,153 @@
+//! One attempt: a stream on a connection to the runtime or to a peer, relayed until it ends.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use h2::client::SendRequest;
+use http::uri::Scheme;
+use http::{HeaderMap, Method, Request, Uri, Version};
+
+use crate::call::{Call, unless_stopped};
+use crate::copy::LocalCopy;
+use crate::extraction::Injector;
+use crate::flow::Outflow;
+use crate::headers::{self, GRPC_TIMEOUT, HopHeaders};
+use crate::identify::Hop;
+use crate::link::{Link, Place};
+use crate::outcome::{Failure, Outcome};
+use crate::peers::Destination;
+use crate::relay::{End, Relay, Upstream};
+use crate::status::Code;
+use crate::timeout;
+
+/// Attempts on another connection, without asking Python, when the first was stale: it took no new
+/// streams any more, so nothing was processed.
+const STALE_RETRIES: usize = 2;
+
+/// Where an attempt goes, and what only that side is told.
+#[derive(Clone, Copy)]
+pub enum Towards<'a> {
+    Runtime(&'a LocalCopy),
+    Peer { hop: Hop, tried: &'a [String], view: Option<u64> },
+}
+
+/// Makes one attempt.
+pub async fn run(call: &mut Call, destination: &Arc<Destination>, towards: Towards<'_>) -> End {
+    let worker = Arc::clone(&call.worker);
+    let link = worker.links.get(&worker.shared, destination);
+    let mut left = STALE_RETRIES;
+    loop {
+        let end = once(call, &link, towards).await;
+        match end {
+            End::Failed(failure)
+                if left > 0
+                    && failure.unprocessed
+                    && failure.outcome == Outcome::Lost
+                    && failure.answer.is_none()
+                    && !destination.is_lost()
+                    && !call.caller.has_begun()
+                    && call.body.can_replay() =>
+            {
+                left -= 1;
+            }
+            end => return end,
+        }
+    }
+}
+
+async fn once(call: &mut Call, link: &Arc<Link>, towards: Towards<'_>) -> End {
+    let place = match link.place_now() {
+        Some(place) => place,
+        // Rare, and larger than what every call needs.
+        None => match Box::pin(unless_stopped(&mut call.caller, &mut call.deadline, link.place())).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(error)) => return never_sent(error.0),
+            Err(end) => return end,
+        },
+    };
+    let mut sender = place.sender();
+    if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
+        place.mark_dead();
+        return never_sent(error.to_string());
+    }
+    relay(call, link, &place, sender, towards).await
+}
+
+async fn relay(
+    call: &mut Call,
+    link: &Link,
+    place: &Place,
+    mut sender: SendRequest<bytes::Bytes>,
+    towards: Towards<'_>,
+) -> End {
+    let mut headers = match towards {
+        Towards::Runtime(_) => headers::towards_runtime(&call.headers, &call.subject.model),
+        Towards::Peer { hop, tried, view } => {
+            headers::towards_peer(&call.headers, &call.subject, &HopHeaders { hop: hop.text(), tried, view })
+        }
+    };
+    if let Some(deadline) = &call.deadline {
+        headers.insert(GRPC_TIMEOUT, timeout::format(deadline.left()));
+    }
+    let (response, stream) = match sender.send_request(request(call, link, headers), false) {
+        Ok(sent) => sent,
+        Err(error) => {
+            place.mark_dead();
+            return never_sent(error.to_string());
+        }
+    };
+    drop(sender);
+    call.body.rewind();
+    let max_message = call.worker.shared.settings.max_message_bytes;
+    let mut relay = Relay {
+        caller: &mut call.caller,
+        body: &mut call.body,
+        upstream: Upstream::new(Outflow::new(stream), response, max_message),
+        copy: match towards {
+            Towards::Runtime(copy) => Some(copy),
+            Towards::Peer { .. } => None,
+        },
+        injector: match towards {
+            Towards::Runtime(_) => Injector::new(&call.rule, &call.headers, &call.subject.model, max_message),
+            Towards::Peer { .. } => None,
+        },
+    };
+    let deadline = &mut call.deadline;
+    let end = poll_fn(|cx| {
+        if let Poll::Ready(end) = relay.poll(cx) {
+            return Poll::Ready(end);
+        }
+        match deadline {
+            Some(deadline) => deadline.poll(cx).map(|()| End::Late),
+            None => Poll::Pending,
+        }
+    })
+    .await;
+    if let End::Failed(failure) = &end
+        && failure.unprocessed
+        && failure.outcome == Outcome::Lost
+    {
+        // It refused this stream, so it will refuse the next one.
+        place.mark_dead();
+    }
+    end
+}
+
+fn request(call: &Call, link: &Link, headers: HeaderMap) -> Request<()> {
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(link.destination.authority.clone());
+    uri.path_and_query = Some(call.path.clone());
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.version_mut() = Version::HTTP_2;
+    // All three parts are there, so this cannot fail; an empty path would be refused by the other side.
+    *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+    *request.headers_mut() = headers;
+    request
+}
+
+fn never_sent(message: impl Into<String>) -> End {
+    End::Failed(Failure::new(Outcome::Lost, Code::Unavailable, message).unprocessed())
+}

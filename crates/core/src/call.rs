@@ -1,0 +1,393 @@
+//! One inference call, from its first header to its last: where it goes, what happens when that fails.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::uri::PathAndQuery;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::attempt::{self, Towards};
+use crate::caller::Caller;
+use crate::events::Event;
+use crate::headers::MM_REFUSED;
+use crate::held::Resolution;
+use crate::identify::{Hop, Hopped, Subject};
+use crate::local::LocalUse;
+use crate::outcome::{Failure, Outcome};
+use crate::peer::RemoteUse;
+use crate::relay::End;
+use crate::replay::{Body, BodyError};
+use crate::resolve::{self, Choice};
+use crate::rules::MethodRule;
+use crate::shared::Shared;
+use crate::status::{Code, Status};
+use crate::worker::Worker;
+
+/// When a call must be over.
+pub struct Deadline {
+    pub at: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Deadline {
+    #[must_use]
+    pub fn after(timeout: Duration) -> Self {
+        // A deadline in years is none; the timer cannot hold it.
+        let at = Instant::now() + timeout.min(Duration::from_secs(365 * 86_400));
+        Self { at, sleep: Box::pin(sleep_until(at)) }
+    }
+
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.sleep.as_mut().poll(cx)
+    }
+}
+
+/// Whole milliseconds left, for Python.
+#[must_use]
+pub fn timeout_ms(deadline: Option<&Deadline>) -> Option<u64> {
+    deadline.map(|deadline| u64::try_from(deadline.left().as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The status of a call whose deadline has passed.
+#[must_use]
+pub fn deadline_exceeded() -> Status {
+    Status::new(Code::DeadlineExceeded, "Deadline Exceeded")
+}
+
+/// An inference call.
+pub struct Call {
+    pub worker: Arc<Worker>,
+    pub caller: Caller,
+    pub body: Body,
+    pub headers: HeaderMap,
+    pub path: PathAndQuery,
+    pub subject: Subject,
+    /// As another instance sent it; None at the ingress.
+    pub hopped: Option<Hopped>,
+    pub balanced: bool,
+    pub deadline: Option<Deadline>,
+    pub rule: MethodRule,
+}
+
+/// What an attempt was made with, as `AttemptFailed` names it.
+struct Tried {
+    instance: String,
+    load_id: u64,
+}
+
+impl Call {
+    fn shared(&self) -> &Arc<Shared> {
+        &self.worker.shared
+    }
+
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.path.path().trim_start_matches('/')
+    }
+
+    fn is_ingress(&self) -> bool {
+        self.hopped.is_none()
+    }
+
+    /// Serves the call to its end. The answer is in `caller`.
+    pub async fn run(&mut self) {
+        let mut resolution = Resolution::Route;
+        let mut failed = None;
+        loop {
+            let (end, tried) = match resolution {
+                Resolution::Route => match self.route() {
+                    Ok(Choice::Local(used)) => self.serve(Some(used)).await,
+                    Ok(Choice::Remote(used)) => self.forward(used, Hop::Hit, &[], None).await,
+                    // What is rare is boxed, so that the task of a hit stays small.
+                    Ok(Choice::Miss) => match Box::pin(self.miss()).await {
+                        Ok(next) => {
+                            resolution = next;
+                            continue;
+                        }
+                        Err(end) => return self.finish(end),
+                    },
+                    Err(status) => return self.caller.end(status),
+                },
+                Resolution::Serve => {
+                    let used = resolve::local(self.shared(), &self.subject.model, self.is_ingress());
+                    self.serve(used).await
+                }
+                Resolution::Forward { instance, hop, tried, view } => {
+                    if !self.is_ingress() {
+                        let message = "a forwarded request is not forwarded again";
+                        return self.caller.end(Status::new(Code::Internal, message));
+                    }
+                    let used = RemoteUse::of_instance(self.shared(), &self.subject.model, &instance);
+                    self.forward(used, hop, &tried, view).await
+                }
+                Resolution::Return => return self.give_answer(failed.take()),
+                Resolution::Fail(status) => return self.caller.end(status),
+            };
+            let End::Failed(failure) = end else { return self.finish(end) };
+            match Box::pin(self.attempt_failed(failure, tried)).await {
+                Ok((next, failure)) => {
+                    resolution = next;
+                    failed = Some(failure);
+                }
+                Err(end) => return self.finish(end),
+            }
+        }
+    }
+
+    /// Gives the client what its call ended with.
+    pub fn finish(&mut self, end: End) {
+        match end {
+            End::Answered | End::Failed(_) => {}
+            End::Gone => self.caller.abandoned(),
+            End::Late => self.caller.end(deadline_exceeded()),
+            End::Refused(status) => self.caller.end(status),
+        }
+    }
+
+    /// Looks in the routing table. On a hop only the local copy counts.
+    fn route(&mut self) -> Result<Choice, Status> {
+        if let Some(hopped) = &self.hopped {
+            let hop = hopped.hop;
+            return match (resolve::local(self.shared(), &self.subject.model, false), hop) {
+                (Some(used), _) => Ok(Choice::Local(used)),
+                (None, Hop::Load) => Ok(Choice::Miss),
+                (None, Hop::Hit) => Err(refusal(Outcome::NotHere)),
+            };
+        }
+        if let Some(vmodel) = &self.subject.vmodel {
+            // Looked up each time: the vmodel may have moved while the request was held.
+            match self.shared().table.model_of(vmodel) {
+                Some(model) => self.subject.model = model.to_string(),
+                None => {
+                    self.subject.model.clear();
+                    return Ok(Choice::Miss);
+                }
+            }
+        }
+        Ok(resolve::choose(self.shared(), &self.subject.model, self.balanced))
+    }
+
+    /// One attempt at the local copy.
+    async fn serve(&mut self, used: Option<LocalUse>) -> (End, Tried) {
+        let instance = self.shared().settings.instance.clone();
+        let Some(mut used) = used else {
+            let failure = Failure::new(Outcome::NotHere, Code::Unavailable, "the copy is not ready").unprocessed();
+            return (End::Failed(failure), Tried { instance, load_id: 0 });
+        };
+        let tried = Tried { instance, load_id: used.copy().load_id };
+        let turn = unless_stopped(&mut self.caller, &mut self.deadline, poll_fn(|cx| used.poll_turn(cx)));
+        match turn.await {
+            Err(end) => return (end, tried),
+            Ok(Err(_)) => {
+                let message = "Model queue overload";
+                let failure = Failure::new(Outcome::Exhausted, Code::ResourceExhausted, message).unprocessed();
+                return (End::Failed(failure), tried);
+            }
+            Ok(Ok(())) => {}
+        }
+        let destination = self.shared().runtime.read().clone();
+        let end = attempt::run(self, &destination, Towards::Runtime(used.copy())).await;
+        let code = match &end {
+            End::Failed(failure) if failure.answer.is_some() => Some(failure.code),
+            End::Answered => self.caller.ended,
+            _ => None,
+        };
+        if let Some(code) = code {
+            self.shared().metrics.invoked(self.method(), code, used.ran_for());
+        }
+        (end, tried)
+    }
+
+    /// One attempt over a hop.
+    async fn forward(&mut self, used: RemoteUse, hop: Hop, tried: &[String], view: Option<u64>) -> (End, Tried) {
+        let who = Tried { instance: used.peer.instance.to_string(), load_id: used.load_id() };
+        let Some(destination) = used.peer.destination() else {
+            let message = format!("the address of {} is not known", who.instance);
+            return (End::Failed(Failure::new(Outcome::Lost, Code::Unavailable, message).unprocessed()), who);
+        };
+        let end = attempt::run(self, &destination, Towards::Peer { hop, tried, view }).await;
+        (end, who)
+    }
+
+    /// No ready copy is known: Python decides.
+    async fn miss(&mut self) -> Result<Resolution, End> {
+        let subject = self.subject.clone();
+        let method = self.method().to_owned();
+        let timeout_ms = timeout_ms(self.deadline.as_ref());
+        let balanced = self.balanced;
+        let hopped = self.hopped.as_ref();
+        let (hop, tried, view) =
+            hopped.map_or((None, Vec::new(), None), |hopped| (Some(hopped.hop), hopped.tried.clone(), hopped.view));
+        self.hold(|token| Event::Missed { token, subject, method, timeout_ms, hop, tried, view, balanced }).await
+    }
+
+    /// Python hears of the failure; if the request can be repeated, it decides what is next.
+    async fn attempt_failed(&mut self, failure: Failure, tried: Tried) -> Result<(Resolution, Failure), End> {
+        let replayable = self.is_ingress()
+            && !self.caller.has_begun()
+            && self.body.can_replay()
+            && (self.rule.idempotent || failure.unprocessed);
+        // The text clients of the old system match on names the method.
+        let message = match failure.outcome {
+            Outcome::Unavailable => format!("{}: UNAVAILABLE: {}", self.method(), failure.message),
+            _ => failure.message.clone(),
+        };
+        let event = |token| Event::AttemptFailed {
+            token,
+            subject: self.subject.clone(),
+            instance: tried.instance,
+            load_id: tried.load_id,
+            outcome: failure.outcome,
+            replayable,
+            code: failure.code,
+            message,
+            view: failure.view,
+        };
+        if !replayable {
+            // Only to know: if the queue is full it is dropped, and counted there.
+            let _ = self.shared().events.offer(event(self.shared().held.token()));
+            self.give_answer(Some(failure));
+            return Err(End::Answered);
+        }
+        let event = event(0);
+        let next = self.hold(|token| match event {
+            Event::AttemptFailed { subject, instance, load_id, outcome, replayable, code, message, view, .. } => {
+                Event::AttemptFailed { token, subject, instance, load_id, outcome, replayable, code, message, view }
+            }
+            other => other,
+        });
+        match next.await {
+            Ok(resolution) => Ok((resolution, failure)),
+            Err(end) => Err(end),
+        }
+    }
+
+    /// Gives the client a failed attempt's own answer, or what stands for it.
+    fn give_answer(&mut self, failure: Option<Failure>) {
+        let Some(failure) = failure else {
+            return self
+                .caller
+                .end(Status::new(Code::Internal, "there is no failed attempt whose answer could be given"));
+        };
+        let not_here = matches!(
+            failure.outcome,
+            Outcome::NotHere | Outcome::Moved | Outcome::Busy | Outcome::Draining | Outcome::NoRoom | Outcome::Ended
+        );
+        if not_here && !self.is_ingress() && !self.caller.has_begun() {
+            return self.caller.end(refusal(Outcome::NotHere));
+        }
+        if not_here && (self.caller.has_begun() || failure.answer.is_none() || failure.unprocessed) {
+            let message = format!("model {} moved while the call was open; repeat it", self.subject.model);
+            return self.caller.end(Status::new(Code::Unavailable, message));
+        }
+        match failure.answer {
+            Some(answer) if !self.caller.has_begun() => {
+                if let Some(head) = answer.head
+                    && self.caller.begin(head).is_err()
+                {
+                    return self.caller.abandoned();
+                }
+                self.caller.end_as_received(answer.trailers);
+            }
+            _ => self.caller.end(Status::new(failure.code, failure.message)),
+        }
+    }
+
+    /// Holds the request until Python has decided. Meanwhile it is read, up to the bounds.
+    async fn hold(&mut self, event: impl FnOnce(u64) -> Event) -> Result<Resolution, End> {
+        let shared = Arc::clone(self.shared());
+        let name = self.subject.vmodel.as_ref().filter(|_| self.subject.model.is_empty());
+        let mut hold =
+            shared.held.hold(name.unwrap_or(&self.subject.model), self.body.kept_bytes()).map_err(End::Refused)?;
+        shared.events.offer(event(hold.token)).map_err(|_| {
+            End::Refused(Status::new(Code::ResourceExhausted, "the control plane is behind; try again"))
+        })?;
+        let mut unresolved = Unresolved { shared: &shared, token: Some(hold.token) };
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(resolution) = Pin::new(&mut hold.resolution).poll(cx) {
+                let closing = |_| End::Refused(Status::new(Code::Unavailable, "the instance is stopping"));
+                return Poll::Ready(resolution.map_err(closing));
+            }
+            while !hold.bytes.budget_is_exhausted()
+                && let Poll::Ready(read) = self.body.poll_read_ahead(cx)
+            {
+                match read {
+                    Ok(bytes) => {
+                        hold.bytes.grow(bytes);
+                    }
+                    Err(BodyError::Gone) => return Poll::Ready(Err(End::Gone)),
+                    Err(BodyError::TooLong(error)) => {
+                        let status = Status::new(Code::ResourceExhausted, error.message());
+                        return Poll::Ready(Err(End::Refused(status)));
+                    }
+                }
+            }
+            poll_stopped(&mut self.caller, &mut self.deadline, cx).map(Err)
+        })
+        .await;
+        if outcome.is_ok() {
+            unresolved.token = None;
+        }
+        outcome
+    }
+}
+
+/// Tells Python of a held request that it has gone, also when its task is dropped as a part of a whole.
+struct Unresolved<'a> {
+    shared: &'a Shared,
+    token: Option<u64>,
+}
+
+impl Drop for Unresolved<'_> {
+    fn drop(&mut self) {
+        if let Some(token) = self.token {
+            self.shared.events.push(Event::Cancelled { token });
+        }
+    }
+}
+
+/// A refusal, as instances tell it to each other.
+#[must_use]
+pub fn refusal(outcome: Outcome) -> Status {
+    Status::new(Code::Unavailable, format!("refused: {}", outcome.text()))
+        .with(MM_REFUSED, http::HeaderValue::from_static(outcome.text()))
+}
+
+/// Ready when the client has gone or its deadline has passed.
+pub fn poll_stopped(caller: &mut Caller, deadline: &mut Option<Deadline>, cx: &mut Context<'_>) -> Poll<End> {
+    if caller.poll_gone(cx).is_ready() {
+        return Poll::Ready(End::Gone);
+    }
+    match deadline {
+        Some(deadline) => deadline.poll(cx).map(|()| End::Late),
+        None => Poll::Pending,
+    }
+}
+
+/// Waits for something, but not longer than the client does.
+///
+/// # Errors
+/// Why the client does not wait any more.
+pub async fn unless_stopped<T>(
+    caller: &mut Caller,
+    deadline: &mut Option<Deadline>,
+    wanted: impl Future<Output = T>,
+) -> Result<T, End> {
+    let mut wanted = pin!(wanted);
+    poll_fn(|cx| {
+        if let Poll::Ready(value) = wanted.as_mut().poll(cx) {
+            return Poll::Ready(Ok(value));
+        }
+        poll_stopped(caller, deadline, cx).map(Err)
+    })
+    .await
+}

@@ -1,0 +1,160 @@
+//! The client's half of a call: what it gets to see, and whether it is still there.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{HeaderMap, Response, StatusCode};
+
+use crate::flow::{Gone, Outflow};
+use crate::headers::strip_mesh_headers;
+use crate::multi::Part;
+use crate::status::{self, Code, Status};
+
+/// Where the answer goes.
+pub struct Caller {
+    side: Side,
+    /// How the call ended, for metrics.
+    pub ended: Option<Code>,
+    /// Another instance of ours: it is told what clients must not see.
+    is_instance: bool,
+}
+
+enum Side {
+    Stream {
+        respond: SendResponse<Bytes>,
+        answer: Option<Outflow>,
+    },
+    /// One id of a call with several: its answer is collected.
+    Part(Box<Part>),
+}
+
+impl Caller {
+    #[must_use]
+    pub fn new(respond: SendResponse<Bytes>, is_instance: bool) -> Self {
+        Self { side: Side::Stream { respond, answer: None }, ended: None, is_instance }
+    }
+
+    #[must_use]
+    pub fn of_part(part: Part) -> Self {
+        Self { side: Side::Part(Box::new(part)), ended: None, is_instance: false }
+    }
+
+    /// The collected answer of one id.
+    #[must_use]
+    pub fn into_part(self) -> Option<Part> {
+        match self.side {
+            Side::Part(part) => Some(*part),
+            Side::Stream { .. } => None,
+        }
+    }
+
+    /// Whether anything of an answer, headers included, has gone out.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.ended.is_some()
+            || match &self.side {
+                Side::Stream { answer, .. } => answer.is_some(),
+                Side::Part(part) => part.head.is_some(),
+            }
+    }
+
+    /// Ready once the client has reset the call or its connection has died.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.side {
+            Side::Stream { answer: Some(answer), .. } => answer.poll_gone(cx),
+            Side::Stream { respond, answer: None } => respond.poll_reset(cx).map(|_| ()),
+            // The whole call watches its client, and drops its parts.
+            Side::Part(_) => Poll::Pending,
+        }
+    }
+
+    /// Sends response headers.
+    ///
+    /// # Errors
+    /// The client has gone.
+    pub fn begin(&mut self, mut headers: HeaderMap) -> Result<(), Gone> {
+        if !self.is_instance {
+            strip_mesh_headers(&mut headers);
+        }
+        match &mut self.side {
+            Side::Stream { respond, answer } => {
+                let stream = respond.send_response(response(headers), false).map_err(|_| Gone)?;
+                *answer = Some(Outflow::new(stream));
+            }
+            Side::Part(part) => part.head = Some(headers),
+        }
+        Ok(())
+    }
+
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: &mut Bytes,
+        mut sent: impl FnMut(usize),
+    ) -> Poll<Result<(), Gone>> {
+        match &mut self.side {
+            Side::Stream { answer: Some(answer), .. } => answer.poll_send(cx, chunk, false, sent),
+            Side::Stream { answer: None, .. } => Poll::Ready(Err(Gone)),
+            Side::Part(part) => {
+                let chunk = std::mem::take(chunk);
+                sent(chunk.len());
+                Poll::Ready(part.collect(&chunk))
+            }
+        }
+    }
+
+    /// Ends the answer; trailers-only if it has not begun.
+    pub fn end(&mut self, status: Status) {
+        let code = status.code;
+        if self.has_begun() {
+            self.end_with(status.into_trailers(), code);
+        } else {
+            self.end_with(status.into_trailers_only(), code);
+        }
+    }
+
+    /// Ends the answer with trailers as they came (a trailers-only block if it has not begun).
+    pub fn end_with(&mut self, mut trailers: HeaderMap, code: Code) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(code);
+        if !self.is_instance {
+            strip_mesh_headers(&mut trailers);
+        }
+        // A client that has gone needs no answer.
+        match &mut self.side {
+            Side::Stream { answer: Some(answer), .. } => drop(answer.end(trailers)),
+            Side::Stream { respond, answer: None } => drop(respond.send_response(response(trailers), true)),
+            Side::Part(part) => part.trailers = trailers,
+        }
+    }
+
+    /// As `end_with`; the code is read from the trailers.
+    pub fn end_as_received(&mut self, trailers: HeaderMap) {
+        let code = status::code_of(&trailers).unwrap_or(Code::Unknown);
+        self.end_with(trailers, code);
+    }
+
+    /// The client does not wait for an answer any more.
+    pub fn abandoned(&mut self) {
+        self.ended.get_or_insert(Code::Cancelled);
+    }
+
+    /// Answers in plain HTTP, to what is no gRPC call.
+    pub fn end_http(&mut self, code: StatusCode) {
+        self.ended = Some(Code::Internal);
+        let mut response = Response::new(());
+        *response.status_mut() = code;
+        if let Side::Stream { respond, .. } = &mut self.side {
+            drop(respond.send_response(response, true));
+        }
+    }
+}
+
+fn response(headers: HeaderMap) -> Response<()> {
+    let mut response = Response::new(());
+    *response.headers_mut() = headers;
+    response
+}

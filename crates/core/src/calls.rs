@@ -1,0 +1,314 @@
+//! Services that Python answers: messages go up as events, answers come down by token.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
+use parking_lot::Mutex;
+
+use crate::budget::{Budget, Share};
+use crate::call::{Deadline, deadline_exceeded, poll_stopped, timeout_ms};
+use crate::caller::Caller;
+use crate::compression::{self, Encoding};
+use crate::events::Event;
+use crate::flow::Gone;
+use crate::framing::{Deframer, framed};
+use crate::listen::Port;
+use crate::relay::End;
+use crate::replay::{Body, BodyError};
+use crate::shared::Shared;
+use crate::status::{Code, Status};
+
+/// Calls that may be open at a time.
+const MOST_OPEN: usize = 4096;
+/// Messages of one call that Python has not taken yet; the client waits beyond that.
+const MOST_UNTAKEN: usize = 16;
+const MOST_UNTAKEN_BYTES: usize = 1 << 20;
+/// Answers that the client has not taken yet (beyond one message of any size): a reader this slow is
+/// given up.
+const MOST_UNSENT_BYTES: usize = 4 << 20;
+
+/// All open calls, by token.
+pub struct Calls {
+    open: Mutex<HashMap<u64, Arc<Mutex<Mailbox>>>>,
+    /// Bytes of requests that are being collected or wait in the event queue.
+    bytes: Arc<Budget>,
+}
+
+/// What Python and the call's task tell each other.
+#[derive(Default)]
+struct Mailbox {
+    answers: VecDeque<Bytes>,
+    unsent_bytes: usize,
+    finish: Option<Status>,
+    untaken: usize,
+    untaken_bytes: usize,
+    taken_bytes: usize,
+    waker: Option<Waker>,
+}
+
+impl Mailbox {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Goes with a message to Python; when it is dropped there, the next message may be read.
+pub struct Receipt {
+    mailbox: Arc<Mutex<Mailbox>>,
+    bytes: usize,
+}
+
+impl std::fmt::Debug for Receipt {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Receipt").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        let mut mailbox = self.mailbox.lock();
+        mailbox.untaken -= 1;
+        mailbox.untaken_bytes -= self.bytes;
+        mailbox.taken_bytes += self.bytes;
+        mailbox.wake();
+    }
+}
+
+impl Calls {
+    #[must_use]
+    pub fn new(max_bytes: usize) -> Self {
+        Self { open: Mutex::default(), bytes: Budget::new(max_bytes) }
+    }
+
+    fn find(&self, token: u64) -> Option<Arc<Mutex<Mailbox>>> {
+        self.open.lock().get(&token).cloned()
+    }
+
+    /// Sends one answer message; false for a call that has gone or has ended.
+    pub fn reply(&self, token: u64, message: &[u8], last: bool) -> bool {
+        let Some(mailbox) = self.find(token) else { return false };
+        let mut mailbox = mailbox.lock();
+        if mailbox.finish.is_some() {
+            return false;
+        }
+        if mailbox.unsent_bytes > MOST_UNSENT_BYTES {
+            let slow = Status::new(Code::ResourceExhausted, "the answer is read too slowly");
+            mailbox.answers.clear();
+            mailbox.finish = Some(slow);
+            mailbox.wake();
+            return false;
+        }
+        let frame = framed(message);
+        mailbox.unsent_bytes += frame.len();
+        mailbox.answers.push_back(frame);
+        if last {
+            mailbox.finish = Some(Status::new(Code::Ok, ""));
+        }
+        mailbox.wake();
+        true
+    }
+
+    /// Ends a call; false if it has gone or has ended.
+    pub fn finish(&self, token: u64, status: Status) -> bool {
+        let Some(mailbox) = self.find(token) else { return false };
+        let mut mailbox = mailbox.lock();
+        if mailbox.finish.is_some() {
+            return false;
+        }
+        mailbox.finish = Some(status);
+        mailbox.wake();
+        true
+    }
+}
+
+/// What is known of a call when it begins.
+pub struct Opening {
+    pub port: Port,
+    pub peer_address: String,
+    pub method: String,
+    pub headers: HeaderMap,
+    pub deadline: Option<Deadline>,
+}
+
+/// One call that Python answers.
+struct Answered<'a> {
+    shared: &'a Arc<Shared>,
+    token: u64,
+    mailbox: Arc<Mutex<Mailbox>>,
+    caller: Caller,
+    body: Body,
+    deframer: Deframer,
+    share: Share,
+    encoding: Encoding,
+    read_to_end: bool,
+    outgoing: Bytes,
+}
+
+/// Takes the call out of the table, however it ends.
+struct Registered<'a> {
+    calls: &'a Calls,
+    token: u64,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.calls.open.lock().remove(&self.token);
+    }
+}
+
+/// Serves a call that Python answers, to its end.
+pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, body: Body) {
+    let Opening { port, peer_address, method, headers, mut deadline } = opening;
+    let token = shared.held.token();
+    let mailbox = Arc::new(Mutex::new(Mailbox::default()));
+    {
+        let mut open = shared.calls.open.lock();
+        if open.len() >= MOST_OPEN {
+            drop(open);
+            return caller.end(Status::new(Code::ResourceExhausted, "too many calls of the management API are open"));
+        }
+        open.insert(token, Arc::clone(&mailbox));
+    }
+    let _registered = Registered { calls: &shared.calls, token };
+    let called = Event::Called {
+        token,
+        port,
+        peer_address,
+        method,
+        metadata: crate::headers::metadata(&headers),
+        timeout_ms: timeout_ms(deadline.as_ref()),
+    };
+    if shared.events.offer(called).is_err() {
+        return caller.end(Status::new(Code::ResourceExhausted, "the control plane is behind; try again"));
+    }
+    let mut call = Answered {
+        shared,
+        token,
+        mailbox,
+        caller,
+        body,
+        deframer: Deframer::default(),
+        share: shared.calls.bytes.share(),
+        encoding: Encoding::of(&headers),
+        read_to_end: false,
+        outgoing: Bytes::new(),
+    };
+    let end = poll_fn(|cx| {
+        if let Poll::Ready(end) = call.poll(cx) {
+            return Poll::Ready(end);
+        }
+        poll_stopped(&mut call.caller, &mut deadline, cx)
+    })
+    .await;
+    if !matches!(end, End::Answered) {
+        shared.events.push(Event::Cancelled { token });
+    }
+    match end {
+        End::Refused(status) => call.caller.end(status),
+        End::Late => call.caller.end(deadline_exceeded()),
+        _ => call.caller.abandoned(),
+    }
+}
+
+impl Answered<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Poll::Ready(end) = self.poll_answers(cx) {
+            return Poll::Ready(end);
+        }
+        self.poll_messages(cx)
+    }
+
+    /// Hands messages up while Python takes them. Ready only if that ends the call.
+    fn poll_messages(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        while !self.read_to_end {
+            {
+                let mut mailbox = self.mailbox.lock();
+                self.share.shrink(mem::take(&mut mailbox.taken_bytes));
+                if mailbox.untaken >= MOST_UNTAKEN || mailbox.untaken_bytes >= MOST_UNTAKEN_BYTES {
+                    mailbox.waker = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            }
+            if let Some(message) = self.deframer.next_message() {
+                let length = message.payload.len();
+                match compression::expand(message, self.encoding, self.shared.settings.max_message_bytes) {
+                    Ok(payload) => self.hand_up(Some(payload), length),
+                    Err(status) => return Poll::Ready(End::Refused(status)),
+                }
+                continue;
+            }
+            match std::task::ready!(self.body.poll_next(cx)) {
+                Ok(Some(chunk)) => {
+                    if !self.share.grow(chunk.len()) {
+                        let message = "too many bytes of management calls are waiting";
+                        return Poll::Ready(End::Refused(Status::new(Code::ResourceExhausted, message)));
+                    }
+                    self.deframer.push(&chunk);
+                    self.body.release(chunk.len());
+                }
+                Ok(None) => {
+                    self.read_to_end = true;
+                    self.hand_up(None, 0);
+                }
+                Err(BodyError::Gone) => return Poll::Ready(End::Gone),
+                Err(BodyError::TooLong(error)) => {
+                    return Poll::Ready(End::Refused(Status::new(Code::ResourceExhausted, error.message())));
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// `bytes`: what the message took of the budget.
+    fn hand_up(&mut self, message: Option<Bytes>, bytes: usize) {
+        let mut mailbox = self.mailbox.lock();
+        mailbox.untaken += 1;
+        mailbox.untaken_bytes += bytes;
+        drop(mailbox);
+        let receipt = Receipt { mailbox: Arc::clone(&self.mailbox), bytes };
+        self.shared.events.push(Event::CallMessage { token: self.token, message, receipt });
+    }
+
+    /// Sends what Python has answered. Ready at the end, or if the client has gone.
+    fn poll_answers(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            if !self.outgoing.is_empty() {
+                match std::task::ready!(self.caller.poll_send(cx, &mut self.outgoing, |_| ())) {
+                    Ok(()) => {}
+                    Err(Gone) => return Poll::Ready(End::Gone),
+                }
+            }
+            let mut mailbox = self.mailbox.lock();
+            if let Some(answer) = mailbox.answers.pop_front() {
+                mailbox.unsent_bytes -= answer.len();
+                drop(mailbox);
+                self.outgoing = answer;
+                if !self.caller.has_begun() && self.caller.begin(response_headers()).is_err() {
+                    return Poll::Ready(End::Gone);
+                }
+                continue;
+            }
+            if let Some(status) = mailbox.finish.clone() {
+                drop(mailbox);
+                self.caller.end(status);
+                return Poll::Ready(End::Answered);
+            }
+            mailbox.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+    }
+}
+
+fn response_headers() -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(1);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers
+}

@@ -1,0 +1,133 @@
+//! Opening one HTTP/2 connection to a peer or to the runtime, and keeping it alive.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Connection, SendRequest};
+use h2::{Ping, PingPong};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{interval, timeout};
+
+use crate::clock;
+use crate::limits;
+use crate::link::Conn;
+use crate::peers::{Address, Destination, Kind};
+use crate::shared::Shared;
+use crate::socket::{Socket, Watched};
+
+/// From the first packet to the answer to our first ping.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A peer with open streams that is silent this long is pinged …
+const PING_AFTER_MS: u64 = 2000;
+/// … and lost when silent this long: 5 s in all.
+const LOST_AFTER_MS: u64 = 5000;
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A peer connection without streams is closed after this; the next call opens another.
+const IDLE_AFTER_MS: u64 = 300_000;
+
+/// A connection that has answered.
+pub struct Opened {
+    pub sender: SendRequest<Bytes>,
+    connection: Connection<Watched, Bytes>,
+    ping: PingPong,
+    last_read_ms: Arc<AtomicU64>,
+    is_peer: bool,
+}
+
+/// How a connection ended.
+pub struct Ended {
+    /// Closed for idleness; nothing is wrong with the other side.
+    pub by_us: bool,
+}
+
+/// Connects, shakes hands, and waits for the answer to a ping: only then are the other side's settings
+/// known (its limit of concurrent streams above all), and only then does somebody answer at all.
+pub async fn open(shared: &Shared, destination: &Destination) -> io::Result<Opened> {
+    match timeout(CONNECT_TIMEOUT, open_untimed(shared, destination)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to connect")),
+    }
+}
+
+async fn open_untimed(shared: &Shared, destination: &Destination) -> io::Result<Opened> {
+    let socket = dial(shared, destination).await?;
+    let last_read_ms = Arc::new(AtomicU64::new(clock::monotonic_ms()));
+    let socket = Watched { socket, last_read_ms: Arc::clone(&last_read_ms) };
+    let (sender, mut connection) =
+        limits::client(&shared.settings).handshake(socket).await.map_err(io::Error::other)?;
+    let mut ping = connection.ping_pong().ok_or_else(|| io::Error::other("no ping"))?;
+    tokio::select! {
+        ended = &mut connection => {
+            return Err(ended.err().map_or_else(|| io::ErrorKind::ConnectionReset.into(), io::Error::other));
+        }
+        pong = ping.ping(Ping::opaque()) => pong.map_err(io::Error::other)?,
+    };
+    Ok(Opened { sender, connection, ping, last_read_ms, is_peer: !destination.is_runtime() })
+}
+
+async fn dial(shared: &Shared, destination: &Destination) -> io::Result<Socket> {
+    match &destination.address {
+        Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
+        Address::Tcp(address) => {
+            let stream = TcpStream::connect(address).await?;
+            // Without it every small message waits for a delayed acknowledgement.
+            stream.set_nodelay(true)?;
+            match &destination.kind {
+                Kind::Runtime => Ok(Socket::Tcp(stream)),
+                Kind::Peer { tls_name } => {
+                    let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+                    let host = host.trim_start_matches('[').trim_end_matches(']');
+                    shared.peer_tls.connect(stream, tls_name.as_deref().unwrap_or(host)).await
+                }
+            }
+        }
+    }
+}
+
+impl Opened {
+    /// Moves the connection's bytes until it ends.
+    pub async fn drive(self, conn: &Conn) -> Ended {
+        let Self { connection, mut ping, last_read_ms, is_peer, sender } = self;
+        // Held here it would keep a forgotten connection open.
+        drop(sender);
+        if !is_peer {
+            // A runtime is on this machine: its death is a closed socket, and gRPC servers punish pings.
+            let _ = connection.await;
+            return Ended { by_us: false };
+        }
+        tokio::pin!(connection);
+        let mut look = interval(LOOK_EVERY);
+        let mut busy_since_ms = None;
+        let mut idle_since_ms = clock::monotonic_ms();
+        let mut pinged = false;
+        loop {
+            tokio::select! {
+                _ = &mut connection => return Ended { by_us: false },
+                _ = poll_fn(|cx| ping.poll_pong(cx)), if pinged => pinged = false,
+                _ = look.tick() => {
+                    let now_ms = clock::monotonic_ms();
+                    if conn.in_flight.load(Ordering::Relaxed) == 0 {
+                        busy_since_ms = None;
+                        if now_ms - idle_since_ms > IDLE_AFTER_MS {
+                            return Ended { by_us: true };
+                        }
+                        continue;
+                    }
+                    idle_since_ms = now_ms;
+                    let since_ms = *busy_since_ms.get_or_insert(now_ms);
+                    let silent_ms = now_ms.saturating_sub(last_read_ms.load(Ordering::Relaxed).max(since_ms));
+                    if silent_ms >= LOST_AFTER_MS {
+                        return Ended { by_us: false };
+                    }
+                    if silent_ms >= PING_AFTER_MS && !pinged {
+                        pinged = ping.send_ping(Ping::opaque()).is_ok();
+                    }
+                }
+            }
+        }
+    }
+}

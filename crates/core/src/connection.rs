@@ -1,0 +1,77 @@
+//! One connection of a client or of another instance: handshake, streams, age, farewell.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::drain::Phase;
+use crate::entry;
+use crate::limits;
+use crate::listen::Port;
+use crate::socket::Socket;
+use crate::worker::Worker;
+
+/// TLS and the HTTP/2 preface together. A client slower than that is none.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves one connection to its end.
+///
+/// # Errors
+/// The connection broke, or its client broke the protocol.
+pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: SocketAddr) -> io::Result<()> {
+    let shake = handshake(&worker, stream, port);
+    let mut connection =
+        timeout(HANDSHAKE_TIMEOUT, shake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let settings = &worker.shared.settings;
+    // Clients that came together must not all leave together: up to a tenth earlier or later.
+    let old = settings.max_connection_age.map(|age| Instant::now() + age.mul_f64(0.9 + fastrand::f64() / 5.0));
+    let mut phase = worker.phase.clone();
+    let mut leaving = false;
+    let mut over: Option<Instant> = None;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = poll_fn(|cx| connection.poll_accept(cx)) => accepted,
+            _ = phase.wait_for(|phase| *phase != Phase::Running), if !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+            () = until(old), if !leaving => {
+                leaving = true;
+                over = settings.max_connection_age_grace.map(|grace| Instant::now() + grace);
+                connection.graceful_shutdown();
+                continue;
+            }
+            () = until(over), if over.is_some() => return Ok(()),
+        };
+        match accepted {
+            None => return Ok(()),
+            Some(Err(error)) => return Err(io::Error::other(error)),
+            Some(Ok((request, respond))) => entry::begin(&worker, port, address, request, respond),
+        }
+    }
+}
+
+async fn handshake(worker: &Worker, stream: TcpStream, port: Port) -> io::Result<server::Connection<Socket, Bytes>> {
+    let stream = tokio::net::TcpStream::from_std(stream)?;
+    let tls = match port {
+        Port::Serving => &worker.shared.serving_tls,
+        Port::Peer => &worker.shared.peer_tls,
+    };
+    let socket = tls.accept(stream).await?;
+    limits::server(&worker.shared.settings).handshake(socket).await.map_err(io::Error::other)
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => sleep(Duration::MAX).await,
+    }
+}

@@ -1,0 +1,312 @@
+//! The composition root: one object that owns the threads and takes what Python tells.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use nix::sys::signal::SigSet;
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+
+use crate::accounting;
+use crate::clock;
+use crate::drain::Phase;
+use crate::events::Event;
+use crate::held::Resolution;
+use crate::link::Links;
+use crate::listen::{self, Listener, Port};
+use crate::metrics::Counts;
+use crate::peers::{Destination, Kind};
+use crate::rules::Rules;
+use crate::shared::{Settings, Shared};
+use crate::status::Status;
+use crate::table::NewRoute;
+use crate::tls;
+use crate::worker::{Command, Handle, Worker};
+
+/// The data plane of one instance. Every method returns at once and may be called from any thread.
+pub struct Engine {
+    shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    started: bool,
+    threads: Vec<JoinHandle<()>>,
+    workers: Option<Arc<[Handle]>>,
+    acceptor_turned_ms: Arc<AtomicU64>,
+    serving: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
+}
+
+impl Engine {
+    /// Nothing is bound or connected before `start`.
+    ///
+    /// # Errors
+    /// No descriptor is left for the eventfd.
+    pub fn new(settings: Settings) -> io::Result<Self> {
+        Ok(Self {
+            shared: Shared::new(settings)?,
+            phase: watch::Sender::new(Phase::Running),
+            running: Mutex::default(),
+        })
+    }
+
+    /// Binds the listeners and starts the threads.
+    ///
+    /// # Errors
+    /// An address is in use or not ours (the message names it), or the core was started before.
+    pub fn start(&self) -> io::Result<()> {
+        let mut running = self.running.lock();
+        if running.started {
+            return Err(io::Error::other("the data plane was started before"));
+        }
+        let settings = &self.shared.settings;
+        let mut listeners = Vec::new();
+        for (port, address) in [(Port::Serving, &settings.serving), (Port::Peer, &settings.peer)] {
+            if let Some(address) = address {
+                listeners.push(Listener::bind(port, address)?);
+            }
+        }
+        let bound = |port| listeners.iter().find(|listener| listener.port == port).map(|listener| listener.address);
+        running.serving = bound(Port::Serving);
+        running.peer = bound(Port::Peer);
+        running.started = true;
+
+        // Signals belong to Python's main thread; threads inherit the mask they are started under.
+        let before = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
+        let started = self.start_threads(&mut running, listeners);
+        before.thread_set_mask()?;
+        started
+    }
+
+    fn start_threads(&self, running: &mut Running, listeners: Vec<Listener>) -> io::Result<()> {
+        let mut handles = Vec::new();
+        for index in 0..thread_count(self.shared.settings.threads) {
+            let (handle, commands) = Handle::new();
+            let worker = Worker {
+                shared: Arc::clone(&self.shared),
+                links: Links::default(),
+                phase: self.phase.subscribe(),
+                load: Arc::clone(&handle.load),
+            };
+            handle.load.turned_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
+            handles.push(handle);
+            running.threads.push(spawn(format!("mm-data-{index}"), worker.run(commands))?);
+        }
+        let workers: Arc<[Handle]> = handles.into();
+        running.workers = Some(Arc::clone(&workers));
+        running.acceptor_turned_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
+        let turned_ms = Arc::clone(&running.acceptor_turned_ms);
+        let accepting = listen::accept_all(listeners, workers, self.phase.subscribe(), turned_ms);
+        running.threads.push(spawn("mm-accept".to_owned(), accepting)?);
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn event_descriptor(&self) -> RawFd {
+        self.shared.events.descriptor()
+    }
+
+    #[must_use]
+    pub fn serving_port(&self) -> Option<u16> {
+        self.running.lock().serving.map(|address| address.port())
+    }
+
+    #[must_use]
+    pub fn peer_port(&self) -> Option<u16> {
+        self.running.lock().peer.map(|address| address.port())
+    }
+
+    #[must_use]
+    pub fn events(&self, most: usize) -> Vec<Event> {
+        self.shared.events.take(most)
+    }
+
+    /// Returns each model's slot.
+    pub fn set_routes(&self, routes: Vec<(String, Option<NewRoute>)>) -> Vec<u32> {
+        let mut idle = Vec::new();
+        let slots = routes
+            .into_iter()
+            .map(|(model, route)| self.shared.table.set(&self.shared.peers, &model, route, &mut idle))
+            .collect();
+        self.shared.tell_idle(idle);
+        slots
+    }
+
+    pub fn set_vmodels(&self, vmodels: Vec<(String, Option<String>)>) {
+        self.shared.table.set_vmodels(vmodels);
+    }
+
+    /// (instance, (address, TLS name)); None forgets an instance and closes its connections.
+    pub fn set_peers(&self, peers: Vec<(String, Option<(String, Option<String>)>)>) {
+        for (instance, address) in peers {
+            let address = address.as_ref().map(|(address, name)| (address.as_str(), name.as_deref()));
+            if let Some(old) = self.shared.peers.set(&instance, address) {
+                self.forget(&old);
+            }
+        }
+    }
+
+    pub fn set_runtime(&self, runtime: &str) {
+        let new = Destination::new(&self.shared.settings.instance, runtime, Kind::Runtime);
+        let old = std::mem::replace(&mut *self.shared.runtime.write(), new);
+        self.forget(&old);
+        self.tell_workers(|| Command::WarmRuntime);
+    }
+
+    fn forget(&self, destination: &Destination) {
+        destination.forget();
+        self.tell_workers(|| Command::Forget(destination.id));
+    }
+
+    fn tell_workers(&self, command: impl Fn() -> Command) {
+        if let Some(workers) = &self.running.lock().workers {
+            for worker in workers.iter() {
+                worker.send(command());
+            }
+        }
+    }
+
+    /// New handshakes use the new certificates; None leaves a listener's as they are.
+    pub fn set_tls(&self, serving: Option<tls::Material>, peer: Option<tls::Material>) {
+        if let Some(material) = serving {
+            self.shared.serving_tls.swap(material);
+        }
+        if let Some(material) = peer {
+            self.shared.peer_tls.swap(material);
+        }
+    }
+
+    pub fn set_rules(&self, rules: Rules) {
+        *self.shared.rules.write() = rules;
+    }
+
+    /// False for each token that has gone.
+    pub fn resolve(&self, resolutions: Vec<(u64, Resolution)>) -> Vec<bool> {
+        resolutions.into_iter().map(|(token, resolution)| self.shared.held.resolve(token, resolution)).collect()
+    }
+
+    /// False for a call that has gone.
+    #[must_use]
+    pub fn reply(&self, token: u64, message: &[u8], last: bool) -> bool {
+        self.shared.calls.reply(token, message, last)
+    }
+
+    /// False for a call that has gone.
+    #[must_use]
+    pub fn finish(&self, token: u64, status: Status) -> bool {
+        self.shared.calls.finish(token, status)
+    }
+
+    /// Ends what still runs on a local copy of that load.
+    pub fn end_copy(&self, model: &str, load_id: u64) {
+        let Some(route) = self.shared.table.get(model) else { return };
+        let copy = route.copies.read().local.clone();
+        if let Some(copy) = copy.filter(|copy| copy.load_id == load_id) {
+            copy.end();
+        }
+    }
+
+    #[must_use]
+    pub fn usage(&self) -> Vec<u8> {
+        accounting::usage(&self.shared.table)
+    }
+
+    /// (held requests, held bytes).
+    #[must_use]
+    pub fn held(&self) -> (usize, usize) {
+        self.shared.held.count()
+    }
+
+    /// Calls that are open: running, held, or being answered by Python.
+    #[must_use]
+    pub fn open_calls(&self) -> usize {
+        let running = self.running.lock();
+        running.workers.iter().flat_map(|workers| workers.iter()).map(|worker| worker.load.open_calls()).sum()
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let (held_requests, held_bytes) = self.held();
+        let connections =
+            self.running.lock().workers.as_ref().map_or(0, |workers| workers.iter().map(Handle::connections).sum());
+        self.shared.metrics.render(&Counts {
+            held_requests,
+            held_bytes,
+            refused_requests: self.shared.held.refused(),
+            refused_events: self.shared.events.refused(),
+            replay_bytes: self.shared.replay.used(),
+            connections,
+        })
+    }
+
+    /// Milliseconds since each thread last turned; the acceptor is the last one.
+    #[must_use]
+    pub fn thread_ages_ms(&self) -> Vec<u64> {
+        let running = self.running.lock();
+        let Some(workers) = &running.workers else { return Vec::new() };
+        let now_ms = clock::monotonic_ms();
+        workers
+            .iter()
+            .map(|worker| &worker.load.turned_ms)
+            .chain([&*running.acceptor_turned_ms])
+            .map(|turned_ms| now_ms.saturating_sub(turned_ms.load(Ordering::Relaxed)))
+            .collect()
+    }
+
+    /// GOAWAY on every connection, and no new ones; running calls go on.
+    pub fn drain(&self) {
+        self.advance(Phase::Draining);
+    }
+
+    /// Cancels what runs and joins the threads.
+    pub fn close(&self) {
+        self.advance(Phase::Closed);
+        // Joined outside the lock: others may still ask for the ports meanwhile.
+        let mut running = self.running.lock();
+        running.started = true;
+        let threads = std::mem::take(&mut running.threads);
+        drop(running);
+        for thread in threads {
+            // A thread that panicked has printed why; it is over either way.
+            let _ = thread.join();
+        }
+    }
+
+    fn advance(&self, phase: Phase) {
+        self.phase.send_if_modified(|current| {
+            let forward = phase > *current;
+            if forward {
+                *current = phase;
+            }
+            forward
+        });
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn thread_count(wanted: usize) -> usize {
+    if wanted > 0 {
+        return wanted;
+    }
+    // The other half is for the runtime and Python; past 4 the network is the bound.
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).clamp(1, 4)
+}
+
+fn spawn(name: String, work: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let runtime: Runtime = Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name(name).spawn(move || runtime.block_on(work))
+}

@@ -1,0 +1,174 @@
+//! From an HTTP/2 request to a call: is it gRPC, may it be called, whose is it?
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use tokio::time::Instant;
+
+use crate::call::{Call, Deadline};
+use crate::caller::Caller;
+use crate::calls::{self, Opening};
+use crate::extraction;
+use crate::headers::{GRPC_TIMEOUT, list_size};
+use crate::identify::{self, Ids, Subject};
+use crate::listen::Port;
+use crate::multi;
+use crate::relay::End;
+use crate::replay::Body;
+use crate::rules::{Answerer, MethodRule};
+use crate::status::{Code, Status};
+use crate::timeout;
+use crate::worker::Worker;
+
+/// Begins to serve one request: refuses it here, or gives it a task of its own.
+///
+/// Not async itself: what only the beginning needs would make every task larger.
+pub fn begin(
+    worker: &Arc<Worker>,
+    port: Port,
+    address: SocketAddr,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let (parts, stream) = request.into_parts();
+    let headers = parts.headers;
+    let mut caller = Caller::new(respond, port == Port::Peer);
+    if parts.method != Method::POST {
+        return caller.end_http(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    if !headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return caller.end_http(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    let Some(path) = parts.uri.into_parts().path_and_query else {
+        return caller.end_http(StatusCode::BAD_REQUEST);
+    };
+    let (deadline, rule) = match admit(worker, port, &headers, path.path()) {
+        Ok(admitted) => admitted,
+        Err(status) => return caller.end(status),
+    };
+    let shared = &worker.shared;
+    // Only the ingress keeps a copy: it is the only one to replay.
+    let keep = port == Port::Serving && rule.is_some();
+    let body = Body::new(stream, shared.settings.max_message_bytes, shared.replay.share(), keep);
+    let open = worker.load.count_call();
+    let Some(rule) = rule else {
+        let method = path.path().trim_start_matches('/').to_owned();
+        let opening = Opening { port, peer_address: address.to_string(), method, headers, deadline };
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            calls::serve(&shared, opening, caller, body).await;
+            drop(open);
+        });
+        return;
+    };
+    let hopped = match port {
+        Port::Serving => None,
+        Port::Peer => match identify::hop_of(&headers) {
+            Ok(hopped) => Some(hopped),
+            Err(status) => return caller.end(status),
+        },
+    };
+    let balanced = headers.get("mm-balanced").is_some_and(|value| value == HeaderValue::from_static("true"));
+    let worker = Arc::clone(worker);
+    let subject = Subject::default();
+    let mut call = Call { worker, caller, body, headers, path, subject, hopped, balanced, deadline, rule };
+    let began = Instant::now();
+    tokio::spawn(async move {
+        serve(&mut call, began).await;
+        drop(open);
+    });
+}
+
+/// Serves one inference call to its end.
+async fn serve(call: &mut Call, began: Instant) {
+    match identify(call).await {
+        Ok(Named::One(subject)) => {
+            call.subject = subject;
+            call.run().await;
+        }
+        // Rare and large, so not a part of every task.
+        Ok(Named::Many { ids, vmodels }) => Box::pin(multi::run(call, ids, vmodels)).await,
+        Err(end) => return call.finish(end),
+    }
+    if call.hopped.is_none() {
+        let code = call.caller.ended.unwrap_or(Code::Cancelled);
+        call.worker.shared.metrics.requested(call.method(), code, began.elapsed());
+    }
+}
+
+/// What is refused before any routing. The rule is None for services that Python answers.
+fn admit(
+    worker: &Worker,
+    port: Port,
+    headers: &HeaderMap,
+    path: &str,
+) -> Result<(Option<Deadline>, Option<MethodRule>), Status> {
+    let max = worker.shared.settings.max_header_bytes;
+    let size = list_size(headers);
+    if size > max {
+        let message = format!("Received header list larger than max ({size} vs. {max})");
+        return Err(Status::new(Code::ResourceExhausted, message));
+    }
+    let deadline = match headers.get(GRPC_TIMEOUT) {
+        None => None,
+        Some(value) => {
+            let timeout =
+                timeout::parse(value).ok_or_else(|| Status::new(Code::InvalidArgument, "malformed grpc-timeout"))?;
+            Some(Deadline::after(timeout))
+        }
+    };
+    let rules = worker.shared.rules.read();
+    let rule = match rules.answerer(port, path.trim_start_matches('/'))? {
+        Answerer::Python => None,
+        Answerer::Model(rule) => Some(rule.clone()),
+    };
+    Ok((deadline, rule))
+}
+
+/// Looks into the first message of a method whose messages carry ids.
+async fn read_message(call: &mut Call) -> Result<Option<Ids>, End> {
+    let extracts = !call.rule.extraction_path.is_empty() && call.hopped.is_none();
+    if !extracts && call.rule.injection_path.is_empty() {
+        return Ok(None);
+    }
+    let max = call.worker.shared.settings.max_message_bytes;
+    let message = extraction::first_message(&mut call.caller, &mut call.deadline, &mut call.body, &call.headers, max);
+    let Some(message) = message.await? else {
+        return Err(End::Refused(Status::new(Code::Internal, "Half-closed without a request")));
+    };
+    // Before the runtime is called: afterwards it would have to be told that the call is off.
+    extraction::check_injection(&message, &call.rule).map_err(End::Refused)?;
+    if extracts { extraction::ids_in(&message, &call.rule).map_err(End::Refused) } else { Ok(None) }
+}
+
+/// What a call is about.
+enum Named {
+    One(Subject),
+    Many { ids: Vec<String>, vmodels: bool },
+}
+
+/// Reads what the call is about, from its headers and, for some methods, from its first message.
+async fn identify(call: &mut Call) -> Result<Named, End> {
+    let ids = if call.rule.extraction_path.is_empty() && call.rule.injection_path.is_empty() {
+        None
+    } else {
+        Box::pin(read_message(call)).await?
+    };
+    if let Some(hopped) = &call.hopped {
+        return Ok(Named::One(hopped.subject.clone()));
+    }
+    let ids = match ids {
+        Some(ids) => ids,
+        None => identify::ids_of(&call.headers).map_err(End::Refused)?,
+    };
+    Ok(match ids {
+        Ids::Model(model) => Named::One(Subject { model, vmodel: None }),
+        Ids::VModel(vmodel) => Named::One(Subject { model: String::new(), vmodel: Some(vmodel) }),
+        Ids::Many { ids, vmodels } => Named::Many { ids, vmodels },
+    })
+}

@@ -1,0 +1,77 @@
+//! Sending a body no faster than the other side takes it.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::HeaderMap;
+
+/// A first chunk up to this size is sent without asking for window first: most calls end with it, and
+/// at most one such chunk a stream waits inside HTTP/2.
+const WITHOUT_ASKING: usize = 16 << 10;
+
+/// The stream has ended or its connection has died.
+#[derive(Debug)]
+pub struct Gone;
+
+/// The sending half of a stream.
+pub struct Outflow {
+    stream: SendStream<Bytes>,
+    first: bool,
+}
+
+impl Outflow {
+    #[must_use]
+    pub fn new(stream: SendStream<Bytes>) -> Self {
+        Self { stream, first: true }
+    }
+
+    /// Sends what fits of `chunk` and leaves the rest in it; ready when all of it is sent.
+    /// `sent` is told of each part, so that as much can be let in at the other end.
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: &mut Bytes,
+        last: bool,
+        mut sent: impl FnMut(usize),
+    ) -> Poll<Result<(), Gone>> {
+        if self.first && chunk.len() <= WITHOUT_ASKING {
+            self.first = false;
+            let length = chunk.len();
+            self.stream.send_data(std::mem::take(chunk), last).map_err(|_| Gone)?;
+            sent(length);
+            return Poll::Ready(Ok(()));
+        }
+        self.first = false;
+        while !chunk.is_empty() {
+            self.stream.reserve_capacity(chunk.len());
+            let room = self.stream.capacity();
+            if room == 0 {
+                match ready!(self.stream.poll_capacity(cx)) {
+                    Some(Ok(_)) => continue,
+                    Some(Err(_)) | None => return Poll::Ready(Err(Gone)),
+                }
+            }
+            let part = chunk.split_to(room.min(chunk.len()));
+            let length = part.len();
+            self.stream.send_data(part, last && chunk.is_empty()).map_err(|_| Gone)?;
+            sent(length);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Half-closes without data.
+    pub fn close(&mut self) {
+        // If that fails the stream is gone, and its receiving half says so.
+        let _ = self.stream.send_data(Bytes::new(), true);
+    }
+
+    pub fn end(&mut self, trailers: HeaderMap) -> Result<(), Gone> {
+        self.stream.send_trailers(trailers).map_err(|_| Gone)
+    }
+
+    /// Ready once the other side has reset the stream or its connection has died.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_reset(cx).map(|_| ())
+    }
+}

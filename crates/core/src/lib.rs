@@ -1,0 +1,74 @@
+//! The data plane of `ModelMesh`: it moves the bytes of inference calls while a control plane decides.
+//!
+//! Files are named after a request's path. In reading order:
+//!
+//! - in: `listen` (acceptor), `worker` (a data thread), `connection`, `entry` (request to call), `identify`
+//!   (whose is it), `extraction` and `splice` (ids inside messages), `rules` (may it be called);
+//! - where to: `call` (the decision loop), `resolve` (which known copy), `table`, `copy`, `gate`, `held`
+//!   (what waits for Python), `outcome` (why an attempt failed);
+//! - moving: `attempt`, `local`, `peer`, `relay`, `replay` (request body), `caller` (answer), `flow`, `multi` (several
+//!   ids in one call);
+//! - upstream: `peers` (addresses), `link` (connections), `connect`;
+//! - Python's own services: `calls`;
+//! - rules of the wire: `headers`, `status`, `timeout`, `framing`, `compression`, `limits`, `tls`;
+//! - around it: `engine` (composition root), `shared`, `events`, `budget`, `accounting`, `metrics`, `drain`.
+
+#![forbid(unsafe_code)]
+
+mod accounting;
+mod attempt;
+mod budget;
+mod call;
+mod caller;
+mod calls;
+mod clock;
+mod compression;
+mod connect;
+mod connection;
+mod copy;
+mod drain;
+mod engine;
+mod entry;
+mod events;
+mod extraction;
+mod flow;
+mod framing;
+mod gate;
+mod headers;
+mod held;
+mod identify;
+mod limits;
+mod link;
+mod listen;
+mod local;
+mod metrics;
+mod multi;
+mod outcome;
+mod peer;
+mod peers;
+mod relay;
+mod replay;
+mod resolve;
+mod rules;
+mod shared;
+mod socket;
+mod splice;
+mod status;
+mod table;
+mod timeout;
+mod tls;
+mod worker;
+
+pub use copy::choose_copy;
+pub use engine::Engine;
+pub use events::Event;
+pub use gate::Bounds;
+pub use held::Resolution;
+pub use identify::{Hop, Subject};
+pub use listen::Port;
+pub use outcome::Outcome;
+pub use rules::{MethodRule, Rules};
+pub use shared::Settings;
+pub use status::{Code, Status};
+pub use table::{NO_SLOT, NewLocal, NewRoute};
+pub use tls::{ClientAuth, Material};

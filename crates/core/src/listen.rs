@@ -1,0 +1,127 @@
+//! The listeners: bound before anything runs, so that a port in use is an error of `start`; then one
+//! acceptor that hands connections to the least loaded data thread.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::clock;
+use crate::drain::Phase;
+use crate::worker::{Command, Handle};
+
+const BACKLOG: i32 = 1024;
+/// After an error of `accept` (no descriptors left, mostly): trying at once would only spin.
+const PAUSE: Duration = Duration::from_millis(50);
+pub const HEARTBEAT: Duration = Duration::from_millis(250);
+
+/// Which listener a connection came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// For clients.
+    Serving,
+    /// For other instances.
+    Peer,
+}
+
+impl Port {
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Peer => "peer",
+        }
+    }
+}
+
+/// A bound listener.
+pub struct Listener {
+    pub port: Port,
+    pub address: SocketAddr,
+    tcp: TcpListener,
+}
+
+impl Listener {
+    /// Binds `host:port`.
+    ///
+    /// # Errors
+    /// The address is in use, not ours or no address; the message names it.
+    pub fn bind(port: Port, address: &str) -> io::Result<Self> {
+        Self::try_bind(port, address).map_err(|error| {
+            let what = format!("cannot listen on {address} ({} port): {error}", port.text());
+            io::Error::new(error.kind(), what)
+        })
+    }
+
+    fn try_bind(port: Port, address: &str) -> io::Result<Self> {
+        let resolved = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let socket = Socket::new(Domain::for_address(resolved), Type::STREAM, Some(Protocol::TCP))?;
+        // Without it a restart fails while connections of the old process linger. Not SO_REUSEPORT:
+        // with that two processes take the same port and neither is told.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&resolved.into())?;
+        socket.listen(BACKLOG)?;
+        let tcp = TcpListener::from(socket);
+        Ok(Self { port, address: tcp.local_addr()?, tcp })
+    }
+}
+
+/// Accepts connections until the core drains or stops; then the listeners are closed.
+pub async fn accept_all(
+    listeners: Vec<Listener>,
+    workers: Arc<[Handle]>,
+    mut phase: watch::Receiver<Phase>,
+    turned_ms: Arc<AtomicU64>,
+) {
+    let mut accepting = tokio::task::JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(accept(listener, Arc::clone(&workers)));
+    }
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    loop {
+        tokio::select! {
+            _ = beat.tick() => turned_ms.store(clock::monotonic_ms(), Ordering::Relaxed),
+            _ = phase.wait_for(|phase| *phase != Phase::Running) => break,
+        }
+    }
+    // Dropping the tasks closes the listeners.
+    accepting.shutdown().await;
+    loop {
+        tokio::select! {
+            _ = beat.tick() => turned_ms.store(clock::monotonic_ms(), Ordering::Relaxed),
+            _ = phase.wait_for(|phase| *phase == Phase::Closed) => return,
+        }
+    }
+}
+
+async fn accept(listener: Listener, workers: Arc<[Handle]>) {
+    let Ok(tcp) = tokio::net::TcpListener::from_std(listener.tcp) else { return };
+    loop {
+        match tcp.accept().await {
+            Ok((stream, address)) => {
+                let stream = prepare(stream);
+                let least = workers.iter().min_by_key(|worker| worker.connections());
+                if let (Ok(stream), Some(worker)) = (stream, least) {
+                    worker.send(Command::Serve { stream, port: listener.port, address });
+                }
+            }
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+/// The socket leaves this thread's runtime for another's.
+fn prepare(stream: tokio::net::TcpStream) -> io::Result<std::net::TcpStream> {
+    // Without it every small answer waits for a delayed acknowledgement.
+    stream.set_nodelay(true)?;
+    // A client whose machine has gone would hold its streams for ever.
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    stream.into_std()
+}

@@ -1,0 +1,191 @@
+//! A call with several model ids: each id is an ordinary call of its own (hit, missed and replayed alone),
+//! the answers are joined in header order. Joined protobuf messages are one message: fields merge.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
+use tokio::task::JoinSet;
+
+use crate::call::{Call, Deadline, poll_stopped, unless_stopped};
+use crate::caller::Caller;
+use crate::compression::{self, Encoding};
+use crate::extraction;
+use crate::flow::Gone;
+use crate::framing::{Deframer, framed};
+use crate::headers::{GRPC_ENCODING, GRPC_MESSAGE, GRPC_STATUS};
+use crate::identify::Subject;
+use crate::relay::End;
+use crate::replay::Body;
+use crate::status::{Code, Status};
+
+/// The answer for one id.
+pub struct Part {
+    pub head: Option<HeaderMap>,
+    pub trailers: HeaderMap,
+    body: BytesMut,
+    /// Bytes that all parts together may still collect.
+    left: Arc<AtomicUsize>,
+    overflowed: bool,
+}
+
+impl Part {
+    fn new(left: &Arc<AtomicUsize>) -> Self {
+        Self {
+            head: None,
+            trailers: HeaderMap::new(),
+            body: BytesMut::new(),
+            left: Arc::clone(left),
+            overflowed: false,
+        }
+    }
+
+    /// Takes answer bytes in.
+    ///
+    /// # Errors
+    /// All parts together are larger than one message may be.
+    pub fn collect(&mut self, chunk: &[u8]) -> Result<(), Gone> {
+        let fits = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(chunk.len()));
+        if fits.is_err() {
+            self.overflowed = true;
+            return Err(Gone);
+        }
+        self.body.extend_from_slice(chunk);
+        Ok(())
+    }
+
+    /// The answer's messages without their prefixes, one after the other.
+    fn payload(&self, max: usize, joined: &mut BytesMut) -> Result<(), Status> {
+        let encoding = self.head.as_ref().map_or(Encoding::Identity, Encoding::of);
+        let mut deframer = Deframer::default();
+        deframer.push(&self.body);
+        while let Some(message) = deframer.next_message() {
+            joined.extend_from_slice(&compression::expand(message, encoding, max)?);
+        }
+        if joined.len() > max {
+            return Err(too_large(max));
+        }
+        Ok(())
+    }
+}
+
+fn too_large(max: usize) -> Status {
+    Status::new(Code::ResourceExhausted, format!("the joined answer is larger than max ({max})"))
+}
+
+/// Serves a call with several ids, to its end.
+pub async fn run(call: &mut Call, ids: Vec<String>, vmodels: bool) {
+    match answer(call, ids, vmodels).await {
+        Ok(()) => {}
+        Err(end) => call.finish(end),
+    }
+}
+
+/// Runs the parts, and gives the client their joined answer.
+async fn answer(call: &mut Call, ids: Vec<String>, vmodels: bool) -> Result<(), End> {
+    let max = call.worker.shared.settings.max_message_bytes;
+    extraction::whole_request(&mut call.caller, &mut call.deadline, &mut call.body).await?;
+    let request: Vec<Bytes> = call.body.read_so_far().cloned().collect();
+    let all_required =
+        call.headers.get("mm-required").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"all"));
+    let left = Arc::new(AtomicUsize::new(max.saturating_add(64 << 10)));
+    let mut parts: Vec<Option<Part>> = ids.iter().map(|_| None).collect();
+    let mut waiting = ids.into_iter().enumerate();
+    // Dropping the set cancels what still runs.
+    let mut running = JoinSet::new();
+    loop {
+        while running.len() < call.worker.shared.settings.multi_parallelism.max(1)
+            && let Some((index, id)) = waiting.next()
+        {
+            running.spawn(one(sub_call(call, id, vmodels, &request, &left), index));
+        }
+        let next = poll_fn(|cx| running.poll_join_next(cx));
+        let Some(done) = unless_stopped(&mut call.caller, &mut call.deadline, next).await? else { break };
+        // A part that panicked fails the call as any other error does.
+        let (index, code, part) =
+            done.map_err(|_| End::Refused(Status::new(Code::Internal, "one of the models could not be called")))?;
+        if part.as_ref().is_some_and(|part| part.overflowed) {
+            return Err(End::Refused(too_large(max)));
+        }
+        match (code, part) {
+            (Some(Code::Ok), Some(part)) => parts[index] = Some(part),
+            (Some(Code::NotFound), Some(_)) if !all_required => {}
+            (Some(code), Some(part)) => {
+                call.caller.end_with(trailers_only(part.trailers), code);
+                return Ok(());
+            }
+            _ => return Err(End::Refused(Status::new(Code::Unavailable, "one of the models gave no answer"))),
+        }
+    }
+    let (head, mut message, trailers) = join(parts.into_iter().flatten().collect(), max).map_err(End::Refused)?;
+    call.caller.begin(head).map_err(|Gone| End::Gone)?;
+    let caller = &mut call.caller;
+    let deadline = &mut call.deadline;
+    poll_fn(|cx| match caller.poll_send(cx, &mut message, |_| ()) {
+        Poll::Ready(sent) => Poll::Ready(sent.map_err(|Gone| End::Gone)),
+        Poll::Pending => poll_stopped(caller, deadline, cx).map(Err),
+    })
+    .await?;
+    call.caller.end_with(trailers, Code::Ok);
+    Ok(())
+}
+
+/// An error ends the call before anything else of an answer.
+fn trailers_only(mut trailers: HeaderMap) -> HeaderMap {
+    trailers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/grpc"));
+    trailers
+}
+
+async fn one(mut call: Call, index: usize) -> (usize, Option<Code>, Option<Part>) {
+    call.run().await;
+    (index, call.caller.ended, call.caller.into_part())
+}
+
+fn sub_call(call: &Call, id: String, vmodels: bool, request: &[Bytes], left: &Arc<AtomicUsize>) -> Call {
+    let subject =
+        if vmodels { Subject { model: String::new(), vmodel: Some(id) } } else { Subject { model: id, vmodel: None } };
+    Call {
+        worker: Arc::clone(&call.worker),
+        caller: Caller::of_part(Part::new(left)),
+        // The chunks are shared, and paid for by the whole call.
+        body: Body::whole(request.iter().cloned(), call.worker.shared.replay.share()),
+        headers: call.headers.clone(),
+        path: call.path.clone(),
+        subject,
+        hopped: None,
+        balanced: call.balanced,
+        deadline: call.deadline.as_ref().map(|deadline| Deadline::after(deadline.left())),
+        rule: call.rule.clone(),
+    }
+}
+
+/// The joined answer: headers, message, trailers.
+fn join(parts: Vec<Part>, max: usize) -> Result<(HeaderMap, Bytes, HeaderMap), Status> {
+    if parts.is_empty() {
+        return Err(Status::new(Code::NotFound, "none of the requested models were found"));
+    }
+    let (mut head, mut trailers, mut joined) = (HeaderMap::new(), HeaderMap::new(), BytesMut::new());
+    for part in parts {
+        part.payload(max, &mut joined)?;
+        for (name, value) in part.head.iter().flat_map(HeaderMap::iter) {
+            if *name == CONTENT_TYPE {
+                head.insert(CONTENT_TYPE, value.clone());
+            } else if *name != GRPC_ENCODING {
+                head.append(name.clone(), value.clone());
+            }
+        }
+        for (name, value) in &part.trailers {
+            if *name != GRPC_STATUS && *name != GRPC_MESSAGE && *name != CONTENT_TYPE {
+                trailers.append(name.clone(), value.clone());
+            }
+        }
+    }
+    for (name, value) in &Status::new(Code::Ok, "").into_trailers() {
+        trailers.insert(name.clone(), value.clone());
+    }
+    Ok((head, framed(&joined), trailers))
+}

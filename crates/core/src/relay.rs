@@ -1,0 +1,280 @@
+//! Moving the bytes of one attempt, in both directions at the same time, until it is answered or fails.
+//!
+//! A unary call is just a short stream. Nothing is parsed but message lengths.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::client::ResponseFuture;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Response, StatusCode};
+
+use crate::caller::Caller;
+use crate::copy::LocalCopy;
+use crate::extraction::Injector;
+use crate::flow::{Gone, Outflow};
+use crate::framing::Follower;
+use crate::headers::strip_mesh_headers;
+use crate::outcome::{self, Answer, Failure, Outcome};
+use crate::replay::{Body, BodyError};
+use crate::status::{self, Code, Status};
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub enum End {
+    /// The client has its answer.
+    Answered,
+    /// The client has gone.
+    Gone,
+    /// The deadline has passed.
+    Late,
+    /// The core itself ends the call.
+    Refused(Status),
+    Failed(Failure),
+}
+
+/// One attempt under way.
+pub struct Relay<'a> {
+    pub caller: &'a mut Caller,
+    pub body: &'a mut Body,
+    pub upstream: Upstream,
+    /// The local copy that serves; None over a hop.
+    pub copy: Option<&'a LocalCopy>,
+    pub injector: Option<Injector>,
+}
+
+/// The stream to the runtime or to a peer.
+pub struct Upstream {
+    request: Option<Outflow>,
+    /// Taken from the client and not yet taken by the other side.
+    outgoing: Bytes,
+    outgoing_last: bool,
+    answer: Reading,
+    /// Taken from the other side and not yet taken by the client.
+    incoming: Bytes,
+    follower: Follower,
+}
+
+enum Reading {
+    Headers(ResponseFuture),
+    /// With headers that are not passed on yet: if trailers follow at once, the attempt may still fail.
+    Body(Option<HeaderMap>, RecvStream),
+}
+
+impl Upstream {
+    #[must_use]
+    pub fn new(request: Outflow, answer: ResponseFuture, max_message: usize) -> Self {
+        Self {
+            request: Some(request),
+            outgoing: Bytes::new(),
+            outgoing_last: false,
+            answer: Reading::Headers(answer),
+            incoming: Bytes::new(),
+            follower: Follower::new(max_message),
+        }
+    }
+}
+
+impl Relay<'_> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.copy.is_some_and(LocalCopy::has_ended) {
+            let message = "the copy was taken away while the call was open";
+            return Poll::Ready(End::Failed(Failure::new(Outcome::Ended, Code::Unavailable, message)));
+        }
+        if let Poll::Ready(end) = self.poll_request(cx) {
+            return Poll::Ready(end);
+        }
+        if let Poll::Ready(end) = self.poll_answer(cx) {
+            return Poll::Ready(end);
+        }
+        self.caller.poll_gone(cx).map(|()| End::Gone)
+    }
+
+    /// Moves request bytes as far as they go. Ready only if that ends the call; that the other side
+    /// takes no more is for its answer to explain.
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let upstream = &mut self.upstream;
+        while let Some(request) = &mut upstream.request {
+            if !upstream.outgoing.is_empty() {
+                let body = &mut *self.body;
+                match request.poll_send(cx, &mut upstream.outgoing, upstream.outgoing_last, |sent| body.release(sent)) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(Gone)) => {
+                        upstream.request = None;
+                        continue;
+                    }
+                }
+            }
+            if upstream.outgoing_last {
+                upstream.request = None;
+                continue;
+            }
+            let chunk = match self.body.poll_next(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(BodyError::Gone)) => return Poll::Ready(End::Gone),
+                Poll::Ready(Err(BodyError::TooLong(error))) => {
+                    return Poll::Ready(End::Refused(Status::new(Code::ResourceExhausted, error.message())));
+                }
+                Poll::Ready(Ok(chunk)) => chunk,
+            };
+            let chunk = match (&mut self.injector, chunk) {
+                (None, chunk) => chunk,
+                (Some(injector), Some(chunk)) => match injector.push(&chunk) {
+                    Ok(changed) => {
+                        // What the injector keeps back is bounded by one message.
+                        self.body.release(chunk.len());
+                        Some(changed)
+                    }
+                    Err(status) => return Poll::Ready(End::Refused(status)),
+                },
+                (Some(injector), None) => match injector.finish() {
+                    Ok(()) => None,
+                    Err(status) => return Poll::Ready(End::Refused(status)),
+                },
+            };
+            match chunk {
+                Some(chunk) => {
+                    upstream.outgoing_last = self.injector.is_none() && self.body.at_end();
+                    if chunk.is_empty() && upstream.outgoing_last {
+                        request.close();
+                    }
+                    upstream.outgoing = chunk;
+                }
+                None => {
+                    request.close();
+                    upstream.outgoing_last = true;
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            let upstream = &mut self.upstream;
+            match &mut upstream.answer {
+                Reading::Headers(response) => match Pin::new(response).poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(error)) => return Poll::Ready(self.lost(&error)),
+                    Poll::Ready(Ok(response)) => {
+                        if let Some(end) = self.take_headers(response) {
+                            return Poll::Ready(end);
+                        }
+                    }
+                },
+                Reading::Body(head, stream) => {
+                    if !upstream.incoming.is_empty() {
+                        let flow = stream.flow_control();
+                        let sent = |bytes| {
+                            let _ = flow.release_capacity(bytes);
+                        };
+                        match self.caller.poll_send(cx, &mut upstream.incoming, sent) {
+                            Poll::Pending => return Poll::Pending,
+                            Poll::Ready(Err(Gone)) => return Poll::Ready(End::Gone),
+                            Poll::Ready(Ok(())) => {}
+                        }
+                    }
+                    let data = stream.poll_data(cx);
+                    if let Poll::Ready(None) = data {
+                        let trailers = match stream.poll_trailers(cx) {
+                            Poll::Pending => return Poll::Pending,
+                            Poll::Ready(Err(error)) => return Poll::Ready(self.lost(&error)),
+                            Poll::Ready(Ok(trailers)) => trailers,
+                        };
+                        let head = head.take();
+                        return Poll::Ready(self.end_with_trailers(head, trailers));
+                    }
+                    if let Poll::Ready(Some(Err(error))) = data {
+                        return Poll::Ready(self.lost(&error));
+                    }
+                    // Passed on even without data: clients of open streams wait for headers.
+                    if let Some(head) = head.take() {
+                        // The client has a part of the answer now: no other attempt may be made.
+                        self.body.forget();
+                        if self.caller.begin(head).is_err() {
+                            return Poll::Ready(End::Gone);
+                        }
+                    }
+                    let Poll::Ready(Some(Ok(chunk))) = data else { return Poll::Pending };
+                    if let Err(error) = upstream.follower.follow(&chunk) {
+                        return Poll::Ready(End::Refused(Status::new(Code::ResourceExhausted, error.message())));
+                    }
+                    upstream.incoming = chunk;
+                }
+            }
+        }
+    }
+
+    /// Takes response headers; Some if they are the whole answer.
+    fn take_headers(&mut self, response: Response<RecvStream>) -> Option<End> {
+        let (parts, stream) = response.into_parts();
+        let mut headers = parts.headers;
+        if parts.status != StatusCode::OK || !is_grpc(&headers) {
+            return Some(self.end_with_trailers(None, Some(not_grpc(parts.status, &headers))));
+        }
+        if self.copy.is_some() {
+            strip_mesh_headers(&mut headers);
+        }
+        if stream.is_end_stream() {
+            return Some(self.end_with_trailers(None, Some(headers)));
+        }
+        self.upstream.answer = Reading::Body(Some(headers), stream);
+        None
+    }
+
+    /// The end of an answer. If nothing of it has been passed on it may fail the attempt.
+    fn end_with_trailers(&mut self, head: Option<HeaderMap>, trailers: Option<HeaderMap>) -> End {
+        let trailers = whole(trailers, self.copy.is_some());
+        let code = status::code_of(&trailers).unwrap_or(Code::Unknown);
+        if !self.caller.has_begun()
+            && let Some(mut failure) = outcome::of_trailers(&trailers, code, self.copy.is_none())
+        {
+            failure.answer = Some(Answer { head, trailers });
+            return End::Failed(failure);
+        }
+        if let Some(head) = head
+            && self.caller.begin(head).is_err()
+        {
+            return End::Gone;
+        }
+        self.caller.end_with(trailers, code);
+        End::Answered
+    }
+
+    fn lost(&self, error: &h2::Error) -> End {
+        let unprocessed =
+            error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM));
+        let what = if self.copy.is_some() { "runtime" } else { "instance" };
+        let mut failure =
+            Failure::new(Outcome::Lost, Code::Unavailable, format!("connection to the {what} lost: {error}"));
+        failure.unprocessed = unprocessed;
+        End::Failed(failure)
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The trailers of an answer that is no gRPC (a proxy's, or another server's on that port).
+fn not_grpc(status: StatusCode, headers: &HeaderMap) -> HeaderMap {
+    if status != StatusCode::OK && headers.contains_key(crate::headers::GRPC_STATUS) {
+        return headers.clone();
+    }
+    let code = Code::from_http(status);
+    Status::new(code, format!("the answer is not gRPC: HTTP status {}", status.as_u16())).into_trailers_only()
+}
+
+/// Trailers as they came, or what their absence means.
+fn whole(trailers: Option<HeaderMap>, from_runtime: bool) -> HeaderMap {
+    let mut trailers = trailers
+        .filter(|trailers| status::code_of(trailers).is_some())
+        .unwrap_or_else(|| Status::new(Code::Unknown, "the answer ended without a gRPC status").into_trailers());
+    if from_runtime {
+        strip_mesh_headers(&mut trailers);
+    }
+    trailers
+}

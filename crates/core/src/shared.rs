@@ -1,0 +1,106 @@
+//! What all threads of one core share, and the settings it was made with.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+
+use crate::budget::Budget;
+use crate::calls::Calls;
+use crate::events::Events;
+use crate::held::Held;
+use crate::metrics::Metrics;
+use crate::peers::{Destination, Kind, Peers};
+use crate::rules::Rules;
+use crate::table::{Idle, Table};
+use crate::tls;
+
+/// Settings of a core; the native stub documents them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub instance: String,
+    pub runtime: String,
+    pub serving: Option<String>,
+    pub peer: Option<String>,
+    pub serving_tls: Option<tls::Material>,
+    pub peer_tls: Option<tls::Material>,
+    pub threads: usize,
+    pub max_message_bytes: usize,
+    pub max_header_bytes: usize,
+    pub max_connection_age: Option<Duration>,
+    pub max_connection_age_grace: Option<Duration>,
+    pub held_requests_max: usize,
+    pub held_bytes_max: usize,
+    pub replay_bytes_max: usize,
+    pub events_max: usize,
+    pub multi_parallelism: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            instance: "instance".into(),
+            runtime: "localhost:8085".into(),
+            serving: None,
+            peer: None,
+            serving_tls: None,
+            peer_tls: None,
+            threads: 0,
+            max_message_bytes: 16 << 20,
+            max_header_bytes: 64 << 10,
+            max_connection_age: None,
+            max_connection_age_grace: None,
+            held_requests_max: 4096,
+            held_bytes_max: 256 << 20,
+            replay_bytes_max: 256 << 20,
+            events_max: 65_536,
+            multi_parallelism: 4,
+        }
+    }
+}
+
+/// State of one core.
+pub struct Shared {
+    pub settings: Settings,
+    pub table: Table,
+    pub peers: Peers,
+    pub runtime: RwLock<Arc<Destination>>,
+    pub rules: RwLock<Rules>,
+    pub events: Events,
+    pub held: Arc<Held>,
+    pub calls: Calls,
+    pub replay: Arc<Budget>,
+    pub metrics: Metrics,
+    pub serving_tls: tls::Slot,
+    pub peer_tls: tls::Slot,
+}
+
+impl Shared {
+    /// # Errors
+    /// No descriptor is left for the eventfd.
+    pub fn new(settings: Settings) -> io::Result<Arc<Self>> {
+        let held = Arc::new(Held::new(settings.held_requests_max, settings.held_bytes_max));
+        Ok(Arc::new(Self {
+            table: Table::default(),
+            peers: Peers::default(),
+            runtime: RwLock::new(Destination::new(&settings.instance, &settings.runtime, Kind::Runtime)),
+            rules: RwLock::new(Rules { allow_others: true, ..Rules::default() }),
+            events: Events::new(settings.events_max)?,
+            held,
+            calls: Calls::new(settings.held_bytes_max),
+            replay: Budget::new(settings.replay_bytes_max),
+            metrics: Metrics::default(),
+            serving_tls: tls::Slot::new(settings.serving_tls.clone()),
+            peer_tls: tls::Slot::new(settings.peer_tls.clone()),
+            settings,
+        }))
+    }
+
+    /// Tells Python of copies that have nothing running any more.
+    pub fn tell_idle(&self, idle: impl IntoIterator<Item = Idle>) {
+        for Idle { model, load_id } in idle {
+            self.events.push(crate::events::Event::CopyIdle { model, load_id });
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Certificates: checked when they are handed in, swapped while connections are open.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::socket::Socket;
+
+/// Whether clients must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    None,
+    Optional,
+    Require,
+}
+
+impl ClientAuth {
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "none" => Some(Self::None),
+            "optional" => Some(Self::Optional),
+            "require" => Some(Self::Require),
+            _ => None,
+        }
+    }
+}
+
+/// Everything one listener (and, for peers, the calls to them) needs.
+#[derive(Clone, Debug)]
+pub struct Material {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+const HTTP2: &[u8] = b"h2";
+
+impl Material {
+    /// # Errors
+    /// A sentence for people, if something is missing or does not fit together.
+    pub fn new(chain: &[u8], key: &[u8], trusted: Option<&[u8]>, auth: ClientAuth) -> Result<Self, String> {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("the certificate chain is not PEM: {error}"))?;
+        if chain.is_empty() {
+            return Err("the certificate chain holds no certificate".into());
+        }
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| format!("the private key is not unencrypted PEM: {error}"))?;
+        let roots = Arc::new(roots(trusted)?);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let misfit = |error: rustls::Error| format!("certificate and private key do not fit: {error}");
+
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(misfit)?;
+        let server = if auth == ClientAuth::None {
+            server.with_no_client_auth()
+        } else {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
+            let verifier = if auth == ClientAuth::Optional { verifier.allow_unauthenticated() } else { verifier };
+            server.with_client_cert_verifier(
+                verifier.build().map_err(|error| format!("the trusted certificates cannot be used: {error}"))?,
+            )
+        };
+        let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(misfit)?;
+        server.alpn_protocols = vec![HTTP2.to_vec()];
+
+        let mut client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(misfit)?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .map_err(misfit)?;
+        client.alpn_protocols = vec![HTTP2.to_vec()];
+        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
+    }
+}
+
+fn roots(trusted: Option<&[u8]>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let Some(pem) = trusted else {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        return Ok(roots);
+    };
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| format!("the trusted certificates are not PEM: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("a trusted certificate cannot be used: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err("the trusted certificates hold no certificate".into());
+    }
+    Ok(roots)
+}
+
+/// The material in force for one listener. New handshakes use what is there, open connections go on.
+#[derive(Debug, Default)]
+pub struct Slot(RwLock<Option<Material>>);
+
+impl Slot {
+    #[must_use]
+    pub fn new(material: Option<Material>) -> Self {
+        Self(RwLock::new(material))
+    }
+
+    pub fn swap(&self, material: Material) {
+        *self.0.write() = Some(material);
+    }
+
+    /// Takes a connection in, with TLS if there is material.
+    ///
+    /// # Errors
+    /// The handshake failed, or the client does not speak HTTP/2.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<Socket> {
+        let config = self.0.read().as_ref().map(|material| Arc::clone(&material.server));
+        let Some(config) = config else { return Ok(Socket::Tcp(stream)) };
+        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        // No ALPN at all is let through: some gRPC clients do not send it.
+        if stream.get_ref().1.alpn_protocol().is_some_and(|protocol| protocol != HTTP2) {
+            return Err(io::Error::other("the client does not speak HTTP/2"));
+        }
+        Ok(Socket::Server(Box::new(stream)))
+    }
+
+    /// Puts TLS over a connection to a peer, if there is material, and verifies the peer's name.
+    ///
+    /// # Errors
+    /// The handshake failed or the certificate does not carry the name.
+    pub async fn connect(&self, stream: TcpStream, name: &str) -> io::Result<Socket> {
+        let config = self.0.read().as_ref().map(|material| Arc::clone(&material.client));
+        let Some(config) = config else { return Ok(Socket::Tcp(stream)) };
+        let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+        Ok(Socket::Client(Box::new(TlsConnector::from(config).connect(name, stream).await?)))
+    }
+}

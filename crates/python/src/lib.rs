@@ -1,0 +1,63 @@
+//! The native module `modelmesh._core._native`: unwrap, call, map errors. Nothing is decided here.
+//!
+//! `_native.pyi` documents it; `modelmesh-core` does the work. Every call releases the interpreter.
+
+mod core;
+mod events;
+mod resolutions;
+mod tls;
+
+use pyo3::prelude::*;
+
+/// Index of the copy that gets a request: the less loaded of two drawn ones.
+#[pyfunction]
+fn choose_copy(loads: Vec<u32>, draws: (u32, u32)) -> usize {
+    modelmesh_core::choose_copy(loads.len(), |index| loads[index], draws)
+}
+
+#[pymodule]
+mod _native {
+    use modelmesh_core::Outcome;
+    use pyo3::prelude::*;
+
+    use super::events::kinds;
+
+    #[pymodule_export]
+    use super::choose_copy;
+    #[pymodule_export]
+    use super::core::Core;
+    #[pymodule_export]
+    use super::tls::Tls;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("BUILD_PROFILE", if cfg!(debug_assertions) { "debug" } else { "release" })?;
+        for (name, kind) in [
+            ("MISSED", kinds::MISSED),
+            ("ATTEMPT_FAILED", kinds::ATTEMPT_FAILED),
+            ("CALLED", kinds::CALLED),
+            ("CALL_MESSAGE", kinds::CALL_MESSAGE),
+            ("CANCELLED", kinds::CANCELLED),
+            ("COPY_IDLE", kinds::COPY_IDLE),
+            ("LINK_LOST", kinds::LINK_LOST),
+            ("LINK_BACK", kinds::LINK_BACK),
+        ] {
+            module.add(name, kind)?;
+        }
+        for (name, outcome) in [
+            ("NOT_HERE", Outcome::NotHere),
+            ("MOVED", Outcome::Moved),
+            ("BUSY", Outcome::Busy),
+            ("DRAINING", Outcome::Draining),
+            ("NO_ROOM", Outcome::NoRoom),
+            ("LOAD_FAILED", Outcome::LoadFailed),
+            ("UNAVAILABLE", Outcome::Unavailable),
+            ("EXHAUSTED", Outcome::Exhausted),
+            ("LOST", Outcome::Lost),
+            ("ENDED", Outcome::Ended),
+        ] {
+            module.add(name, outcome.text())?;
+        }
+        Ok(())
+    }
+}

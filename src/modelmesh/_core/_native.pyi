@@ -1,0 +1,201 @@
+"""The native data plane, as Python sees it.
+
+One object, `Core`, owns the listeners, the routing table, the upstream connections and the threads
+that move bytes. No call blocks on I/O and every call releases the interpreter while it works; core
+threads never take the interpreter lock. All ids are `str`; all messages are `bytes`.
+
+Source of the contract: the architecture notes, "The contract between core and control plane".
+"""
+
+from typing import Final, final
+
+BUILD_PROFILE: Final[str]
+"""`release` or `debug`; a debug build warns when it is imported."""
+
+# --- events, core → Python -------------------------------------------------------------------
+# `Core.events` returns tuples whose first element is one of these.
+MISSED: Final = 0
+"""(MISSED, token, model, vmodel | None, method, timeout_ms | None, hop | None, tried: list[str],
+view | None, balanced). The request is held until `resolve`."""
+ATTEMPT_FAILED: Final = 1
+"""(ATTEMPT_FAILED, token, model, vmodel | None, instance, load_id, outcome, replayable, status,
+message, view | None). If `replayable` the request is held until `resolve`."""
+CALLED: Final = 2
+"""(CALLED, token, listener: "serving" | "peer", peer_address, method, metadata: list[tuple[str, bytes]],
+timeout_ms | None)."""
+CALL_MESSAGE: Final = 3
+"""(CALL_MESSAGE, token, message | None). None: the caller half-closed."""
+CANCELLED: Final = 4
+"""(CANCELLED, token). The caller has gone or its deadline passed; the core has answered already."""
+COPY_IDLE: Final = 5
+"""(COPY_IDLE, model, load_id)."""
+LINK_LOST: Final = 6
+"""(LINK_LOST, instance). The own instance id stands for the local runtime."""
+LINK_BACK: Final = 7
+"""(LINK_BACK, instance)."""
+
+# --- outcomes of an attempt (ATTEMPT_FAILED) ---------------------------------------------------
+NOT_HERE: Final = "not-here"
+"""The copy has gone: refused by the peer (`mm-refused: not-here`), the local copy is not ready, or the
+runtime answered NOT_FOUND (or Triton's or MLServer's imitation of it)."""
+MOVED: Final = "moved"
+"""`mm-refused: moved`: decide again once the view has reached `view`."""
+BUSY: Final = "busy"
+DRAINING: Final = "draining"
+NO_ROOM: Final = "no-room"
+LOAD_FAILED: Final = "load-failed"
+"""`mm-refused: load-failed`: status and message are those of the failed load."""
+UNAVAILABLE: Final = "unavailable"
+"""The runtime answered UNAVAILABLE (locally or through a peer); the message begins with the method."""
+EXHAUSTED: Final = "exhausted"
+"""RESOURCE_EXHAUSTED of the runtime, or "Model queue overload" of the copy's gate."""
+LOST: Final = "lost"
+"""The connection was refused, lost, or reset before an answer."""
+ENDED: Final = "ended"
+"""The copy was taken away under the request (bound of `end_copy`)."""
+
+@final
+class Tls:
+    """Certificates of one listener (and, for the peer listener, of the calls to peers). PEM."""
+
+    def __new__(
+        cls, *, certificate_chain: bytes, private_key: bytes, trusted: bytes | None = None, client_auth: str = "none"
+    ) -> Tls:
+        """Raises ValueError if the material does not fit together. `client_auth`: none, optional, require.
+
+        `trusted` holds the certificate authorities for client certificates (serving) or for both
+        directions (peer); None: the bundled web roots. `private_key` is not encrypted.
+        """
+
+@final
+class Core:
+    """The data plane of one instance."""
+
+    def __new__(
+        cls,
+        *,
+        instance: str,
+        runtime: str,
+        serving: str | None,
+        peer: str | None,
+        serving_tls: Tls | None = None,
+        peer_tls: Tls | None = None,
+        threads: int = 0,
+        max_message_bytes: int = 16_777_216,
+        max_header_bytes: int = 65_536,
+        max_connection_age_ms: int | None = None,
+        max_connection_age_grace_ms: int | None = None,
+        held_requests_max: int = 4096,
+        held_bytes_max: int = 268_435_456,
+        replay_bytes_max: int = 268_435_456,
+        events_max: int = 65_536,
+        multi_parallelism: int = 4,
+    ) -> Core:
+        """Nothing is bound or connected before `start`.
+
+        Args:
+            instance: Id of this instance; stands for the local runtime in routes and link events.
+            runtime: Inference endpoint of the runtime: `host:port` or `unix:///path`.
+            serving: `host:port` to listen on, or None for no serving listener. Port 0: any free port.
+            peer: As `serving`, for calls between instances.
+            threads: Data threads; 0 = max(1, min(cores // 2, 4)).
+            max_message_bytes: Largest message either way; larger is RESOURCE_EXHAUSTED before it is buffered.
+            max_header_bytes: Largest request header list; larger is RESOURCE_EXHAUSTED.
+            held_requests_max: Requests held for Python at a time; one model may take a quarter of it.
+            held_bytes_max: Bytes of held requests; beyond that RESOURCE_EXHAUSTED at once.
+            replay_bytes_max: Bytes of replay copies in all; a call beyond that is not replayed.
+            events_max: Bound of the event queue. A miss that finds it full is RESOURCE_EXHAUSTED.
+        """
+    def start(self) -> None:
+        """Bind the listeners and start the threads.
+
+        Raises:
+            OSError: An address is in use or not ours; the message names it.
+        """
+    @property
+    def event_fd(self) -> int:
+        """Readable when `events` has something (an eventfd; `events` resets it)."""
+    @property
+    def serving_port(self) -> int | None: ...
+    @property
+    def peer_port(self) -> int | None: ...
+    def events(self, most: int = 256) -> list[tuple[object, ...]]:
+        """Take up to `most` events. If more are waiting the descriptor stays readable."""
+    def set_routes(
+        self,
+        routes: list[tuple[str, tuple[tuple[bool, int, int, int] | None, list[tuple[str, int]]] | None]],
+    ) -> list[int]:
+        """Replace the routes of some models; returns each model's slot (0xFFFFFFFF for a dropped one).
+
+        A route is (local copy | None, [(instance, load_id) of each ready remote copy]); a local copy is
+        (ready, load_id, max_concurrency, max_waiting), 0 meaning no bound. Applied in order. Counters of
+        a copy that stays (same load id) go on. A local copy that turns from ready to not ready, or whose
+        route is set not ready while requests run, gives COPY_IDLE once nothing runs on it.
+        """
+    def set_vmodels(self, vmodels: list[tuple[str, str | None]]) -> None: ...
+    def set_peers(self, peers: list[tuple[str, tuple[str, str | None] | None]]) -> None:
+        """(instance, (address, TLS name | None) | None). None: forget it and close its connections."""
+    def set_runtime(self, runtime: str) -> None: ...
+    def set_tls(self, serving: Tls | None, peer: Tls | None) -> None:
+        """Swap certificates: new handshakes use them, open connections go on. None: leave as it is."""
+    def set_rules(
+        self,
+        *,
+        serving_services: list[str],
+        peer_services: list[str],
+        methods: list[tuple[str, list[int], bool, list[int], bool]],
+        allow_others: bool,
+        forbidden_services: list[str],
+    ) -> None:
+        """Which methods exist.
+
+        Args:
+            serving_services: Full names of the services Python answers on the serving port.
+            peer_services: The same for the peer port.
+            methods: (full method without leading slash, id extraction path, extracted id is a vmodel's,
+                id injection path, idempotent). Empty paths: none.
+            allow_others: Whether inference methods not listed are allowed. Refused ones answer
+                UNIMPLEMENTED before any routing.
+            forbidden_services: Services that are never inference (`mmesh.ModelRuntime`).
+        """
+    def resolve(self, resolutions: list[tuple[int, tuple[object, ...]]]) -> list[bool]:
+        """What happens next to held requests; False for a token that has gone. A resolution is one of
+
+        ("serve",) - by the local copy, as if it had been a hit there;
+        ("route",) - look in the routing table again, as if it had just come;
+        ("forward", instance, "hit" | "load", tried: list[str], view: int | None);
+        ("return",) - the client gets the failed attempt's own answer, whole;
+        ("fail", status: int, message: str, trailers: list[tuple[str, bytes]]).
+        """
+    def reply(self, token: int, message: bytes, last: bool) -> bool:
+        """Send one answer message of a `CALLED` call; `last` also ends it with status OK."""
+    def finish(self, token: int, status: int, message: str, trailers: list[tuple[str, bytes]]) -> bool: ...
+    def end_copy(self, model: str, load_id: int) -> None:
+        """End what still runs on a local copy: each request becomes a failed attempt (`ended`), or
+        UNAVAILABLE to its client where it cannot be replayed. COPY_IDLE follows."""
+    def usage(self) -> bytes:
+        """Routes used since the last call or with requests in flight, packed little-endian:
+        slot u32, in_flight u32, waiting u32, reserved u32, last_use_ms u64 (epoch), requests u64
+        (since the last call), service_us u64 (summed, since the last call): 40 bytes each.
+        Counts only what the local copy served; a route used only through peers has requests = 0."""
+    def held(self) -> tuple[int, int]:
+        """(held requests, held bytes): zero when nothing waits; for tests and metrics."""
+    def open_calls(self) -> int:
+        """Calls that are open: running, held, or being answered by Python."""
+    def metrics(self) -> bytes:
+        """Counters and histograms in Prometheus text format (0.0.4), without a trailing newline."""
+    def thread_ages_ms(self) -> list[int]:
+        """Milliseconds since each core thread last turned; for `/live`."""
+    def drain(self) -> None:
+        """Send GOAWAY on every connection and take no new ones; running calls go on."""
+    def close(self) -> None:
+        """Stop: cancel what runs, join the threads. Idempotent."""
+
+def choose_copy(loads: list[int], draws: tuple[int, int]) -> int:
+    """Index of the copy that gets a request: the less loaded of two drawn ones.
+
+    Args:
+        loads: Requests in flight per copy, not empty.
+        draws: Two uniform 32-bit numbers. First = draws[0] % n; second = draws[1] % (n - 1), one more
+            if it is not below the first. On equal load the first wins. One copy: 0.
+    """

@@ -1,0 +1,1 @@
+"""The only sockets, files and wall clock: what implements the ports for real."""

@@ -1,0 +1,393 @@
+"""`NativeDataPlane`: the native core as the `DataPlane` port.
+
+Tuples of the core become values of `modelmesh.values.dataplane`, and the other way round. Events are
+delivered on the event loop in which `listen` was called, in batches, whenever the core's descriptor is
+readable.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelmesh._core import _native
+from modelmesh.values.dataplane import (
+    AttemptFailed,
+    Called,
+    CallMessage,
+    Cancelled,
+    CopyIdle,
+    DataPlaneEvent,
+    Fail,
+    Forward,
+    Hop,
+    LinkBack,
+    LinkLost,
+    Missed,
+    Outcome,
+    PeerAddress,
+    Reroute,
+    Resolution,
+    ReturnAnswer,
+    Route,
+    Rules,
+    Serve,
+    Usage,
+)
+from modelmesh.values.ids import InstanceId, ModelId, Token, VModelId
+from modelmesh.values.status import Status
+
+# One usage record: slot, in flight, waiting, reserved; last use (epoch ms), requests, service time (µs).
+_USAGE = struct.Struct("<IIIIQQQ")
+_NO_SLOT = 0xFFFF_FFFF
+# Events of one batch: enough to share the cost of a wake-up, few enough to let the loop breathe.
+_BATCH = 256
+# Routes handed over at once: a core call copies them while it holds the interpreter lock.
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerTls:
+    """Certificates of one listener (and, for peers, of the calls to them), PEM, the key not encrypted.
+
+    `trusted` None: the bundled web roots. `client_auth`: none, optional or require.
+    """
+
+    certificate_chain: bytes
+    private_key: bytes
+    trusted: bytes | None = None
+    client_auth: str = "none"
+
+
+class NativeDataPlane:
+    """The data plane of one instance, moved by the threads of the native core.
+
+    All methods must be called on the event loop's thread. After `close` none of them may be called again,
+    except `close`.
+    """
+
+    def __init__(
+        self,
+        *,
+        instance: InstanceId,
+        runtime: str,
+        serving: str | None,
+        peer: str | None,
+        serving_tls: ListenerTls | None = None,
+        peer_tls: ListenerTls | None = None,
+        threads: int = 0,
+        max_message_bytes: int = 16_777_216,
+        max_header_bytes: int = 65_536,
+        max_connection_age_ms: int | None = None,
+        max_connection_age_grace_ms: int | None = None,
+        held_requests_max: int = 4096,
+        held_bytes_max: int = 268_435_456,
+        replay_bytes_max: int = 268_435_456,
+        events_max: int = 65_536,
+        multi_parallelism: int = 4,
+    ) -> None:
+        """Nothing is bound or connected before `start`. The native stub documents the arguments.
+
+        Raises:
+            ValueError: Certificates do not fit together.
+        """
+        self._core = _native.Core(
+            instance=instance,
+            runtime=runtime,
+            serving=serving,
+            peer=peer,
+            serving_tls=_tls(serving_tls),
+            peer_tls=_tls(peer_tls),
+            threads=threads,
+            max_message_bytes=max_message_bytes,
+            max_header_bytes=max_header_bytes,
+            max_connection_age_ms=max_connection_age_ms,
+            max_connection_age_grace_ms=max_connection_age_grace_ms,
+            held_requests_max=held_requests_max,
+            held_bytes_max=held_bytes_max,
+            replay_bytes_max=replay_bytes_max,
+            events_max=events_max,
+            multi_parallelism=multi_parallelism,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._receive: Callable[[Sequence[DataPlaneEvent]], None] | None = None
+        self._model_of_slot: dict[int, ModelId] = {}
+        self._slot_of_model: dict[ModelId, int] = {}
+        self._closed = False
+
+    def listen(self, receive: Callable[[Sequence[DataPlaneEvent]], None]) -> None:
+        """Deliver events to `receive`, on the running event loop. Called once, before `start`."""
+        assert self._loop is None, "listen was called before"
+        self._receive = receive
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._core.event_fd, self._deliver)
+
+    def _deliver(self) -> None:
+        # One batch a turn of the loop: while more wait, the descriptor stays readable.
+        events = [_EVENTS[event[0]](*event[1:]) for event in self._core.events(_BATCH)]
+        if events and self._receive is not None:
+            self._receive(events)
+
+    def start(self) -> None:
+        """Bind and begin. Raises OSError naming an address that is in use."""
+        self._core.start()
+
+    @property
+    def serving_port(self) -> int | None:
+        """Port of the serving listener, once started."""
+        return self._core.serving_port
+
+    @property
+    def peer_port(self) -> int | None:
+        """Port of the peer listener, once started."""
+        return self._core.peer_port
+
+    def set_routes(self, routes: Sequence[tuple[ModelId, Route | None]]) -> None:
+        """Replace the routes of some models, in order; None drops one."""
+        for start in range(0, len(routes), _CHUNK):
+            chunk = routes[start : start + _CHUNK]
+            slots = self._core.set_routes([(model, _route(route)) for model, route in chunk])
+            for (model, _), slot in zip(chunk, slots, strict=True):
+                self._remember_slot(model, slot)
+
+    def _remember_slot(self, model: ModelId, slot: int) -> None:
+        # The core gives a dropped route's slot to the next new one, which may be in the same batch.
+        known = self._slot_of_model.get(model)
+        if known == slot:
+            return
+        if known is not None:
+            del self._slot_of_model[model]
+            if self._model_of_slot.get(known) == model:
+                del self._model_of_slot[known]
+        if slot != _NO_SLOT:
+            self._slot_of_model[model] = slot
+            self._model_of_slot[slot] = model
+
+    def set_vmodels(self, vmodels: Sequence[tuple[VModelId, ModelId | None]]) -> None:
+        """Say which model each vmodel stands for; None drops one."""
+        self._core.set_vmodels([*vmodels])
+
+    def set_peers(self, peers: Sequence[tuple[InstanceId, PeerAddress | None]]) -> None:
+        """Say where instances are; None forgets one and closes its connections."""
+        self._core.set_peers(
+            [
+                (instance, None if address is None else (address.address, address.tls_name))
+                for instance, address in peers
+            ]
+        )
+
+    def set_runtime(self, runtime: str) -> None:
+        """Give the runtime's inference endpoint anew: `host:port` or `unix:///path`."""
+        self._core.set_runtime(runtime)
+
+    def set_tls(self, serving: ListenerTls | None, peer: ListenerTls | None) -> None:
+        """Swap certificates for new handshakes; None leaves them as they are.
+
+        Raises:
+            ValueError: Certificates do not fit together; nothing was swapped.
+        """
+        self._core.set_tls(_tls(serving), _tls(peer))
+
+    def set_rules(self, rules: Rules) -> None:
+        """Say which methods exist and who answers them."""
+        self._core.set_rules(
+            serving_services=[*rules.serving_services],
+            peer_services=[*rules.peer_services],
+            methods=[
+                (
+                    rule.method,
+                    [*rule.extraction_path],
+                    rule.extracts_vmodel,
+                    [*rule.injection_path],
+                    rule.idempotent,
+                )
+                for rule in rules.methods
+            ],
+            allow_others=rules.allow_others,
+            forbidden_services=[*rules.forbidden_services],
+        )
+
+    def resolve(self, resolutions: Sequence[tuple[Token, Resolution]]) -> None:
+        """Say what happens next to held requests. Tokens that have gone are ignored."""
+        self._core.resolve([(token, _resolution(resolution)) for token, resolution in resolutions])
+
+    def reply(self, token: Token, message: bytes, *, last: bool) -> None:
+        """Send one answer message of a call; `last` also ends it with OK."""
+        self._core.reply(token, message, last)
+
+    def finish(
+        self, token: Token, status: Status, message: str = "", trailers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
+        """End a call with a status and trailers in wire form."""
+        self._core.finish(token, status, message, [*trailers])
+
+    def end_copy(self, model: ModelId, load_id: int) -> None:
+        """End what still runs on a local copy of that load; CopyIdle follows."""
+        self._core.end_copy(model, load_id)
+
+    def usage(self) -> Sequence[Usage]:
+        """Use of the routes used since the last call, or with requests in flight."""
+        usages = []
+        for slot, in_flight, waiting, _, last_use_ms, requests, service_us in _USAGE.iter_unpack(self._core.usage()):
+            model = self._model_of_slot.get(slot)
+            if model is not None:
+                usages.append(
+                    Usage(
+                        model=model,
+                        last_use_ms=last_use_ms,
+                        requests=requests,
+                        service_us=service_us,
+                        in_flight=in_flight,
+                        waiting=waiting,
+                    )
+                )
+        return usages
+
+    def held(self) -> tuple[int, int]:
+        """Held requests and their bytes."""
+        return self._core.held()
+
+    def busy(self) -> bool:
+        """Whether calls are open: running, held, or being answered by us."""
+        return self._core.open_calls() > 0
+
+    def metrics(self) -> bytes:
+        """Counters and histograms in Prometheus text format."""
+        return self._core.metrics()
+
+    def thread_ages_ms(self) -> Sequence[int]:
+        """Milliseconds since each core thread last turned."""
+        return self._core.thread_ages_ms()
+
+    def drain(self) -> None:
+        """Send GOAWAY on every connection and take no new ones; running calls go on."""
+        self._core.drain()
+
+    def close(self) -> None:
+        """Cancel what runs and join the threads. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.remove_reader(self._core.event_fd)
+            self._core.close()
+
+
+def _tls(tls: ListenerTls | None) -> _native.Tls | None:
+    if tls is None:
+        return None
+    return _native.Tls(
+        certificate_chain=tls.certificate_chain,
+        private_key=tls.private_key,
+        trusted=tls.trusted,
+        client_auth=tls.client_auth,
+    )
+
+
+def _route(
+    route: Route | None,
+) -> tuple[tuple[bool, int, int, int] | None, list[tuple[str, int]]] | None:
+    if route is None:
+        return None
+    local = route.local
+    return (
+        None if local is None else (local.ready, local.load_id, local.max_concurrency, local.max_waiting),
+        [(copy.instance, copy.load_id) for copy in route.remote],
+    )
+
+
+def _resolution(resolution: Resolution) -> tuple[object, ...]:
+    match resolution:
+        case Serve():
+            return ("serve",)
+        case Reroute():
+            return ("route",)
+        case Forward():
+            return ("forward", resolution.instance, resolution.hop.value, [*resolution.tried], resolution.view)
+        case ReturnAnswer():
+            return ("return",)
+        case Fail():
+            return ("fail", int(resolution.status), resolution.message, [*resolution.trailers])
+
+
+# Elements of the core's tuples, in the order of the stub. The core has checked what they hold.
+
+
+def _missed(
+    token: Any,
+    model: Any,
+    vmodel: Any,
+    method: str,
+    timeout_ms: int | None,
+    hop: str | None,
+    tried: Sequence[Any],
+    view: Any,
+    balanced: bool,  # noqa: FBT001
+) -> Missed:
+    return Missed(
+        token=token,
+        model=model,
+        vmodel=vmodel,
+        method=method,
+        timeout_ms=timeout_ms,
+        hop=None if hop is None else Hop(hop),
+        tried=tuple(tried),
+        view=view,
+        balanced=balanced,
+    )
+
+
+def _attempt_failed(
+    token: Any,
+    model: Any,
+    vmodel: Any,
+    instance: Any,
+    load_id: Any,
+    outcome: str,
+    replayable: bool,  # noqa: FBT001
+    status: int,
+    message: str,
+    view: Any,
+) -> AttemptFailed:
+    return AttemptFailed(
+        token=token,
+        model=model,
+        vmodel=vmodel,
+        instance=instance,
+        load_id=load_id,
+        outcome=Outcome(outcome),
+        replayable=replayable,
+        status=Status(status),
+        message=message,
+        view=view,
+    )
+
+
+def _called(
+    token: Any,
+    listener: str,
+    peer_address: str,
+    method: str,
+    metadata: Sequence[tuple[str, bytes]],
+    timeout_ms: int | None,
+) -> Called:
+    return Called(
+        token=token,
+        listener=listener,
+        peer_address=peer_address,
+        method=method,
+        metadata=tuple(metadata),
+        timeout_ms=timeout_ms,
+    )
+
+
+_EVENTS: dict[object, Callable[..., DataPlaneEvent]] = {
+    _native.MISSED: _missed,
+    _native.ATTEMPT_FAILED: _attempt_failed,
+    _native.CALLED: _called,
+    _native.CALL_MESSAGE: CallMessage,
+    _native.CANCELLED: Cancelled,
+    _native.COPY_IDLE: CopyIdle,
+    _native.LINK_LOST: LinkLost,
+    _native.LINK_BACK: LinkBack,
+}

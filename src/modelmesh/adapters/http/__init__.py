@@ -1,0 +1,1 @@
+"""The small HTTP servers beside the gRPC ports."""

@@ -1,0 +1,1 @@
+"""The runtime beside this instance, reached over gRPC."""

@@ -1,0 +1,163 @@
+"""`ports.Runtime` over gRPC, to a TCP or unix-socket endpoint."""
+
+import asyncio
+import logging
+from typing import Protocol, Self, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from modelmesh._proto import model_runtime_pb2 as pb
+from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeLoaded, RuntimeState, RuntimeStatus
+from modelmesh.values.ids import ModelId
+from modelmesh.values.status import Status
+
+_log = logging.getLogger(__name__)
+
+SERVICE = "mmesh.ModelRuntime"
+LEGACY_SERVICE = "com.ibm.watson.tas.internal.proto.ModelServer"
+"""What runtimes older than the open-source project call it; methods and messages are the same."""
+
+PREDICT_TIMEOUT_S = 0.5
+MEASURE_TIMEOUT_S = 30.0
+
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    # Over a unix socket the library would send the socket's path, which servers may refuse.
+    ("grpc.default_authority", "localhost"),
+    # Always on this machine: a proxy from the environment would be in the way.
+    ("grpc.enable_http_proxy", 0),
+    # The control plane decides what is tried again, and when.
+    ("grpc.enable_retries", 0),
+    # A runtime that comes back is noticed within a second, not after minutes of growing pauses.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Two instances in one process do not share a connection.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_STATES = {
+    pb.RuntimeStatusResponse.STARTING: RuntimeState.STARTING,
+    pb.RuntimeStatusResponse.READY: RuntimeState.READY,
+}
+
+
+class _Parsed(Protocol):
+    @classmethod
+    def FromString(cls, data: bytes, /) -> Self: ...  # noqa: N802 - protobuf's name
+
+
+A = TypeVar("A", bound=_Parsed)
+
+
+class GrpcRuntime:
+    """A runtime's management endpoint. One connection, opened with the first call.
+
+    Args:
+        target: `host:port`, or `unix:///path`.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._service = SERVICE
+        self._predicts = True
+
+    async def status(self) -> RuntimeStatus:
+        """Ask `runtimeStatus`, of the legacy service if the runtime has no other. No deadline of its own.
+
+        A state this version does not know counts as FAILING.
+        """
+        self._predicts = True  # a new runtime may stand there
+        request = pb.RuntimeStatusRequest()
+        try:
+            answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse)
+        except RuntimeCallError as error:
+            if error.status is not Status.UNIMPLEMENTED:
+                raise
+            self._service = LEGACY_SERVICE if self._service == SERVICE else SERVICE
+            answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse)
+            _log.info("the runtime at %s speaks %s", self.target, self._service)
+        return RuntimeStatus(
+            state=_STATES.get(answer.status, RuntimeState.FAILING),
+            capacity_bytes=answer.capacityInBytes,
+            default_size_bytes=answer.defaultModelSizeInBytes,
+            loading_concurrency=answer.maxLoadingConcurrency,
+            load_timeout_ms=answer.modelLoadingTimeoutMs,
+            limits_concurrency=answer.limitModelConcurrency,
+            allows_any_method=answer.allowAnyMethod,
+            injection_paths=tuple(
+                (method, tuple(info.idInjectionPath)) for method, info in sorted(answer.methodInfos.items())
+            ),
+            version=answer.runtimeVersion,
+        )
+
+    async def load(self, source: ModelSource) -> RuntimeLoaded:
+        """Load a model; cancel to give the load up."""
+        request = pb.LoadModelRequest(
+            modelId=source.model, modelType=source.type, modelPath=source.path, modelKey=source.key
+        )
+        answer = await self._call("loadModel", request, pb.LoadModelResponse)
+        return RuntimeLoaded(answer.sizeInBytes, answer.maxConcurrency)
+
+    async def unload(self, model: ModelId) -> None:
+        """Unload a model; the runtime's NOT_FOUND is success."""
+        try:
+            await self._call("unloadModel", pb.UnloadModelRequest(modelId=model), pb.UnloadModelResponse)
+        except RuntimeCallError as error:
+            if error.status is not Status.NOT_FOUND:
+                raise
+
+    async def predict_size(self, source: ModelSource) -> int | None:
+        """Predicted bytes, or None. A runtime that answered UNIMPLEMENTED is not asked again before the next `status`."""
+        if not self._predicts:
+            return None
+        request = pb.PredictModelSizeRequest(
+            modelId=source.model, modelType=source.type, modelPath=source.path, modelKey=source.key
+        )
+        try:
+            answer = await self._call(
+                "predictModelSize", request, pb.PredictModelSizeResponse, timeout_s=PREDICT_TIMEOUT_S
+            )
+        except RuntimeCallError as error:
+            if error.status is Status.UNIMPLEMENTED:
+                self._predicts = False
+            else:
+                _log.info("no predicted size of model %s: %s", source.model, error)
+            return None
+        return answer.sizeInBytes or None
+
+    async def measure_size(self, model: ModelId) -> int:
+        """Bytes of a loaded model, as the runtime says, 0 included."""
+        answer = await self._call(
+            "modelSize", pb.ModelSizeRequest(modelId=model), pb.ModelSizeResponse, timeout_s=MEASURE_TIMEOUT_S
+        )
+        return answer.sizeInBytes
+
+    async def close(self) -> None:
+        """Close the connection; running calls fail UNAVAILABLE."""
+        await self._channel.close(None)
+
+    async def _call(self, method: str, request: Message, answer: type[A], *, timeout_s: float | None = None) -> A:
+        try:
+            # Bytes in and out: an answer that cannot be parsed gets a message of ours.
+            rpc = self._channel.unary_unary(f"/{self._service}/{method}", None, None)
+            data: bytes = await rpc(request.SerializeToString(), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            number: int = error.code().value[0]
+            raise RuntimeCallError(Status(number), error.details() or "") from error
+        except grpc.aio.UsageError as error:
+            raise RuntimeCallError(Status.UNAVAILABLE, "the connection to the runtime is closed") from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # gRPC cancels the callers when the channel closes under them; nobody cancelled this task.
+            raise RuntimeCallError(Status.UNAVAILABLE, "the connection to the runtime was closed") from None
+        try:
+            return answer.FromString(data)
+        except DecodeError as error:
+            raise RuntimeCallError(
+                Status.INTERNAL,
+                f"the runtime's answer to {method} is malformed ({len(data)} bytes are no {answer.__name__})",
+            ) from error

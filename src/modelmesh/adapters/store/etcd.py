@@ -1,0 +1,153 @@
+"""The shared store: etcd's v3 API.
+
+Of aetcd only the generated stubs are used: its client has no nested transactions, no `ignore_value`, no
+compares over a range, one endpoint, and time-outs of its own.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aetcd import rpc
+from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forgot it
+
+from modelmesh.adapters.store.etcd_channel import CALL_TIMEOUT_S, EtcdChannel
+from modelmesh.adapters.store.etcd_messages import Messages
+from modelmesh.adapters.store.etcd_settings import EtcdSettings
+from modelmesh.adapters.store.etcd_watch import WatchStream
+from modelmesh.adapters.store.malformed import refuse_malformed
+from modelmesh.ports import (
+    Change,
+    CompactedError,
+    KeyValue,
+    LeaseNotFoundError,
+    Listing,
+    StoreError,
+    StoreUnavailableError,
+    Transaction,
+    TransactionResult,
+)
+from modelmesh.values.ids import Revision
+
+SILENCE_S = 2.0
+"""A watch that has heard nothing for so long asks etcd for a sign of life; none within the call time-out: lost."""
+
+_PROBE = "__DUMMY_KEY_FOR_TESTING_CONNECTION"
+"""Read and never written; users of etcd with roles may have to permit it, as they had for ModelMesh."""
+
+
+class EtcdStore:
+    """A `modelmesh.ports.Store` in an etcd cluster. Belongs to the event loop of its first call."""
+
+    def __init__(
+        self, settings: EtcdSettings, *, call_timeout_s: float = CALL_TIMEOUT_S, silence_s: float = SILENCE_S
+    ) -> None:
+        """Connects at the first call; `connect` makes sure of it."""
+        self._settings = settings
+        self._channel = EtcdChannel(settings, call_timeout_s)
+        self._call_timeout_s = call_timeout_s
+        self._silence_s = silence_s
+        self._messages = Messages(settings.root_prefix)
+
+    async def connect(self) -> None:
+        """Make sure that etcd answers and lets us in.
+
+        Raises:
+            StoreUnavailableError: It does not; the message names the endpoints and the cause.
+        """
+        try:
+            await self.get(_PROBE)
+        except StoreError as err:
+            raise StoreUnavailableError(f"Problem connecting to etcd at {self._settings.described}: {err}") from err
+
+    # --- the port ---
+
+    async def get(self, key: str) -> KeyValue | None:
+        """Read one key, linearizably."""
+        answer = await self._range(rpc.RangeRequest(key=self._messages.encode(key)))
+        return self._messages.item(answer.kvs[0]) if answer.kvs else None
+
+    async def range(
+        self, prefix: str, *, start_after: str = "", limit: int = 0, revision: Revision | None = None
+    ) -> Listing:
+        """List keys under a prefix, linearizably."""
+        if revision is not None and revision <= 0:
+            raise CompactedError(f"there is no revision {revision}")
+        low, high = self._messages.bounds(prefix)
+        if start_after:
+            # The smallest key that sorts after another is that key and a zero byte.
+            low = max(low, self._messages.encode(start_after) + b"\x00")
+        if high != b"\x00" and low >= high:
+            low = high  # etcd would take an inverted range as an error; this one is empty
+        answer = await self._range(rpc.RangeRequest(key=low, range_end=high, limit=limit, revision=revision or 0))
+        at = revision if revision is not None else Revision(answer.header.revision)
+        return Listing(at, tuple(map(self._messages.item, answer.kvs)), answer.more)
+
+    async def transact(self, transaction: Transaction) -> TransactionResult:
+        """Run a transaction. Raises ValueError if it is malformed."""
+        refuse_malformed(transaction)
+        request = self._messages.transaction(transaction)
+        answer = await self._channel.call(lambda at, meta: at.kv.Txn(request, metadata=meta), repeatable=False)
+        return self._messages.result(transaction, answer, Revision(answer.header.revision))
+
+    async def watch(self, prefix: str, *, start: Revision) -> AsyncIterator[tuple[Change, ...]]:
+        """Changes under a prefix from a revision on. A silent connection is found dead after a few seconds."""
+        low, high = self._messages.bounds(prefix)
+        # Without `fragment` etcd never splits a revision over two answers.
+        create = rpc.WatchCreateRequest(key=low, range_end=high, start_revision=max(1, start))
+        stream = WatchStream(self._channel, answer_s=self._call_timeout_s, silence_s=self._silence_s)
+        try:
+            await stream.open(create)
+            while True:
+                answer = await stream.read()
+                if answer.events:
+                    yield tuple(map(self._messages.change, answer.events))
+        finally:
+            await stream.close()
+
+    async def grant(self, ttl_ms: int) -> int:
+        """Create a lease. etcd counts whole seconds, and raises a TTL that is too short for its elections."""
+        if ttl_ms <= 0:
+            raise ValueError(f"a lease of {ttl_ms} ms")
+        request = rpc.LeaseGrantRequest(TTL=-(-ttl_ms // 1000))
+        answer = await self._channel.call(
+            lambda at, meta: at.lease.LeaseGrant(request, metadata=meta), repeatable=False
+        )
+        return int(answer.ID)
+
+    async def keep_alive(self, lease: int) -> None:
+        """Renew a lease."""
+
+        async def renew(at: Any, metadata: Any) -> Any:
+            stream = at.lease.LeaseKeepAlive(metadata=metadata)
+            try:
+                await stream.write(rpc.LeaseKeepAliveRequest(ID=lease))
+                return await stream.read()
+            finally:
+                stream.cancel()
+
+        answer = await self._channel.call(renew, repeatable=True)
+        if answer is EOF:
+            raise StoreUnavailableError("etcd ended the renewal of a lease without an answer")
+        if answer.TTL <= 0:
+            raise LeaseNotFoundError(f"lease {lease} is gone")
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease and delete its keys."""
+        request = rpc.LeaseRevokeRequest(ID=lease)
+        with contextlib.suppress(LeaseNotFoundError):
+            await self._channel.call(lambda at, meta: at.lease.LeaseRevoke(request, metadata=meta), repeatable=True)
+
+    async def close(self) -> None:
+        """Close all connections; calls and watches under way raise StoreUnavailableError."""
+        await self._channel.close()
+
+    async def compact(self, revision: Revision) -> None:
+        """Drop the history up to a revision, for the whole etcd: an operator's or a test's business."""
+        request = rpc.CompactionRequest(revision=revision, physical=True)
+        await self._channel.call(lambda at, meta: at.kv.Compact(request, metadata=meta), repeatable=True)
+
+    # --- calls ---
+
+    async def _range(self, request: Any) -> Any:
+        return await self._channel.call(lambda at, meta: at.kv.Range(request, metadata=meta), repeatable=True)

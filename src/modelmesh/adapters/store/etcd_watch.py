@@ -1,0 +1,109 @@
+"""One watch stream to etcd, and how it is found dead."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Iterator
+from typing import Any, TypeVar
+
+import grpc
+from aetcd import rpc
+from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forgot it
+
+from modelmesh.adapters.store.etcd_channel import EtcdChannel, is_token_refusal, translated
+from modelmesh.ports import CompactedError, StoreError, StoreUnavailableError
+
+T = TypeVar("T")
+
+
+class WatchStream:
+    """A stream with one watch. `open`, `read` until it raises, `close` in any case.
+
+    A watch says nothing for hours if nothing happens, and nothing either if the server has stopped or the
+    network is cut. So after `silence_s` without an answer it asks for one, and gives it `answer_s`.
+    """
+
+    def __init__(self, channel: EtcdChannel, *, answer_s: float, silence_s: float) -> None:
+        self._channel = channel
+        self._endpoint = channel.endpoint()
+        self._answer_s = answer_s
+        self._silence_s = silence_s
+        self._stream: Any = None
+        self._reading: asyncio.Task[Any] | None = None
+
+    async def open(self, create: Any) -> None:
+        """Ask for the watch; a refusal comes with `read`."""
+        with self._translated():
+            metadata = await self._in_time(self._channel.metadata())
+            # A member cut off from the others would stay silent, and alive; with `hasleader` it hangs up instead.
+            self._stream = self._endpoint.watch.Watch(metadata=(*metadata, ("hasleader", "true")))
+            await self._in_time(self._stream.write(rpc.WatchRequest(create_request=create)))
+
+    async def read(self) -> Any:
+        """The next answer, maybe without events.
+
+        Raises:
+            CompactedError: The revision asked for is gone.
+            StoreUnavailableError: The connection is lost, or etcd ended the watch.
+        """
+        with self._translated():
+            answer = await self._next()
+            if answer is EOF:
+                raise StoreUnavailableError("etcd ended the watch")
+            if answer.canceled:
+                raise self._cancellation(answer)
+            return answer
+
+    async def close(self) -> None:
+        """End the stream."""
+        if self._stream is not None:
+            self._stream.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _next(self) -> Any:
+        # A task and not asyncio.timeout: gRPC ends the stream when a read is cancelled.
+        self._reading = asyncio.ensure_future(self._stream.read())
+        await asyncio.wait((self._reading,), timeout=self._silence_s)
+        if not self._reading.done():
+            await self._in_time(self._stream.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())))
+            await asyncio.wait((self._reading,), timeout=self._answer_s)
+            if not self._reading.done():
+                silence_s = self._silence_s + self._answer_s
+                raise StoreUnavailableError(f"etcd at {self._endpoint.address} was silent for {silence_s} s")
+        reading, self._reading = self._reading, None
+        return reading.result()
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._answer_s):
+                return await work
+        except TimeoutError as err:
+            raise StoreUnavailableError(
+                f"etcd at {self._endpoint.address} did not answer within {self._answer_s} s"
+            ) from err
+
+    def _cancellation(self, answer: Any) -> StoreError:
+        if answer.compact_revision:
+            return CompactedError(f"the revision is no longer kept (those from {answer.compact_revision} are)")
+        # A watch with a token that has run out is cancelled like one that is not permitted: only a new token tells.
+        if "auth token" in answer.cancel_reason or "permission denied" in answer.cancel_reason:
+            self._channel.forget_token()
+        return StoreUnavailableError(f"etcd cancelled the watch: {answer.cancel_reason or 'no reason given'}")
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as err:
+            if is_token_refusal(err):
+                self._channel.forget_token()
+            self._channel.leave(self._endpoint)
+            raise translated(err) from err
+        except (asyncio.CancelledError, grpc.aio.UsageError, asyncio.InvalidStateError) as err:
+            if self._channel.closed_under_call():
+                raise StoreUnavailableError("the store is closed") from err
+            raise
+        except StoreUnavailableError:
+            self._channel.leave(self._endpoint)
+            raise

@@ -1,0 +1,1 @@
+"""What the outside sees of an instance besides its answers."""

@@ -1,0 +1,75 @@
+"""Log lines, JSON or for a console, by structlog."""
+
+import logging
+import sys
+
+import structlog
+
+from modelmesh.control.journal import Event
+
+_LEVELS = {
+    "store_away": logging.WARNING,
+    "store_replaced": logging.ERROR,
+    "lease_lost": logging.WARNING,
+    "runtime_lost": logging.WARNING,
+    "runtime_restarted": logging.WARNING,
+    "runtime_rejected": logging.ERROR,
+    "peer_lost": logging.WARNING,
+    "load_failed": logging.WARNING,
+    "unload_failed": logging.WARNING,
+    "unreadable_key": logging.WARNING,
+    "gave_up": logging.WARNING,
+    "sent": logging.DEBUG,
+    "local": logging.DEBUG,
+    "victim": logging.DEBUG,
+    "attempt_failed": logging.DEBUG,
+    "load_started": logging.DEBUG,
+    "registered": logging.DEBUG,
+    "unregistered": logging.DEBUG,
+}
+"""Everything else is INFO."""
+
+
+def configure_logs(*, form: str, level: str) -> None:
+    """Set up logging for the process; lines go to standard error, one event a line."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    )
+    if form == "console":
+        shared.remove(structlog.processors.format_exc_info)
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+class JournalLog:
+    """Writes journal events as log lines."""
+
+    def __init__(self, instance: str) -> None:
+        self._log = structlog.get_logger("modelmesh").bind(instance=instance)
+
+    def __call__(self, event: Event) -> None:
+        """One event."""
+        fields = {"model": event.model, "reason": event.reason, "detail": event.detail}
+        self._log.log(
+            _LEVELS.get(event.kind, logging.INFO),
+            event.kind,
+            **{name: value for name, value in fields.items() if value},
+        )
+
+    def crashed(self, task: str, error: BaseException) -> None:
+        """A background task ended by a bug."""
+        self._log.error("internal_error", task=task, exc_info=error)

@@ -1,0 +1,49 @@
+"""The `modelmesh` command.
+
+One file per command; this one only names them, and imports nothing heavy, so that `--help` is quick.
+"""
+
+from typing import Annotated
+
+import typer
+
+from modelmesh import __version__
+from modelmesh.cli.models import models
+from modelmesh.cli.runtime import runtime
+from modelmesh.cli.serve import serve
+from modelmesh.cli.up import up
+
+app = typer.Typer(
+    name="modelmesh",
+    help="Serve many models that change often, on few machines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(up)
+app.command()(serve)
+app.command()(runtime)
+app.add_typer(models, name="models")
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - typer's callback
+    if value:
+        typer.echo(f"modelmesh {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Serve many models that change often, on few machines."""
+    del version
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    app()
+    return 0

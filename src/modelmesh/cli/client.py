@@ -1,0 +1,66 @@
+"""Calls of the command line to an instance, and what goes wrong with them, in words."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import typer
+from google.protobuf.message import Message
+
+DEFAULT_ADDRESS = "localhost:8033"
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class Client:
+    """A connection to one instance; `connect` is how commands get one.
+
+    Args:
+        address: Its serving endpoint, `host:port`.
+        authority: PEM file of the authority that signed its certificate; None: clear text.
+        timeout_s: For each call.
+    """
+
+    def __init__(self, address: str, *, authority: Path | None = None, timeout_s: float = 30.0) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        if authority is None:
+            self._channel = grpc.insecure_channel(address)
+        else:
+            self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority.read_bytes()))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def call(self, method: str, request: Message, answer: type[Answer], *, timeout_s: float | None = None) -> Answer:
+        """Call a unary method of ours (`pkg.Service/Method`)."""
+        call: Callable[..., Any] = self._channel.unary_unary(
+            f"/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
+        result: Answer = call(request, timeout=timeout_s or self._timeout_s)
+        return result
+
+
+@contextlib.contextmanager
+def connect(address: str, authority: Path | None = None) -> Iterator[Client]:
+    """A client whose failed calls end the command with one line and exit status 1."""
+    client = Client(address, authority=authority)
+    try:
+        yield client
+    except grpc.RpcError as error:
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details.lower() or not details):
+            text = f"no instance answers at {address}; start one with `modelmesh up`, or give --address"
+        elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            text = f"the instance at {address} did not answer in time"
+        else:
+            text = f"{details or 'the call failed'} ({code.name})"
+        typer.echo(f"modelmesh: {text}", err=True)
+        raise typer.Exit(1) from error
+    finally:
+        client.close()

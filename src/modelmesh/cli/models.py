@@ -1,0 +1,202 @@
+"""`modelmesh models`: register, look at, load, unload and unregister models of a running cluster."""
+
+import json
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from modelmesh._proto import model_mesh_pb2
+    from modelmesh.cli.client import Client
+
+models = typer.Typer(help="Register, load, unload and look at models.", no_args_is_help=True, rich_markup_mode=None)
+
+Address = Annotated[
+    str, typer.Option("--address", envvar="MODELMESH_ADDRESS", help="Serving endpoint of any instance.")
+]
+Authority = Annotated[
+    Path | None, typer.Option("--ca", envvar="MODELMESH_CA", help="PEM file of its certificate authority (TLS).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for machines.")]
+ModelIdArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model.")]
+LOCAL = "localhost:8033"
+LOAD_TIMEOUT_S = 600.0
+
+
+@models.command()
+def register(
+    model: ModelIdArgument,
+    model_type: Annotated[str, typer.Option("--type", help="Type, as the runtime knows it: sklearn, onnx, …")],
+    path: Annotated[str, typer.Option("--path", help="Where the runtime finds it.")] = "",
+    key: Annotated[str, typer.Option("--key", help="Opaque text for the runtime.")] = "",
+    load: Annotated[bool, typer.Option("--load", help="Load it now, and wait for it.")] = False,
+    address: Address = LOCAL,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a model; registering the same again is fine."""
+    from modelmesh._proto import model_mesh_pb2 as pb
+
+    request = pb.RegisterModelRequest(
+        modelId=model,
+        modelInfo=pb.ModelInfo(type=model_type, path=path, key=key),
+        loadNow=load,
+        sync=load,
+    )
+    with _client(address, ca) as client:
+        info = client.call("mmesh.ModelMesh/registerModel", request, pb.ModelStatusInfo, timeout_s=LOAD_TIMEOUT_S)
+    _show(model, info, as_json=as_json)
+
+
+@models.command()
+def status(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = None, as_json: AsJson = False) -> None:
+    """Show where a model is and what went wrong with it."""
+    from modelmesh._proto import model_mesh_pb2 as pb
+
+    with _client(address, ca) as client:
+        info = client.call("mmesh.ModelMesh/getModelStatus", pb.GetStatusRequest(modelId=model), pb.ModelStatusInfo)
+    _show(model, info, as_json=as_json)
+
+
+@models.command()
+def load(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = None, as_json: AsJson = False) -> None:
+    """Load a model if no copy is loaded, and wait for it."""
+    from modelmesh._proto import model_mesh_pb2 as pb
+
+    request = pb.EnsureLoadedRequest(modelId=model, sync=True)
+    with _client(address, ca) as client:
+        info = client.call("mmesh.ModelMesh/ensureLoaded", request, pb.ModelStatusInfo, timeout_s=LOAD_TIMEOUT_S)
+    _show(model, info, as_json=as_json)
+
+
+@models.command()
+def unload(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = None, as_json: AsJson = False) -> None:
+    """Unload all copies of a model; it stays registered."""
+    from modelmesh._proto import admin_pb2 as pb
+
+    with _client(address, ca) as client:
+        answer = client.call(
+            "modelmesh.v1.Admin/UnloadModel", pb.UnloadModelRequest(model_id=model), pb.UnloadModelResponse
+        )
+    instances = list(answer.instance_ids)
+    if as_json:
+        typer.echo(json.dumps({"model": model, "instances": instances}))
+    elif instances:
+        typer.echo(f"{model}: unloading at {', '.join(instances)}")
+    else:
+        typer.echo(f"{model}: no copy was loaded")
+
+
+@models.command()
+def unregister(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = None, as_json: AsJson = False) -> None:
+    """Unregister a model and unload it everywhere; unknown ids are fine."""
+    from modelmesh._proto import model_mesh_pb2 as pb
+
+    with _client(address, ca) as client:
+        client.call(
+            "mmesh.ModelMesh/unregisterModel", pb.UnregisterModelRequest(modelId=model), pb.UnregisterModelResponse
+        )
+    typer.echo(json.dumps({"model": model}) if as_json else f"{model}: unregistered")
+
+
+@models.command("list")
+def list_models(
+    prefix: Annotated[str, typer.Option("--prefix", help="Only ids that start so.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many.")] = 1000,
+    address: Address = LOCAL,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """List registered models and where they are loaded."""
+    from modelmesh._proto import admin_pb2 as pb
+
+    found: list[pb.Model] = []
+    token = ""
+    with _client(address, ca) as client:
+        while len(found) < limit:
+            request = pb.ListModelsRequest(page_size=min(1000, limit - len(found)), page_token=token, prefix=prefix)
+            page = client.call("modelmesh.v1.Admin/ListModels", request, pb.ListModelsResponse)
+            found.extend(page.models)
+            token = page.next_page_token
+            if not token:
+                break
+    if as_json:
+        from google.protobuf.json_format import MessageToDict
+
+        typer.echo(json.dumps({"models": [MessageToDict(model) for model in found], "more": bool(token)}))
+        return
+    _table(
+        ("MODEL", "TYPE", "LOADED AT", "LAST USED", "FAILURES"),
+        [
+            (
+                model.id,
+                model.type,
+                ", ".join(
+                    copy.instance_id + ("" if copy.state == pb.Copy.LOADED else " (loading)") for copy in model.copies
+                )
+                or "-",
+                _ago(model.last_use_ms),
+                "; ".join(failure.message for failure in model.failures) or "-",
+            )
+            for model in found
+        ],
+    )
+    if token:
+        typer.echo(f"(there are more; --limit is {limit})")
+
+
+def _client(address: str, ca: Path | None) -> AbstractContextManager["Client"]:
+    from modelmesh.cli.client import connect
+
+    return connect(address, ca)
+
+
+def _show(model: str, info: "model_mesh_pb2.ModelStatusInfo", *, as_json: bool) -> None:
+    from modelmesh._proto import model_mesh_pb2 as pb
+
+    names = pb.ModelStatusInfo.ModelStatus.Name
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "model": model,
+                    "status": names(info.status),
+                    "errors": list(info.errors),
+                    "copies": [
+                        {"instance": copy.location, "status": names(copy.copyStatus), "since_ms": copy.time}
+                        for copy in info.modelCopyInfos
+                    ],
+                }
+            )
+        )
+    else:
+        typer.echo(f"{model}: {names(info.status)}")
+        for copy in info.modelCopyInfos:
+            typer.echo(f"  {copy.location}: {names(copy.copyStatus)} since {_ago(copy.time)}")
+        for error in info.errors:
+            typer.echo(f"  error: {error}")
+    if info.status in {pb.ModelStatusInfo.LOADING_FAILED, pb.ModelStatusInfo.NOT_FOUND}:
+        raise typer.Exit(1)
+
+
+def _ago(time_ms: int) -> str:
+    if not time_ms:
+        return "never"
+    seconds = max(0, round(time.time() - time_ms / 1000))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -1,0 +1,69 @@
+"""`modelmesh runtime`: the built-in model server as a program."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelmesh.cli.sizes import parse_size
+
+_PANEL = "Limits"
+
+
+def _bytes(text: str) -> int:
+    """A size option's value as bytes."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def runtime(
+    *,
+    listen: Annotated[
+        str, typer.Option(help="Where to listen: a port, host:port or unix:///path. Port 0 takes a free one.")
+    ] = "127.0.0.1:8085",
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the models. Paths outside of it are refused. Without it any file of this machine may be"
+            " loaded, and loading a joblib or pickle file runs the code in it.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    capacity: Annotated[str, typer.Option(help="Memory for models.", rich_help_panel=_PANEL)] = "512MiB",
+    default_size: Annotated[
+        str, typer.Option(help="What a model is taken to need if nothing is known of it.", rich_help_panel=_PANEL)
+    ] = "1MiB",
+    loading_concurrency: Annotated[int, typer.Option(help="Loads at once.", min=1, rich_help_panel=_PANEL)] = 2,
+    load_timeout: Annotated[
+        float, typer.Option(help="Seconds the mesh waits for a load.", min=0.1, rich_help_panel=_PANEL)
+    ] = 60.0,
+    threads: Annotated[
+        int, typer.Option(help="Inferences at once; 0: one per CPU.", min=0, rich_help_panel=_PANEL)
+    ] = 0,
+) -> None:
+    """Serve scikit-learn and ONNX files over the Open Inference Protocol, to a mesh or directly.
+
+    Ends after SIGTERM or Ctrl-C, when running calls have ended.
+    """
+    capacity_bytes, default_size_bytes = _bytes(capacity), _bytes(default_size)
+    try:
+        from modelmesh.runtime.files import FileRuntime
+        from modelmesh.runtime.server import run
+
+        served = FileRuntime(
+            models=models,
+            capacity_bytes=capacity_bytes,
+            default_size_bytes=default_size_bytes,
+            loading_concurrency=loading_concurrency,
+            load_timeout_ms=int(load_timeout * 1000),
+        )
+        run(served, listen=listen, inference_threads=threads or None)
+    except ModuleNotFoundError as error:
+        typer.echo(f"The built-in runtime needs {error.name}: pip install pymodelmesh[runtime]", err=True)
+        raise typer.Exit(1) from error
+    except (OSError, ValueError) as error:
+        typer.echo(f"{error}", err=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,85 @@
+"""Policies, and the rules that span them.
+
+A policy sees one question; here stand the views it gets and the rules that no policy may break:
+never the last copy of a model in use, one change in flight per model.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from random import Random
+
+from modelmesh.control.records import Registered
+from modelmesh.control.state import ClusterState
+from modelmesh.policy.attempt import Journey, NextStep, next_step
+from modelmesh.policy.eviction import HeldCopy, Victim, choose_victims
+from modelmesh.ports import Clock
+from modelmesh.values.ids import ModelId
+from modelmesh.values.records import MemberRecord
+from modelmesh.values.view import ClusterView, Copy, InstanceView, ModelView
+
+
+class Decider:
+    """Builds views and asks policies.
+
+    Args:
+        own_copy: The copy here as the cache has it (None: none that may be used or joined).
+        own_record: This instance's entry as it should stand now; its published one may be old or gone.
+        predicted_bytes: The best guess of a model's size.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: ClusterState,
+        clock: Clock,
+        rng: Random,
+        own_copy: Callable[[ModelId], Copy | None],
+        own_record: Callable[[], MemberRecord],
+        predicted_bytes: Callable[[ModelId], int],
+        failure_expiry_ms: int,
+    ) -> None:
+        self._state = state
+        self._clock = clock
+        self._rng = rng
+        self._own_copy = own_copy
+        self._own_record = own_record
+        self._predicted_bytes = predicted_bytes
+        self._failure_expiry_ms = failure_expiry_ms
+
+    def next_step(self, journey: Journey, model: ModelId, registered: Registered) -> NextStep:
+        """What happens next to a request."""
+        return next_step(
+            journey,
+            self.model_view(model, registered),
+            self.cluster_view(),
+            size_bytes=self._predicted_bytes(model),
+            now_ms=self._clock.now_ms(),
+            failure_window_ms=self._failure_expiry_ms // 2,
+            rng=self._rng,
+        )
+
+    def model_view(self, model: ModelId, registered: Registered | None) -> ModelView:
+        """The model as stored, the own copy as the cache has it, everything of an older record left out."""
+        view = self._state.model(model)
+        own = self._state.own
+        copies = [copy for copy in view.copies if copy.instance != own]
+        failures = view.failures
+        if registered is not None:
+            current = registered.create_revision
+            copies = [copy for copy in copies if copy.record_revision == current]
+            failures = tuple(failure for failure in failures if failure.record.record_revision == current)
+        mine = self._own_copy(model)
+        if mine is not None:
+            copies.append(mine)
+        return ModelView(model, tuple(copies), failures)
+
+    def cluster_view(self) -> ClusterView:
+        """The instances, this one as it stands now."""
+        view = self._state.cluster()
+        own = InstanceView(view.own, self._own_record())
+        others = tuple(entry for entry in view.instances if entry.instance != view.own)
+        return replace(view, instances=(*others, own))
+
+    def victims(self, oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool) -> tuple[Victim, ...]:
+        """Which copies leave."""
+        return choose_victims(oldest_first, need_bytes=need_bytes, forced=forced)

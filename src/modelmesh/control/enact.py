@@ -1,0 +1,169 @@
+"""The transactions that change copies: claim, publish, withdraw, fail.
+
+Each is one round trip whose compares make it safe against every other instance; the design notes,
+"Shared state", say why each compare is there.
+"""
+
+from dataclasses import dataclass
+
+from modelmesh.control.identity import StoreIdentity
+from modelmesh.control.keys import Keys
+from modelmesh.ports import Compare, Delete, Get, KeyValue, Operation, Put, Store, Transaction, TransactionResult
+from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.records import CopyRecord, FailureRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The load is ours; `revision` is that of the copy's new key."""
+
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimMoved:
+    """Copies changed since the decision; decide again once the view has reached `view`."""
+
+    view: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimVoid:
+    """The model's record is gone or is another one."""
+
+
+class CopyWriter:
+    """Writes this instance's copies and failures."""
+
+    def __init__(self, *, store: Store, keys: Keys, identity: StoreIdentity, own: InstanceId) -> None:
+        self._store = store
+        self._keys = keys
+        self._identity = identity
+        self._own = own
+
+    async def claim(
+        self, model: ModelId, record: CopyRecord, *, view: Revision, lease: int
+    ) -> Claimed | ClaimMoved | ClaimVoid:
+        """Put `copies/<model>/<own>` if nobody touched the model's copies since revision `view`.
+
+        Of any number of instances that decided on the same view exactly one succeeds.
+        """
+        registry = self._keys.model(model)
+        copies = self._keys.copies_of(model)
+        result = await self._store.transact(
+            Transaction(
+                compares=(
+                    Compare(copies, "mod", "<", view + 1, prefix=True),
+                    Compare(registry, "create", "==", record.record_revision),
+                    *self._identity.compare(),
+                ),
+                then=(Put(self._keys.copy(model, self._own), record.encode(), lease),),
+                otherwise=(Get(copies, prefix=True), Get(registry), Get(self._keys.alive)),
+            )
+        )
+        if result.succeeded:
+            return Claimed(result.revision)
+        standing, registered, alive = (_found(answer) for answer in result.answers)
+        self._identity.check(alive)
+        if not registered or registered[0].create_revision != record.record_revision:
+            return ClaimVoid()
+        return ClaimMoved(max((item.mod_revision for item in standing), default=view))
+
+    async def publish(self, model: ModelId, record: CopyRecord, *, lease: int, failed_before: bool) -> Revision | None:
+        """Say that the copy is loaded; None if the model's record is gone or another one.
+
+        Raises StoreReplacedError if that says nothing, because the store is another one.
+
+        The record is put again unchanged: controllers of the old system watch only that key.
+        """
+        operations: list[Operation] = [
+            Put(self._keys.copy(model, self._own), record.encode(), lease),
+            Put(self._keys.model(model), keep_value=True),
+        ]
+        if failed_before:
+            operations.append(Delete(self._keys.failure(model, self._own)))
+        result = await self._store.transact(
+            Transaction(
+                compares=(self._registered(model, record.record_revision),),
+                then=tuple(operations),
+                otherwise=(Get(self._keys.alive),),
+            )
+        )
+        if not result.succeeded:
+            self._identity.check(_found(result.answers[0]))
+        return result.revision if result.succeeded else None
+
+    async def withdraw(
+        self, model: ModelId, *, record_revision: Revision, relied_on: tuple[tuple[InstanceId, Revision], ...] = ()
+    ) -> bool:
+        """Delete our copy's key; False if a copy that was relied on no longer stands.
+
+        `relied_on`: the other copies that make ours redundant, with their create revisions. Of two
+        holders that drop at once one wins.
+        """
+        touch = Transaction(
+            compares=(self._registered(model, record_revision),),
+            then=(Put(self._keys.model(model), keep_value=True),),
+        )
+        guards = tuple(
+            Compare(self._keys.copy(model, instance), "create", "==", revision) for instance, revision in relied_on
+        )
+        result = await self._store.transact(
+            Transaction(compares=guards, then=(Delete(self._keys.copy(model, self._own)), touch))
+        )
+        return result.succeeded
+
+    async def fail(self, model: ModelId, failure: FailureRecord) -> Revision:
+        """Delete our copy's key and remember why, unless the record is gone or another one."""
+        own = self._keys.copy(model, self._own)
+        result = await self._store.transact(
+            Transaction(
+                compares=(self._registered(model, failure.record_revision),),
+                then=(
+                    Delete(own),
+                    Put(self._keys.failure(model, self._own), failure.encode()),
+                    Put(self._keys.model(model), keep_value=True),
+                ),
+                otherwise=(Delete(own),),
+            )
+        )
+        return result.revision
+
+    async def relist(self, copies: list[tuple[ModelId, CopyRecord]], *, lease: int) -> list[ModelId]:
+        """Put copies again under a new lease; returns those whose record is gone or another one."""
+        void: list[ModelId] = []
+        for start in range(0, len(copies), BATCH):
+            batch = copies[start : start + BATCH]
+            result: TransactionResult = await self._store.transact(
+                Transaction(
+                    compares=(),
+                    then=(
+                        Get(self._keys.alive),
+                        *(
+                            Transaction(
+                                compares=(self._registered(model, record.record_revision),),
+                                then=(Put(self._keys.copy(model, self._own), record.encode(), lease),),
+                            )
+                            for model, record in batch
+                        ),
+                    ),
+                )
+            )
+            self._identity.check(_found(result.answers[0]))
+            for (model, _), answer in zip(batch, result.answers[1:], strict=True):
+                assert isinstance(answer, TransactionResult)
+                if not answer.succeeded:
+                    void.append(model)
+        return void
+
+    def _registered(self, model: ModelId, create_revision: Revision) -> Compare:
+        return Compare(self._keys.model(model), "create", "==", create_revision)
+
+
+BATCH = 64
+"""Nested transactions in one; etcd's default limit is 128 operations."""
+
+
+def _found(answer: object) -> tuple[KeyValue, ...]:
+    assert isinstance(answer, tuple)
+    return answer

@@ -1,0 +1,52 @@
+"""What happened at this instance, with the reason: the source of logs, `WatchEvents` and stories."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from modelmesh.ports import Clock
+from modelmesh.values.ids import InstanceId, ModelId
+
+HISTORY = 4096
+"""Events kept for late readers; about 1 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. `kind` and `reason` have few values; `detail` is for people."""
+
+    time_ms: int
+    instance: InstanceId
+    model: ModelId
+    kind: str
+    reason: str
+    detail: str
+
+
+class Journal:
+    """A bounded log with subscribers. Subscribers are called at once and must not block."""
+
+    def __init__(self, instance: InstanceId, clock: Clock) -> None:
+        self._instance = instance
+        self._clock = clock
+        self._subscribers: dict[int, Callable[[Event], None]] = {}
+        self._next = 0
+        self.history: deque[Event] = deque(maxlen=HISTORY)
+
+    def note(self, kind: str, model: ModelId | str = "", reason: str = "", detail: str = "") -> None:
+        """Write an event."""
+        event = Event(self._clock.now_ms(), self._instance, ModelId(model), kind, reason, detail)
+        self.history.append(event)
+        for subscriber in tuple(self._subscribers.values()):
+            subscriber(event)
+
+    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `subscriber` with every event from now on; returns the function that ends it."""
+        number = self._next
+        self._next += 1
+        self._subscribers[number] = subscriber
+
+        def unsubscribe() -> None:
+            self._subscribers.pop(number, None)
+
+        return unsubscribe

@@ -1,0 +1,202 @@
+"""The runtime beside us: start-up, what it reports, connection lost and back.
+
+`runtimeStatus` is asked at start and after a restart only: existing runtimes answer it by dropping
+every model, so it is never a health probe.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from modelmesh.control.journal import Journal
+from modelmesh.control.tasks import Tasks
+from modelmesh.machines.memory import minimum_capacity_bytes
+from modelmesh.machines.runtime_link import LinkEffect, LinkInput, LinkState, RuntimeLinkMachine
+from modelmesh.ports import Clock, Runtime, RuntimeCallError, RuntimeState, RuntimeStatus
+from modelmesh.values.ids import ModelId
+from modelmesh.values.status import Status
+
+POLL_MS = 500
+POLL_LOG_MS = 10_000
+START_BUDGET_MS = 180_000
+MIN_LOAD_TIMEOUT_MS = 100
+
+
+class RuntimeRejectedError(Exception):
+    """The runtime's parameters cannot be worked with, or it did not become ready in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeParameters:
+    """A runtime's parameters, checked. Sizes in bytes."""
+
+    capacity_bytes: int
+    default_size_bytes: int
+    loading_slots: int
+    load_timeout_ms: int
+    limits_concurrency: bool
+    allows_any_method: bool
+    injection_paths: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def check_parameters(status: RuntimeStatus) -> RuntimeParameters:
+    """Check what a READY runtime reports.
+
+    Raises:
+        RuntimeRejectedError: A parameter is missing or out of range; the message names it.
+    """
+    problems = []
+    if status.default_size_bytes <= 0:
+        problems.append("defaultModelSizeInBytes must be above 0")
+    if status.loading_concurrency < 1:
+        problems.append("maxLoadingConcurrency must be at least 1")
+    if status.load_timeout_ms < MIN_LOAD_TIMEOUT_MS:
+        problems.append(f"modelLoadingTimeoutMs must be at least {MIN_LOAD_TIMEOUT_MS}, not {status.load_timeout_ms}")
+    least = minimum_capacity_bytes(max(1, status.default_size_bytes))
+    if status.capacity_bytes < least:
+        problems.append(
+            f"capacityInBytes must be at least {least} for models of {status.default_size_bytes} bytes, "
+            f"not {status.capacity_bytes}"
+        )
+    if problems:
+        raise RuntimeRejectedError("the runtime's parameters are unusable: " + "; ".join(problems))
+    return RuntimeParameters(
+        capacity_bytes=status.capacity_bytes,
+        default_size_bytes=status.default_size_bytes,
+        loading_slots=status.loading_concurrency,
+        load_timeout_ms=status.load_timeout_ms,
+        limits_concurrency=status.limits_concurrency,
+        allows_any_method=status.allows_any_method,
+        injection_paths=status.injection_paths,
+    )
+
+
+class RuntimeLink:
+    """Drives the `runtime_link` machine.
+
+    Args:
+        held: Returns a model that is held, or None.
+        opened: Called when loads and calls may go to the runtime (again).
+        closed: Called when they may not.
+        emptied: Called when the runtime has lost every model.
+        reported: Called with the parameters whenever the runtime reports them.
+    """
+
+    def __init__(
+        self,
+        *,
+        runtime: Runtime,
+        clock: Clock,
+        journal: Journal,
+        tasks: Tasks,
+        held: Callable[[], ModelId | None],
+        opened: Callable[[], None],
+        closed: Callable[[], None],
+        emptied: Callable[[], None],
+        reported: Callable[[RuntimeParameters], None],
+    ) -> None:
+        self._runtime = runtime
+        self._clock = clock
+        self._journal = journal
+        self._tasks = tasks
+        self._held = held
+        self._opened = opened
+        self._closed = closed
+        self._emptied = emptied
+        self._reported = reported
+        self._machine = RuntimeLinkMachine()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the runtime takes loads and calls."""
+        return self._machine.state is LinkState.READY
+
+    async def begin(self) -> RuntimeParameters:
+        """Poll until the runtime is READY.
+
+        Raises:
+            RuntimeRejectedError: It reports FAILING or unusable parameters, or is not READY after 180 s.
+        """
+        parameters = await self._poll(self._clock.monotonic_ms() + START_BUDGET_MS)
+        self._reported(parameters)
+        self._step(LinkInput.BECAME_READY)
+        return parameters
+
+    def lost(self) -> None:
+        """The data plane says that the connection is gone and cannot be opened."""
+        self._journal.note("runtime_lost", detail="the runtime cannot be reached; its copies are not offered")
+        self._step(LinkInput.CONNECTION_LOST)
+
+    def back(self) -> None:
+        """The data plane says that the connection is open again."""
+        self._step(LinkInput.CONNECTION_BACK)
+
+    def _step(self, given: LinkInput) -> None:
+        for effect in self._machine.step(given):
+            match effect:
+                case LinkEffect.OPEN:
+                    self._journal.note("runtime_ready")
+                    self._opened()
+                case LinkEffect.CLOSE:
+                    self._closed()
+                case LinkEffect.PROBE:
+                    self._tasks.start(self._probe(), "probe the runtime")
+                case LinkEffect.DROP_COPIES:
+                    self._journal.note("runtime_restarted", detail="the runtime has lost its models")
+                    self._emptied()
+                case LinkEffect.ASK_STATUS:
+                    self._tasks.start(self._restarted(), "ask the runtime's status")
+
+    async def _probe(self) -> None:
+        """Was it only the connection? The size of a held model is known to a runtime that still has it."""
+        model = self._held()
+        there = False
+        if model is not None:
+            try:
+                await self._runtime.measure_size(model)
+                there = True
+            except RuntimeCallError as error:
+                there = error.status not in {Status.NOT_FOUND, Status.UNIMPLEMENTED, Status.UNAVAILABLE}
+        self._step(LinkInput.MODELS_THERE if there else LinkInput.MODELS_GONE)
+
+    async def _restarted(self) -> None:
+        while True:
+            try:
+                parameters = await self._poll(None)
+            except RuntimeRejectedError as error:
+                self._journal.note("runtime_rejected", detail=str(error))
+                await self._clock.sleep(POLL_LOG_MS)
+                continue
+            self._reported(parameters)
+            self._step(LinkInput.BECAME_READY)
+            return
+
+    async def _poll(self, deadline_ms: int | None) -> RuntimeParameters:
+        noted_ms: int | None = None
+        while True:
+            said = ""
+            try:
+                async with asyncio.timeout(10):
+                    status = await self._runtime.status()
+            except TimeoutError:
+                said = "it does not answer runtimeStatus within 10 s"
+            except RuntimeCallError as error:
+                if error.status is Status.UNIMPLEMENTED:
+                    raise RuntimeRejectedError(
+                        "the runtime does not implement mmesh.ModelRuntime/runtimeStatus; is this the right port?"
+                    ) from error
+                said = str(error)
+            else:
+                if status.state is RuntimeState.READY:
+                    return check_parameters(status)
+                if status.state is RuntimeState.FAILING:
+                    raise RuntimeRejectedError("the runtime reports that it is failing; see its log")
+                said = "it is still starting"
+            now_ms = self._clock.monotonic_ms()
+            if deadline_ms is not None and now_ms >= deadline_ms:
+                seconds = START_BUDGET_MS // 1000
+                raise RuntimeRejectedError(f"Model server container did not start after {seconds} seconds: {said}")
+            if noted_ms is None or now_ms - noted_ms >= POLL_LOG_MS:
+                noted_ms = now_ms
+                self._journal.note("runtime_awaited", detail=said)
+            await self._clock.sleep(POLL_MS)

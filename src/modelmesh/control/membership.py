@@ -1,0 +1,153 @@
+"""This instance's lease and its entry in `members/`.
+
+All leased keys hang on one lease. When it is lost they are put again under a new one: copies first,
+the entry last, so that others know that the copies they still see are all there are.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from modelmesh.control.journal import Journal
+from modelmesh.control.keys import Keys
+from modelmesh.machines.member import MemberEffect, MemberInput, MemberMachine, MemberState
+from modelmesh.ports import Clock, LeaseNotFoundError, Put, Store, StoreError, StoreUnavailableError, Transaction
+from modelmesh.values.ids import InstanceId, Revision
+from modelmesh.values.records import MemberRecord
+
+LEASE_TTL_MS = 10_000
+RENEW_MS = 3_000
+PUBLISH_MS = 1_000
+"""An entry is written when it changed, at most this often."""
+
+STALE_MS = 30_000
+"""Small changes (below `_significant`) are written after this long."""
+
+
+class Membership:
+    """Grants, renews and regains the lease; publishes the entry.
+
+    Args:
+        record: Builds the entry as it should stand now.
+        relist: Puts the keys of held copies again under the lease it is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        keys: Keys,
+        own: InstanceId,
+        clock: Clock,
+        journal: Journal,
+        record: Callable[[], MemberRecord],
+        relist: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._key = keys.member(own)
+        self._clock = clock
+        self._journal = journal
+        self._record = record
+        self._relist = relist
+        self._machine = MemberMachine()
+        self._lease = 0
+        self._published: MemberRecord | None = None
+        self._published_ms = 0
+
+    @property
+    def lease(self) -> int:
+        """The lease of this instance's keys; 0 while there is none, which the store refuses."""
+        return self._lease
+
+    @property
+    def state(self) -> MemberState:
+        """Where this instance is in its life."""
+        return self._machine.state
+
+    async def join(self) -> Revision:
+        """Get a lease and appear; returns the revision of the entry. Raises StoreUnavailableError."""
+        return await self._list()
+
+    async def run(self) -> None:
+        """Renew the lease and keep the entry true, until cancelled."""
+        renewed_ms = self._clock.monotonic_ms()
+        while True:
+            await self._clock.sleep(PUBLISH_MS)
+            try:
+                if self._machine.state is MemberState.ADRIFT or self._lease == 0:
+                    await self._list()
+                    renewed_ms = self._clock.monotonic_ms()
+                if self._clock.monotonic_ms() - renewed_ms >= RENEW_MS:
+                    await self._store.keep_alive(self._lease)
+                    renewed_ms = self._clock.monotonic_ms()
+                await self._publish_if_changed()
+            except LeaseNotFoundError:
+                self.lease_lost()
+            except StoreError:
+                pass  # the observer tells; the lease may or may not survive
+
+    def lease_lost(self) -> None:
+        """A write found the lease gone."""
+        if self._lease == 0:
+            return
+        self._journal.note("lease_lost", detail="this instance's keys went with its lease; they are put again")
+        self._lease = 0
+        self._machine.step(MemberInput.LEASE_LOST)
+
+    async def drain(self) -> None:
+        """Tell the others that nothing should be loaded here any more."""
+        for effect in self._machine.step(MemberInput.DRAIN_BEGUN):
+            assert effect is MemberEffect.PUBLISH
+            await self._publish(self._record())
+
+    async def leave(self) -> None:
+        """End the lease and with it every key of this instance."""
+        effects = self._machine.step(MemberInput.LEFT)
+        if MemberEffect.REVOKE in effects and self._lease:
+            lease, self._lease = self._lease, 0
+            try:
+                await self._store.revoke(lease)
+            except StoreUnavailableError as error:
+                self._journal.note("leave_unconfirmed", detail=f"the lease ends by itself: {error}")
+
+    async def publish_now(self) -> None:
+        """Write the entry at once, if there is a lease."""
+        if self._lease:
+            await self._publish(self._record())
+
+    async def _list(self) -> Revision:
+        self._lease = await self._store.grant(LEASE_TTL_MS)
+        await self._relist(self._lease)
+        revision = await self._publish(self._record())
+        self._machine.step(MemberInput.LISTED)
+        return revision
+
+    async def _publish_if_changed(self) -> None:
+        record = self._record()
+        before = self._published
+        if before == record:
+            return
+        age_ms = self._clock.monotonic_ms() - self._published_ms
+        if before is None or age_ms >= STALE_MS or _significant(before, record):
+            await self._publish(record)
+
+    async def _publish(self, record: MemberRecord) -> Revision:
+        put = Put(self._key, record.encode(), self._lease)
+        result = await self._store.transact(Transaction(compares=(), then=(put,)))
+        self._published = record
+        self._published_ms = self._clock.monotonic_ms()
+        return result.revision
+
+
+def _significant(before: MemberRecord, after: MemberRecord) -> bool:
+    """Whether others would decide differently: anything but a small drift of age and busyness."""
+    if abs(before.oldest_use_ms - after.oldest_use_ms) >= 2_000 or (before.oldest_use_ms == 0) != (
+        after.oldest_use_ms == 0
+    ):
+        return True
+    if abs(before.busyness - after.busyness) * 10 > max(before.busyness, 10):
+        return True
+    same = {"oldest_use_ms": 0, "busyness": 0}
+    return _with(before, same) != _with(after, same)
+
+
+def _with(record: MemberRecord, values: dict[str, int]) -> tuple[object, ...]:
+    return tuple(values.get(name, getattr(record, name)) for name in MemberRecord.__slots__)

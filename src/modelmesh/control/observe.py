@@ -1,0 +1,208 @@
+"""From the store's changes to the view.
+
+One watch over the whole prefix feeds everything, so the view has one revision and one order. It begins
+after a listing at one revision and begins again, from a new listing, when the store compacts or is
+another one. While the store is away the view stays as it is.
+"""
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Protocol
+
+from modelmesh.control.identity import DOUBT_MS, StoreIdentity
+from modelmesh.control.journal import Journal
+from modelmesh.control.keys import AliveKey, ConfigKey, Keys, RegistryKey, VModelKey
+from modelmesh.control.state import Changed, ClusterState
+from modelmesh.ports import (
+    Change,
+    ChangeKind,
+    Clock,
+    CompactedError,
+    KeyValue,
+    Store,
+    StoreError,
+)
+from modelmesh.values.ids import Revision
+
+PAGE = 2000
+"""Keys per listed page: about 1 MB of copies."""
+
+RETRY_MS = 200
+RETRY_MAX_MS = 2000
+
+
+class Relisted(Protocol):
+    """Called after every listing but the first."""
+
+    def __call__(self, *, replaced: bool) -> None:
+        """`replaced`: it is another store."""
+        ...
+
+
+class Observer:
+    """Keeps a `ClusterState` equal to the store, and passes registry, vmodel and config changes on.
+
+    Args:
+        viewed: Called after every applied batch with what changed.
+        registry_changed, vmodel_changed, config_changed: Called with each such change, in order.
+        relisted: Called after every listing but the first; `replaced` says that it is another store.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        keys: Keys,
+        state: ClusterState,
+        identity: StoreIdentity,
+        clock: Clock,
+        journal: Journal,
+        rng: Random,
+        viewed: Callable[[Changed], None],
+        registry_changed: Callable[[Change], None],
+        vmodel_changed: Callable[[Change], None],
+        config_changed: Callable[[Change], None],
+        relisted: Relisted,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._state = state
+        self._identity = identity
+        self._clock = clock
+        self._journal = journal
+        self._rng = rng
+        self._viewed = viewed
+        self._registry_changed = registry_changed
+        self._vmodel_changed = vmodel_changed
+        self._config_changed = config_changed
+        self._relisted = relisted
+        self._waiters: dict[int, tuple[Revision, Callable[[], None]]] = {}
+        self._next_waiter = 0
+        self.connected = False
+
+    async def begin(self) -> None:
+        """List for the first time. Raises StoreUnavailableError."""
+        await self._identity.meet(self._store)
+        await self._list()
+        self.connected = True
+
+    async def run(self) -> None:
+        """Watch until cancelled; survives every fault of the store."""
+        delay_ms = RETRY_MS
+        first = True
+        while True:
+            try:
+                if not first:
+                    await self._catch_up()
+                first = False
+                self._set_connected(connected=True)
+                delay_ms = RETRY_MS
+                async for changes in self._store.watch(self._keys.base, start=Revision(self._state.revision + 1)):
+                    if self._identity_gone(changes):
+                        break
+                    self._apply(changes)
+            except CompactedError:
+                self._journal.note("store_compacted", detail="the watch fell behind; listing again")
+                await self._try_listing(replaced=False)
+            except StoreError as error:
+                self._set_connected(connected=False, detail=str(error))
+                await self._clock.sleep(delay_ms + self._rng.randrange(delay_ms // 2))
+                delay_ms = min(RETRY_MAX_MS, delay_ms * 2)
+
+    def wait_for(self, revision: Revision, reached: Callable[[], None]) -> Callable[[], None]:
+        """Call `reached` once the view is at `revision`; returns the function that gives up waiting."""
+        if self._state.revision >= revision:
+            reached()
+            return lambda: None
+        number = self._next_waiter
+        self._next_waiter += 1
+        self._waiters[number] = (revision, reached)
+
+        def give_up() -> None:
+            self._waiters.pop(number, None)
+
+        return give_up
+
+    # --- listing ------------------------------------------------------------------------------
+
+    async def _catch_up(self) -> None:
+        """Before each new watch: is it the store we know?"""
+        if await self._identity.meet(self._store):
+            await self._replaced()
+
+    async def _replaced(self) -> None:
+        self._identity.doubted_until_ms = self._clock.now_ms() + DOUBT_MS
+        self._journal.note(
+            "store_replaced",
+            detail="the store was emptied or is another one; nothing is unloaded, what this instance holds is put back",
+        )
+        await self._list()
+        self._relisted(replaced=True)
+
+    async def _try_listing(self, *, replaced: bool) -> None:
+        try:
+            await self._list()
+        except StoreError as error:
+            self._set_connected(connected=False, detail=str(error))
+            await self._clock.sleep(RETRY_MS)
+        else:
+            self._relisted(replaced=replaced)
+
+    async def _list(self) -> None:
+        """List the shared keys at one revision; large ranges in pages."""
+        items: list[KeyValue] = []
+        revision: Revision | None = None
+        for prefix in (self._keys.members, self._keys.copies, self._keys.failures, self._keys.config):
+            after = ""
+            while True:
+                page = await self._store.range(prefix, start_after=after, limit=PAGE, revision=revision)
+                revision = revision or page.revision
+                items.extend(page.items)
+                if not page.more:
+                    break
+                after = page.items[-1].key
+        assert revision is not None
+        changed = self._state.load(items, revision)
+        for item in items:
+            if isinstance(self._keys.parse(item.key), ConfigKey):
+                self._config_changed(Change(ChangeKind.PUT, item))
+        self._viewed(changed)
+        self._wake()
+
+    # --- changes ------------------------------------------------------------------------------
+
+    def _identity_gone(self, changes: Iterable[Change]) -> bool:
+        """Whether this batch removes `alive`: then its deletions are not obeyed, and the store is met again."""
+        for change in changes:
+            if change.kind is ChangeKind.DELETE and isinstance(self._keys.parse(change.item.key), AliveKey):
+                return True
+        return False
+
+    def _apply(self, changes: tuple[Change, ...]) -> None:
+        changed = self._state.apply(changes)
+        for change in changes:
+            match self._keys.parse(change.item.key):
+                case RegistryKey():
+                    self._registry_changed(change)
+                case VModelKey():
+                    self._vmodel_changed(change)
+                case ConfigKey():
+                    self._config_changed(change)
+                case _:
+                    pass
+        for text in changed.unreadable:
+            self._journal.note("unreadable_key", detail=text)
+        self._viewed(changed)
+        self._wake()
+
+    def _wake(self) -> None:
+        revision = self._state.revision
+        for number, (wanted, reached) in tuple(self._waiters.items()):
+            if revision >= wanted:
+                del self._waiters[number]
+                reached()
+
+    def _set_connected(self, *, connected: bool, detail: str = "") -> None:
+        if connected != self.connected:
+            self.connected = connected
+            self._journal.note("store_back" if connected else "store_away", detail=detail)

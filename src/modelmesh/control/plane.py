@@ -1,0 +1,430 @@
+"""The control plane of one instance, put together: what there is, how it starts, how it ends."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from modelmesh.control.cache import Cache
+from modelmesh.control.decide import Decider
+from modelmesh.control.enact import CopyWriter
+from modelmesh.control.identity import StoreIdentity
+from modelmesh.control.journal import Journal
+from modelmesh.control.keys import Keys, RegistryKey, VModelKey
+from modelmesh.control.lead import Leader
+from modelmesh.control.link import RuntimeLink, RuntimeParameters
+from modelmesh.control.membership import Membership
+from modelmesh.control.observe import Observer
+from modelmesh.control.records import RecordCache
+from modelmesh.control.requests import Requests, retry_later
+from modelmesh.control.routing import Routing
+from modelmesh.control.state import Changed, ClusterState
+from modelmesh.control.tasks import Tasks
+from modelmesh.ports import Change, ChangeKind, Clock, DataPlane, Peers, Put, Runtime, Store, StoreError, Transaction
+from modelmesh.ports import Compare as StoreCompare
+from modelmesh.values.dataplane import (
+    AttemptFailed,
+    Called,
+    CallMessage,
+    Cancelled,
+    CopyIdle,
+    DataPlaneEvent,
+    LinkBack,
+    LinkLost,
+    MethodRule,
+    Missed,
+    PeerAddress,
+    Rules,
+)
+from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
+from modelmesh.values.records import MemberRecord, ModelRecord, VModelRecord
+from modelmesh.values.status import Status
+
+TICK_MS = 1_000
+LEADER_TICKS = 5
+PEER_GONE_MS = 60_000
+"""How long an instance without an entry keeps its address: it may only have lost its lease."""
+
+VIEW_BOUND_MS = 1_000
+"""How long anyone waits for the view to reach a revision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this instance is. `address` is where others reach its peer port."""
+
+    instance: InstanceId
+    address: str
+    tls_name: str = ""
+    labels: tuple[str, ...] = ()
+    zone: str = ""
+    location: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlLimits:
+    """What an operator sets of the control plane's behaviour."""
+
+    failure_expiry_ms: int = 900_000
+
+
+@dataclass(frozen=True, slots=True)
+class CallHandlers:
+    """Who answers calls of the services that Python serves."""
+
+    called: Callable[[Called], None]
+    message: Callable[[CallMessage], None]
+    cancelled: Callable[[Cancelled], None]
+
+
+class ControlPlane:
+    """Everything that decides, of one instance."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        keys: Keys,
+        store: Store,
+        runtime: Runtime,
+        peers: Peers,
+        dataplane: DataPlane,
+        clock: Clock,
+        rng: Random,
+        limits: ControlLimits,
+        crashed: Callable[[str, BaseException], None],
+    ) -> None:
+        """`crashed`: told of every background task that ended by an unexpected exception."""
+        own = identity.instance
+        self.identity = identity
+        self.keys = keys
+        self.store = store
+        self.clock = clock
+        self.dataplane = dataplane
+        self._peers_port = peers
+        self.journal = Journal(own, clock)
+        self.tasks = Tasks(crashed)
+        self.state = ClusterState(own, keys)
+        self._store_identity = StoreIdentity(keys.alive, rng)
+        self.models: RecordCache[ModelId, ModelRecord] = RecordCache(
+            store=store, identity=self._store_identity, clock=clock, prefix=keys.registry, kind=ModelRecord
+        )
+        self.vmodels: RecordCache[VModelId, VModelRecord] = RecordCache(
+            store=store, identity=self._store_identity, clock=clock, prefix=keys.vmodels, kind=VModelRecord
+        )
+        self.observer = Observer(
+            store=store,
+            keys=keys,
+            state=self.state,
+            identity=self._store_identity,
+            clock=clock,
+            journal=self.journal,
+            rng=rng,
+            viewed=self._viewed,
+            registry_changed=self._registry_changed,
+            vmodel_changed=self._vmodel_changed,
+            config_changed=lambda _: None,
+            relisted=self._relisted,
+        )
+        self.membership = Membership(
+            store=store,
+            keys=keys,
+            own=own,
+            clock=clock,
+            journal=self.journal,
+            record=self._member_record,
+            relist=self._relist,
+        )
+        self._writer = CopyWriter(store=store, keys=keys, identity=self._store_identity, own=own)
+        self.cache = Cache(
+            own=own,
+            runtime=runtime,
+            dataplane=dataplane,
+            writer=self._writer,
+            clock=clock,
+            journal=self.journal,
+            tasks=self.tasks,
+            lease=lambda: self.membership.lease,
+            lease_lost=self.membership.lease_lost,
+            route_changed=lambda model: self.routing.update((model,)),
+            store_there=lambda: self.observer.connected,
+            wait_for_view=self.wait_for_view,
+            pin=self.models.pin,
+            unpin=self.models.unpin,
+            failure_expiry_ms=limits.failure_expiry_ms,
+        )
+        self.routing = Routing(state=self.state, dataplane=dataplane, local_copy=self.cache.local_copy)
+        self.decider = Decider(
+            state=self.state,
+            clock=clock,
+            rng=rng,
+            own_copy=self.cache.copy,
+            own_record=self._member_record,
+            predicted_bytes=self.cache.predicted_bytes,
+            failure_expiry_ms=limits.failure_expiry_ms,
+        )
+        self.cache.decide_with(self.decider)
+        self.requests = Requests(
+            own=own,
+            state=self.state,
+            decider=self.decider,
+            cache=self.cache,
+            routing=self.routing,
+            models=self.models,
+            vmodels=self.vmodels,
+            dataplane=dataplane,
+            peers=peers,
+            clock=clock,
+            journal=self.journal,
+            tasks=self.tasks,
+            wait_for_view=self.wait_for_view,
+        )
+        self.link = RuntimeLink(
+            runtime=runtime,
+            clock=clock,
+            journal=self.journal,
+            tasks=self.tasks,
+            held=self.cache.held,
+            opened=self.cache.runtime_opened,
+            closed=self.cache.runtime_closed,
+            emptied=self.cache.runtime_emptied,
+            reported=self.cache.runtime_reported,
+        )
+        self.leader = Leader(store=store, keys=keys, state=self.state, clock=clock, journal=self.journal)
+        self._calls: CallHandlers | None = None
+        self._known_vmodels: dict[VModelId, None] = {}
+        self._missing_since: dict[InstanceId, int] = {}
+        self._started_ms = clock.now_ms()
+        self._ticks = 0
+        self._started = False
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def answer_calls(self, handlers: CallHandlers) -> None:
+        """Give the services that Python serves; before `start`."""
+        self._calls = handlers
+
+    async def start(self, *, serving_services: tuple[str, ...], peer_services: tuple[str, ...]) -> RuntimeParameters:
+        """Come up: store, runtime, membership, and only then calls.
+
+        The data plane must be listening already, with nothing to serve.
+
+        Raises:
+            StoreUnavailableError: The store cannot be reached.
+            RuntimeRejectedError: The runtime does not come up, or cannot be worked with.
+        """
+        await self.observer.begin()
+        parameters = await self.link.begin()
+        self.dataplane.set_rules(
+            Rules(
+                serving_services=serving_services,
+                peer_services=peer_services,
+                methods=tuple(MethodRule(method, injection_path=path) for method, path in parameters.injection_paths),
+                allow_others=parameters.allows_any_method or not parameters.injection_paths,
+            )
+        )
+        self.tasks.start(self.observer.run(), "observe the store")
+        listed = await self.membership.join()
+        self.tasks.start(self.membership.run(), "keep the lease")
+        self.tasks.start(self._run_ticks(), "tick")
+        while self.identity.instance not in self.state.members:
+            await self.wait_for_view(listed)
+            await self.clock.sleep(0)
+        self._started = True
+        return parameters
+
+    @property
+    def ready(self) -> bool:
+        """Whether this instance takes calls: started, its runtime there, not draining."""
+        return self._started and self.link.ready and not self.cache.draining
+
+    async def predecessor(self) -> tuple[PeerAddress, int] | None:
+        """The address and lease of an entry under our id from before; None if there is none."""
+        item = await self.store.get(self.keys.member(self.identity.instance))
+        if item is None:
+            return None
+        record = MemberRecord.decode(item.value)
+        return PeerAddress(record.address, record.tls_name or None), item.lease
+
+    async def drain(self) -> None:
+        """Take no more loads, and tell the others. Raises StoreError if they cannot be told."""
+        self.cache.draining = True
+        self.journal.note("draining")
+        await self.membership.drain()
+
+    async def stop(self) -> None:
+        """Leave the cluster and end all work; the data plane is closed by its owner."""
+        await self.membership.leave()
+        await self.tasks.close()
+
+    def receive(self, events: Sequence[DataPlaneEvent]) -> None:  # noqa: C901, PLR0912 - one row per event
+        """Take the data plane's events."""
+        for event in events:
+            match event:
+                case Missed(token) if not self._started:
+                    self.dataplane.resolve([(token, retry_later(Status.UNAVAILABLE, "this instance is starting"))])
+                case Missed():
+                    self.requests.missed(event)
+                case AttemptFailed():
+                    self.requests.attempt_failed(event)
+                case Cancelled(token):
+                    self.requests.cancelled(token)
+                    if self._calls is not None:
+                        self._calls.cancelled(event)
+                case Called():
+                    if self._calls is not None:
+                        self._calls.called(event)
+                case CallMessage():
+                    if self._calls is not None:
+                        self._calls.message(event)
+                case CopyIdle(model, load_id):
+                    self.cache.idle(model, load_id)
+                case LinkLost(instance):
+                    self._link(instance, lost=True)
+                case LinkBack(instance):
+                    self._link(instance, lost=False)
+
+    def wait_for_view(self, revision: Revision) -> "asyncio.Future[None]":
+        """Resolves when the view has reached `revision`, or after a second."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def reached() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        give_up = self.observer.wait_for(revision, reached)
+        if not future.done():
+            timer = loop.call_later(VIEW_BOUND_MS / 1000, reached)
+
+            def ended(_: asyncio.Future[None]) -> None:
+                timer.cancel()
+                give_up()
+
+            future.add_done_callback(ended)
+        return future
+
+    # --- changes --------------------------------------------------------------------------------
+
+    def _viewed(self, changed: Changed) -> None:
+        self.routing.update_peers(changed.members)
+        for instance in changed.members:
+            if instance in self.state.members:
+                self._missing_since.pop(instance, None)
+            else:
+                self._missing_since.setdefault(instance, self.clock.monotonic_ms())
+        self.routing.update(changed.models)
+        for model, revision in changed.own_deleted:
+            self.cache.key_deleted(model, revision)
+
+    def _registry_changed(self, change: Change) -> None:
+        parsed = self.keys.parse(change.item.key)
+        assert isinstance(parsed, RegistryKey)
+        stored = self.models.changed(parsed.model, change)
+        if stored is not None and self.clock.now_ms() < self._store_identity.doubted_until_ms:
+            # The store was replaced: somebody puts records back, and what we hold may be just that.
+            self.cache.record_moved(parsed.model, stored)
+            return
+        created = Revision(0) if change.kind is ChangeKind.DELETE else change.item.create_revision
+        self.cache.record_changed(parsed.model, created)
+
+    def _vmodel_changed(self, change: Change) -> None:
+        parsed = self.keys.parse(change.item.key)
+        assert isinstance(parsed, VModelKey)
+        stored = self.vmodels.changed(parsed.vmodel, change)
+        self.dataplane.set_vmodels([(parsed.vmodel, stored.record.active if stored is not None else None)])
+
+    def _link(self, instance: InstanceId, *, lost: bool) -> None:
+        if instance == self.identity.instance:
+            (self.link.lost if lost else self.link.back)()
+            return
+        self.journal.note("peer_lost" if lost else "peer_back", detail=instance)
+        self.routing.update(self.state.link(instance, lost=lost).models)
+
+    def _relisted(self, *, replaced: bool) -> None:
+        """After a new listing: put back what should stand, let go what should not."""
+        if replaced:
+            self.models.rebase()
+            self.vmodels.rebase()
+        self.tasks.start(self._put_back(replaced=replaced), "put back")
+
+    async def _put_back(self, *, replaced: bool) -> None:
+        while True:
+            try:
+                if replaced:
+                    await self._put_back_records()
+                    self.membership.lease_lost()
+                else:
+                    await self._relist(self.membership.lease)
+                    await self.membership.publish_now()
+            except StoreError:
+                await self.clock.sleep(TICK_MS)
+            else:
+                return
+
+    async def _put_back_records(self) -> None:
+        """The store was emptied: the records of held models are put back, each if absent."""
+        for model, stored in self.models.kept().items():
+            key = self.keys.model(model)
+            result = await self.store.transact(
+                Transaction(compares=(StoreCompare(key, "create", "==", 0),), then=(Put(key, stored.record.encode()),))
+            )
+            found = await self.models.read(model)
+            if found is not None:
+                self.cache.record_moved(model, found)
+            if result.succeeded:
+                self.journal.note("record_put_back", model)
+
+    async def _relist(self, lease: int) -> None:
+        for model in await self._writer.relist(self.cache.listed(), lease=lease):
+            self.cache.drop(model, "unregistered")
+
+    def _member_record(self) -> MemberRecord:
+        identity = self.identity
+        return self.cache.describe(
+            MemberRecord(
+                address=identity.address,
+                tls_name=identity.tls_name,
+                started_ms=self._started_ms,
+                labels=identity.labels,
+                zone=identity.zone,
+                location=identity.location,
+                version=identity.version,
+            )
+        )
+
+    # --- periodic -------------------------------------------------------------------------------
+
+    async def _run_ticks(self) -> None:
+        while True:
+            await self.clock.sleep(TICK_MS)
+            self._ticks += 1
+            self.cache.look_at_usage()
+            self.cache.sample_rate()
+            self.cache.tick()
+            await self._delete_stale_keys()
+            self._forget_peers()
+            if self._ticks % LEADER_TICKS == 0:
+                await self.leader.tick()
+
+    async def _delete_stale_keys(self) -> None:
+        """Keys of copies that went while the store was away."""
+        if not self.observer.connected:
+            return
+        for model, record_revision in tuple(self.cache.stale_keys.items()):
+            if self.cache.copy(model) is not None:
+                del self.cache.stale_keys[model]  # it is loaded again under the same key
+                continue
+            try:
+                await self._writer.withdraw(model, record_revision=record_revision)
+            except StoreError:
+                return
+            self.cache.stale_keys.pop(model, None)
+
+    def _forget_peers(self) -> None:
+        now_ms = self.clock.monotonic_ms()
+        gone = [instance for instance, since in self._missing_since.items() if now_ms - since >= PEER_GONE_MS]
+        for instance in gone:
+            del self._missing_since[instance]
+        self.routing.forget_peers(gone)

@@ -1,0 +1,175 @@
+"""Model and vmodel records, read when needed.
+
+The registry is not mirrored: cold models cost an instance nothing. Presence may come from a bounded
+cache that the watch keeps true; absence is never answered from memory.
+"""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from modelmesh.control.identity import StoreIdentity
+from modelmesh.ports import Change, ChangeKind, Clock, KeyValue, Store, StoreUnavailableError
+from modelmesh.values.ids import ModelId, Revision, VModelId
+from modelmesh.values.records import ModelRecord, RecordError, VModelRecord
+
+CACHED = 10_000
+"""Records kept; about 5 MB."""
+
+READS = 256
+"""Ids being read at a time."""
+
+Id = TypeVar("Id", ModelId, VModelId)
+Record = TypeVar("Record", ModelRecord, VModelRecord)
+
+
+class TooManyReadsError(Exception):
+    """The bound of ids being read at a time is reached."""
+
+
+class UnreadableRecordError(Exception):
+    """The stored record cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[Record]):
+    """A record and its place in the store's history."""
+
+    record: Record
+    create_revision: Revision
+    mod_revision: Revision
+
+
+Registered = Stored[ModelRecord]
+
+
+class RecordCache(Generic[Id, Record]):
+    """Records of one table of the store.
+
+    Args:
+        prefix: The table's key prefix; an id is appended as it is.
+        kind: The record type of the table.
+    """
+
+    def __init__(self, *, store: Store, identity: StoreIdentity, clock: Clock, prefix: str, kind: type[Record]) -> None:
+        self._store = store
+        self._identity = identity
+        self._clock = clock
+        self._prefix = prefix
+        self._kind: type[Record] = kind
+        self._cached: OrderedDict[Id, Stored[Record]] = OrderedDict()
+        self._reads: dict[Id, asyncio.Task[KeyValue | None]] = {}
+        self._pinned: dict[Id, None] = {}
+
+    def cached(self, name: Id) -> Stored[Record] | None:
+        """A record from memory; None says nothing."""
+        found = self._cached.get(name)
+        if found is not None:
+            self._cached.move_to_end(name)
+        return found
+
+    async def get(self, name: Id) -> Stored[Record] | None:
+        """A record, or None if it is registered nowhere.
+
+        Raises:
+            TooManyReadsError: Too many unknown ids at once.
+            StoreUnavailableError: The store is away, or is not believed yet.
+            StoreReplacedError: The store is another one.
+            UnreadableRecordError: The record is malformed.
+        """
+        found = self.cached(name)
+        return found if found is not None else await self.read(name)
+
+    async def read(self, name: Id) -> Stored[Record] | None:
+        """As `get`, past the cache. Callers of one id share a read if it began after they came."""
+        running = self._reads.get(name)
+        if running is not None:
+            # It was sent before we came: its record will do, its absence will not.
+            item = await asyncio.shield(running)
+            if item is not None:
+                return self._remember(name, item)
+        reading = self._reads.get(name)
+        if reading is None:
+            if len(self._reads) >= READS:
+                raise TooManyReadsError(f"more than {READS} unknown ids are being looked up; try again")
+            reading = asyncio.get_running_loop().create_task(
+                self._identity.get(self._store, self._prefix + name), name=f"read {name}"
+            )
+            self._reads[name] = reading
+            reading.add_done_callback(lambda task: self._ended(name, task))
+        item = await asyncio.shield(reading)
+        if item is not None:
+            return self._remember(name, item)
+        if self._clock.now_ms() < self._identity.doubted_until_ms:
+            raise StoreUnavailableError("the store was replaced a moment ago; its records are being put back")
+        return None
+
+    def changed(self, name: Id, change: Change) -> Stored[Record] | None:
+        """Follow the watch: returns the new record if this one is cached or pinned and readable."""
+        known = self._cached.get(name)
+        if change.kind is ChangeKind.DELETE:
+            if known is not None and known.mod_revision <= change.item.mod_revision:
+                del self._cached[name]
+            return None
+        if known is None and name not in self._pinned:
+            return None
+        try:
+            return self._remember(name, change.item)
+        except UnreadableRecordError:
+            self._cached.pop(name, None)
+            return None
+
+    def pin(self, name: Id) -> None:
+        """Keep the record of `name` in memory whatever the bound says (a model that is held)."""
+        self._pinned[name] = None
+
+    def unpin(self, name: Id) -> None:
+        """Undo `pin`."""
+        self._pinned.pop(name, None)
+
+    def kept(self) -> dict[Id, Stored[Record]]:
+        """All pinned records in memory."""
+        return {name: self._cached[name] for name in self._pinned if name in self._cached}
+
+    def rebase(self) -> None:
+        """The store is another one: forget all but the pinned records, and give way to whatever it says."""
+        kept = {name: Stored(stored.record, Revision(0), Revision(0)) for name, stored in self.kept().items()}
+        self._cached.clear()
+        self._cached.update(kept)
+
+    def wrote(self, name: Id, record: Record, *, create_revision: Revision, mod_revision: Revision) -> None:
+        """This instance wrote a record."""
+        known = self._cached.get(name)
+        if known is None or known.mod_revision < mod_revision:
+            self._insert(name, Stored(record, create_revision, mod_revision))
+
+    def forget(self, name: Id) -> None:
+        """This instance deleted a record."""
+        self._cached.pop(name, None)
+
+    def _ended(self, name: Id, task: asyncio.Task[KeyValue | None]) -> None:
+        self._reads.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # seen by every waiter; retrieved here in case all of them have gone
+
+    def _remember(self, name: Id, item: KeyValue) -> Stored[Record]:
+        known = self._cached.get(name)
+        if known is not None and known.mod_revision >= item.mod_revision:
+            return known
+        try:
+            record = self._kind.decode(item.value)
+        except RecordError as error:
+            raise UnreadableRecordError(f"the record of {name} cannot be read: {error}") from error
+        stored = Stored(record, item.create_revision, item.mod_revision)
+        self._insert(name, stored)
+        return stored
+
+    def _insert(self, name: Id, stored: Stored[Record]) -> None:
+        self._cached[name] = stored
+        self._cached.move_to_end(name)
+        while len(self._cached) > CACHED + len(self._pinned):
+            for candidate in self._cached:
+                if candidate not in self._pinned:
+                    del self._cached[candidate]
+                    break

@@ -1,0 +1,432 @@
+"""A held request's way to an answer: look the model up, decide, act, and again if that failed.
+
+Two kinds of request travel it: calls held by the data plane (`Requests.missed`, `attempt_failed`) and
+`ensureLoaded` (`Requests.ensure`). The decision is `modelmesh.policy.attempt`.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from modelmesh.control.cache import (
+    Accepted,
+    Cache,
+    Loaded,
+    LoadEnd,
+    LoadFailed,
+    LoadMoved,
+    LoadRefused,
+    LoadStoreAway,
+    LoadVoid,
+)
+from modelmesh.control.decide import Decider
+from modelmesh.control.journal import Journal
+from modelmesh.control.records import (
+    RecordCache,
+    Registered,
+    TooManyReadsError,
+    UnreadableRecordError,
+)
+from modelmesh.control.routing import Routing
+from modelmesh.control.state import ClusterState
+from modelmesh.control.tasks import Tasks
+from modelmesh.policy.attempt import (
+    GiveUp,
+    Journey,
+    LastFailure,
+    LoadHere,
+    NextStep,
+    Refuse,
+    ReturnLast,
+    SendTo,
+    ServeHere,
+)
+from modelmesh.ports import Clock, DataPlane, Peers, PeerState, PeerUnreachableError, StoreError
+from modelmesh.values.dataplane import (
+    AttemptFailed,
+    Fail,
+    Forward,
+    Hop,
+    Missed,
+    Outcome,
+    Reroute,
+    Resolution,
+    ReturnAnswer,
+    Serve,
+)
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
+from modelmesh.values.records import ModelRecord, VModelRecord
+from modelmesh.values.status import Status
+
+REMEMBERED = 16_384
+"""Journeys kept for calls that were sent on; a success is not reported, so the oldest make room."""
+
+STALE_TURNS = 32
+"""How often a request may find its view stale before it is told to come back."""
+
+RETRY_HINT_MS = 1000
+
+
+@dataclass(slots=True)
+class _Held:
+    token: Token
+    model: ModelId
+    vmodel: VModelId | None
+    journey: Journey
+    view: Revision | None = None
+    last_load_id: LoadId | None = None
+    stale_turns: int = 0
+    reroutes: int = 0
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+def retry_later(status: Status, message: str, after_ms: int = RETRY_HINT_MS) -> Fail:
+    """A failure that is worth repeating: with the hint that gRPC clients know."""
+    return Fail(status, message, (("grpc-retry-pushback-ms", str(after_ms).encode()),))
+
+
+class Requests:
+    """Drives held requests.
+
+    Args:
+        wait_for_view: Resolves when the view has reached a revision, or after a bound.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: InstanceId,
+        state: ClusterState,
+        decider: Decider,
+        cache: Cache,
+        routing: Routing,
+        models: RecordCache[ModelId, ModelRecord],
+        vmodels: RecordCache[VModelId, VModelRecord],
+        dataplane: DataPlane,
+        peers: Peers,
+        clock: Clock,
+        journal: Journal,
+        tasks: Tasks,
+        wait_for_view: "Callable[[Revision], asyncio.Future[None]]",
+    ) -> None:
+        self._own = own
+        self._state = state
+        self._decider = decider
+        self._cache = cache
+        self._routing = routing
+        self._models = models
+        self._vmodels = vmodels
+        self._dataplane = dataplane
+        self._peers = peers
+        self._clock = clock
+        self._journal = journal
+        self._tasks = tasks
+        self._wait_for_view = wait_for_view
+        self._held: OrderedDict[Token, _Held] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    # --- events of the data plane ---------------------------------------------------------------
+
+    def missed(self, event: Missed) -> None:
+        """A request found no route."""
+        tried = frozenset(event.tried)
+        held = _Held(
+            event.token,
+            event.model,
+            event.vmodel,
+            Journey(hop=event.hop, balanced=event.balanced, load_tried=tried),
+            event.view,
+        )
+        self._remember(held)
+        self._advance(held)
+
+    def attempt_failed(self, event: AttemptFailed) -> None:
+        """An attempt of a request failed; if it is still held, decide again."""
+        held = self._held.get(event.token)
+        if held is None:
+            held = _Held(event.token, event.model, event.vmodel, Journey())
+        failure = LastFailure(event.instance, event.outcome, event.status, event.message)
+        self._learn(event)
+        if not event.replayable:
+            self._held.pop(event.token, None)
+            return
+        held.model = event.model
+        held.view = event.view
+        held.journey = held.journey.failed(failure, event.load_id or None)
+        self._remember(held)
+        self._journal.note("attempt_failed", event.model, event.outcome.value, f"at {event.instance}: {event.message}")
+        self._advance(held)
+
+    def cancelled(self, token: Token) -> None:
+        """The caller has gone."""
+        held = self._held.pop(token, None)
+        if held is not None and held.task is not None:
+            held.task.cancel()
+
+    def _learn(self, event: AttemptFailed) -> None:
+        """What a failed attempt says about the view."""
+        if event.outcome is not Outcome.NOT_HERE:
+            return
+        if event.instance == self._own:
+            self._cache.vanished(event.model, event.load_id)
+        else:
+            changed = self._state.refused(event.model, event.instance)
+            self._routing.update(changed.models)
+
+    def _remember(self, held: _Held) -> None:
+        self._held[held.token] = held
+        self._held.move_to_end(held.token)
+        while len(self._held) > REMEMBERED:
+            token = next((token for token, other in self._held.items() if other.task is None), None)
+            if token is None:
+                return
+            del self._held[token]
+
+    def _advance(self, held: _Held) -> None:
+        held.task = self._tasks.start(self._drive(held), f"request {held.token}")
+
+    async def _drive(self, held: _Held) -> None:
+        try:
+            resolution = await self._resolution(held)
+        finally:
+            held.task = None
+        if held.journey.hop is Hop.LOAD and isinstance(resolution, Fail):
+            resolution = _as_refusal(resolution)
+        if not isinstance(resolution, Forward | Serve | Reroute):
+            self._held.pop(held.token, None)
+        self._dataplane.resolve([(held.token, resolution)])
+
+    async def _resolution(self, held: _Held) -> Resolution:
+        if not held.model:
+            return await self._resolve_vmodel(held)
+        while True:
+            found = await self._registered(held.model)
+            if isinstance(found, Fail):
+                return found
+            if held.journey.last is not None and held.journey.last.outcome is Outcome.MOVED and held.view is not None:
+                await self._wait_for_view(held.view)
+                held.view = None
+            step = self._decider.next_step(held.journey, held.model, found)
+            resolution = await self._act(held, step, found)
+            if resolution is not None:
+                return resolution
+            held.stale_turns += 1
+            if held.stale_turns >= STALE_TURNS:
+                return retry_later(
+                    Status.UNAVAILABLE, f"the copies of model {held.model} keep changing; repeat the call"
+                )
+
+    async def _registered(self, model: ModelId) -> Registered | Fail:
+        """The model's record, or the answer to the caller."""
+        try:
+            found = await self._models.get(model)
+        except TooManyReadsError as error:
+            return retry_later(Status.RESOURCE_EXHAUSTED, str(error))
+        except StoreError as error:
+            return retry_later(
+                Status.UNAVAILABLE, f"model {model} is not known here and the store cannot be asked: {error}"
+            )
+        except UnreadableRecordError as error:
+            return Fail(Status.INTERNAL, str(error))
+        return found if found is not None else Fail(Status.NOT_FOUND, "model not found")
+
+    async def _resolve_vmodel(self, held: _Held) -> Resolution:
+        assert held.vmodel is not None
+        held.reroutes += 1
+        try:
+            found = await self._vmodels.read(held.vmodel)
+        except TooManyReadsError as error:
+            return retry_later(Status.RESOURCE_EXHAUSTED, str(error))
+        except StoreError as error:
+            return retry_later(
+                Status.UNAVAILABLE, f"vmodel {held.vmodel} is not known here and the store cannot be asked: {error}"
+            )
+        except UnreadableRecordError as error:
+            return Fail(Status.INTERNAL, str(error))
+        if found is None or held.reroutes > 2:
+            return Fail(Status.NOT_FOUND, "vmodel not found")
+        self._dataplane.set_vmodels([(held.vmodel, found.record.active)])
+        return Reroute()
+
+    async def _act(self, held: _Held, step: NextStep, registered: Registered) -> Resolution | None:
+        """Perform a step; None: decide again."""
+        match step:
+            case SendTo(instance, hop, reason, considered):
+                self._journal.note("sent", held.model, reason.value, f"to {instance}; considered {list(considered)}")
+                tried = tuple(sorted(held.journey.load_tried))
+                view = self._state.revision if hop is Hop.LOAD else None
+                return Forward(instance, hop, tried, view)
+            case ServeHere(reason) | LoadHere(reason):
+                self._journal.note("local", held.model, reason.value)
+                view = held.view if held.view is not None and held.journey.hop is Hop.LOAD else self._state.revision
+                end = await self._cache.ensure(
+                    held.model, registered, view=view, waited_for=True, last_use_ms=self._clock.now_ms()
+                )
+                return await self._local_end(held, end)
+            case ReturnLast():
+                return ReturnAnswer()
+            case Refuse(outcome, status, message):
+                return refusal(outcome, status, message)
+            case GiveUp(status, message):
+                self._journal.note("gave_up", held.model, step.reason.value, message)
+                if status in {Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED}:
+                    return retry_later(status, message)
+                if step.reason.value == "runtime_unavailable":
+                    return Fail(status, f"ModelRuntime UNAVAILABLE: {message}")
+                return Fail(status, message)
+
+    async def _local_end(self, held: _Held, end: LoadEnd) -> Resolution | None:
+        """What the end of a wait for the own copy means for the request."""
+        asked = held.journey.hop is Hop.LOAD
+        match end:
+            case Loaded() | Accepted():
+                return Serve()
+            case LoadMoved(view):
+                if asked:
+                    return refusal(Outcome.MOVED, Status.UNAVAILABLE, "the copies of the model changed", view)
+                await self._wait_for_view(view)
+                return None
+            case LoadVoid():
+                self._models.forget(held.model)
+                return None
+            case LoadStoreAway(message):
+                return retry_later(Status.UNAVAILABLE, message)
+            case LoadFailed(status, message):
+                if asked:
+                    return refusal(Outcome.LOAD_FAILED, Status.INTERNAL, message)
+                failure = LastFailure(self._own, Outcome.LOAD_FAILED, status, message)
+            case LoadRefused(outcome, message):
+                if asked:
+                    return refusal(outcome, Status.UNAVAILABLE, message)
+                failure = LastFailure(self._own, outcome, Status.UNAVAILABLE, message)
+        held.journey = held.journey.failed(failure, None)
+        return None
+
+    # --- ensureLoaded ---------------------------------------------------------------------------
+
+    async def ensure(
+        self,
+        model: ModelId,
+        registered: Registered,
+        *,
+        last_use_ms: int,
+        sync: bool,
+        balanced: bool = False,
+        exclude: frozenset[InstanceId] = frozenset(),
+    ) -> "Ensured":
+        """Make sure that a copy is loaded or loading somewhere.
+
+        Args:
+            model: Its id.
+            registered: Its record.
+            last_use_ms: Epoch milliseconds; for the cache's order.
+            sync: Wait until the load has ended.
+            balanced: Prefer this instance.
+            exclude: Instances that do not count and are not used.
+        """
+        journey = Journey(balanced=balanced, load_tried=exclude)
+        for _ in range(STALE_TURNS):
+            step = self._decider.next_step(journey, model, registered)
+            match step:
+                case GiveUp(_, message):
+                    return Ensured(PeerState.FAILED, message)
+                case ServeHere() | LoadHere():
+                    turn = await self._ensure_here(journey, model, registered, last_use_ms=last_use_ms, sync=sync)
+                case SendTo(instance, Hop.HIT):
+                    return Ensured(PeerState.LOADED, instance=instance)
+                case SendTo(instance):
+                    turn = await self._ensure_there(journey, model, instance, last_use_ms=last_use_ms, sync=sync)
+                case _:
+                    raise AssertionError(step)  # ReturnLast and Refuse belong to calls
+            if isinstance(turn, Ensured):
+                return turn
+            journey = turn
+        return Ensured(PeerState.FAILED, f"the copies of model {model} keep changing; repeat the call")
+
+    async def _ensure_here(
+        self, journey: Journey, model: ModelId, registered: Registered, *, last_use_ms: int, sync: bool
+    ) -> "Ensured | Journey":
+        end = await self._cache.ensure(
+            model, registered, view=self._state.revision, waited_for=False, last_use_ms=last_use_ms, sync=sync
+        )
+        match end:
+            case Loaded():
+                return Ensured(PeerState.LOADED, instance=self._own)
+            case Accepted():
+                return Ensured(PeerState.LOADING, instance=self._own)
+            case LoadMoved(view):
+                await self._wait_for_view(view)
+                return journey
+            case LoadVoid():
+                return Ensured(PeerState.REFUSED, "model not found")
+            case LoadStoreAway(message):
+                return Ensured(PeerState.REFUSED, message, store_away=True)
+            case LoadFailed(status, message):
+                return journey.failed(LastFailure(self._own, Outcome.LOAD_FAILED, status, message), None)
+            case LoadRefused(outcome, message):
+                return journey.failed(LastFailure(self._own, outcome, Status.UNAVAILABLE, message), None)
+
+    async def _ensure_there(
+        self, journey: Journey, model: ModelId, instance: InstanceId, *, last_use_ms: int, sync: bool
+    ) -> "Ensured | Journey":
+        address = self._routing.address(instance)
+        if address is None:
+            return replace(journey, load_tried=journey.load_tried | {instance})
+        timeout_ms = 5 * self._cache.parameters.load_timeout_ms if sync else 5_000
+        try:
+            answer = await self._peers.ensure_loaded(
+                address,
+                model,
+                last_use_ms=last_use_ms,
+                sync=sync,
+                view=self._state.revision,
+                timeout_ms=timeout_ms,
+            )
+        except PeerUnreachableError as error:
+            failure = LastFailure(instance, Outcome.LOST, Status.UNAVAILABLE, str(error))
+            return journey.failed(failure, None)
+        match answer.state:
+            case PeerState.LOADED | PeerState.LOADING:
+                if answer.view is not None:
+                    # What the caller asks us next about the model must show its new copy.
+                    await self._wait_for_view(answer.view)
+                return Ensured(answer.state, instance=instance)
+            case PeerState.FAILED:
+                return journey.failed(LastFailure(instance, Outcome.LOAD_FAILED, Status.INTERNAL, answer.message), None)
+            case PeerState.REFUSED:
+                outcome = Outcome(answer.refusal)
+                if outcome is Outcome.MOVED and answer.view is not None:
+                    await self._wait_for_view(answer.view)
+                    return journey
+                if outcome is Outcome.NOT_HERE:
+                    outcome = Outcome.BUSY
+                return journey.failed(LastFailure(instance, outcome, Status.UNAVAILABLE, answer.message), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ensured:
+    """How `ensure` ended. REFUSED: the record is gone, or with `store_away` the store is."""
+
+    state: PeerState
+    message: str = ""
+    instance: InstanceId | None = None
+    store_away: bool = False
+
+
+def refusal(outcome: Outcome, status: Status, message: str, view: Revision | None = None) -> Fail:
+    """The answer to an instance that asked us to load."""
+    trailers = [("mm-refused", outcome.value.encode())]
+    if view is not None:
+        trailers.append(("mm-view", str(view).encode()))
+    return Fail(status, message, tuple(trailers))
+
+
+def _as_refusal(failure: Fail) -> Fail:
+    """To an instance that asked us to load, our own troubles are a refusal: it may know another place."""
+    refused = any(name == "mm-refused" for name, _ in failure.trailers)
+    if refused or failure.status not in {Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED}:
+        return failure
+    return refusal(Outcome.BUSY, failure.status, failure.message)

@@ -1,0 +1,81 @@
+"""The routing table: what the data plane is told of each model's copies."""
+
+from collections.abc import Callable, Iterable
+
+from modelmesh.control.state import ClusterState
+from modelmesh.ports import DataPlane
+from modelmesh.values.dataplane import LocalCopy, PeerAddress, RemoteCopy, Route
+from modelmesh.values.ids import InstanceId, ModelId
+
+
+class Routing:
+    """Keeps the data plane's routes equal to the view and the cache.
+
+    Changes are collected and sent in one call at the end of the current turn of the loop's callback,
+    by `flush`.
+    """
+
+    def __init__(
+        self, *, state: ClusterState, dataplane: DataPlane, local_copy: Callable[[ModelId], LocalCopy | None]
+    ) -> None:
+        self._state = state
+        self._dataplane = dataplane
+        self._local_copy = local_copy
+        self._routed: dict[ModelId, Route] = {}
+        self._peers: dict[InstanceId, PeerAddress] = {}
+
+    def __len__(self) -> int:
+        return len(self._routed)
+
+    def update(self, models: Iterable[ModelId]) -> None:
+        """Send the routes of these models, where they changed."""
+        routes: list[tuple[ModelId, Route | None]] = []
+        for model in models:
+            route = self._route(model)
+            if route != self._routed.get(model):
+                routes.append((model, route))
+                if route is None:
+                    del self._routed[model]
+                else:
+                    self._routed[model] = route
+        if routes:
+            self._dataplane.set_routes(routes)
+
+    def update_peers(self, instances: Iterable[InstanceId]) -> None:
+        """Tell the addresses of these instances; one that went stays known while unlisted copies name it."""
+        peers: list[tuple[InstanceId, PeerAddress | None]] = []
+        for instance in instances:
+            if instance == self._state.own:
+                continue
+            member = self._state.members.get(instance)
+            if member is None:
+                continue
+            address = PeerAddress(member.record.address, member.record.tls_name or None)
+            if self._peers.get(instance) != address:
+                self._peers[instance] = address
+                peers.append((instance, address))
+        if peers:
+            self._dataplane.set_peers(peers)
+
+    def forget_peers(self, instances: Iterable[InstanceId]) -> None:
+        """Drop instances that are gone for good."""
+        gone = [instance for instance in instances if self._peers.pop(instance, None) is not None]
+        if gone:
+            self._dataplane.set_peers([(instance, None) for instance in gone])
+
+    def address(self, instance: InstanceId) -> PeerAddress | None:
+        """Where an instance answers, if it is known."""
+        return self._peers.get(instance)
+
+    def known_peers(self) -> tuple[InstanceId, ...]:
+        """Instances whose addresses the data plane has."""
+        return tuple(self._peers)
+
+    def _route(self, model: ModelId) -> Route | None:
+        local = self._local_copy(model)
+        remote = tuple(
+            RemoteCopy(copy.instance, copy.load_id)
+            for copy in self._state.model(model).copies
+            if copy.ready and copy.instance != self._state.own and copy.instance in self._peers
+        )
+        return Route(local, remote) if local is not None or remote else None

@@ -1,0 +1,227 @@
+"""The mirror of the store's shared keys, and the views made of it.
+
+Only `members/`, `copies/` and `failures/` are mirrored. Everything here is synchronous: a batch of
+changes goes in, the sets of what changed come out.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from modelmesh.control.keys import CopyKey, FailureKey, Keys, MemberKey, RegistryKey
+from modelmesh.ports import Change, ChangeKind, KeyValue
+from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.records import CopyRecord, FailureRecord, Member, MemberRecord, RecordError
+from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
+
+
+@dataclass(slots=True)
+class Changed:
+    """What a batch of changes touched, in order (dicts as ordered sets)."""
+
+    models: dict[ModelId, None] = field(default_factory=dict)
+    members: dict[InstanceId, None] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    own_deleted: list[tuple[ModelId, Revision]] = field(default_factory=list)
+    """Our copies whose keys somebody deleted (not lost with our lease), and when."""
+
+
+class ClusterState:
+    """Members, copies and failures as of `revision`, the mod revision of the last change applied."""
+
+    def __init__(self, own: InstanceId, keys: Keys) -> None:
+        self.own = own
+        self.revision = Revision(0)
+        self.members: dict[InstanceId, Member] = {}
+        self._keys = keys
+        self._copies: dict[ModelId, dict[InstanceId, Copy]] = {}
+        self._failures: dict[ModelId, dict[InstanceId, Failure]] = {}
+        self._records: dict[ModelId, Revision] = {}
+        """Create revision of the record of each model that has copies; 0 once it is unregistered."""
+        self._lost_links: dict[InstanceId, None] = {}
+        self._cluster: ClusterView | None = None
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def cluster(self) -> ClusterView:
+        """The instances; built once per change."""
+        if self._cluster is None:
+            entries = tuple(
+                InstanceView(instance, member.record, instance == self.own or instance not in self._lost_links)
+                for instance, member in sorted(self.members.items())
+            )
+            self._cluster = ClusterView(self.own, self.revision, entries)
+        return self._cluster
+
+    def model(self, model: ModelId) -> ModelView:
+        """A model's copies and failures, void ones left out."""
+        current = self._records.get(model)
+        copies = tuple(
+            copy
+            for _, copy in sorted(self._copies.get(model, {}).items())
+            if current is None or copy.record_revision == current
+        )
+        failures = tuple(
+            failure
+            for _, failure in sorted(self._failures.get(model, {}).items())
+            if current is None or failure.record.record_revision == current
+        )
+        return ModelView(model, copies, failures)
+
+    def models(self) -> Iterable[ModelId]:
+        """Models that have copies."""
+        return tuple(self._copies)
+
+    def failed_models(self) -> Iterable[ModelId]:
+        """Models with failures."""
+        return tuple(self._failures)
+
+    def leader(self) -> InstanceId | None:
+        """The member with the lowest create revision that is not draining."""
+        standing = [member for member in self.members.values() if not member.record.draining]
+        return min(standing, key=lambda member: member.create_revision).instance if standing else None
+
+    # --- changing -----------------------------------------------------------------------------
+
+    def load(self, items: Iterable[KeyValue], revision: Revision) -> Changed:
+        """Replace everything by a listing."""
+        changed = Changed()
+        changed.models.update(dict.fromkeys([*self._copies, *self._failures]))
+        changed.members.update(dict.fromkeys(self.members))
+        self._copies.clear()
+        self._failures.clear()
+        self.members.clear()
+        self._records.clear()
+        for item in items:
+            self._put(item, changed)
+        self.revision = revision
+        self._cluster = None
+        return changed
+
+    def apply(self, changes: Iterable[Change]) -> Changed:
+        """Apply whole revisions of changes."""
+        changed = Changed()
+        batch = list(changes)
+        lost = {
+            (change.item.mod_revision, parsed.instance)
+            for change in batch
+            if change.kind is ChangeKind.DELETE and isinstance(parsed := self._keys.parse(change.item.key), MemberKey)
+        }
+        for change in batch:
+            if change.kind is ChangeKind.PUT:
+                self._put(change.item, changed)
+            else:
+                self._delete(change.item, lost, changed)
+            self.revision = max(self.revision, change.item.mod_revision)
+        if batch:
+            self._cluster = None
+        return changed
+
+    def link(self, instance: InstanceId, *, lost: bool) -> Changed:
+        """An instance became unreachable or reachable; unlisted copies end with their link."""
+        changed = Changed()
+        if lost:
+            self._lost_links[instance] = None
+            self._drop_unlisted(instance, changed)
+        else:
+            self._lost_links.pop(instance, None)
+        self._cluster = None
+        return changed
+
+    def refused(self, model: ModelId, instance: InstanceId) -> Changed:
+        """The owner of a copy says that it is not there: an unlisted one ends; a listed one waits for its key."""
+        changed = Changed()
+        copies = self._copies.get(model, {})
+        copy = copies.get(instance)
+        if copy is not None and copy.unlisted:
+            self._remove_copy(model, instance, changed)
+        return changed
+
+    def _put(self, item: KeyValue, changed: Changed) -> None:
+        parsed = self._keys.parse(item.key)
+        try:
+            match parsed:
+                case MemberKey(instance):
+                    record = MemberRecord.decode(item.value)
+                    before = self.members.get(instance)
+                    self.members[instance] = Member(instance, record, item.create_revision)
+                    if before is None or before.create_revision != item.create_revision:
+                        # Its copies were put again before it; what is still unlisted is gone.
+                        self._drop_unlisted(instance, changed)
+                    changed.members[instance] = None
+                case CopyKey(model, instance):
+                    copy_record = CopyRecord.decode(item.value)
+                    known = self._records.get(model, Revision(0))
+                    self._records[model] = max(known, copy_record.record_revision)
+                    self._copies.setdefault(model, {})[instance] = Copy(
+                        instance=instance,
+                        state=copy_record.state,
+                        since_ms=copy_record.since_ms,
+                        load_id=copy_record.load_id,
+                        size_bytes=copy_record.size_bytes,
+                        record_revision=copy_record.record_revision,
+                        create_revision=item.create_revision,
+                        mod_revision=item.mod_revision,
+                    )
+                    changed.models[model] = None
+                case FailureKey(model, instance):
+                    failure = Failure(instance, FailureRecord.decode(item.value))
+                    self._failures.setdefault(model, {})[instance] = failure
+                    changed.models[model] = None
+                case RegistryKey(model) if model in self._copies:
+                    if self._records.get(model) != item.create_revision:
+                        self._records[model] = item.create_revision
+                        changed.models[model] = None
+                case _:
+                    pass
+        except RecordError as error:
+            changed.unreadable.append(f"{item.key}: {error}")
+
+    def _delete(self, item: KeyValue, lost: set[tuple[Revision, InstanceId]], changed: Changed) -> None:
+        match self._keys.parse(item.key):
+            case MemberKey(instance):
+                if self.members.pop(instance, None) is not None:
+                    changed.members[instance] = None
+            case CopyKey(model, instance):
+                copies = self._copies.get(model, {})
+                copy = copies.get(instance)
+                if copy is None:
+                    return
+                owner = self.members.get(instance)
+                draining = owner is not None and owner.record.draining
+                if (
+                    (item.mod_revision, instance) in lost
+                    and instance != self.own
+                    and instance not in self._lost_links
+                    and not draining
+                ):
+                    copies[instance] = replace(copy, unlisted=True)
+                else:
+                    if instance == self.own and (item.mod_revision, instance) not in lost:
+                        changed.own_deleted.append((model, item.mod_revision))
+                    self._remove_copy(model, instance, changed)
+                changed.models[model] = None
+            case FailureKey(model, instance):
+                failures = self._failures.get(model, {})
+                failures.pop(instance, None)
+                if not failures:
+                    self._failures.pop(model, None)
+                changed.models[model] = None
+            case RegistryKey(model) if model in self._copies:
+                self._records[model] = Revision(0)
+                changed.models[model] = None
+            case _:
+                pass
+
+    def _drop_unlisted(self, instance: InstanceId, changed: Changed) -> None:
+        for model, copies in tuple(self._copies.items()):
+            copy = copies.get(instance)
+            if copy is not None and copy.unlisted:
+                self._remove_copy(model, instance, changed)
+
+    def _remove_copy(self, model: ModelId, instance: InstanceId, changed: Changed) -> None:
+        copies = self._copies.get(model, {})
+        copies.pop(instance, None)
+        if not copies:
+            self._copies.pop(model, None)
+            self._records.pop(model, None)
+        changed.models[model] = None

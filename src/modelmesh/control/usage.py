@@ -1,0 +1,94 @@
+"""How the copies of this instance are used, and the order in which they would leave."""
+
+from collections import deque
+from collections.abc import Iterator
+
+from sortedcontainers import SortedDict
+
+from modelmesh.values.dataplane import Usage
+from modelmesh.values.ids import LoadId, ModelId
+
+RATE_WINDOW_MS = 60_000
+EXPECTED_MS = 2_000
+"""How long a copy that was loaded for waiting calls is kept for them, until the first is seen on it."""
+
+
+class UsageBook:
+    """Last use of each held copy, in order; O(log n) per change."""
+
+    def __init__(self) -> None:
+        self._ranks: dict[ModelId, tuple[int, LoadId]] = {}
+        self._order: SortedDict[tuple[int, LoadId], ModelId] = SortedDict()
+        self._busy: dict[ModelId, None] = {}
+        self._expected: dict[ModelId, int] = {}
+        self._now_ms = 0
+        self._requests = 0
+        self._rates: deque[tuple[int, int]] = deque()
+        self.requests_per_minute = 0
+
+    def __len__(self) -> int:
+        return len(self._ranks)
+
+    def add(self, model: ModelId, load_id: LoadId, last_use_ms: int) -> None:
+        """A copy is held from now on."""
+        rank = (last_use_ms, load_id)
+        self._ranks[model] = rank
+        self._order[rank] = model
+
+    def remove(self, model: ModelId) -> None:
+        """A copy is not held any more."""
+        rank = self._ranks.pop(model, None)
+        if rank is not None:
+            del self._order[rank]
+        self._busy.pop(model, None)
+        self._expected.pop(model, None)
+
+    def expect(self, model: ModelId, now_ms: int) -> None:
+        """Calls that waited for this copy are on their way to it; without them it would count as idle."""
+        self._now_ms = now_ms
+        self._expected[model] = now_ms + EXPECTED_MS
+
+    def touch(self, model: ModelId, last_use_ms: int) -> None:
+        """A copy was used; the last use never goes back."""
+        rank = self._ranks.get(model)
+        if rank is not None and last_use_ms > rank[0]:
+            del self._order[rank]
+            self.add(model, rank[1], last_use_ms)
+
+    def apply(self, batch: list[Usage], now_ms: int) -> None:
+        """Take in what the data plane counted since the last look."""
+        self._busy = {use.model: None for use in batch if use.in_flight + use.waiting > 0 and use.model in self._ranks}
+        self._now_ms = now_ms
+        for use in batch:
+            if use.requests:
+                self._expected.pop(use.model, None)
+            if use.requests or use.in_flight:
+                # The data plane's clock is coarse, and what is in flight is in use now.
+                self.touch(use.model, now_ms if use.in_flight else min(use.last_use_ms, now_ms))
+            self._requests += use.requests
+
+    def busy(self, model: ModelId) -> bool:
+        """Whether requests were in flight, waiting or expected at the last look."""
+        return model in self._busy or self._expected.get(model, 0) > self._now_ms
+
+    def last_use_ms(self, model: ModelId) -> int:
+        """Last use of a held copy; 0 if it is not held."""
+        rank = self._ranks.get(model)
+        return rank[0] if rank else 0
+
+    def oldest_use_ms(self) -> int:
+        """Last use of the copy unused longest; 0 if nothing is held."""
+        return self._order.peekitem(0)[0][0] if self._order else 0
+
+    def oldest_first(self) -> Iterator[ModelId]:
+        """Held models, the one unused longest first; read on only while nothing changes."""
+        return iter(self._order.values())
+
+    def sample_rate(self, now_ms: int) -> None:
+        """Measure the rate over the last minute; call it about once a second."""
+        self._rates.append((now_ms, self._requests))
+        while len(self._rates) > 2 and self._rates[1][0] <= now_ms - RATE_WINDOW_MS:
+            self._rates.popleft()
+        first_ms, first = self._rates[0]
+        elapsed_ms = now_ms - first_ms
+        self.requests_per_minute = (self._requests - first) * 60_000 // elapsed_ms if elapsed_ms > 0 else 0

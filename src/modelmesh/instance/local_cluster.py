@@ -1,0 +1,193 @@
+"""Several instances on this machine, each with its runtime: what `modelmesh up` runs.
+
+Everything binds loopback. One instance keeps its state in SQLite; several share an etcd of their own.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from modelmesh._proto import grpc_health_pb2
+from modelmesh.instance.local_etcd import LocalEtcd
+from modelmesh.instance.processes import Child, last_lines, start_child
+
+READY_S = 60.0
+POLL_S = 0.1
+SERVICE = "local"
+
+RuntimeCommand = Callable[[int, str], Sequence[str]]
+"""Instance number and listen address (`unix:///path`) to the runtime's command line."""
+
+
+class ClusterStartError(Exception):
+    """An instance did not become ready; the message quotes its log."""
+
+
+@dataclass(slots=True)
+class LocalInstance:
+    """One instance and the processes that it is made of."""
+
+    name: str
+    port: int
+    socket_path: Path
+    runtime: Child | None = None
+    mesh: Child | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients call it."""
+        return f"127.0.0.1:{self.port}"
+
+
+@dataclass(slots=True)
+class LocalCluster:
+    """Starts and stops the processes.
+
+    Attributes:
+        count: How many instances.
+        runtime_command: Starts a runtime; None: somebody else listens on each instance's socket.
+        first_port: Serving ports count up from here; 0: any free ports.
+        folder: Where state and logs go; None: a temporary folder, removed at the end.
+        environment: Further settings of every instance.
+        progress: Told what is being waited for.
+    """
+
+    count: int
+    runtime_command: RuntimeCommand | None
+    first_port: int = 0
+    folder: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    progress: Callable[[str], None] = lambda _: None
+    instances: list[LocalInstance] = field(default_factory=list)
+    etcd: LocalEtcd | None = None
+    _temporary: Path | None = None
+    _store: str = ""
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the log files."""
+        assert self.folder is not None
+        return self.folder / "logs"
+
+    @property
+    def store_setting(self) -> str:
+        """The KV_STORE of the instances."""
+        return self._store
+
+    async def start(self) -> None:
+        """Start everything and wait until every instance is ready.
+
+        Raises:
+            ClusterStartError, ChildEndedError, LocalEtcdError: Something did not come up.
+        """
+        if self.folder is None:
+            self.folder = self._temporary = Path(tempfile.mkdtemp(prefix="modelmesh-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
+        if self.count > 1:
+            self.progress("starting etcd")
+            self.etcd = LocalEtcd(self.folder / "etcd", durable=self._temporary is None)
+            await asyncio.to_thread(self.etcd.start)
+            self._store = f"etcd:{self.etcd.endpoint}"
+        else:
+            self._store = f"sqlite:{self.folder / 'store.db'}"
+        for number in range(1, self.count + 1):
+            port = self.first_port + number - 1 if self.first_port else free_port()
+            self.instances.append(LocalInstance(f"instance-{number}", port, self.folder / f"runtime-{number}.sock"))
+        for instance in self.instances:
+            await self.start_runtime(instance)
+            await self.start_mesh(instance)
+        for instance in self.instances:
+            self.progress(f"waiting for {instance.name}")
+            await self.wait_ready(instance)
+
+    async def start_runtime(self, instance: LocalInstance) -> None:
+        """Start an instance's runtime (again), if runtimes are ours to start."""
+        if self.runtime_command is None:
+            return
+        number = self.instances.index(instance) + 1
+        instance.socket_path.unlink(missing_ok=True)
+        command = self.runtime_command(number, f"unix://{instance.socket_path}")
+        instance.runtime = await start_child(
+            f"runtime of {instance.name}", command, log=self.logs / f"runtime-{number}.log"
+        )
+
+    async def start_mesh(self, instance: LocalInstance) -> None:
+        """Start an instance's own process (again)."""
+        instance.mesh = await start_child(
+            instance.name,
+            [sys.executable, "-m", "modelmesh.cli", "serve"],
+            log=self.logs / f"{instance.name}.log",
+            environment={
+                "MM_SERVICE_NAME": SERVICE,
+                "MM_INSTANCE_ID": instance.name,
+                "KV_STORE": self._store,
+                "MM_LISTEN_HOST": "127.0.0.1",
+                "MM_SVC_GRPC_PORT": str(instance.port),
+                "WATSON_SERVICE_PORT": "0",
+                "WATSON_SERVICE_ADDRESS": "127.0.0.1",
+                "MM_PROBE_PORT": "NONE",
+                "INTERNAL_GRPC_SOCKET_PATH": str(instance.socket_path),
+                "MM_LOG_FORMAT": "console",
+                **self.environment,
+            },
+        )
+
+    async def wait_ready(self, instance: LocalInstance) -> None:
+        """Wait until an instance answers that it is serving."""
+        assert instance.mesh is not None
+        async with grpc.aio.insecure_channel(instance.endpoint) as channel:
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=grpc_health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=grpc_health_pb2.HealthCheckResponse.FromString,
+            )
+            deadline = asyncio.get_running_loop().time() + READY_S
+            while asyncio.get_running_loop().time() < deadline:
+                instance.mesh.check()
+                if instance.runtime is not None:
+                    instance.runtime.check()
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    answer = await check(grpc_health_pb2.HealthCheckRequest(), timeout=1.0)
+                    if answer.status == grpc_health_pb2.HealthCheckResponse.SERVING:
+                        return
+                await asyncio.sleep(POLL_S)
+        raise ClusterStartError(
+            f"{instance.name} was not ready after {READY_S:.0f} s; its last words ({instance.mesh.log}):\n"
+            f"{last_lines(instance.mesh.log)}"
+        )
+
+    def check(self) -> None:
+        """Raise ChildEndedError if a process has ended by itself."""
+        for instance in self.instances:
+            for child in (instance.mesh, instance.runtime):
+                if child is not None:
+                    child.check()
+
+    async def stop(self) -> None:
+        """End every process, instances first; remove the temporary folder."""
+        meshes = [instance.mesh for instance in self.instances if instance.mesh is not None]
+        runtimes = [instance.runtime for instance in self.instances if instance.runtime is not None]
+        await asyncio.gather(*(child.stop() for child in meshes))
+        await asyncio.gather(*(child.stop() for child in runtimes))
+        if self.etcd is not None:
+            await asyncio.to_thread(self.etcd.stop)
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port that is free at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,146 @@
+"""The composition root: from settings to one instance whose ports have adapters."""
+
+from dataclasses import dataclass
+from random import SystemRandom
+
+from modelmesh.adapters.clock import SystemClock
+from modelmesh.adapters.dataplane.native import ListenerTls, NativeDataPlane
+from modelmesh.adapters.http.probes import ProbeServer
+from modelmesh.adapters.peers import GrpcPeers, PeerCertificates
+from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
+from modelmesh.adapters.runtime.reflection import RuntimeReflection
+from modelmesh.adapters.store import open_store
+from modelmesh.adapters.telemetry.logs import JournalLog
+from modelmesh.control.keys import Keys
+from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
+from modelmesh.instance.certificates import Certificates, load_certificates
+from modelmesh.instance.settings import Settings
+from modelmesh.management.services import serve
+from modelmesh.ports import Store
+from modelmesh.values.ids import InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """An instance, put together and bound, not started."""
+
+    plane: ControlPlane
+    dataplane: NativeDataPlane
+    store: Store
+    runtime: GrpcRuntime
+    reflection: RuntimeReflection
+    peers: GrpcPeers
+    probes: ProbeServer | None
+    serving_services: tuple[str, ...]
+    peer_services: tuple[str, ...]
+
+    async def close(self) -> None:
+        """Release everything, in the reverse order."""
+        if self.probes is not None:
+            await self.probes.stop()
+        await self.plane.tasks.close()
+        self.dataplane.close()
+        await self.peers.close()
+        await self.reflection.close()
+        await self.runtime.close()
+        await self.store.close()
+
+
+async def wire(settings: Settings) -> Wired:
+    """Put an instance together and bind its ports.
+
+    Raises:
+        SettingsError: A certificate cannot be used.
+        StoreError: The store cannot be reached.
+        OSError: A port is in use; the message names it.
+    """
+    certificates = load_certificates(settings)
+    store = await open_store(settings.kv_store)
+    instance = InstanceId(settings.resolved_instance_id())
+    host = settings.listen_host
+    dataplane = NativeDataPlane(
+        instance=instance,
+        runtime=settings.runtime_serving_endpoint(),
+        serving=f"{host}:{settings.serving_port}" if settings.serving_port else None,
+        peer=f"{host}:{settings.resolved_peer_port()}",
+        serving_tls=_listener(certificates[0]) if certificates else None,
+        peer_tls=_listener(certificates[1]) if certificates else None,
+        max_message_bytes=settings.max_message_bytes,
+        max_header_bytes=settings.max_header_bytes,
+        max_connection_age_ms=_ms(settings.max_connection_age_s),
+        max_connection_age_grace_ms=_ms(settings.max_connection_age_grace_s),
+        multi_parallelism=settings.multi_parallelism,
+    )
+    try:
+        return await _connect(settings, instance, store, dataplane, certificates[1] if certificates else None)
+    except BaseException:
+        dataplane.close()
+        await store.close()
+        raise
+
+
+async def _connect(
+    settings: Settings,
+    instance: InstanceId,
+    store: Store,
+    dataplane: NativeDataPlane,
+    certificates: Certificates | None,
+) -> Wired:
+    log = JournalLog(instance)
+    runtime = GrpcRuntime(settings.runtime_endpoint())
+    reflection = RuntimeReflection(settings.runtime_serving_endpoint())
+    peers = GrpcPeers(
+        PeerCertificates(certificates.trusted, certificates.private_key, certificates.certificate_chain)
+        if certificates
+        else None
+    )
+    planes: list[ControlPlane] = []
+    dataplane.listen(lambda events: planes[0].receive(events))  # noqa: PLW0108 - made below
+    dataplane.start()
+    plane = ControlPlane(
+        identity=Identity(
+            instance=instance,
+            address=f"{settings.resolved_address()}:{dataplane.peer_port}",
+            labels=settings.labels,
+            zone=settings.zone,
+            location=settings.location or settings.resolved_address(),
+            version=settings.version,
+        ),
+        keys=Keys(root="", prefix=settings.kv_prefix, service=settings.service_name),
+        store=store,
+        runtime=runtime,
+        peers=peers,
+        dataplane=dataplane,
+        clock=SystemClock(),
+        rng=SystemRandom(),
+        limits=ControlLimits(failure_expiry_ms=settings.load_failure_expiry_ms),
+        crashed=log.crashed,
+    )
+    planes.append(plane)
+    plane.journal.subscribe(log)
+    serving_services, peer_services = serve(
+        plane, ready=lambda: plane.ready, ask_runtime=reflection.ask, failed=log.crashed
+    )
+    probes = None
+    if settings.probe_port:
+        probes = ProbeServer(
+            host=settings.listen_host,
+            port=settings.probe_port,
+            ready=lambda: plane.ready,
+            thread_ages_ms=lambda: list(dataplane.thread_ages_ms()),
+        )
+        await probes.start()
+    return Wired(plane, dataplane, store, runtime, reflection, peers, probes, serving_services, peer_services)
+
+
+def _listener(certificates: Certificates) -> ListenerTls:
+    return ListenerTls(
+        certificate_chain=certificates.certificate_chain,
+        private_key=certificates.private_key,
+        trusted=certificates.trusted,
+        client_auth=certificates.client_auth,
+    )
+
+
+def _ms(seconds: int | None) -> int | None:
+    return None if seconds is None else seconds * 1000

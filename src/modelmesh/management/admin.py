@@ -1,0 +1,165 @@
+"""`modelmesh.v1.Admin`: what people and consoles ask of a cluster."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+from modelmesh._proto import admin_pb2 as pb
+from modelmesh.control.journal import Event
+from modelmesh.control.keys import RegistryKey
+from modelmesh.control.plane import ControlPlane
+from modelmesh.management.calls import Call, CallError, Method
+from modelmesh.ports import Compare, Delete, Get, KeyValue, Transaction
+from modelmesh.values.ids import ModelId
+from modelmesh.values.records import ModelRecord, RecordError
+from modelmesh.values.status import Status
+
+PAGE = 100
+PAGE_MAX = 1000
+EVENTS_QUEUED = 1024
+"""Events a slow reader may lag behind; older ones are lost to it, and it is told how many."""
+
+
+class Admin:
+    """Handlers of the service."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    def methods(self) -> Mapping[str, Method]:
+        """By full name."""
+        return {
+            "modelmesh.v1.Admin/ListModels": Method(pb.ListModelsRequest, self.list_models),
+            "modelmesh.v1.Admin/UnloadModel": Method(pb.UnloadModelRequest, self.unload_model),
+            "modelmesh.v1.Admin/ListInstances": Method(pb.ListInstancesRequest, self.list_instances),
+            "modelmesh.v1.Admin/WatchEvents": Method(pb.WatchEventsRequest, streaming=self.watch_events),
+        }
+
+    async def list_models(self, _: Call, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
+        """A page of registered models, ordered by id."""
+        if request.page_size > PAGE_MAX:
+            raise CallError(Status.INVALID_ARGUMENT, f"page_size is {request.page_size}, {PAGE_MAX} are allowed")
+        keys = self._plane.keys
+        page = await self._plane.store.range(
+            keys.registry + request.prefix,
+            start_after=keys.registry + request.page_token if request.page_token else "",
+            limit=request.page_size or PAGE,
+        )
+        models = [self._model(item) for item in page.items]
+        return pb.ListModelsResponse(
+            models=[model for model in models if model is not None],
+            next_page_token=page.items[-1].key.removeprefix(keys.registry) if page.more else "",
+        )
+
+    async def unload_model(self, _: Call, request: pb.UnloadModelRequest) -> pb.UnloadModelResponse:
+        """Delete the keys of a model's copies, which orders their holders to unload them."""
+        if not request.model_id:
+            raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
+        model = ModelId(request.model_id)
+        copies = self._plane.keys.copies_of(model)
+        result = await self._plane.store.transact(
+            Transaction(
+                compares=(Compare(self._plane.keys.model(model), "create", ">", 0),),
+                then=(Get(copies, prefix=True), Delete(copies, prefix=True)),
+            )
+        )
+        if not result.succeeded:
+            raise CallError(
+                Status.NOT_FOUND, f"model {model} is not registered; `modelmesh models list` shows those that are"
+            )
+        found = result.answers[0]
+        assert isinstance(found, tuple)
+        return pb.UnloadModelResponse(instance_ids=[item.key.removeprefix(copies) for item in found])
+
+    async def list_instances(self, _: Call, request: pb.ListInstancesRequest) -> pb.ListInstancesResponse:
+        """The members, as this instance sees them."""
+        del request
+        view = self._plane.decider.cluster_view()
+        return pb.ListInstancesResponse(
+            instances=[
+                pb.Instance(
+                    id=entry.instance,
+                    address=entry.record.address,
+                    capacity_bytes=entry.record.capacity_bytes,
+                    used_bytes=entry.record.used_bytes,
+                    copies=entry.record.copies,
+                    loads_in_progress=entry.record.loads,
+                    draining=entry.record.draining,
+                    reachable=entry.reachable,
+                    zone=entry.record.zone,
+                    labels=entry.record.labels,
+                )
+                for entry in view.instances
+            ]
+        )
+
+    async def watch_events(self, call: Call, requests: AsyncIterator[pb.WatchEventsRequest]) -> None:
+        """Send what happens here until the caller goes."""
+        request = await anext(requests, None)
+        if request is None:
+            raise CallError(Status.INTERNAL, "Half-closed without a request")
+        queue: asyncio.Queue[Event] = asyncio.Queue(EVENTS_QUEUED)
+        lost = 0
+
+        def take(event: Event) -> None:
+            nonlocal lost
+            if request.model_id and event.model != request.model_id:
+                return
+            try:
+                queue.put_nowait(event)
+            except asyncio.QueueFull:
+                lost += 1
+
+        unsubscribe = self._plane.journal.subscribe(take)
+        try:
+            while True:
+                event = await queue.get()
+                call.send(
+                    pb.Event(
+                        time_ms=event.time_ms,
+                        instance_id=event.instance,
+                        model_id=event.model,
+                        kind=event.kind,
+                        reason=event.reason,
+                        detail=event.detail,
+                    )
+                )
+                if lost:
+                    call.send(pb.Event(time_ms=event.time_ms, kind="events_lost", detail=f"{lost} events were lost"))
+                    lost = 0
+        finally:
+            unsubscribe()
+
+    def _model(self, item: KeyValue) -> pb.Model | None:
+        parsed = self._plane.keys.parse(item.key)
+        assert isinstance(parsed, RegistryKey)
+        try:
+            record = ModelRecord.decode(item.value)
+        except RecordError:
+            return pb.Model(id=parsed.model, type="(unreadable record)")
+        view = self._plane.decider.model_view(parsed.model, None)
+        return pb.Model(
+            id=parsed.model,
+            type=record.type,
+            path=record.path,
+            last_use_ms=record.last_use_ms,
+            copies=[
+                pb.Copy(
+                    instance_id=copy.instance,
+                    state=pb.Copy.LOADED if copy.ready else pb.Copy.LOADING,
+                    since_ms=copy.since_ms,
+                    size_bytes=copy.size_bytes,
+                )
+                for copy in view.copies
+                if copy.record_revision == item.create_revision
+            ],
+            failures=[
+                pb.Failure(
+                    instance_id=failure.instance,
+                    message=failure.record.message,
+                    since_ms=failure.record.since_ms,
+                    until_ms=failure.record.until_ms,
+                )
+                for failure in view.failures
+                if failure.record.record_revision == item.create_revision
+            ],
+        )

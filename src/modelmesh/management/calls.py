@@ -1,0 +1,194 @@
+"""From the data plane's call events to coroutines, and back to answers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from modelmesh.control.tasks import Tasks
+from modelmesh.ports import DataPlane, StoreError
+from modelmesh.values.dataplane import Called, CallMessage, Cancelled
+from modelmesh.values.ids import Token
+from modelmesh.values.status import Status
+
+CALLS = 4096
+"""Calls being answered at a time; beyond that RESOURCE_EXHAUSTED."""
+
+QUEUED_MESSAGES = 64
+"""Messages of one streaming call that wait to be read."""
+
+
+class CallError(Exception):
+    """The call ends with this status."""
+
+    def __init__(self, status: Status, message: str, trailers: tuple[tuple[str, bytes], ...] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.trailers = trailers
+
+
+def unavailable(message: str) -> CallError:
+    """UNAVAILABLE, with the hint to repeat the call after a second."""
+    return CallError(Status.UNAVAILABLE, message, (("grpc-retry-pushback-ms", b"1000"),))
+
+
+@dataclass(slots=True)
+class Call:
+    """One call. `headers` holds the last value of each name."""
+
+    token: Token
+    method: str
+    headers: Mapping[str, bytes]
+    send: Callable[[Message], None]
+    requests: "asyncio.Queue[bytes | None]" = field(default_factory=asyncio.Queue)
+    first: bytes | None = None
+    task: "asyncio.Task[None] | None" = None
+
+    async def messages(self) -> AsyncIterator[bytes]:
+        """The caller's messages, until it half-closes."""
+        while (message := await self.requests.get()) is not None:
+            yield message
+
+
+Unary = Callable[[Call, Any], Awaitable[Message]]
+Streaming = Callable[[Call, AsyncIterator[Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method and its request type. A streaming one sends its answers itself."""
+
+    request: type[Message]
+    unary: Unary | None = None
+    streaming: Streaming | None = None
+
+
+class CallServer:
+    """Answers the calls of some services.
+
+    Args:
+        methods: By full name, without the leading slash.
+        failed: Told of every handler that ended by an unexpected exception.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataplane: DataPlane,
+        tasks: Tasks,
+        methods: Mapping[str, Method],
+        failed: Callable[[str, Exception], None],
+    ) -> None:
+        self._dataplane = dataplane
+        self._tasks = tasks
+        self._methods = methods
+        self._failed = failed
+        self._calls: dict[Token, Call] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def called(self, event: Called) -> None:
+        """A call began."""
+        token = event.token
+        method = self._methods.get(event.method)
+        if method is None:
+            self._dataplane.finish(token, Status.UNIMPLEMENTED, f"Method not found: {event.method}")
+            return
+        if len(self._calls) >= CALLS:
+            message = f"{CALLS} calls are being answered; try again"
+            self._dataplane.finish(token, Status.RESOURCE_EXHAUSTED, message, (("grpc-retry-pushback-ms", b"1000"),))
+            return
+        call = Call(
+            token,
+            event.method,
+            dict(event.metadata),
+            send=lambda message: self._dataplane.reply(token, message.SerializeToString(), last=False),
+        )
+        self._calls[token] = call
+        if method.streaming is not None:
+            call.task = self._tasks.start(self._stream(call, method), event.method)
+
+    def message(self, event: CallMessage) -> None:
+        """A message of a call, or its half-close."""
+        call = self._calls.get(event.token)
+        if call is None:
+            return
+        method = self._methods[call.method]
+        if method.streaming is not None:
+            if call.requests.qsize() >= QUEUED_MESSAGES:
+                self._end(call, Status.RESOURCE_EXHAUSTED, f"{QUEUED_MESSAGES} messages wait unread in this call")
+            else:
+                call.requests.put_nowait(event.message)
+        elif event.message is None:
+            if call.first is None:
+                self._end(call, Status.INTERNAL, "Half-closed without a request")
+            elif call.task is None:
+                call.task = self._tasks.start(self._answer(call, method, call.first), call.method)
+        elif call.first is not None:
+            self._end(call, Status.UNIMPLEMENTED, "this method takes one message")
+        else:
+            call.first = event.message
+
+    def cancelled(self, event: Cancelled) -> None:
+        """The caller has gone; the data plane has answered."""
+        call = self._calls.pop(event.token, None)
+        if call is not None and call.task is not None:
+            call.task.cancel()
+
+    def _end(self, call: Call, status: Status, message: str, trailers: tuple[tuple[str, bytes], ...] = ()) -> None:
+        if self._calls.pop(call.token, None) is not None:
+            self._dataplane.finish(call.token, status, message, trailers)
+            if call.task is not None and call.task is not asyncio.current_task():
+                call.task.cancel()
+
+    async def _answer(self, call: Call, method: Method, message: bytes) -> None:
+        assert method.unary is not None
+        try:
+            answer = await method.unary(call, parse(method.request, message))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            self._fail(call, error)
+            return
+        if self._calls.pop(call.token, None) is not None:
+            self._dataplane.reply(call.token, answer.SerializeToString(), last=True)
+
+    async def _stream(self, call: Call, method: Method) -> None:
+        assert method.streaming is not None
+
+        async def requests() -> AsyncIterator[Message]:
+            async for message in call.messages():
+                yield parse(method.request, message)
+
+        try:
+            await method.streaming(call, requests())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            self._fail(call, error)
+            return
+        self._end(call, Status.OK, "")
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        match error:
+            case CallError():
+                self._end(call, error.status, error.message, error.trailers)
+            case StoreError():
+                hint = unavailable(f"the store does not answer: {error}")
+                self._end(call, hint.status, hint.message, hint.trailers)
+            case _:
+                self._failed(call.method, error)
+                self._end(call, Status.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+Parsed = TypeVar("Parsed", bound=Message)
+
+
+def parse(kind: type[Parsed], message: bytes) -> Parsed:
+    """Read a request. Raises CallError(INVALID_ARGUMENT)."""
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        raise CallError(
+            Status.INVALID_ARGUMENT, f"the message is not a {kind.DESCRIPTOR.full_name}: {error}"
+        ) from error

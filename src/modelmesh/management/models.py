@@ -1,0 +1,217 @@
+"""`mmesh.ModelMesh`: registration, status and loading of models.
+
+Rules, statuses and texts are those of the archived Java project; clients match on them.
+Source: `spec/api-config-tests.md` 1.4, `spec/cluster-state.md` 11.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from modelmesh._proto import model_mesh_pb2 as pb
+from modelmesh.control.plane import ControlPlane
+from modelmesh.control.records import Registered, Stored, TooManyReadsError, UnreadableRecordError
+from modelmesh.management.calls import Call, CallError, Method, unavailable
+from modelmesh.ports import Compare, Delete, Get, PeerState, Put, Transaction
+from modelmesh.values.ids import ModelId
+from modelmesh.values.records import ModelRecord
+from modelmesh.values.status import Status
+from modelmesh.values.view import ModelView
+
+HOUR_MS = 3_600_000
+LONGEST_ID = 2_048
+"""Characters of an id; the store's keys and the header limits of clients bound it anyway."""
+
+_Info = pb.ModelStatusInfo
+_LEGACY_SERVICE = "com.ibm.watson.tas.proto.TasRuntime"
+
+
+class Models:
+    """Handlers of the model half of the service."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    def methods(self) -> Mapping[str, Method]:
+        """By full name, old names included: `addModel`, `deleteModel`, and the legacy service."""
+        register = Method(pb.RegisterModelRequest, self.register)
+        unregister = Method(pb.UnregisterModelRequest, self.unregister)
+        methods = {
+            "registerModel": register,
+            "unregisterModel": unregister,
+            "addModel": register,
+            "deleteModel": unregister,
+            "getModelStatus": Method(pb.GetStatusRequest, self.status),
+            "ensureLoaded": Method(pb.EnsureLoadedRequest, self.ensure_loaded),
+        }
+        return {
+            f"{service}/{name}": method
+            for service in ("mmesh.ModelMesh", _LEGACY_SERVICE)
+            for name, method in methods.items()
+        }
+
+    # --- handlers -------------------------------------------------------------------------------
+
+    async def register(self, call: Call, request: pb.RegisterModelRequest) -> pb.ModelStatusInfo:
+        """Create the record if it is new; with `loadNow` go on as ensureLoaded."""
+        model = _checked_id(request.modelId)
+        info = request.modelInfo
+        if not info.type:
+            raise CallError(Status.INVALID_ARGUMENT, "Must provide non-empty model type string")
+        now_ms = self._plane.clock.now_ms()
+        if request.lastUsedTime > 0:
+            last_use_ms = min(request.lastUsedTime, now_ms)
+        else:
+            last_use_ms = now_ms - (HOUR_MS if request.loadNow else 6 * HOUR_MS)
+        wanted = ModelRecord(type=info.type, path=info.path, key=info.key, last_use_ms=last_use_ms)
+        registered, created = await self._create(model, wanted)
+        if not created and not registered.record.same_attributes(wanted):
+            raise CallError(Status.ALREADY_EXISTS, "Model already exists with different attribute values")
+        if request.loadNow:
+            return await self._load(
+                model, registered, last_use_ms=last_use_ms, sync=request.sync, balanced=_balanced(call)
+            )
+        if created:
+            return _Info(status=_Info.NOT_LOADED)
+        if last_use_ms > registered.record.last_use_ms + HOUR_MS:
+            await self._raise_last_use(model, registered, last_use_ms)
+        return self._info(model, registered)
+
+    async def unregister(self, _: Call, request: pb.UnregisterModelRequest) -> pb.UnregisterModelResponse:
+        """Delete the record; holders unload when they see it."""
+        model = _checked_id(request.modelId)
+        while True:
+            registered = await self._read(model, fresh=True)
+            if registered is None:
+                return pb.UnregisterModelResponse()
+            if registered.record.references > 0:
+                raise CallError(Status.FAILED_PRECONDITION, f"Model {model} has referents")
+            key = self._plane.keys.model(model)
+            result = await self._plane.store.transact(
+                Transaction(compares=(Compare(key, "mod", "==", registered.mod_revision),), then=(Delete(key),))
+            )
+            self._plane.models.forget(model)
+            if result.succeeded:
+                self._plane.journal.note("unregistered", model)
+                return pb.UnregisterModelResponse()
+
+    async def status(self, _: Call, request: pb.GetStatusRequest) -> pb.ModelStatusInfo:
+        """Tell what is; never loads, never counts as a use."""
+        model = _checked_id(request.modelId)
+        registered = await self._read(model)
+        return self._info(model, registered) if registered is not None else _Info(status=_Info.NOT_FOUND)
+
+    async def ensure_loaded(self, call: Call, request: pb.EnsureLoadedRequest) -> pb.ModelStatusInfo:
+        """Make sure of a copy. A failed load is an answer, not an error."""
+        model = _checked_id(request.modelId)
+        registered = await self._read(model)
+        if registered is None:
+            raise CallError(Status.NOT_FOUND, "model not found")
+        now_ms = self._plane.clock.now_ms()
+        last_use_ms = min(request.lastUsedTime, now_ms) or now_ms
+        return await self._load(model, registered, last_use_ms=last_use_ms, sync=request.sync, balanced=_balanced(call))
+
+    # --- parts ----------------------------------------------------------------------------------
+
+    async def _load(
+        self, model: ModelId, registered: Registered, *, last_use_ms: int, sync: bool, balanced: bool
+    ) -> pb.ModelStatusInfo:
+        stamp = max(last_use_ms, registered.record.last_use_ms)
+        ensured = await self._plane.requests.ensure(model, registered, last_use_ms=stamp, sync=sync, balanced=balanced)
+        if ensured.store_away:
+            raise unavailable(ensured.message)
+        match ensured.state:
+            case PeerState.REFUSED:
+                return _Info(status=_Info.NOT_FOUND)
+            case PeerState.FAILED:
+                info = self._info(model, registered)
+                info.status = _Info.LOADING_FAILED
+                if ensured.message and ensured.message not in info.errors:
+                    info.errors.insert(0, ensured.message)
+                return info
+            case PeerState.LOADED | PeerState.LOADING:
+                info = self._info(model, registered)
+                info.status = _Info.LOADED if ensured.state is PeerState.LOADED else _Info.LOADING
+                return info
+
+    async def _create(self, model: ModelId, wanted: ModelRecord) -> tuple[Registered, bool]:
+        """Put the record if there is none; returns the standing one and whether it is ours."""
+        key = self._plane.keys.model(model)
+        result = await self._plane.store.transact(
+            Transaction(
+                compares=(Compare(key, "create", "==", 0),),
+                then=(Put(key, wanted.encode()),),
+                otherwise=(Get(key),),
+            )
+        )
+        if result.succeeded:
+            revision = result.revision
+            self._plane.models.wrote(model, wanted, create_revision=revision, mod_revision=revision)
+            self._plane.journal.note("registered", model)
+            return Stored(wanted, revision, revision), True
+        registered = await self._read(model, fresh=True)
+        if registered is None:  # deleted in between: ours is created after all
+            return await self._create(model, wanted)
+        return registered, False
+
+    async def _raise_last_use(self, model: ModelId, registered: Registered, last_use_ms: int) -> None:
+        """Best effort: whoever writes the record meanwhile knows better."""
+        key = self._plane.keys.model(model)
+        record = replace(registered.record, last_use_ms=last_use_ms)
+        await self._plane.store.transact(
+            Transaction(
+                compares=(Compare(key, "mod", "==", registered.mod_revision),), then=(Put(key, record.encode()),)
+            )
+        )
+
+    async def _read(self, model: ModelId, *, fresh: bool = False) -> Registered | None:
+        try:
+            return await (self._plane.models.read(model) if fresh else self._plane.models.get(model))
+        except TooManyReadsError as error:
+            raise CallError(Status.RESOURCE_EXHAUSTED, str(error), (("grpc-retry-pushback-ms", b"1000"),)) from error
+        except UnreadableRecordError as error:
+            raise CallError(Status.INTERNAL, str(error)) from error
+
+    def _info(self, model: ModelId, registered: Registered) -> pb.ModelStatusInfo:
+        return describe(self._plane.decider.model_view(model, registered), now_ms=self._plane.clock.now_ms())
+
+
+def describe(view: ModelView, *, now_ms: int) -> pb.ModelStatusInfo:
+    """A model's status from its copies and the failures that are still believed, newest first."""
+    failures = [failure for failure in view.failures if failure.record.until_ms > now_ms]
+    if any(copy.ready for copy in view.copies):
+        status = _Info.LOADED
+    elif view.copies:
+        status = _Info.LOADING
+    elif failures:
+        status = _Info.LOADING_FAILED
+    else:
+        return _Info(status=_Info.NOT_LOADED)
+    copies = [
+        _Info.ModelCopyInfo(
+            location=copy.instance,
+            copyStatus=_Info.LOADED if copy.ready else _Info.LOADING,
+            time=copy.since_ms,
+        )
+        for copy in view.copies
+    ] + [
+        _Info.ModelCopyInfo(location=failure.instance, copyStatus=_Info.LOADING_FAILED, time=failure.record.since_ms)
+        for failure in failures
+    ]
+    newest = sorted(failures, key=lambda failure: -failure.record.since_ms)
+    return _Info(
+        status=status,
+        errors=[failure.record.message for failure in newest],
+        modelCopyInfos=sorted(copies, key=lambda copy: -copy.time),
+    )
+
+
+def _balanced(call: Call) -> bool:
+    return call.headers.get("mm-balanced") == b"true"
+
+
+def _checked_id(model: str) -> ModelId:
+    if not model:
+        raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty modelId")
+    if len(model) > LONGEST_ID:
+        raise CallError(Status.INVALID_ARGUMENT, f"modelId has {len(model)} characters, {LONGEST_ID} are allowed")
+    return ModelId(model)

@@ -1,0 +1,92 @@
+"""`modelmesh.v1.Peer`: what other instances ask of this one. Peer port only."""
+
+from collections.abc import Mapping
+
+from modelmesh._proto import peer_pb2 as pb
+from modelmesh.control.cache import (
+    Accepted,
+    Loaded,
+    LoadFailed,
+    LoadMoved,
+    LoadRefused,
+    LoadStoreAway,
+    LoadVoid,
+)
+from modelmesh.control.plane import ControlPlane
+from modelmesh.control.records import TooManyReadsError, UnreadableRecordError
+from modelmesh.management.calls import Call, CallError, Method
+from modelmesh.policy.attempt import Journey, Refuse
+from modelmesh.values.dataplane import Hop, Outcome
+from modelmesh.values.ids import ModelId, Revision
+from modelmesh.values.status import Status
+
+_Answer = pb.EnsureLoadedResponse
+
+
+class Peer:
+    """Handlers of the service."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    def methods(self) -> Mapping[str, Method]:
+        """By full name."""
+        return {
+            "modelmesh.v1.Peer/EnsureLoaded": Method(pb.EnsureLoadedRequest, self.ensure_loaded),
+            "modelmesh.v1.Peer/Ping": Method(pb.PingRequest, self.ping),
+        }
+
+    async def ping(self, _: Call, request: pb.PingRequest) -> pb.PingResponse:
+        """Say who answers here."""
+        del request
+        return pb.PingResponse(instance_id=self._plane.identity.instance)
+
+    async def ensure_loaded(self, _: Call, request: pb.EnsureLoadedRequest) -> pb.EnsureLoadedResponse:
+        """Load here, join, or refuse; never forwards."""
+        if not request.model_id:
+            raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
+        plane = self._plane
+        model = ModelId(request.model_id)
+        try:
+            registered = await plane.models.get(model)
+        except (TooManyReadsError, UnreadableRecordError) as error:
+            return _refused(Outcome.BUSY, str(error))
+        if registered is None:
+            return _refused(Outcome.NOT_HERE, "model not found")
+        step = plane.decider.next_step(Journey(hop=Hop.LOAD), model, registered)
+        if isinstance(step, Refuse):
+            if step.outcome is Outcome.LOAD_FAILED:
+                return _Answer(state=_Answer.FAILED, message=step.message)
+            return _refused(step.outcome, step.message)
+        end = await plane.cache.ensure(
+            model,
+            registered,
+            view=Revision(request.view) if request.view else plane.state.revision,
+            waited_for=False,
+            last_use_ms=request.last_use_ms or plane.clock.now_ms(),
+            sync=request.sync,
+        )
+        if isinstance(end, Loaded):
+            # With the revision, so that what the caller asks next of its view shows the copy as loaded.
+            return _Answer(state=_Answer.LOADED, view=await plane.cache.until_published(model))
+        return _ended(end)
+
+
+def _ended(end: Accepted | LoadFailed | LoadMoved | LoadRefused | LoadVoid | LoadStoreAway) -> pb.EnsureLoadedResponse:
+    match end:
+        case Accepted(written):
+            return _Answer(state=_Answer.LOADING, view=written)
+        case LoadFailed(_, message):
+            return _Answer(state=_Answer.FAILED, message=message)
+        case LoadMoved(view):
+            return _Answer(state=_Answer.REFUSED, refusal=Outcome.MOVED.value, view=view, message="the copies changed")
+        case LoadRefused(outcome, message):
+            return _refused(outcome, message)
+        case LoadVoid():
+            return _refused(Outcome.NOT_HERE, "model not found")
+        case LoadStoreAway(message):
+            return _refused(Outcome.BUSY, message)
+
+
+def _refused(outcome: Outcome, message: str) -> pb.EnsureLoadedResponse:
+    return _Answer(state=_Answer.REFUSED, refusal=outcome.value, message=message)

@@ -1,0 +1,41 @@
+"""All services that Python answers, put together for one instance."""
+
+from collections.abc import Callable
+
+from modelmesh.control.plane import CallHandlers, ControlPlane
+from modelmesh.management.admin import Admin
+from modelmesh.management.calls import CallServer
+from modelmesh.management.health import Health
+from modelmesh.management.models import Models
+from modelmesh.management.peer import Peer
+from modelmesh.management.reflection import AskRuntime, Reflection
+
+
+def serve(
+    plane: ControlPlane,
+    *,
+    ready: Callable[[], bool],
+    ask_runtime: AskRuntime,
+    failed: Callable[[str, Exception], None],
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Let `plane` answer our services; returns those of the serving port and those of the peer port.
+
+    Args:
+        plane: The control plane they ask.
+        ready: Whether this instance can serve calls.
+        ask_runtime: Sends a reflection request to the runtime.
+        failed: Told of every handler that ended by an unexpected exception.
+    """
+    serving = {
+        **Models(plane).methods(),
+        **Admin(plane).methods(),
+        **Reflection(ask_runtime).methods(),
+    }
+    peer = Peer(plane).methods()
+    services = tuple(sorted({name.partition("/")[0] for name in serving}))
+    health = Health(ready=ready, services=services, clock=plane.clock).methods()
+    serving |= health
+    server = CallServer(dataplane=plane.dataplane, tasks=plane.tasks, methods={**serving, **peer}, failed=failed)
+    plane.answer_calls(CallHandlers(server.called, server.message, server.cancelled))
+    peer_services = tuple(sorted({name.partition("/")[0] for name in (*peer, *health)}))
+    return (*services, "grpc.health.v1.Health"), peer_services

@@ -1,0 +1,349 @@
+"""What happens next to a request that has no ready copy, or whose attempt failed.
+
+The one decision of the request path, for inference, `ensureLoaded` and loads on behalf of peers alike.
+Called by `modelmesh.control.requests`; asks `modelmesh.policy.placement` where to load.
+Source: the INTENT of `invokeModel`, `spec/request-path.md` 2; the bounds are its bounds.
+"""
+
+import enum
+from dataclasses import dataclass, replace
+from random import Random
+
+from modelmesh.policy.placement import LoadOn, NoPlacementReason, choose_instance
+from modelmesh.values.dataplane import Hop, Outcome
+from modelmesh.values.ids import InstanceId, LoadId
+from modelmesh.values.records import FailureKind
+from modelmesh.values.status import Status
+from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLimits:
+    """Bounds of one request's wandering.
+
+    Source: the old system. Eight attempts in all; a model that failed recently at three instances, or
+    stands unusable at five, is not loaded once more; the second RESOURCE_EXHAUSTED is the answer.
+    """
+
+    attempts: int = 8
+    failures: int = 3
+    unusable_copies: int = 5
+    exhausted: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LastFailure:
+    """How the latest attempt ended."""
+
+    instance: InstanceId
+    outcome: Outcome
+    status: Status
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """What a request has been through.
+
+    Attributes:
+        hop: None at the ingress; LOAD at an instance that was asked to load.
+        balanced: The caller spreads its calls itself, so the own instance is preferred.
+        spent: Copies that this request has tried, as (instance, load).
+        load_tried: Instances that this request has asked to load.
+        attempts: Failed attempts so far; a stale view does not count.
+        exhausted: How many of them were RESOURCE_EXHAUSTED.
+        last: The latest failure.
+        load_failure: The latest failure that was a failed load.
+    """
+
+    hop: Hop | None = None
+    balanced: bool = False
+    spent: frozenset[tuple[InstanceId, LoadId]] = frozenset()
+    load_tried: frozenset[InstanceId] = frozenset()
+    attempts: int = 0
+    exhausted: int = 0
+    last: LastFailure | None = None
+    load_failure: LastFailure | None = None
+
+    def failed(self, failure: LastFailure, load_id: LoadId | None) -> "Journey":
+        """The journey after one more failed attempt on the copy `load_id` (None: no copy was reached)."""
+        if failure.outcome is Outcome.MOVED:
+            return self
+        spent = self.spent if load_id is None else self.spent | {(failure.instance, load_id)}
+        loads = _LOAD_REFUSALS | {Outcome.LOST}
+        load_tried = self.load_tried | {failure.instance} if failure.outcome in loads else self.load_tried
+        return replace(
+            self,
+            spent=spent,
+            load_tried=load_tried,
+            attempts=self.attempts + 1,
+            exhausted=self.exhausted + (failure.outcome is Outcome.EXHAUSTED),
+            last=failure,
+            load_failure=failure if failure.outcome is Outcome.LOAD_FAILED else self.load_failure,
+        )
+
+
+_LOAD_REFUSALS = frozenset({Outcome.LOAD_FAILED, Outcome.NO_ROOM, Outcome.BUSY, Outcome.DRAINING})
+
+
+class AttemptReason(enum.Enum):
+    """Why this is next. Also a metric label."""
+
+    OWN_COPY = "own_copy"
+    JOINS_OWN_LOAD = "joins_own_load"
+    COPY_ELSEWHERE = "copy_elsewhere"
+    JOINS_LOAD_ELSEWHERE = "joins_load_elsewhere"
+    PLACED_HERE = "placed_here"
+    PLACED_ELSEWHERE = "placed_elsewhere"
+    TOO_MANY_ATTEMPTS = "too_many_attempts"
+    EXHAUSTED = "exhausted"
+    RUNTIME_UNAVAILABLE = "runtime_unavailable"
+    FAILED_RECENTLY = "failed_recently"
+    UNUSABLE_COPIES = "unusable_copies"
+    NOWHERE = "nowhere"
+    TOO_LARGE = "too_large"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeHere:
+    """The own copy serves, as soon as it is ready."""
+
+    reason: AttemptReason
+
+
+@dataclass(frozen=True, slots=True)
+class LoadHere:
+    """Load a copy at this instance."""
+
+    reason: AttemptReason
+    considered: tuple[InstanceId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SendTo:
+    """Forward: HIT to a ready copy, LOAD to an instance that loads or joins its load."""
+
+    instance: InstanceId
+    hop: Hop
+    reason: AttemptReason
+    considered: tuple[InstanceId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnLast:
+    """The failed attempt's own answer goes to the client, whole."""
+
+    reason: AttemptReason
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The client gets this status. `load_failed`: it stems from failed loads, not from this call."""
+
+    status: Status
+    message: str
+    reason: AttemptReason
+    load_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """To an instance that asked us to load: not here, and why."""
+
+    outcome: Outcome
+    status: Status
+    message: str
+
+
+NextStep = ServeHere | LoadHere | SendTo | ReturnLast | GiveUp | Refuse
+
+_DEFAULT_LIMITS = AttemptLimits()
+
+
+def next_step(
+    journey: Journey,
+    model: ModelView,
+    cluster: ClusterView,
+    *,
+    size_bytes: int,
+    now_ms: int,
+    failure_window_ms: int,
+    rng: Random,
+    limits: AttemptLimits = _DEFAULT_LIMITS,
+) -> NextStep:
+    """Decide what happens next to a request for a registered model.
+
+    Args:
+        journey: What it has been through.
+        model: Copies and failures of the model; void ones are left out.
+        cluster: The instances.
+        size_bytes: Predicted size of a copy, > 0.
+        now_ms: Epoch milliseconds.
+        failure_window_ms: A failure younger than this counts towards the bound.
+        rng: The only randomness.
+        limits: The bounds.
+    """
+    if journey.hop is Hop.LOAD:
+        return _asked_to_load(model, cluster, now_ms)
+    if (ended := _ended(journey, limits)) is not None:
+        return ended
+    usable = [copy for copy in model.copies if _usable(copy, journey, cluster)]
+    if (step := _serve(usable, journey, cluster, rng)) is not None:
+        return step
+    last = journey.last
+    if last is not None and last.outcome is Outcome.UNAVAILABLE:
+        # The runtime answers, so one more copy of the same model would say the same.
+        return GiveUp(Status.INTERNAL, last.message, AttemptReason.RUNTIME_UNAVAILABLE)
+    if last is not None and last.outcome is Outcome.EXHAUSTED:
+        return ReturnLast(AttemptReason.EXHAUSTED)
+    return _place(
+        journey, model, cluster, size_bytes=size_bytes, now_ms=now_ms, window=failure_window_ms, rng=rng, limits=limits
+    )
+
+
+def _asked_to_load(model: ModelView, cluster: ClusterView, now_ms: int) -> NextStep:
+    """At the instance that was asked: join, load or refuse; never forward."""
+    if model.copy_at(cluster.own) is not None:
+        return ServeHere(AttemptReason.JOINS_OWN_LOAD)
+    own = cluster.instance(cluster.own)
+    if own is not None and own.record.draining:
+        return Refuse(Outcome.DRAINING, Status.UNAVAILABLE, f"instance {cluster.own} is draining")
+    if own is not None and not own.record.runtime_ready:
+        return Refuse(Outcome.BUSY, Status.UNAVAILABLE, f"the runtime of instance {cluster.own} is not connected")
+    for failure in model.failures:
+        if failure.instance == cluster.own and failure.record.until_ms > now_ms:
+            return Refuse(Outcome.LOAD_FAILED, Status.INTERNAL, failure.record.message)
+    return LoadHere(AttemptReason.PLACED_HERE)
+
+
+def _ended(journey: Journey, limits: AttemptLimits) -> NextStep | None:
+    """Whether the bounds of the request are reached."""
+    last = journey.last
+    if last is None:
+        return None
+    if journey.exhausted >= limits.exhausted:
+        return ReturnLast(AttemptReason.EXHAUSTED)
+    if journey.attempts < limits.attempts:
+        return None
+    failure = journey.load_failure or last
+    if failure.outcome in {Outcome.LOAD_FAILED, Outcome.UNAVAILABLE}:
+        return GiveUp(
+            Status.INTERNAL, failure.message, AttemptReason.TOO_MANY_ATTEMPTS, journey.load_failure is not None
+        )
+    return GiveUp(Status.INTERNAL, f"{limits.attempts} retry iterations exhausted", AttemptReason.TOO_MANY_ATTEMPTS)
+
+
+def _usable(copy: Copy, journey: Journey, cluster: ClusterView) -> bool:
+    if (copy.instance, copy.load_id) in journey.spent:
+        return False
+    place = cluster.instance(copy.instance)
+    if copy.instance == cluster.own:
+        return place is None or place.record.runtime_ready
+    return copy.unlisted if place is None else place.reachable
+
+
+def _serve(usable: list[Copy], journey: Journey, cluster: ClusterView, rng: Random) -> NextStep | None:
+    """A ready copy if there is one, else one that is loading already."""
+    ready = [copy for copy in usable if copy.ready]
+    own = next((copy for copy in usable if copy.instance == cluster.own), None)
+    if own is not None and own.ready and (journey.balanced or len(ready) == 1):
+        return ServeHere(AttemptReason.OWN_COPY)
+    if ready:
+        chosen = ready[rng.randrange(len(ready))]
+        if chosen.instance == cluster.own:
+            return ServeHere(AttemptReason.OWN_COPY)
+        return SendTo(chosen.instance, Hop.HIT, AttemptReason.COPY_ELSEWHERE)
+    if own is not None:
+        return ServeHere(AttemptReason.JOINS_OWN_LOAD)
+    loading = [copy for copy in usable if copy.instance not in journey.load_tried]
+    if loading:
+        first = min(loading, key=lambda copy: (copy.since_ms, copy.instance))
+        return SendTo(first.instance, Hop.LOAD, AttemptReason.JOINS_LOAD_ELSEWHERE)
+    return None
+
+
+def _place(
+    journey: Journey,
+    model: ModelView,
+    cluster: ClusterView,
+    *,
+    size_bytes: int,
+    now_ms: int,
+    window: int,
+    rng: Random,
+    limits: AttemptLimits,
+) -> NextStep:
+    """Load a new copy somewhere, unless that has failed too often."""
+    believed = [failure for failure in model.failures if failure.record.until_ms > now_ms]
+    recent = [
+        failure
+        for failure in believed
+        if failure.record.kind is not FailureKind.BAD_INSTANCE and failure.record.since_ms > now_ms - window
+    ]
+    if len(recent) >= limits.failures:
+        newest = max(recent, key=lambda failure: failure.record.since_ms)
+        return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY, load_failed=True)
+    present = [copy for copy in model.copies if cluster.instance(copy.instance) is not None]
+    if len(present) >= limits.unusable_copies:
+        message = journey.last.message if journey.last else "Failed to invoke model loaded in >=5 locations"
+        return GiveUp(Status.INTERNAL, message, AttemptReason.UNUSABLE_COPIES)
+    exclude = journey.load_tried | {copy.instance for copy in model.copies} | {failure.instance for failure in believed}
+    placement = choose_instance(
+        cluster,
+        size_bytes=size_bytes,
+        exclude=frozenset(exclude),
+        now_ms=now_ms,
+        rng=rng,
+        prefer_own=journey.balanced,
+    )
+    if isinstance(placement, LoadOn):
+        if placement.instance == cluster.own:
+            return LoadHere(AttemptReason.PLACED_HERE, placement.considered)
+        return SendTo(placement.instance, Hop.LOAD, AttemptReason.PLACED_ELSEWHERE, placement.considered)
+    return _nowhere(journey, model, cluster, believed, size_bytes=size_bytes, reason=placement.reason)
+
+
+def _nowhere(
+    journey: Journey,
+    model: ModelView,
+    cluster: ClusterView,
+    believed: list[Failure],
+    *,
+    size_bytes: int,
+    reason: NoPlacementReason,
+) -> GiveUp:
+    """Nobody can load it: the most telling of the reasons."""
+    if journey.load_failure is not None:
+        return GiveUp(Status.INTERNAL, journey.load_failure.message, AttemptReason.NOWHERE, load_failed=True)
+    if believed:
+        newest = max(believed, key=lambda failure: failure.record.since_ms)
+        return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY, load_failed=True)
+    if reason is NoPlacementReason.TOO_LARGE:
+        largest = max((entry.record.capacity_bytes for entry in cluster.instances), default=0)
+        message = (
+            f"Nowhere available to load: model {model.model} needs {size_bytes} bytes, "
+            f"the largest instance holds {largest}"
+        )
+        return GiveUp(Status.INTERNAL, message, AttemptReason.TOO_LARGE, load_failed=True)
+    last = journey.last
+    if last is not None and last.outcome is Outcome.NO_ROOM:
+        return GiveUp(Status.RESOURCE_EXHAUSTED, last.message, AttemptReason.NOWHERE, load_failed=True)
+    if last is not None and last.outcome is Outcome.BUSY:
+        return GiveUp(Status.UNAVAILABLE, last.message, AttemptReason.NOWHERE, load_failed=True)
+    away = [f"{entry.instance} {_why_not(entry)}" for entry in cluster.instances if not entry.available]
+    if away or (last is not None and last.outcome is Outcome.LOST):
+        message = f"Nowhere available to load model {model.model} at the moment: " + ", ".join(
+            away or [last.message if last is not None else ""]
+        )
+        return GiveUp(Status.UNAVAILABLE, message, AttemptReason.NOWHERE, load_failed=True)
+    return GiveUp(
+        Status.INTERNAL, f"Nowhere available to load model {model.model}", AttemptReason.NOWHERE, load_failed=True
+    )
+
+
+def _why_not(entry: InstanceView) -> str:
+    """Why nothing can be loaded at an instance now."""
+    if entry.record.draining:
+        return "is draining"
+    return "is not reachable" if not entry.reachable else "has no connection to its runtime"

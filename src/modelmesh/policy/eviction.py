@@ -1,0 +1,85 @@
+"""Choose which copies leave to make room.
+
+Called by `modelmesh.control.cache` when a load needs more memory than is free. The caller walks its
+copies in the order of the policy in force (least recently used first) and passes them on lazily, so
+that a choice costs what it looks at, not what is held.
+"""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from modelmesh.values.ids import LoadId, ModelId
+
+
+class EvictionReason(enum.Enum):
+    """Why a copy was chosen to leave."""
+
+    REDUNDANT = "redundant"
+    OLDEST_IDLE = "oldest_idle"
+    OLDEST_BUSY = "oldest_busy"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCopy:
+    """A copy that could leave. `redundant`: another instance holds a ready one."""
+
+    model: ModelId
+    load_id: LoadId
+    size_bytes: int
+    last_use_ms: int
+    busy: bool
+    redundant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A copy to evict, and why."""
+
+    model: ModelId
+    load_id: LoadId
+    size_bytes: int
+    reason: EvictionReason
+
+
+LOOKAHEAD = 64
+"""How many copies beyond the oldest are looked at for a better victim. Bounds the cost of a choice; a
+busy copy among the 64 oldest is rare."""
+
+
+def choose_victims(oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool = False) -> tuple[Victim, ...]:
+    """Choose copies whose sizes add up to `need_bytes`, fewest first in the order given.
+
+    Idle copies go first, and among them redundant ones that are within the same look-ahead; a copy
+    with requests in flight goes only when `forced` (the runtime holds more than it may). The answer
+    may fall short: then the load waits until copies become idle.
+    """
+    if need_bytes <= 0:
+        return ()
+    chosen: list[Victim] = []
+    busy: list[HeldCopy] = []
+    gained = 0
+    window: list[HeldCopy] = []
+    source = iter(oldest_first)
+    while gained < need_bytes:
+        while len(window) < LOOKAHEAD:
+            copy = next(source, None)
+            if copy is None:
+                break
+            (busy if copy.busy else window).append(copy)
+            if len(busy) > LOOKAHEAD * 16:
+                break
+        if not window:
+            break
+        index = next((index for index, copy in enumerate(window) if copy.redundant), 0)
+        copy = window.pop(index)
+        reason = EvictionReason.REDUNDANT if copy.redundant else EvictionReason.OLDEST_IDLE
+        chosen.append(Victim(copy.model, copy.load_id, copy.size_bytes, reason))
+        gained += copy.size_bytes
+    if forced:
+        for copy in busy:
+            if gained >= need_bytes:
+                break
+            chosen.append(Victim(copy.model, copy.load_id, copy.size_bytes, EvictionReason.OLDEST_BUSY))
+            gained += copy.size_bytes
+    return tuple(chosen)

@@ -1,0 +1,158 @@
+"""Choose the instance that should load a new copy of a model.
+
+Three steps, each a function of its own: `eligible` (hard constraints), `shortlist` (as good as the
+best, within a tolerance), `pick` (spread). Called by `modelmesh.policy.attempt` on a miss.
+Source: the INTENT of the old load router, `spec/request-path.md` 5.
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from modelmesh.values.ids import InstanceId
+from modelmesh.values.view import ClusterView, InstanceView
+
+
+class PlacementReason(enum.Enum):
+    """Why an instance was chosen."""
+
+    HAS_ROOM = "has_room"
+    EVICTS_OLDEST = "evicts_oldest"
+    ONLY_CHOICE = "only_choice"
+
+
+class NoPlacementReason(enum.Enum):
+    """Why none was."""
+
+    NO_INSTANCES = "no_instances"
+    ALL_EXCLUDED = "all_excluded"
+    TOO_LARGE = "too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementLimits:
+    """Tolerances for "as good as the best".
+
+    Source: the old system's cut-offs. A full instance competes while its oldest entry is at most 45 s,
+    or a tenth of its age, younger than the best's; one with room while it has a quarter of the best's
+    room and at most a quarter more copies (from ten copies on).
+    """
+
+    age_tolerance_ms: int = 45_000
+    age_divisor: int = 10
+    room_divisor: int = 4
+    crowded_copies: int = 10
+    crowded_divisor: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOn:
+    """Load the copy on `instance`; `considered` is the shortlist it was drawn from."""
+
+    instance: InstanceId
+    reason: PlacementReason
+    considered: tuple[InstanceId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoPlacement:
+    """Nobody can load it."""
+
+    reason: NoPlacementReason
+
+
+_DEFAULT_LIMITS = PlacementLimits()
+
+
+def choose_instance(
+    view: ClusterView,
+    *,
+    size_bytes: int,
+    exclude: frozenset[InstanceId],
+    now_ms: int,
+    rng: Random,
+    prefer_own: bool = False,
+    limits: PlacementLimits = _DEFAULT_LIMITS,
+) -> LoadOn | NoPlacement:
+    """Choose where to load a copy of `size_bytes`.
+
+    Pure and total: same arguments and state of `rng`, same answer.
+
+    Args:
+        view: The cluster; the order of instances does not matter.
+        size_bytes: Predicted size, > 0.
+        exclude: Instances that hold, load, or have failed the model.
+        now_ms: Epoch milliseconds, for ages.
+        rng: The only randomness.
+        prefer_own: Take the own instance if it is on the shortlist (callers that spread their calls).
+        limits: Tolerances.
+    """
+    assert size_bytes > 0, size_bytes
+    if not view.instances:
+        return NoPlacement(NoPlacementReason.NO_INSTANCES)
+    candidates = eligible(view.instances, exclude)
+    if not candidates:
+        return NoPlacement(NoPlacementReason.ALL_EXCLUDED)
+    fitting = [entry for entry in candidates if size_bytes <= entry.record.capacity_bytes]
+    if not fitting:
+        return NoPlacement(NoPlacementReason.TOO_LARGE)
+    roomy = [entry for entry in fitting if entry.free_bytes >= size_bytes]
+    if roomy:
+        short = shortlist_by_room(roomy, limits)
+        reason = PlacementReason.HAS_ROOM
+    else:
+        short = shortlist_by_age(fitting, now_ms, limits)
+        reason = PlacementReason.EVICTS_OLDEST
+    if len(candidates) == 1:
+        reason = PlacementReason.ONLY_CHOICE
+    chosen = pick(short, rng, own=view.own if prefer_own else None)
+    return LoadOn(chosen.instance, reason, tuple(entry.instance for entry in short))
+
+
+def eligible(instances: Sequence[InstanceView], exclude: frozenset[InstanceId]) -> list[InstanceView]:
+    """Instances that may load at all, ordered by id so that the order of the view cannot matter."""
+    allowed = [entry for entry in instances if entry.available and entry.instance not in exclude]
+    return sorted(allowed, key=lambda entry: entry.instance)
+
+
+def shortlist_by_room(roomy: Sequence[InstanceView], limits: PlacementLimits) -> list[InstanceView]:
+    """Those with about as few copies and as much room as the best, best first."""
+    ordered = sorted(roomy, key=_room_order)
+    best = ordered[0]
+    crowded = max(limits.crowded_copies, best.record.copies + best.record.copies // limits.crowded_divisor)
+    return [
+        entry
+        for entry in ordered
+        if entry.free_bytes * limits.room_divisor >= best.free_bytes
+        and (entry.record.copies <= crowded)
+        and _backlog(entry) <= _backlog(best) + 1
+    ]
+
+
+def shortlist_by_age(full: Sequence[InstanceView], now_ms: int, limits: PlacementLimits) -> list[InstanceView]:
+    """Those whose oldest entry is about as old as the oldest of all, oldest first."""
+    ordered = sorted(full, key=lambda entry: (entry.record.oldest_use_ms, _backlog(entry), entry.instance))
+    best = ordered[0].record.oldest_use_ms
+    tolerance_ms = max(limits.age_tolerance_ms, (now_ms - best) // limits.age_divisor)
+    return [entry for entry in ordered if entry.record.oldest_use_ms - best <= tolerance_ms]
+
+
+def pick(short: Sequence[InstanceView], rng: Random, *, own: InstanceId | None) -> InstanceView:
+    """Draw one of the shortlist, favouring fewer loads in progress: the less loaded of two drawn."""
+    mine = next((entry for entry in short if entry.instance == own), None)
+    if mine is not None:
+        return mine
+    if len(short) == 1:
+        return short[0]
+    first, second = rng.sample(range(len(short)), 2)
+    return min(short[first], short[second], key=lambda entry: (_backlog(entry), -entry.free_bytes))
+
+
+def _backlog(entry: InstanceView) -> int:
+    """Rounds of loading that are already queued: 0 while a slot is free."""
+    return entry.record.loads // max(1, entry.record.loading_slots)
+
+
+def _room_order(entry: InstanceView) -> tuple[int, int, int, InstanceId]:
+    return (_backlog(entry), entry.record.copies, -entry.free_bytes, entry.instance)

@@ -1,0 +1,155 @@
+"""The built-in runtime: models from files, in the formats of `modelmesh.runtime.formats`."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from modelmesh.runtime.contract import MIB, ModelRuntime, ModelSignature, ModelSource
+from modelmesh.runtime.errors import LoadError
+from modelmesh.runtime.formats import Format, Formats, LoadedFile, discovered
+from modelmesh.values.status import Status
+
+if TYPE_CHECKING:
+    from modelmesh.runtime.contract import Tensor
+
+_log = logging.getLogger("modelmesh.runtime")
+
+
+class FileRuntime(ModelRuntime[LoadedFile]):
+    """Serves scikit-learn and ONNX files over the Open Inference Protocol.
+
+    The format follows from the model type: `sklearn`, `onnx`, that of an installed plug-in, or `auto` (and empty),
+    which goes by the file's suffix. Types as the Kubernetes controller writes them (`mt:sklearn:1`) are understood.
+
+    A path is a local file, a `file://` URI, or a folder with one model file. Loading a joblib or pickle file runs
+    code that is in it: whoever may write to the models' folder, or register models when there is none, may run
+    programs here.
+
+    Args:
+        models: Folder that every path must lie in, symbolic links followed; relative paths start there. None: any
+            absolute path is allowed.
+        capacity_bytes, default_size_bytes, loading_concurrency, load_timeout_ms: As in `ModelRuntime`.
+        formats: For tests.
+    """
+
+    name = "modelmesh-files"
+
+    def __init__(
+        self,
+        *,
+        models: Path | None = None,
+        capacity_bytes: int = 512 * MIB,
+        default_size_bytes: int = 1 * MIB,
+        loading_concurrency: int = 2,
+        load_timeout_ms: int = 60_000,
+        formats: Formats | None = None,
+    ) -> None:
+        self.models = None if models is None else models.resolve()
+        self.capacity_bytes = capacity_bytes
+        self.default_size_bytes = default_size_bytes
+        self.loading_concurrency = loading_concurrency
+        self.load_timeout_ms = load_timeout_ms
+        self._formats = formats or discovered()
+
+    def warm_up(self) -> None:
+        """Import the packages of all formats that are installed: seconds, which the first load then does not take."""
+        for name in self._formats.names:
+            try:
+                self._formats.get(name)
+            except LoadError as error:
+                _log.info("%s", error)
+
+    def load(self, source: ModelSource) -> LoadedFile:
+        """Load a file.
+
+        Raises:
+            LoadError: INVALID_ARGUMENT: the path leaves the models' folder, the type is unknown, the file is broken or
+                of another kind. FAILED_PRECONDITION: the file is missing or unreadable, a package is not installed.
+        """
+        form, path = self._resolve(source)
+        return form.load(path)
+
+    def size(self, model: LoadedFile) -> int:
+        """As the format measures."""
+        return model.size_bytes
+
+    def predict_size(self, source: ModelSource) -> int | None:
+        """As the format predicts from the file."""
+        form, path = self._resolve(source)
+        return form.predict_size(path)
+
+    def unload(self, model: LoadedFile) -> None:
+        """Close the file's model."""
+        model.close()
+
+    def signature(self, model: LoadedFile) -> ModelSignature:
+        """As the format says."""
+        return model.signature
+
+    def infer(
+        self, model: LoadedFile, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
+    ) -> "Mapping[str, Tensor]":
+        """As the format answers."""
+        return model.infer(inputs, parameters)
+
+    def _resolve(self, source: ModelSource) -> tuple[Format, Path]:
+        path = self._path(source.path)
+        kind = _type_name(source.type)
+        if path.is_dir():
+            path = self._file_in(path, kind)
+        if not path.exists():
+            raise LoadError(f"{path}: no such file", status=Status.FAILED_PRECONDITION)
+        name = kind or self._formats.by_suffix(path)
+        if name is None:
+            raise LoadError(
+                f"{path}: the suffix tells no format; register the model with one of the types"
+                f" {', '.join(self._formats.names)}"
+            )
+        return self._formats.get(name), path
+
+    def _path(self, text: str) -> Path:
+        """The file meant, symbolic links followed, checked to lie in the models' folder."""
+        if not text:
+            raise LoadError("the model has no path; register it with the path of its file")
+        if "://" in text:
+            uri = urlsplit(text)
+            if uri.scheme != "file" or uri.netloc not in {"", "localhost"}:
+                raise LoadError(f"{text}: only local files and file:// URIs can be loaded here")
+            text = unquote(uri.path)
+        if "\0" in text:
+            raise LoadError(f"{text!r} is no path")
+        path = Path(text)
+        if self.models is None:
+            if not path.is_absolute():
+                raise LoadError(f"{text}: a relative path needs a models' folder; start the runtime with --models")
+            return path.resolve()
+        resolved = (self.models / path).resolve()
+        if not resolved.is_relative_to(self.models):
+            raise LoadError(f"{text}: lies outside of the models' folder {self.models}")
+        return resolved
+
+    def _file_in(self, folder: Path, kind: str) -> Path:
+        """The one model file of a folder."""
+        found = [
+            path
+            for path in sorted(folder.iterdir())
+            if path.is_file() and (name := self._formats.by_suffix(path)) and kind in {"", name}
+        ]
+        if len(found) != 1:
+            raise LoadError(f"{folder}: holds {len(found)} model files; give the path of one")
+        # A symbolic link in the folder may lead out of it.
+        return self._path(str(found[0]))
+
+
+def _type_name(text: str) -> str:
+    """The format of a model type; empty: go by the suffix.
+
+    `mt:<format>[:<version>]`, with `|…` behind, is what the Kubernetes controller writes, `rt:…` names a runtime.
+    """
+    first = text.partition("|")[0]
+    if first.startswith("rt:"):
+        return ""
+    name = first.removeprefix("mt:").partition(":")[0].lower()
+    return "" if name == "auto" else name

@@ -1,0 +1,131 @@
+"""Formats of model files: how each is loaded, measured and asked. Pluggable by entry point.
+
+A format of your own is a class with the methods of `Format`, named in the entry point group `modelmesh.formats` of
+your package:
+
+    [project.entry-points."modelmesh.formats"]
+    lightgbm = "my_package.lightgbm:LightGbmFormat"
+
+The name is the model type. A name that is built in is replaced.
+"""
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from modelmesh.runtime.contract import ModelSignature
+from modelmesh.runtime.errors import LoadError
+from modelmesh.values.status import Status
+
+if TYPE_CHECKING:
+    from modelmesh.runtime.contract import Tensor
+
+GROUP = "modelmesh.formats"
+
+BUILT_IN = {
+    "sklearn": "modelmesh.runtime.sklearn:SklearnFormat",
+    "onnx": "modelmesh.runtime.onnx:OnnxFormat",
+}
+"""As in pyproject.toml; listed here too, so that a source tree works without being installed."""
+
+
+class LoadedFile(Protocol):
+    """A model in memory."""
+
+    @property
+    def signature(self) -> ModelSignature:
+        """Its inputs and outputs."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it takes; the same each time the same file is loaded."""
+        ...
+
+    def infer(
+        self, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
+    ) -> "Mapping[str, Tensor]":
+        """As `ModelRuntime.infer`."""
+        ...
+
+    def close(self) -> None:
+        """Drop what it holds. Not called while `infer` runs."""
+        ...
+
+
+class Format(Protocol):
+    """A kind of model file. Made once, without arguments; its methods are called in threads.
+
+    Attributes:
+        suffixes: Of its files, with the dot, lower case; how a model of type `auto` finds its format.
+    """
+
+    suffixes: tuple[str, ...]
+
+    def predict_size(self, path: Path) -> int:
+        """Bytes a file will take once loaded; quick (500 ms), and rather too much than too little."""
+        ...
+
+    def load(self, path: Path) -> LoadedFile:
+        """Load a file. Raises LoadError, naming path and cause."""
+        ...
+
+
+class Formats:
+    """The formats at hand, made when first used."""
+
+    def __init__(self, references: Mapping[str, str]) -> None:
+        self._references = dict(references)
+        self._made: dict[str, Format] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Model types, in the order of discovery."""
+        return tuple(self._references)
+
+    def get(self, name: str) -> Format:
+        """The format of that name.
+
+        Raises:
+            LoadError: There is none (INVALID_ARGUMENT), or a package it needs is not installed (FAILED_PRECONDITION).
+        """
+        if name in self._made:
+            return self._made[name]
+        reference = self._references.get(name)
+        if reference is None:
+            raise LoadError(f"model type {name!r} is not known here; known are auto, {', '.join(self.names)}")
+        module, _, attribute = reference.partition(":")
+        try:
+            made: Format = getattr(importlib.import_module(module), attribute)()
+        except ImportError as error:
+            hint = f"pip install pymodelmesh[{name}]" if name in BUILT_IN else f"install what {module} needs"
+            raise LoadError(
+                f"models of type {name} cannot be loaded here, {error.name or error} is missing: {hint}",
+                status=Status.FAILED_PRECONDITION,
+            ) from error
+        self._made[name] = made
+        return made
+
+    def by_suffix(self, path: Path) -> str | None:
+        """The name of the format whose files end like this one; formats that cannot be imported are passed over."""
+        for name in self.names:
+            try:
+                suffixes = self.get(name).suffixes
+            except LoadError:
+                suffixes = BUILT_IN_SUFFIXES.get(name, ())
+            if path.suffix.lower() in suffixes:
+                return name
+        return None
+
+
+BUILT_IN_SUFFIXES = {"sklearn": (".joblib", ".pkl", ".pickle"), "onnx": (".onnx",)}
+"""Known without importing the packages, so that a missing one is named in the error."""
+
+
+def discovered() -> Formats:
+    """The built-in formats and those of installed packages."""
+    found = dict(BUILT_IN)
+    found.update({point.name: point.value for point in entry_points(group=GROUP)})
+    return Formats(found)

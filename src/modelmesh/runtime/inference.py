@@ -1,0 +1,114 @@
+"""The Open Inference Protocol, version 2, over an author's `infer`."""
+
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from typing import Any
+
+import grpc
+
+from modelmesh._proto import open_inference_pb2 as pb
+from modelmesh.runtime import tensors
+from modelmesh.runtime.contract import ModelRuntime
+from modelmesh.runtime.errors import RequestError, describe
+from modelmesh.runtime.loaded import LoadedModels, Use, call
+from modelmesh.runtime.service import CallGate, Context, model_id_of, service_handler
+
+
+class Inference:
+    """Answers the protocol for one author's runtime.
+
+    The model of a call is that of its metadata, else its `model_name`; a mesh in between writes the metadata, so
+    that `model_name` may be the name the client knows. Versions are ignored: a ModelMesh model is immutable.
+    """
+
+    descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+
+    def __init__(self, runtime: ModelRuntime[Any], models: LoadedModels[Any], pool: Executor, gate: CallGate) -> None:
+        self._runtime = runtime
+        self._models = models
+        self._pool = pool
+        self._gate = gate
+
+    def handler(self) -> "grpc.GenericRpcHandler[Any, Any]":
+        """The gRPC handler of the service. The mesh loads and unloads, so two repository methods are left out."""
+        return service_handler(
+            self.descriptor,
+            {
+                "ServerLive": self._live,
+                "ServerReady": self._ready,
+                "ModelReady": self._model_ready,
+                "ServerMetadata": self._metadata,
+                "ModelMetadata": self._model_metadata,
+                "ModelInfer": self._infer,
+                "ModelStreamInfer": self._stream,
+                "RepositoryIndex": self._index,
+            },
+        )
+
+    async def _live(self, _request: pb.ServerLiveRequest, _context: Context) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def _ready(self, _request: pb.ServerReadyRequest, _context: Context) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._runtime.is_ready())
+
+    async def _metadata(self, _request: pb.ServerMetadataRequest, _context: Context) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name=self._runtime.name, version=self._runtime.version)
+
+    async def _model_ready(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
+        with self._models.use(_id(context, request.name)):
+            return pb.ModelReadyResponse(ready=True)
+
+    async def _model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
+        with self._models.use(_id(context, request.name)) as use:
+            signature = use.signature
+        answer = pb.ModelMetadataResponse(name=request.name or use.id, platform=signature.platform)
+        for tensor_list, specs in ((answer.inputs, signature.inputs), (answer.outputs, signature.outputs)):
+            for spec in specs:
+                tensor_list.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+        return answer
+
+    async def _index(self, _request: pb.RepositoryIndexRequest, _context: Context) -> pb.RepositoryIndexResponse:
+        answer = pb.RepositoryIndexResponse()
+        for id_ in self._models.ids():
+            answer.models.add(name=id_, state="READY")
+        return answer
+
+    async def _infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        with self._gate, self._models.use(_id(context, request.model_name)) as use:
+            return await self._answer(request, use)
+
+    async def _stream(
+        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """Answers in the order of the requests. An error is an answer with its message, and the stream goes on."""
+        async for request in requests:
+            try:
+                answer = await self._infer(request, context)
+            except Exception as error:  # noqa: BLE001 - answered
+                failed = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
+                yield pb.ModelStreamInferResponse(error_message=describe(error), infer_response=failed)
+            else:
+                yield pb.ModelStreamInferResponse(infer_response=answer)
+
+    async def _answer(self, request: pb.ModelInferRequest, use: Use[Any]) -> pb.ModelInferResponse:
+        tensors.check_inputs(request, use.signature.inputs)
+        inputs = tensors.inputs_of(request)
+        outputs = await call(self._pool, self._runtime.infer, use.model, inputs, tensors.parameters_of(request))
+        response = pb.ModelInferResponse(
+            model_name=request.model_name or use.id, model_version=request.model_version, id=request.id
+        )
+        tensors.fill_response(
+            response,
+            outputs,
+            specs=use.signature.outputs,
+            wanted=[output.name for output in request.outputs],
+            raw=bool(request.raw_input_contents),
+        )
+        return response
+
+
+def _id(context: Context, name: str) -> str:
+    id_ = model_id_of(context) or name
+    if not id_:
+        raise RequestError("the request names no model: neither model_name nor metadata mm-model-id")
+    return id_

@@ -1,0 +1,246 @@
+"""The server of an author's runtime: `serve` inside an event loop, `run` as a program."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from modelmesh._proto import model_runtime_pb2
+from modelmesh.runtime.contract import ModelRuntime
+from modelmesh.runtime.introspection import Health, Reflection
+from modelmesh.runtime.loaded import LoadedModels, call
+from modelmesh.runtime.management import Management
+from modelmesh.runtime.service import CallGate, model_service_handler
+
+_log = logging.getLogger("modelmesh.runtime")
+
+DEFAULT_LISTEN = "127.0.0.1:8085"
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+MAX_CALLS = 1024
+"""Inference calls at once, running or waiting for a thread."""
+
+
+class RuntimeServer:
+    """A running server.
+
+    Attributes:
+        addresses: Where it listens, as `host:port` or `unix:///path`; the ports are real where 0 was asked.
+        models: What is loaded.
+    """
+
+    def __init__(
+        self,
+        server: "grpc.aio.Server",
+        addresses: Sequence[str],
+        models: LoadedModels[Any],
+        health: Health,
+        pools: Sequence[ThreadPoolExecutor],
+    ) -> None:
+        self._server = server
+        self._health = health
+        self._pools = pools
+        self.addresses = tuple(addresses)
+        self.models = models
+
+    @property
+    def address(self) -> str:
+        """The first of `addresses`."""
+        return self.addresses[0]
+
+    async def wait(self) -> None:
+        """Wait until the server has stopped."""
+        await self._server.wait_for_termination()
+
+    async def stop(self, grace_s: float = 10.0) -> bool:
+        """Refuse new calls, let running ones end, unload every model, free the threads.
+
+        Calls have `grace_s` to end, unloads as long again. False if a method of the author's still runs after that:
+        its thread cannot be stopped, and would keep the process from ending.
+        """
+        self._health.close()
+        await self._server.stop(grace_s)
+        clean = True
+        try:
+            await asyncio.wait_for(self.models.purge(), max(grace_s, 1.0))
+        except TimeoutError:
+            clean = False
+            _log.error("stopping although loads or unloads still run")
+        except Exception:  # noqa: BLE001 - whatever unload raised, the process is ending
+            _log.exception("stopping although models could not be unloaded")
+        for pool in self._pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for address in self.addresses:
+            _remove_socket(address)
+        return clean
+
+
+async def serve(
+    runtime: ModelRuntime[Any],
+    *,
+    listen: str | Sequence[str] = DEFAULT_LISTEN,
+    inference_threads: int | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+) -> RuntimeServer:
+    """Serve a runtime on the running event loop; returns when it listens.
+
+    Args:
+        runtime: Of the author.
+        listen: One or more of `port`, `host:port`, `unix:///path`; port 0 takes a free one.
+        inference_threads: Threads for plain `infer` and service methods; None: one per CPU.
+        max_message_bytes: Larger requests and answers are refused with RESOURCE_EXHAUSTED.
+
+    Raises:
+        OSError: An address is in use or not permitted.
+        ValueError: An address, or a limit of the runtime, makes no sense.
+    """
+    _check(runtime)
+    addresses = [_address(one) for one in ([listen] if isinstance(listen, str) else listen)]
+    slow = ThreadPoolExecutor(max(1, runtime.loading_concurrency) + 4, thread_name_prefix="models")
+    fast = ThreadPoolExecutor(inference_threads or os.cpu_count() or 1, thread_name_prefix="infer")
+    models = LoadedModels(runtime, slow)
+    gate = CallGate(MAX_CALLS)
+    own = list(runtime.services())
+    handlers = [Management(runtime, models, own).handler()]
+    handlers += [model_service_handler(service, models, fast, gate) for service in own]
+    descriptors = [
+        model_runtime_pb2.DESCRIPTOR.services_by_name["ModelRuntime"],
+        *(service.descriptor for service in own),
+    ]
+    if type(runtime).infer is not ModelRuntime.infer:
+        from modelmesh.runtime.inference import Inference  # noqa: PLC0415 - needs numpy, which an own protocol does not
+
+        inference = Inference(runtime, models, fast, gate)
+        handlers.append(inference.handler())
+        descriptors.append(inference.descriptor)
+    health = Health([descriptor.full_name for descriptor in descriptors])
+    handlers += [health.handler(), *Reflection(descriptors).handlers()]
+    server = grpc.aio.server(
+        options=(
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
+        )
+    )
+    server.add_generic_rpc_handlers(handlers)
+    bound = [_bind(server, address) for address in addresses]
+    await server.start()
+    _log.info("serving %s at %s", runtime.name, ", ".join(bound))
+    return RuntimeServer(server, bound, models, health, (slow, fast))
+
+
+def run(
+    runtime: ModelRuntime[Any],
+    *,
+    listen: str | Sequence[str] = DEFAULT_LISTEN,
+    inference_threads: int | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+) -> None:
+    """Serve a runtime as a program: returns after SIGTERM or SIGINT, when running calls have ended.
+
+    Ends the process with status 1 if a load or unload still hangs then, 20 s later.
+
+    Arguments and exceptions are those of `serve`. Logs go to standard error unless logging is set up already.
+    """
+
+    async def main() -> bool:
+        server = await serve(
+            runtime, listen=listen, inference_threads=inference_threads, max_message_bytes=max_message_bytes
+        )
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        warming = asyncio.create_task(_warm_up(runtime))
+        await stop.wait()
+        _log.info("stopping")
+        await warming
+        return await server.stop()
+
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if not asyncio.run(main()):
+        logging.shutdown()
+        os._exit(1)  # a thread that hangs in a load would hold the process for ever
+
+
+async def _warm_up(runtime: ModelRuntime[Any]) -> None:
+    """Import what will be needed, then take all that exists out of the collections that follow unloads.
+
+    With scikit-learn imported a collection takes 25 ms, and no call gets on meanwhile; afterwards next to nothing.
+    """
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="warm-up") as pool:
+            await call(pool, runtime.warm_up)
+    except Exception:  # noqa: BLE001 - whatever the author raises; the first load will tell
+        _log.exception("warming up failed")
+    gc.freeze()
+
+
+def _check(runtime: ModelRuntime[Any]) -> None:
+    """Refuse at start what would make the mesh refuse later."""
+    for name, least in (
+        ("capacity_bytes", 1),
+        ("default_size_bytes", 1),
+        ("loading_concurrency", 1),
+        ("load_timeout_ms", 100),
+    ):
+        value = getattr(runtime, name)
+        if value < least:
+            raise ValueError(f"{name} is {value}; the mesh wants at least {least}")
+    default_bytes = runtime.default_size_bytes
+    least_bytes = max(2 * default_bytes, min(512 * 1024 * 1024, 10 * default_bytes))
+    if runtime.capacity_bytes < least_bytes:
+        raise ValueError(
+            f"capacity_bytes is {runtime.capacity_bytes}, but with default_size_bytes {default_bytes} the mesh wants"
+            f" at least {least_bytes}; lower the default size or raise the capacity"
+        )
+
+
+def _address(listen: str) -> str:
+    """The address as gRPC wants it."""
+    if listen.startswith("unix:"):
+        path = listen.removeprefix("unix:")
+        return "unix://" + str(Path(path.removeprefix("//") if path.startswith("//") else path).absolute())
+    host, colon, port = listen.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535 or (colon and not host):
+        raise ValueError(f"{listen!r} is no address; write a port, host:port or unix:///path")
+    return f"{host or '127.0.0.1'}:{port}"
+
+
+def _bind(server: "grpc.aio.Server", address: str) -> str:
+    if address.startswith("unix://"):
+        path = Path(address.removeprefix("unix://"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_socket() and _answers(path):  # gRPC would replace it silently
+            raise OSError(f"another process listens at {address}")
+        if len(os.fsencode(path)) > 107:
+            raise ValueError(f"{address} is longer than a socket path may be (107 bytes)")
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen at {address}; is it in use?") from error
+    if address.startswith("unix://"):
+        return address
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.settimeout(1)
+        probe.connect(str(path))
+        return True
+    return False
+
+
+def _remove_socket(address: str) -> None:
+    if address.startswith("unix://"):
+        Path(address.removeprefix("unix://")).unlink(missing_ok=True)

@@ -1,0 +1,264 @@
+"""Whole clusters of production control planes on one virtual-time loop.
+
+Only the ports are fakes: one shared store in memory, a network, a data plane and a runtime per
+instance. Everything that decides is what runs in production.
+"""
+
+import asyncio
+from dataclasses import dataclass, replace
+from random import Random
+
+from modelmesh._proto import model_mesh_pb2, peer_pb2
+from modelmesh.adapters.peers import peer_answer
+from modelmesh.adapters.store.sqlite import SqliteStore
+from modelmesh.control.journal import Event
+from modelmesh.control.keys import CopyKey, Keys
+from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
+from modelmesh.machines.model_copy import CopyState
+from modelmesh.management.calls import Call
+from modelmesh.management.models import Models
+from modelmesh.management.peer import Peer
+from modelmesh.ports import PeerAnswer, PeerUnreachableError, RuntimeCallError, Store, StoreError
+from modelmesh.testing.clock import VirtualClock
+from modelmesh.testing.dataplane import Answer, FakeNetwork, SimulatedDataPlane
+from modelmesh.testing.fake_runtime import FakeRuntime
+from modelmesh.testing.model_paths import ModelScript
+from modelmesh.values.dataplane import PeerAddress
+from modelmesh.values.ids import InstanceId, ModelId, Revision, Token
+from modelmesh.values.records import CopyRecord
+from modelmesh.values.status import Status
+
+KEYS = Keys(root="", prefix="mm", service="sim")
+
+
+class FakePeers:
+    """`ports.Peers` between the planes of one simulated cluster."""
+
+    def __init__(self, cluster: "SimulatedCluster", own: InstanceId) -> None:
+        self._cluster = cluster
+        self._own = own
+
+    async def ensure_loaded(
+        self,
+        address: PeerAddress,
+        model: ModelId,
+        *,
+        last_use_ms: int,
+        sync: bool,
+        view: Revision | None,
+        timeout_ms: int,
+    ) -> PeerAnswer:
+        """Ask the instance at `address`."""
+        peer = self._peer(address)
+        await asyncio.sleep(self._cluster.network.latency_ms / 1000)
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                answer = await Peer(peer.plane).ensure_loaded(
+                    Call(Token(0), "modelmesh.v1.Peer/EnsureLoaded", {}, send=lambda _: None),
+                    peer_pb2.EnsureLoadedRequest(model_id=model, last_use_ms=last_use_ms, sync=sync, view=view or 0),
+                )
+        except TimeoutError as error:
+            raise PeerUnreachableError("no answer in time") from error
+        self._peer(address)
+        return peer_answer(answer)
+
+    async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
+        """Ask who is there."""
+        del timeout_ms
+        return self._peer(address).plane.identity.instance
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _peer(self, address: PeerAddress) -> "SimulatedInstance":
+        plane = self._cluster.network.plane(self._own, address.address)
+        if plane is None:
+            raise PeerUnreachableError(f"{address.address} cannot be reached")
+        return self._cluster.instances[plane.instance]
+
+
+@dataclass(slots=True)
+class SimulatedInstance:
+    """One instance and its fakes."""
+
+    plane: ControlPlane
+    dataplane: SimulatedDataPlane
+    runtime: FakeRuntime
+    models: Models
+
+
+class SimulatedCluster:
+    """A cluster that tests drive. Use within `run_virtual`.
+
+    Args:
+        seed: Decides every draw.
+        store: Shared by all; by default one in memory.
+    """
+
+    def __init__(self, *, seed: int = 0, store: Store | None = None, latency_ms: int = 1) -> None:
+        self.rng = Random(seed)  # noqa: S311 - a simulation
+        self.store: Store = store if store is not None else SqliteStore(":memory:", expires_leases=True)
+        self.network = FakeNetwork(latency_ms=latency_ms)
+        self.instances: dict[InstanceId, SimulatedInstance] = {}
+        self.story: list[Event] = []
+        self.crashes: list[str] = []
+        self._addresses = 0
+
+    async def add(
+        self,
+        name: str,
+        *,
+        capacity_bytes: int = 1000,
+        default_size_bytes: int = 100,
+        loading_concurrency: int = 2,
+        load_ms: int = 10,
+        skew_ms: int = 0,
+        limits: ControlLimits | None = None,
+        runtime: FakeRuntime | None = None,
+        store: Store | None = None,
+    ) -> SimulatedInstance:
+        """Start an instance and wait until it is a member."""
+        instance = InstanceId(name)
+        clock = VirtualClock(skew_ms)
+        self._addresses += 1
+        address = f"sim-{self._addresses}"
+        runtime = runtime or FakeRuntime(
+            clock,
+            capacity_bytes=capacity_bytes,
+            default_size_bytes=default_size_bytes,
+            loading_concurrency=loading_concurrency,
+            random=Random(self.rng.getrandbits(32)),  # noqa: S311 - a simulation
+            script=lambda _: _script(default_size_bytes, load_ms),
+            predicts=lambda size: size,
+        )
+
+        async def infer(model: ModelId, payload: object) -> object:
+            return await _infer(runtime, model, payload)
+
+        dataplane = SimulatedDataPlane(
+            instance=instance,
+            address=address,
+            network=self.network,
+            infer=infer,
+            now_ms=clock.now_ms,
+            rng=Random(self.rng.getrandbits(32)),  # noqa: S311 - a simulation
+        )
+        plane = ControlPlane(
+            identity=Identity(instance, address),
+            keys=KEYS,
+            store=store or self.store,
+            runtime=runtime,
+            peers=FakePeers(self, instance),
+            dataplane=dataplane,
+            clock=clock,
+            rng=Random(self.rng.getrandbits(32)),  # noqa: S311 - a simulation
+            limits=limits or ControlLimits(),
+            crashed=lambda task, error: self.crashes.append(f"{name}: {task}: {error!r}"),
+        )
+        plane.journal.subscribe(lambda event: self.story.append(replace(event, time_ms=event.time_ms - skew_ms)))
+        dataplane.listen(plane.receive)
+        dataplane.start()
+        simulated = SimulatedInstance(plane, dataplane, runtime, Models(plane))
+        self.instances[instance] = simulated
+        await plane.start(serving_services=(), peer_services=())
+        return simulated
+
+    def note(self, text: str) -> None:
+        """Write a line of the test's own into the story."""
+        now_ms = VirtualClock().now_ms()
+        self.story.append(Event(now_ms, InstanceId("-"), ModelId(""), text, "", ""))
+
+    async def crash(self, name: str) -> None:
+        """An instance dies without a word; its lease ends by itself."""
+        instance = self.instances.pop(InstanceId(name))
+        instance.dataplane.close()
+        await instance.plane.tasks.close()
+        instance.runtime.crash()
+
+    async def stop(self) -> None:
+        """End everything."""
+        for instance in self.instances.values():
+            await instance.plane.tasks.close()
+            instance.dataplane.close()
+        await self.store.close()
+
+    async def call(self, model: str, *, via: str, payload: object = None, timeout_ms: int | None = 60_000) -> Answer:
+        """A client's call, entering at `via`."""
+        return await self.instances[InstanceId(via)].dataplane.call(ModelId(model), payload, timeout_ms=timeout_ms)
+
+    def holders(self, model: str) -> list[InstanceId]:
+        """Instances whose copy of the model is ready."""
+        return [
+            name
+            for name, instance in self.instances.items()
+            if instance.plane.cache.states().get(ModelId(model)) in {CopyState.READY, CopyState.SIZING}
+        ]
+
+    async def check(self) -> None:
+        """Raise AssertionError if an invariant of the cluster is broken.
+
+        Memory balances; no runtime holds more than it has; at most one load per model and instance; no
+        background task crashed.
+        """
+        assert not self.crashes, self.crashes
+        for name, instance in self.instances.items():
+            instance.plane.cache.ledger.check()
+            ledger = instance.plane.cache.ledger
+            assert ledger.forced_bytes() == 0, (name, ledger.held_bytes, ledger.capacity_bytes)
+            assert instance.runtime.used_bytes() <= instance.runtime.capacity_bytes, name
+
+    async def settled(self, *, within_ms: int = 20_000) -> None:
+        """Wait until every key under `copies/` has its copy and nothing is in transition, then check that."""
+        for _ in range(within_ms // 50):
+            problems = await self._unsettled()
+            if not problems:
+                await self.check()
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"not settled after {within_ms} ms: {problems}")
+
+    async def _unsettled(self) -> list[str]:
+        problems = []
+        try:
+            listing = await self.store.range(KEYS.copies)
+        except StoreError as error:
+            return [f"the store is away: {error}"]
+        keys: dict[tuple[ModelId, InstanceId], CopyRecord] = {}
+        for item in listing.items:
+            parsed = KEYS.parse(item.key)
+            assert isinstance(parsed, CopyKey)
+            keys[parsed.model, parsed.instance] = CopyRecord.decode(item.value)
+        for (model, name), record in keys.items():
+            holder = self.instances.get(name)
+            copy = holder.plane.cache.copy(model) if holder is not None else None
+            if copy is None or copy.load_id != record.load_id:
+                problems.append(f"key of {model} at {name} has no copy")
+        for name, instance in self.instances.items():
+            for model, state in instance.plane.cache.states().items():
+                if state is not CopyState.READY:
+                    problems.append(f"{model} is {state.value} at {name}")
+                elif (model, name) not in keys:
+                    problems.append(f"copy of {model} at {name} has no key")
+        return problems
+
+
+async def register(instance: SimulatedInstance, model: str, *, path: str = "", load: bool = False) -> None:
+    """Register a model through an instance's management service."""
+    request = model_mesh_pb2.RegisterModelRequest(
+        modelId=model, modelInfo=model_mesh_pb2.ModelInfo(type="fake", path=path), loadNow=load, sync=load
+    )
+    call = Call(Token(0), "mmesh.ModelMesh/registerModel", {}, send=lambda _: None)
+    await instance.models.register(call, request)
+
+
+def _script(size_bytes: int, load_ms: int) -> ModelScript:
+    return ModelScript(size_bytes=size_bytes, load_ms=load_ms, unload_ms=5)
+
+
+async def _infer(runtime: FakeRuntime, model: ModelId, payload: object) -> object:
+    await asyncio.sleep(0.001)
+    if runtime.down:
+        raise RuntimeCallError(Status.UNAVAILABLE, "the runtime is down")
+    if model not in runtime.loaded:
+        raise RuntimeCallError(Status.NOT_FOUND, f"model {model} is not loaded")
+    return (model, payload)

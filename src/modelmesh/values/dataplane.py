@@ -1,0 +1,230 @@
+"""What crosses the border between the data plane and the control plane.
+
+Down: routes and resolutions. Up: events, in the past tense. The native stub
+(`modelmesh/_core/_native.pyi`) documents the same contract as tuples.
+"""
+
+import enum
+from dataclasses import dataclass
+
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
+from modelmesh.values.status import Status
+
+
+class Hop(enum.Enum):
+    """What the sender of a forwarded request expects (`mm-hop`)."""
+
+    HIT = "hit"
+    LOAD = "load"
+
+
+class Outcome(enum.Enum):
+    """How an attempt ended that another copy may cure. Also the values of `mm-refused`."""
+
+    NOT_HERE = "not-here"
+    MOVED = "moved"
+    BUSY = "busy"
+    DRAINING = "draining"
+    NO_ROOM = "no-room"
+    LOAD_FAILED = "load-failed"
+    UNAVAILABLE = "unavailable"
+    EXHAUSTED = "exhausted"
+    LOST = "lost"
+    ENDED = "ended"
+
+
+# --- down -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCopy:
+    """The copy at this instance. Bounds: 0 means none."""
+
+    load_id: LoadId
+    ready: bool
+    max_concurrency: int = 0
+    max_waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCopy:
+    """A ready copy elsewhere."""
+
+    instance: InstanceId
+    load_id: LoadId
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where calls for a model may go."""
+
+    local: LocalCopy | None
+    remote: tuple[RemoteCopy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    """Where an instance's peer port is; `tls_name` is the name its certificate must carry."""
+
+    address: str
+    tls_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """The local copy serves the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reroute:
+    """Look in the routing table again, as if the request had just come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Send the request to another instance."""
+
+    instance: InstanceId
+    hop: Hop
+    tried: tuple[InstanceId, ...] = ()
+    view: Revision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnAnswer:
+    """The client gets the failed attempt's own answer, whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The client gets this status; `trailers` in wire form."""
+
+    status: Status
+    message: str
+    trailers: tuple[tuple[str, bytes], ...] = ()
+
+
+Resolution = Serve | Reroute | Forward | ReturnAnswer | Fail
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRule:
+    """Rules of one inference method; paths are field numbers, empty meaning none."""
+
+    method: str
+    extraction_path: tuple[int, ...] = ()
+    extracts_vmodel: bool = False
+    injection_path: tuple[int, ...] = ()
+    idempotent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Which methods exist, and who answers them."""
+
+    serving_services: tuple[str, ...]
+    peer_services: tuple[str, ...]
+    methods: tuple[MethodRule, ...] = ()
+    allow_others: bool = True
+    forbidden_services: tuple[str, ...] = ("mmesh.ModelRuntime", "com.ibm.watson.tas.internal.proto.ModelServer")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Use of one route since the last look. Times in epoch milliseconds and microseconds."""
+
+    model: ModelId
+    last_use_ms: int
+    requests: int
+    service_us: int
+    in_flight: int
+    waiting: int
+
+
+# --- up ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A request found no route, or names an unknown vmodel; it is held until resolved.
+
+    `hop` is None at the ingress. `model` is empty iff `vmodel` is unknown.
+    """
+
+    token: Token
+    model: ModelId
+    vmodel: VModelId | None
+    method: str
+    timeout_ms: int | None
+    hop: Hop | None
+    tried: tuple[InstanceId, ...]
+    view: Revision | None
+    balanced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """An attempt ended in something another copy may cure. Held until resolved iff `replayable`."""
+
+    token: Token
+    model: ModelId
+    vmodel: VModelId | None
+    instance: InstanceId
+    load_id: LoadId
+    outcome: Outcome
+    replayable: bool
+    status: Status
+    message: str
+    view: Revision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A call of a service that Python answers began."""
+
+    token: Token
+    listener: str
+    peer_address: str
+    method: str
+    metadata: tuple[tuple[str, bytes], ...]
+    timeout_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallMessage:
+    """A message of such a call; None: the caller half-closed."""
+
+    token: Token
+    message: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The client of a held or called request has gone, or its deadline passed; it has been answered."""
+
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class CopyIdle:
+    """A local copy that was made not ready has no request in flight."""
+
+    model: ModelId
+    load_id: LoadId
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """An instance cannot be reached; the own id stands for the local runtime."""
+
+    instance: InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class LinkBack:
+    """It can be reached again."""
+
+    instance: InstanceId
+
+
+DataPlaneEvent = Missed | AttemptFailed | Called | CallMessage | Cancelled | CopyIdle | LinkLost | LinkBack

@@ -1,0 +1,313 @@
+"""What the store holds, and its JSON forms.
+
+`registry/` and `vmodels/` are shared with the archived Java project: field names are its own, absent
+means default, and unknown fields (among them its `instanceIds` and `failedIn`) survive a rewrite.
+The other records are ours. Source: the store chapter of the design notes.
+"""
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+
+_DEFAULT_TYPE = "NLCLASSIFIER"
+"""What a record without `type` means; kept from the old system."""
+
+_Scalar = TypeVar("_Scalar", str, int, bool)
+_Kind = TypeVar("_Kind", bound=enum.Enum)
+
+
+class RecordError(ValueError):
+    """A stored value cannot be read as the record it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A registered model. `type`, `path` and `key` never change. Times in epoch milliseconds."""
+
+    type: str
+    path: str = ""
+    key: str = ""
+    auto_delete: bool = False
+    references: int = 0
+    last_use_ms: int = 0
+    last_unload_ms: int = 0
+    extras: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        return _encode(
+            {
+                **self.extras,
+                "type": self.type,
+                "encKey": self.key,
+                "mPath": self.path,
+                "autoDel": self.auto_delete,
+                "refs": self.references,
+                "lu": self.last_use_ms,
+                "lul": self.last_unload_ms,
+            }
+        )
+
+    @classmethod
+    def decode(cls, value: bytes) -> "ModelRecord":
+        """Read the stored form. Raises RecordError."""
+        known = _decode(value)
+        return cls(
+            type=_take(known, "type", str, _DEFAULT_TYPE),
+            key=_take(known, "encKey", str, ""),
+            path=_take(known, "mPath", str, ""),
+            auto_delete=_take(known, "autoDel", bool, default=False),
+            references=_take(known, "refs", int, 0),
+            last_use_ms=_take(known, "lu", int, 0),
+            last_unload_ms=_take(known, "lul", int, 0),
+            extras=MappingProxyType(known),
+        )
+
+    def same_attributes(self, other: "ModelRecord") -> bool:
+        """Whether both name the same artefact."""
+        return (self.type, self.path, self.key) == (other.type, other.path, other.key)
+
+    def used(self, at_ms: int) -> "ModelRecord":
+        """With the last use raised to `at_ms`; it never goes back."""
+        return replace(self, last_use_ms=max(self.last_use_ms, at_ms))
+
+
+@dataclass(frozen=True, slots=True)
+class VModelRecord:
+    """A movable name. A transition is in progress iff `active` and `target` differ."""
+
+    active: ModelId
+    target: ModelId
+    owner: str = ""
+    failed: bool = False
+    extras: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        return _encode(
+            {**self.extras, "o": self.owner, "amid": self.active, "tmid": self.target, "failed": self.failed}
+        )
+
+    @classmethod
+    def decode(cls, value: bytes) -> "VModelRecord":
+        """Read the stored form. Raises RecordError."""
+        known = _decode(value)
+        active = _take(known, "amid", str, "")
+        return cls(
+            active=ModelId(active),
+            target=ModelId(_take(known, "tmid", str, active)),
+            owner=_take(known, "o", str, ""),
+            failed=_take(known, "failed", bool, default=False),
+            extras=MappingProxyType(known),
+        )
+
+
+class CopyState(enum.Enum):
+    """What the store says of a copy."""
+
+    LOADING = "loading"
+    LOADED = "loaded"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRecord:
+    """One copy at one instance. `record_revision`: create revision of the model record it was loaded for."""
+
+    state: CopyState
+    since_ms: int
+    load_id: LoadId
+    size_bytes: int
+    record_revision: Revision
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        return _encode(
+            {
+                "state": self.state.value,
+                "since": self.since_ms,
+                "load": self.load_id,
+                "size": self.size_bytes,
+                "record": self.record_revision,
+            }
+        )
+
+    @classmethod
+    def decode(cls, value: bytes) -> "CopyRecord":
+        """Read the stored form. Raises RecordError."""
+        known = _decode(value)
+        return cls(
+            state=_enumerated(CopyState, known, "state"),
+            since_ms=_take(known, "since", int, 0),
+            load_id=LoadId(_take(known, "load", int, 0)),
+            size_bytes=_take(known, "size", int, 0),
+            record_revision=Revision(_take(known, "record", int, 0)),
+        )
+
+
+class FailureKind(enum.Enum):
+    """Whose fault a failed load was, as far as one can tell."""
+
+    BAD_MODEL = "bad_model"
+    BAD_INSTANCE = "bad_instance"
+    LOST_WHILE_LOADING = "lost_while_loading"
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """Failed loads of one model at one instance. Believed until `until_ms`."""
+
+    kind: FailureKind
+    message: str
+    count: int
+    since_ms: int
+    until_ms: int
+    record_revision: Revision
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        return _encode(
+            {
+                "kind": self.kind.value,
+                "msg": self.message,
+                "count": self.count,
+                "since": self.since_ms,
+                "until": self.until_ms,
+                "record": self.record_revision,
+            }
+        )
+
+    @classmethod
+    def decode(cls, value: bytes) -> "FailureRecord":
+        """Read the stored form. Raises RecordError."""
+        known = _decode(value)
+        return cls(
+            kind=_enumerated(FailureKind, known, "kind"),
+            message=_take(known, "msg", str, ""),
+            count=_take(known, "count", int, 1),
+            since_ms=_take(known, "since", int, 0),
+            until_ms=_take(known, "until", int, 0),
+            record_revision=Revision(_take(known, "record", int, 0)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRecord:
+    """What an instance tells the others of itself. `oldest_use_ms` is 0 when it holds nothing."""
+
+    address: str
+    tls_name: str = ""
+    started_ms: int = 0
+    capacity_bytes: int = 0
+    used_bytes: int = 0
+    reserve_bytes: int = 0
+    default_size_bytes: int = 0
+    copies: int = 0
+    oldest_use_ms: int = 0
+    loading_slots: int = 0
+    loads: int = 0
+    busyness: int = 0
+    labels: tuple[str, ...] = ()
+    zone: str = ""
+    location: str = ""
+    version: str = ""
+    draining: bool = False
+    runtime_ready: bool = True
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        return _encode(
+            {
+                "addr": self.address,
+                "tls": self.tls_name,
+                "start": self.started_ms,
+                "cap": self.capacity_bytes,
+                "used": self.used_bytes,
+                "reserve": self.reserve_bytes,
+                "unit": self.default_size_bytes,
+                "count": self.copies,
+                "oldest": self.oldest_use_ms,
+                "slots": self.loading_slots,
+                "loads": self.loads,
+                "busy": self.busyness,
+                "labels": list(self.labels),
+                "zone": self.zone,
+                "loc": self.location,
+                "vers": self.version,
+                "drain": self.draining,
+                "down": not self.runtime_ready,
+            }
+        )
+
+    @classmethod
+    def decode(cls, value: bytes) -> "MemberRecord":
+        """Read the stored form. Raises RecordError."""
+        known = _decode(value)
+        labels = known.pop("labels", [])
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise RecordError("labels is not a list of text")
+        return cls(
+            address=_take(known, "addr", str, ""),
+            tls_name=_take(known, "tls", str, ""),
+            started_ms=_take(known, "start", int, 0),
+            capacity_bytes=_take(known, "cap", int, 0),
+            used_bytes=_take(known, "used", int, 0),
+            reserve_bytes=_take(known, "reserve", int, 0),
+            default_size_bytes=_take(known, "unit", int, 0),
+            copies=_take(known, "count", int, 0),
+            oldest_use_ms=_take(known, "oldest", int, 0),
+            loading_slots=_take(known, "slots", int, 0),
+            loads=_take(known, "loads", int, 0),
+            busyness=_take(known, "busy", int, 0),
+            labels=tuple(labels),
+            zone=_take(known, "zone", str, ""),
+            location=_take(known, "loc", str, ""),
+            version=_take(known, "vers", str, ""),
+            draining=_take(known, "drain", bool, default=False),
+            runtime_ready=not _take(known, "down", bool, default=False),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An instance as the view knows it. `create_revision` orders members: the lowest leads."""
+
+    instance: InstanceId
+    record: MemberRecord
+    create_revision: Revision
+
+
+def _encode(fields: Mapping[str, Any]) -> bytes:
+    """JSON without defaults: absent means null, 0, false or empty, as the old readers expect."""
+    kept = {name: value for name, value in fields.items() if value}
+    return json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _decode(value: bytes) -> dict[str, Any]:
+    try:
+        decoded = json.loads(value)
+    except ValueError as error:
+        raise RecordError(f"not JSON: {error}") from error
+    if not isinstance(decoded, dict):
+        raise RecordError(f"a JSON object is expected, not {type(decoded).__name__}")
+    return decoded
+
+
+def _take(fields: dict[str, Any], name: str, kind: type[_Scalar], default: _Scalar) -> _Scalar:
+    value = fields.pop(name, None)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise RecordError(f"{name} is not of type {kind.__name__}")
+    return value
+
+
+def _enumerated(kind: type[_Kind], fields: dict[str, Any], name: str) -> _Kind:
+    try:
+        return kind(fields.pop(name, None))
+    except ValueError as error:
+        raise RecordError(f"{name}: {error}") from error

@@ -1,0 +1,83 @@
+"""The view: what an instance believes of its cluster, as policies receive it."""
+
+from dataclasses import dataclass
+
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.records import CopyState, FailureRecord, MemberRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy of a model at an instance.
+
+    `unlisted`: its key went with its lease while the instance may still answer; routable as before.
+    """
+
+    instance: InstanceId
+    state: CopyState
+    since_ms: int
+    load_id: LoadId
+    size_bytes: int
+    record_revision: Revision
+    create_revision: Revision
+    mod_revision: Revision
+    unlisted: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the store says that it is loaded."""
+        return self.state is CopyState.LOADED
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A remembered failed load."""
+
+    instance: InstanceId
+    record: FailureRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model: its copies and failures, by instance id; void ones (of an older record) are left out."""
+
+    model: ModelId
+    copies: tuple[Copy, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+    def copy_at(self, instance: InstanceId) -> Copy | None:
+        """The copy at `instance`, if there is one."""
+        return next((copy for copy in self.copies if copy.instance == instance), None)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceView:
+    """An instance as a place to load at. All sizes in bytes."""
+
+    instance: InstanceId
+    record: MemberRecord
+    reachable: bool = True
+
+    @property
+    def free_bytes(self) -> int:
+        """Room beyond what is used and kept in reserve."""
+        record = self.record
+        return max(0, record.capacity_bytes - record.reserve_bytes - record.used_bytes)
+
+    @property
+    def available(self) -> bool:
+        """Whether loads may be sent here at all."""
+        return self.reachable and self.record.runtime_ready and not self.record.draining
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """All instances, ordered by id, as of a store revision."""
+
+    own: InstanceId
+    revision: Revision
+    instances: tuple[InstanceView, ...] = ()
+
+    def instance(self, instance: InstanceId) -> InstanceView | None:
+        """One instance, if it is a member."""
+        return next((entry for entry in self.instances if entry.instance == instance), None)

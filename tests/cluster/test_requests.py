@@ -1,0 +1,196 @@
+"""Requests through simulated clusters: where they go, what they load, what they get."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from modelmesh.testing.clock import run_virtual
+from modelmesh.testing.cluster import SimulatedCluster, register
+from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.status import Status
+
+Story = Callable[[SimulatedCluster], Awaitable[None]]
+
+
+def play(story: Story, *, seed: int = 1) -> None:
+    """Run a story on a cluster, then let it settle and check it."""
+
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=seed)
+        try:
+            await story(cluster)
+            await cluster.settled()
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+def loads(cluster: SimulatedCluster, model: str) -> int:
+    return sum(instance.runtime.load_counts[ModelId(model)] for instance in cluster.instances.values())
+
+
+def test_a_call_for_a_cold_model_loads_it_and_is_answered() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await register(a, "m")
+        answer = await cluster.call("m", via="a", payload="hello")
+        assert (answer.status, answer.payload) == (Status.OK, ("m", "hello"))
+        assert loads(cluster, "m") == 1
+
+    play(story)
+
+
+def test_an_unregistered_model_is_not_found() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        await cluster.add("a")
+        answer = await cluster.call("nobody", via="a")
+        assert (answer.status, answer.message) == (Status.NOT_FOUND, "model not found")
+
+    play(story)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fifty_first_calls_through_three_instances_cause_one_load(seed: int) -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        for name in "abc":
+            await cluster.add(name, load_ms=200)
+        await register(cluster.instances[InstanceId("a")], "m")
+        answers = await asyncio.gather(*(cluster.call("m", via="abc"[i % 3]) for i in range(50)))
+        assert [answer.status for answer in answers] == [Status.OK] * 50
+        assert loads(cluster, "m") == 1
+
+    play(story, seed=seed)
+
+
+def test_more_models_than_fit_are_evicted_oldest_first() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a", capacity_bytes=1000, default_size_bytes=100)
+        for i in range(12):
+            await register(a, f"m{i}")
+            answer = await cluster.call(f"m{i}", via="a")
+            assert answer.status is Status.OK, answer
+            await asyncio.sleep(1)
+        held = sorted(a.plane.cache.states())
+        assert held == sorted(f"m{i}" for i in range(3, 12))
+
+    play(story)
+
+
+def test_models_spread_over_instances_with_room() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        for name in "abc":
+            await cluster.add(name)
+        a = cluster.instances[InstanceId("a")]
+        for i in range(9):
+            await register(a, f"m{i}")
+            answer = await cluster.call(f"m{i}", via="a")
+            assert answer.status is Status.OK, answer
+            await asyncio.sleep(1.5)
+        counts = [len(instance.plane.cache.models()) for instance in cluster.instances.values()]
+        assert sum(counts) == 9
+        assert min(counts) >= 2
+
+    play(story)
+
+
+def test_a_failed_load_moves_elsewhere() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        for name in "abc":
+            await cluster.add(name)
+        await register(cluster.instances[InstanceId("a")], "m", path="FAIL_boom")
+        answer = await cluster.call("m", via="a")
+        # It fails at its first load in each process: three failures, and the model is given up.
+        assert answer.status is Status.INTERNAL
+        assert answer.message.endswith("boom")
+        again = await cluster.call("m", via="b")
+        assert again.status is Status.INTERNAL
+        assert loads(cluster, "m") == 3
+
+    play(story)
+
+
+def test_an_instance_that_dies_while_loading_does_not_take_the_call_with_it() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        for name in "ab":
+            await cluster.add(name, load_ms=2000)
+        a, b = (cluster.instances[InstanceId(name)] for name in "ab")
+        await register(a, "m")
+        call = asyncio.create_task(cluster.call("m", via="a"))
+        await asyncio.sleep(0.5)
+        loader = next(name for name, i in cluster.instances.items() if i.runtime.load_counts[ModelId("m")])
+        if loader == "a":
+            call.cancel()
+            call = asyncio.create_task(cluster.call("m", via="b"))
+            await asyncio.sleep(0.5)
+        await cluster.crash(loader)
+        answer = await call
+        assert answer.status is Status.OK
+        assert answer.served_by != loader
+        del b
+
+    play(story)
+
+
+def test_a_model_unloaded_behind_our_back_is_loaded_again() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await register(a, "m", load=True)
+        a.runtime.vanish(ModelId("m"))
+        answer = await cluster.call("m", via="a")
+        assert answer.status is Status.OK
+        assert loads(cluster, "m") == 2
+
+    play(story)
+
+
+def test_an_unregistered_model_is_unloaded() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await register(a, "m", load=True)
+        from modelmesh._proto import model_mesh_pb2 as pb
+        from modelmesh.management.calls import Call
+        from modelmesh.values.ids import Token
+
+        call = Call(Token(0), "", {}, send=lambda _: None)
+        await a.models.unregister(call, pb.UnregisterModelRequest(modelId="m"))
+        await asyncio.sleep(1)
+        assert not a.plane.cache.states()
+        assert not a.runtime.loaded
+        assert (await cluster.call("m", via="a")).status is Status.NOT_FOUND
+
+    play(story)
+
+
+def test_a_restarted_runtime_blames_no_model() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await register(a, "m", load=True)
+        a.runtime.crash()
+        a.dataplane.runtime_link(up=False)
+        await asyncio.sleep(3)
+        a.runtime.restart()
+        a.dataplane.runtime_link(up=True)
+        await asyncio.sleep(2)
+        assert a.plane.link.ready
+        answer = await cluster.call("m", via="a")
+        assert answer.status is Status.OK
+        assert not list(a.plane.state.failed_models())
+
+    play(story)
+
+
+def test_a_lost_connection_is_not_a_restart() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await register(a, "m", load=True)
+        a.dataplane.runtime_link(up=False)
+        await asyncio.sleep(1)
+        a.dataplane.runtime_link(up=True)
+        await asyncio.sleep(1)
+        assert (await cluster.call("m", via="a")).status is Status.OK
+        assert loads(cluster, "m") == 1
+        assert a.runtime.counts["status"] == 1
+
+    play(story)

@@ -1,0 +1,359 @@
+"""One suite over both data planes: the native core, and the simulator's in Python."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import grpc
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "dataplane"))
+
+from scripted import WAIT, Brain, Runtime
+
+from modelmesh.adapters.dataplane import NativeDataPlane
+from modelmesh.ports import DataPlane, RuntimeCallError
+from modelmesh.testing.dataplane import FakeNetwork, SimulatedDataPlane
+from modelmesh.values.dataplane import (
+    AttemptFailed,
+    Cancelled,
+    CopyIdle,
+    Fail,
+    Forward,
+    Hop,
+    LocalCopy,
+    Missed,
+    Outcome,
+    PeerAddress,
+    RemoteCopy,
+    Reroute,
+    ReturnAnswer,
+    Route,
+    Rules,
+    Serve,
+)
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, VModelId
+from modelmesh.values.status import Status
+
+A, B = InstanceId("a"), InstanceId("b")
+M = ModelId("m")
+Answer = tuple[Status, str, object]
+
+
+class Side:
+    """One of two instances: its plane, its events, its runtime, and a client of it."""
+
+    def __init__(self, name: InstanceId, plane: DataPlane, address: str) -> None:
+        self.name = name
+        self.plane = plane
+        self.brain = Brain(plane)  # type: ignore[arg-type]  # it needs no more than the port
+        self.address = PeerAddress(address)
+        self.behaviour: Status | None = None
+        self.gate: asyncio.Event | None = None
+        self.served = 0
+
+    async def infer(self, payload: object) -> object:
+        """What the runtime does with a call."""
+        self.served += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.behaviour is not None:
+            raise RuntimeCallError(self.behaviour, "so it was told")
+        return payload
+
+    async def call(self, name: str = "m", *, vmodel: bool = False, timeout: float = WAIT) -> Answer:
+        raise NotImplementedError
+
+    def local(self, *, ready: bool = True, load_id: int = 1) -> None:
+        self.plane.set_routes([(M, Route(LocalCopy(LoadId(load_id), ready)))])
+
+    def remote(self, other: "Side", *, load_id: int = 1) -> None:
+        self.plane.set_peers([(other.name, other.address)])
+        self.plane.set_routes([(M, Route(None, (RemoteCopy(other.name, LoadId(load_id)),)))])
+
+
+class NativeSide(Side):
+    channel: grpc.aio.Channel
+
+    async def call(self, name: str = "m", *, vmodel: bool = False, timeout: float = WAIT) -> Answer:
+        header = "mm-vmodel-id" if vmodel else "mm-model-id"
+        try:
+            answer = await self.channel.unary_unary("/test.S/Infer")(
+                b"hello", metadata=((header, name),), timeout=timeout
+            )
+        except grpc.aio.AioRpcError as error:
+            return Status(error.code().value[0]), error.details() or "", None
+        return Status.OK, "", answer
+
+
+class SimulatedSide(Side):
+    async def call(self, name: str = "m", *, vmodel: bool = False, timeout: float = WAIT) -> Answer:
+        assert isinstance(self.plane, SimulatedDataPlane)
+        answer = await self.plane.call(ModelId(name), b"hello", vmodel=vmodel, timeout_ms=round(timeout * 1000))
+        return answer.status, answer.message, answer.payload
+
+
+@pytest.fixture(params=["native", "simulated"])
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Side, Side]]:
+    sides: list[Side] = []
+    closing: list[Callable[[], Any]] = []
+    network = FakeNetwork()
+    for name in (A, B):
+        if request.param == "native":
+            runtime = await Runtime().start()
+            plane = NativeDataPlane(
+                instance=name, runtime=runtime.address, serving="127.0.0.1:0", peer="127.0.0.1:0", threads=1
+            )
+            side = NativeSide(name, plane, "")
+            runtime.script["Infer"] = scripted(side)
+            plane.listen(side.brain.receive)
+            plane.start()
+            side.address = PeerAddress(f"127.0.0.1:{plane.peer_port}")
+            side.channel = grpc.aio.insecure_channel(f"127.0.0.1:{plane.serving_port}")
+            closing += [lambda side=side: side.channel.close(None), runtime.stop]
+        else:
+            behind: list[Side] = []
+
+            async def infer(_: ModelId, payload: object, behind: list[Side] = behind) -> object:
+                return await behind[0].infer(payload)
+
+            simulated = SimulatedDataPlane(
+                instance=name,
+                address=f"sim-{name}",
+                network=network,
+                infer=infer,
+                now_ms=lambda: 1_700_000_000_000,
+                rng=Random(1),
+            )
+            side = SimulatedSide(name, simulated, f"sim-{name}")
+            behind.append(side)
+            simulated.listen(side.brain.receive)
+            simulated.start()
+        side.plane.set_rules(Rules((), ()))
+        sides.append(side)
+    yield sides[0], sides[1]
+    for close in closing:
+        await close()
+    for side in sides:
+        side.plane.close()
+
+
+def scripted(side: Side) -> Any:
+    async def handler(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        async for request in requests:
+            try:
+                answer = await side.infer(request)
+            except RuntimeCallError as error:
+                code = next(code for code in grpc.StatusCode if code.value[0] == error.status)
+                await context.abort(code, error.message)
+            yield answer  # type: ignore[misc]  # bytes in, bytes out
+
+    return handler
+
+
+async def test_a_miss_is_held_until_it_is_resolved(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    call = asyncio.create_task(a.call())
+    event = await a.brain.next(Missed)
+    assert (event.model, event.vmodel, event.hop, event.tried, event.view) == (M, None, None, (), None)
+    assert a.plane.held()[0] == 1
+    a.plane.resolve([(event.token, Fail(Status.NOT_FOUND, "model not found"))])
+    assert await call == (Status.NOT_FOUND, "model not found", None)
+    assert a.plane.held() == (0, 0)
+
+
+async def test_a_ready_copy_serves_without_any_event(pair: tuple[Side, Side]) -> None:
+    a, b = pair
+    a.local()
+    assert await a.call() == (Status.OK, "", b"hello")
+    b.local()
+    a.remote(b)
+    assert await a.call() == (Status.OK, "", b"hello")
+    assert (a.served, b.served) == (1, 1)
+    assert a.brain.count(Missed) == b.brain.count(Missed) == 0
+
+
+async def test_a_held_request_is_served_when_its_copy_is_ready(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    call = asyncio.create_task(a.call())
+    event = await a.brain.next(Missed)
+    a.local()
+    a.plane.resolve([(event.token, Serve())])
+    assert (await call)[2] == b"hello"
+
+
+async def test_serving_without_a_ready_copy_is_a_failed_attempt(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    call = asyncio.create_task(a.call())
+    a.plane.resolve([((await a.brain.next(Missed)).token, Serve())])
+    failed = await a.brain.next(AttemptFailed)
+    assert (failed.instance, failed.outcome, failed.replayable) == (A, Outcome.NOT_HERE, True)
+    a.plane.resolve([(failed.token, Fail(Status.INTERNAL, "enough"))])
+    assert (await call)[:2] == (Status.INTERNAL, "enough")
+
+
+async def test_a_hit_hop_is_refused_where_no_copy_is(pair: tuple[Side, Side]) -> None:
+    a, b = pair
+    a.remote(b, load_id=7)
+    call = asyncio.create_task(a.call())
+    failed = await a.brain.next(AttemptFailed)
+    assert (failed.instance, failed.load_id, failed.outcome) == (B, 7, Outcome.NOT_HERE)
+    assert b.brain.count(Missed) == 0
+    a.plane.resolve([(failed.token, Fail(Status.UNAVAILABLE, "later"))])
+    assert (await call)[:2] == (Status.UNAVAILABLE, "later")
+
+
+async def test_a_load_hop_asks_the_peer_and_carries_what_was_tried_and_seen(pair: tuple[Side, Side]) -> None:
+    a, b = pair
+    a.plane.set_peers([(B, b.address)])
+    call = asyncio.create_task(a.call())
+    missed = await a.brain.next(Missed)
+    a.plane.resolve([(missed.token, Forward(B, Hop.LOAD, (InstanceId("x"), InstanceId("y")), Revision(42)))])
+    asked = await b.brain.next(Missed)
+    assert (asked.hop, asked.tried, asked.view) == (Hop.LOAD, ("x", "y"), 42)
+    b.local()
+    b.plane.resolve([(asked.token, Serve())])
+    assert (await call)[2] == b"hello"
+    assert (a.served, b.served) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "outcome", [Outcome.MOVED, Outcome.BUSY, Outcome.DRAINING, Outcome.NO_ROOM, Outcome.LOAD_FAILED]
+)
+async def test_a_refusal_comes_back_as_what_it_is(pair: tuple[Side, Side], outcome: Outcome) -> None:
+    a, b = pair
+    a.plane.set_peers([(B, b.address)])
+    call = asyncio.create_task(a.call())
+    a.plane.resolve([((await a.brain.next(Missed)).token, Forward(B, Hop.LOAD))])
+    asked = await b.brain.next(Missed)
+    trailers = (("mm-refused", outcome.value.encode()), ("mm-view", b"9"))
+    b.plane.resolve([(asked.token, Fail(Status.INTERNAL, "not me", trailers))])
+    failed = await a.brain.next(AttemptFailed)
+    assert (failed.instance, failed.outcome, failed.status) == (B, outcome, Status.INTERNAL)
+    assert failed.message == "not me"
+    assert failed.view == 9
+    a.plane.resolve([(failed.token, Fail(Status.UNAVAILABLE, "enough"))])
+    assert (await call)[:2] == (Status.UNAVAILABLE, "enough")
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (Status.UNAVAILABLE, Outcome.UNAVAILABLE),
+        (Status.RESOURCE_EXHAUSTED, Outcome.EXHAUSTED),
+        (Status.NOT_FOUND, Outcome.NOT_HERE),
+    ],
+)
+async def test_what_another_copy_may_cure_is_a_failed_attempt(
+    pair: tuple[Side, Side], status: Status, outcome: Outcome
+) -> None:
+    a, _ = pair
+    a.local()
+    a.behaviour = status
+    call = asyncio.create_task(a.call())
+    failed = await a.brain.next(AttemptFailed)
+    assert (failed.instance, failed.load_id, failed.outcome, failed.status) == (A, 1, outcome, status)
+    assert failed.message.endswith("so it was told")
+    a.plane.resolve([(failed.token, ReturnAnswer())])
+    assert (await call)[:2] == (status, "so it was told")
+
+
+async def test_any_other_error_is_the_clients_answer(pair: tuple[Side, Side]) -> None:
+    a, b = pair
+    b.local()
+    b.behaviour = Status.INVALID_ARGUMENT
+    a.remote(b)
+    assert (await a.call())[:2] == (Status.INVALID_ARGUMENT, "so it was told")
+    assert a.brain.count(AttemptFailed) == 0
+
+
+async def test_a_failed_attempt_is_tried_elsewhere(pair: tuple[Side, Side]) -> None:
+    a, b = pair
+    a.local()
+    b.local()
+    a.plane.set_peers([(B, b.address)])
+    a.behaviour = Status.UNAVAILABLE
+    call = asyncio.create_task(a.call())
+    failed = await a.brain.next(AttemptFailed)
+    a.plane.resolve([(failed.token, Forward(B, Hop.HIT))])
+    assert (await call)[2] == b"hello"
+    assert (a.served, b.served) == (1, 1)
+
+
+async def test_a_closed_copy_is_idle_when_its_last_call_has_ended(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    a.local()
+    a.gate = asyncio.Event()
+    call = asyncio.create_task(a.call())
+    async with asyncio.timeout(WAIT):
+        while not a.served:
+            await asyncio.sleep(0.002)
+    a.local(ready=False)
+    assert a.brain.count(CopyIdle) == 0
+    a.gate.set()
+    assert (await call)[2] == b"hello"
+    idle = await a.brain.next(CopyIdle)
+    assert (idle.model, idle.load_id) == (M, 1)
+
+
+async def test_a_closed_copy_without_calls_is_idle_at_once(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    a.local()
+    a.local(ready=False)
+    assert (await a.brain.next(CopyIdle)).load_id == 1
+
+
+async def test_what_runs_on_a_copy_can_be_ended(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    a.local()
+    a.gate = asyncio.Event()
+    call = asyncio.create_task(a.call())
+    async with asyncio.timeout(WAIT):
+        while not a.served:
+            await asyncio.sleep(0.002)
+    a.local(ready=False)
+    a.plane.end_copy(M, LoadId(1))
+    failed = await a.brain.next(AttemptFailed)
+    assert failed.outcome is Outcome.ENDED
+    a.plane.resolve([(failed.token, Fail(Status.UNAVAILABLE, "gone"))])
+    assert (await call)[:2] == (Status.UNAVAILABLE, "gone")
+    a.gate.set()
+
+
+async def test_a_caller_that_gives_up_is_told(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    call = asyncio.create_task(a.call(timeout=0.2))
+    missed = await a.brain.next(Missed)
+    assert missed.timeout_ms is not None
+    assert missed.timeout_ms <= 200
+    assert (await call)[0] is Status.DEADLINE_EXCEEDED
+    assert (await a.brain.next(Cancelled)).token == missed.token
+    assert a.plane.held() == (0, 0)
+    a.plane.resolve([(missed.token, Serve())])  # refused quietly
+
+
+async def test_usage_counts_what_the_local_copy_served(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    a.local()
+    for _ in range(3):
+        await a.call()
+    usage = [use for use in a.plane.usage() if use.model == M]
+    assert [(use.requests, use.in_flight) for use in usage] == [(3, 0)]
+    assert usage[0].last_use_ms > 0
+    assert not [use for use in a.plane.usage() if use.model == M and use.requests]
+
+
+async def test_an_unknown_vmodel_is_a_miss_and_is_routed_once_known(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    a.local()
+    call = asyncio.create_task(a.call("v", vmodel=True))
+    missed = await a.brain.next(Missed)
+    assert (missed.model, missed.vmodel) == ("", "v")
+    a.plane.set_vmodels([(VModelId("v"), M)])
+    a.plane.resolve([(missed.token, Reroute())])
+    assert (await call)[2] == b"hello"
+    assert (await a.call("v", vmodel=True))[2] == b"hello"
+    assert a.brain.count(Missed) == 1

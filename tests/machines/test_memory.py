@@ -1,0 +1,153 @@
+"""The memory ledger: the worked example, then every sequence."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from modelmesh.machines.memory import MemoryLedger, minimum_capacity_bytes, reserve_bytes
+from modelmesh.values.ids import LoadId
+
+
+def test_the_reserve_of_the_example_runtime_is_75_mib() -> None:
+    assert reserve_bytes(capacity_bytes=1024 << 20, default_size_bytes=50 << 20, loading_slots=6) == 75 << 20
+
+
+def test_the_reserve_stays_between_a_hundredth_and_a_tenth() -> None:
+    assert reserve_bytes(capacity_bytes=1000, default_size_bytes=1, loading_slots=1) == 10
+    assert reserve_bytes(capacity_bytes=1000, default_size_bytes=900, loading_slots=4) == 100
+
+
+def test_the_least_capacity() -> None:
+    assert minimum_capacity_bytes(50 << 20) == 500 << 20
+    assert minimum_capacity_bytes(400 << 20) == 800 << 20
+
+
+def test_the_worked_example() -> None:
+    """18 of 50 are loaded; three more come in quick succession; the third waits for the first unload."""
+    ledger = MemoryLedger(capacity_bytes=1024, reserve=75)
+    for n in range(18):
+        assert ledger.ask(LoadId(n), 50) == [n]
+        ledger.settle(LoadId(n), 50)
+    assert ledger.excess_bytes() == 0
+    assert ledger.ask(LoadId(19), 50) == [19]  # begins while its victim still unloads
+    assert ledger.excess_bytes() == 1
+    ledger.leave(LoadId(0))
+    assert ledger.excess_bytes() == 0
+    assert ledger.ask(LoadId(20), 50) == [20]
+    ledger.leave(LoadId(1))
+    assert ledger.ask(LoadId(21), 50) == []
+    ledger.leave(LoadId(2))
+    assert ledger.excess_bytes() == 0
+    assert ledger.free(LoadId(0)) == [21]
+
+
+def test_a_measured_size_above_the_grant_evicts_exactly_as_much_as_needed() -> None:
+    ledger = MemoryLedger(capacity_bytes=1024, reserve=75)
+    for n in range(18):
+        ledger.ask(LoadId(n), 50)
+        ledger.settle(LoadId(n), 50)
+    ledger.ask(LoadId(18), 50)
+    ledger.leave(LoadId(0))
+    ledger.free(LoadId(0))
+    ledger.settle(LoadId(18), 160)
+    assert ledger.excess_bytes() == 17 * 50 + 160 + 75 - 1024  # two more of 50
+
+
+def test_a_big_load_collects_freed_bytes_before_later_small_ones() -> None:
+    ledger = MemoryLedger(capacity_bytes=100, reserve=1)
+    for n in range(9):
+        ledger.ask(LoadId(n), 10)
+        ledger.settle(LoadId(n), 10)
+    assert ledger.ask(LoadId(100), 60) == []
+    assert ledger.ask(LoadId(101), 10) == []
+    complete = []
+    for n in range(6):
+        ledger.leave(LoadId(n))
+        complete += ledger.free(LoadId(n))
+    assert complete == [100, 101]
+
+
+def test_a_kept_copy_is_held_again() -> None:
+    ledger = MemoryLedger(capacity_bytes=100, reserve=1)
+    ledger.ask(LoadId(1), 10)
+    ledger.settle(LoadId(1), 10)
+    ledger.leave(LoadId(1))
+    assert (ledger.held_bytes, ledger.leaving_bytes) == (0, 10)
+    ledger.stay(LoadId(1))
+    assert (ledger.held_bytes, ledger.leaving_bytes) == (10, 0)
+
+
+class Ledger(RuleBasedStateMachine):
+    """Any order of loads, ends, evictions and confirmations balances, and never grants what is not there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = MemoryLedger(capacity_bytes=1000, reserve=50)
+        self.next = 0
+        self.waiting: dict[LoadId, int] = {}
+        self.loading: dict[LoadId, int] = {}
+        self.held: dict[LoadId, int] = {}
+        self.leaving: dict[LoadId, int] = {}
+
+    def begin(self, complete: list[LoadId]) -> None:
+        for load in complete:
+            self.loading[load] = self.waiting.pop(load)
+
+    @rule(size=st.integers(1, 400))
+    def ask(self, size: int) -> None:
+        self.next += 1
+        load = LoadId(self.next)
+        self.waiting[load] = size
+        self.begin(self.ledger.ask(load, size))
+
+    @precondition(lambda self: self.loading)
+    @rule(data=st.data())
+    def loaded(self, data) -> None:
+        load = data.draw(st.sampled_from(sorted(self.loading)))
+        size = self.loading.pop(load)
+        self.held[load] = size
+        self.begin(self.ledger.settle(load, size))
+
+    @precondition(lambda self: self.loading or self.held)
+    @rule(data=st.data())
+    def leave(self, data) -> None:
+        load = data.draw(st.sampled_from(sorted({**self.loading, **self.held})))
+        size = self.loading.pop(load, None) or self.held.pop(load)
+        self.leaving[load] = size
+        self.begin(self.ledger.leave(load))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def give_up(self, data) -> None:
+        load = data.draw(st.sampled_from(sorted(self.waiting)))
+        del self.waiting[load]
+        self.begin(self.ledger.free(load))
+
+    @precondition(lambda self: self.leaving)
+    @rule(data=st.data())
+    def unloaded(self, data) -> None:
+        load = data.draw(st.sampled_from(sorted(self.leaving)))
+        del self.leaving[load]
+        self.begin(self.ledger.free(load))
+
+    @invariant()
+    def balances(self) -> None:
+        self.ledger.check()
+        real = sum(self.loading.values()) + sum(self.held.values()) + sum(self.leaving.values())
+        assert real <= 1000
+        assert self.ledger.free_bytes >= 0
+        assert self.ledger.held_bytes == sum(self.held.values())
+        assert self.ledger.leaving_bytes == sum(self.leaving.values())
+
+    @invariant()
+    def the_first_waiting_load_gets_what_is_free(self) -> None:
+        if self.waiting:
+            assert self.ledger.free_bytes == 0
+
+
+TestLedger = Ledger.TestCase
+
+
+@given(st.integers(1, 10**12), st.integers(1, 10**10), st.integers(1, 100))
+def test_the_reserve_never_takes_the_whole(capacity, size, slots) -> None:
+    assert 0 <= reserve_bytes(capacity_bytes=capacity, default_size_bytes=size, loading_slots=slots) <= capacity // 2

@@ -1,0 +1,154 @@
+"""Where a new copy is loaded: rules as sentences, then properties."""
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelmesh.policy.placement import (
+    LoadOn,
+    NoPlacement,
+    NoPlacementReason,
+    PlacementReason,
+    choose_instance,
+)
+from modelmesh.values.ids import InstanceId, Revision
+from modelmesh.values.records import MemberRecord
+from modelmesh.values.view import ClusterView, InstanceView
+
+NOW_MS = 1_000_000_000
+
+
+def instance(name: str, *, capacity=1000, used=0, copies=0, oldest_ms=0, loads=0, draining=False, up=True, ready=True):
+    return InstanceView(
+        InstanceId(name),
+        MemberRecord(
+            address=name,
+            capacity_bytes=capacity,
+            used_bytes=used,
+            reserve_bytes=capacity // 10,
+            copies=copies,
+            oldest_use_ms=oldest_ms,
+            loading_slots=2,
+            loads=loads,
+            draining=draining,
+            runtime_ready=ready,
+        ),
+        reachable=up,
+    )
+
+
+def view(*instances: InstanceView, own: str = "a") -> ClusterView:
+    return ClusterView(InstanceId(own), Revision(1), instances)
+
+
+def choose(cluster: ClusterView, *, size=100, exclude=(), seed=0, prefer_own=False) -> LoadOn | NoPlacement:
+    return choose_instance(
+        cluster,
+        size_bytes=size,
+        exclude=frozenset(InstanceId(name) for name in exclude),
+        now_ms=NOW_MS,
+        rng=Random(seed),
+        prefer_own=prefer_own,
+    )
+
+
+def chosen(cluster: ClusterView, **rest) -> set[str]:
+    """Everyone whom some draw chooses."""
+    names = set()
+    for seed in range(30):
+        answer = choose(cluster, seed=seed, **rest)
+        assert isinstance(answer, LoadOn), answer
+        names.add(str(answer.instance))
+    return names
+
+
+def test_an_empty_cluster_has_no_place() -> None:
+    assert choose(view()) == NoPlacement(NoPlacementReason.NO_INSTANCES)
+
+
+def test_excluded_draining_unreachable_and_runtimeless_instances_are_no_place() -> None:
+    cluster = view(instance("a"), instance("b", draining=True), instance("c", up=False), instance("d", ready=False))
+    assert choose(cluster, exclude=["a"]) == NoPlacement(NoPlacementReason.ALL_EXCLUDED)
+
+
+def test_a_model_larger_than_every_instance_is_said_to_be() -> None:
+    assert choose(view(instance("a"), instance("b")), size=1001) == NoPlacement(NoPlacementReason.TOO_LARGE)
+
+
+def test_room_is_preferred_over_eviction() -> None:
+    cluster = view(instance("a", used=900, oldest_ms=1), instance("b", used=100))
+    assert chosen(cluster) == {"b"}
+
+
+def test_without_room_the_oldest_models_make_it() -> None:
+    cluster = view(
+        instance("a", used=900, oldest_ms=NOW_MS - 1_000_000),
+        instance("b", used=900, oldest_ms=NOW_MS - 10_000),
+    )
+    answer = choose(cluster)
+    assert isinstance(answer, LoadOn)
+    assert (answer.instance, answer.reason) == ("a", PlacementReason.EVICTS_OLDEST)
+
+
+def test_a_much_fuller_instance_is_not_on_the_shortlist() -> None:
+    cluster = view(instance("a", used=0), instance("b", used=750))
+    assert chosen(cluster) == {"a"}
+
+
+def test_equals_share_the_load() -> None:
+    assert chosen(view(instance("a"), instance("b"), instance("c"))) == {"a", "b", "c"}
+
+
+def test_a_caller_that_spreads_its_calls_gets_its_own_instance() -> None:
+    assert chosen(view(instance("a"), instance("b"), own="b"), prefer_own=True) == {"b"}
+
+
+def test_a_long_load_queue_turns_placements_away() -> None:
+    assert chosen(view(instance("a", loads=9), instance("b", loads=0))) == {"b"}
+
+
+INSTANCES = st.lists(
+    st.builds(
+        lambda name, capacity, used, copies, oldest, loads, draining, up: instance(
+            name,
+            capacity=capacity,
+            used=min(used, capacity),
+            copies=copies,
+            oldest_ms=oldest,
+            loads=loads,
+            draining=draining,
+            up=up,
+        ),
+        st.sampled_from("abcdefgh"),
+        st.integers(100, 2000),
+        st.integers(0, 2000),
+        st.integers(0, 40),
+        st.integers(0, NOW_MS),
+        st.integers(0, 20),
+        st.booleans(),
+        st.booleans(),
+    ),
+    unique_by=lambda entry: entry.instance,
+    max_size=8,
+)
+
+
+@given(INSTANCES, st.integers(1, 2500), st.sets(st.sampled_from("abcdefgh")), st.integers(0, 2**32), st.randoms())
+def test_properties(instances, size, exclude, seed, shuffler) -> None:
+    """Never an excluded or unavailable one; never one that could not hold it; room before eviction; order is nothing."""
+    answer = choose(view(*instances), size=size, exclude=exclude, seed=seed)
+    shuffled = list(instances)
+    shuffler.shuffle(shuffled)
+    assert choose(view(*shuffled), size=size, exclude=exclude, seed=seed) == answer
+    allowed = [entry for entry in instances if entry.available and entry.instance not in exclude]
+    fitting = [entry for entry in allowed if entry.record.capacity_bytes >= size]
+    if not fitting:
+        assert isinstance(answer, NoPlacement)
+        return
+    assert isinstance(answer, LoadOn)
+    target = next(entry for entry in instances if entry.instance == answer.instance)
+    assert target in fitting
+    assert answer.instance in answer.considered
+    if any(entry.free_bytes >= size for entry in fitting):
+        assert target.free_bytes >= size

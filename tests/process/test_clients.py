@@ -1,0 +1,107 @@
+"""Clients people use, unchanged: grpcio with reflection and health, and tritonclient."""
+
+import sys
+from pathlib import Path
+
+import grpc
+import joblib
+import numpy as np
+import pytest
+from conftest import StartMesh
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+from tritonclient import grpc as triton
+
+from modelmesh.instance.local_cluster import LocalCluster
+
+pytestmark = pytest.mark.process
+
+
+async def test_reflection_tells_our_services_and_those_of_the_runtime(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh()
+    await mesh.register("m", load=True, sync=True)
+    endpoint = mesh.cluster.instances[0].endpoint
+    import asyncio
+
+    await asyncio.to_thread(explore, endpoint)
+
+
+def explore(endpoint: str) -> None:
+    """What grpcurl does: list, describe, call, with nothing but the endpoint."""
+    with grpc.insecure_channel(endpoint) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        services = set(database.get_services())
+        assert services >= {
+            "mmesh.ModelMesh",
+            "modelmesh.v1.Admin",
+            "grpc.health.v1.Health",
+            "inference.GRPCInferenceService",
+            "mmesh.ExamplePredictor",
+        }
+        pool = DescriptorPool(database)
+        for service, method, fields, metadata, wanted in [
+            ("mmesh.ModelMesh", "getModelStatus", {"modelId": "m"}, [], "status: LOADED"),
+            ("mmesh.ExamplePredictor", "predict", {"text": "x"}, [("mm-model-id", "m")], "by model m"),
+            ("modelmesh.v1.Admin", "ListModels", {}, [], 'id: "m"'),
+        ]:
+            found = pool.FindServiceByName(service).FindMethodByName(method)
+            call = channel.unary_unary(
+                f"/{service}/{method}",
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=GetMessageClass(found.output_type).FromString,
+            )
+            answer = call(GetMessageClass(found.input_type)(**fields), metadata=metadata, timeout=5)
+            assert wanted in str(answer)
+        health = health_pb2_grpc.HealthStub(channel)
+        serving = health_pb2.HealthCheckResponse.SERVING
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == serving
+        watch = health.Watch(health_pb2.HealthCheckRequest(service="mmesh.ModelMesh"), timeout=5)
+        assert next(watch).status == serving
+        watch.cancel()
+        with pytest.raises(grpc.RpcError) as caught:
+            health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=5)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_tritonclient_talks_to_a_mesh_of_built_in_runtimes(tmp_path: Path) -> None:
+    features, labels = load_iris(return_X_y=True)
+    model = LogisticRegression(max_iter=500).fit(features, labels)
+    folder = tmp_path / "models"
+    folder.mkdir()
+    joblib.dump(model, folder / "iris.joblib")
+
+    def runtime(_: int, listen: str) -> list[str]:
+        command = [sys.executable, "-m", "modelmesh.cli", "runtime", "--listen", listen, "--models", str(folder)]
+        return [*command, "--capacity", "64MiB", "--default-size", "6MiB"]
+
+    cluster = LocalCluster(2, runtime, folder=tmp_path / "state")
+    try:
+        await cluster.start()
+        import asyncio
+
+        for instance in cluster.instances:
+            await asyncio.to_thread(infer, instance.endpoint, features[:5], model)
+    finally:
+        await cluster.stop()
+
+
+def infer(endpoint: str, rows: np.ndarray, model: LogisticRegression) -> None:
+    from modelmesh._proto import model_mesh_pb2 as pb
+    from modelmesh.cli.client import connect
+
+    with connect(endpoint) as client:
+        info = pb.ModelInfo(type="sklearn", path="iris.joblib")
+        request = pb.RegisterModelRequest(modelId="iris", modelInfo=info)
+        client.call("mmesh.ModelMesh/registerModel", request, pb.ModelStatusInfo)
+    headers = {"mm-model-id": "iris"}
+    with triton.InferenceServerClient(endpoint) as client:
+        metadata = client.get_model_metadata("iris", headers=headers)
+        tensor = triton.InferInput(metadata.inputs[0].name, list(rows.shape), "FP64")
+        tensor.set_data_from_numpy(rows)
+        result = client.infer("iris", [tensor], headers=headers)
+    np.testing.assert_array_equal(result.as_numpy("label"), model.predict(rows))
+    np.testing.assert_allclose(result.as_numpy("probabilities"), model.predict_proba(rows), rtol=1e-9)

@@ -1,0 +1,162 @@
+"""The commands as people run them."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import joblib
+import pytest
+from conftest import StartMesh, eventually
+from sklearn.datasets import load_iris
+from sklearn.naive_bayes import GaussianNB
+
+from modelmesh.instance.local_cluster import free_port
+
+pytestmark = pytest.mark.process
+CLI = [sys.executable, "-m", "modelmesh.cli"]
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+async def command(*arguments: str) -> tuple[int, str, str]:
+    return await asyncio.to_thread(run, *arguments)
+
+
+async def test_models_from_registration_to_the_end(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh()
+    at = ["--address", mesh.cluster.instances[0].endpoint]
+    assert await command("models", "register", "a", "--type", "example", *at) == (0, "a: NOT_LOADED\n", "")
+    status, output, _ = await command("models", "load", "a", *at)
+    assert (status, output.splitlines()[0]) == (0, "a: LOADED")
+    status, output, _ = await command("models", "status", "a", "--json", *at)
+    assert json.loads(output)["copies"][0]["instance"] == "instance-1"
+    status, output, _ = await command("models", "list", "--json", *at)
+    listed = json.loads(output)["models"]
+    assert [(model["id"], model["copies"][0]["state"]) for model in listed] == [("a", "LOADED")]
+    assert (await command("models", "unload", "a", *at))[:2] == (0, "a: unloading at instance-1\n")
+
+    async def unloaded() -> bool:
+        return await mesh.state("a") == "NOT_LOADED"
+
+    await eventually(unloaded)
+    assert (await command("models", "unregister", "a", *at))[:2] == (0, "a: unregistered\n")
+    status, output, _ = await command("models", "status", "a", *at)
+    assert (status, output) == (1, "a: NOT_FOUND\n")
+
+
+async def test_a_failed_load_is_an_exit_status_and_a_reason(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh()
+    at = ["--address", mesh.cluster.instances[0].endpoint]
+    status, output, _ = await command(
+        "models", "register", "a", "--type", "t", "--path", "FAIL_no such file", "--load", *at
+    )
+    assert status == 1
+    assert "LOADING_FAILED" in output
+    assert "no such file" in output
+
+
+async def test_nobody_there_is_said_with_the_next_step() -> None:
+    status, output, error = await command("models", "list", "--address", f"127.0.0.1:{free_port()}")
+    assert (status, output) == (1, "")
+    assert "modelmesh up" in error
+
+
+async def test_bad_arguments_are_named(tmp_path: Path) -> None:
+    for arguments, said in [
+        (["up", "--capacity", "much"], "is not a size"),
+        (["up", "--models", str(tmp_path / "nowhere")], "is not a folder"),
+        (["up", "--instances", "0"], "--instances"),
+        (["models", "register", "a"], "--type"),
+    ]:
+        status, _, error = await command(*arguments)
+        assert status == 2
+        assert said in error
+
+
+async def test_up_serves_a_folder_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    models = tmp_path / "models" / "flowers"
+    models.mkdir(parents=True)
+    joblib.dump(GaussianNB().fit(*load_iris(return_X_y=True)), models / "iris.joblib")
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *CLI,
+        *("up", "--instances", "2", "--models", str(tmp_path / "models"), "--port", str(port), "--capacity", "64MiB"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    try:
+        said = ""
+        async with asyncio.timeout(50):
+            while "running; Ctrl-C stops" not in said:
+                line = await process.stdout.readline()
+                assert line, said
+                said += line.decode()
+        assert f"modelmesh models load flowers/iris --address 127.0.0.1:{port}" in said
+        status, _output, error = await command("models", "load", "flowers/iris", "--address", f"127.0.0.1:{port}")
+        assert status == 0, error
+        children = descendants(process.pid)
+        assert len(children) >= 5  # etcd, two runtimes, two instances
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(30):
+            await process.wait()
+        assert process.returncode == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+    async def gone() -> bool:
+        return not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+    await eventually(gone)
+
+
+async def test_a_killed_up_takes_its_children_with_it(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *CLI,
+        "up",
+        "--port",
+        "0",
+        "--state",
+        str(tmp_path),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    said = ""
+    async with asyncio.timeout(50):
+        while "running" not in said:
+            line = await process.stdout.readline()
+            assert line, said
+            said += line.decode()
+    children = descendants(process.pid)
+    assert len(children) == 2
+    process.kill()
+    await process.wait()
+
+    async def gone() -> bool:
+        return not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+    await eventually(gone)
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids below `pid`."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                parent = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+            if parent == pid:
+                found += [int(entry), *descendants(int(entry))]
+    return found

@@ -1,0 +1,57 @@
+import pickle
+import shutil
+
+import joblib
+import numpy as np
+import pytest
+from skl2onnx import to_onnx
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.naive_bayes import MultinomialNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from modelmesh.runtime import serve
+from modelmesh.runtime.files import FileRuntime
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder of small real models and broken files, made once."""
+    folder = tmp_path_factory.mktemp("models")
+    iris, diabetes = load_iris(return_X_y=True), load_diabetes(return_X_y=True)
+    classifier = LogisticRegression(max_iter=500).fit(*iris)
+    joblib.dump(classifier, folder / "iris.joblib")
+    joblib.dump(classifier, folder / "iris-packed.joblib", compress=3)
+    (folder / "iris.pickle").write_bytes(pickle.dumps(classifier))
+    joblib.dump(LinearRegression().fit(*diabetes), folder / "diabetes.joblib")
+    joblib.dump(StandardScaler().fit(iris[0]), folder / "scaler.joblib")
+    texts = make_pipeline(CountVectorizer(), MultinomialNB())
+    joblib.dump(texts.fit(["good fine", "bad poor", "fine", "poor"], ["+", "-", "+", "-"]), folder / "texts.joblib")
+    plain = to_onnx(classifier, iris[0][:1].astype(np.float32), options={id(classifier): {"zipmap": False}})
+    (folder / "iris.onnx").write_bytes(plain.SerializeToString())
+    (folder / "iris-zipmap.onnx").write_bytes(to_onnx(classifier, iris[0][:1].astype(np.float32)).SerializeToString())
+    (folder / "cut.joblib").write_bytes((folder / "iris.joblib").read_bytes()[:300])
+    (folder / "cut.onnx").write_bytes((folder / "iris.onnx").read_bytes()[:300])
+    (folder / "noise.joblib").write_bytes(bytes(range(256)))
+    (folder / "empty.onnx").write_bytes(b"")
+    (folder / "empty.joblib").write_bytes(b"")
+    joblib.dump({"not": "a model"}, folder / "dict.joblib")
+    (folder / "readme.txt").write_text("no model")
+    (folder / "one").mkdir()
+    shutil.copy(folder / "iris.joblib", folder / "one" / "model.joblib")
+    (folder / "two").mkdir()
+    shutil.copy(folder / "iris.joblib", folder / "two" / "a.joblib")
+    shutil.copy(folder / "iris.onnx", folder / "two" / "b.onnx")
+    return folder
+
+
+@pytest.fixture
+async def file_server(trained):
+    """The built-in runtime over those models, on a free port."""
+    server = await serve(FileRuntime(models=trained, capacity_bytes=64 * MIB), listen="127.0.0.1:0")
+    yield server
+    await server.stop(0)
