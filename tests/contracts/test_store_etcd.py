@@ -149,7 +149,7 @@ async def test_a_killed_etcd_keeps_keys_and_leases_when_restarted(victim, suffer
         await watching
     with pytest.raises(StoreUnavailableError):
         await put(suffering, "a")
-    await asyncio.to_thread(victim.restart)
+    victim.restart()
     await eventually(suffering)
     await suffering.keep_alive(lease)
     item = await suffering.get("leased")
@@ -162,7 +162,7 @@ async def test_a_wiped_etcd_is_a_new_one(victim, suffering):
     lease = await suffering.grant(60_000)
     for _ in range(10):
         last = await put(suffering, "a", lease=lease)
-    await asyncio.to_thread(victim.wipe)
+    victim.wipe()
     await eventually(suffering)
     assert await suffering.get("a") is None
     with pytest.raises(LeaseNotFoundError):
@@ -253,11 +253,11 @@ async def test_users_get_a_token_and_a_new_one_when_it_has_run_out():
         now = await put(store, "a")
         assert [change.item.key for change in await anext(store.watch("", start=now))] == ["a"]
         lease = await store.grant(60_000)
-        await asyncio.to_thread(etcd.restart)
+        etcd.restart()
         await eventually(store)
         await store.keep_alive(lease)
         assert await put(store, "a") > now
-        await asyncio.to_thread(etcd.restart)
+        etcd.restart()
         # The watch is the first to learn that the token is void; watching again works.
         async with asyncio.timeout(10):
             while True:

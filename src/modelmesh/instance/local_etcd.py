@@ -69,6 +69,8 @@ class LocalEtcd:
     def start(self) -> None:
         """Start and wait until it serves.
 
+        It ends with the thread that starts it, so that must be one that lives as long as etcd is wanted.
+
         Raises:
             LocalEtcdError: It ended, or did not serve in time; the message ends with its last words.
         """
