@@ -80,6 +80,23 @@ class Decider:
         others = tuple(entry for entry in view.instances if entry.instance != view.own)
         return replace(view, instances=(*others, own))
 
+    def places(self, model: ModelId, registered: Registered) -> int:
+        """How many instances may hold the model: its holders, and those where nothing speaks against a load."""
+        view = self.model_view(model, registered)
+        now_ms = self._clock.now_ms()
+        holders = {copy.instance: None for copy in view.copies}
+        failed = {failure.instance: None for failure in view.failures if failure.record.until_ms > now_ms}
+        size_bytes = self._predicted_bytes(model)
+        free = [
+            entry
+            for entry in self.cluster_view().instances
+            if entry.instance not in holders
+            and entry.instance not in failed
+            and entry.available
+            and size_bytes <= entry.record.capacity_bytes
+        ]
+        return len(holders) + len(free)
+
     def victims(self, oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool) -> tuple[Victim, ...]:
         """Which copies leave."""
         return choose_victims(oldest_first, need_bytes=need_bytes, forced=forced)

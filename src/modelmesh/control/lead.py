@@ -1,30 +1,57 @@
 """What only the leader does: clean up after members that cannot.
 
-The leader is the member with the lowest create revision that is not draining; there is no election.
-Its writes compare that its own entry still has that create revision.
+The leader is the member with the lowest create revision that is not draining; there is no election,
+and a hand-over takes as long as the watch. Its writes compare that its own entry still has that create
+revision, so of two that both believe to lead only one succeeds.
 """
 
+from collections.abc import Iterable
 from contextlib import suppress
 
 from modelmesh.control.journal import Journal
 from modelmesh.control.keys import Keys
-from modelmesh.control.state import ClusterState
-from modelmesh.ports import Clock, Compare, Delete, Store, StoreUnavailableError, Transaction
+from modelmesh.control.state import Changed, ClusterState, LostCopy
+from modelmesh.control.tasks import Tasks
+from modelmesh.policy.failure import lost_while_loading
+from modelmesh.ports import Clock, Compare, Delete, Operation, Put, Store, StoreError, Transaction
 from modelmesh.values.ids import ModelId
+from modelmesh.values.records import CopyState
 
 SWEEP = 64
 """Failures removed per transaction and turn."""
 
+BATCH = 32
+"""Lost copies told of per transaction; each takes two operations."""
+
 
 class Leader:
-    """Removes failures that are void or expired; they live without a lease."""
+    """The leader's writes about others.
 
-    def __init__(self, *, store: Store, keys: Keys, state: ClusterState, clock: Clock, journal: Journal) -> None:
+    Failures that are void or expired are removed; they live without a lease. Copies that went with
+    their instance are told of: the model's record is touched, which is what existing controllers watch,
+    and a load that was running is remembered against the instance that is gone.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        keys: Keys,
+        state: ClusterState,
+        clock: Clock,
+        journal: Journal,
+        tasks: Tasks,
+        failure_expiry_ms: int,
+        read_only: bool,
+    ) -> None:
         self._store = store
         self._keys = keys
         self._state = state
         self._clock = clock
         self._journal = journal
+        self._tasks = tasks
+        self._failure_expiry_ms = failure_expiry_ms
+        self._read_only = read_only
         self._led = False
 
     @property
@@ -32,25 +59,67 @@ class Leader:
         """Whether this instance is the leader in its own view."""
         return self._state.leader() == self._state.own
 
-    async def tick(self) -> None:
-        """One turn of the leader's duties; nothing for the others."""
-        if self.leads != self._led:
-            self._led = self.leads
-            self._journal.note("leads" if self._led else "follows")
-        if not self._led:
-            return
-        with suppress(StoreUnavailableError):  # the next turn tries again
-            await self._sweep_failures()
+    def fence(self) -> Compare | None:
+        """The condition that this instance still leads; None if it does not, or may not write."""
+        own = self._state.members.get(self._state.own)
+        if own is None or self._read_only or not self.leads:
+            return None
+        return Compare(self._keys.member(self._state.own), "create", "==", own.create_revision)
 
-    async def _sweep_failures(self) -> None:
+    def changed_hands(self) -> bool:
+        """Whether the office was won or lost since the last call."""
+        if self.leads == self._led:
+            return False
+        self._led = self.leads
+        self._journal.note("leads" if self._led else "follows")
+        return True
+
+    def viewed(self, changed: Changed) -> None:
+        """The view changed; the leader tells of the copies that went with their instances."""
+        if changed.lost and (fence := self.fence()) is not None:
+            self._tasks.start(self._tell(tuple(changed.lost), fence), "tell of lost copies")
+
+    async def sweep(self) -> None:
+        """One turn of removing failures; nothing for the others."""
+        fence = self.fence()
+        if fence is not None:
+            with suppress(StoreError):  # the next turn tries again
+                await self._remove_expired(fence)
+
+    async def _tell(self, lost: tuple[LostCopy, ...], fence: Compare) -> None:
+        with suppress(StoreError):
+            for start in range(0, len(lost), BATCH):
+                batch = lost[start : start + BATCH]
+                await self._store.transact(
+                    Transaction(compares=(fence,), then=tuple(self._about(copy) for copy in batch))
+                )
+
+    def _about(self, lost: LostCopy) -> Transaction:
+        copy = lost.copy
+        registry = self._keys.model(lost.model)
+        operations: list[Operation] = [Put(registry, keep_value=True)]
+        if copy.state is CopyState.LOADING:
+            previous = next(
+                (known.record for known in self._state.model(lost.model).failures if known.instance == copy.instance),
+                None,
+            )
+            failure = lost_while_loading(
+                copy.instance,
+                previous=previous,
+                record_revision=copy.record_revision,
+                now_ms=self._clock.now_ms(),
+                expiry_ms=self._failure_expiry_ms,
+            )
+            operations.append(Put(self._keys.failure(lost.model, copy.instance), failure.encode()))
+            self._journal.note("lost_while_loading", lost.model, detail=failure.message)
+        return Transaction(compares=(Compare(registry, "create", "==", copy.record_revision),), then=tuple(operations))
+
+    async def _remove_expired(self, fence: Compare) -> None:
         """A failure long expired, or of a record that is gone, is removed.
 
         One that expired a short while ago stays: its count makes the next one last longer.
         """
         now_ms = self._clock.now_ms()
-        own = self._state.members.get(self._state.own)
-        if own is None:
-            return
         expired = []
         for model in self._state.failed_models():
             for failure in self._state.model(model).failures:
@@ -58,28 +127,17 @@ class Leader:
                 if now_ms > record.until_ms + (record.until_ms - record.since_ms):
                     expired.append(self._keys.failure(model, failure.instance))
         if expired:
-            await self._fenced(own.create_revision, [Delete(key) for key in expired[:SWEEP]])
-        for model in tuple(self._state.failed_models())[:SWEEP]:
-            await self._remove_if_void(model, own.create_revision)
+            deletions = tuple(Delete(key) for key in expired[:SWEEP])
+            await self._store.transact(Transaction(compares=(fence,), then=deletions))
+        await self._remove_void(tuple(self._state.failed_models())[:SWEEP], fence)
 
-    async def _remove_if_void(self, model: ModelId, create_revision: int) -> None:
-        """Failures of a model that is not registered any more."""
-        key = self._keys.model(model)
-        instances = [failure.instance for failure in self._state.model(model).failures]
-        await self._store.transact(
-            Transaction(
-                compares=(
-                    Compare(self._keys.member(self._state.own), "create", "==", create_revision),
-                    Compare(key, "create", "==", 0),
-                ),
-                then=tuple(Delete(self._keys.failure(model, instance)) for instance in instances),
+    async def _remove_void(self, models: Iterable[ModelId], fence: Compare) -> None:
+        """Failures of models that are not registered any more."""
+        for model in models:
+            instances = [failure.instance for failure in self._state.model(model).failures]
+            await self._store.transact(
+                Transaction(
+                    compares=(fence, Compare(self._keys.model(model), "create", "==", 0)),
+                    then=tuple(Delete(self._keys.failure(model, instance)) for instance in instances),
+                )
             )
-        )
-
-    async def _fenced(self, create_revision: int, deletions: list[Delete]) -> None:
-        await self._store.transact(
-            Transaction(
-                compares=(Compare(self._keys.member(self._state.own), "create", "==", create_revision),),
-                then=tuple(deletions),
-            )
-        )

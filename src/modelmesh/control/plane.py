@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -20,6 +21,8 @@ from modelmesh.control.requests import Requests, retry_later
 from modelmesh.control.routing import Routing
 from modelmesh.control.state import Changed, ClusterState
 from modelmesh.control.tasks import Tasks
+from modelmesh.control.transitions import Transitions
+from modelmesh.control.vmodels import VModels
 from modelmesh.ports import Change, ChangeKind, Clock, DataPlane, Peers, Put, Runtime, Store, StoreError, Transaction
 from modelmesh.ports import Compare as StoreCompare
 from modelmesh.values.dataplane import (
@@ -41,7 +44,10 @@ from modelmesh.values.records import MemberRecord, ModelRecord, VModelRecord
 from modelmesh.values.status import Status
 
 TICK_MS = 1_000
-LEADER_TICKS = 5
+SWEEP_TICKS = 5
+TRANSITION_TICKS = 60
+"""How often the leader looks through all vmodels for transitions that it may have missed."""
+
 PEER_GONE_MS = 60_000
 """How long an instance without an entry keeps its address: it may only have lost its lease."""
 
@@ -67,6 +73,9 @@ class ControlLimits:
     """What an operator sets of the control plane's behaviour."""
 
     failure_expiry_ms: int = 900_000
+    default_vmodel_owner: str = ""
+    read_only: bool = False
+    """Nothing is registered, changed or cleaned up; models are loaded and served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +107,7 @@ class ControlPlane:
         """`crashed`: told of every background task that ended by an unexpected exception."""
         own = identity.instance
         self.identity = identity
+        self.limits = limits
         self.keys = keys
         self.store = store
         self.clock = clock
@@ -110,7 +120,7 @@ class ControlPlane:
         self.models: RecordCache[ModelId, ModelRecord] = RecordCache(
             store=store, identity=self._store_identity, clock=clock, prefix=keys.registry, kind=ModelRecord
         )
-        self.vmodels: RecordCache[VModelId, VModelRecord] = RecordCache(
+        self.vmodel_records: RecordCache[VModelId, VModelRecord] = RecordCache(
             store=store, identity=self._store_identity, clock=clock, prefix=keys.vmodels, kind=VModelRecord
         )
         self.observer = Observer(
@@ -172,7 +182,7 @@ class ControlPlane:
             cache=self.cache,
             routing=self.routing,
             models=self.models,
-            vmodels=self.vmodels,
+            vmodels=self.vmodel_records,
             dataplane=dataplane,
             peers=peers,
             clock=clock,
@@ -191,7 +201,31 @@ class ControlPlane:
             emptied=self.cache.runtime_emptied,
             reported=self.cache.runtime_reported,
         )
-        self.leader = Leader(store=store, keys=keys, state=self.state, clock=clock, journal=self.journal)
+        self.vmodels = VModels(
+            store=store, keys=keys, models=self.models, vmodels=self.vmodel_records, journal=self.journal
+        )
+        self.leader = Leader(
+            store=store,
+            keys=keys,
+            state=self.state,
+            clock=clock,
+            journal=self.journal,
+            tasks=self.tasks,
+            failure_expiry_ms=limits.failure_expiry_ms,
+            read_only=limits.read_only,
+        )
+        self.transitions = Transitions(
+            store=store,
+            keys=keys,
+            vmodels=self.vmodels,
+            models=self.models,
+            decider=self.decider,
+            add_copy=self.requests.add_copy,
+            fence=self.leader.fence,
+            clock=clock,
+            journal=self.journal,
+            tasks=self.tasks,
+        )
         self._calls: CallHandlers | None = None
         self._known_vmodels: dict[VModelId, None] = {}
         self._missing_since: dict[InstanceId, int] = {}
@@ -315,6 +349,8 @@ class ControlPlane:
             else:
                 self._missing_since.setdefault(instance, self.clock.monotonic_ms())
         self.routing.update(changed.models)
+        self.transitions.viewed(changed.models)
+        self.leader.viewed(changed)
         for model, revision in changed.own_deleted:
             self.cache.key_deleted(model, revision)
 
@@ -332,8 +368,10 @@ class ControlPlane:
     def _vmodel_changed(self, change: Change) -> None:
         parsed = self.keys.parse(change.item.key)
         assert isinstance(parsed, VModelKey)
-        stored = self.vmodels.changed(parsed.vmodel, change)
+        stored = self.vmodel_records.changed(parsed.vmodel, change)
         self.dataplane.set_vmodels([(parsed.vmodel, stored.record.active if stored is not None else None)])
+        self.vmodels.changed(parsed.vmodel)
+        self.transitions.changed(parsed.vmodel, change)
 
     def _link(self, instance: InstanceId, *, lost: bool) -> None:
         if instance == self.identity.instance:
@@ -346,7 +384,7 @@ class ControlPlane:
         """After a new listing: put back what should stand, let go what should not."""
         if replaced:
             self.models.rebase()
-            self.vmodels.rebase()
+            self.vmodel_records.rebase()
         self.tasks.start(self._put_back(replaced=replaced), "put back")
 
     async def _put_back(self, *, replaced: bool) -> None:
@@ -405,8 +443,19 @@ class ControlPlane:
             self.cache.tick()
             await self._delete_stale_keys()
             self._forget_peers()
-            if self._ticks % LEADER_TICKS == 0:
-                await self.leader.tick()
+            await self._lead()
+
+    async def _lead(self) -> None:
+        """The leader's periodic duties; nothing at the others."""
+        won = self.leader.changed_hands() and self.leader.leads
+        if not self.leader.leads:
+            self.transitions.stop()
+            return
+        if won or self._ticks % TRANSITION_TICKS == 0:
+            with suppress(StoreError):
+                await self.transitions.sweep()
+        if self._ticks % SWEEP_TICKS == 0:
+            await self.leader.sweep()
 
     async def _delete_stale_keys(self) -> None:
         """Keys of copies that went while the store was away."""

@@ -42,7 +42,7 @@ from modelmesh.policy.attempt import (
     SendTo,
     ServeHere,
 )
-from modelmesh.ports import Clock, DataPlane, Peers, PeerState, PeerUnreachableError, StoreError
+from modelmesh.ports import Clock, DataPlane, Peers, PeerState, PeerUnreachableError, StoreError, StoreUnavailableError
 from modelmesh.values.dataplane import (
     AttemptFailed,
     Fail,
@@ -64,6 +64,9 @@ REMEMBERED = 16_384
 
 STALE_TURNS = 32
 """How often a request may find its view stale before it is told to come back."""
+
+REROUTES = 2
+"""How often a call is sent after its vmodel, whose models may go as it moves."""
 
 RETRY_HINT_MS = 1000
 
@@ -168,6 +171,8 @@ class Requests:
 
     def _learn(self, event: AttemptFailed) -> None:
         """What a failed attempt says about the view."""
+        if event.outcome is Outcome.MOVED:
+            self._models.forget(event.model)  # its record may be what moved
         if event.outcome is not Outcome.NOT_HERE:
             return
         if event.instance == self._own:
@@ -205,7 +210,11 @@ class Requests:
         while True:
             found = await self._registered(held.model)
             if isinstance(found, Fail):
-                return found
+                if found.status is not Status.NOT_FOUND:
+                    return found
+                if held.journey.hop is Hop.LOAD:  # whoever asked us may know an older record: it looks again
+                    return refusal(Outcome.MOVED, Status.UNAVAILABLE, found.message, self._state.revision)
+                return found if held.vmodel is None else await self._resolve_vmodel(held)
             if held.journey.last is not None and held.journey.last.outcome is Outcome.MOVED and held.view is not None:
                 await self._wait_for_view(held.view)
                 held.view = None
@@ -246,8 +255,11 @@ class Requests:
             )
         except UnreadableRecordError as error:
             return Fail(Status.INTERNAL, str(error))
-        if found is None or held.reroutes > 2:
+        if found is None:
             return Fail(Status.NOT_FOUND, "vmodel not found")
+        if held.reroutes > REROUTES:
+            message = f"active model {found.record.active} of vmodel {held.vmodel} is not registered"
+            return Fail(Status.INTERNAL, message)
         self._dataplane.set_vmodels([(held.vmodel, found.record.active)])
         return Reroute()
 
@@ -315,6 +327,7 @@ class Requests:
         last_use_ms: int,
         sync: bool,
         balanced: bool = False,
+        extra: bool = False,
         exclude: frozenset[InstanceId] = frozenset(),
     ) -> "Ensured":
         """Make sure that a copy is loaded or loading somewhere.
@@ -325,9 +338,11 @@ class Requests:
             last_use_ms: Epoch milliseconds; for the cache's order.
             sync: Wait until the load has ended.
             balanced: Prefer this instance.
-            exclude: Instances that do not count and are not used.
+            extra: Add one copy to those that stand. If they change meanwhile nothing is added: whoever
+                wished for it decides anew on what there is then.
+            exclude: Instances that are not used.
         """
-        journey = Journey(balanced=balanced, load_tried=exclude)
+        journey = Journey(balanced=balanced, extra=extra, load_tried=exclude)
         for _ in range(STALE_TURNS):
             step = self._decider.next_step(journey, model, registered)
             match step:
@@ -343,8 +358,17 @@ class Requests:
                     raise AssertionError(step)  # ReturnLast and Refuse belong to calls
             if isinstance(turn, Ensured):
                 return turn
+            if extra and turn is journey:
+                return Ensured(PeerState.LOADING)
             journey = turn
         return Ensured(PeerState.FAILED, f"the copies of model {model} keep changing; repeat the call")
+
+    async def add_copy(self, model: ModelId, registered: Registered, *, last_use_ms: int) -> bool:
+        """Start the load of one more copy; False: nobody can. Raises StoreUnavailableError."""
+        ensured = await self.ensure(model, registered, last_use_ms=last_use_ms, sync=False, extra=True)
+        if ensured.store_away:
+            raise StoreUnavailableError(ensured.message)
+        return ensured.state in {PeerState.LOADED, PeerState.LOADING}
 
     async def _ensure_here(
         self, journey: Journey, model: ModelId, registered: Registered, *, last_use_ms: int, sync: bool

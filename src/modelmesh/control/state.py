@@ -14,6 +14,14 @@ from modelmesh.values.records import CopyRecord, FailureRecord, Member, MemberRe
 from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
 
 
+@dataclass(frozen=True, slots=True)
+class LostCopy:
+    """A copy that went with its instance."""
+
+    model: ModelId
+    copy: Copy
+
+
 @dataclass(slots=True)
 class Changed:
     """What a batch of changes touched, in order (dicts as ordered sets)."""
@@ -23,6 +31,8 @@ class Changed:
     unreadable: list[str] = field(default_factory=list)
     own_deleted: list[tuple[ModelId, Revision]] = field(default_factory=list)
     """Our copies whose keys somebody deleted (not lost with our lease), and when."""
+    lost: list[LostCopy] = field(default_factory=list)
+    """Copies of others that went with their instance: nobody chose to remove them."""
 
 
 class ClusterState:
@@ -182,24 +192,8 @@ class ClusterState:
                 if self.members.pop(instance, None) is not None:
                     changed.members[instance] = None
             case CopyKey(model, instance):
-                copies = self._copies.get(model, {})
-                copy = copies.get(instance)
-                if copy is None:
-                    return
-                owner = self.members.get(instance)
-                draining = owner is not None and owner.record.draining
-                if (
-                    (item.mod_revision, instance) in lost
-                    and instance != self.own
-                    and instance not in self._lost_links
-                    and not draining
-                ):
-                    copies[instance] = replace(copy, unlisted=True)
-                else:
-                    if instance == self.own and (item.mod_revision, instance) not in lost:
-                        changed.own_deleted.append((model, item.mod_revision))
-                    self._remove_copy(model, instance, changed)
-                changed.models[model] = None
+                with_its_lease = (item.mod_revision, instance) in lost
+                self._delete_copy(model, instance, item.mod_revision, changed, with_its_lease=with_its_lease)
             case FailureKey(model, instance):
                 failures = self._failures.get(model, {})
                 failures.pop(instance, None)
@@ -212,10 +206,31 @@ class ClusterState:
             case _:
                 pass
 
+    def _delete_copy(
+        self, model: ModelId, instance: InstanceId, revision: Revision, changed: Changed, *, with_its_lease: bool
+    ) -> None:
+        copies = self._copies.get(model, {})
+        copy = copies.get(instance)
+        if copy is None:
+            return
+        owner = self.members.get(instance)
+        draining = owner is not None and owner.record.draining
+        lost = with_its_lease and instance != self.own and not draining
+        changed.models[model] = None
+        if lost and instance not in self._lost_links:
+            copies[instance] = replace(copy, unlisted=True)
+            return
+        if lost:
+            changed.lost.append(LostCopy(model, copy))
+        elif instance == self.own and not with_its_lease:
+            changed.own_deleted.append((model, revision))
+        self._remove_copy(model, instance, changed)
+
     def _drop_unlisted(self, instance: InstanceId, changed: Changed) -> None:
         for model, copies in tuple(self._copies.items()):
             copy = copies.get(instance)
             if copy is not None and copy.unlisted:
+                changed.lost.append(LostCopy(model, copy))
                 self._remove_copy(model, instance, changed)
 
     def _remove_copy(self, model: ModelId, instance: InstanceId, changed: Changed) -> None:

@@ -22,7 +22,8 @@ LONGEST_ID = 2_048
 """Characters of an id; the store's keys and the header limits of clients bound it anyway."""
 
 _Info = pb.ModelStatusInfo
-_LEGACY_SERVICE = "com.ibm.watson.tas.proto.TasRuntime"
+LEGACY_SERVICE = "com.ibm.watson.tas.proto.TasRuntime"
+"""The service's name of old, accepted as well."""
 
 
 class Models:
@@ -45,7 +46,7 @@ class Models:
         }
         return {
             f"{service}/{name}": method
-            for service in ("mmesh.ModelMesh", _LEGACY_SERVICE)
+            for service in ("mmesh.ModelMesh", LEGACY_SERVICE)
             for name, method in methods.items()
         }
 
@@ -80,7 +81,7 @@ class Models:
         """Delete the record; holders unload when they see it."""
         model = _checked_id(request.modelId)
         while True:
-            registered = await self._read(model, fresh=True)
+            registered = await self.read(model, fresh=True)
             if registered is None:
                 return pb.UnregisterModelResponse()
             if registered.record.references > 0:
@@ -96,14 +97,12 @@ class Models:
 
     async def status(self, _: Call, request: pb.GetStatusRequest) -> pb.ModelStatusInfo:
         """Tell what is; never loads, never counts as a use."""
-        model = _checked_id(request.modelId)
-        registered = await self._read(model)
-        return self._info(model, registered) if registered is not None else _Info(status=_Info.NOT_FOUND)
+        return await self.info(_checked_id(request.modelId))
 
     async def ensure_loaded(self, call: Call, request: pb.EnsureLoadedRequest) -> pb.ModelStatusInfo:
         """Make sure of a copy. A failed load is an answer, not an error."""
         model = _checked_id(request.modelId)
-        registered = await self._read(model)
+        registered = await self.read(model)
         if registered is None:
             raise CallError(Status.NOT_FOUND, "model not found")
         now_ms = self._plane.clock.now_ms()
@@ -148,7 +147,7 @@ class Models:
             self._plane.models.wrote(model, wanted, create_revision=revision, mod_revision=revision)
             self._plane.journal.note("registered", model)
             return Stored(wanted, revision, revision), True
-        registered = await self._read(model, fresh=True)
+        registered = await self.read(model, fresh=True)
         if registered is None:  # deleted in between: ours is created after all
             return await self._create(model, wanted)
         return registered, False
@@ -163,7 +162,20 @@ class Models:
             )
         )
 
-    async def _read(self, model: ModelId, *, fresh: bool = False) -> Registered | None:
+    async def ensure(self, model: ModelId, *, last_use_ms: int, sync: bool) -> pb.ModelStatusInfo:
+        """As ensureLoaded, from within; NOT_FOUND is an answer."""
+        registered = await self.read(model)
+        if registered is None:
+            return _Info(status=_Info.NOT_FOUND)
+        return await self._load(model, registered, last_use_ms=last_use_ms, sync=sync, balanced=False)
+
+    async def info(self, model: ModelId) -> pb.ModelStatusInfo:
+        """A model's status; never loads."""
+        registered = await self.read(model)
+        return self._info(model, registered) if registered is not None else _Info(status=_Info.NOT_FOUND)
+
+    async def read(self, model: ModelId, *, fresh: bool = False) -> Registered | None:
+        """The record, or None; `fresh`: past the cache. Raises CallError."""
         try:
             return await (self._plane.models.read(model) if fresh else self._plane.models.get(model))
         except TooManyReadsError as error:

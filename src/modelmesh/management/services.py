@@ -9,6 +9,7 @@ from modelmesh.management.health import Health
 from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
 from modelmesh.management.reflection import AskRuntime, Reflection
+from modelmesh.management.vmodels import VModelCalls
 
 
 def serve(
@@ -26,8 +27,10 @@ def serve(
         ask_runtime: Sends a reflection request to the runtime.
         failed: Told of every handler that ended by an unexpected exception.
     """
+    models = Models(plane)
     serving = {
-        **Models(plane).methods(),
+        **models.methods(),
+        **VModelCalls(plane, models).methods(),
         **Admin(plane).methods(),
         **Reflection(ask_runtime).methods(),
     }

@@ -48,6 +48,7 @@ class Journey:
     Attributes:
         hop: None at the ingress; LOAD at an instance that was asked to load.
         balanced: The caller spreads its calls itself, so the own instance is preferred.
+        extra: One more copy is wanted, however many stand.
         spent: Copies that this request has tried, as (instance, load).
         load_tried: Instances that this request has asked to load.
         attempts: Failed attempts so far; a stale view does not count.
@@ -58,6 +59,7 @@ class Journey:
 
     hop: Hop | None = None
     balanced: bool = False
+    extra: bool = False
     spent: frozenset[tuple[InstanceId, LoadId]] = frozenset()
     load_tried: frozenset[InstanceId] = frozenset()
     attempts: int = 0
@@ -188,7 +190,7 @@ def next_step(
         return _asked_to_load(model, cluster, now_ms)
     if (ended := _ended(journey, limits)) is not None:
         return ended
-    usable = [copy for copy in model.copies if _usable(copy, journey, cluster)]
+    usable = [] if journey.extra else [copy for copy in model.copies if _usable(copy, journey, cluster)]
     if (step := _serve(usable, journey, cluster, rng)) is not None:
         return step
     last = journey.last
@@ -285,7 +287,7 @@ def _place(
         newest = max(recent, key=lambda failure: failure.record.since_ms)
         return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY, load_failed=True)
     present = [copy for copy in model.copies if cluster.instance(copy.instance) is not None]
-    if len(present) >= limits.unusable_copies:
+    if len(present) >= limits.unusable_copies and not journey.extra:
         message = journey.last.message if journey.last else "Failed to invoke model loaded in >=5 locations"
         return GiveUp(Status.INTERNAL, message, AttemptReason.UNUSABLE_COPIES)
     exclude = journey.load_tried | {copy.instance for copy in model.copies} | {failure.instance for failure in believed}

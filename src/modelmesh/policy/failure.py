@@ -4,7 +4,7 @@ Called by `modelmesh.control.cache` when a load fails. A runtime that cannot be 
 memory, says nothing about the model.
 """
 
-from modelmesh.values.ids import Revision
+from modelmesh.values.ids import InstanceId, Revision
 from modelmesh.values.records import FailureKind, FailureRecord
 from modelmesh.values.status import Status
 
@@ -45,5 +45,31 @@ def believe(
         count=count,
         since_ms=now_ms,
         until_ms=now_ms + lifetime_ms,
+        record_revision=record_revision,
+    )
+
+
+def lost_while_loading(
+    instance: InstanceId,
+    *,
+    previous: FailureRecord | None,
+    record_revision: Revision,
+    now_ms: int,
+    expiry_ms: int = DEFAULT_EXPIRY_MS,
+) -> FailureRecord:
+    """The failure to remember when an instance went while it loaded the model.
+
+    It counts like a failure of the model: one that kills its instance must not kill all of them, one
+    after another.
+    """
+    kind = FailureKind.LOST_WHILE_LOADING
+    repeated = previous is not None and previous.record_revision == record_revision and previous.kind is kind
+    count = previous.count + 1 if previous is not None and repeated else 1
+    return FailureRecord(
+        kind=kind,
+        message=f"instance {instance} went away while it loaded the model",
+        count=count,
+        since_ms=now_ms,
+        until_ms=now_ms + (expiry_ms << min(count - 1, MAX_BACKOFF_DOUBLINGS)),
         record_revision=record_revision,
     )

@@ -1,0 +1,269 @@
+"""`mmesh.ModelMesh`: the vmodel half of the service.
+
+Rules, statuses and texts are those of the archived Java project, without its leaked references and
+lost statuses. Source: `spec/cluster-state.md` 10, `spec/api-config-tests.md` 1.4.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelmesh._proto import model_mesh_pb2 as pb
+from modelmesh.control.plane import ControlPlane
+from modelmesh.control.records import Registered, TooManyReadsError, UnreadableRecordError
+from modelmesh.control.vmodels import StoredVModel
+from modelmesh.management.calls import Call, CallError, Method
+from modelmesh.management.models import HOUR_MS, LEGACY_SERVICE, LONGEST_ID, Models, describe
+from modelmesh.policy.promotion import Promote, promote
+from modelmesh.policy.retarget import Retarget, RetargetReason, RetargetRefused, retarget
+from modelmesh.values.ids import ModelId, VModelId
+from modelmesh.values.records import ModelRecord, VModelRecord
+from modelmesh.values.status import Status
+from modelmesh.values.view import ModelView
+
+SYNC_BOUND_MS = 240_000
+"""How long a setVModel with `sync` waits for its transition."""
+
+WRITES = 64
+"""How often a write may lose the race against others before the caller is told to repeat the call."""
+
+_Info = pb.ModelStatusInfo
+_VInfo = pb.VModelStatusInfo
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    record: VModelRecord
+    reason: RetargetReason
+    target_created: bool
+    active_copies: int
+
+
+class VModelCalls:
+    """Handlers of the vmodel half of the service."""
+
+    def __init__(self, plane: ControlPlane, models: Models) -> None:
+        self._plane = plane
+        self._models = models
+
+    def methods(self) -> Mapping[str, Method]:
+        """By full name, the legacy service included."""
+        methods = {
+            "setVModel": Method(pb.SetVModelRequest, self.set_vmodel),
+            "deleteVModel": Method(pb.DeleteVModelRequest, self.delete_vmodel),
+            "getVModelStatus": Method(pb.GetVModelStatusRequest, self.vmodel_status),
+        }
+        return {
+            f"{service}/{name}": method
+            for service in ("mmesh.ModelMesh", LEGACY_SERVICE)
+            for name, method in methods.items()
+        }
+
+    # --- handlers -------------------------------------------------------------------------------
+
+    async def set_vmodel(self, _: Call, request: pb.SetVModelRequest) -> pb.VModelStatusInfo:
+        """Create a vmodel or move it; with `sync` wait until it has moved."""
+        vmodel = _checked_id(request.vModelId)
+        if not request.targetModelId:
+            raise CallError(Status.INVALID_ARGUMENT, f"Must provide target modelId for vmodel {vmodel}")
+        if len(request.targetModelId) > LONGEST_ID:
+            raise CallError(Status.INVALID_ARGUMENT, f"targetModelId is longer than {LONGEST_ID} characters")
+        described = request.HasField("modelInfo") and request.modelInfo != pb.ModelInfo()
+        if described and not request.modelInfo.type:
+            raise CallError(Status.INVALID_ARGUMENT, "Must provide non-empty model type string")
+        done = await self._write(vmodel, request, described=described)
+        record = done.record
+        if record.active != record.target:
+            if request.sync:
+                return await self._until_settled(vmodel, record)
+            return await self._status(vmodel, record)
+        target_status = None
+        if done.active_copies or request.loadNow:
+            target_status = await self._models.ensure(
+                record.target,
+                last_use_ms=self._plane.clock.now_ms() - (HOUR_MS if request.loadNow else 6 * HOUR_MS),
+                sync=request.sync,
+            )
+        return await self._status(vmodel, record, active_status=target_status)
+
+    async def delete_vmodel(self, _: Call, request: pb.DeleteVModelRequest) -> pb.DeleteVModelResponse:
+        """Delete a vmodel; one that is absent, or of another owner, is left as it is."""
+        vmodel = _checked_id(request.vModelId)
+        for _attempt in range(WRITES):
+            found = await self._read(vmodel)
+            if found is None or (request.owner and request.owner != found.record.owner):
+                return pb.DeleteVModelResponse()
+            self._refuse_read_only()
+            if await self._plane.vmodels.write(vmodel, found, None) is not None:
+                return pb.DeleteVModelResponse()
+        raise _contended(vmodel)
+
+    async def vmodel_status(self, _: Call, request: pb.GetVModelStatusRequest) -> pb.VModelStatusInfo:
+        """Tell what is; an absent vmodel, or one of another owner, is NOT_FOUND."""
+        vmodel = _checked_id(request.vModelId)
+        found = await self._read(vmodel)
+        if found is None or (request.owner and request.owner != found.record.owner):
+            return _VInfo(status=_VInfo.NOT_FOUND)
+        return await self._status(vmodel, found.record)
+
+    # --- writing --------------------------------------------------------------------------------
+
+    async def _write(self, vmodel: VModelId, request: pb.SetVModelRequest, *, described: bool) -> _Set:
+        """Decide on what stands and write; again if somebody else was faster."""
+        target = ModelId(request.targetModelId)
+        call = Retarget(
+            vmodel,
+            target,
+            update_only=request.updateOnly,
+            force=request.force,
+            expected=request.expectedTargetModelId,
+            owner=request.owner,
+        )
+        for _attempt in range(WRITES):
+            existing = await self._read(vmodel)
+            registered = await self._models.read(target)
+            self._check_target(request, registered, described=described)
+            active_copies, may_switch = await self._parity(existing, target, registered)
+            decided = retarget(
+                call,
+                existing.record if existing is not None else None,
+                may_switch=may_switch,
+                default_owner=self._plane.limits.default_vmodel_owner,
+            )
+            if isinstance(decided, RetargetRefused):
+                raise CallError(decided.status, decided.message)
+            if decided.reason is not RetargetReason.UNCHANGED:
+                self._refuse_read_only()
+            last_use_ms = await self._last_use_ms(existing, load_now=request.loadNow)
+            created = self._wanted(request, last_use_ms) if registered is None else None
+            written = await self._plane.vmodels.write(
+                vmodel,
+                existing,
+                decided.record,
+                created={target: created} if created is not None else None,
+                used={target: last_use_ms},
+            )
+            if written is not None:
+                return _Set(decided.record, decided.reason, created is not None, active_copies)
+        raise _contended(vmodel)
+
+    def _check_target(self, request: pb.SetVModelRequest, registered: Registered | None, *, described: bool) -> None:
+        if not described and registered is None:
+            raise CallError(Status.NOT_FOUND, f"Target model {request.targetModelId} not found")
+        if described and registered is not None and not registered.record.same_attributes(self._wanted(request, 0)):
+            message = f"Target model {request.targetModelId} already exists with different attribute values"
+            raise CallError(Status.ALREADY_EXISTS, message)
+
+    async def _parity(
+        self, existing: StoredVModel | None, target: ModelId, registered: Registered | None
+    ) -> tuple[int, bool]:
+        """Copies of the active model, and whether the target is as ready as it."""
+        if existing is None:
+            return 0, True
+        decider = self._plane.decider
+        active = decider.model_view(existing.record.active, None)
+        standing = decider.model_view(target, registered) if registered is not None else ModelView(target)
+        ready = sum(copy.ready for copy in standing.copies)
+        step = promote(
+            active_copies=len(active.copies),
+            target_ready=ready,
+            target_loading=len(standing.copies) - ready,
+            places=len(active.copies),
+        )
+        return len(active.copies), isinstance(step, Promote)
+
+    async def _last_use_ms(self, existing: StoredVModel | None, *, load_now: bool) -> int:
+        """As recently used as the active model, for the cache's order; never back in time."""
+        if existing is not None and (active := await self._models.read(existing.record.active)) is not None:
+            return active.record.last_use_ms
+        return self._plane.clock.now_ms() - (HOUR_MS if load_now else 6 * HOUR_MS)
+
+    @staticmethod
+    def _wanted(request: pb.SetVModelRequest, last_use_ms: int) -> ModelRecord:
+        info = request.modelInfo
+        return ModelRecord(
+            type=info.type,
+            path=info.path,
+            key=info.key,
+            auto_delete=request.autoDeleteTargetModel,
+            last_use_ms=last_use_ms,
+        )
+
+    def _refuse_read_only(self) -> None:
+        if self._plane.limits.read_only:
+            raise CallError(Status.UNAVAILABLE, "model-mesh is in read-only mode")
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def _until_settled(self, vmodel: VModelId, wanted: VModelRecord) -> pb.VModelStatusInfo:
+        """Wait until the transition has ended, one way or another."""
+        try:
+            async with asyncio.timeout(SYNC_BOUND_MS / 1000):
+                while True:
+                    changed = self._plane.vmodels.next_change(vmodel)
+                    try:
+                        found = await self._read(vmodel)
+                        if found is None:
+                            raise CallError(Status.NOT_FOUND, f"vmodel {vmodel} was deleted")
+                        record = found.record
+                        if record.failed or record.active == record.target or record.target != wanted.target:
+                            return await self._status(vmodel, record)
+                        await changed
+                    finally:
+                        changed.cancel()
+        except TimeoutError as error:
+            message = f"vmodel {vmodel} is still moving to {wanted.target} after {SYNC_BOUND_MS // 1000} s"
+            raise CallError(Status.DEADLINE_EXCEEDED, message) from error
+
+    async def _status(
+        self, vmodel: VModelId, record: VModelRecord, *, active_status: pb.ModelStatusInfo | None = None
+    ) -> pb.VModelStatusInfo:
+        if active_status is None:
+            active_status = await self._models.info(record.active)
+        if active_status.status == _Info.NOT_FOUND and (again := await self._read(vmodel)) is not None:
+            # It may just have moved on, and its old model is gone.
+            record = again.record
+            active_status = await self._models.info(record.active)
+        answer = _VInfo(
+            status=_VInfo.DEFINED,
+            activeModelId=record.active,
+            targetModelId=record.target,
+            owner=record.owner,
+            activeModelStatus=active_status,
+        )
+        if record.active != record.target:
+            answer.status = _VInfo.TRANSITION_FAILED if record.failed else _VInfo.TRANSITIONING
+            answer.targetModelStatus.CopyFrom(await self._target_status(record))
+        return answer
+
+    async def _target_status(self, record: VModelRecord) -> pb.ModelStatusInfo:
+        """LOADING while the vmodel moves, whatever the copies say; LOADING_FAILED once that has failed."""
+        registered = await self._models.read(record.target)
+        if registered is None:
+            return _Info(status=_Info.NOT_FOUND)
+        view = self._plane.decider.model_view(record.target, registered)
+        info = describe(view, now_ms=self._plane.clock.now_ms())
+        failed = record.failed and info.status == _Info.LOADING_FAILED
+        info.status = _Info.LOADING_FAILED if failed else _Info.LOADING
+        return info
+
+    async def _read(self, vmodel: VModelId) -> StoredVModel | None:
+        try:
+            return await self._plane.vmodels.read(vmodel)
+        except TooManyReadsError as error:
+            raise CallError(Status.RESOURCE_EXHAUSTED, str(error), (("grpc-retry-pushback-ms", b"1000"),)) from error
+        except UnreadableRecordError as error:
+            raise CallError(Status.INTERNAL, str(error)) from error
+
+
+def _contended(vmodel: VModelId) -> CallError:
+    message = f"vmodel {vmodel} keeps changing under the call; repeat it"
+    return CallError(Status.ABORTED, message)
+
+
+def _checked_id(vmodel: str) -> VModelId:
+    if not vmodel:
+        raise CallError(Status.INVALID_ARGUMENT, "Must provide vModelId")
+    if len(vmodel) > LONGEST_ID:
+        raise CallError(Status.INVALID_ARGUMENT, f"vModelId has {len(vmodel)} characters, {LONGEST_ID} are allowed")
+    return VModelId(vmodel)
