@@ -312,28 +312,29 @@ class Cache:
             last_use_ms: Epoch milliseconds.
             sync: Wait for the end; else only until the load is claimed.
         """
-        while True:
-            entry = self._entries.get(model)
-            if entry is None:
-                entry = self._begin(model, registered, view, waited_for=waited_for, last_use_ms=last_use_ms)
-            elif entry.registered.create_revision < registered.create_revision:
-                self.drop(model, "record_replaced")
-            elif waited_for:
-                entry.waited_for = True
-                self._queue.promote(entry.load_id, now_ms=self._clock.now_ms())
-            if entry.state in _OPEN:
-                self.usage.touch(model, last_use_ms)
-                if waited_for:
-                    self.usage.expect(model, self._clock.now_ms())
-                return Loaded(entry.load_id)
-            if entry.state in _JOINABLE:
-                entry.last_use_ms = max(entry.last_use_ms, last_use_ms)
-                if sync:
-                    return await self._wait(entry.waiters)
-                if entry.state is CopyState.CLAIMING:
-                    return await self._wait(entry.claim_waiters)
-                return Accepted(entry.written)
-            await entry.gone.wait()
+        entry = self._entries.get(model)
+        if entry is None:
+            entry = self._begin(model, registered, view, waited_for=waited_for, last_use_ms=last_use_ms)
+        elif entry.registered.create_revision < registered.create_revision:
+            self.drop(model, "record_replaced")
+        elif waited_for:
+            entry.waited_for = True
+            self._queue.promote(entry.load_id, now_ms=self._clock.now_ms())
+        if entry.state in _OPEN:
+            self.usage.touch(model, last_use_ms)
+            if waited_for:
+                self.usage.expect(model, self._clock.now_ms())
+            return Loaded(entry.load_id)
+        if entry.state in _JOINABLE:
+            entry.last_use_ms = max(entry.last_use_ms, last_use_ms)
+            if sync:
+                return await self._wait(entry.waiters)
+            if entry.state is CopyState.CLAIMING:
+                return await self._wait(entry.claim_waiters)
+            return Accepted(entry.written)
+        await entry.gone.wait()
+        # Why it went may speak against loading it here again.
+        return LoadMoved(entry.written)
 
     async def _wait(self, waiters: "dict[int, asyncio.Future[LoadEnd]]") -> LoadEnd:
         future: asyncio.Future[LoadEnd] = asyncio.get_running_loop().create_future()

@@ -18,6 +18,7 @@ from modelmesh.machines.model_copy import CopyState
 from modelmesh.management.calls import Call
 from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
+from modelmesh.management.vmodels import VModelCalls
 from modelmesh.ports import PeerAnswer, PeerUnreachableError, RuntimeCallError, Store, StoreError
 from modelmesh.testing.clock import VirtualClock
 from modelmesh.testing.dataplane import Answer, FakeNetwork, SimulatedDataPlane
@@ -85,6 +86,7 @@ class SimulatedInstance:
     dataplane: SimulatedDataPlane
     runtime: FakeRuntime
     models: Models
+    vmodels: VModelCalls
 
 
 class SimulatedCluster:
@@ -158,7 +160,8 @@ class SimulatedCluster:
         plane.journal.subscribe(lambda event: self.story.append(replace(event, time_ms=event.time_ms - skew_ms)))
         dataplane.listen(plane.receive)
         dataplane.start()
-        simulated = SimulatedInstance(plane, dataplane, runtime, Models(plane))
+        models = Models(plane)
+        simulated = SimulatedInstance(plane, dataplane, runtime, models, VModelCalls(plane, models))
         self.instances[instance] = simulated
         await plane.start(serving_services=(), peer_services=())
         return simulated
@@ -182,9 +185,12 @@ class SimulatedCluster:
             instance.dataplane.close()
         await self.store.close()
 
-    async def call(self, model: str, *, via: str, payload: object = None, timeout_ms: int | None = 60_000) -> Answer:
-        """A client's call, entering at `via`."""
-        return await self.instances[InstanceId(via)].dataplane.call(ModelId(model), payload, timeout_ms=timeout_ms)
+    async def call(
+        self, model: str, *, via: str, payload: object = None, vmodel: bool = False, timeout_ms: int | None = 60_000
+    ) -> Answer:
+        """A client's call, entering at `via`; `vmodel`: the id is a vmodel's."""
+        dataplane = self.instances[InstanceId(via)].dataplane
+        return await dataplane.call(ModelId(model), payload, vmodel=vmodel, timeout_ms=timeout_ms)
 
     def holders(self, model: str) -> list[InstanceId]:
         """Instances whose copy of the model is ready."""
