@@ -62,6 +62,22 @@ async def test_a_failed_load_is_an_exit_status_and_a_reason(start_mesh: StartMes
     assert "no such file" in output
 
 
+async def test_vmodels_from_creation_to_the_end(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh()
+    at = ["--address", mesh.cluster.instances[0].endpoint]
+    status, output, error = await command("vmodels", "set", "best", "a", "--type", "example", "--load", *at)
+    assert (status, output.splitlines()) == (0, ["best: DEFINED", "  active a: LOADED"]), error
+    status, output, _ = await command("vmodels", "set", "best", "b", "--type", "example", "--json", *at)
+    assert status == 0
+    assert json.loads(output)["active"] == "b"
+    status, output, error = await command("models", "unregister", "b", *at)
+    assert (status, output, error) == (1, "", "modelmesh: Model b has referents (FAILED_PRECONDITION)\n")
+    status, output, error = await command("vmodels", "set", "best", "c", *at)
+    assert (status, error) == (1, "modelmesh: Target model c not found (NOT_FOUND)\n")
+    assert (await command("vmodels", "delete", "best", *at))[:2] == (0, "best: deleted\n")
+    assert (await command("vmodels", "status", "best", *at))[:2] == (1, "best: NOT_FOUND\n")
+
+
 async def test_nobody_there_is_said_with_the_next_step() -> None:
     status, output, error = await command("models", "list", "--address", f"127.0.0.1:{free_port()}")
     assert (status, output) == (1, "")

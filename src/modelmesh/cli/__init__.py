@@ -12,6 +12,7 @@ from modelmesh.cli.models import models
 from modelmesh.cli.runtime import runtime
 from modelmesh.cli.serve import serve
 from modelmesh.cli.up import up
+from modelmesh.cli.vmodels import vmodels
 
 app = typer.Typer(
     name="modelmesh",
@@ -25,6 +26,7 @@ app.command()(up)
 app.command()(serve)
 app.command()(runtime)
 app.add_typer(models, name="models")
+app.add_typer(vmodels, name="vmodels")
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer's callback
