@@ -6,7 +6,7 @@ Each copy is a `model_copy` machine; this module feeds it and performs its effec
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -34,7 +34,7 @@ from modelmesh.ports import (
     StoreError,
 )
 from modelmesh.values import records
-from modelmesh.values.dataplane import LocalCopy, Outcome
+from modelmesh.values.dataplane import LocalCopy, Outcome, Usage
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.status import Status
 from modelmesh.values.view import Copy
@@ -158,6 +158,7 @@ class Cache:
         route_changed: Called when the local copy of a model opened, closed or went.
         store_there: Whether the store answers.
         wait_for_view: Resolves when the view has reached a revision, or after a bound.
+        used: Told of every batch of usage.
     """
 
     def __init__(
@@ -177,9 +178,11 @@ class Cache:
         wait_for_view: "Callable[[Revision], asyncio.Future[None]]",
         pin: Callable[[ModelId], None],
         unpin: Callable[[ModelId], None],
+        used: Callable[[Sequence[Usage]], None],
         failure_expiry_ms: int,
     ) -> None:
         self._own = own
+        self._used = used
         self._runtime = runtime
         self._dataplane = dataplane
         self._writer = writer
@@ -279,6 +282,15 @@ class Cache:
     def models(self) -> tuple[ModelId, ...]:
         """Models with an entry, in order of their load."""
         return tuple(self._entries)
+
+    def ready(self) -> tuple[ModelId, ...]:
+        """Models whose copy here is open, in order of their load."""
+        return tuple(model for model, entry in self._entries.items() if entry.state in _OPEN)
+
+    def max_concurrency(self, model: ModelId) -> int:
+        """Requests that the copy here takes at a time; 0: not limited."""
+        entry = self._entries.get(model)
+        return entry.max_concurrency if entry is not None else 0
 
     def states(self) -> dict[ModelId, CopyState]:
         """The state of every copy; for tests, status and invariants."""
@@ -472,7 +484,9 @@ class Cache:
 
     def look_at_usage(self) -> None:
         """Take in what the data plane counted."""
-        self.usage.apply(list(self._dataplane.usage()), self._clock.now_ms())
+        batch = list(self._dataplane.usage())
+        self.usage.apply(batch, self._clock.now_ms())
+        self._used(batch)
 
     def sample_rate(self) -> None:
         """Measure the rate of requests; called about once a second."""
@@ -658,7 +672,7 @@ class Cache:
         self.look_at_usage()
         gained = 0
         for victim in self._decider.victims(self._oldest_first(cause), need_bytes=excess, forced=forced):
-            relied_on = self._others(victim.model) if victim.reason.value == "redundant" else ()
+            relied_on = self.others(victim.model) if victim.reason.value == "redundant" else ()
             self._journal.note(
                 "victim",
                 victim.model,
@@ -681,10 +695,10 @@ class Cache:
                     size_bytes=max(1, entry.size_bytes),
                     last_use_ms=self.usage.last_use_ms(model),
                     busy=self.usage.busy(model),
-                    redundant=bool(self._others(model)),
+                    redundant=bool(self.others(model)),
                 )
 
-    def _others(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
+    def others(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
         """Ready copies elsewhere, with their create revisions."""
         assert self._decider is not None
         entry = self._entries[model]

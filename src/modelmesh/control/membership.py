@@ -71,6 +71,8 @@ class Membership:
         renewed_ms = self._clock.monotonic_ms()
         while True:
             await self._clock.sleep(PUBLISH_MS)
+            if self._machine.state is MemberState.GONE:
+                return
             try:
                 if self._machine.state is MemberState.ADRIFT or self._lease == 0:
                     await self._list()
@@ -99,7 +101,9 @@ class Membership:
             await self._publish(self._record())
 
     async def leave(self) -> None:
-        """End the lease and with it every key of this instance."""
+        """End the lease and with it every key of this instance; nothing happens the second time."""
+        if self._machine.state is MemberState.GONE:
+            return
         effects = self._machine.step(MemberInput.LEFT)
         if MemberEffect.REVOKE in effects and self._lease:
             lease, self._lease = self._lease, 0

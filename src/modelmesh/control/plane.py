@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from modelmesh.control.cache import Cache
 from modelmesh.control.decide import Decider
+from modelmesh.control.drain import Drain, Drained
 from modelmesh.control.enact import CopyWriter
 from modelmesh.control.identity import StoreIdentity
 from modelmesh.control.journal import Journal
@@ -16,13 +17,16 @@ from modelmesh.control.lead import Leader
 from modelmesh.control.link import RuntimeLink, RuntimeParameters
 from modelmesh.control.membership import Membership
 from modelmesh.control.observe import Observer
+from modelmesh.control.rates import RateBook
 from modelmesh.control.records import RecordCache
 from modelmesh.control.requests import Requests, retry_later
 from modelmesh.control.routing import Routing
+from modelmesh.control.scale import Scaler
 from modelmesh.control.state import Changed, ClusterState
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.transitions import Transitions
 from modelmesh.control.vmodels import VModels
+from modelmesh.policy.copies import CopiesLimits
 from modelmesh.ports import Change, ChangeKind, Clock, DataPlane, Peers, Put, Runtime, Store, StoreError, Transaction
 from modelmesh.ports import Compare as StoreCompare
 from modelmesh.values.dataplane import (
@@ -40,7 +44,7 @@ from modelmesh.values.dataplane import (
     Rules,
 )
 from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
-from modelmesh.values.records import MemberRecord, ModelRecord, VModelRecord
+from modelmesh.values.records import HotCopy, MemberRecord, ModelRecord, VModelRecord
 from modelmesh.values.status import Status
 
 TICK_MS = 1_000
@@ -74,6 +78,10 @@ class ControlLimits:
 
     failure_expiry_ms: int = 900_000
     default_vmodel_owner: str = ""
+    copies: CopiesLimits = field(default_factory=CopiesLimits)
+    bandwidth_percent: int = 90
+    """In latency mode: how much of what a copy can do it should do before one more is added."""
+
     read_only: bool = False
     """Nothing is registered, changed or cleaned up; models are loaded and served."""
 
@@ -146,6 +154,8 @@ class ControlPlane:
             record=self._member_record,
             relist=self._relist,
         )
+        self.rates = RateBook(limits.copies)
+        self._hot: tuple[HotCopy, ...] = ()
         self._writer = CopyWriter(store=store, keys=keys, identity=self._store_identity, own=own)
         self.cache = Cache(
             own=own,
@@ -162,6 +172,7 @@ class ControlPlane:
             wait_for_view=self.wait_for_view,
             pin=self.models.pin,
             unpin=self.models.unpin,
+            used=self.rates.apply,
             failure_expiry_ms=limits.failure_expiry_ms,
         )
         self.routing = Routing(state=self.state, dataplane=dataplane, local_copy=self.cache.local_copy)
@@ -226,6 +237,29 @@ class ControlPlane:
             journal=self.journal,
             tasks=self.tasks,
         )
+        self.scaler = Scaler(
+            own=own,
+            cache=self.cache,
+            rates=self.rates,
+            decider=self.decider,
+            requests=self.requests,
+            models=self.models,
+            clock=clock,
+            journal=self.journal,
+            tasks=self.tasks,
+            limits=limits.copies,
+            bandwidth_percent=limits.bandwidth_percent,
+        )
+        self._drain = Drain(
+            own=own,
+            cache=self.cache,
+            decider=self.decider,
+            requests=self.requests,
+            models=self.models,
+            rate=self.rates.rate,
+            clock=clock,
+            journal=self.journal,
+        )
         self._calls: CallHandlers | None = None
         self._known_vmodels: dict[VModelId, None] = {}
         self._missing_since: dict[InstanceId, int] = {}
@@ -281,11 +315,21 @@ class ControlPlane:
         record = MemberRecord.decode(item.value)
         return PeerAddress(record.address, record.tls_name or None), item.lease
 
-    async def drain(self) -> None:
-        """Take no more loads, and tell the others. Raises StoreError if they cannot be told."""
+    async def drain(self, timeout_ms: int) -> Drained:
+        """Take no more loads, and have what is used here loaded elsewhere; this instance goes on serving.
+
+        Args:
+            timeout_ms: What is not moved by then is left, and named in the answer.
+        """
         self.cache.draining = True
         self.journal.note("draining")
-        await self.membership.drain()
+        with suppress(StoreError):  # then the others learn it when we leave
+            await self.membership.drain()
+        return await self._drain.run(timeout_ms)
+
+    async def leave(self) -> None:
+        """Leave the cluster: nobody sends calls here any more, those that came are served."""
+        await self.membership.leave()
 
     async def stop(self) -> None:
         """Leave the cluster and end all work; the data plane is closed by its owner."""
@@ -429,6 +473,7 @@ class ControlPlane:
                 zone=identity.zone,
                 location=identity.location,
                 version=identity.version,
+                hot=self._hot,
             )
         )
 
@@ -441,6 +486,9 @@ class ControlPlane:
             self.cache.look_at_usage()
             self.cache.sample_rate()
             self.cache.tick()
+            (self.scaler.rejoined if self.observer.connected else self.scaler.cut_off)()
+            self.scaler.tick()
+            self._hot = self.rates.hottest(self.scaler.limits.rate // 2)
             await self._delete_stale_keys()
             self._forget_peers()
             await self._lead()

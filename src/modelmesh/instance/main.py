@@ -23,6 +23,9 @@ EXIT_FAILURE = 3
 """Exit statuses are those of the old launcher."""
 
 DRAIN_POLL_MS = 50
+MOVE_PERCENT = 80
+"""Share of the shutdown time for moving copies; the rest is for calls that still run."""
+
 PING_TIMEOUT_MS = 5_000
 
 Result = TypeVar("Result")
@@ -95,12 +98,19 @@ async def _refuse_duplicate(wired: Wired) -> None:
 
 
 async def _drain(wired: Wired, timeout_ms: int) -> None:
-    """Take no more loads and connections, finish what runs, leave; bounded by `timeout_ms`."""
+    """Move what is used elsewhere, leave, finish what runs; bounded by `timeout_ms`.
+
+    This instance serves all the time: until the others hold what it held, then until its callers have
+    followed the GOAWAY.
+    """
     plane = wired.plane
+    log = structlog.get_logger("modelmesh")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_ms / 1000):
+            drained = await plane.drain(timeout_ms * MOVE_PERCENT // 100)
+            log.info("drained", moved=drained.moved, left=drained.left)
             with contextlib.suppress(StoreError):
-                await plane.drain()
+                await plane.leave()
             wired.dataplane.drain()
             while wired.dataplane.busy():
                 await plane.clock.sleep(DRAIN_POLL_MS)

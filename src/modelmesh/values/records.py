@@ -27,7 +27,11 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """A registered model. `type`, `path` and `key` never change. Times in epoch milliseconds."""
+    """A registered model. `type`, `path` and `key` never change. Times in epoch milliseconds.
+
+    `minimum_copies`, `maximum_copies` (0: no bound) and `pinned` (its copies are not evicted) are ours;
+    the old system keeps them as it keeps all fields that it does not know.
+    """
 
     type: str
     path: str = ""
@@ -36,6 +40,9 @@ class ModelRecord:
     references: int = 0
     last_use_ms: int = 0
     last_unload_ms: int = 0
+    minimum_copies: int = 0
+    maximum_copies: int = 0
+    pinned: bool = False
     extras: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
@@ -50,6 +57,9 @@ class ModelRecord:
                 "refs": self.references,
                 "lu": self.last_use_ms,
                 "lul": self.last_unload_ms,
+                "minCopies": self.minimum_copies,
+                "maxCopies": self.maximum_copies,
+                "pin": self.pinned,
             }
         )
 
@@ -65,6 +75,9 @@ class ModelRecord:
             references=_take(known, "refs", int, 0),
             last_use_ms=_take(known, "lu", int, 0),
             last_unload_ms=_take(known, "lul", int, 0),
+            minimum_copies=_take(known, "minCopies", int, 0),
+            maximum_copies=_take(known, "maxCopies", int, 0),
+            pinned=_take(known, "pin", bool, default=False),
             extras=MappingProxyType(known),
         )
 
@@ -196,6 +209,16 @@ class FailureRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class HotCopy:
+    """How much one copy is used. `rate`: requests per minute."""
+
+    model: ModelId
+    rate: int
+    in_flight: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class MemberRecord:
     """What an instance tells the others of itself. `oldest_use_ms` is 0 when it holds nothing."""
 
@@ -217,6 +240,7 @@ class MemberRecord:
     version: str = ""
     draining: bool = False
     runtime_ready: bool = True
+    hot: tuple[HotCopy, ...] = ()
 
     def encode(self) -> bytes:
         """The stored form."""
@@ -240,6 +264,7 @@ class MemberRecord:
                 "vers": self.version,
                 "drain": self.draining,
                 "down": not self.runtime_ready,
+                "hot": {copy.model: [copy.rate, copy.in_flight, copy.waiting] for copy in self.hot},
             }
         )
 
@@ -250,6 +275,7 @@ class MemberRecord:
         labels = known.pop("labels", [])
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise RecordError("labels is not a list of text")
+        hot = _hot(known.pop("hot", {}))
         return cls(
             address=_take(known, "addr", str, ""),
             tls_name=_take(known, "tls", str, ""),
@@ -269,6 +295,7 @@ class MemberRecord:
             version=_take(known, "vers", str, ""),
             draining=_take(known, "drain", bool, default=False),
             runtime_ready=not _take(known, "down", bool, default=False),
+            hot=hot,
         )
 
 
@@ -304,6 +331,17 @@ def _take(fields: dict[str, Any], name: str, kind: type[_Scalar], default: _Scal
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise RecordError(f"{name} is not of type {kind.__name__}")
     return value
+
+
+def _hot(value: object) -> tuple[HotCopy, ...]:
+    if not isinstance(value, dict):
+        raise RecordError("hot is not an object")
+    hot = []
+    for model, counts in value.items():
+        if not isinstance(counts, list) or len(counts) != 3 or not all(isinstance(count, int) for count in counts):
+            raise RecordError("hot does not hold three numbers a model")
+        hot.append(HotCopy(ModelId(model), *counts))
+    return tuple(hot)
 
 
 def _enumerated(kind: type[_Kind], fields: dict[str, Any], name: str) -> _Kind:

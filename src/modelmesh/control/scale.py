@@ -1,0 +1,258 @@
+"""Lets the number of copies follow the load.
+
+Of all holders of a model one proposes: the holder of the oldest ready copy adds, that of the newest
+drops its own. Two that both think so are harmless: a claim lets one win, and a removal compares that
+the copies relied on still stand. The decision is `modelmesh.policy.copies`.
+"""
+
+from collections.abc import Iterable
+
+from modelmesh.control.cache import Cache
+from modelmesh.control.decide import Decider
+from modelmesh.control.journal import Journal
+from modelmesh.control.rates import RateBook
+from modelmesh.control.records import RecordCache, Registered, TooManyReadsError, UnreadableRecordError
+from modelmesh.control.requests import Requests
+from modelmesh.control.tasks import Tasks
+from modelmesh.policy.copies import (
+    AddCopies,
+    ClusterRoom,
+    CopiesLimits,
+    CopiesReason,
+    DropCopy,
+    ModelLoad,
+    fewer_copies,
+    more_copies,
+)
+from modelmesh.ports import Clock, StoreError
+from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.records import ModelRecord
+from modelmesh.values.view import ClusterView, Copy
+
+SPARE_TICKS = 10
+"""Copies are looked at for dropping once in so many ticks; for adding at every one."""
+
+AT_ONCE = 8
+"""Models to which this instance adds copies at a time."""
+
+REFUSED_MS = 10_000
+"""How long a model is left alone after no copy could be added."""
+
+NEW_COPY_AHEAD_MS = 20_000
+"""A copy added for its load counts as used in the near future, so that it is not the next to leave."""
+
+
+class Scaler:
+    """Adds and drops copies of the models that this instance holds."""
+
+    def __init__(
+        self,
+        *,
+        own: InstanceId,
+        cache: Cache,
+        rates: RateBook,
+        decider: Decider,
+        requests: Requests,
+        models: RecordCache[ModelId, ModelRecord],
+        clock: Clock,
+        journal: Journal,
+        tasks: Tasks,
+        limits: CopiesLimits,
+        bandwidth_percent: int,
+    ) -> None:
+        self._own = own
+        self._cache = cache
+        self._rates = rates
+        self._decider = decider
+        self._requests = requests
+        self._models = models
+        self._clock = clock
+        self._journal = journal
+        self._tasks = tasks
+        self.limits = limits
+        self._bandwidth_percent = bandwidth_percent
+        self._adding: dict[ModelId, None] = {}
+        self._refused: dict[ModelId, int] = {}
+        self._dropped: dict[ModelId, int] = {}
+        self._cut_off_since_ms: int | None = None
+        self._cut_off_ended_ms: int | None = None
+        self._ticks = 0
+
+    def cut_off(self) -> None:
+        """The lease was lost: what others load from now on may double what is here."""
+        if self._cut_off_since_ms is None:
+            self._cut_off_since_ms = self._clock.now_ms()
+
+    def rejoined(self) -> None:
+        """This instance's keys stand again."""
+        if self._cut_off_since_ms is not None:
+            self._cut_off_ended_ms = self._clock.monotonic_ms()
+
+    def tick(self) -> None:
+        """Look at the use of the copies here; about once a second."""
+        self._ticks += 1
+        now_ms = self._clock.monotonic_ms()
+        self._rates.tick(now_ms)
+        self._refused = {model: until for model, until in self._refused.items() if until > now_ms}
+        if self._cache.draining:
+            return
+        spare_turn = self._ticks % SPARE_TICKS == 0
+        if spare_turn:
+            self._rates.keep(self._cache.models())
+            self._dropped = {model: at for model, at in self._dropped.items() if now_ms - at < self.limits.dropped_ms}
+        cluster = self._decider.cluster_view()
+        room = self._room(cluster)
+        for model in self._rates.used():
+            self._rates.note_heavy(model, self._threshold(model), now_ms)
+            self._add_if_wanted(model, cluster, room)
+        rejoined = self._cut_off_ended_ms is not None
+        if spare_turn or rejoined:
+            self._drop_spares(cluster, room)
+        if rejoined and now_ms - (self._cut_off_ended_ms or 0) > 2 * REFUSED_MS:
+            self._cut_off_since_ms = self._cut_off_ended_ms = None
+
+    # --- adding -----------------------------------------------------------------------------------
+
+    def _add_if_wanted(self, model: ModelId, cluster: ClusterView, room: ClusterRoom) -> None:
+        registered = self._models.cached(model)
+        if registered is None or model in self._adding or model in self._refused or len(self._adding) >= AT_ONCE:
+            return
+        copies = self._ready_copies(model, cluster)
+        if not copies:
+            return
+        oldest = min(copies, key=lambda copy: (copy.create_revision, copy.instance))
+        if oldest.instance != self._own:
+            return
+        decision = more_copies(self._load(model, registered, copies, cluster), room, self.limits)
+        if isinstance(decision, AddCopies):
+            self._adding[model] = None
+            self._journal.note("adds_copies", model, decision.reason.value, f"{decision.count} to {len(copies)}")
+            self._tasks.start(self._add(model, registered, decision), f"add copies of {model}")
+
+    async def _add(self, model: ModelId, registered: Registered, decision: AddCopies) -> None:
+        last_use_ms = self._cache.usage.last_use_ms(model)
+        if decision.reason in {CopiesReason.RATE, CopiesReason.SATURATED}:
+            last_use_ms = self._clock.now_ms() + NEW_COPY_AHEAD_MS
+        try:
+            for _ in range(decision.count):
+                if not await self._requests.add_copy(model, registered, last_use_ms=last_use_ms):
+                    self._refused[model] = self._clock.monotonic_ms() + REFUSED_MS
+                    return
+        except StoreError:
+            self._refused[model] = self._clock.monotonic_ms() + REFUSED_MS
+        finally:
+            del self._adding[model]
+
+    async def keep_minimum(self, models: Iterable[ModelId]) -> None:
+        """The leader: models that are to have copies and have none are loaded."""
+        for model in models:
+            try:
+                registered = await self._models.get(model)
+            except (StoreError, TooManyReadsError, UnreadableRecordError):
+                return
+            if registered is None or model in self._refused:
+                continue
+            copies = self._decider.model_view(model, registered).copies
+            if not copies and registered.record.minimum_copies > 0:
+                decision = AddCopies(registered.record.minimum_copies, CopiesReason.BELOW_MINIMUM)
+                self._journal.note("adds_copies", model, decision.reason.value, f"{decision.count} to 0")
+                self._adding[model] = None
+                await self._add(model, registered, decision)
+
+    # --- dropping ---------------------------------------------------------------------------------
+
+    def _drop_spares(self, cluster: ClusterView, room: ClusterRoom) -> None:
+        """Budget per turn: a twentieth of the capacity; the first is always allowed, duplicates cost nothing."""
+        budget = self._cache.ledger.capacity_bytes // 20
+        dropped_bytes = 0
+        for model in self._cache.ready():
+            copies = self._ready_copies(model, cluster)
+            registered = self._models.cached(model)
+            relied_on = self._cache.others(model) if len(copies) > 1 else ()
+            if registered is None or not relied_on:
+                continue
+            load = self._load(model, registered, copies, cluster)
+            newest = max(copies, key=lambda copy: (copy.create_revision, copy.instance))
+            if newest.instance != self._own and not load.duplicated:
+                continue
+            decision = fewer_copies(load, room, self.limits)
+            if not isinstance(decision, DropCopy):
+                continue
+            copy = next(copy for copy in copies if copy.instance == self._own)
+            free = decision.reason in {CopiesReason.DUPLICATED, CopiesReason.ABOVE_MAXIMUM}
+            if not free and dropped_bytes and dropped_bytes + copy.size_bytes > budget:
+                return
+            dropped_bytes += 0 if free else copy.size_bytes
+            self._dropped[model] = self._clock.monotonic_ms()
+            self._journal.note("drops_copy", model, decision.reason.value, f"one of {len(copies)}")
+            self._cache.drop(model, decision.reason.value, relied_on=relied_on)
+
+    # --- the facts --------------------------------------------------------------------------------
+
+    def _ready_copies(self, model: ModelId, cluster: ClusterView) -> tuple[Copy, ...]:
+        """Ready copies at instances that can be reached and stay."""
+        return tuple(
+            copy
+            for copy in self._decider.model_view(model, self._models.cached(model)).copies
+            if copy.ready
+            and (place := cluster.instance(copy.instance)) is not None
+            and place.reachable
+            and not place.record.draining
+        )
+
+    def _load(
+        self, model: ModelId, registered: Registered, copies: tuple[Copy, ...], cluster: ClusterView
+    ) -> ModelLoad:
+        record = registered.record
+        everywhere = self._decider.model_view(model, registered).copies
+        now_ms, monotonic_ms = self._clock.now_ms(), self._clock.monotonic_ms()
+        rate, waiting = self._rates.rate(model), self._rates.saturated(model)
+        for copy in copies:
+            place = cluster.instance(copy.instance)
+            if place is not None and copy.instance != self._own:
+                hot = next((entry for entry in place.record.hot if entry.model == model), None)
+                if hot is not None:
+                    rate += hot.rate
+                    waiting = waiting or hot.waiting > 0
+        dropped_ms = self._dropped.get(model)
+        newest = max(copies, key=lambda copy: copy.create_revision)
+        return ModelLoad(
+            ready=len(copies),
+            loading=sum(not copy.ready for copy in everywhere),
+            places=self._decider.places(model, registered) - len(everywhere),
+            rate=rate,
+            threshold=self._threshold(model),
+            saturated=waiting,
+            regular=self._rates.regular(model),
+            unused_ms=max(0, now_ms - self._cache.usage.last_use_ms(model)),
+            heavy_ago_ms=self._rates.heavy_ago_ms(model, monotonic_ms),
+            newest_ms=max(0, now_ms - newest.since_ms),
+            dropped_ago_ms=None if dropped_ms is None else monotonic_ms - dropped_ms,
+            duplicated=self._duplicated(copies),
+            minimum=record.minimum_copies,
+            maximum=record.maximum_copies or None,
+        )
+
+    def _duplicated(self, copies: tuple[Copy, ...]) -> bool:
+        """Whether another copy was loaded while this instance was cut off."""
+        since_ms = self._cut_off_since_ms
+        if since_ms is None or self._cut_off_ended_ms is None:
+            return False
+        return any(copy.instance != self._own and copy.since_ms >= since_ms for copy in copies)
+
+    def _threshold(self, model: ModelId) -> int | None:
+        concurrency = self._cache.max_concurrency(model)
+        if concurrency <= 0:
+            return self.limits.rate
+        return self._rates.threshold(model, max_concurrency=concurrency, bandwidth_percent=self._bandwidth_percent)
+
+    def _room(self, cluster: ClusterView) -> ClusterRoom:
+        entries = [entry.record for entry in cluster.instances if entry.available]
+        oldest = [record.oldest_use_ms for record in entries if record.oldest_use_ms]
+        return ClusterRoom(
+            capacity_bytes=sum(record.capacity_bytes for record in entries),
+            free_bytes=sum(
+                max(0, record.capacity_bytes - record.reserve_bytes - record.used_bytes) for record in entries
+            ),
+            oldest_ms=max(0, self._clock.now_ms() - min(oldest)) if oldest else 0,
+        )

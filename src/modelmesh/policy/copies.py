@@ -1,0 +1,210 @@
+"""How many copies a model should have.
+
+The holder of the oldest ready copy asks whether one more is wanted, the holder of the newest whether it
+may go; both on the rate summed over all holders. Called by `modelmesh.control.scale`.
+Source: the INTENT of `spec/cluster-state.md` 6 and `spec/request-path.md` 10; what is quicker than there
+(a window of seconds, saturation) and the bounds per model are ours.
+"""
+
+import enum
+from dataclasses import dataclass
+
+MINUTE_MS = 60_000
+
+
+class CopiesReason(enum.Enum):
+    """Why copies are added, dropped or left as they are."""
+
+    BELOW_MINIMUM = "below_minimum"
+    RATE = "rate"
+    SATURATED = "saturated"
+    REGULAR_USE = "regular_use"
+    ABOVE_MAXIMUM = "above_maximum"
+    DUPLICATED = "duplicated"
+    LITTLE_USED = "little_used"
+    LONG_UNUSED = "long_unused"
+    ENOUGH = "enough"
+    CHANGING = "changing"
+    NO_PLACE = "no_place"
+
+
+@dataclass(frozen=True, slots=True)
+class CopiesLimits:
+    """Thresholds. Source: the old system's, named there in the same order.
+
+    Attributes:
+        rate: Requests per minute and copy from which one more is added.
+        heavy_divisor: Above `rate` - `rate`/this a model counts as heavily used.
+        regular_from_ms, regular_to_ms: A model used now and also so long ago is used regularly.
+        regular_cache_age_ms: A full cluster keeps spares only if its oldest copy is at least so old.
+        full_percent: Copies are dropped for lack of use only if less than this is free.
+        settled_ms: Nor while the newest copy is younger than this, nor
+        dropped_ms: so soon after another was dropped.
+        pair_ms: The spare of a pair that is not heavily used goes after this at the latest.
+    """
+
+    rate: int = 2000
+    heavy_divisor: int = 4
+    regular_from_ms: int = 420_000
+    regular_to_ms: int = 2_400_000
+    regular_cache_age_ms: int = 72_000_000
+    full_percent: int = 5
+    settled_ms: int = 1_800_000
+    dropped_ms: int = 80_000
+    pair_ms: int = 36_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoad:
+    """One model's copies and use, summed over its holders.
+
+    Attributes:
+        ready, loading: Its copies.
+        places: Further instances that could hold it.
+        rate: Requests per minute, all holders together.
+        threshold: Requests per minute that one copy should take; None: it has no bound.
+        saturated: Requests have waited at a full copy for more than a look.
+        regular: It is used now and was used some time ago as well.
+        unused_ms: Since its last use.
+        heavy_ago_ms: Since it was heavily used; None: never, as far as is known.
+        newest_ms: Age of its newest copy.
+        dropped_ago_ms: Since a copy was last dropped; None: never, as far as is known.
+        duplicated: A copy elsewhere was loaded while this instance was cut off.
+        minimum, maximum: What an operator wants; `maximum` None: no bound.
+    """
+
+    ready: int
+    loading: int
+    places: int
+    rate: int
+    threshold: int | None
+    saturated: bool = False
+    regular: bool = False
+    unused_ms: int = 0
+    heavy_ago_ms: int | None = None
+    newest_ms: int = 0
+    dropped_ago_ms: int | None = None
+    duplicated: bool = False
+    minimum: int = 0
+    maximum: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRoom:
+    """How full the instances are that may hold the model. `oldest_ms`: age of their oldest copy."""
+
+    capacity_bytes: int
+    free_bytes: int
+    oldest_ms: int
+
+    @property
+    def free_percent(self) -> int:
+        """Free room in percent; 0 where there is no capacity."""
+        return 100 * self.free_bytes // self.capacity_bytes if self.capacity_bytes > 0 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class AddCopies:
+    """Load `count` more."""
+
+    count: int
+    reason: CopiesReason
+
+
+@dataclass(frozen=True, slots=True)
+class DropCopy:
+    """Drop the newest."""
+
+    reason: CopiesReason
+
+
+@dataclass(frozen=True, slots=True)
+class KeepCopies:
+    """Leave them."""
+
+    reason: CopiesReason
+
+
+_DEFAULT_LIMITS = CopiesLimits()
+
+
+def more_copies(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits = _DEFAULT_LIMITS) -> AddCopies | KeepCopies:
+    """Decide whether copies are added; asked for a model that has at least one ready copy."""
+    if load.loading:
+        return KeepCopies(CopiesReason.CHANGING)
+    wanted, reason = _wanted(load, room, limits)
+    if load.maximum is not None:
+        wanted = min(wanted, load.maximum)
+    count = min(wanted - load.ready, load.places)
+    if count > 0:
+        return AddCopies(count, reason)
+    return KeepCopies(CopiesReason.NO_PLACE if wanted > load.ready else CopiesReason.ENOUGH)
+
+
+def fewer_copies(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits = _DEFAULT_LIMITS) -> DropCopy | KeepCopies:
+    """Decide whether the newest of several ready copies goes."""
+    if load.ready < 2 or load.ready <= load.minimum:
+        return KeepCopies(CopiesReason.ENOUGH)
+    if load.maximum is not None and load.ready > max(1, load.maximum):
+        return DropCopy(CopiesReason.ABOVE_MAXIMUM)
+    if load.loading or load.saturated or not _light(load, limits):
+        return KeepCopies(CopiesReason.ENOUGH)
+    if load.duplicated:
+        return DropCopy(CopiesReason.DUPLICATED)
+    if load.dropped_ago_ms is not None and load.dropped_ago_ms < limits.dropped_ms:
+        return KeepCopies(CopiesReason.CHANGING)
+    if room.free_percent >= limits.full_percent:
+        return KeepCopies(CopiesReason.ENOUGH)
+    if load.ready == 2:
+        return _pair(load, room, limits)
+    heavy_bound_ms = min(5 * 60 * MINUTE_MS, max(10 * MINUTE_MS, (3 * room.oldest_ms + 10_400_000) // 100))
+    heavy = load.heavy_ago_ms is not None and load.heavy_ago_ms < heavy_bound_ms
+    if heavy or load.newest_ms < limits.settled_ms:
+        return KeepCopies(CopiesReason.ENOUGH)
+    return DropCopy(CopiesReason.LITTLE_USED)
+
+
+def regular_use(
+    earlier_ms: int, last_ms: int, now_ms: int, limits: CopiesLimits = _DEFAULT_LIMITS
+) -> tuple[bool, int, int]:
+    """Whether a use now makes a model regularly used, and the two times to remember for the next use.
+
+    Args:
+        earlier_ms: The first time that the previous use returned; 0 before the first use.
+        last_ms: The second.
+        now_ms: Time of this use; the same clock.
+        limits: The window.
+    """
+    lower, upper = now_ms - limits.regular_to_ms, now_ms - limits.regular_from_ms
+    earlier_fits = lower <= earlier_ms <= upper
+    last_fits = lower <= last_ms <= upper
+    if last_fits or not earlier_fits:
+        earlier_ms = last_ms
+    return earlier_fits or last_fits, earlier_ms, now_ms
+
+
+def _wanted(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits) -> tuple[int, CopiesReason]:
+    """The number of copies wished for, and the strongest wish."""
+    if load.threshold is not None and load.rate >= load.threshold * load.ready:
+        return max(load.rate // load.threshold + 1, load.minimum), CopiesReason.RATE
+    if load.saturated:
+        return load.ready + 1, CopiesReason.SATURATED
+    if load.ready < load.minimum:
+        return load.minimum, CopiesReason.BELOW_MINIMUM
+    spare = room.free_percent >= 10 or room.oldest_ms > limits.regular_cache_age_ms
+    if load.ready == 1 and load.regular and spare:
+        return 2, CopiesReason.REGULAR_USE
+    return load.ready, CopiesReason.ENOUGH
+
+
+def _light(load: ModelLoad, limits: CopiesLimits) -> bool:
+    """One copy fewer would still be far from asking for one more: no flapping."""
+    threshold = load.threshold if load.threshold is not None else limits.rate
+    return load.rate * 3 < threshold * 2 * (load.ready - 1)
+
+
+def _pair(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits) -> DropCopy | KeepCopies:
+    bound_ms = room.oldest_ms // 10
+    if load.heavy_ago_ms is None or load.heavy_ago_ms >= room.oldest_ms // 5:
+        bound_ms = min(bound_ms, limits.pair_ms)
+    return DropCopy(CopiesReason.LONG_UNUSED) if load.unused_ms > bound_ms else KeepCopies(CopiesReason.ENOUGH)

@@ -1,0 +1,93 @@
+"""Copies follow load: simulated clusters."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from modelmesh.testing.clock import run_virtual
+from modelmesh.testing.cluster import SimulatedCluster, register
+from modelmesh.values.ids import InstanceId
+from modelmesh.values.status import Status
+
+Story = Callable[[SimulatedCluster], Awaitable[None]]
+
+
+def play(story: Story, *, names: str = "abc", seed: int = 2, **options: int) -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=seed)
+        try:
+            for name in names:
+                await cluster.add(name, **options)
+            await story(cluster)
+            await cluster.settled()
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+async def calls(cluster: SimulatedCluster, model: str, *, per_second: int, seconds: int) -> None:
+    """An even stream of calls, entering at every instance in turn; all must succeed."""
+    names = list(cluster.instances)
+    running = []
+    for number in range(per_second * seconds):
+        running.append(asyncio.ensure_future(cluster.call(model, via=names[number % len(names)])))
+        await asyncio.sleep(1 / per_second)
+    assert {answer.status for answer in await asyncio.gather(*running)} == {Status.OK}
+
+
+def test_a_model_that_becomes_hot_has_a_copy_everywhere_within_seconds() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        await register(cluster.instances[InstanceId("a")], "m")
+        await calls(cluster, "m", per_second=1, seconds=5)
+        assert len(cluster.holders("m")) == 1
+        await calls(cluster, "m", per_second=200, seconds=6)
+        assert len(cluster.holders("m")) == 3
+
+    play(story)
+
+
+def test_a_steady_rate_below_the_threshold_adds_nothing() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        await register(cluster.instances[InstanceId("a")], "m")
+        await calls(cluster, "m", per_second=30, seconds=60)
+        assert len(cluster.holders("m")) == 1
+
+    play(story)
+
+
+def test_the_copies_of_a_hot_model_do_not_flap() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        await register(cluster.instances[InstanceId("a")], "m")
+        for _ in range(5):
+            await calls(cluster, "m", per_second=60, seconds=15)
+            await asyncio.sleep(30)
+        loads = [event for event in cluster.story if event.kind == "loaded"]
+        drops = [event for event in cluster.story if event.kind == "drops_copy"]
+        assert (len(loads), drops) == (2, [])
+
+    play(story)
+
+
+def test_regular_use_gets_a_spare() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        await register(cluster.instances[InstanceId("a")], "m")
+        for _ in range(3):
+            await calls(cluster, "m", per_second=1, seconds=2)
+            await asyncio.sleep(600)
+        await asyncio.sleep(5)
+        assert len(cluster.holders("m")) == 2
+        reasons = [event.reason for event in cluster.story if event.kind == "adds_copies"]
+        assert reasons == ["regular_use"]
+
+    play(story)
+
+
+def test_where_one_place_is_left_one_copy_is_added() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        cluster.instances[InstanceId("c")].plane.cache.draining = True
+        await register(cluster.instances[InstanceId("a")], "m")
+        await asyncio.sleep(2)
+        await calls(cluster, "m", per_second=200, seconds=5)
+        assert sorted(cluster.holders("m")) == ["a", "b"]
+
+    play(story)

@@ -1,0 +1,154 @@
+"""How many copies a model should have, as sentences."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelmesh.policy.copies import (
+    AddCopies,
+    ClusterRoom,
+    CopiesReason,
+    DropCopy,
+    KeepCopies,
+    ModelLoad,
+    fewer_copies,
+    more_copies,
+    regular_use,
+)
+
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+ROOMY = ClusterRoom(capacity_bytes=1000, free_bytes=500, oldest_ms=HOUR)
+FULL = ClusterRoom(capacity_bytes=1000, free_bytes=10, oldest_ms=10 * HOUR)
+IDLE = ModelLoad(ready=1, loading=0, places=4, rate=0, threshold=2000)
+TRIPLE = ModelLoad(ready=3, loading=0, places=0, rate=10, threshold=2000, newest_ms=HOUR)
+
+
+def test_a_model_with_little_to_do_keeps_its_copy() -> None:
+    assert more_copies(IDLE, ROOMY) == KeepCopies(CopiesReason.ENOUGH)
+    assert fewer_copies(IDLE, FULL) == KeepCopies(CopiesReason.ENOUGH)
+
+
+def test_copies_are_added_for_the_rate_of_all_holders_together() -> None:
+    assert more_copies(replace(IDLE, rate=1999), ROOMY) == KeepCopies(CopiesReason.ENOUGH)
+    assert more_copies(replace(IDLE, rate=2000), ROOMY) == AddCopies(1, CopiesReason.RATE)
+    assert more_copies(replace(IDLE, rate=7000), ROOMY) == AddCopies(3, CopiesReason.RATE)
+    assert more_copies(replace(IDLE, ready=2, rate=3999), ROOMY) == KeepCopies(CopiesReason.ENOUGH)
+
+
+def test_no_more_copies_than_places_and_than_the_maximum() -> None:
+    assert more_copies(replace(IDLE, rate=70_000, places=2), ROOMY) == AddCopies(2, CopiesReason.RATE)
+    assert more_copies(replace(IDLE, rate=70_000, maximum=2), ROOMY) == AddCopies(1, CopiesReason.RATE)
+    assert more_copies(replace(IDLE, rate=70_000, places=0), ROOMY) == KeepCopies(CopiesReason.NO_PLACE)
+
+
+def test_nothing_is_added_while_a_copy_is_loading() -> None:
+    assert more_copies(replace(IDLE, rate=9000, loading=1), ROOMY) == KeepCopies(CopiesReason.CHANGING)
+
+
+def test_a_saturated_copy_gets_a_second_whatever_the_rate() -> None:
+    load = replace(IDLE, rate=20, threshold=None, saturated=True)
+    assert more_copies(load, ROOMY) == AddCopies(1, CopiesReason.SATURATED)
+
+
+def test_a_minimum_is_kept_also_for_a_model_without_use() -> None:
+    assert more_copies(replace(IDLE, minimum=3), FULL) == AddCopies(2, CopiesReason.BELOW_MINIMUM)
+    assert fewer_copies(replace(TRIPLE, minimum=3, unused_ms=100 * HOUR), FULL) == KeepCopies(CopiesReason.ENOUGH)
+
+
+def test_regular_use_is_worth_a_spare_where_there_is_room() -> None:
+    assert more_copies(replace(IDLE, regular=True), ROOMY) == AddCopies(1, CopiesReason.REGULAR_USE)
+    assert more_copies(replace(IDLE, regular=True), FULL) == KeepCopies(CopiesReason.ENOUGH)
+    old = replace(FULL, oldest_ms=21 * HOUR)
+    assert more_copies(replace(IDLE, regular=True), old) == AddCopies(1, CopiesReason.REGULAR_USE)
+
+
+def test_copies_above_the_maximum_go_at_once() -> None:
+    assert fewer_copies(replace(TRIPLE, maximum=2, rate=9000), ROOMY) == DropCopy(CopiesReason.ABOVE_MAXIMUM)
+
+
+def test_a_third_copy_goes_when_the_cluster_is_full_and_it_has_little_to_do() -> None:
+    assert fewer_copies(TRIPLE, FULL) == DropCopy(CopiesReason.LITTLE_USED)
+    assert fewer_copies(TRIPLE, ROOMY) == KeepCopies(CopiesReason.ENOUGH)
+    assert fewer_copies(replace(TRIPLE, newest_ms=MINUTE), FULL) == KeepCopies(CopiesReason.ENOUGH)
+    assert fewer_copies(replace(TRIPLE, heavy_ago_ms=MINUTE), FULL) == KeepCopies(CopiesReason.ENOUGH)
+    assert fewer_copies(replace(TRIPLE, dropped_ago_ms=10_000), FULL) == KeepCopies(CopiesReason.CHANGING)
+    assert fewer_copies(replace(TRIPLE, rate=3000), FULL) == KeepCopies(CopiesReason.ENOUGH)
+
+
+def test_the_spare_of_a_pair_goes_when_it_is_long_unused() -> None:
+    pair = replace(TRIPLE, ready=2, rate=0)
+    assert fewer_copies(replace(pair, unused_ms=HOUR - 1), FULL) == KeepCopies(CopiesReason.ENOUGH)
+    assert fewer_copies(replace(pair, unused_ms=HOUR + 1), FULL) == DropCopy(CopiesReason.LONG_UNUSED)
+
+
+def test_the_spare_of_a_model_that_was_heavily_used_lately_may_stay_longer() -> None:
+    ancient = replace(FULL, oldest_ms=200 * HOUR)
+    pair = replace(TRIPLE, ready=2, rate=0, unused_ms=11 * HOUR)
+    assert fewer_copies(pair, ancient) == DropCopy(CopiesReason.LONG_UNUSED)
+    assert fewer_copies(replace(pair, heavy_ago_ms=12 * HOUR), ancient) == KeepCopies(CopiesReason.ENOUGH)
+
+
+def test_a_copy_that_was_loaded_while_this_instance_was_cut_off_makes_one_superfluous() -> None:
+    pair = replace(TRIPLE, ready=2, duplicated=True, newest_ms=10)
+    assert fewer_copies(pair, ROOMY) == DropCopy(CopiesReason.DUPLICATED)
+    assert fewer_copies(replace(pair, rate=1500), ROOMY) == KeepCopies(CopiesReason.ENOUGH)
+
+
+loads = st.builds(
+    ModelLoad,
+    ready=st.integers(1, 8),
+    loading=st.integers(0, 2),
+    places=st.integers(0, 8),
+    rate=st.integers(0, 50_000),
+    threshold=st.none() | st.integers(10, 5000),
+    saturated=st.booleans(),
+    regular=st.booleans(),
+    unused_ms=st.integers(0, 100 * HOUR),
+    heavy_ago_ms=st.none() | st.integers(0, 10 * HOUR),
+    newest_ms=st.integers(0, 10 * HOUR),
+    dropped_ago_ms=st.none() | st.integers(0, HOUR),
+    duplicated=st.booleans(),
+    minimum=st.integers(0, 4),
+    maximum=st.none() | st.integers(4, 8),
+)
+rooms = st.builds(
+    ClusterRoom, capacity_bytes=st.just(1000), free_bytes=st.integers(0, 1000), oldest_ms=st.integers(0, 300 * HOUR)
+)
+
+
+@given(loads, rooms)
+def test_the_bounds_of_the_operator_hold(load: ModelLoad, room: ClusterRoom) -> None:
+    more = more_copies(load, room)
+    if isinstance(more, AddCopies):
+        assert 1 <= more.count <= load.places
+        assert load.maximum is None or load.ready + more.count <= load.maximum
+    if isinstance(fewer_copies(load, room), DropCopy):
+        assert load.ready > max(1, load.minimum)
+
+
+@given(loads, rooms)
+def test_a_dropped_copy_is_not_wanted_back_by_the_same_load(load: ModelLoad, room: ClusterRoom) -> None:
+    if isinstance(fewer_copies(load, room), DropCopy):
+        after = replace(load, ready=load.ready - 1, places=load.places + 1, loading=0)
+        more = more_copies(after, room)
+        above = load.maximum is not None and load.ready > load.maximum
+        assert isinstance(more, KeepCopies) or above or more.reason is CopiesReason.REGULAR_USE
+
+
+@given(loads, rooms)
+def test_what_was_added_is_not_dropped_by_the_same_load(load: ModelLoad, room: ClusterRoom) -> None:
+    more = more_copies(load, room)
+    if isinstance(more, AddCopies):
+        after = replace(load, ready=load.ready + more.count, newest_ms=0, duplicated=False, unused_ms=0)
+        assert isinstance(fewer_copies(after, room), KeepCopies)
+
+
+def test_use_counts_as_regular_when_it_was_used_seven_to_forty_minutes_ago() -> None:
+    uses = (0, 0)
+    hits = []
+    for minute in (1000, 1003, 1008, 1020, 1100, 1101):
+        hit, *uses = regular_use(*uses, minute * MINUTE)
+        hits.append(hit)
+    assert hits == [False, False, True, True, False, False]
