@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from modelmesh.testing.clock import run_virtual
+from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
+from modelmesh.testing.store import FaultyStore
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
 
@@ -192,5 +193,38 @@ def test_a_lost_connection_is_not_a_restart() -> None:
         assert (await cluster.call("m", via="a")).status is Status.OK
         assert loads(cluster, "m") == 1
         assert a.runtime.counts["status"] == 1
+
+    play(story)
+
+
+def test_a_copy_dropped_while_its_runtime_is_away_leaves_when_it_is_back() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await register(a, "m")
+        await cluster.call("m", via="a")
+        a.dataplane.runtime_link(up=False)
+        await asyncio.sleep(0.1)
+        a.plane.cache.drop(ModelId("m"), "test")
+        await asyncio.sleep(5)
+        a.dataplane.runtime_link(up=True)
+
+    play(story)
+
+
+def test_an_instance_whose_view_lags_waits_for_it_instead_of_asking_again_and_again() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a")
+        await cluster.add("b", store=store)
+        await register(a, "m")
+        store.watch_lag_ms = 800
+        for _ in range(5):
+            await cluster.call("m", via="a")
+            a.plane.cache.drop(ModelId("m"), "test")
+            await asyncio.sleep(0.1)
+        assert (await cluster.call("m", via="b")).status is Status.OK
+        moved = [event for event in cluster.story if event.kind == "attempt_failed" and event.reason == "moved"]
+        assert len(moved) <= 2
+        store.watch_lag_ms = 0
 
     play(story)

@@ -135,6 +135,7 @@ class _Entry:
     failed_before: bool = False
     drop_reason: str = ""
     forced: bool = False
+    idle: bool = False
     relied_on: tuple[tuple[InstanceId, Revision], ...] = ()
     loading: asyncio.Task[None] | None = None
     removal: asyncio.Task[None] | None = None
@@ -461,6 +462,8 @@ class Cache:
     def runtime_opened(self) -> None:
         """Loads and calls may go to the runtime."""
         self._offered = True
+        for entry in self._entries.values():
+            entry.idle = False
         self._reroute()
         self._pump()
 
@@ -479,8 +482,12 @@ class Cache:
     def idle(self, model: ModelId, load_id: LoadId) -> None:
         """The data plane: nothing runs on a closed copy any more."""
         entry = self._entries.get(model)
-        if entry is not None and entry.load_id == load_id and entry.state is CopyState.LEAVING:
+        if entry is None or entry.load_id != load_id:
+            return
+        if entry.state is CopyState.LEAVING:
             self._step(entry, CopyInput.IDLE)
+        else:
+            entry.idle = True  # closed with its runtime; should it leave before that is back, nobody tells again
 
     def look_at_usage(self) -> None:
         """Take in what the data plane counted."""
@@ -614,6 +621,8 @@ class Cache:
                 self._route_changed(entry.model)
             case CopyEffect.AWAIT_IDLE:
                 self._leaving[entry.load_id] = None
+                if entry.idle:
+                    asyncio.get_running_loop().call_soon(self.idle, entry.model, entry.load_id)
             case CopyEffect.UNLOAD:
                 self._leaving.pop(entry.load_id, None)
                 self._tasks.start(self._unload(entry), f"unload {entry.model}")

@@ -55,7 +55,7 @@ from modelmesh.values.dataplane import (
     ReturnAnswer,
     Serve,
 )
-from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
+from modelmesh.values.ids import InstanceId, ModelId, Revision, Token, VModelId
 from modelmesh.values.records import ModelRecord, VModelRecord
 from modelmesh.values.status import Status
 
@@ -73,12 +73,14 @@ RETRY_HINT_MS = 1000
 
 @dataclass(slots=True)
 class _Held:
+    """A request on its way. `view`: that of the instance which asked us to load; `behind`: what ours must reach."""
+
     token: Token
     model: ModelId
     vmodel: VModelId | None
     journey: Journey
     view: Revision | None = None
-    last_load_id: LoadId | None = None
+    behind: Revision | None = None
     stale_turns: int = 0
     reroutes: int = 0
     task: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -157,7 +159,7 @@ class Requests:
             self._held.pop(event.token, None)
             return
         held.model = event.model
-        held.view = event.view
+        held.behind = event.view if event.outcome is Outcome.MOVED else None
         held.journey = held.journey.failed(failure, event.load_id or None)
         self._remember(held)
         self._journal.note("attempt_failed", event.model, event.outcome.value, f"at {event.instance}: {event.message}")
@@ -215,18 +217,19 @@ class Requests:
                 if held.journey.hop is Hop.LOAD:  # whoever asked us may know an older record: it looks again
                     return refusal(Outcome.MOVED, Status.UNAVAILABLE, found.message, self._state.revision)
                 return found if held.vmodel is None else await self._resolve_vmodel(held)
-            if held.journey.last is not None and held.journey.last.outcome is Outcome.MOVED and held.view is not None:
-                await self._wait_for_view(held.view)
-                held.view = None
+            if held.behind is not None:
+                held.stale_turns += 1
+                await self._wait_for_view(held.behind)
+                held.behind = None
+            if held.stale_turns >= STALE_TURNS:
+                return retry_later(
+                    Status.UNAVAILABLE, f"the copies of model {held.model} keep changing; repeat the call"
+                )
             step = self._decider.next_step(held.journey, held.model, found)
             resolution = await self._act(held, step, found)
             if resolution is not None:
                 return resolution
             held.stale_turns += 1
-            if held.stale_turns >= STALE_TURNS:
-                return retry_later(
-                    Status.UNAVAILABLE, f"the copies of model {held.model} keep changing; repeat the call"
-                )
 
     async def _registered(self, model: ModelId) -> Registered | Fail:
         """The model's record, or the answer to the caller."""

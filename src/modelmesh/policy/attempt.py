@@ -206,13 +206,13 @@ def next_step(
 
 def _asked_to_load(model: ModelView, cluster: ClusterView, now_ms: int) -> NextStep:
     """At the instance that was asked: join, load or refuse; never forward."""
-    if model.copy_at(cluster.own) is not None:
-        return ServeHere(AttemptReason.JOINS_OWN_LOAD)
     own = cluster.instance(cluster.own)
-    if own is not None and own.record.draining:
-        return Refuse(Outcome.DRAINING, Status.UNAVAILABLE, f"instance {cluster.own} is draining")
     if own is not None and not own.record.runtime_ready:
         return Refuse(Outcome.BUSY, Status.UNAVAILABLE, f"the runtime of instance {cluster.own} is not connected")
+    if model.copy_at(cluster.own) is not None:
+        return ServeHere(AttemptReason.JOINS_OWN_LOAD)
+    if own is not None and own.record.draining:
+        return Refuse(Outcome.DRAINING, Status.UNAVAILABLE, f"instance {cluster.own} is draining")
     for failure in model.failures:
         if failure.instance == cluster.own and failure.record.until_ms > now_ms:
             return Refuse(Outcome.LOAD_FAILED, Status.INTERNAL, failure.record.message)
