@@ -14,7 +14,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo test check format sim bench lock proto docs
+.PHONY: help tools build demo test check format sim faults bench lock proto docs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -79,6 +79,10 @@ docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
 
 proto: $(STAMPS)/venv ## regenerate src/modelmesh/_proto from proto/
 	@$(BIN)/python proto/generate.py
+
+faults: $(STAMPS)/build ## real processes and a real etcd under faults, with callers who must not notice (6 minutes)
+	@cargo build -q --release -p modelmesh-bench-kit
+	@$(BIN)/python benchmarks/faults/run.py
 
 bench: bench-path ## everything that measures
 

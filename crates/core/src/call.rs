@@ -285,6 +285,11 @@ impl Call {
         if not_here && !self.is_ingress() && !self.caller.has_begun() {
             return self.caller.end(refusal(Outcome::NotHere));
         }
+        // Our runtime is away, which another instance's is not. A refusal says that nothing was done.
+        let undone = failure.outcome == Outcome::Lost && (failure.unprocessed || self.rule.idempotent);
+        if undone && !self.is_ingress() && !self.caller.has_begun() {
+            return self.caller.end(refusal(Outcome::Busy));
+        }
         if not_here && (self.caller.has_begun() || failure.answer.is_none() || failure.unprocessed) {
             let message = format!("model {} moved while the call was open; repeat it", self.subject.model);
             return self.caller.end(Status::new(Code::Unavailable, message));

@@ -232,18 +232,22 @@ impl Engine {
         running.workers.iter().flat_map(|workers| workers.iter()).map(|worker| worker.load.open_calls()).sum()
     }
 
+    /// Connections of clients and of other instances that are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.running.lock().workers.as_ref().map_or(0, |workers| workers.iter().map(Handle::connections).sum())
+    }
+
     #[must_use]
     pub fn metrics(&self) -> String {
         let (held_requests, held_bytes) = self.held();
-        let connections =
-            self.running.lock().workers.as_ref().map_or(0, |workers| workers.iter().map(Handle::connections).sum());
         self.shared.metrics.render(&Counts {
             held_requests,
             held_bytes,
             refused_requests: self.shared.held.refused(),
             refused_events: self.shared.events.refused(),
             replay_bytes: self.shared.replay.used(),
-            connections,
+            connections: self.connections(),
         })
     }
 

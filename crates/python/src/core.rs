@@ -211,6 +211,11 @@ impl Core {
         Ok(py.detach(|| engine.open_calls()))
     }
 
+    fn connections(&self, py: Python<'_>) -> PyResult<usize> {
+        let engine = self.engine()?;
+        Ok(py.detach(|| engine.connections()))
+    }
+
     fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let engine = self.engine()?;
         let text = py.detach(|| engine.metrics());

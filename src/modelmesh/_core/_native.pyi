@@ -182,6 +182,8 @@ class Core:
         """(held requests, held bytes): zero when nothing waits; for tests and metrics."""
     def open_calls(self) -> int:
         """Calls that are open: running, held, or being answered by Python."""
+    def connections(self) -> int:
+        """Open connections of clients and of other instances."""
     def metrics(self) -> bytes:
         """Counters and histograms in Prometheus text format (0.0.4), without a trailing newline."""
     def thread_ages_ms(self) -> list[int]:

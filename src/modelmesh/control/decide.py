@@ -66,7 +66,7 @@ class Decider:
         failures = view.failures
         if registered is not None:
             current = registered.create_revision
-            copies = [copy for copy in copies if copy.record_revision == current]
+            copies = [copy for copy in copies if copy.belongs_to(current)]
             failures = tuple(failure for failure in failures if failure.record.record_revision == current)
         mine = self._own_copy(model)
         if mine is not None:

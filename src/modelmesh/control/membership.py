@@ -9,7 +9,17 @@ from collections.abc import Awaitable, Callable
 from modelmesh.control.journal import Journal
 from modelmesh.control.keys import Keys
 from modelmesh.machines.member import MemberEffect, MemberInput, MemberMachine, MemberState
-from modelmesh.ports import Clock, LeaseNotFoundError, Put, Store, StoreError, StoreUnavailableError, Transaction
+from modelmesh.ports import (
+    Clock,
+    Compare,
+    Get,
+    LeaseNotFoundError,
+    Put,
+    Store,
+    StoreError,
+    StoreUnavailableError,
+    Transaction,
+)
 from modelmesh.values.ids import InstanceId, Revision
 from modelmesh.values.records import MemberRecord
 
@@ -49,6 +59,7 @@ class Membership:
         self._relist = relist
         self._machine = MemberMachine()
         self._lease = 0
+        self._created = Revision(0)
         self._published: MemberRecord | None = None
         self._published_ms = 0
 
@@ -120,9 +131,15 @@ class Membership:
     async def _list(self) -> Revision:
         self._lease = await self._store.grant(LEASE_TTL_MS)
         await self._relist(self._lease)
-        revision = await self._publish(self._record())
+        record = self._record()
+        put = Put(self._key, record.encode(), self._lease)
+        result = await self._store.transact(Transaction(compares=(), then=(put, Get(self._key))))
+        found = result.answers[1]
+        assert isinstance(found, tuple)
+        self._created = found[0].create_revision
+        self._wrote(record)
         self._machine.step(MemberInput.LISTED)
-        return revision
+        return result.revision
 
     async def _publish_if_changed(self) -> None:
         record = self._record()
@@ -133,12 +150,23 @@ class Membership:
         if before is None or age_ms >= STALE_MS or _significant(before, record):
             await self._publish(record)
 
-    async def _publish(self, record: MemberRecord) -> Revision:
+    async def _publish(self, record: MemberRecord) -> None:
+        """Write the entry, if it is still the one that was listed.
+
+        If not, the store was emptied or our lease has gone. An entry alone would say that we hold nothing:
+        the copies must be put again before it.
+        """
         put = Put(self._key, record.encode(), self._lease)
-        result = await self._store.transact(Transaction(compares=(), then=(put,)))
+        stands = Compare(self._key, "create", "==", self._created)
+        result = await self._store.transact(Transaction(compares=(stands,), then=(put,)))
+        if result.succeeded:
+            self._wrote(record)
+        else:
+            self.lease_lost()
+
+    def _wrote(self, record: MemberRecord) -> None:
         self._published = record
         self._published_ms = self._clock.monotonic_ms()
-        return result.revision
 
 
 def _significant(before: MemberRecord, after: MemberRecord) -> bool:

@@ -136,7 +136,7 @@ class Observer:
             "store_replaced",
             detail="the store was emptied or is another one; nothing is unloaded, what this instance holds is put back",
         )
-        await self._list()
+        await self._list(replaced=True)
         self._relisted(replaced=True)
 
     async def _try_listing(self, *, replaced: bool) -> None:
@@ -148,7 +148,7 @@ class Observer:
         else:
             self._relisted(replaced=replaced)
 
-    async def _list(self) -> None:
+    async def _list(self, *, replaced: bool = False) -> None:
         """List the shared keys at one revision; large ranges in pages."""
         items: list[KeyValue] = []
         revision: Revision | None = None
@@ -162,7 +162,7 @@ class Observer:
                     break
                 after = page.items[-1].key
         assert revision is not None
-        changed = self._state.load(items, revision)
+        changed = self._state.load(items, revision, replaced=replaced)
         for item in items:
             if isinstance(self._keys.parse(item.key), ConfigKey):
                 self._config_changed(Change(ChangeKind.PUT, item))

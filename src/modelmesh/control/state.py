@@ -68,7 +68,7 @@ class ClusterState:
         copies = tuple(
             copy
             for _, copy in sorted(self._copies.get(model, {}).items())
-            if current is None or copy.record_revision == current
+            if current is None or copy.belongs_to(current)
         )
         failures = tuple(
             failure
@@ -92,9 +92,14 @@ class ClusterState:
 
     # --- changing -----------------------------------------------------------------------------
 
-    def load(self, items: Iterable[KeyValue], revision: Revision) -> Changed:
-        """Replace everything by a listing."""
+    def load(self, items: Iterable[KeyValue], revision: Revision, *, replaced: bool = False) -> Changed:
+        """Replace everything by a listing.
+
+        `replaced`: it is another store, whose silence about a copy says nothing. What others held stays,
+        unlisted, until they list themselves again.
+        """
         changed = Changed()
+        held = dict(self._copies) if replaced else {}
         changed.models.update(dict.fromkeys([*self._copies, *self._failures]))
         changed.members.update(dict.fromkeys(self.members))
         self._copies.clear()
@@ -103,6 +108,15 @@ class ClusterState:
         self._records.clear()
         for item in items:
             self._put(item, changed)
+        for model, copies in held.items():
+            for instance, copy in copies.items():
+                listed = instance in self.members or instance in self._copies.get(model, {})
+                if instance != self.own and instance not in self._lost_links and not listed:
+                    none = Revision(0)
+                    unlisted = replace(
+                        copy, unlisted=True, record_revision=none, create_revision=none, mod_revision=none
+                    )
+                    self._copies.setdefault(model, {})[instance] = unlisted
         self.revision = revision
         self._cluster = None
         return changed

@@ -58,7 +58,10 @@ class LocalCluster:
         first_port: Serving ports count up from here; 0: any free ports.
         folder: Where state and logs go; None: a temporary folder, removed at the end.
         environment: Further settings of every instance.
+        own_environment: Further settings of one instance, by its number.
         progress: Told what is being waited for.
+        instances: The processes, once started.
+        etcd: The store of several instances; made if none is given.
     """
 
     count: int
@@ -66,6 +69,7 @@ class LocalCluster:
     first_port: int = 0
     folder: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    own_environment: Callable[[int], Mapping[str, str]] = lambda _: {}
     progress: Callable[[str], None] = lambda _: None
     instances: list[LocalInstance] = field(default_factory=list)
     etcd: LocalEtcd | None = None
@@ -95,7 +99,8 @@ class LocalCluster:
         self.logs.mkdir(exist_ok=True)
         if self.count > 1:
             self.progress("starting etcd")
-            self.etcd = LocalEtcd(self.folder / "etcd", durable=self._temporary is None)
+            if self.etcd is None:
+                self.etcd = LocalEtcd(self.folder / "etcd", durable=self._temporary is None)
             await asyncio.to_thread(self.etcd.start)
             self._store = f"etcd:{self.etcd.endpoint}"
         else:
@@ -139,6 +144,7 @@ class LocalCluster:
                 "INTERNAL_GRPC_SOCKET_PATH": str(instance.socket_path),
                 "MM_LOG_FORMAT": "console",
                 **self.environment,
+                **self.own_environment(self.instances.index(instance) + 1),
             },
         )
 

@@ -23,6 +23,9 @@ EXIT_FAILURE = 3
 """Exit statuses are those of the old launcher."""
 
 DRAIN_POLL_MS = 50
+GOODBYE_S = 2.0
+"""How long connections without calls may take to close."""
+
 MOVE_PERCENT = 80
 """Share of the shutdown time for moving copies; the rest is for calls that still run."""
 
@@ -114,6 +117,10 @@ async def _drain(wired: Wired, timeout_ms: int) -> None:
             wired.dataplane.drain()
             while wired.dataplane.busy():
                 await plane.clock.sleep(DRAIN_POLL_MS)
+            # Callers must have read the GOAWAY before their connection goes; who has vanished never will.
+            async with asyncio.timeout(GOODBYE_S):
+                while wired.dataplane.connected():
+                    await plane.clock.sleep(DRAIN_POLL_MS)
     with contextlib.suppress(StoreError):
         await plane.stop()
 

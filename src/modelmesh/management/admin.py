@@ -150,7 +150,7 @@ class Admin:
                     size_bytes=copy.size_bytes,
                 )
                 for copy in view.copies
-                if copy.record_revision == item.create_revision
+                if copy.belongs_to(item.create_revision)
             ],
             failures=[
                 pb.Failure(

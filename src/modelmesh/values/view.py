@@ -28,6 +28,13 @@ class Copy:
         """Whether the store says that it is loaded."""
         return self.state is CopyState.LOADED
 
+    def belongs_to(self, record_revision: Revision) -> bool:
+        """Whether it was loaded for the record of that create revision.
+
+        A copy known from a store that was replaced (0) belongs to whatever record stands now.
+        """
+        return self.record_revision in {0, record_revision}
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:

@@ -252,6 +252,10 @@ class NativeDataPlane:
         """Whether calls are open: running, held, or being answered by us."""
         return self._core.open_calls() > 0
 
+    def connected(self) -> bool:
+        """Whether clients or other instances have connections open; after `drain` they close by themselves."""
+        return self._core.connections() > 0
+
     def metrics(self) -> bytes:
         """Counters and histograms in Prometheus text format."""
         return self._core.metrics()
