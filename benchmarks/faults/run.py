@@ -252,6 +252,8 @@ async def cut_off() -> Row:
 
         recovered = await eventually(single_copies, within_s=30)
         row.recovered_s = recovered or 30.0
+        if recovered is None:
+            print(fleet.words(2)[-6000:])
         row.must(recovered is not None and recovered <= 10, "copies above the wanted number stood for over 10 s")
         await callers.stop()
         await alone.stop()

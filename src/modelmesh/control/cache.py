@@ -48,6 +48,9 @@ MEMORY_BOUND_MS = 180_000
 PRESSURE_MS = 50
 """How often victims are looked for again while every copy is in use."""
 
+CLAIM_BOUND_MS = 900
+"""How long a claim waits for the store; callers get an answer within a second."""
+
 RETRY_MS = 500
 UNLOAD_RETRY_MAX_MS = 10_000
 NEVER = Revision(0)
@@ -767,14 +770,22 @@ class Cache:
         if refused is not None:
             return refused
         for _ in range(2):
+            if not self._store_there():
+                return LoadStoreAway(f"model {entry.model} cannot be loaded while the store is away")
             try:
-                claim = await self._writer.claim(entry.model, self._record(entry), view=entry.view, lease=self._lease())
+                async with asyncio.timeout(CLAIM_BOUND_MS / 1000):
+                    claim = await self._writer.claim(
+                        entry.model, self._record(entry), view=entry.view, lease=self._lease()
+                    )
             except LeaseNotFoundError:
                 self._lease_lost()
                 await self._clock.sleep(RETRY_MS)
                 continue
-            except StoreError as error:
-                return LoadStoreAway(f"model {entry.model} cannot be loaded while the store is away: {error}")
+            except (StoreError, TimeoutError) as error:
+                # Perhaps it was written all the same.
+                self.stale_keys[entry.model] = entry.registered.create_revision
+                why = str(error) or "it does not answer"
+                return LoadStoreAway(f"model {entry.model} cannot be loaded while the store is away: {why}")
             if isinstance(claim, Claimed):
                 entry.written = claim.revision
                 return None

@@ -60,6 +60,8 @@ class Membership:
         self._machine = MemberMachine()
         self._lease = 0
         self._created = Revision(0)
+        self.contact_ms = clock.now_ms()
+        """When the store last took a write of ours, epoch milliseconds."""
         self._published: MemberRecord | None = None
         self._published_ms = 0
 
@@ -91,6 +93,7 @@ class Membership:
                 if self._clock.monotonic_ms() - renewed_ms >= RENEW_MS:
                     await self._store.keep_alive(self._lease)
                     renewed_ms = self._clock.monotonic_ms()
+                    self.contact_ms = self._clock.now_ms()
                 await self._publish_if_changed()
             except LeaseNotFoundError:
                 self.lease_lost()
@@ -166,6 +169,7 @@ class Membership:
 
     def _wrote(self, record: MemberRecord) -> None:
         self._published = record
+        self.contact_ms = self._clock.now_ms()
         self._published_ms = self._clock.monotonic_ms()
 
 

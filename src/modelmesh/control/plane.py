@@ -26,6 +26,7 @@ from modelmesh.control.state import Changed, ClusterState
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.transitions import Transitions
 from modelmesh.control.vmodels import VModels
+from modelmesh.machines.member import MemberState
 from modelmesh.policy.copies import CopiesLimits
 from modelmesh.ports import Change, ChangeKind, Clock, DataPlane, Peers, Put, Runtime, Store, StoreError, Transaction
 from modelmesh.ports import Compare as StoreCompare
@@ -126,10 +127,20 @@ class ControlPlane:
         self.state = ClusterState(own, keys)
         self._store_identity = StoreIdentity(keys.alive, rng)
         self.models: RecordCache[ModelId, ModelRecord] = RecordCache(
-            store=store, identity=self._store_identity, clock=clock, prefix=keys.registry, kind=ModelRecord
+            store=store,
+            identity=self._store_identity,
+            clock=clock,
+            prefix=keys.registry,
+            kind=ModelRecord,
+            store_there=lambda: self.observer.connected,
         )
         self.vmodel_records: RecordCache[VModelId, VModelRecord] = RecordCache(
-            store=store, identity=self._store_identity, clock=clock, prefix=keys.vmodels, kind=VModelRecord
+            store=store,
+            identity=self._store_identity,
+            clock=clock,
+            prefix=keys.vmodels,
+            kind=VModelRecord,
+            store_there=lambda: self.observer.connected,
         )
         self.observer = Observer(
             store=store,
@@ -486,7 +497,10 @@ class ControlPlane:
             self.cache.look_at_usage()
             self.cache.sample_rate()
             self.cache.tick()
-            (self.scaler.rejoined if self.observer.connected else self.scaler.cut_off)()
+            if self.observer.connected and self.membership.state is not MemberState.ADRIFT:
+                self.scaler.rejoined()
+            else:
+                self.scaler.cut_off(self.membership.contact_ms)
             self.scaler.tick()
             self._hot = self.rates.hottest(self.scaler.limits.rate // 2)
             await self._delete_stale_keys()

@@ -6,6 +6,7 @@ cache that the watch keeps true; absence is never answered from memory.
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -19,6 +20,9 @@ CACHED = 10_000
 
 READS = 256
 """Ids being read at a time."""
+
+READ_BOUND_S = 0.9
+"""How long a caller waits for a read: an answer within a second, though the store be silent."""
 
 Id = TypeVar("Id", ModelId, VModelId)
 Record = TypeVar("Record", ModelRecord, VModelRecord)
@@ -50,9 +54,20 @@ class RecordCache(Generic[Id, Record]):
     Args:
         prefix: The table's key prefix; an id is appended as it is.
         kind: The record type of the table.
+        store_there: Whether the store answers, as far as is known; callers do not wait for one that does not.
     """
 
-    def __init__(self, *, store: Store, identity: StoreIdentity, clock: Clock, prefix: str, kind: type[Record]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        identity: StoreIdentity,
+        clock: Clock,
+        prefix: str,
+        kind: type[Record],
+        store_there: Callable[[], bool],
+    ) -> None:
+        self._store_there = store_there
         self._store = store
         self._identity = identity
         self._clock = clock
@@ -86,11 +101,13 @@ class RecordCache(Generic[Id, Record]):
         running = self._reads.get(name)
         if running is not None:
             # It was sent before we came: its record will do, its absence will not.
-            item = await asyncio.shield(running)
+            item = await _in_time(running)
             if item is not None:
                 return self._remember(name, item)
         reading = self._reads.get(name)
         if reading is None:
+            if not self._store_there():
+                raise StoreUnavailableError("the store is away")
             if len(self._reads) >= READS:
                 raise TooManyReadsError(f"more than {READS} unknown ids are being looked up; try again")
             reading = asyncio.get_running_loop().create_task(
@@ -98,7 +115,7 @@ class RecordCache(Generic[Id, Record]):
             )
             self._reads[name] = reading
             reading.add_done_callback(lambda task: self._ended(name, task))
-        item = await asyncio.shield(reading)
+        item = await _in_time(reading)
         if item is not None:
             return self._remember(name, item)
         if self._clock.now_ms() < self._identity.doubted_until_ms:
@@ -173,3 +190,12 @@ class RecordCache(Generic[Id, Record]):
                 if candidate not in self._pinned:
                     del self._cached[candidate]
                     break
+
+
+async def _in_time(reading: "asyncio.Task[KeyValue | None]") -> KeyValue | None:
+    """A read's result, which others may wait for as well."""
+    try:
+        async with asyncio.timeout(READ_BOUND_S):
+            return await asyncio.shield(reading)
+    except TimeoutError as error:
+        raise StoreUnavailableError("the store does not answer") from error

@@ -78,14 +78,14 @@ class Scaler:
         self._cut_off_ended_ms: int | None = None
         self._ticks = 0
 
-    def cut_off(self) -> None:
-        """The lease was lost: what others load from now on may double what is here."""
-        if self._cut_off_since_ms is None:
-            self._cut_off_since_ms = self._clock.now_ms()
+    def cut_off(self, since_ms: int) -> None:
+        """This instance is out of touch: what others loaded since then may double what is here."""
+        if self._cut_off_since_ms is None or self._cut_off_ended_ms is not None:
+            self._cut_off_since_ms, self._cut_off_ended_ms = since_ms, None
 
     def rejoined(self) -> None:
         """This instance's keys stand again."""
-        if self._cut_off_since_ms is not None:
+        if self._cut_off_since_ms is not None and self._cut_off_ended_ms is None:
             self._cut_off_ended_ms = self._clock.monotonic_ms()
 
     def tick(self) -> None:
