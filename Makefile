@@ -80,9 +80,9 @@ docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
 proto: $(STAMPS)/venv ## regenerate src/modelmesh/_proto from proto/
 	@$(BIN)/python proto/generate.py
 
-faults: $(STAMPS)/build ## real processes and a real etcd under faults, with callers who must not notice (6 minutes)
+faults: $(STAMPS)/build ## real processes and a real etcd under faults, with callers who must not notice (6 minutes); SCENARIOS="kill_one …" picks some
 	@cargo build -q --release -p modelmesh-bench-kit
-	@$(BIN)/python benchmarks/faults/run.py
+	@$(BIN)/python benchmarks/faults/run.py $(SCENARIOS)
 
 bench: bench-path ## everything that measures
 

@@ -33,9 +33,17 @@ class Seen:
 class Callers:
     """Eight callers in two groups: those of single endpoints, and those that hold all of them."""
 
-    def __init__(self, models: list[str], *, single: list[str], every: list[str]) -> None:
-        """Call `models` in turn; `single`: endpoints with a group of callers each, `every`: those of the others."""
+    def __init__(self, models: list[str], *, single: list[str], every: list[str], pause_s: float = 0.0) -> None:
+        """Call `models` in turn.
+
+        Args:
+            models: Their ids.
+            single: Endpoints with a group of callers each.
+            every: The endpoints of the other callers, which hold them all.
+            pause_s: What each caller waits after a call, where a rate must stay below that of a hot model.
+        """
         self._models = models
+        self._pause_s = pause_s
         self.single = Seen()
         self.every = Seen()
         self._channels: list[grpc.aio.Channel] = []
@@ -86,7 +94,8 @@ class Callers:
             if status != "OK":
                 seen.failed += 1
                 seen.statuses[status] += 1
-                await asyncio.sleep(0.01)
+            if self._pause_s or status != "OK":
+                await asyncio.sleep(self._pause_s or 0.01)
 
 
 async def one_call(endpoint: str, model: str, *, timeout_s: float = TIMEOUT_S) -> tuple[str, float]:

@@ -46,6 +46,8 @@ struct Mailbox {
     answers: VecDeque<Bytes>,
     unsent_bytes: usize,
     finish: Option<Status>,
+    /// The client takes too little: what is unsent is not worth waiting for.
+    too_slow: bool,
     untaken: usize,
     untaken_bytes: usize,
     taken_bytes: usize,
@@ -102,6 +104,7 @@ impl Calls {
         if mailbox.unsent_bytes > MOST_UNSENT_BYTES {
             let slow = Status::new(Code::ResourceExhausted, "the answer is read too slowly");
             mailbox.answers.clear();
+            mailbox.too_slow = true;
             mailbox.finish = Some(slow);
             mailbox.wake();
             return false;
@@ -277,10 +280,21 @@ impl Answered<'_> {
         self.shared.events.push(Event::CallMessage { token: self.token, message, receipt });
     }
 
+    /// Drops the rest of a message once Python has given its reader up: that reader may never make room.
+    fn give_up_on_slow(&mut self, cx: &Context<'_>) {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.too_slow {
+            self.outgoing.clear();
+        } else {
+            mailbox.waker = Some(cx.waker().clone());
+        }
+    }
+
     /// Sends what Python has answered. Ready at the end, or if the client has gone.
     fn poll_answers(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             if !self.outgoing.is_empty() {
+                self.give_up_on_slow(cx);
                 match std::task::ready!(self.caller.poll_send(cx, &mut self.outgoing, |_| ())) {
                     Ok(()) => {}
                     Err(Gone) => return Poll::Ready(End::Gone),

@@ -11,6 +11,7 @@ from random import Random
 from modelmesh.control.records import Registered
 from modelmesh.control.state import ClusterState
 from modelmesh.policy.attempt import Journey, NextStep, next_step
+from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.eviction import HeldCopy, Victim, choose_victims
 from modelmesh.ports import Clock
 from modelmesh.values.ids import ModelId
@@ -45,6 +46,8 @@ class Decider:
         self._own_record = own_record
         self._predicted_bytes = predicted_bytes
         self._failure_expiry_ms = failure_expiry_ms
+        self.constraints = TypeConstraints()
+        """Where models of which type may go; replaced when the operator changes it."""
 
     def next_step(self, journey: Journey, model: ModelId, registered: Registered) -> NextStep:
         """What happens next to a request."""
@@ -56,6 +59,8 @@ class Decider:
             now_ms=self._clock.now_ms(),
             failure_window_ms=self._failure_expiry_ms // 2,
             rng=self._rng,
+            model_type=registered.record.type,
+            constraints=self.constraints,
         )
 
     def model_view(self, model: ModelId, registered: Registered | None) -> ModelView:
@@ -89,7 +94,7 @@ class Decider:
         size_bytes = self._predicted_bytes(model)
         free = [
             entry
-            for entry in self.cluster_view().instances
+            for entry in self.constraints.allowed(registered.record.type, self.cluster_view().instances)
             if entry.instance not in holders
             and entry.instance not in failed
             and entry.available

@@ -9,7 +9,8 @@ import enum
 from dataclasses import dataclass, replace
 from random import Random
 
-from modelmesh.policy.placement import LoadOn, NoPlacementReason, choose_instance
+from modelmesh.policy.constraints import TypeConstraints
+from modelmesh.policy.placement import LoadOn, NoPlacement, NoPlacementReason, choose_instance
 from modelmesh.values.dataplane import Hop, Outcome
 from modelmesh.values.ids import InstanceId, LoadId
 from modelmesh.values.records import FailureKind
@@ -104,6 +105,7 @@ class AttemptReason(enum.Enum):
     UNUSABLE_COPIES = "unusable_copies"
     NOWHERE = "nowhere"
     TOO_LARGE = "too_large"
+    NO_LABELS = "no_labels"
     REFUSED = "refused"
 
 
@@ -161,6 +163,7 @@ class Refuse:
 NextStep = ServeHere | LoadHere | SendTo | ReturnLast | GiveUp | Refuse
 
 _DEFAULT_LIMITS = AttemptLimits()
+_UNCONSTRAINED = TypeConstraints()
 
 
 def next_step(
@@ -172,6 +175,8 @@ def next_step(
     now_ms: int,
     failure_window_ms: int,
     rng: Random,
+    model_type: str = "",
+    constraints: TypeConstraints = _UNCONSTRAINED,
     limits: AttemptLimits = _DEFAULT_LIMITS,
 ) -> NextStep:
     """Decide what happens next to a request for a registered model.
@@ -184,10 +189,12 @@ def next_step(
         now_ms: Epoch milliseconds.
         failure_window_ms: A failure younger than this counts towards the bound.
         rng: The only randomness.
+        model_type: The model's type.
+        constraints: Where models of which type may go.
         limits: The bounds.
     """
     if journey.hop is Hop.LOAD:
-        return _asked_to_load(model, cluster, now_ms)
+        return _asked_to_load(model, cluster, now_ms, model_type, constraints)
     if (ended := _ended(journey, limits)) is not None:
         return ended
     usable = [] if journey.extra else [copy for copy in model.copies if _usable(copy, journey, cluster)]
@@ -200,11 +207,22 @@ def next_step(
     if last is not None and last.outcome is Outcome.EXHAUSTED:
         return ReturnLast(AttemptReason.EXHAUSTED)
     return _place(
-        journey, model, cluster, size_bytes=size_bytes, now_ms=now_ms, window=failure_window_ms, rng=rng, limits=limits
+        journey,
+        model,
+        cluster,
+        size_bytes=size_bytes,
+        now_ms=now_ms,
+        window=failure_window_ms,
+        rng=rng,
+        limits=limits,
+        model_type=model_type,
+        constraints=constraints,
     )
 
 
-def _asked_to_load(model: ModelView, cluster: ClusterView, now_ms: int) -> NextStep:
+def _asked_to_load(
+    model: ModelView, cluster: ClusterView, now_ms: int, model_type: str, constraints: TypeConstraints
+) -> NextStep:
     """At the instance that was asked: join, load or refuse; never forward."""
     own = cluster.instance(cluster.own)
     if own is not None and not own.record.runtime_ready:
@@ -216,6 +234,9 @@ def _asked_to_load(model: ModelView, cluster: ClusterView, now_ms: int) -> NextS
     for failure in model.failures:
         if failure.instance == cluster.own and failure.record.until_ms > now_ms:
             return Refuse(Outcome.LOAD_FAILED, Status.INTERNAL, failure.record.message)
+    if own is not None and (missing := constraints.missing(model_type, own.record.labels)):
+        message = f"Instance does not have all required labels for type {model_type}: [{', '.join(missing)}]"
+        return Refuse(Outcome.BUSY, Status.UNAVAILABLE, message)
     return LoadHere(AttemptReason.PLACED_HERE)
 
 
@@ -275,6 +296,8 @@ def _place(
     window: int,
     rng: Random,
     limits: AttemptLimits,
+    model_type: str,
+    constraints: TypeConstraints,
 ) -> NextStep:
     """Load a new copy somewhere, unless that has failed too often."""
     believed = [failure for failure in model.failures if failure.record.until_ms > now_ms]
@@ -298,7 +321,13 @@ def _place(
         now_ms=now_ms,
         rng=rng,
         prefer_own=journey.balanced,
+        model_type=model_type,
+        constraints=constraints,
     )
+    if isinstance(placement, NoPlacement) and placement.reason is NoPlacementReason.NO_LABELS:
+        labels = ", ".join(constraints.of(model_type).required)
+        message = f"There are no running instances that meet the label requirements of type {model_type}: [{labels}]"
+        return GiveUp(Status.INTERNAL, message, AttemptReason.NO_LABELS, load_failed=True)
     if isinstance(placement, LoadOn):
         if placement.instance == cluster.own:
             return LoadHere(AttemptReason.PLACED_HERE, placement.considered)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.values.ids import InstanceId
 from modelmesh.values.view import ClusterView, InstanceView
 
@@ -28,6 +29,7 @@ class NoPlacementReason(enum.Enum):
     NO_INSTANCES = "no_instances"
     ALL_EXCLUDED = "all_excluded"
     TOO_LARGE = "too_large"
+    NO_LABELS = "no_labels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class NoPlacement:
 
 
 _DEFAULT_LIMITS = PlacementLimits()
+_UNCONSTRAINED = TypeConstraints()
 
 
 def choose_instance(
@@ -73,6 +76,8 @@ def choose_instance(
     now_ms: int,
     rng: Random,
     prefer_own: bool = False,
+    model_type: str = "",
+    constraints: TypeConstraints = _UNCONSTRAINED,
     limits: PlacementLimits = _DEFAULT_LIMITS,
 ) -> LoadOn | NoPlacement:
     """Choose where to load a copy of `size_bytes`.
@@ -86,23 +91,29 @@ def choose_instance(
         now_ms: Epoch milliseconds, for ages.
         rng: The only randomness.
         prefer_own: Take the own instance if it is on the shortlist (callers that spread their calls).
+        model_type: The model's type.
+        constraints: Where models of which type may go.
         limits: Tolerances.
     """
     assert size_bytes > 0, size_bytes
     if not view.instances:
         return NoPlacement(NoPlacementReason.NO_INSTANCES)
-    candidates = eligible(view.instances, exclude)
+    allowed = constraints.allowed(model_type, view.instances)
+    if not allowed:
+        return NoPlacement(NoPlacementReason.NO_LABELS)
+    candidates = eligible(allowed, exclude)
     if not candidates:
         return NoPlacement(NoPlacementReason.ALL_EXCLUDED)
     fitting = [entry for entry in candidates if size_bytes <= entry.record.capacity_bytes]
     if not fitting:
         return NoPlacement(NoPlacementReason.TOO_LARGE)
     roomy = [entry for entry in fitting if entry.free_bytes >= size_bytes]
+    preferred = constraints.preferred(model_type, fitting)
     if roomy:
-        short = shortlist_by_room(roomy, limits)
+        short = shortlist_by_room([entry for entry in roomy if entry in preferred] or roomy, limits)
         reason = PlacementReason.HAS_ROOM
     else:
-        short = shortlist_by_age(fitting, now_ms, limits)
+        short = shortlist_by_age(_nearly_as_old(fitting, preferred, now_ms) or fitting, now_ms, limits)
         reason = PlacementReason.EVICTS_OLDEST
     if len(candidates) == 1:
         reason = PlacementReason.ONLY_CHOICE
@@ -136,6 +147,13 @@ def shortlist_by_age(full: Sequence[InstanceView], now_ms: int, limits: Placemen
     best = ordered[0].record.oldest_use_ms
     tolerance_ms = max(limits.age_tolerance_ms, (now_ms - best) // limits.age_divisor)
     return [entry for entry in ordered if entry.record.oldest_use_ms - best <= tolerance_ms]
+
+
+def _nearly_as_old(full: Sequence[InstanceView], preferred: Sequence[InstanceView], now_ms: int) -> list[InstanceView]:
+    """Preferred instances whose oldest entry is within two minutes, or a quarter, of the oldest of all."""
+    best = min(entry.record.oldest_use_ms for entry in full)
+    tolerance_ms = max(120_000, (now_ms - best) // 4)
+    return [entry for entry in preferred if entry.record.oldest_use_ms - best <= tolerance_ms]
 
 
 def pick(short: Sequence[InstanceView], rng: Random, *, own: InstanceId | None) -> InstanceView:
