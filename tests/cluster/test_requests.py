@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from random import Random
 
 import pytest
 
@@ -228,3 +229,30 @@ def test_an_instance_whose_view_lags_waits_for_it_instead_of_asking_again_and_ag
         store.watch_lag_ms = 0
 
     play(story)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_storm_of_cancelled_calls_leaves_nothing_held(seed: int) -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        for name in "ab":
+            await cluster.add(name, load_ms=100)
+        a = cluster.instances[InstanceId("a")]
+        for number in range(12):
+            await register(a, f"m{number}")
+        await asyncio.sleep(1)
+        tasks = {name: len(instance.plane.tasks) for name, instance in cluster.instances.items()}
+        rng = Random(seed)
+        calls = [
+            asyncio.create_task(cluster.call(f"m{rng.randrange(12)}", via=rng.choice("ab"))) for _ in range(300)
+        ]
+        for call in calls:
+            await asyncio.sleep(rng.random() * 0.004)
+            rng.choice(calls).cancel()
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.sleep(5)
+        for name, instance in cluster.instances.items():
+            assert instance.dataplane.held() == (0, 0)
+            assert len(instance.plane.tasks) <= tasks[name]
+
+    play(story, seed=seed)
