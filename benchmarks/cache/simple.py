@@ -5,10 +5,11 @@ Each sees every request in order, in one cache of `room` units; a model larger t
 """
 
 import heapq
+import math
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 
-from traces import Trace
+from modelmesh.testing.traces import Trace
 
 
 def lru(trace: Trace) -> float:
@@ -93,20 +94,14 @@ def decayed(half_life: int) -> Callable[[Trace], float]:
             rate = rate * 0.5 ** ((now - then) / half_life) + 1
             rates[model] = (rate, now)
             # Comparable at any later moment: as if it had decayed since the beginning.
-            import math
-
             return math.log2(rate / trace.sizes[model]) + now / half_life
 
-        return _by_priority_any(trace, priority)
+        return _by_priority(trace, priority)
 
     return play
 
 
-def _by_priority_any(trace: Trace, priority: "Callable[[int, int, float], float]") -> float:
-    return _by_priority(trace, priority)
-
-
-def s3_fifo(trace: Trace) -> float:
+def s3_fifo(trace: Trace) -> float:  # noqa: C901, PLR0915 - one policy, read as a whole
     """A small queue for newcomers, a main queue for what was used again, a ghost queue of what left early."""
     small: OrderedDict[int, None] = OrderedDict()
     main: OrderedDict[int, None] = OrderedDict()
@@ -166,7 +161,7 @@ def s3_fifo(trace: Trace) -> float:
     return hits / len(trace.requests)
 
 
-def w_tinylfu(trace: Trace) -> float:
+def w_tinylfu(trace: Trace) -> float:  # noqa: C901, PLR0912 - one policy, read as a whole
     """A window of one hundredth before a segmented main cache whose door compares counts, halved now and then."""
     window: OrderedDict[int, None] = OrderedDict()
     probation: OrderedDict[int, None] = OrderedDict()

@@ -242,9 +242,7 @@ def test_a_storm_of_cancelled_calls_leaves_nothing_held(seed: int) -> None:
         await asyncio.sleep(1)
         tasks = {name: len(instance.plane.tasks) for name, instance in cluster.instances.items()}
         rng = Random(seed)
-        calls = [
-            asyncio.create_task(cluster.call(f"m{rng.randrange(12)}", via=rng.choice("ab"))) for _ in range(300)
-        ]
+        calls = [asyncio.create_task(cluster.call(f"m{rng.randrange(12)}", via=rng.choice("ab"))) for _ in range(300)]
         for call in calls:
             await asyncio.sleep(rng.random() * 0.004)
             rng.choice(calls).cancel()
@@ -254,5 +252,27 @@ def test_a_storm_of_cancelled_calls_leaves_nothing_held(seed: int) -> None:
         for name, instance in cluster.instances.items():
             assert instance.dataplane.held() == (0, 0)
             assert len(instance.plane.tasks) <= tasks[name]
+
+    play(story, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_cold_call_while_the_store_is_silent_is_told_so_within_a_second(seed: int) -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        faulty = FaultyStore(cluster.store, VirtualClock())
+        for name in "abc":
+            await cluster.add(name, store=faulty)
+        await register(cluster.instances[InstanceId("a")], "m")
+        await asyncio.sleep(3)
+        faulty.pause()
+        for wait_s in (0, 1, 1, 5):  # also before anybody has noticed
+            await asyncio.sleep(wait_s)
+            began_ms = VirtualClock().now_ms()
+            answer = await cluster.call("m", via="a")
+            assert answer.status is Status.UNAVAILABLE, answer
+            assert VirtualClock().now_ms() - began_ms < 1000
+        faulty.resume()
+        await asyncio.sleep(5)
+        assert (await cluster.call("m", via="a")).status is Status.OK
 
     play(story, seed=seed)

@@ -10,7 +10,7 @@ import pytest
 from frames import Connection, ForgedServer, answer_all
 from scripted import ID, WAIT, Instance, Runtime, status_of, until
 
-from modelmesh.values.dataplane import AttemptFailed, Fail, MethodRule, Outcome, ReturnAnswer, Rules, Serve
+from modelmesh.values.dataplane import AttemptFailed, Fail, MethodRule, Missed, Outcome, ReturnAnswer, Rules, Serve
 from modelmesh.values.status import Status
 
 Make = Callable[..., Instance]
@@ -253,3 +253,30 @@ async def test_an_answer_that_is_no_grpc(make: Make, forged: ForgedServer) -> No
     one.local()
     code, message = await status_of(one.unary()(b"", metadata=ID))
     assert (code, message) == (grpc.StatusCode.UNIMPLEMENTED, "the answer is not gRPC: HTTP status 404")
+
+
+async def test_a_call_keeps_its_token_through_all_its_attempts(make: Make, forged: ForgedServer) -> None:
+    """The bounds of a request's wandering are counted by it."""
+    refused = 0
+
+    def script(connection: Connection, event: h2.events.Event) -> None:
+        nonlocal refused
+        if isinstance(event, h2.events.StreamEnded) and refused < 3:
+            refused += 1
+            connection.fail(event.stream_id, 14, "try later")
+        else:
+            answer_all(connection, event)
+
+    forged.script = script
+    one = make(runtime=forged.address)
+    call = one.unary()(b"x", metadata=ID)
+    missed = await one.brain.next(Missed)
+    one.local()
+    one.plane.resolve([(missed.token, Serve())])
+    for _ in range(3):
+        assert (await one.brain.next(AttemptFailed)).token == missed.token
+        one.plane.resolve([(missed.token, Serve())])
+    assert await call == b""
+    second = one.unary()(b"x", metadata=(("mm-model-id", "other"),))
+    assert (await one.brain.next(Missed)).token != missed.token
+    second.cancel()

@@ -104,10 +104,14 @@ async def test_a_slow_reader_is_given_up(served: Instance) -> None:
     # What waited for it is dropped at once; the client learns why when it reads on.
     await until(lambda: not served.plane.busy())
     read = 0
+
+    async def read_on() -> None:
+        nonlocal read
+        while await call.read() is not grpc.aio.EOF:
+            read += 1
+
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        async with asyncio.timeout(WAIT):
-            while await call.read() is not grpc.aio.EOF:
-                read += 1
+        await asyncio.wait_for(read_on(), WAIT)
     assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert read < 200
 

@@ -76,6 +76,8 @@ pub struct Call {
     pub balanced: bool,
     pub deadline: Option<Deadline>,
     pub rule: MethodRule,
+    /// By what Python knows the call: drawn when it first hears of it, and the same at each further attempt.
+    pub token: Option<u64>,
 }
 
 /// What an attempt was made with, as `AttemptFailed` names it.
@@ -92,6 +94,10 @@ impl Call {
     #[must_use]
     pub fn method(&self) -> &str {
         self.path.path().trim_start_matches('/')
+    }
+
+    fn known_token(&mut self) -> u64 {
+        *self.token.get_or_insert_with(|| self.worker.shared.held.token())
     }
 
     fn is_ingress(&self) -> bool {
@@ -227,7 +233,8 @@ impl Call {
         let hopped = self.hopped.as_ref();
         let (hop, tried, view) =
             hopped.map_or((None, Vec::new(), None), |hopped| (Some(hopped.hop), hopped.tried.clone(), hopped.view));
-        self.hold(|token| Event::Missed { token, subject, method, timeout_ms, hop, tried, view, balanced }).await
+        let token = self.known_token();
+        self.hold(Event::Missed { token, subject, method, timeout_ms, hop, tried, view, balanced }).await
     }
 
     /// Python hears of the failure; if the request can be repeated, it decides what is next.
@@ -241,8 +248,8 @@ impl Call {
             Outcome::Unavailable => format!("{}: UNAVAILABLE: {}", self.method(), failure.message),
             _ => failure.message.clone(),
         };
-        let event = |token| Event::AttemptFailed {
-            token,
+        let event = Event::AttemptFailed {
+            token: self.known_token(),
             subject: self.subject.clone(),
             instance: tried.instance,
             load_id: tried.load_id,
@@ -254,21 +261,11 @@ impl Call {
         };
         if !replayable {
             // Only to know: if the queue is full it is dropped, and counted there.
-            let _ = self.shared().events.offer(event(self.shared().held.token()));
+            let _ = self.shared().events.offer(event);
             self.give_answer(Some(failure));
             return Err(End::Answered);
         }
-        let event = event(0);
-        let next = self.hold(|token| match event {
-            Event::AttemptFailed { subject, instance, load_id, outcome, replayable, code, message, view, .. } => {
-                Event::AttemptFailed { token, subject, instance, load_id, outcome, replayable, code, message, view }
-            }
-            other => other,
-        });
-        match next.await {
-            Ok(resolution) => Ok((resolution, failure)),
-            Err(end) => Err(end),
-        }
+        self.hold(event).await.map(|resolution| (resolution, failure))
     }
 
     /// Gives the client a failed attempt's own answer, or what stands for it.
@@ -308,12 +305,13 @@ impl Call {
     }
 
     /// Holds the request until Python has decided. Meanwhile it is read, up to the bounds.
-    async fn hold(&mut self, event: impl FnOnce(u64) -> Event) -> Result<Resolution, End> {
+    async fn hold(&mut self, event: Event) -> Result<Resolution, End> {
         let shared = Arc::clone(self.shared());
         let name = self.subject.vmodel.as_ref().filter(|_| self.subject.model.is_empty());
-        let mut hold =
-            shared.held.hold(name.unwrap_or(&self.subject.model), self.body.kept_bytes()).map_err(End::Refused)?;
-        shared.events.offer(event(hold.token)).map_err(|_| {
+        let name = name.unwrap_or(&self.subject.model).clone();
+        let token = self.known_token();
+        let mut hold = shared.held.hold(token, &name, self.body.kept_bytes()).map_err(End::Refused)?;
+        shared.events.offer(event).map_err(|_| {
             End::Refused(Status::new(Code::ResourceExhausted, "the control plane is behind; try again"))
         })?;
         let mut unresolved = Unresolved { shared: &shared, token: Some(hold.token) };

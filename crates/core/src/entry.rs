@@ -76,7 +76,7 @@ pub fn begin(
     let balanced = headers.get("mm-balanced").is_some_and(|value| value == HeaderValue::from_static("true"));
     let worker = Arc::clone(worker);
     let subject = Subject::default();
-    let mut call = Call { worker, caller, body, headers, path, subject, hopped, balanced, deadline, rule };
+    let mut call = Call { worker, caller, body, headers, path, subject, hopped, balanced, deadline, rule, token: None };
     let began = Instant::now();
     tokio::spawn(async move {
         serve(&mut call, began).await;

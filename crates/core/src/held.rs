@@ -76,11 +76,11 @@ impl Held {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Makes room for a request of `model` (or of a vmodel) with so many bytes.
+    /// Makes room for the request `token` of `model` (or of a vmodel) with so many bytes.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED if a bound is reached.
-    pub fn hold(self: &Arc<Self>, model: &str, bytes: usize) -> Result<Hold, Status> {
+    pub fn hold(self: &Arc<Self>, token: u64, model: &str, bytes: usize) -> Result<Hold, Status> {
         let refuse = |what: &'static str| {
             self.refused.fetch_add(1, Ordering::Relaxed);
             Err(Status::new(Code::ResourceExhausted, what))
@@ -90,7 +90,6 @@ impl Held {
             return refuse("too many bytes of requests wait for models to be loaded");
         }
         let (sender, receiver) = oneshot::channel();
-        let token = self.token();
         let mut waiting = self.waiting.lock();
         if waiting.by_token.len() >= self.max {
             return refuse("too many requests wait for models to be loaded");
@@ -142,10 +141,10 @@ mod tests {
     #[test]
     fn one_model_takes_at_most_a_quarter() {
         let held = Arc::new(Held::new(8, 1000));
-        let places: Vec<_> = (0..2).map(|_| held.hold("m", 1).unwrap()).collect();
-        assert!(held.hold("m", 1).is_err());
-        let others: Vec<_> = (0..6).map(|n| held.hold(&format!("o{n}"), 1).unwrap()).collect();
-        assert!(held.hold("last", 1).is_err());
+        let places: Vec<_> = (0..2).map(|_| held.hold(held.token(), "m", 1).unwrap()).collect();
+        assert!(held.hold(held.token(), "m", 1).is_err());
+        let others: Vec<_> = (0..6).map(|n| held.hold(held.token(), &format!("o{n}"), 1).unwrap()).collect();
+        assert!(held.hold(held.token(), "last", 1).is_err());
         assert_eq!(held.count(), (8, 8));
         drop((places, others));
         assert_eq!(held.count(), (0, 0));
@@ -156,16 +155,16 @@ mod tests {
     #[test]
     fn bytes_are_bounded() {
         let held = Arc::new(Held::new(8, 10));
-        let place = held.hold("m", 10).unwrap();
-        assert!(held.hold("n", 0).is_err());
+        let place = held.hold(held.token(), "m", 10).unwrap();
+        assert!(held.hold(held.token(), "n", 0).is_err());
         drop(place);
-        held.hold("n", 0).unwrap();
+        held.hold(held.token(), "n", 0).unwrap();
     }
 
     #[test]
     fn a_token_is_resolved_once() {
         let held = Arc::new(Held::new(8, 10));
-        let mut place = held.hold("m", 0).unwrap();
+        let mut place = held.hold(held.token(), "m", 0).unwrap();
         assert!(held.resolve(place.token, Resolution::Serve));
         assert!(!held.resolve(place.token, Resolution::Route));
         assert!(matches!(place.resolution.try_recv(), Ok(Resolution::Serve)));

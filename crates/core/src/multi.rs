@@ -160,6 +160,7 @@ fn sub_call(call: &Call, id: String, vmodels: bool, request: &[Bytes], left: &Ar
         balanced: call.balanced,
         deadline: call.deadline.as_ref().map(|deadline| Deadline::after(deadline.left())),
         rule: call.rule.clone(),
+        token: None,
     }
 }
 

@@ -14,14 +14,22 @@ pub enum Outcome {
     Draining,
     NoRoom,
     LoadFailed,
+    StoreAway,
     Unavailable,
     Exhausted,
     Lost,
     Ended,
 }
 
-const REFUSALS: [Outcome; 6] =
-    [Outcome::NotHere, Outcome::Moved, Outcome::Busy, Outcome::Draining, Outcome::NoRoom, Outcome::LoadFailed];
+const REFUSALS: [Outcome; 7] = [
+    Outcome::NotHere,
+    Outcome::Moved,
+    Outcome::Busy,
+    Outcome::Draining,
+    Outcome::NoRoom,
+    Outcome::LoadFailed,
+    Outcome::StoreAway,
+];
 
 impl Outcome {
     #[must_use]
@@ -33,6 +41,7 @@ impl Outcome {
             Self::Draining => "draining",
             Self::NoRoom => "no-room",
             Self::LoadFailed => "load-failed",
+            Self::StoreAway => "store-away",
             Self::Unavailable => "unavailable",
             Self::Exhausted => "exhausted",
             Self::Lost => "lost",

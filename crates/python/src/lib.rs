@@ -51,6 +51,7 @@ mod _native {
             ("DRAINING", Outcome::Draining),
             ("NO_ROOM", Outcome::NoRoom),
             ("LOAD_FAILED", Outcome::LoadFailed),
+            ("STORE_AWAY", Outcome::StoreAway),
             ("UNAVAILABLE", Outcome::Unavailable),
             ("EXHAUSTED", Outcome::Exhausted),
             ("LOST", Outcome::Lost),

@@ -17,6 +17,7 @@ from modelmesh.control.lead import Leader
 from modelmesh.control.link import RuntimeLink, RuntimeParameters
 from modelmesh.control.membership import Membership
 from modelmesh.control.observe import Observer
+from modelmesh.control.pulse import Pulse
 from modelmesh.control.rates import RateBook
 from modelmesh.control.records import RecordCache
 from modelmesh.control.requests import Requests, retry_later
@@ -115,6 +116,7 @@ class ControlPlane:
     ) -> None:
         """`crashed`: told of every background task that ended by an unexpected exception."""
         own = identity.instance
+        store = self.pulse = Pulse(store, clock, probe=keys.alive)
         self.identity = identity
         self.limits = limits
         self.keys = keys
@@ -210,6 +212,7 @@ class ControlPlane:
             clock=clock,
             journal=self.journal,
             tasks=self.tasks,
+            pulse=self.pulse,
             wait_for_view=self.wait_for_view,
         )
         self.link = RuntimeLink(

@@ -22,6 +22,7 @@ from modelmesh.control.cache import (
 )
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
+from modelmesh.control.pulse import Pulse
 from modelmesh.control.records import (
     RecordCache,
     Registered,
@@ -73,7 +74,10 @@ RETRY_HINT_MS = 1000
 
 @dataclass(slots=True)
 class _Held:
-    """A request on its way. `view`: that of the instance which asked us to load; `behind`: what ours must reach."""
+    """A request on its way. `view`: that of the instance which asked us to load; `behind`: what ours must reach.
+
+    `doubted`: an instance has lost the store, and we have not heard from it either since we asked that one.
+    """
 
     token: Token
     model: ModelId
@@ -83,6 +87,8 @@ class _Held:
     behind: Revision | None = None
     stale_turns: int = 0
     reroutes: int = 0
+    sent_ms: int = 0
+    doubted: bool = False
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
@@ -113,6 +119,7 @@ class Requests:
         clock: Clock,
         journal: Journal,
         tasks: Tasks,
+        pulse: Pulse,
         wait_for_view: "Callable[[Revision], asyncio.Future[None]]",
     ) -> None:
         self._own = own
@@ -127,6 +134,7 @@ class Requests:
         self._clock = clock
         self._journal = journal
         self._tasks = tasks
+        self._pulse = pulse
         self._wait_for_view = wait_for_view
         self._held: OrderedDict[Token, _Held] = OrderedDict()
 
@@ -160,6 +168,7 @@ class Requests:
             return
         held.model = event.model
         held.behind = event.view if event.outcome is Outcome.MOVED else None
+        held.doubted = event.outcome is Outcome.STORE_AWAY and self._pulse.heard_ms < held.sent_ms
         held.journey = held.journey.failed(failure, event.load_id or None)
         self._remember(held)
         self._journal.note("attempt_failed", event.model, event.outcome.value, f"at {event.instance}: {event.message}")
@@ -210,7 +219,9 @@ class Requests:
         if not held.model:
             return await self._resolve_vmodel(held)
         while True:
-            found = await self._registered(held.model)
+            if held.doubted and held.journey.last is not None:
+                return retry_later(Status.UNAVAILABLE, held.journey.last.message)
+            found = await self._registered(held)
             if isinstance(found, Fail):
                 if found.status is not Status.NOT_FOUND:
                     return found
@@ -231,16 +242,14 @@ class Requests:
                 return resolution
             held.stale_turns += 1
 
-    async def _registered(self, model: ModelId) -> Registered | Fail:
+    async def _registered(self, held: _Held) -> Registered | Fail:
         """The model's record, or the answer to the caller."""
         try:
-            found = await self._models.get(model)
+            found = await self._models.get(held.model)
         except TooManyReadsError as error:
             return retry_later(Status.RESOURCE_EXHAUSTED, str(error))
         except StoreError as error:
-            return retry_later(
-                Status.UNAVAILABLE, f"model {model} is not known here and the store cannot be asked: {error}"
-            )
+            return _store_away(held, f"model {held.model} is not known here and the store cannot be asked: {error}")
         except UnreadableRecordError as error:
             return Fail(Status.INTERNAL, str(error))
         return found if found is not None else Fail(Status.NOT_FOUND, "model not found")
@@ -271,11 +280,16 @@ class Requests:
         match step:
             case SendTo(instance, hop, reason, considered):
                 self._journal.note("sent", held.model, reason.value, f"to {instance}; considered {list(considered)}")
+                if hop is Hop.LOAD and not await self._pulse.there():
+                    return _store_away(held, f"model {held.model} cannot be loaded while the store is away")
+                held.sent_ms = self._clock.monotonic_ms()
                 tried = tuple(sorted(held.journey.load_tried))
                 view = self._state.revision if hop is Hop.LOAD else None
                 return Forward(instance, hop, tried, view)
             case ServeHere(reason) | LoadHere(reason):
                 self._journal.note("local", held.model, reason.value)
+                if isinstance(step, LoadHere) and held.journey.hop is None and not await self._pulse.there():
+                    return _store_away(held, f"model {held.model} cannot be loaded while the store is away")
                 view = held.view if held.view is not None and held.journey.hop is Hop.LOAD else self._state.revision
                 end = await self._cache.ensure(
                     held.model, registered, view=view, waited_for=True, last_use_ms=self._clock.now_ms()
@@ -308,7 +322,7 @@ class Requests:
                 self._models.forget(held.model)
                 return None
             case LoadStoreAway(message):
-                return retry_later(Status.UNAVAILABLE, message)
+                return _store_away(held, message)
             case LoadFailed(status, message):
                 if asked:
                     return refusal(Outcome.LOAD_FAILED, Status.INTERNAL, message)
@@ -449,6 +463,13 @@ def refusal(outcome: Outcome, status: Status, message: str, view: Revision | Non
     if view is not None:
         trailers.append(("mm-view", str(view).encode()))
     return Fail(status, message, tuple(trailers))
+
+
+def _store_away(held: _Held, message: str) -> Fail:
+    """The store is needed and does not answer: told to the caller, or to the instance that asked us."""
+    if held.journey.hop is Hop.LOAD:
+        return refusal(Outcome.STORE_AWAY, Status.UNAVAILABLE, message)
+    return retry_later(Status.UNAVAILABLE, message)
 
 
 def _as_refusal(failure: Fail) -> Fail:

@@ -16,6 +16,7 @@ from modelmesh.control.plane import ControlPlane
 from modelmesh.control.records import TooManyReadsError, UnreadableRecordError
 from modelmesh.management.calls import Call, CallError, Method
 from modelmesh.policy.attempt import Journey, Refuse
+from modelmesh.ports import StoreError
 from modelmesh.values.dataplane import Hop, Outcome
 from modelmesh.values.ids import ModelId, Revision
 from modelmesh.values.status import Status
@@ -51,6 +52,8 @@ class Peer:
             registered = await plane.models.get(model)
         except (TooManyReadsError, UnreadableRecordError) as error:
             return _refused(Outcome.BUSY, str(error))
+        except StoreError as error:
+            return _refused(Outcome.STORE_AWAY, str(error))
         if registered is None:
             return _refused(Outcome.NOT_HERE, "model not found")
         step = plane.decider.next_step(Journey(hop=Hop.LOAD), model, registered)
@@ -85,7 +88,7 @@ def _ended(end: Accepted | LoadFailed | LoadMoved | LoadRefused | LoadVoid | Loa
         case LoadVoid():
             return _refused(Outcome.NOT_HERE, "model not found")
         case LoadStoreAway(message):
-            return _refused(Outcome.BUSY, message)
+            return _refused(Outcome.STORE_AWAY, message)
 
 
 def _refused(outcome: Outcome, message: str) -> pb.EnsureLoadedResponse:

@@ -86,7 +86,7 @@ class Journey:
         )
 
 
-_LOAD_REFUSALS = frozenset({Outcome.LOAD_FAILED, Outcome.NO_ROOM, Outcome.BUSY, Outcome.DRAINING})
+_LOAD_REFUSALS = frozenset({Outcome.LOAD_FAILED, Outcome.NO_ROOM, Outcome.BUSY, Outcome.DRAINING, Outcome.STORE_AWAY})
 
 
 class AttemptReason(enum.Enum):
@@ -360,7 +360,7 @@ def _nowhere(
     last = journey.last
     if last is not None and last.outcome is Outcome.NO_ROOM:
         return GiveUp(Status.RESOURCE_EXHAUSTED, last.message, AttemptReason.NOWHERE, load_failed=True)
-    if last is not None and last.outcome is Outcome.BUSY:
+    if last is not None and last.outcome in {Outcome.BUSY, Outcome.STORE_AWAY}:
         return GiveUp(Status.UNAVAILABLE, last.message, AttemptReason.NOWHERE, load_failed=True)
     away = [f"{entry.instance} {_why_not(entry)}" for entry in cluster.instances if not entry.available]
     if away or (last is not None and last.outcome is Outcome.LOST):

@@ -27,6 +27,7 @@ class Outcome(enum.Enum):
     DRAINING = "draining"
     NO_ROOM = "no-room"
     LOAD_FAILED = "load-failed"
+    STORE_AWAY = "store-away"
     UNAVAILABLE = "unavailable"
     EXHAUSTED = "exhausted"
     LOST = "lost"

@@ -5,7 +5,7 @@ A trace is a sequence of requests for models, each model with a size. All draws 
 
 import bisect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -30,6 +30,7 @@ class _Zipf:
         self._sums = list(itertools.accumulate((rank + 1) ** -skew for rank in range(count)))
 
     def rank(self) -> int:
+        """One draw."""
         return bisect.bisect_left(self._sums, self._rng.random() * self._sums[-1])
 
 
@@ -41,14 +42,12 @@ def _shuffled(count: int, rng: Random) -> list[int]:
 
 def _sizes(requests: Sequence[int], rng: Random, *, mixed: bool) -> dict[int, int]:
     """1 each, or Pareto from 1 to 60."""
-    return {
-        model: min(60, int(rng.paretovariate(1.1))) if mixed else 1 for model in sorted(set(requests))
-    }
+    return {model: min(60, int(rng.paretovariate(1.1))) if mixed else 1 for model in sorted(set(requests))}
 
 
 def zipf(name: str, seed: int, *, skew: float, models: int = 1000, room: int = 100, mixed: bool = False) -> Trace:
     """Independent draws."""
-    rng = Random(seed)
+    rng = Random(seed)  # noqa: S311 - a simulation
     draw, ids = _Zipf(models, skew, rng), _shuffled(models, rng)
     requests = tuple(ids[draw.rank()] for _ in range(REQUESTS))
     return Trace(name, requests, _sizes(requests, rng, mixed=mixed), room)
@@ -56,7 +55,7 @@ def zipf(name: str, seed: int, *, skew: float, models: int = 1000, room: int = 1
 
 def cyclic(name: str, seed: int, *, models: int = 120, room: int = 100, mixed: bool = False) -> Trace:
     """A loop over more models than fit."""
-    rng = Random(seed)
+    rng = Random(seed)  # noqa: S311 - a simulation
     ids = _shuffled(models, rng)
     requests = tuple(ids[number % models] for number in range(REQUESTS))
     return Trace(name, requests, _sizes(requests, rng, mixed=mixed), room)
@@ -64,7 +63,7 @@ def cyclic(name: str, seed: int, *, models: int = 120, room: int = 100, mixed: b
 
 def scanned(name: str, seed: int, *, skew: float = 0.9, share: float = 0.1, room: int = 100) -> Trace:
     """Zipf, with a share of the requests walking over 5,000 further models."""
-    rng = Random(seed)
+    rng = Random(seed)  # noqa: S311 - a simulation
     draw, ids = _Zipf(1000, skew, rng), _shuffled(1000, rng)
     walk = itertools.cycle(range(1000, 6000))
     requests = tuple(next(walk) if rng.random() < share else ids[draw.rank()] for _ in range(REQUESTS))
@@ -75,15 +74,17 @@ def shifting(
     name: str, seed: int, *, skew: float = 1.0, every: int = 2000, by: int = 100, room: int = 100, mixed: bool = False
 ) -> Trace:
     """Zipf whose ranking moves."""
-    rng = Random(seed)
+    rng = Random(seed)  # noqa: S311 - a simulation
     draw, ids = _Zipf(1000, skew, rng), _shuffled(1000, rng)
     requests = tuple(ids[(draw.rank() + number // every * by) % 1000] for number in range(REQUESTS))
     return Trace(name, requests, _sizes(requests, rng, mixed=mixed), room)
 
 
-def bursting(name: str, seed: int, *, skew: float = 1.0, every: int = 1700, length: int = 300, room: int = 100) -> Trace:
+def bursting(
+    name: str, seed: int, *, skew: float = 1.0, every: int = 1700, length: int = 300, room: int = 100
+) -> Trace:
     """Zipf with a walk over further models now and then."""
-    rng = Random(seed)
+    rng = Random(seed)  # noqa: S311 - a simulation
     draw, ids = _Zipf(1000, skew, rng), _shuffled(1000, rng)
     requests: list[int] = []
     while len(requests) < REQUESTS:
@@ -111,20 +112,30 @@ def ten(seed: int = 1) -> list[Trace]:
 
 def drawn(seed: int, count: int) -> list[Trace]:
     """Others of the same kinds, with parameters drawn from the seed."""
-    rng = Random(seed)
-    traces = []
-    for number in range(count):
-        one = rng.getrandbits(32)
-        mixed = rng.random() < 0.3
-        room = rng.choice([60, 100, 200]) * (3 if mixed else 1)
-        skew = rng.uniform(0.6, 1.2)
-        kinds: list[Callable[[], Trace]] = [
-            lambda: zipf(f"{number}_zipf_{skew:.2f}", one, skew=skew, room=room, mixed=mixed),
-            lambda: zipf(f"{number}_few_{skew:.2f}", one, skew=skew, models=300, room=room, mixed=mixed),
-            lambda: cyclic(f"{number}_cyclic", one, models=room * rng.randrange(105, 200) // 100, room=room, mixed=mixed),
-            lambda: scanned(f"{number}_scan_{skew:.2f}", one, skew=skew, share=rng.uniform(0.05, 0.3), room=room),
-            lambda: shifting(f"{number}_shift_{skew:.2f}", one, skew=skew, every=rng.randrange(1000, 5000), room=room, mixed=mixed),
-            lambda: bursting(f"{number}_burst_{skew:.2f}", one, skew=skew, every=rng.randrange(1000, 3000), room=room),
-        ]  # fmt: skip
-        traces.append(rng.choice(kinds)())
-    return traces
+    rng = Random(seed)  # noqa: S311 - a simulation
+    return [_drawn(str(number), rng.choice(KINDS), rng) for number in range(count)]
+
+
+KINDS = ("zipf", "few", "cyclic", "scan", "shift", "burst")
+
+
+def _drawn(number: str, kind: str, rng: Random) -> Trace:
+    seed = rng.getrandbits(32)
+    mixed = rng.random() < 0.3
+    skew = rng.uniform(0.6, 1.2)
+    units = rng.choice([60, 100, 200])
+    room = units * (3 if mixed else 1)
+    name = f"{number}_{'mixed_' if mixed else ''}{kind}_{skew:.2f}"
+    match kind:
+        case "zipf":
+            return zipf(name, seed, skew=skew, room=room, mixed=mixed)
+        case "few":
+            return zipf(name, seed, skew=skew, models=300, room=room, mixed=mixed)
+        case "cyclic":
+            return cyclic(name, seed, models=units * rng.randrange(105, 200) // 100, room=room, mixed=mixed)
+        case "scan":
+            return scanned(name, seed, skew=skew, share=rng.uniform(0.05, 0.3), room=units)
+        case "shift":
+            return shifting(name, seed, skew=skew, every=rng.randrange(1000, 5000), room=room, mixed=mixed)
+        case _:
+            return bursting(name, seed, skew=skew, every=rng.randrange(1000, 3000), room=units)
