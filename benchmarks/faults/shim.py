@@ -104,13 +104,14 @@ class Shim:
                     with contextlib.suppress(OSError):
                         if inode and os.readlink(entry.path) == f"socket:[{inode}]":  # noqa: PTH115 - no path
                             return name
-        return "somebody"
+        raise LookupError(f"nobody owns the connection from port {port}")
 
 
 def _inode_of(port: int) -> str | None:
     wanted = f":{port:04X}"
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[1].endswith(wanted):
-            return fields[9]
+    for table in ("tcp", "tcp6"):  # gRPC's own sockets are IPv6 ones, also to an IPv4 address
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[1].endswith(wanted) and fields[9] != "0":
+                return fields[9]
     return None

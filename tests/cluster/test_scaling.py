@@ -91,3 +91,27 @@ def test_where_one_place_is_left_one_copy_is_added() -> None:
         assert sorted(cluster.holders("m")) == ["a", "b"]
 
     play(story)
+
+
+def test_copies_doubled_by_a_cut_between_instances_alone_go_when_it_ends() -> None:
+    """The store was there for both sides all the time: only their way to each other was not."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        for number in range(10):
+            await register(a, f"m{number}")
+            await cluster.call(f"m{number}", via="abc"[number % 3])
+        for other in "bc":
+            cluster.network.cut(InstanceId("a"), InstanceId(other))
+        for _ in range(20):
+            await asyncio.sleep(1)
+            for number in range(10):
+                for via in "ab":
+                    await cluster.call(f"m{number}", via=via)
+        assert any(len(cluster.holders(f"m{number}")) > 1 for number in range(10))
+        for other in "bc":
+            cluster.network.heal(InstanceId("a"), InstanceId(other))
+        await asyncio.sleep(10)
+        assert [len(cluster.holders(f"m{number}")) for number in range(10)] == [1] * 10
+
+    play(story)

@@ -56,6 +56,8 @@ TRANSITION_TICKS = 60
 
 PEER_GONE_MS = 60_000
 """How long an instance without an entry keeps its address: it may only have lost its lease."""
+LINK_NOTICED_MS = 10_000
+"""No lost link goes unnoticed for longer."""
 
 VIEW_BOUND_MS = 1_000
 """How long anyone waits for the view to reach a revision."""
@@ -500,10 +502,12 @@ class ControlPlane:
             self.cache.look_at_usage()
             self.cache.sample_rate()
             self.cache.tick()
-            if self.observer.connected and self.membership.state is not MemberState.ADRIFT:
-                self.scaler.rejoined()
-            else:
+            if self.state.cut_from():
+                self.scaler.cut_off(self.clock.now_ms() - LINK_NOTICED_MS)
+            elif not self.observer.connected or self.membership.state is MemberState.ADRIFT:
                 self.scaler.cut_off(self.membership.contact_ms)
+            else:
+                self.scaler.rejoined()
             self.scaler.tick()
             self._hot = self.rates.hottest(self.scaler.limits.rate // 2)
             await self._delete_stale_keys()

@@ -140,6 +140,10 @@ class ClusterState:
             self._cluster = None
         return changed
 
+    def cut_from(self) -> bool:
+        """Whether a member that stands in the store cannot be reached from here."""
+        return any(instance in self.members for instance in self._lost_links)
+
     def link(self, instance: InstanceId, *, lost: bool) -> Changed:
         """An instance became unreachable or reachable; unlisted copies end with their link."""
         changed = Changed()
