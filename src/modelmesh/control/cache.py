@@ -5,7 +5,7 @@ Each copy is a `model_copy` machine; this module feeds it and performs its effec
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,10 +17,11 @@ from modelmesh.control.journal import Journal
 from modelmesh.control.link import RuntimeParameters
 from modelmesh.control.records import Registered
 from modelmesh.control.tasks import Tasks
-from modelmesh.control.usage import UsageBook
+from modelmesh.control.usage import Learned, UsageBook
 from modelmesh.machines.load_queue import LoadQueue
 from modelmesh.machines.memory import MemoryLedger, reserve_bytes
 from modelmesh.machines.model_copy import CopyEffect, CopyInput, CopyState, ModelCopyMachine
+from modelmesh.machines.retention import Retention
 from modelmesh.policy.admission import AdmissionReason, LoadCondition, admit
 from modelmesh.policy.eviction import HeldCopy
 from modelmesh.policy.failure import believe
@@ -55,8 +56,6 @@ RETRY_MS = 500
 UNLOAD_RETRY_MAX_MS = 10_000
 NEVER = Revision(0)
 PUBLISH_BOUND_MS = 1_000
-LEARNED = 100_000
-"""Measured sizes remembered; about 10 MB when full."""
 
 
 # --- how a wait for a load ends ---------------------------------------------------------------
@@ -139,6 +138,7 @@ class _Entry:
     drop_reason: str = ""
     forced: bool = False
     idle: bool = False
+    missed: bool = False
     relied_on: tuple[tuple[InstanceId, Revision], ...] = ()
     loading: asyncio.Task[None] | None = None
     removal: asyncio.Task[None] | None = None
@@ -163,6 +163,7 @@ class Cache:
         store_there: Whether the store answers.
         wait_for_view: Resolves when the view has reached a revision, or after a bound.
         used: Told of every batch of usage.
+        retention: What is worth keeping; None: whatever was used last.
     """
 
     def __init__(
@@ -184,6 +185,7 @@ class Cache:
         unpin: Callable[[ModelId], None],
         used: Callable[[Sequence[Usage]], None],
         failure_expiry_ms: int,
+        retention: Retention | None,
     ) -> None:
         self._own = own
         self._used = used
@@ -204,7 +206,8 @@ class Cache:
         self._decider: Decider | None = None
         self._parameters: RuntimeParameters | None = None
         self.ledger = MemoryLedger(capacity_bytes=2, reserve=1)
-        self.usage = UsageBook()
+        self._learned = Learned()
+        self.usage = UsageBook(self._learned, retention)
         self._entries: dict[ModelId, _Entry] = {}
         self._loads: dict[LoadId, _Entry] = {}
         self._queue = LoadQueue()
@@ -213,7 +216,6 @@ class Cache:
         self._granted: deque[LoadId] = deque()
         self._depth = 0
         self._pressed = False
-        self._learned: OrderedDict[ModelId, int] = OrderedDict()
         self._waiter_numbers = count()
         self._last_load_id = 0
         self._offered = False
@@ -302,7 +304,7 @@ class Cache:
 
     def predicted_bytes(self, model: ModelId) -> int:
         """The best guess of a model's size without asking anyone."""
-        return self._learned.get(model) or self.parameters.default_size_bytes
+        return self._learned.size(model) or self.parameters.default_size_bytes
 
     # --- loading ------------------------------------------------------------------------------
 
@@ -460,6 +462,8 @@ class Cache:
             default_size_bytes=parameters.default_size_bytes,
             loading_slots=parameters.loading_slots,
         )
+        if self.usage.retention is not None:
+            self.usage.retention.resize(parameters.capacity_bytes - reserve)
         self._grant(self.ledger.resize(capacity_bytes=parameters.capacity_bytes, reserve=reserve))
 
     def runtime_opened(self) -> None:
@@ -495,7 +499,7 @@ class Cache:
     def look_at_usage(self) -> None:
         """Take in what the data plane counted."""
         batch = list(self._dataplane.usage())
-        self.usage.apply(batch, self._clock.now_ms())
+        self.usage.apply(batch, self._clock.now_ms(), lambda model: max(1, self._entries[model].size_bytes))
         self._used(batch)
 
     def sample_rate(self) -> None:
@@ -580,6 +584,10 @@ class Cache:
             case CopyEffect.DEQUEUE:
                 self._queue.remove(entry.load_id)
             case CopyEffect.RESERVE:
+                if entry.waited_for:
+                    entry.missed = True
+                    self.look_at_usage()  # what was used before this miss counts before it
+                    self.usage.missed(entry.model, entry.size_bytes)
                 self._grant(self.ledger.ask(entry.load_id, entry.size_bytes))
                 self._make_room(entry)
             case CopyEffect.LOAD:
@@ -589,7 +597,7 @@ class Cache:
                     entry.loading.cancel()
                 self._slot_free(entry)
             case CopyEffect.OPEN:
-                self.usage.add(entry.model, entry.load_id, entry.last_use_ms)
+                self._hold(entry)
                 if entry.waited_for and entry.waiters:
                     # Before the slot is free: the next load must not evict this copy under its callers.
                     self.usage.expect(entry.model, self._clock.now_ms())
@@ -601,7 +609,7 @@ class Cache:
                 self._tasks.start(self._measure(entry), f"measure {entry.model}")
             case CopyEffect.SETTLE:
                 self._grant(self.ledger.settle(entry.load_id, entry.size_bytes))
-                self._learn(entry)
+                self._learned.measured(entry.model, entry.size_bytes)
                 self._make_room(entry)
             case CopyEffect.RECORD_FAILURE:
                 entry.removal = self._tasks.start(self._record_failure(entry), f"record failure {entry.model}")
@@ -610,7 +618,8 @@ class Cache:
                 self.usage.remove(entry.model)
                 self._grant(self.ledger.leave(entry.load_id))
             case CopyEffect.STAY:
-                self.usage.add(entry.model, entry.load_id, entry.last_use_ms)
+                entry.missed = True
+                self._hold(entry)
                 self._grant(self.ledger.stay(entry.load_id))
                 self._make_room(entry)
             case CopyEffect.WITHDRAW:
@@ -635,6 +644,11 @@ class Cache:
                 self._slot_free(entry)
             case CopyEffect.FORGET:
                 self._forget(entry)
+
+    def _hold(self, entry: _Entry) -> None:
+        self.usage.add(
+            entry.model, entry.load_id, entry.last_use_ms, max(1, entry.size_bytes), missed=entry.missed
+        )
 
     def _forget(self, entry: _Entry) -> None:
         self._leaving.pop(entry.load_id, None)
@@ -698,7 +712,7 @@ class Cache:
             self._press()
 
     def _oldest_first(self, cause: _Entry) -> Iterator[HeldCopy]:
-        for model in self.usage.oldest_first():
+        for model in self.usage.leaving_order():
             entry = self._entries[model]
             if entry.state in _OPEN and entry is not cause:
                 yield HeldCopy(
@@ -740,12 +754,6 @@ class Cache:
         if cause is not None:
             self._make_room(cause)
 
-    def _learn(self, entry: _Entry) -> None:
-        self._learned[entry.model] = entry.size_bytes
-        self._learned.move_to_end(entry.model)
-        if len(self._learned) > LEARNED:
-            self._learned.popitem(last=False)
-
     # --- effects that take time ---------------------------------------------------------------
 
     def _source(self, entry: _Entry) -> ModelSource:
@@ -762,7 +770,7 @@ class Cache:
 
     async def _try_claim(self, entry: _Entry) -> LoadEnd | None:
         """Predict, admit, claim; None if the load is ours."""
-        size = self._learned.get(entry.model)
+        size = self._learned.size(entry.model)
         if size is None and self._offered:
             size = await self._runtime.predict_size(self._source(entry))
         entry.size_bytes = max(1, size or self.parameters.default_size_bytes)
@@ -847,6 +855,7 @@ class Cache:
         entry.max_concurrency = max(1, loaded.max_concurrency) if limited else 0
         elapsed_ms = self._clock.monotonic_ms() - began_ms
         self._journal.note("loaded", entry.model, detail=f"in {elapsed_ms} ms")
+        self._learned.loaded(entry.model, elapsed_ms)
         if loaded.size_bytes > 0:
             entry.size_bytes = loaded.size_bytes
             self._step(entry, CopyInput.LOADED)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Literal
 from random import Random
 
 from modelmesh.control.cache import Cache
@@ -28,6 +29,7 @@ from modelmesh.control.tasks import Tasks
 from modelmesh.control.transitions import Transitions
 from modelmesh.control.vmodels import VModels
 from modelmesh.machines.member import MemberState
+from modelmesh.machines.retention import Retention
 from modelmesh.policy.copies import CopiesLimits
 from modelmesh.ports import Change, ChangeKind, Clock, DataPlane, Peers, Put, Runtime, Store, StoreError, Transaction
 from modelmesh.ports import Compare as StoreCompare
@@ -85,6 +87,9 @@ class ControlLimits:
     copies: CopiesLimits = field(default_factory=CopiesLimits)
     bandwidth_percent: int = 90
     """In latency mode: how much of what a copy can do it should do before one more is added."""
+
+    eviction: Literal["adaptive", "lru"] = "adaptive"
+    """Which copies leave: those that the best of several policies would not hold, or those unused longest."""
 
     read_only: bool = False
     """Nothing is registered, changed or cleaned up; models are loaded and served."""
@@ -189,6 +194,7 @@ class ControlPlane:
             unpin=self.models.unpin,
             used=self.rates.apply,
             failure_expiry_ms=limits.failure_expiry_ms,
+            retention=Retention(1) if limits.eviction == "adaptive" else None,
         )
         self.routing = Routing(state=self.state, dataplane=dataplane, local_copy=self.cache.local_copy)
         self.decider = Decider(

@@ -1,22 +1,74 @@
 """How the copies of this instance are used, and the order in which they would leave."""
 
-from collections import deque
-from collections.abc import Iterator
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from sortedcontainers import SortedDict
 
+from modelmesh.machines.retention import Retention
 from modelmesh.values.dataplane import Usage
 from modelmesh.values.ids import LoadId, ModelId
+
+Value = TypeVar("Value")
 
 RATE_WINDOW_MS = 60_000
 EXPECTED_MS = 2_000
 """How long a copy that was loaded for waiting calls is kept for them, until the first is seen on it."""
 
 
-class UsageBook:
-    """Last use of each held copy, in order; O(log n) per change."""
+LEARNED = 100_000
+"""Models whose size and load time are remembered; about 20 MB when full."""
+
+SHORTEST_MS = 50
+"""Loads shorter than this cost the same."""
+
+
+class Learned:
+    """What loads taught: the size of each model, and how long its load takes compared with others."""
 
     def __init__(self) -> None:
+        self._sizes: OrderedDict[ModelId, int] = OrderedDict()
+        self._times: OrderedDict[ModelId, float] = OrderedDict()
+        self._average = 0.0
+
+    def size(self, model: ModelId) -> int | None:
+        """The measured size in bytes; None before the first load."""
+        return self._sizes.get(model)
+
+    def measured(self, model: ModelId, size_bytes: int) -> None:
+        """A load was measured."""
+        _remember(self._sizes, model, size_bytes)
+
+    def loaded(self, model: ModelId, took_ms: int) -> None:
+        """A load took so long."""
+        time = math.log2(max(SHORTEST_MS, took_ms))
+        self._average = time if not self._times else self._average + (time - self._average) / 32
+        _remember(self._times, model, time)
+
+    def weight(self, model: ModelId) -> float:
+        """log2 of the load time relative to the average, in whole steps: loads of about the same length count alike."""
+        time = self._times.get(model)
+        return 0.0 if time is None else float(round(time - self._average))
+
+
+def _remember(known: "OrderedDict[ModelId, Value]", model: ModelId, value: "Value") -> None:
+    known[model] = value
+    known.move_to_end(model)
+    if len(known) > LEARNED:
+        known.popitem(last=False)
+
+
+class UsageBook:
+    """Last use of each held copy, in order; O(log n) per change.
+
+    With a `Retention`, copies leave in its order; without one, the one unused longest leaves first.
+    """
+
+    def __init__(self, learned: Learned, retention: Retention | None = None) -> None:
+        self._learned = learned
+        self.retention = retention
         self._ranks: dict[ModelId, tuple[int, LoadId]] = {}
         self._order: SortedDict[tuple[int, LoadId], ModelId] = SortedDict()
         self._busy: dict[ModelId, None] = {}
@@ -29,9 +81,18 @@ class UsageBook:
     def __len__(self) -> int:
         return len(self._ranks)
 
-    def add(self, model: ModelId, load_id: LoadId, last_use_ms: int) -> None:
-        """A copy is held from now on."""
-        rank = (last_use_ms, load_id)
+    def missed(self, model: ModelId, size_bytes: int) -> None:
+        """A load begins for which callers wait."""
+        if self.retention is not None:
+            self.retention.missed(model, size_bytes, self._learned.weight(model))
+
+    def add(self, model: ModelId, load_id: LoadId, last_use_ms: int, size_bytes: int, *, missed: bool) -> None:
+        """A copy is held from now on; `missed`: its load was told of before."""
+        self._rank(model, (last_use_ms, load_id))
+        if self.retention is not None:
+            self.retention.add(model, size_bytes, missed=missed)
+
+    def _rank(self, model: ModelId, rank: tuple[int, LoadId]) -> None:
         self._ranks[model] = rank
         self._order[rank] = model
 
@@ -40,6 +101,8 @@ class UsageBook:
         rank = self._ranks.pop(model, None)
         if rank is not None:
             del self._order[rank]
+            if self.retention is not None:
+                self.retention.remove(model)
         self._busy.pop(model, None)
         self._expected.pop(model, None)
 
@@ -53,9 +116,9 @@ class UsageBook:
         rank = self._ranks.get(model)
         if rank is not None and last_use_ms > rank[0]:
             del self._order[rank]
-            self.add(model, rank[1], last_use_ms)
+            self._rank(model, (last_use_ms, rank[1]))
 
-    def apply(self, batch: list[Usage], now_ms: int) -> None:
+    def apply(self, batch: list[Usage], now_ms: int, size_bytes: Callable[[ModelId], int]) -> None:
         """Take in what the data plane counted since the last look."""
         self._busy = {use.model: None for use in batch if use.in_flight + use.waiting > 0 and use.model in self._ranks}
         self._now_ms = now_ms
@@ -66,6 +129,11 @@ class UsageBook:
                 # The data plane's clock is coarse, and what is in flight is in use now.
                 self.touch(use.model, now_ms if use.in_flight else min(use.last_use_ms, now_ms))
             self._requests += use.requests
+        if self.retention is not None:
+            for use in sorted(batch, key=lambda use: use.last_use_ms):
+                if use.requests and use.model in self._ranks:
+                    weight = self._learned.weight(use.model)
+                    self.retention.used(use.model, size_bytes(use.model), use.requests, weight)
 
     def busy(self, model: ModelId) -> bool:
         """Whether requests were in flight, waiting or expected at the last look."""
@@ -80,9 +148,9 @@ class UsageBook:
         """Last use of the copy unused longest; 0 if nothing is held."""
         return self._order.peekitem(0)[0][0] if self._order else 0
 
-    def oldest_first(self) -> Iterator[ModelId]:
-        """Held models, the one unused longest first; read on only while nothing changes."""
-        return iter(self._order.values())
+    def leaving_order(self) -> Iterator[ModelId]:
+        """Held models, the one that would leave first first; read on only while nothing changes."""
+        return iter(self._order.values()) if self.retention is None else self.retention.order()
 
     def sample_rate(self, now_ms: int) -> None:
         """Measure the rate over the last minute; call it about once a second."""

@@ -103,6 +103,7 @@ class SimulatedCluster:
         self.network = FakeNetwork(latency_ms=latency_ms)
         self.instances: dict[InstanceId, SimulatedInstance] = {}
         self.story: list[Event] = []
+        self.keep_story = True
         self.crashes: list[str] = []
         self._addresses = 0
 
@@ -157,7 +158,12 @@ class SimulatedCluster:
             limits=limits or ControlLimits(),
             crashed=lambda task, error: self.crashes.append(f"{name}: {task}: {error!r}"),
         )
-        plane.journal.subscribe(lambda event: self.story.append(replace(event, time_ms=event.time_ms - skew_ms)))
+
+        def tell(event: Event) -> None:
+            if self.keep_story:
+                self.story.append(replace(event, time_ms=event.time_ms - skew_ms))
+
+        plane.journal.subscribe(tell)
         dataplane.listen(plane.receive)
         dataplane.start()
         models = Models(plane)
