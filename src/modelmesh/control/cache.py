@@ -55,6 +55,8 @@ CLAIM_BOUND_MS = 900
 RETRY_MS = 500
 UNLOAD_RETRY_MAX_MS = 10_000
 NEVER = Revision(0)
+STALE_USE_MS = 1_800_000
+"""A model loaded for a use longer ago says nothing about what is used now."""
 PUBLISH_BOUND_MS = 1_000
 
 
@@ -292,6 +294,17 @@ class Cache:
     def ready(self) -> tuple[ModelId, ...]:
         """Models whose copy here is open, in order of their load."""
         return tuple(model for model, entry in self._entries.items() if entry.state in _OPEN)
+
+    def pinned(self, model: ModelId) -> bool:
+        """Whether an operator wants the copy here kept."""
+        entry = self._entries.get(model)
+        return entry is not None and entry.registered.record.pinned
+
+    def record_edited(self, model: ModelId, registered: Registered) -> None:
+        """The record of a copy here was written again, and is still the same model."""
+        entry = self._entries.get(model)
+        if entry is not None and entry.registered.create_revision == registered.create_revision:
+            entry.registered = registered
 
     def max_concurrency(self, model: ModelId) -> int:
         """Requests that the copy here takes at a time; 0: not limited."""
@@ -647,7 +660,11 @@ class Cache:
 
     def _hold(self, entry: _Entry) -> None:
         self.usage.add(
-            entry.model, entry.load_id, entry.last_use_ms, max(1, entry.size_bytes), missed=entry.missed
+            entry.model,
+            entry.load_id,
+            entry.last_use_ms,
+            max(1, entry.size_bytes),
+            missed=entry.missed or self._clock.now_ms() - entry.last_use_ms > STALE_USE_MS,
         )
 
     def _forget(self, entry: _Entry) -> None:
@@ -722,11 +739,14 @@ class Cache:
                     last_use_ms=self.usage.last_use_ms(model),
                     busy=self.usage.busy(model),
                     redundant=bool(self.others(model)),
+                    pinned=entry.registered.record.pinned,
                 )
 
     def others(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
         """Ready copies elsewhere, with their create revisions."""
         assert self._decider is not None
+        if not self._decider.elsewhere(model):
+            return ()
         entry = self._entries[model]
         view = self._decider.model_view(model, entry.registered)
         cluster = self._decider.cluster_view()

@@ -78,6 +78,10 @@ class Decider:
             copies.append(mine)
         return ModelView(model, tuple(copies), failures)
 
+    def elsewhere(self, model: ModelId) -> bool:
+        """Whether another instance may have a copy: the cheap question before looking."""
+        return self._state.elsewhere(model)
+
     def cluster_view(self) -> ClusterView:
         """The instances, this one as it stands now."""
         view = self._state.cluster()

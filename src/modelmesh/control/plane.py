@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Literal
 
+from modelmesh.control.balance import Balance
 from modelmesh.control.cache import Cache
 from modelmesh.control.decide import Decider
 from modelmesh.control.drain import Drain, Drained
@@ -16,7 +17,9 @@ from modelmesh.control.journal import Journal
 from modelmesh.control.keys import Keys, RegistryKey, VModelKey
 from modelmesh.control.lead import Leader
 from modelmesh.control.link import RuntimeLink, RuntimeParameters
+from modelmesh.control.live_config import LiveConfig
 from modelmesh.control.membership import Membership
+from modelmesh.control.misplaced import Misplaced
 from modelmesh.control.observe import Observer
 from modelmesh.control.pulse import Pulse
 from modelmesh.control.rates import RateBook
@@ -25,11 +28,13 @@ from modelmesh.control.requests import Requests, retry_later
 from modelmesh.control.routing import Routing
 from modelmesh.control.scale import Scaler
 from modelmesh.control.state import Changed, ClusterState
+from modelmesh.control.survey import Survey
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.transitions import Transitions
 from modelmesh.control.vmodels import VModels
 from modelmesh.machines.member import MemberState
 from modelmesh.machines.retention import Retention
+from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.copies import CopiesLimits
 from modelmesh.ports import Change, ChangeKind, Clock, DataPlane, Peers, Put, Runtime, Store, StoreError, Transaction
 from modelmesh.ports import Compare as StoreCompare
@@ -58,6 +63,13 @@ TRANSITION_TICKS = 60
 
 PEER_GONE_MS = 60_000
 """How long an instance without an entry keeps its address: it may only have lost its lease."""
+LEAST_RATE = 10
+"""Requests per minute; a live setting below is a mistake."""
+
+SURVEY_TICKS = 420
+FIRST_SURVEY_TICKS = 120
+"""When the leader looks through the registry: two minutes after it started, then every seven."""
+
 LINK_NOTICED_MS = 10_000
 """No lost link goes unnoticed for longer."""
 
@@ -134,6 +146,7 @@ class ControlPlane:
         self.journal = Journal(own, clock)
         self.tasks = Tasks(crashed)
         self.state = ClusterState(own, keys)
+        self.config = LiveConfig(keys, self.journal)
         self._store_identity = StoreIdentity(keys.alive, rng)
         self.models: RecordCache[ModelId, ModelRecord] = RecordCache(
             store=store,
@@ -162,7 +175,7 @@ class ControlPlane:
             viewed=self._viewed,
             registry_changed=self._registry_changed,
             vmodel_changed=self._vmodel_changed,
-            config_changed=lambda _: None,
+            config_changed=self.config.changed,
             relisted=self._relisted,
         )
         self.membership = Membership(
@@ -272,6 +285,37 @@ class ControlPlane:
             limits=limits.copies,
             bandwidth_percent=limits.bandwidth_percent,
         )
+        self.misplaced = Misplaced(
+            own=own,
+            cache=self.cache,
+            decider=self.decider,
+            requests=self.requests,
+            models=self.models,
+            journal=self.journal,
+            tasks=self.tasks,
+        )
+        self.balance = Balance(
+            own=own,
+            cache=self.cache,
+            decider=self.decider,
+            requests=self.requests,
+            models=self.models,
+            journal=self.journal,
+            tasks=self.tasks,
+        )
+        self._survey = Survey(
+            store=store,
+            keys=keys,
+            decider=self.decider,
+            models=self.models,
+            requests=self.requests,
+            scaler=self.scaler,
+            default_size_bytes=lambda: self.cache.parameters.default_size_bytes,
+            clock=clock,
+            journal=self.journal,
+        )
+        self._survey_running = False
+        self.config.follow("scaleup_rpm_threshold", self._set_scaleup_rate)
         self._drain = Drain(
             own=own,
             cache=self.cache,
@@ -305,6 +349,7 @@ class ControlPlane:
             RuntimeRejectedError: The runtime does not come up, or cannot be worked with.
         """
         await self.observer.begin()
+        self.config.check_start()
         parameters = await self.link.begin()
         self.dataplane.set_rules(
             Rules(
@@ -323,6 +368,19 @@ class ControlPlane:
             await self.clock.sleep(0)
         self._started = True
         return parameters
+
+    def constrain(self, constraints: TypeConstraints) -> None:
+        """From now on models of a type may be only where its labels are; copies elsewhere move."""
+        self.decider.constraints = constraints
+        self.journal.note(
+            "constraints_changed", detail=f"types with constraints: {sorted(constraints.by_type) or 'none'}"
+        )
+
+    def _set_scaleup_rate(self, value: str | None) -> None:
+        rate = int(value) if value is not None else self.limits.copies.rate
+        if value is not None and rate < LEAST_RATE:
+            raise ValueError(f"{rate} is below {LEAST_RATE} requests per minute")
+        self.rates.limits = self.scaler.limits = replace(self.scaler.limits, rate=rate)
 
     @property
     def ready(self) -> bool:
@@ -428,6 +486,8 @@ class ControlPlane:
             # The store was replaced: somebody puts records back, and what we hold may be just that.
             self.cache.record_moved(parsed.model, stored)
             return
+        if stored is not None:
+            self.cache.record_edited(parsed.model, stored)
         created = Revision(0) if change.kind is ChangeKind.DELETE else change.item.create_revision
         self.cache.record_changed(parsed.model, created)
 
@@ -515,6 +575,8 @@ class ControlPlane:
             else:
                 self.scaler.rejoined()
             self.scaler.tick()
+            self.misplaced.tick()
+            self.balance.tick()
             self._hot = self.rates.hottest(self.scaler.limits.rate // 2)
             await self._delete_stale_keys()
             self._forget_peers()
@@ -531,6 +593,15 @@ class ControlPlane:
                 await self.transitions.sweep()
         if self._ticks % SWEEP_TICKS == 0:
             await self.leader.sweep()
+        if self._ticks % SURVEY_TICKS == FIRST_SURVEY_TICKS and not self._survey_running:
+            self._survey_running = True
+            self.tasks.start(self._run_survey(), "look through the registry")
+
+    async def _run_survey(self) -> None:
+        try:
+            await self._survey.run()
+        finally:
+            self._survey_running = False
 
     async def _delete_stale_keys(self) -> None:
         """Keys of copies that went while the store was away."""

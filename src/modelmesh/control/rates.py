@@ -49,7 +49,7 @@ class RateBook:
     """
 
     def __init__(self, limits: CopiesLimits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._uses: dict[ModelId, _Use] = {}
         self._window: deque[tuple[int, dict[ModelId, int]]] = deque()
         self._latest: dict[ModelId, int] = {}
@@ -71,7 +71,7 @@ class RateBook:
         """Close a slice of the window; about once a second, monotonic milliseconds."""
         for model in self._latest:
             use = self._uses[model]
-            use.regular, use.earlier_ms, use.last_ms = regular_use(use.earlier_ms, use.last_ms, now_ms, self._limits)
+            use.regular, use.earlier_ms, use.last_ms = regular_use(use.earlier_ms, use.last_ms, now_ms, self.limits)
         for use in self._uses.values():
             use.waited_looks = use.waited_looks + 1 if use.waiting else 0
             if use.completed >= SAMPLE:
@@ -97,7 +97,7 @@ class RateBook:
         use = self._uses.get(model)
         if use is None or threshold is None:
             return
-        if self.rate(model) > threshold - threshold // self._limits.heavy_divisor:
+        if self.rate(model) > threshold - threshold // self.limits.heavy_divisor:
             use.heavy_ms = now_ms
 
     def used(self) -> tuple[ModelId, ...]:
@@ -132,13 +132,13 @@ class RateBook:
         """
         use = self._uses.get(model)
         if use is None:
-            return self._limits.rate
+            return self.limits.rate
         completed, service_us = use.completed, use.service_us
         if completed < SAMPLE:
             completed += use.before_completed
             service_us += use.before_service_us
         if completed < SAMPLE_MIN:
-            return self._limits.rate
+            return self.limits.rate
         if service_us == 0:
             return None
         return max(1, max_concurrency * completed * 600_000 * bandwidth_percent // service_us)

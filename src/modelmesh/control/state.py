@@ -77,6 +77,11 @@ class ClusterState:
         )
         return ModelView(model, copies, failures)
 
+    def elsewhere(self, model: ModelId) -> bool:
+        """Whether another instance has a copy, of whatever record and in whatever state."""
+        copies = self._copies.get(model)
+        return copies is not None and len(copies) > (self.own in copies)
+
     def models(self) -> Iterable[ModelId]:
         """Models that have copies."""
         return tuple(self._copies)

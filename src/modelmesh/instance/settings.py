@@ -205,6 +205,55 @@ class Settings(BaseSettings):
         description="How long a failed load keeps an instance from loading the model again, in milliseconds.",
         ge=1,
     )
+    eviction: Literal["adaptive", "lru"] = Field(
+        default="adaptive",
+        validation_alias=_names("MM_EVICTION_POLICY"),
+        description="Which copies leave first: `adaptive`, those that the best of several policies would not hold; "
+        "`lru`, those unused longest.",
+    )
+    scaleup_rpm_threshold: int = Field(
+        default=2000,
+        validation_alias=_names("MM_SCALEUP_RPM_THRESHOLD"),
+        description="Requests per minute and copy from which a model gets one more copy.",
+        ge=1,
+    )
+    scaleup_bandwidth_percent: int = Field(
+        default=90,
+        validation_alias=_names("MM_CONC_SCALEUP_BANDWIDTH_PCT"),
+        description="For runtimes that limit concurrency: the share of what a copy can do from which it counts as full.",
+        ge=10,
+        le=200,
+    )
+    default_vmodel_owner: str = Field(
+        default="",
+        validation_alias=_names("MM_DEFAULT_VMODEL_OWNER"),
+        description="Owner of vmodels that are created without one.",
+    )
+    read_only: bool = Field(
+        default=False,
+        validation_alias=_names("KV_READ_ONLY"),
+        description="`true`: nothing is registered, changed or cleaned up in the store; models are loaded and served.",
+    )
+    type_constraints: str = Field(
+        default="",
+        validation_alias=_names("MM_TYPE_CONSTRAINTS"),
+        description='Labels that instances need for models of a type: `{"<type>": {"required": ["l"], "preferred": ["l"]}}`.',
+    )
+    type_constraints_path: Path | None = Field(
+        default=None,
+        validation_alias=_names("MM_TYPE_CONSTRAINTS_PATH"),
+        description="The same from a file, which is watched for changes.",
+    )
+    static_models: str = Field(
+        default="",
+        validation_alias=_names("MM_AUTO_REGISTER_MODELS", "MM_AUTO_REGISTER_MODEL"),
+        description='Models registered at the start: `[{"modelId": "m", "modelInfo": {"type": "t"}, "ensureLoaded": true}]`.',
+    )
+    static_models_path: Path | None = Field(
+        default=None,
+        validation_alias=_names("MM_AUTO_REGISTER_MODEL_PATH", "MM_AUTO_REGISTER_MODELS_PATH"),
+        description="The same from a file, before those of the variable.",
+    )
     shutdown_timeout_ms: int = Field(
         default=30_000,
         validation_alias=_names("SHUTDOWN_TIMEOUT_MS"),
@@ -235,7 +284,12 @@ class Settings(BaseSettings):
     def _sort(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(value))
 
-    @field_validator("tls_client_auth", "log_format", "log_level", mode="before")
+    @field_validator("read_only", mode="before")
+    @classmethod
+    def _exactly_true(cls, value: Any) -> Any:
+        return value == "true" if isinstance(value, str) else value
+
+    @field_validator("tls_client_auth", "log_format", "log_level", "eviction", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
@@ -244,6 +298,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> "Settings":
         if self.runtime_port is not None and self.runtime_socket is not None:
             raise ValueError("INTERNAL_GRPC_PORT and INTERNAL_GRPC_SOCKET_PATH are both set; set one")
+        if self.type_constraints and self.type_constraints_path is not None:
+            raise ValueError("MM_TYPE_CONSTRAINTS and MM_TYPE_CONSTRAINTS_PATH are both set; set one")
         if self.runtime_serving_port is not None and self.runtime_serving_socket is not None:
             raise ValueError("INTERNAL_SERVING_GRPC_PORT and INTERNAL_SERVING_GRPC_SOCKET_PATH are both set; set one")
         if self.tls_key_path is not None and self.tls_certificate_path is None:

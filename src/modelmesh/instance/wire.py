@@ -16,6 +16,7 @@ from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
 from modelmesh.instance.certificates import Certificates, load_certificates
 from modelmesh.instance.settings import Settings
 from modelmesh.management.services import serve
+from modelmesh.policy.copies import CopiesLimits
 from modelmesh.ports import Store
 from modelmesh.values.ids import InstanceId
 
@@ -113,7 +114,14 @@ async def _connect(
         dataplane=dataplane,
         clock=SystemClock(),
         rng=SystemRandom(),
-        limits=ControlLimits(failure_expiry_ms=settings.load_failure_expiry_ms),
+        limits=ControlLimits(
+            failure_expiry_ms=settings.load_failure_expiry_ms,
+            default_vmodel_owner=settings.default_vmodel_owner,
+            copies=CopiesLimits(rate=settings.scaleup_rpm_threshold),
+            bandwidth_percent=settings.scaleup_bandwidth_percent,
+            eviction=settings.eviction,
+            read_only=settings.read_only,
+        ),
         crashed=log.crashed,
     )
     planes.append(plane)

@@ -73,7 +73,7 @@ class Models:
             )
         if created:
             return _Info(status=_Info.NOT_LOADED)
-        if last_use_ms > registered.record.last_use_ms + HOUR_MS:
+        if last_use_ms > registered.record.last_use_ms + HOUR_MS and not self._plane.limits.read_only:
             await self._raise_last_use(model, registered, last_use_ms)
         return self._info(model, registered)
 
@@ -86,6 +86,8 @@ class Models:
                 return pb.UnregisterModelResponse()
             if registered.record.references > 0:
                 raise CallError(Status.FAILED_PRECONDITION, f"Model {model} has referents")
+            if self._plane.limits.read_only:
+                raise CallError(Status.INTERNAL, "model-mesh read-only mode")
             key = self._plane.keys.model(model)
             result = await self._plane.store.transact(
                 Transaction(compares=(Compare(key, "mod", "==", registered.mod_revision),), then=(Delete(key),))
@@ -134,6 +136,11 @@ class Models:
 
     async def _create(self, model: ModelId, wanted: ModelRecord) -> tuple[Registered, bool]:
         """Put the record if there is none; returns the standing one and whether it is ours."""
+        if self._plane.limits.read_only:
+            standing = await self.read(model, fresh=True)
+            if standing is None:
+                raise CallError(Status.INTERNAL, f"Failed to add model {model}")
+            return standing, False
         key = self._plane.keys.model(model)
         result = await self._plane.store.transact(
             Transaction(

@@ -22,7 +22,7 @@ class EvictionReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class HeldCopy:
-    """A copy that could leave. `redundant`: another instance holds a ready one."""
+    """A copy that could leave. `redundant`: another instance holds a ready one; `pinned`: an operator wants it kept."""
 
     model: ModelId
     load_id: LoadId
@@ -30,6 +30,7 @@ class HeldCopy:
     last_use_ms: int
     busy: bool
     redundant: bool
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,16 @@ class Victim:
     reason: EvictionReason
 
 
-LOOKAHEAD = 64
+LOOKAHEAD = 16
 """How many copies beyond the oldest are looked at for a better victim. Bounds the cost of a choice; a
-busy copy among the 64 oldest is rare."""
+busy copy among the 16 oldest is rare."""
 
 
 def choose_victims(oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool = False) -> tuple[Victim, ...]:
     """Choose copies whose sizes add up to `need_bytes`, fewest first in the order given.
 
     Idle copies go first, and among them redundant ones that are within the same look-ahead; a copy
-    with requests in flight goes only when `forced` (the runtime holds more than it may). The answer
+    with requests in flight, or pinned, goes only when `forced` (the runtime holds more than it may). The answer
     may fall short: then the load waits until copies become idle.
     """
     if need_bytes <= 0:
@@ -66,7 +67,7 @@ def choose_victims(oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced:
             copy = next(source, None)
             if copy is None:
                 break
-            (busy if copy.busy else window).append(copy)
+            (busy if copy.busy or copy.pinned else window).append(copy)
             if len(busy) > LOOKAHEAD * 16:
                 break
         if not window:

@@ -1,0 +1,51 @@
+"""Files that are watched for changes: what Kubernetes mounts from a ConfigMap or a Secret."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+POLL_S = 1.0
+"""A ConfigMap is swapped by symbolic links, and editors replace files: looking is surer than being told."""
+
+
+class WatchedFile:
+    """A text file whose changes are told. What cannot be read or used is told as well; the last good text stays.
+
+    Args:
+        path: The file, which must be readable at the start.
+        changed: Takes each new text; raises ValueError for one that cannot be used.
+        refused: Told why a new text is not used.
+    """
+
+    def __init__(self, path: Path, changed: Callable[[str], None], refused: Callable[[str], None]) -> None:
+        self._path = path
+        self._changed = changed
+        self._refused = refused
+        self._seen: bytes | None = None
+
+    def read(self) -> None:
+        """Take the file as it is now.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It cannot be used.
+        """
+        content = self._path.read_bytes()
+        if content != self._seen:
+            self._seen = content
+            self._changed(content.decode())
+
+    async def run(self) -> None:
+        """Look for changes until cancelled."""
+        said = ""
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                await asyncio.to_thread(self._path.stat)
+                self.read()
+                said = ""
+            except (OSError, ValueError) as error:
+                why = f"{self._path}: {error}"
+                if why != said:
+                    said = why
+                    self._refused(why)

@@ -1,0 +1,99 @@
+"""The leader's look through the registry: models that must have copies, and cold ones that fill free room."""
+
+import heapq
+from collections.abc import Callable
+
+from modelmesh.control.decide import Decider
+from modelmesh.control.journal import Journal
+from modelmesh.control.keys import Keys, RegistryKey
+from modelmesh.control.records import RecordCache, TooManyReadsError, UnreadableRecordError
+from modelmesh.control.requests import Requests
+from modelmesh.control.scale import Scaler
+from modelmesh.policy.preload import ColdModel, plan_preloads
+from modelmesh.ports import Clock, Store, StoreError
+from modelmesh.values.ids import ModelId
+from modelmesh.values.records import ModelRecord, RecordError
+
+PAGE = 500
+PAUSE_MS = 20
+"""Between pages: a survey of a million models must not be felt."""
+
+CANDIDATES = 1000
+"""Cold models that are remembered while the registry is read."""
+
+FAILED_OFTEN = 2
+"""A model that failed at so many instances is not loaded without being asked for."""
+
+
+class Survey:
+    """Reads the whole registry, page by page."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        keys: Keys,
+        decider: Decider,
+        models: RecordCache[ModelId, ModelRecord],
+        requests: Requests,
+        scaler: Scaler,
+        default_size_bytes: Callable[[], int],
+        clock: Clock,
+        journal: Journal,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._decider = decider
+        self._models = models
+        self._requests = requests
+        self._scaler = scaler
+        self._default_size_bytes = default_size_bytes
+        self._clock = clock
+        self._journal = journal
+
+    async def run(self) -> None:
+        """One survey; what it finds is loaded before it ends, or at least asked for."""
+        try:
+            kept, cold = await self._read()
+            await self._scaler.keep_minimum(kept)
+            await self._preload(cold)
+        except StoreError:
+            return  # the next one is not far
+
+    async def _read(self) -> tuple[list[ModelId], list[ColdModel]]:
+        kept: list[ModelId] = []
+        recent: list[tuple[int, ModelId]] = []
+        after = ""
+        while True:
+            page = await self._store.range(self._keys.registry, start_after=after, limit=PAGE)
+            for item in page.items:
+                parsed = self._keys.parse(item.key)
+                assert isinstance(parsed, RegistryKey)
+                try:
+                    record = ModelRecord.decode(item.value)
+                except RecordError:
+                    continue
+                view = self._decider.model_view(parsed.model, None)
+                if any(copy.belongs_to(item.create_revision) for copy in view.copies):
+                    continue
+                if record.minimum_copies > 0:
+                    kept.append(parsed.model)
+                elif len(view.failures) < FAILED_OFTEN and record.last_use_ms > 0:
+                    push = heapq.heappushpop if len(recent) >= CANDIDATES else heapq.heappush
+                    push(recent, (record.last_use_ms, parsed.model))
+            if not page.more:
+                return kept, [ColdModel(model, last_use_ms) for last_use_ms, model in recent]
+            after = page.items[-1].key
+            await self._clock.sleep(PAUSE_MS)
+
+    async def _preload(self, cold: list[ColdModel]) -> None:
+        planned = plan_preloads(cold, self._decider.cluster_view(), default_size_bytes=self._default_size_bytes())
+        if planned:
+            self._journal.note("preloads", detail=f"{len(planned)} of {len(cold)} cold models")
+        for chosen in planned:
+            try:
+                registered = await self._models.get(chosen.model)
+            except (TooManyReadsError, UnreadableRecordError):
+                continue
+            if registered is not None:
+                await self._requests.ensure(chosen.model, registered, last_use_ms=chosen.last_use_ms, sync=False)

@@ -1,0 +1,40 @@
+"""Which cold models fill room that nobody needs. Asked by the leader after its survey of the registry.
+
+Source: the INTENT of `spec/cluster-state.md` 5.5, without replacing what is held: room is filled, nothing leaves for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modelmesh.values.ids import ModelId
+from modelmesh.values.view import ClusterView
+
+KEPT_FREE = 8
+"""An eighth of each instance stays free for models that callers ask for."""
+
+PER_SLOT = 50
+"""Preloads that an instance is given for each of its load slots at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColdModel:
+    """A registered model without a copy, and when it was last used (epoch milliseconds)."""
+
+    model: ModelId
+    last_use_ms: int
+
+
+def plan_preloads(cold: Sequence[ColdModel], view: ClusterView, *, default_size_bytes: int) -> list[ColdModel]:
+    """The models to load, the most recently used first; empty while there is no room to spare."""
+    assert default_size_bytes > 0
+    usable = [entry for entry in view.instances if entry.available]
+    copies = sum(entry.record.copies for entry in usable)
+    used = sum(entry.record.used_bytes for entry in usable)
+    size = max(1, used // copies) if copies > 10 else default_size_bytes
+    space = 0
+    for entry in usable:
+        spare = entry.free_bytes - entry.record.capacity_bytes // KEPT_FREE
+        slots = PER_SLOT * max(1, entry.record.loading_slots) - entry.record.loads
+        space += max(0, min(spare, slots * size))
+    count = space // 2 // size
+    return sorted(cold, key=lambda model: (-model.last_use_ms, model.model))[:count]
