@@ -24,7 +24,7 @@ from modelmesh._proto import POOL as _POOL
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x0b\x61\x64min.proto\x12\x0cmodelmesh.v1\"J\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.modelmesh.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x91\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x13\n\x0blast_use_ms\x18\x04 \x01(\x04\x12\"\n\x06\x63opies\x18\x05 \x03(\x0b\x32\x12.modelmesh.v1.Copy\x12\'\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\x15.modelmesh.v1.Failure\"\xa3\x01\n\x04\x43opy\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.modelmesh.v1.Copy.State\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"7\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\n\n\x06LOADED\x10\x02\"S\n\x07\x46\x61ilure\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\x12\x10\n\x08until_ms\x18\x04 \x01(\x04\"&\n\x12UnloadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"+\n\x13UnloadModelResponse\x12\x14\n\x0cinstance_ids\x18\x01 \x03(\t\"\x16\n\x14ListInstancesRequest\"B\n\x15ListInstancesResponse\x12)\n\tinstances\x18\x01 \x03(\x0b\x32\x16.modelmesh.v1.Instance\"\xc1\x01\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x12\n\nused_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x63opies\x18\x05 \x01(\r\x12\x19\n\x11loads_in_progress\x18\x06 \x01(\r\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12\x11\n\treachable\x18\x08 \x01(\x08\x12\x0c\n\x04zone\x18\t \x01(\t\x12\x0e\n\x06labels\x18\n \x03(\t\"&\n\x12WatchEventsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"m\n\x05\x45vent\x12\x0f\n\x07time_ms\x18\x01 \x01(\x04\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t2\xd6\x02\n\x05\x41\x64min\x12Q\n\nListModels\x12\x1f.modelmesh.v1.ListModelsRequest\x1a .modelmesh.v1.ListModelsResponse\"\x00\x12T\n\x0bUnloadModel\x12 .modelmesh.v1.UnloadModelRequest\x1a!.modelmesh.v1.UnloadModelResponse\"\x00\x12Z\n\rListInstances\x12\".modelmesh.v1.ListInstancesRequest\x1a#.modelmesh.v1.ListInstancesResponse\"\x00\x12H\n\x0bWatchEvents\x12 .modelmesh.v1.WatchEventsRequest\x1a\x13.modelmesh.v1.Event\"\x00\x30\x01\x62\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x0b\x61\x64min.proto\x12\x0cmodelmesh.v1\"J\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.modelmesh.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd1\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x13\n\x0blast_use_ms\x18\x04 \x01(\x04\x12\"\n\x06\x63opies\x18\x05 \x03(\x0b\x32\x12.modelmesh.v1.Copy\x12\'\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\x15.modelmesh.v1.Failure\x12\x16\n\x0eminimum_copies\x18\x07 \x01(\r\x12\x16\n\x0emaximum_copies\x18\x08 \x01(\r\x12\x0e\n\x06pinned\x18\t \x01(\x08\"\xa3\x01\n\x04\x43opy\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.modelmesh.v1.Copy.State\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"7\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\n\n\x06LOADED\x10\x02\"S\n\x07\x46\x61ilure\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\x12\x10\n\x08until_ms\x18\x04 \x01(\x04\"&\n\x12UnloadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"+\n\x13UnloadModelResponse\x12\x14\n\x0cinstance_ids\x18\x01 \x03(\t\"\x88\x01\n\x10SetCopiesRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x07minimum\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x13\n\x06pinned\x18\x04 \x01(\x08H\x02\x88\x01\x01\x42\n\n\x08_minimumB\n\n\x08_maximumB\t\n\x07_pinned\"\x16\n\x14ListInstancesRequest\"B\n\x15ListInstancesResponse\x12)\n\tinstances\x18\x01 \x03(\x0b\x32\x16.modelmesh.v1.Instance\"\xc1\x01\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x12\n\nused_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x63opies\x18\x05 \x01(\r\x12\x19\n\x11loads_in_progress\x18\x06 \x01(\r\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12\x11\n\treachable\x18\x08 \x01(\x08\x12\x0c\n\x04zone\x18\t \x01(\t\x12\x0e\n\x06labels\x18\n \x03(\t\"&\n\x12WatchEventsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"m\n\x05\x45vent\x12\x0f\n\x07time_ms\x18\x01 \x01(\x04\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t2\x9a\x03\n\x05\x41\x64min\x12Q\n\nListModels\x12\x1f.modelmesh.v1.ListModelsRequest\x1a .modelmesh.v1.ListModelsResponse\"\x00\x12T\n\x0bUnloadModel\x12 .modelmesh.v1.UnloadModelRequest\x1a!.modelmesh.v1.UnloadModelResponse\"\x00\x12\x42\n\tSetCopies\x12\x1e.modelmesh.v1.SetCopiesRequest\x1a\x13.modelmesh.v1.Model\"\x00\x12Z\n\rListInstances\x12\".modelmesh.v1.ListInstancesRequest\x1a#.modelmesh.v1.ListInstancesResponse\"\x00\x12H\n\x0bWatchEvents\x12 .modelmesh.v1.WatchEventsRequest\x1a\x13.modelmesh.v1.Event\"\x00\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,27 +36,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE']._serialized_start=105
   _globals['_LISTMODELSRESPONSE']._serialized_end=187
   _globals['_MODEL']._serialized_start=190
-  _globals['_MODEL']._serialized_end=335
-  _globals['_COPY']._serialized_start=338
-  _globals['_COPY']._serialized_end=501
-  _globals['_COPY_STATE']._serialized_start=446
-  _globals['_COPY_STATE']._serialized_end=501
-  _globals['_FAILURE']._serialized_start=503
-  _globals['_FAILURE']._serialized_end=586
-  _globals['_UNLOADMODELREQUEST']._serialized_start=588
-  _globals['_UNLOADMODELREQUEST']._serialized_end=626
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=628
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=671
-  _globals['_LISTINSTANCESREQUEST']._serialized_start=673
-  _globals['_LISTINSTANCESREQUEST']._serialized_end=695
-  _globals['_LISTINSTANCESRESPONSE']._serialized_start=697
-  _globals['_LISTINSTANCESRESPONSE']._serialized_end=763
-  _globals['_INSTANCE']._serialized_start=766
-  _globals['_INSTANCE']._serialized_end=959
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=961
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=999
-  _globals['_EVENT']._serialized_start=1001
-  _globals['_EVENT']._serialized_end=1110
-  _globals['_ADMIN']._serialized_start=1113
-  _globals['_ADMIN']._serialized_end=1455
+  _globals['_MODEL']._serialized_end=399
+  _globals['_COPY']._serialized_start=402
+  _globals['_COPY']._serialized_end=565
+  _globals['_COPY_STATE']._serialized_start=510
+  _globals['_COPY_STATE']._serialized_end=565
+  _globals['_FAILURE']._serialized_start=567
+  _globals['_FAILURE']._serialized_end=650
+  _globals['_UNLOADMODELREQUEST']._serialized_start=652
+  _globals['_UNLOADMODELREQUEST']._serialized_end=690
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=692
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=735
+  _globals['_SETCOPIESREQUEST']._serialized_start=738
+  _globals['_SETCOPIESREQUEST']._serialized_end=874
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=876
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=898
+  _globals['_LISTINSTANCESRESPONSE']._serialized_start=900
+  _globals['_LISTINSTANCESRESPONSE']._serialized_end=966
+  _globals['_INSTANCE']._serialized_start=969
+  _globals['_INSTANCE']._serialized_end=1162
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1164
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1202
+  _globals['_EVENT']._serialized_start=1204
+  _globals['_EVENT']._serialized_end=1313
+  _globals['_ADMIN']._serialized_start=1316
+  _globals['_ADMIN']._serialized_end=1726
 # @@protoc_insertion_point(module_scope)

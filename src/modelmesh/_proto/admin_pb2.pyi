@@ -81,11 +81,19 @@ class Model(_message.Message):
     LAST_USE_MS_FIELD_NUMBER: _builtins.int
     COPIES_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    MINIMUM_COPIES_FIELD_NUMBER: _builtins.int
+    MAXIMUM_COPIES_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     type: _builtins.str
     path: _builtins.str
     last_use_ms: _builtins.int
     """Epoch milliseconds, kept lazily."""
+    minimum_copies: _builtins.int
+    """What an operator wants; 0: nothing, or no bound."""
+    maximum_copies: _builtins.int
+    pinned: _builtins.bool
+    """Its copies are not evicted for other models."""
     @_builtins.property
     def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Copy]: ...
     @_builtins.property
@@ -99,10 +107,13 @@ class Model(_message.Message):
         last_use_ms: _builtins.int = ...,
         copies: _abc.Iterable[Global___Copy] | None = ...,
         failures: _abc.Iterable[Global___Failure] | None = ...,
+        minimum_copies: _builtins.int = ...,
+        maximum_copies: _builtins.int = ...,
+        pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "failures", b"failures", "id", b"id", "last_use_ms", b"last_use_ms", "path", b"path", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "failures", b"failures", "id", b"id", "last_use_ms", b"last_use_ms", "maximum_copies", b"maximum_copies", "minimum_copies", b"minimum_copies", "path", b"path", "pinned", b"pinned", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,6 +230,47 @@ class UnloadModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015
+
+@_typing.final
+class SetCopiesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    minimum: _builtins.int
+    """That many copies are kept loaded, as far as there are instances; 0: none is."""
+    maximum: _builtins.int
+    """At most as many; 0: no bound."""
+    pinned: _builtins.bool
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        minimum: _builtins.int | None = ...,
+        maximum: _builtins.int | None = ...,
+        pinned: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "_pinned", b"_pinned", "maximum", b"maximum", "minimum", b"minimum", "pinned", b"pinned"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "_pinned", b"_pinned", "maximum", b"maximum", "minimum", b"minimum", "model_id", b"model_id", "pinned", b"pinned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__maximum: _TypeAlias = _typing.Literal["maximum"]  # noqa: Y015
+    _WhichOneofArgType__maximum: _TypeAlias = _typing.Literal["_maximum", b"_maximum"]  # noqa: Y015
+    _WhichOneofReturnType__minimum: _TypeAlias = _typing.Literal["minimum"]  # noqa: Y015
+    _WhichOneofArgType__minimum: _TypeAlias = _typing.Literal["_minimum", b"_minimum"]  # noqa: Y015
+    _WhichOneofReturnType__pinned: _TypeAlias = _typing.Literal["pinned"]  # noqa: Y015
+    _WhichOneofArgType__pinned: _TypeAlias = _typing.Literal["_pinned", b"_pinned"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__maximum) -> _WhichOneofReturnType__maximum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__minimum) -> _WhichOneofReturnType__minimum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pinned) -> _WhichOneofReturnType__pinned | None: ...
+
+Global___SetCopiesRequest: _TypeAlias = SetCopiesRequest  # noqa: Y015
 
 @_typing.final
 class ListInstancesRequest(_message.Message):

@@ -91,6 +91,33 @@ def unload(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = Non
 
 
 @models.command()
+def copies(
+    model: ModelIdArgument,
+    minimum: Annotated[
+        int | None, typer.Option("--min", min=0, help="Keep so many loaded; 0: none needs to be.")
+    ] = None,
+    maximum: Annotated[int | None, typer.Option("--max", min=0, help="Never load more; 0: no bound.")] = None,
+    pinned: Annotated[bool | None, typer.Option("--pin/--no-pin", help="Whether they may never be evicted.")] = None,
+    address: Address = LOCAL,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how many copies a model is to have; what is not given stays as it is."""
+    from modelmesh._proto import admin_pb2 as pb
+
+    request = pb.SetCopiesRequest(model_id=model, minimum=minimum, maximum=maximum, pinned=pinned)
+    with _client(address, ca) as client:
+        answer = client.call("modelmesh.v1.Admin/SetCopies", request, pb.Model)
+    if as_json:
+        wanted = {"minimum": answer.minimum_copies, "maximum": answer.maximum_copies, "pinned": answer.pinned}
+        typer.echo(json.dumps({"model": model, **wanted, "copies": [copy.instance_id for copy in answer.copies]}))
+    else:
+        bound = f"at most {answer.maximum_copies}" if answer.maximum_copies else "any number"
+        kept = "pinned" if answer.pinned else "not pinned"
+        typer.echo(f"{model}: at least {answer.minimum_copies} copies, {bound}, {kept}; {len(answer.copies)} now")
+
+
+@models.command()
 def unregister(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = None, as_json: AsJson = False) -> None:
     """Unregister a model and unload it everywhere; unknown ids are fine."""
     from modelmesh._proto import model_mesh_pb2 as pb

@@ -187,6 +187,7 @@ class Cache:
         unpin: Callable[[ModelId], None],
         used: Callable[[Sequence[Usage]], None],
         failure_expiry_ms: int,
+        read_only: bool,
         retention: Retention | None,
     ) -> None:
         self._own = own
@@ -205,6 +206,7 @@ class Cache:
         self._pin = pin
         self._unpin = unpin
         self._failure_expiry_ms = failure_expiry_ms
+        self._read_only = read_only
         self._decider: Decider | None = None
         self._parameters: RuntimeParameters | None = None
         self.ledger = MemoryLedger(capacity_bytes=2, reserve=1)
@@ -434,6 +436,7 @@ class Cache:
             entry.relied_on = relied_on
             entry.end = end or LoadRefused(Outcome.NOT_HERE, f"the load was given up: {reason}")
         entry.forced = entry.forced or forced
+        entry.last_use_ms = max(entry.last_use_ms, self.usage.last_use_ms(model))
         self._step(entry, CopyInput.DROPPED)
 
     def vanished(self, model: ModelId, load_id: LoadId) -> None:
@@ -958,7 +961,10 @@ class Cache:
         while True:
             try:
                 gone = await self._writer.withdraw(
-                    entry.model, record_revision=entry.registered.create_revision, relied_on=entry.relied_on
+                    entry.model,
+                    record_revision=entry.registered.create_revision,
+                    relied_on=entry.relied_on,
+                    last=self._last(entry),
                 )
             except StoreError:
                 if entry.forced:
@@ -970,6 +976,15 @@ class Cache:
             if entry.state is CopyState.WITHDRAWING:
                 self._step(entry, CopyInput.WITHDRAWN if gone else CopyInput.KEPT)
             return
+
+    def _last(self, entry: _Entry) -> "tuple[Revision, records.ModelRecord] | None":
+        """The record with what this copy knows of its use."""
+        if self._read_only:
+            return None
+        now_ms = self._clock.now_ms()
+        registered = entry.registered
+        record = registered.record.used(min(entry.last_use_ms, now_ms))
+        return registered.mod_revision, replace(record, last_unload_ms=now_ms)
 
     async def _remove_key(self, entry: _Entry) -> None:
         try:

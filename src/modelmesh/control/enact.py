@@ -10,7 +10,7 @@ from modelmesh.control.identity import StoreIdentity
 from modelmesh.control.keys import Keys
 from modelmesh.ports import Compare, Delete, Get, KeyValue, Operation, Put, Store, Transaction, TransactionResult
 from modelmesh.values.ids import InstanceId, ModelId, Revision
-from modelmesh.values.records import CopyRecord, FailureRecord
+from modelmesh.values.records import CopyRecord, FailureRecord, ModelRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +94,33 @@ class CopyWriter:
         return result.revision if result.succeeded else None
 
     async def withdraw(
-        self, model: ModelId, *, record_revision: Revision, relied_on: tuple[tuple[InstanceId, Revision], ...] = ()
+        self,
+        model: ModelId,
+        *,
+        record_revision: Revision,
+        relied_on: tuple[tuple[InstanceId, Revision], ...] = (),
+        last: tuple[Revision, ModelRecord] | None = None,
     ) -> bool:
         """Delete our copy's key; False if a copy that was relied on no longer stands.
 
-        `relied_on`: the other copies that make ours redundant, with their create revisions. Of two
-        holders that drop at once one wins.
+        Args:
+            model: Whose copy.
+            record_revision: Create revision of the record it was loaded for.
+            relied_on: The other copies that make ours redundant, with their create revisions. Of two
+                holders that drop at once one wins.
+            last: The record as it should be after this use, written if it still has that mod revision.
         """
+        registry = self._keys.model(model)
         touch = Transaction(
-            compares=(self._registered(model, record_revision),),
-            then=(Put(self._keys.model(model), keep_value=True),),
+            compares=(self._registered(model, record_revision),), then=(Put(registry, keep_value=True),)
         )
+        if last is not None:
+            revision, record = last
+            touch = Transaction(
+                compares=(Compare(registry, "mod", "==", revision),),
+                then=(Put(registry, record.encode()),),
+                otherwise=(touch,),
+            )
         guards = tuple(
             Compare(self._keys.copy(model, instance), "create", "==", revision) for instance, revision in relied_on
         )

@@ -15,6 +15,7 @@ from modelmesh.control.enact import CopyWriter
 from modelmesh.control.identity import StoreIdentity
 from modelmesh.control.journal import Journal
 from modelmesh.control.keys import Keys, RegistryKey, VModelKey
+from modelmesh.control.last_use import LastUses
 from modelmesh.control.lead import Leader
 from modelmesh.control.link import RuntimeLink, RuntimeParameters
 from modelmesh.control.live_config import LiveConfig
@@ -36,7 +37,19 @@ from modelmesh.machines.member import MemberState
 from modelmesh.machines.retention import Retention
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.copies import CopiesLimits
-from modelmesh.ports import Change, ChangeKind, Clock, DataPlane, Peers, Put, Runtime, Store, StoreError, Transaction
+from modelmesh.ports import (
+    Change,
+    ChangeKind,
+    Clock,
+    DataPlane,
+    Peers,
+    PeerUnreachableError,
+    Put,
+    Runtime,
+    Store,
+    StoreError,
+    Transaction,
+)
 from modelmesh.ports import Compare as StoreCompare
 from modelmesh.values.dataplane import (
     AttemptFailed,
@@ -63,12 +76,18 @@ TRANSITION_TICKS = 60
 
 PEER_GONE_MS = 60_000
 """How long an instance without an entry keeps its address: it may only have lost its lease."""
+ASK_AFTER_MS = 2_000
+"""How long an instance that lost its entry may take to say that it is still there."""
+
 LEAST_RATE = 10
 """Requests per minute; a live setting below is a mistake."""
 
 SURVEY_TICKS = 420
 FIRST_SURVEY_TICKS = 120
 """When the leader looks through the registry: two minutes after it started, then every seven."""
+
+LAST_USE_STALE_MS = 21_600_000
+"""How far a record's last use may lag behind, and up to a sixth more: instances must not all write at once."""
 
 LINK_NOTICED_MS = 10_000
 """No lost link goes unnoticed for longer."""
@@ -207,6 +226,7 @@ class ControlPlane:
             unpin=self.models.unpin,
             used=self.rates.apply,
             failure_expiry_ms=limits.failure_expiry_ms,
+            read_only=limits.read_only,
             retention=Retention(1) if limits.eviction == "adaptive" else None,
         )
         self.routing = Routing(state=self.state, dataplane=dataplane, local_copy=self.cache.local_copy)
@@ -302,6 +322,15 @@ class ControlPlane:
             models=self.models,
             journal=self.journal,
             tasks=self.tasks,
+        )
+        self._last_uses = LastUses(
+            store=store,
+            keys=keys,
+            cache=self.cache,
+            models=self.models,
+            clock=clock,
+            tasks=self.tasks,
+            stale_ms=LAST_USE_STALE_MS + rng.randrange(LAST_USE_STALE_MS // 6),
         )
         self._survey = Survey(
             store=store,
@@ -470,11 +499,15 @@ class ControlPlane:
         for instance in changed.members:
             if instance in self.state.members:
                 self._missing_since.pop(instance, None)
-            else:
-                self._missing_since.setdefault(instance, self.clock.monotonic_ms())
+            elif instance not in self._missing_since:
+                self._missing_since[instance] = self.clock.monotonic_ms()
+                self.tasks.start(self._ask_after(instance), f"ask after {instance}")
         self.routing.update(changed.models)
         self.transitions.viewed(changed.models)
         self.leader.viewed(changed)
+        if changed.lost and self.leader.leads:
+            bereft = dict.fromkeys(lost.model for lost in changed.lost if not self.state.model(lost.model).copies)
+            self.tasks.start(self.scaler.keep_minimum(bereft), "keep the minimum of copies")
         for model, revision in changed.own_deleted:
             self.cache.key_deleted(model, revision)
 
@@ -504,7 +537,22 @@ class ControlPlane:
             (self.link.lost if lost else self.link.back)()
             return
         self.journal.note("peer_lost" if lost else "peer_back", detail=instance)
-        self.routing.update(self.state.link(instance, lost=lost).models)
+        self._viewed(self.state.link(instance, lost=lost))
+
+    async def _ask_after(self, instance: InstanceId) -> None:
+        """A member's entry went: if it does not answer either, it took its copies with it.
+
+        Without this a dead instance that nobody calls would count as a holder until somebody does.
+        """
+        address = self.routing.address(instance)
+        if address is None or instance == self.identity.instance:
+            return
+        try:
+            answered = await self._peers_port.ping(address, timeout_ms=ASK_AFTER_MS)
+        except PeerUnreachableError:
+            answered = None
+        if answered != instance:
+            self._viewed(self.state.gone(instance))
 
     def _relisted(self, *, replaced: bool) -> None:
         """After a new listing: put back what should stand, let go what should not."""
@@ -576,6 +624,8 @@ class ControlPlane:
                 self.scaler.rejoined()
             self.scaler.tick()
             self.misplaced.tick()
+            if not self.limits.read_only:
+                self._last_uses.tick()
             self.balance.tick()
             self._hot = self.rates.hottest(self.scaler.limits.rate // 2)
             await self._delete_stale_keys()
@@ -623,3 +673,5 @@ class ControlPlane:
         for instance in gone:
             del self._missing_since[instance]
         self.routing.forget_peers(gone)
+        for instance in gone:
+            self._viewed(self.state.gone(instance))

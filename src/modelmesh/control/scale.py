@@ -105,6 +105,10 @@ class Scaler:
         for model in self._rates.used():
             self._rates.note_heavy(model, self._threshold(model), now_ms)
             self._add_if_wanted(model, cluster, room)
+        for model in self._cache.ready():
+            registered = self._models.cached(model)
+            if registered is not None and registered.record.minimum_copies > 1:
+                self._add_if_wanted(model, cluster, room)
         rejoined = self._cut_off_ended_ms is not None
         if spare_turn or rejoined:
             self._drop_spares(cluster, room)
@@ -144,13 +148,13 @@ class Scaler:
             del self._adding[model]
 
     async def keep_minimum(self, models: Iterable[ModelId]) -> None:
-        """The leader: models that are to have copies and have none are loaded."""
+        """Load models that are to have copies and have none; where there is one, its holder adds the others."""
         for model in models:
             try:
                 registered = await self._models.get(model)
             except (StoreError, TooManyReadsError, UnreadableRecordError):
                 return
-            if registered is None or model in self._refused:
+            if registered is None or model in self._refused or model in self._adding:
                 continue
             copies = self._decider.model_view(model, registered).copies
             if not copies and registered.record.minimum_copies > 0:

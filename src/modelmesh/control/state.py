@@ -160,6 +160,13 @@ class ClusterState:
         self._cluster = None
         return changed
 
+    def gone(self, instance: InstanceId) -> Changed:
+        """An instance without an entry does not answer: what it held, unlisted, has gone with it."""
+        changed = Changed()
+        if instance not in self.members:
+            self._drop_unlisted(instance, changed)
+        return changed
+
     def refused(self, model: ModelId, instance: InstanceId) -> Changed:
         """The owner of a copy says that it is not there: an unlisted one ends; a listed one waits for its key."""
         changed = Changed()

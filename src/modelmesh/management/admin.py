@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh.control.journal import Event
 from modelmesh.control.keys import RegistryKey
 from modelmesh.control.plane import ControlPlane
 from modelmesh.management.calls import Call, CallError, Method
-from modelmesh.ports import Compare, Delete, Get, KeyValue, Transaction
-from modelmesh.values.ids import ModelId
+from modelmesh.management.models import read_record, refuse_read_only
+from modelmesh.ports import Compare, Delete, Get, KeyValue, Put, Transaction
+from modelmesh.values.ids import ModelId, Revision
 from modelmesh.values.records import ModelRecord, RecordError
 from modelmesh.values.status import Status
 
@@ -30,6 +32,7 @@ class Admin:
         return {
             "modelmesh.v1.Admin/ListModels": Method(pb.ListModelsRequest, self.list_models),
             "modelmesh.v1.Admin/UnloadModel": Method(pb.UnloadModelRequest, self.unload_model),
+            "modelmesh.v1.Admin/SetCopies": Method(pb.SetCopiesRequest, self.set_copies),
             "modelmesh.v1.Admin/ListInstances": Method(pb.ListInstancesRequest, self.list_instances),
             "modelmesh.v1.Admin/WatchEvents": Method(pb.WatchEventsRequest, streaming=self.watch_events),
         }
@@ -63,12 +66,50 @@ class Admin:
             )
         )
         if not result.succeeded:
-            raise CallError(
-                Status.NOT_FOUND, f"model {model} is not registered; `modelmesh models list` shows those that are"
-            )
+            raise _not_registered(model)
         found = result.answers[0]
         assert isinstance(found, tuple)
         return pb.UnloadModelResponse(instance_ids=[item.key.removeprefix(copies) for item in found])
+
+    async def set_copies(self, _: Call, request: pb.SetCopiesRequest) -> pb.Model:
+        """Write what is wanted into the model's record; the copies follow within seconds."""
+        if not request.model_id:
+            raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
+        model = ModelId(request.model_id)
+        while True:
+            registered = await read_record(self._plane.models, model, fresh=True)
+            if registered is None:
+                raise _not_registered(model)
+            record = registered.record
+            wanted = replace(
+                record,
+                minimum_copies=request.minimum if request.HasField("minimum") else record.minimum_copies,
+                maximum_copies=request.maximum if request.HasField("maximum") else record.maximum_copies,
+                pinned=request.pinned if request.HasField("pinned") else record.pinned,
+            )
+            if 0 < wanted.maximum_copies < wanted.minimum_copies:
+                raise CallError(
+                    Status.INVALID_ARGUMENT,
+                    f"minimum {wanted.minimum_copies} is above maximum {wanted.maximum_copies} of model {model}",
+                )
+            refuse_read_only(self._plane.limits.read_only)
+            key = self._plane.keys.model(model)
+            result = await self._plane.store.transact(
+                Transaction(
+                    compares=(Compare(key, "mod", "==", registered.mod_revision),),
+                    then=(Put(key, wanted.encode()),),
+                )
+            )
+            if result.succeeded:
+                break
+        self._plane.models.wrote(
+            model, wanted, create_revision=registered.create_revision, mod_revision=result.revision
+        )
+        self._plane.journal.note(
+            "copies_set", model, detail=f"{wanted.minimum_copies} to {wanted.maximum_copies or 'any number'}"
+        )
+        await self._plane.scaler.keep_minimum((model,))
+        return self._describe(model, wanted, registered.create_revision)
 
     async def list_instances(self, _: Call, request: pb.ListInstancesRequest) -> pb.ListInstancesResponse:
         """The members, as this instance sees them."""
@@ -136,12 +177,18 @@ class Admin:
             record = ModelRecord.decode(item.value)
         except RecordError:
             return pb.Model(id=parsed.model, type="(unreadable record)")
-        view = self._plane.decider.model_view(parsed.model, None)
+        return self._describe(parsed.model, record, item.create_revision)
+
+    def _describe(self, model: ModelId, record: ModelRecord, create_revision: Revision) -> pb.Model:
+        view = self._plane.decider.model_view(model, None)
         return pb.Model(
-            id=parsed.model,
+            id=model,
             type=record.type,
             path=record.path,
             last_use_ms=record.last_use_ms,
+            minimum_copies=record.minimum_copies,
+            maximum_copies=record.maximum_copies,
+            pinned=record.pinned,
             copies=[
                 pb.Copy(
                     instance_id=copy.instance,
@@ -150,7 +197,7 @@ class Admin:
                     size_bytes=copy.size_bytes,
                 )
                 for copy in view.copies
-                if copy.belongs_to(item.create_revision)
+                if copy.belongs_to(create_revision)
             ],
             failures=[
                 pb.Failure(
@@ -160,6 +207,10 @@ class Admin:
                     until_ms=failure.record.until_ms,
                 )
                 for failure in view.failures
-                if failure.record.record_revision == item.create_revision
+                if failure.record.record_revision == create_revision
             ],
         )
+
+
+def _not_registered(model: ModelId) -> CallError:
+    return CallError(Status.NOT_FOUND, f"model {model} is not registered; `modelmesh models list` shows those that are")

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import Registered, Stored, TooManyReadsError, UnreadableRecordError
+from modelmesh.control.records import RecordCache, Registered, Stored, TooManyReadsError, UnreadableRecordError
 from modelmesh.management.calls import Call, CallError, Method, unavailable
 from modelmesh.ports import Compare, Delete, Get, PeerState, Put, Transaction
 from modelmesh.values.ids import ModelId
@@ -86,8 +86,7 @@ class Models:
                 return pb.UnregisterModelResponse()
             if registered.record.references > 0:
                 raise CallError(Status.FAILED_PRECONDITION, f"Model {model} has referents")
-            if self._plane.limits.read_only:
-                raise CallError(Status.INTERNAL, "model-mesh read-only mode")
+            refuse_read_only(self._plane.limits.read_only)
             key = self._plane.keys.model(model)
             result = await self._plane.store.transact(
                 Transaction(compares=(Compare(key, "mod", "==", registered.mod_revision),), then=(Delete(key),))
@@ -183,15 +182,26 @@ class Models:
 
     async def read(self, model: ModelId, *, fresh: bool = False) -> Registered | None:
         """The record, or None; `fresh`: past the cache. Raises CallError."""
-        try:
-            return await (self._plane.models.read(model) if fresh else self._plane.models.get(model))
-        except TooManyReadsError as error:
-            raise CallError(Status.RESOURCE_EXHAUSTED, str(error), (("grpc-retry-pushback-ms", b"1000"),)) from error
-        except UnreadableRecordError as error:
-            raise CallError(Status.INTERNAL, str(error)) from error
+        return await read_record(self._plane.models, model, fresh=fresh)
 
     def _info(self, model: ModelId, registered: Registered) -> pb.ModelStatusInfo:
         return describe(self._plane.decider.model_view(model, registered), now_ms=self._plane.clock.now_ms())
+
+
+async def read_record(models: RecordCache[ModelId, ModelRecord], model: ModelId, *, fresh: bool) -> Registered | None:
+    """A model's record, or None; `fresh`: past the cache. Raises CallError."""
+    try:
+        return await (models.read(model) if fresh else models.get(model))
+    except TooManyReadsError as error:
+        raise CallError(Status.RESOURCE_EXHAUSTED, str(error), (("grpc-retry-pushback-ms", b"1000"),)) from error
+    except UnreadableRecordError as error:
+        raise CallError(Status.INTERNAL, str(error)) from error
+
+
+def refuse_read_only(read_only: bool) -> None:  # noqa: FBT001 - the setting of that name
+    """Raise CallError if nothing may be changed."""
+    if read_only:
+        raise CallError(Status.INTERNAL, "model-mesh read-only mode")
 
 
 def describe(view: ModelView, *, now_ms: int) -> pb.ModelStatusInfo:

@@ -15,6 +15,7 @@ from modelmesh.control.journal import Event
 from modelmesh.control.keys import CopyKey, Keys
 from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
 from modelmesh.machines.model_copy import CopyState
+from modelmesh.management.admin import Admin
 from modelmesh.management.calls import Call
 from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
@@ -87,6 +88,7 @@ class SimulatedInstance:
     runtime: FakeRuntime
     models: Models
     vmodels: VModelCalls
+    admin: Admin
 
 
 class SimulatedCluster:
@@ -116,6 +118,9 @@ class SimulatedCluster:
         loading_concurrency: int = 2,
         load_ms: int = 10,
         skew_ms: int = 0,
+        labels: tuple[str, ...] = (),
+        zone: str = "",
+        location: str = "",
         limits: ControlLimits | None = None,
         runtime: FakeRuntime | None = None,
         store: Store | None = None,
@@ -147,7 +152,7 @@ class SimulatedCluster:
             rng=Random(self.rng.getrandbits(32)),  # noqa: S311 - a simulation
         )
         plane = ControlPlane(
-            identity=Identity(instance, address),
+            identity=Identity(instance, address, labels=labels, zone=zone, location=location),
             keys=KEYS,
             store=store or self.store,
             runtime=runtime,
@@ -167,7 +172,7 @@ class SimulatedCluster:
         dataplane.listen(plane.receive)
         dataplane.start()
         models = Models(plane)
-        simulated = SimulatedInstance(plane, dataplane, runtime, models, VModelCalls(plane, models))
+        simulated = SimulatedInstance(plane, dataplane, runtime, models, VModelCalls(plane, models), Admin(plane))
         self.instances[instance] = simulated
         await plane.start(serving_services=(), peer_services=())
         return simulated
@@ -254,10 +259,12 @@ class SimulatedCluster:
         return problems
 
 
-async def register(instance: SimulatedInstance, model: str, *, path: str = "", load: bool = False) -> None:
+async def register(
+    instance: SimulatedInstance, model: str, *, model_type: str = "fake", path: str = "", load: bool = False
+) -> None:
     """Register a model through an instance's management service."""
     request = model_mesh_pb2.RegisterModelRequest(
-        modelId=model, modelInfo=model_mesh_pb2.ModelInfo(type="fake", path=path), loadNow=load, sync=load
+        modelId=model, modelInfo=model_mesh_pb2.ModelInfo(type=model_type, path=path), loadNow=load, sync=load
     )
     call = Call(Token(0), "mmesh.ModelMesh/registerModel", {}, send=lambda _: None)
     await instance.models.register(call, request)

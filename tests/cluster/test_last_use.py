@@ -1,0 +1,54 @@
+"""A record says when its model was last used, without a write per use. Simulated clusters."""
+
+import asyncio
+
+from modelmesh.testing.clock import EPOCH_MS, VirtualClock, run_virtual
+from modelmesh.testing.cluster import KEYS, SimulatedCluster, register
+from modelmesh.values.ids import ModelId
+from modelmesh.values.records import ModelRecord
+
+HOUR_S = 3600
+
+
+async def record(cluster: SimulatedCluster, model: str) -> ModelRecord:
+    item = await cluster.store.get(KEYS.model(ModelId(model)))
+    assert item is not None
+    return ModelRecord.decode(item.value)
+
+
+def test_a_model_in_use_is_written_every_few_hours() -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster()
+        try:
+            await register(await cluster.add("a"), "m")
+            registered_ms = (await record(cluster, "m")).last_use_ms
+            written = {registered_ms}
+            for _ in range(10):
+                await cluster.call("m", via="a")
+                await asyncio.sleep(HOUR_S)
+                written.add((await record(cluster, "m")).last_use_ms)
+            # Registered as used six hours ago, so written once at the first call, and once more within seven hours.
+            assert len(written) == 3
+            assert VirtualClock().now_ms() - max(written) < 8 * HOUR_S * 1000
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+def test_an_eviction_writes_the_last_use_and_when_it_was_unloaded() -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster()
+        try:
+            a = await cluster.add("a")
+            for number in range(11):
+                await register(a, f"m{number}")
+                await cluster.call(f"m{number}", via="a")
+                await asyncio.sleep(10)
+            gone = next(f"m{number}" for number in range(11) if not cluster.holders(f"m{number}"))
+            used = await record(cluster, gone)
+            assert EPOCH_MS < used.last_use_ms <= used.last_unload_ms <= VirtualClock().now_ms()
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
