@@ -7,6 +7,9 @@ from pathlib import Path
 POLL_S = 1.0
 """A ConfigMap is swapped by symbolic links, and editors replace files: looking is surer than being told."""
 
+LARGEST_BYTES = 4 * 1024 * 1024
+"""Four times what Kubernetes lets a ConfigMap hold."""
+
 
 class WatchedFile:
     """A text file whose changes are told. What cannot be read or used is told as well; the last good text stays.
@@ -18,7 +21,7 @@ class WatchedFile:
     """
 
     def __init__(self, path: Path, changed: Callable[[str], None], refused: Callable[[str], None]) -> None:
-        self._path = path
+        self.path = path
         self._changed = changed
         self._refused = refused
         self._seen: bytes | None = None
@@ -30,7 +33,10 @@ class WatchedFile:
             OSError: It cannot be read.
             ValueError: It cannot be used.
         """
-        content = self._path.read_bytes()
+        with self.path.open("rb") as file:
+            content = file.read(LARGEST_BYTES + 1)
+        if len(content) > LARGEST_BYTES:
+            raise ValueError(f"it is larger than {LARGEST_BYTES} bytes")
         if content != self._seen:
             self._seen = content
             self._changed(content.decode())
@@ -41,11 +47,10 @@ class WatchedFile:
         while True:
             await asyncio.sleep(POLL_S)
             try:
-                await asyncio.to_thread(self._path.stat)
                 self.read()
                 said = ""
             except (OSError, ValueError) as error:
-                why = f"{self._path}: {error}"
+                why = f"{self.path}: {error}"
                 if why != said:
                     said = why
                     self._refused(why)

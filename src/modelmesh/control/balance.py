@@ -8,7 +8,7 @@ from modelmesh.control.requests import Requests
 from modelmesh.control.tasks import Tasks
 from modelmesh.policy.balance import MoveOne, next_move
 from modelmesh.ports import PeerState, StoreError
-from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.ids import ModelId
 from modelmesh.values.records import ModelRecord
 
 PAUSE_TICKS = 10
@@ -21,7 +21,6 @@ class Balance:
     def __init__(
         self,
         *,
-        own: InstanceId,
         cache: Cache,
         decider: Decider,
         requests: Requests,
@@ -29,7 +28,6 @@ class Balance:
         journal: Journal,
         tasks: Tasks,
     ) -> None:
-        self._own = own
         self._cache = cache
         self._decider = decider
         self._requests = requests

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Protocol
 
 from modelmesh.control.decide import Decider
 from modelmesh.control.enact import Claimed, ClaimMoved, CopyWriter
@@ -155,6 +156,13 @@ class _Entry:
         return self.machine.state
 
 
+class LoadEnded(Protocol):
+    """Told of the end of a load."""
+
+    def __call__(self, model: ModelId, *, failed: bool) -> None:
+        """The load of `model` succeeded or failed."""
+
+
 class Cache:
     """The copies of this instance.
 
@@ -165,6 +173,7 @@ class Cache:
         store_there: Whether the store answers.
         wait_for_view: Resolves when the view has reached a revision, or after a bound.
         used: Told of every batch of usage.
+        ended: Told of every load that succeeded or failed.
         retention: What is worth keeping; None: whatever was used last.
     """
 
@@ -186,12 +195,14 @@ class Cache:
         pin: Callable[[ModelId], None],
         unpin: Callable[[ModelId], None],
         used: Callable[[Sequence[Usage]], None],
+        ended: "LoadEnded",
         failure_expiry_ms: int,
         read_only: bool,
         retention: Retention | None,
     ) -> None:
         self._own = own
         self._used = used
+        self._ended = ended
         self._runtime = runtime
         self._dataplane = dataplane
         self._writer = writer
@@ -250,7 +261,7 @@ class Cache:
             copies=len(self._entries),
             oldest_use_ms=self.usage.oldest_use_ms(),
             loading_slots=self.parameters.loading_slots,
-            loads=len(self._queue) + len(self._running),
+            loads=self.loads,
             busyness=self.usage.requests_per_minute,
             draining=self.draining,
             runtime_ready=self._offered,
@@ -288,6 +299,11 @@ class Cache:
     def held(self) -> ModelId | None:
         """A model that is loaded, for asking the runtime after a lost connection."""
         return next((entry.model for entry in self._entries.values() if entry.state in _OPEN), None)
+
+    @property
+    def loads(self) -> int:
+        """Loads that run or wait here."""
+        return len(self._queue) + len(self._running)
 
     def models(self) -> tuple[ModelId, ...]:
         """Models with an entry, in order of their load."""
@@ -879,6 +895,7 @@ class Cache:
         elapsed_ms = self._clock.monotonic_ms() - began_ms
         self._journal.note("loaded", entry.model, detail=f"in {elapsed_ms} ms")
         self._learned.loaded(entry.model, elapsed_ms)
+        self._ended(entry.model, failed=False)
         if loaded.size_bytes > 0:
             entry.size_bytes = loaded.size_bytes
             self._step(entry, CopyInput.LOADED)
@@ -888,6 +905,7 @@ class Cache:
     def _load_failed(self, entry: _Entry, status: Status, message: str) -> None:
         entry.end = LoadFailed(status, message)
         self._journal.note("load_failed", entry.model, status.name.lower(), message)
+        self._ended(entry.model, failed=True)
         self._step(entry, CopyInput.LOAD_FAILED)
 
     async def _record_failure(self, entry: _Entry) -> None:

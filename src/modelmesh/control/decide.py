@@ -4,19 +4,26 @@ A policy sees one question; here stand the views it gets and the rules that no p
 never the last copy of a model in use, one change in flight per model.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from random import Random
 
 from modelmesh.control.records import Registered
 from modelmesh.control.state import ClusterState
-from modelmesh.policy.attempt import Journey, NextStep, next_step
+from modelmesh.policy.attempt import AttemptReason, Journey, NextStep, SendTo, next_step
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.eviction import HeldCopy, Victim, choose_victims
+from modelmesh.policy.upgrade import outdated
 from modelmesh.ports import Clock
-from modelmesh.values.ids import ModelId
+from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, Copy, InstanceView, ModelView
+
+ENTRY_LAG_MS = 2_000
+"""A load sent to an instance shows in its entry by then: it publishes a change within a second."""
+
+OUTDATED_LOOK_MS = 10_000
 
 
 class Decider:
@@ -48,10 +55,14 @@ class Decider:
         self._failure_expiry_ms = failure_expiry_ms
         self.constraints = TypeConstraints()
         """Where models of which type may go; replaced when the operator changes it."""
+        self._placed: deque[tuple[int, InstanceId, int]] = deque()
+        self._seen: ClusterView | None = None
+        self._others: tuple[InstanceView, ...] = ()
+        self._until_ms = 0
 
     def next_step(self, journey: Journey, model: ModelId, registered: Registered) -> NextStep:
         """What happens next to a request."""
-        return next_step(
+        step = next_step(
             journey,
             self.model_view(model, registered),
             self.cluster_view(),
@@ -62,6 +73,10 @@ class Decider:
             model_type=registered.record.type,
             constraints=self.constraints,
         )
+        if isinstance(step, SendTo) and step.reason is AttemptReason.PLACED_ELSEWHERE:
+            self._placed.append((self._clock.monotonic_ms(), step.instance, self._predicted_bytes(model)))
+            self._until_ms = 0
+        return step
 
     def model_view(self, model: ModelId, registered: Registered | None) -> ModelView:
         """The model as stored, the own copy as the cache has it, everything of an older record left out."""
@@ -85,9 +100,31 @@ class Decider:
     def cluster_view(self) -> ClusterView:
         """The instances, this one as it stands now."""
         view = self._state.cluster()
-        own = InstanceView(view.own, self._own_record())
-        others = tuple(entry for entry in view.instances if entry.instance != view.own)
-        return replace(view, instances=(*others, own))
+        now_ms = self._clock.monotonic_ms()
+        if view is not self._seen or now_ms >= self._until_ms:
+            self._seen = view
+            self._others = self._look_at_others(view, now_ms)
+        return replace(view, instances=(*self._others, InstanceView(view.own, self._own_record())))
+
+    def _look_at_others(self, view: ClusterView, now_ms: int) -> tuple[InstanceView, ...]:
+        """The others with what their entries cannot say yet: loads sent there from here, and that they will go.
+
+        Without the former all misses of a second would choose the same instance.
+        """
+        while self._placed and self._placed[0][0] <= now_ms - ENTRY_LAG_MS:
+            self._placed.popleft()
+        self._until_ms = self._placed[0][0] + ENTRY_LAG_MS if self._placed else now_ms + OUTDATED_LOOK_MS
+        going = outdated(view.instances, now_ms=self._clock.now_ms())
+        others = []
+        for entry in view.instances:
+            if entry.instance == view.own:
+                continue
+            sizes = [size for _, instance, size in self._placed if instance == entry.instance]
+            record = entry.record
+            if sizes:
+                record = replace(record, used_bytes=record.used_bytes + sum(sizes), loads=record.loads + len(sizes))
+            others.append(replace(entry, record=record, outdated=entry.instance in going) if sizes or going else entry)
+        return tuple(others)
 
     def places(self, model: ModelId, registered: Registered) -> int:
         """How many instances may hold the model: its holders, and those where nothing speaks against a load."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
 
-from modelmesh.control.balance import Balance
 from modelmesh.control.cache import Cache
 from modelmesh.control.decide import Decider
 from modelmesh.control.drain import Drain, Drained
@@ -15,21 +14,20 @@ from modelmesh.control.enact import CopyWriter
 from modelmesh.control.identity import StoreIdentity
 from modelmesh.control.journal import Journal
 from modelmesh.control.keys import Keys, RegistryKey, VModelKey
-from modelmesh.control.last_use import LastUses
 from modelmesh.control.lead import Leader
 from modelmesh.control.link import RuntimeLink, RuntimeParameters
 from modelmesh.control.live_config import LiveConfig
 from modelmesh.control.membership import Membership
-from modelmesh.control.misplaced import Misplaced
 from modelmesh.control.observe import Observer
 from modelmesh.control.pulse import Pulse
 from modelmesh.control.rates import RateBook
+from modelmesh.control.ready import Ready
 from modelmesh.control.records import RecordCache
 from modelmesh.control.requests import Requests, retry_later
+from modelmesh.control.rounds import Rounds
 from modelmesh.control.routing import Routing
 from modelmesh.control.scale import Scaler
 from modelmesh.control.state import Changed, ClusterState
-from modelmesh.control.survey import Survey
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.transitions import Transitions
 from modelmesh.control.vmodels import VModels
@@ -37,6 +35,8 @@ from modelmesh.machines.member import MemberState
 from modelmesh.machines.retention import Retention
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.copies import CopiesLimits
+from modelmesh.policy.methods import AllowedMethods, RuntimeMethods, combine
+from modelmesh.policy.readiness import ReadinessReason
 from modelmesh.ports import (
     Change,
     ChangeKind,
@@ -60,7 +60,6 @@ from modelmesh.values.dataplane import (
     DataPlaneEvent,
     LinkBack,
     LinkLost,
-    MethodRule,
     Missed,
     PeerAddress,
     Rules,
@@ -70,9 +69,6 @@ from modelmesh.values.records import HotCopy, MemberRecord, ModelRecord, VModelR
 from modelmesh.values.status import Status
 
 TICK_MS = 1_000
-SWEEP_TICKS = 5
-TRANSITION_TICKS = 60
-"""How often the leader looks through all vmodels for transitions that it may have missed."""
 
 PEER_GONE_MS = 60_000
 """How long an instance without an entry keeps its address: it may only have lost its lease."""
@@ -81,13 +77,6 @@ ASK_AFTER_MS = 2_000
 
 LEAST_RATE = 10
 """Requests per minute; a live setting below is a mistake."""
-
-SURVEY_TICKS = 420
-FIRST_SURVEY_TICKS = 120
-"""When the leader looks through the registry: two minutes after it started, then every seven."""
-
-LAST_USE_STALE_MS = 21_600_000
-"""How far a record's last use may lag behind, and up to a sixth more: instances must not all write at once."""
 
 LINK_NOTICED_MS = 10_000
 """No lost link goes unnoticed for longer."""
@@ -125,6 +114,9 @@ class ControlLimits:
     read_only: bool = False
     """Nothing is registered, changed or cleaned up; models are loaded and served."""
 
+    bootstrap_ms: int = 180_000
+    """Failing loads in so long after the start keep this instance from becoming ready; 0: they never do."""
+
 
 @dataclass(frozen=True, slots=True)
 class CallHandlers:
@@ -137,6 +129,9 @@ class CallHandlers:
 
 class ControlPlane:
     """Everything that decides, of one instance."""
+
+    routing: Routing
+    _ready: Ready
 
     def __init__(
         self,
@@ -225,6 +220,7 @@ class ControlPlane:
             pin=self.models.pin,
             unpin=self.models.unpin,
             used=self.rates.apply,
+            ended=lambda model, *, failed: self._ready.load_ended(model, failed=failed),
             failure_expiry_ms=limits.failure_expiry_ms,
             read_only=limits.read_only,
             retention=Retention(1) if limits.eviction == "adaptive" else None,
@@ -265,7 +261,7 @@ class ControlPlane:
             opened=self.cache.runtime_opened,
             closed=self.cache.runtime_closed,
             emptied=self.cache.runtime_emptied,
-            reported=self.cache.runtime_reported,
+            reported=self._runtime_reported,
         )
         self.vmodels = VModels(
             store=store, keys=keys, models=self.models, vmodels=self.vmodel_records, journal=self.journal
@@ -305,45 +301,32 @@ class ControlPlane:
             limits=limits.copies,
             bandwidth_percent=limits.bandwidth_percent,
         )
-        self.misplaced = Misplaced(
+        self.rounds = Rounds(
             own=own,
-            cache=self.cache,
-            decider=self.decider,
-            requests=self.requests,
-            models=self.models,
-            journal=self.journal,
-            tasks=self.tasks,
-        )
-        self.balance = Balance(
-            own=own,
-            cache=self.cache,
-            decider=self.decider,
-            requests=self.requests,
-            models=self.models,
-            journal=self.journal,
-            tasks=self.tasks,
-        )
-        self._last_uses = LastUses(
             store=store,
             keys=keys,
             cache=self.cache,
-            models=self.models,
-            clock=clock,
-            tasks=self.tasks,
-            stale_ms=LAST_USE_STALE_MS + rng.randrange(LAST_USE_STALE_MS // 6),
-        )
-        self._survey = Survey(
-            store=store,
-            keys=keys,
             decider=self.decider,
-            models=self.models,
             requests=self.requests,
+            models=self.models,
             scaler=self.scaler,
-            default_size_bytes=lambda: self.cache.parameters.default_size_bytes,
+            leader=self.leader,
+            transitions=self.transitions,
             clock=clock,
             journal=self.journal,
+            tasks=self.tasks,
+            rng=rng,
+            read_only=limits.read_only,
+            cut_off_since_ms=self._cut_off_since_ms,
         )
-        self._survey_running = False
+        self._ready = Ready(
+            state=self.state,
+            cache=self.cache,
+            link=self.link,
+            clock=clock,
+            journal=self.journal,
+            bootstrap_ms=limits.bootstrap_ms,
+        )
         self.config.follow("scaleup_rpm_threshold", self._set_scaleup_rate)
         self._drain = Drain(
             own=own,
@@ -356,10 +339,10 @@ class ControlPlane:
             journal=self.journal,
         )
         self._calls: CallHandlers | None = None
-        self._known_vmodels: dict[VModelId, None] = {}
+        self._services: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self._allowed_methods = AllowedMethods()
         self._missing_since: dict[InstanceId, int] = {}
         self._started_ms = clock.now_ms()
-        self._ticks = 0
         self._started = False
 
     # --- life -----------------------------------------------------------------------------------
@@ -380,14 +363,8 @@ class ControlPlane:
         await self.observer.begin()
         self.config.check_start()
         parameters = await self.link.begin()
-        self.dataplane.set_rules(
-            Rules(
-                serving_services=serving_services,
-                peer_services=peer_services,
-                methods=tuple(MethodRule(method, injection_path=path) for method, path in parameters.injection_paths),
-                allow_others=parameters.allows_any_method or not parameters.injection_paths,
-            )
-        )
+        self._services = (serving_services, peer_services)
+        self._set_rules()
         self.tasks.start(self.observer.run(), "observe the store")
         listed = await self.membership.join()
         self.tasks.start(self.membership.run(), "keep the lease")
@@ -397,6 +374,35 @@ class ControlPlane:
             await self.clock.sleep(0)
         self._started = True
         return parameters
+
+    def open(self) -> None:
+        """What had to be done before traffic from outside is done."""
+        self._ready.open()
+
+    def allow_methods(self, allowed: AllowedMethods) -> None:
+        """From now on clients may call these methods, with ids where it says."""
+        self._allowed_methods = allowed
+        if self._services is not None:
+            self._set_rules()
+            self.journal.note("methods_changed", detail=f"{len(allowed.methods)} methods are configured")
+
+    def _set_rules(self) -> None:
+        assert self._services is not None
+        parameters = self.cache.parameters
+        rules = combine(RuntimeMethods(parameters.injection_paths, parameters.allows_any_method), self._allowed_methods)
+        self.dataplane.set_rules(
+            Rules(
+                serving_services=self._services[0],
+                peer_services=self._services[1],
+                methods=rules.methods,
+                allow_others=rules.allow_others,
+            )
+        )
+
+    def _runtime_reported(self, parameters: RuntimeParameters) -> None:
+        self.cache.runtime_reported(parameters)
+        if self._services is not None:  # it may be another version than before
+            self._set_rules()
 
     def constrain(self, constraints: TypeConstraints) -> None:
         """From now on models of a type may be only where its labels are; copies elsewhere move."""
@@ -413,8 +419,12 @@ class ControlPlane:
 
     @property
     def ready(self) -> bool:
-        """Whether this instance takes calls: started, its runtime there, not draining."""
-        return self._started and self.link.ready and not self.cache.draining
+        """Whether this instance should get traffic from outside."""
+        return self.readiness() is ReadinessReason.READY
+
+    def readiness(self) -> ReadinessReason:
+        """The same, with the reason."""
+        return self._ready.reason()
 
     async def predecessor(self) -> tuple[PeerAddress, int] | None:
         """The address and lease of an entry under our id from before; None if there is none."""
@@ -496,6 +506,7 @@ class ControlPlane:
 
     def _viewed(self, changed: Changed) -> None:
         self.routing.update_peers(changed.members)
+        self._ready.members_changed(changed.members)
         for instance in changed.members:
             if instance in self.state.members:
                 self._missing_since.pop(instance, None)
@@ -612,46 +623,17 @@ class ControlPlane:
     async def _run_ticks(self) -> None:
         while True:
             await self.clock.sleep(TICK_MS)
-            self._ticks += 1
-            self.cache.look_at_usage()
-            self.cache.sample_rate()
-            self.cache.tick()
-            if self.state.cut_from():
-                self.scaler.cut_off(self.clock.now_ms() - LINK_NOTICED_MS)
-            elif not self.observer.connected or self.membership.state is MemberState.ADRIFT:
-                self.scaler.cut_off(self.membership.contact_ms)
-            else:
-                self.scaler.rejoined()
-            self.scaler.tick()
-            self.misplaced.tick()
-            if not self.limits.read_only:
-                self._last_uses.tick()
-            self.balance.tick()
+            await self.rounds.turn()
             self._hot = self.rates.hottest(self.scaler.limits.rate // 2)
             await self._delete_stale_keys()
             self._forget_peers()
-            await self._lead()
 
-    async def _lead(self) -> None:
-        """The leader's periodic duties; nothing at the others."""
-        won = self.leader.changed_hands() and self.leader.leads
-        if not self.leader.leads:
-            self.transitions.stop()
-            return
-        if won or self._ticks % TRANSITION_TICKS == 0:
-            with suppress(StoreError):
-                await self.transitions.sweep()
-        if self._ticks % SWEEP_TICKS == 0:
-            await self.leader.sweep()
-        if self._ticks % SURVEY_TICKS == FIRST_SURVEY_TICKS and not self._survey_running:
-            self._survey_running = True
-            self.tasks.start(self._run_survey(), "look through the registry")
-
-    async def _run_survey(self) -> None:
-        try:
-            await self._survey.run()
-        finally:
-            self._survey_running = False
+    def _cut_off_since_ms(self) -> int | None:
+        if self.state.cut_from():
+            return self.clock.now_ms() - LINK_NOTICED_MS
+        if not self.observer.connected or self.membership.state is MemberState.ADRIFT:
+            return self.membership.contact_ms
+        return None
 
     async def _delete_stale_keys(self) -> None:
         """Keys of copies that went while the store was away."""

@@ -1,16 +1,20 @@
-"""JSON documents that operators write: type constraints and static registrations.
+"""JSON documents that operators write: type constraints, data-plane configuration, static registrations.
 
-Each parser raises ValueError with a message that says where and what; unknown fields are ignored, as the old system did.
-Source: `spec/cluster-state.md` 5.10 and 9.1.
+Each parser raises ValueError with a message that says where and what. Unknown fields are ignored or refused as the old system did.
+Source: `spec/cluster-state.md` 5.10, 9.1 and 9.3.
 """
 
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from modelmesh.management.static import StaticModel
 from modelmesh.policy.constraints import TypeConstraint, TypeConstraints
+from modelmesh.policy.methods import AllowedMethods
+from modelmesh.values.dataplane import MethodRule
 
 Parsed = TypeVar("Parsed")
+FieldNumber = Annotated[int, Field(ge=1, lt=2**29)]
 
 
 class _Constraint(BaseModel):
@@ -20,9 +24,24 @@ class _Constraint(BaseModel):
     preferred: tuple[str, ...] = ()
 
 
-class ModelInfo(BaseModel):
-    """As in the API."""
+class _Rpc(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
+    extraction_path: Annotated[tuple[FieldNumber, ...], Field(alias="idExtractionPath", max_length=16)] = ()
+    vmodel: Annotated[bool, Field(alias="vModelId")] = False
+    idempotent: bool = True
+
+
+class _DataPlane(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rpcs: Annotated[dict[Annotated[str, Field(pattern=r"^/?[^/\s]+/[^/\s]+$")], _Rpc], Field(alias="rpcConfigs")] = (
+        Field(default_factory=dict)
+    )
+    allow_others: Annotated[bool, Field(alias="allowOtherRpcs")] = False
+
+
+class _Info(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     type: Annotated[str, Field(min_length=1)]
@@ -30,26 +49,25 @@ class ModelInfo(BaseModel):
     key: str = ""
 
 
-class StaticModel(BaseModel):
-    """One model, or one vmodel with its model, that is registered at every start."""
-
+class _Model(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    model_id: Annotated[str, Field(alias="modelId", min_length=1)]
-    info: Annotated[ModelInfo, Field(alias="modelInfo")]
-    vmodel_id: Annotated[str | None, Field(alias="vModelId")] = None
+    model: Annotated[str, Field(alias="modelId", min_length=1)]
+    info: Annotated[_Info, Field(alias="modelInfo")]
+    vmodel: Annotated[str | None, Field(alias="vModelId")] = None
     retain: Annotated[bool, Field(alias="retainAfterTransition")] = False
     ensure_loaded: Annotated[bool, Field(alias="ensureLoaded")] = False
 
     @model_validator(mode="after")
-    def _consistent(self) -> "StaticModel":
-        if self.retain and not self.vmodel_id:
+    def _consistent(self) -> "_Model":
+        if self.retain and not self.vmodel:
             raise ValueError("retainAfterTransition needs a vModelId")
         return self
 
 
 _CONSTRAINTS: TypeAdapter[dict[str, _Constraint]] = TypeAdapter(dict[str, _Constraint])
-_MODELS: TypeAdapter[list[StaticModel]] = TypeAdapter(list[StaticModel])
+_DATA_PLANE: TypeAdapter[_DataPlane] = TypeAdapter(_DataPlane)
+_MODELS: TypeAdapter[list[_Model]] = TypeAdapter(list[_Model])
 
 
 def parse_constraints(text: str) -> TypeConstraints:
@@ -67,9 +85,38 @@ def parse_constraints(text: str) -> TypeConstraints:
     )
 
 
+def parse_methods(text: str) -> AllowedMethods:
+    """`{"rpcConfigs": {"p.S/M": {"idExtractionPath": [1], "vModelId": false}}, "allowOtherRpcs": false}`. Raises ValueError.
+
+    `"idempotent": false` is ours: a call that may have reached a runtime is not repeated elsewhere.
+    """
+    parsed = _validated(_DATA_PLANE, text)
+    rules = [
+        MethodRule(
+            method.removeprefix("/"),
+            extraction_path=rpc.extraction_path,
+            extracts_vmodel=rpc.vmodel,
+            idempotent=rpc.idempotent,
+        )
+        for method, rpc in parsed.rpcs.items()
+    ]
+    return AllowedMethods(tuple(rules), parsed.allow_others)
+
+
 def parse_static_models(text: str) -> list[StaticModel]:
     """`[{"modelId": …, "modelInfo": {"type": …}, …}, …]`. Raises ValueError."""
-    return _validated(_MODELS, text)
+    return [
+        StaticModel(
+            one.model,
+            one.info.type,
+            one.info.path,
+            one.info.key,
+            vmodel=one.vmodel or "",
+            retain=one.retain,
+            ensure_loaded=one.ensure_loaded,
+        )
+        for one in _validated(_MODELS, text)
+    ]
 
 
 def _validated(adapter: TypeAdapter[Parsed], text: str) -> Parsed:

@@ -13,8 +13,10 @@ import structlog
 from modelmesh.adapters.store import StoreSettingError
 from modelmesh.adapters.telemetry.logs import configure_logs
 from modelmesh.control.link import RuntimeRejectedError
+from modelmesh.control.live_config import StartDisabledError
 from modelmesh.instance.settings import Settings, SettingsError
 from modelmesh.instance.wire import Wired, wire
+from modelmesh.management.static import StaticRegistrationError, register_static
 from modelmesh.ports import PeerUnreachableError, StoreError
 
 EXIT_OK = 0
@@ -67,7 +69,14 @@ async def _run(settings: Settings) -> int:
             )
             await stop.wait()
             await _drain(wired, settings.shutdown_timeout_ms)
-    except (StoreError, RuntimeRejectedError, DuplicateInstanceError, OSError) as error:
+    except (
+        StoreError,
+        RuntimeRejectedError,
+        DuplicateInstanceError,
+        StartDisabledError,
+        StaticRegistrationError,
+        OSError,
+    ) as error:
         return _start_failed(settings, _explain(error, settings))
     finally:
         await wired.close()
@@ -78,6 +87,9 @@ async def _run(settings: Settings) -> int:
 async def _start(wired: Wired) -> None:
     await _refuse_duplicate(wired)
     await wired.plane.start(serving_services=wired.serving_services, peer_services=wired.peer_services)
+    wired.documents.follow(wired.plane)
+    await register_static(wired.plane, wired.documents.static_models)
+    wired.plane.open()
 
 
 async def _refuse_duplicate(wired: Wired) -> None:

@@ -244,6 +244,30 @@ class Settings(BaseSettings):
         validation_alias=_names("MM_TYPE_CONSTRAINTS_PATH"),
         description="The same from a file, which is watched for changes.",
     )
+    dataplane_config: str = Field(
+        default="",
+        validation_alias=_names("MM_DATAPLANE_CONFIG"),
+        description='Which methods clients may call, and where messages carry the model id: `{"rpcConfigs": '
+        '{"pkg.Service/Method": {"idExtractionPath": [1], "vModelId": false, "idempotent": true}}, '
+        '"allowOtherRpcs": false}`. Default: all methods, ids in headers.',
+    )
+    dataplane_config_path: Path | None = Field(
+        default=None,
+        validation_alias=_names("MM_DATAPLANE_CONFIG_PATH"),
+        description="The same from a file, which is watched for changes.",
+    )
+    failfast_upgrade: bool = Field(
+        default=True,
+        validation_alias=_names("MM_FAILFAST_UPGRADE_ENABLED"),
+        description="Whether an instance at which loads fail just after its start is not ready, so that a rollout stops; "
+        "only `false` turns it off.",
+    )
+    bootstrap_ms: int = Field(
+        default=180_000,
+        validation_alias=_names("BOOTSTRAP_CLEARANCE_PERIOD_MS"),
+        description="How long after the start failing loads count so, in milliseconds.",
+        ge=0,
+    )
     static_models: str = Field(
         default="",
         validation_alias=_names("MM_AUTO_REGISTER_MODELS", "MM_AUTO_REGISTER_MODEL"),
@@ -289,6 +313,11 @@ class Settings(BaseSettings):
     def _exactly_true(cls, value: Any) -> Any:
         return value == "true" if isinstance(value, str) else value
 
+    @field_validator("failfast_upgrade", mode="before")
+    @classmethod
+    def _unless_false(cls, value: Any) -> Any:
+        return value != "false" if isinstance(value, str) else value
+
     @field_validator("tls_client_auth", "log_format", "log_level", "eviction", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
@@ -300,6 +329,8 @@ class Settings(BaseSettings):
             raise ValueError("INTERNAL_GRPC_PORT and INTERNAL_GRPC_SOCKET_PATH are both set; set one")
         if self.type_constraints and self.type_constraints_path is not None:
             raise ValueError("MM_TYPE_CONSTRAINTS and MM_TYPE_CONSTRAINTS_PATH are both set; set one")
+        if self.dataplane_config and self.dataplane_config_path is not None:
+            raise ValueError("MM_DATAPLANE_CONFIG and MM_DATAPLANE_CONFIG_PATH are both set; set one")
         if self.runtime_serving_port is not None and self.runtime_serving_socket is not None:
             raise ValueError("INTERNAL_SERVING_GRPC_PORT and INTERNAL_SERVING_GRPC_SOCKET_PATH are both set; set one")
         if self.tls_key_path is not None and self.tls_certificate_path is None:

@@ -14,6 +14,7 @@ from modelmesh.adapters.telemetry.logs import JournalLog
 from modelmesh.control.keys import Keys
 from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
 from modelmesh.instance.certificates import Certificates, load_certificates
+from modelmesh.instance.live_documents import LiveDocuments, read_documents
 from modelmesh.instance.settings import Settings
 from modelmesh.management.services import serve
 from modelmesh.policy.copies import CopiesLimits
@@ -32,6 +33,7 @@ class Wired:
     reflection: RuntimeReflection
     peers: GrpcPeers
     probes: ProbeServer | None
+    documents: LiveDocuments
     serving_services: tuple[str, ...]
     peer_services: tuple[str, ...]
 
@@ -51,7 +53,7 @@ async def wire(settings: Settings) -> Wired:
     """Put an instance together and bind its ports.
 
     Raises:
-        SettingsError: A certificate cannot be used.
+        SettingsError: A certificate or a document cannot be used.
         StoreError: The store cannot be reached.
         OSError: A port is in use; the message names it.
     """
@@ -121,11 +123,13 @@ async def _connect(
             bandwidth_percent=settings.scaleup_bandwidth_percent,
             eviction=settings.eviction,
             read_only=settings.read_only,
+            bootstrap_ms=settings.bootstrap_ms if settings.failfast_upgrade else 0,
         ),
         crashed=log.crashed,
     )
     planes.append(plane)
     plane.journal.subscribe(log)
+    documents = read_documents(settings, plane)
     serving_services, peer_services = serve(
         plane, ready=lambda: plane.ready, ask_runtime=reflection.ask, failed=log.crashed
     )
@@ -138,7 +142,9 @@ async def _connect(
             thread_ages_ms=lambda: list(dataplane.thread_ages_ms()),
         )
         await probes.start()
-    return Wired(plane, dataplane, store, runtime, reflection, peers, probes, serving_services, peer_services)
+    return Wired(
+        plane, dataplane, store, runtime, reflection, peers, probes, documents, serving_services, peer_services
+    )
 
 
 def _listener(certificates: Certificates) -> ListenerTls:

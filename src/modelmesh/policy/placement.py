@@ -76,13 +76,16 @@ def choose_instance(
     now_ms: int,
     rng: Random,
     prefer_own: bool = False,
+    holders: Sequence[InstanceView] = (),
     model_type: str = "",
     constraints: TypeConstraints = _UNCONSTRAINED,
     limits: PlacementLimits = _DEFAULT_LIMITS,
 ) -> LoadOn | NoPlacement:
     """Choose where to load a copy of `size_bytes`.
 
-    Pure and total: same arguments and state of `rng`, same answer.
+    Pure and total: same arguments and state of `rng`, same answer. Instances that are being replaced are left
+    alone while another will do, and copies of one model stand in different zones, or at least on different
+    hosts, where that costs nothing.
 
     Args:
         view: The cluster; the order of instances does not matter.
@@ -91,6 +94,7 @@ def choose_instance(
         now_ms: Epoch milliseconds, for ages.
         rng: The only randomness.
         prefer_own: Take the own instance if it is on the shortlist (callers that spread their calls).
+        holders: Instances that have a copy already.
         model_type: The model's type.
         constraints: Where models of which type may go.
         limits: Tolerances.
@@ -107,13 +111,18 @@ def choose_instance(
     fitting = [entry for entry in candidates if size_bytes <= entry.record.capacity_bytes]
     if not fitting:
         return NoPlacement(NoPlacementReason.TOO_LARGE)
+    fitting = [entry for entry in fitting if not entry.outdated] or fitting
     roomy = [entry for entry in fitting if entry.free_bytes >= size_bytes]
-    preferred = constraints.preferred(model_type, fitting)
+    preferred = {entry.instance for entry in constraints.preferred(model_type, fitting)}
     if roomy:
-        short = shortlist_by_room([entry for entry in roomy if entry in preferred] or roomy, limits)
+        roomy = [entry for entry in roomy if entry.instance in preferred] or roomy
+        short = shortlist_by_room(apart(roomy, holders), limits)
         reason = PlacementReason.HAS_ROOM
     else:
-        short = shortlist_by_age(_nearly_as_old(fitting, preferred, now_ms) or fitting, now_ms, limits)
+        full = [entry for entry in nearly_as_old(fitting, now_ms) if entry.instance in preferred] or fitting
+        if holders:
+            full = apart(nearly_as_old(full, now_ms), holders)
+        short = shortlist_by_age(full, now_ms, limits)
         reason = PlacementReason.EVICTS_OLDEST
     if len(candidates) == 1:
         reason = PlacementReason.ONLY_CHOICE
@@ -149,11 +158,20 @@ def shortlist_by_age(full: Sequence[InstanceView], now_ms: int, limits: Placemen
     return [entry for entry in ordered if entry.record.oldest_use_ms - best <= tolerance_ms]
 
 
-def _nearly_as_old(full: Sequence[InstanceView], preferred: Sequence[InstanceView], now_ms: int) -> list[InstanceView]:
-    """Preferred instances whose oldest entry is within two minutes, or a quarter, of the oldest of all."""
+def nearly_as_old(full: Sequence[InstanceView], now_ms: int) -> list[InstanceView]:
+    """Instances whose oldest entry is within two minutes, or a quarter, of the oldest of all."""
     best = min(entry.record.oldest_use_ms for entry in full)
     tolerance_ms = max(120_000, (now_ms - best) // 4)
-    return [entry for entry in preferred if entry.record.oldest_use_ms - best <= tolerance_ms]
+    return [entry for entry in full if entry.record.oldest_use_ms - best <= tolerance_ms]
+
+
+def apart(entries: Sequence[InstanceView], holders: Sequence[InstanceView]) -> list[InstanceView]:
+    """Those in other zones than all holders; if there is none, those on other hosts; else all."""
+    zones = {holder.record.zone for holder in holders if holder.record.zone}
+    hosts = {holder.record.location for holder in holders if holder.record.location}
+    if zones and (elsewhere := [entry for entry in entries if entry.record.zone not in zones]):
+        return elsewhere
+    return [entry for entry in entries if entry.record.location not in hosts] or list(entries)
 
 
 def pick(short: Sequence[InstanceView], rng: Random, *, own: InstanceId | None) -> InstanceView:

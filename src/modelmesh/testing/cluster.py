@@ -175,6 +175,7 @@ class SimulatedCluster:
         simulated = SimulatedInstance(plane, dataplane, runtime, models, VModelCalls(plane, models), Admin(plane))
         self.instances[instance] = simulated
         await plane.start(serving_services=(), peer_services=())
+        plane.open()
         return simulated
 
     def note(self, text: str) -> None:

@@ -59,11 +59,12 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
-    """An instance as a place to load at. All sizes in bytes."""
+    """An instance as a place to load at. All sizes in bytes. `outdated`: its deployment is being replaced."""
 
     instance: InstanceId
     record: MemberRecord
     reachable: bool = True
+    outdated: bool = False
 
     @property
     def free_bytes(self) -> int:

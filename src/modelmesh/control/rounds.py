@@ -1,0 +1,139 @@
+"""What an instance does about once a second without being asked: the periodic tasks, in their order."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from random import Random
+
+from modelmesh.control.balance import Balance
+from modelmesh.control.cache import Cache
+from modelmesh.control.decide import Decider
+from modelmesh.control.journal import Journal
+from modelmesh.control.keys import Keys
+from modelmesh.control.last_use import LastUses
+from modelmesh.control.lead import Leader
+from modelmesh.control.misplaced import Misplaced
+from modelmesh.control.records import RecordCache
+from modelmesh.control.requests import Requests
+from modelmesh.control.scale import Scaler
+from modelmesh.control.survey import Survey
+from modelmesh.control.tasks import Tasks
+from modelmesh.control.transitions import Transitions
+from modelmesh.ports import Clock, Store, StoreError
+from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.records import ModelRecord
+
+SWEEP_TICKS = 5
+"""How often the leader removes failures that expired."""
+
+TRANSITION_TICKS = 60
+"""How often the leader looks through all vmodels for transitions that it may have missed."""
+
+SURVEY_TICKS = 420
+FIRST_SURVEY_TICKS = 120
+"""When the leader looks through the registry: two minutes after it started, then every seven."""
+
+LAST_USE_STALE_MS = 21_600_000
+"""How far a record's last use may lag behind, and up to a sixth more: instances must not all write at once."""
+
+
+class Rounds:
+    """Every instance's periodic work, and the leader's.
+
+    Args:
+        cut_off_since_ms: Since when this instance is out of touch with others (epoch milliseconds); None: it is not.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: InstanceId,
+        store: Store,
+        keys: Keys,
+        cache: Cache,
+        decider: Decider,
+        requests: Requests,
+        models: RecordCache[ModelId, ModelRecord],
+        scaler: Scaler,
+        leader: Leader,
+        transitions: Transitions,
+        clock: Clock,
+        journal: Journal,
+        tasks: Tasks,
+        rng: Random,
+        read_only: bool,
+        cut_off_since_ms: Callable[[], int | None],
+    ) -> None:
+        self._cache = cache
+        self._scaler = scaler
+        self._leader = leader
+        self._transitions = transitions
+        self._tasks = tasks
+        self._read_only = read_only
+        self._cut_off_since_ms = cut_off_since_ms
+        self._misplaced = Misplaced(
+            own=own, cache=cache, decider=decider, requests=requests, models=models, journal=journal, tasks=tasks
+        )
+        self._balance = Balance(
+            cache=cache, decider=decider, requests=requests, models=models, journal=journal, tasks=tasks
+        )
+        self._last_uses = LastUses(
+            store=store,
+            keys=keys,
+            cache=cache,
+            models=models,
+            clock=clock,
+            tasks=tasks,
+            stale_ms=LAST_USE_STALE_MS + rng.randrange(LAST_USE_STALE_MS // 6),
+        )
+        self._survey = Survey(
+            store=store,
+            keys=keys,
+            decider=decider,
+            models=models,
+            requests=requests,
+            scaler=scaler,
+            default_size_bytes=lambda: cache.parameters.default_size_bytes,
+            clock=clock,
+            journal=journal,
+        )
+        self._surveying = False
+        self._ticks = 0
+
+    async def turn(self) -> None:
+        """One round."""
+        self._ticks += 1
+        self._cache.look_at_usage()
+        self._cache.sample_rate()
+        self._cache.tick()
+        since_ms = self._cut_off_since_ms()
+        if since_ms is None:
+            self._scaler.rejoined()
+        else:
+            self._scaler.cut_off(since_ms)
+        self._scaler.tick()
+        self._misplaced.tick()
+        self._balance.tick()
+        if not self._read_only:
+            self._last_uses.tick()
+        await self._lead()
+
+    async def _lead(self) -> None:
+        """The leader's duties; nothing at the others."""
+        won = self._leader.changed_hands() and self._leader.leads
+        if not self._leader.leads:
+            self._transitions.stop()
+            return
+        if won or self._ticks % TRANSITION_TICKS == 0:
+            with suppress(StoreError):
+                await self._transitions.sweep()
+        if self._ticks % SWEEP_TICKS == 0:
+            await self._leader.sweep()
+        if self._ticks % SURVEY_TICKS == FIRST_SURVEY_TICKS and not self._surveying:
+            self._surveying = True
+            self._tasks.start(self._run_survey(), "look through the registry")
+
+    async def _run_survey(self) -> None:
+        try:
+            await self._survey.run()
+        finally:
+            self._surveying = False

@@ -1,0 +1,77 @@
+"""Documents of the operator that take effect while an instance runs: read at the start, followed afterwards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelmesh.adapters.files import WatchedFile
+from modelmesh.control.plane import ControlPlane
+from modelmesh.instance.documents import parse_constraints, parse_methods, parse_static_models
+from modelmesh.instance.settings import Settings, SettingsError
+from modelmesh.management.static import StaticModel
+
+
+@dataclass(frozen=True, slots=True)
+class LiveDocuments:
+    """The files to follow, and what is registered once."""
+
+    watched: tuple[WatchedFile, ...]
+    static_models: tuple[StaticModel, ...]
+
+    def follow(self, plane: ControlPlane) -> None:
+        """Take changes from now on, until the plane's tasks end."""
+        for file in self.watched:
+            plane.tasks.start(file.run(), f"watch {file.path}")
+
+
+def read_documents(settings: Settings, plane: ControlPlane) -> LiveDocuments:
+    """Apply the documents as they are now.
+
+    Raises:
+        SettingsError: One cannot be read or used; the message names its setting.
+    """
+    watched: list[WatchedFile] = []
+
+    def take(name: str, text: str, path: Path | None, use: Callable[[str], None]) -> None:
+        try:
+            if path is not None:
+                file = WatchedFile(path, use, lambda why: _refused(plane, name, why))
+                file.read()
+                watched.append(file)
+            elif text:
+                use(text)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{name}{'_PATH' if path is not None else ''}: {error}") from error
+
+    take(
+        "MM_TYPE_CONSTRAINTS",
+        settings.type_constraints,
+        settings.type_constraints_path,
+        lambda text: plane.constrain(parse_constraints(text)),
+    )
+    take(
+        "MM_DATAPLANE_CONFIG",
+        settings.dataplane_config,
+        settings.dataplane_config_path,
+        lambda text: plane.allow_methods(parse_methods(text)),
+    )
+    return LiveDocuments(tuple(watched), tuple(_static_models(settings)))
+
+
+def _static_models(settings: Settings) -> list[StaticModel]:
+    found: list[StaticModel] = []
+    try:
+        if settings.static_models_path is not None:
+            found += parse_static_models(settings.static_models_path.read_text())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"MM_AUTO_REGISTER_MODEL_PATH: {error}") from error
+    try:
+        if settings.static_models:
+            found += parse_static_models(settings.static_models)
+    except ValueError as error:
+        raise SettingsError(f"MM_AUTO_REGISTER_MODELS: {error}") from error
+    return found
+
+
+def _refused(plane: ControlPlane, name: str, why: str) -> None:
+    plane.journal.note("document_refused", detail=f"{name}: {why}; what was read before holds")

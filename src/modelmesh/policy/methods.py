@@ -1,0 +1,40 @@
+"""Which inference methods exist, and where they carry model ids.
+
+Two parties have a say: the runtime reports the methods it has and where it wants the id injected, the operator
+allows methods and says where clients put the id. Called by `modelmesh.control.plane`.
+Source: `spec/api-config-tests.md` 2.2 and 3.3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from modelmesh.values.dataplane import MethodRule
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedMethods:
+    """What the operator allows; by default everything."""
+
+    methods: tuple[MethodRule, ...] = ()
+    allow_others: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeMethods:
+    """What the runtime reports: (method, injection path) pairs, and whether it takes others as well."""
+
+    injection_paths: Sequence[tuple[str, tuple[int, ...]]] = ()
+    allows_others: bool = True
+
+
+def combine(runtime: RuntimeMethods, allowed: AllowedMethods) -> AllowedMethods:
+    """The rules in force: a method must suit both, and has what either says of it."""
+    injections = dict(runtime.injection_paths)
+    configured = {rule.method: rule for rule in allowed.methods}
+    takes_others = runtime.allows_others or not injections
+    rules = [
+        replace(configured.get(method, MethodRule(method)), injection_path=injections.get(method, ()))
+        for method in dict.fromkeys((*injections, *configured))
+        if (method in injections or takes_others) and (method in configured or allowed.allow_others)
+    ]
+    return AllowedMethods(tuple(rules), takes_others and allowed.allow_others)

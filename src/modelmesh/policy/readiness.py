@@ -1,0 +1,59 @@
+"""Whether this instance should get traffic from outside. Called by `modelmesh.control.plane`.
+
+Source: the INTENT of `spec/cluster-state.md` 8.1. There one draining instance that got stuck kept all new ones unready for ever;
+here it counts for a bounded time.
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+OTHERS_DRAIN_MS = 120_000
+"""How long another instance's drain is waited for; a rollout gives one that long at most, by its default."""
+
+
+class ReadinessReason(enum.Enum):
+    """Why it is ready or not."""
+
+    READY = "ready"
+    STARTING = "starting"
+    RUNTIME_AWAY = "runtime_away"
+    DRAINING = "draining"
+    LOADS_FAIL = "loads_fail"
+    OTHERS_DRAIN = "others_drain"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What matters for it.
+
+    Attributes:
+        started: Everything came up, static registrations included.
+        runtime_ready: The runtime takes loads and calls.
+        draining: This instance is leaving.
+        loads_fail: Models that work elsewhere, or too many, fail to load here since the start.
+        was_ready: It has been ready before.
+        drains_ms: For each other instance that is draining, since when that has been seen here.
+    """
+
+    started: bool
+    runtime_ready: bool
+    draining: bool = False
+    loads_fail: bool = False
+    was_ready: bool = True
+    drains_ms: Sequence[int] = ()
+
+
+def readiness(condition: Condition) -> ReadinessReason:
+    """Decide; a rolling update goes on only when this says READY, so new instances wait for old ones to have moved."""
+    if not condition.started:
+        return ReadinessReason.STARTING
+    if condition.draining:
+        return ReadinessReason.DRAINING
+    if not condition.runtime_ready:
+        return ReadinessReason.RUNTIME_AWAY
+    if condition.loads_fail:
+        return ReadinessReason.LOADS_FAIL
+    if not condition.was_ready and any(drain_ms < OTHERS_DRAIN_MS for drain_ms in condition.drains_ms):
+        return ReadinessReason.OTHERS_DRAIN
+    return ReadinessReason.READY

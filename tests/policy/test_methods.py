@@ -1,0 +1,36 @@
+"""Which inference methods exist."""
+
+from modelmesh.policy.methods import AllowedMethods, RuntimeMethods, combine
+from modelmesh.values.dataplane import MethodRule
+
+ANY = AllowedMethods()
+INFER = MethodRule("p.S/Infer", extraction_path=(1, 2))
+
+
+def test_nothing_said_allows_everything() -> None:
+    assert combine(RuntimeMethods(), ANY) == AllowedMethods((), allow_others=True)
+
+
+def test_methods_the_runtime_reports_have_their_injection_path() -> None:
+    reported = RuntimeMethods((("p.S/Infer", (3,)),), allows_others=False)
+    assert combine(reported, ANY) == AllowedMethods((MethodRule("p.S/Infer", injection_path=(3,)),), allow_others=False)
+
+
+def test_what_the_operator_does_not_list_is_refused_unless_others_are_allowed() -> None:
+    reported = RuntimeMethods((("p.S/Infer", (3,)), ("p.S/Other", ())), allows_others=True)
+    both = MethodRule("p.S/Infer", extraction_path=(1, 2), injection_path=(3,))
+    assert combine(reported, AllowedMethods((INFER,), allow_others=False)) == AllowedMethods(
+        (both,), allow_others=False
+    )
+    assert combine(reported, AllowedMethods((INFER,), allow_others=True)) == AllowedMethods(
+        (both, MethodRule("p.S/Other")), allow_others=True
+    )
+
+
+def test_what_the_runtime_does_not_have_is_refused_whoever_allows_it() -> None:
+    reported = RuntimeMethods((("p.S/Other", ()),), allows_others=False)
+    assert combine(reported, AllowedMethods((INFER,), allow_others=False)) == AllowedMethods((), allow_others=False)
+
+
+def test_an_empty_configuration_refuses_every_method() -> None:
+    assert combine(RuntimeMethods(), AllowedMethods(allow_others=False)) == AllowedMethods((), allow_others=False)
