@@ -107,12 +107,19 @@ async def start_mesh(tmp_path: Path) -> AsyncIterator[StartMesh]:
             count: int = 1,
             *,
             environment: Mapping[str, str] | None = None,
+            own_environment: Mapping[int, Mapping[str, str]] | None = None,
             runtimes: list[dict[str, Any]] | None = None,
             **runtime: Any,
         ) -> Mesh:
             folder = tmp_path / f"mesh-{next(numbers)}"
             folder.mkdir()
-            cluster = LocalCluster(count, None, folder=folder, environment=environment or {})
+            cluster = LocalCluster(
+                count,
+                None,
+                folder=folder,
+                environment=environment or {},
+                own_environment=lambda number: (own_environment or {}).get(number, {}),
+            )
             started = []
             for number in range(1, count + 1):
                 arguments = {**runtime, **(runtimes[number - 1] if runtimes else {})}

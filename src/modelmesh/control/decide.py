@@ -58,6 +58,7 @@ class Decider:
         self._placed: deque[tuple[int, InstanceId, int]] = deque()
         self._seen: ClusterView | None = None
         self._others: tuple[InstanceView, ...] = ()
+        self._going: frozenset[InstanceId] = frozenset()
         self._until_ms = 0
 
     def next_step(self, journey: Journey, model: ModelId, registered: Registered) -> NextStep:
@@ -104,7 +105,8 @@ class Decider:
         if view is not self._seen or now_ms >= self._until_ms:
             self._seen = view
             self._others = self._look_at_others(view, now_ms)
-        return replace(view, instances=(*self._others, InstanceView(view.own, self._own_record())))
+        own = InstanceView(view.own, self._own_record(), outdated=view.own in self._going)
+        return replace(view, instances=(*self._others, own))
 
     def _look_at_others(self, view: ClusterView, now_ms: int) -> tuple[InstanceView, ...]:
         """The others with what their entries cannot say yet: loads sent there from here, and that they will go.
@@ -114,7 +116,7 @@ class Decider:
         while self._placed and self._placed[0][0] <= now_ms - ENTRY_LAG_MS:
             self._placed.popleft()
         self._until_ms = self._placed[0][0] + ENTRY_LAG_MS if self._placed else now_ms + OUTDATED_LOOK_MS
-        going = outdated(view.instances, now_ms=self._clock.now_ms())
+        going = self._going = outdated(view.instances, now_ms=self._clock.now_ms())
         others = []
         for entry in view.instances:
             if entry.instance == view.own:

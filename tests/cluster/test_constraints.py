@@ -1,0 +1,103 @@
+"""Labels and constraints decide where models may be, also of copies that stand already: simulated clusters."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from modelmesh.policy.constraints import TypeConstraint, TypeConstraints
+from modelmesh.testing.clock import run_virtual
+from modelmesh.testing.cluster import SimulatedCluster, register
+from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.status import Status
+
+Story = Callable[[SimulatedCluster], Awaitable[None]]
+GPU = TypeConstraints({"deep": TypeConstraint(required=("gpu",))})
+
+
+def play(story: Story, *, seed: int = 4) -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=seed)
+        try:
+            await cluster.add("a")
+            await cluster.add("b", labels=("gpu",))
+            await cluster.add("c")
+            await story(cluster)
+            await cluster.settled()
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+def constrain(cluster: SimulatedCluster, constraints: TypeConstraints) -> None:
+    for instance in cluster.instances.values():
+        instance.plane.constrain(constraints)
+
+
+def test_a_model_is_loaded_where_its_type_may_be_whoever_is_called() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        constrain(cluster, GPU)
+        for number in range(5):
+            await register(cluster.instances[InstanceId("a")], f"m{number}", model_type="deep")
+            answer = await cluster.call(f"m{number}", via="abc"[number % 3])
+            assert answer.status is Status.OK
+            assert cluster.holders(f"m{number}") == ["b"]
+
+    play(story)
+
+
+def test_copies_that_stand_wrong_after_a_change_move_without_a_failed_call() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        models = [f"m{number}" for number in range(6)]
+        for number, model in enumerate(models):
+            await register(cluster.instances[InstanceId("a")], model, model_type="deep")
+            await cluster.call(model, via="abc"[number % 3])
+        assert any("b" not in cluster.holders(model) for model in models)
+        constrain(cluster, GPU)
+        for second in range(20):
+            for model in models:
+                assert (await cluster.call(model, via="abc"[second % 3])).status is Status.OK
+            await asyncio.sleep(1)
+        assert [cluster.holders(model) for model in models] == [["b"]] * 6
+
+    play(story)
+
+
+def test_without_a_place_they_serve_on_and_new_ones_are_told_which_label_is_missing_where() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        await register(cluster.instances[InstanceId("a")], "old", model_type="deep")
+        await cluster.call("old", via="a")
+        constrain(cluster, TypeConstraints({"deep": TypeConstraint(required=("gpu", "big"))}))
+        await asyncio.sleep(40)
+        assert (await cluster.call("old", via="c")).status is Status.OK
+        await register(cluster.instances[InstanceId("a")], "new", model_type="deep")
+        answer = await cluster.call("new", via="c")
+        assert answer.status is Status.INTERNAL
+        assert answer.message == (
+            "There are no running instances that meet the label requirements of type deep: [gpu, big]; "
+            "a lacks gpu and big, b lacks big, c lacks gpu and big"
+        )
+
+    play(story)
+
+
+def test_copies_of_one_model_stand_in_different_zones() -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=11)
+        try:
+            for name, zone in (("a", "x"), ("b", "x"), ("c", "x"), ("d", "y")):
+                await cluster.add(name, zone=zone)
+            a = cluster.instances[InstanceId("a")]
+            for number in range(4):
+                model = ModelId(f"m{number}")
+                await register(a, model)
+                await cluster.call(model, via="abcd"[number])
+                registered = await a.plane.models.get(model)
+                assert registered is not None
+                await a.plane.requests.add_copy(model, registered, last_use_ms=a.plane.clock.now_ms())
+                await asyncio.sleep(1)
+                zones = {cluster.instances[name].plane.identity.zone for name in cluster.holders(model)}
+                assert zones == {"x", "y"}
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
