@@ -59,6 +59,8 @@ NEVER = Revision(0)
 STALE_USE_MS = 1_800_000
 """A model loaded for a use longer ago says nothing about what is used now."""
 PUBLISH_BOUND_MS = 1_000
+SPARE_COPIES = 2
+"""A record says when a copy went if more than so many are left: what the old system wrote."""
 
 
 # --- how a wait for a load ends ---------------------------------------------------------------
@@ -1002,7 +1004,8 @@ class Cache:
         now_ms = self._clock.now_ms()
         registered = entry.registered
         record = registered.record.used(min(entry.last_use_ms, now_ms))
-        return registered.mod_revision, replace(record, last_unload_ms=now_ms)
+        remain = len(self.others(entry.model))
+        return registered.mod_revision, replace(record, last_unload_ms=now_ms if remain > SPARE_COPIES else 0)
 
     async def _remove_key(self, entry: _Entry) -> None:
         try:

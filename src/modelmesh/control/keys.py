@@ -73,6 +73,8 @@ class Keys:
         self.config = f"{self.base}config/"
         self.registry = f"{self.base}registry/"
         self.vmodels = f"{self.base}vmodels/"
+        self.old_instances = f"{self.base}instances/"
+        """Where instances of the old system have their entries, if any runs beside us."""
 
     def model(self, model: ModelId) -> str:
         """`registry/<model>`, the id as it is."""

@@ -92,6 +92,7 @@ class Rounds:
             models=models,
             requests=requests,
             scaler=scaler,
+            fence=leader.fence,
             default_size_bytes=lambda: cache.parameters.default_size_bytes,
             clock=clock,
             journal=journal,

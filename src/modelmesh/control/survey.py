@@ -1,4 +1,7 @@
-"""The leader's look through the registry: models that must have copies, and cold ones that fill free room."""
+"""The leader's look through the registry: models that must have copies, cold ones that fill free room, old notes.
+
+The old system noted in each record which of its instances hold the model. When all of them have gone the notes go.
+"""
 
 import heapq
 from collections.abc import Callable
@@ -10,7 +13,7 @@ from modelmesh.control.records import RecordCache, TooManyReadsError, Unreadable
 from modelmesh.control.requests import Requests
 from modelmesh.control.scale import Scaler
 from modelmesh.policy.preload import ColdModel, plan_preloads
-from modelmesh.ports import Clock, Store, StoreError
+from modelmesh.ports import Clock, Compare, KeyValue, Put, Store, StoreError, Transaction
 from modelmesh.values.ids import ModelId
 from modelmesh.values.records import ModelRecord, RecordError
 
@@ -26,7 +29,11 @@ FAILED_OFTEN = 2
 
 
 class Survey:
-    """Reads the whole registry, page by page."""
+    """Reads the whole registry, page by page.
+
+    Args:
+        fence: The condition that this instance still leads; None if it does not, or may not write.
+    """
 
     def __init__(
         self,
@@ -37,6 +44,7 @@ class Survey:
         models: RecordCache[ModelId, ModelRecord],
         requests: Requests,
         scaler: Scaler,
+        fence: Callable[[], Compare | None],
         default_size_bytes: Callable[[], int],
         clock: Clock,
         journal: Journal,
@@ -47,6 +55,7 @@ class Survey:
         self._models = models
         self._requests = requests
         self._scaler = scaler
+        self._fence = fence
         self._default_size_bytes = default_size_bytes
         self._clock = clock
         self._journal = journal
@@ -54,16 +63,19 @@ class Survey:
     async def run(self) -> None:
         """One survey; what it finds is loaded before it ends, or at least asked for."""
         try:
-            kept, cold = await self._read()
+            alone = not (await self._store.range(self._keys.old_instances, limit=1)).items
+            kept, cold = await self._read(tidy=alone)
             await self._scaler.keep_minimum(kept)
             await self._preload(cold)
         except StoreError:
             return  # the next one is not far
 
-    async def _read(self) -> tuple[list[ModelId], list[ColdModel]]:
+    async def _read(self, *, tidy: bool) -> tuple[list[ModelId], list[ColdModel]]:
+        """Models that are to have copies and have none, and cold ones; `tidy`: old notes are removed."""
         kept: list[ModelId] = []
         recent: list[tuple[int, ModelId]] = []
         after = ""
+        fence = self._fence() if tidy else None
         while True:
             page = await self._store.range(self._keys.registry, start_after=after, limit=PAGE)
             for item in page.items:
@@ -73,6 +85,8 @@ class Survey:
                     record = ModelRecord.decode(item.value)
                 except RecordError:
                     continue
+                if fence is not None and record.names_old_instances:
+                    await self._tidy(item, record, fence)
                 view = self._decider.model_view(parsed.model, None)
                 if any(copy.belongs_to(item.create_revision) for copy in view.copies):
                     continue
@@ -85,6 +99,15 @@ class Survey:
                 return kept, [ColdModel(model, last_use_ms) for last_use_ms, model in recent]
             after = page.items[-1].key
             await self._clock.sleep(PAUSE_MS)
+
+    async def _tidy(self, item: KeyValue, record: ModelRecord, fence: Compare) -> None:
+        """Whoever writes the record meanwhile wins; the next survey tries again."""
+        value = record.without_old_instances().encode()
+        await self._store.transact(
+            Transaction(
+                compares=(fence, Compare(item.key, "mod", "==", item.mod_revision)), then=(Put(item.key, value),)
+            )
+        )
 
     async def _preload(self, cold: list[ColdModel]) -> None:
         planned = plan_preloads(cold, self._decider.cluster_view(), default_size_bytes=self._default_size_bytes())

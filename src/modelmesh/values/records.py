@@ -17,6 +17,9 @@ from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 _DEFAULT_TYPE = "NLCLASSIFIER"
 """What a record without `type` means; kept from the old system."""
 
+OLD_INSTANCE_FIELDS = ("instanceIds", "failedIn", "fails")
+"""Of a model's record: what the old system keeps there of its instances, and we elsewhere."""
+
 _Scalar = TypeVar("_Scalar", str, int, bool)
 _Kind = TypeVar("_Kind", bound=enum.Enum)
 
@@ -84,6 +87,16 @@ class ModelRecord:
     def same_attributes(self, other: "ModelRecord") -> bool:
         """Whether both name the same artefact."""
         return (self.type, self.path, self.key) == (other.type, other.path, other.key)
+
+    @property
+    def names_old_instances(self) -> bool:
+        """Whether it says which instances of the old system hold it, or failed to."""
+        return any(name in self.extras for name in OLD_INSTANCE_FIELDS)
+
+    def without_old_instances(self) -> "ModelRecord":
+        """The record when none of those instances is left."""
+        extras = {name: value for name, value in self.extras.items() if name not in OLD_INSTANCE_FIELDS}
+        return replace(self, extras=extras)
 
     def used(self, at_ms: int) -> "ModelRecord":
         """With the last use raised to `at_ms`; it never goes back."""
