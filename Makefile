@@ -46,7 +46,7 @@ build: $(STAMPS)/build ## virtual environment and native core
 lock: ## renew requirements/*.lock from pyproject.toml
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV); $(BIN)/pip install -q uv; }
 	@echo uv | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header - -o requirements/uv.lock
-	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal --group dev pyproject.toml --extra sklearn --extra onnx --extra etcd -o requirements/dev.lock
+	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal --group dev pyproject.toml --extra sklearn --extra onnx --extra etcd --extra tracing -o requirements/dev.lock
 
 # --- what people run --------------------------------------------------------------------------
 

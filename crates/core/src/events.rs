@@ -12,8 +12,10 @@ use parking_lot::Mutex;
 use crate::calls::Receipt;
 use crate::identify::{Hop, Subject};
 use crate::listen::Port;
+use crate::observe::{Logged, Tapped};
 use crate::outcome::Outcome;
 use crate::status::Code;
+use crate::trace::Span;
 
 /// Past tense: what has happened. The native stub documents each field.
 #[derive(Debug)]
@@ -67,6 +69,14 @@ pub enum Event {
     LinkBack {
         instance: String,
     },
+    Tapped(Box<Tapped>),
+    Logged(Box<Logged>),
+    Traced {
+        trace: u128,
+        subject: Subject,
+        method: String,
+        spans: Vec<Span>,
+    },
 }
 
 /// The queue. Only events that a client can cause at will are bounded by `max`; the others are bounded
@@ -76,6 +86,7 @@ pub struct Events {
     wake: EventFd,
     max: usize,
     refused: AtomicU64,
+    dropped: AtomicU64,
 }
 
 struct Queue {
@@ -96,6 +107,7 @@ impl Events {
             wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             max,
             refused: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
         })
     }
 
@@ -109,6 +121,29 @@ impl Events {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Events that only tell, and were dropped because the queue was not nearly empty.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Events that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().events.len()
+    }
+
+    /// Adds an event that only tells. Three quarters of the queue are kept for those that somebody waits for.
+    ///
+    /// False: dropped, and counted.
+    pub fn spare(&self, event: Event) -> bool {
+        if self.waiting() >= self.max.div_ceil(4) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        self.add(event, true).is_ok()
     }
 
     /// Adds an event that must not be lost.
@@ -178,6 +213,17 @@ mod tests {
         assert_eq!(events.take(2).len(), 1);
         assert!(!readable(&events));
         assert!(events.take(2).is_empty());
+    }
+
+    #[test]
+    fn what_only_tells_leaves_room_for_the_rest() {
+        let events = Events::new(8).unwrap();
+        let told = (0..5).filter(|token| events.spare(Event::Cancelled { token: *token })).count();
+        assert_eq!((told, events.dropped(), events.refused()), (2, 3, 0));
+        for token in 0..6 {
+            events.offer(Event::Cancelled { token }).unwrap();
+        }
+        assert!(events.offer(Event::Cancelled { token: 9 }).is_err());
     }
 
     #[test]

@@ -21,6 +21,8 @@ class Event:
     kind: str
     reason: str
     detail: str
+    numbers: tuple[tuple[str, int], ...] = ()
+    """What metrics observe of it; the names carry the units."""
 
 
 class Journal:
@@ -33,9 +35,11 @@ class Journal:
         self._next = 0
         self.history: deque[Event] = deque(maxlen=HISTORY)
 
-    def note(self, kind: str, model: ModelId | str = "", reason: str = "", detail: str = "") -> None:
-        """Write an event."""
-        event = Event(self._clock.now_ms(), self._instance, ModelId(model), kind, reason, detail)
+    def note(self, kind: str, model: ModelId | str = "", reason: str = "", detail: str = "", **numbers: int) -> None:
+        """Write an event; `numbers` are for metrics."""
+        event = Event(
+            self._clock.now_ms(), self._instance, ModelId(model), kind, reason, detail, tuple(numbers.items())
+        )
         self.history.append(event)
         for subscriber in tuple(self._subscribers.values()):
             subscriber(event)

@@ -11,8 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from modelmesh.instance.metrics_choice import STATSD_PORT, check_metrics
 
 KUBERNETES = Path("/var/run/secrets/kubernetes.io")
 """Stands in every Kubernetes container."""
@@ -296,6 +306,29 @@ class Settings(BaseSettings):
         default="info", validation_alias=_names("MM_LOG_LEVEL"), description="Least level that is logged."
     )
 
+    # --- metrics ------------------------------------------------------------------------------
+    metrics: Annotated[str, AfterValidator(check_metrics)] = Field(
+        default=f"statsd:port={STATSD_PORT}",
+        validation_alias=_names("MM_METRICS"),
+        description="`disabled`; `statsd[:port=8126;fq_names=false;legacy=false]`; or `prometheus[:port=2112;scheme=https;"
+        "fq_names=false;per_model_metrics=false;models_max=1000;mem_detail=all]`. See the reference page of metrics.",
+    )
+    info_metrics: str = Field(
+        default="",
+        validation_alias=_names("MM_INFO_METRICS"),
+        description="A gauge of 1 whose labels come from the environment: `name;label=VARIABLE,label=VARIABLE`.",
+    )
+    log_scrapes: bool = Field(
+        default=False,
+        validation_alias=_names("MM_LOG_PROMETHEUS_REQS"),
+        description="`true`: each scrape is a line of the log.",
+    )
+    old_metrics_port: str = Field(
+        default="",
+        validation_alias=_names("MM_METRICS_STATSD_PORT", "MM_METRICS_PROMETHEUS_PORT"),
+        description="Ignored, as in the old system; the port is part of `MM_METRICS`.",
+    )
+
     @field_validator("labels", "tls_trusted_paths", "internal_trusted_paths", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -308,7 +341,7 @@ class Settings(BaseSettings):
     def _sort(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(value))
 
-    @field_validator("read_only", mode="before")
+    @field_validator("read_only", "log_scrapes", mode="before")
     @classmethod
     def _exactly_true(cls, value: Any) -> Any:
         return value == "true" if isinstance(value, str) else value

@@ -8,14 +8,17 @@ from modelmesh.adapters.dataplane.native import ListenerTls, NativeDataPlane
 from modelmesh.adapters.http.probes import ProbeServer
 from modelmesh.adapters.peers import GrpcPeers, PeerCertificates
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
+from modelmesh.adapters.runtime.metered import MeteredRuntime
 from modelmesh.adapters.runtime.reflection import RuntimeReflection
 from modelmesh.adapters.store import open_store
+from modelmesh.adapters.store.metered import MeteredStore
 from modelmesh.adapters.telemetry.logs import JournalLog
 from modelmesh.control.keys import Keys
 from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
 from modelmesh.instance.certificates import Certificates, load_certificates
 from modelmesh.instance.live_documents import LiveDocuments, read_documents
 from modelmesh.instance.settings import Settings
+from modelmesh.instance.telemetry import Metrics, choose_metrics
 from modelmesh.management.services import serve
 from modelmesh.policy.copies import CopiesLimits
 from modelmesh.ports import Store
@@ -34,6 +37,7 @@ class Wired:
     peers: GrpcPeers
     probes: ProbeServer | None
     documents: LiveDocuments
+    metrics: Metrics
     serving_services: tuple[str, ...]
     peer_services: tuple[str, ...]
 
@@ -42,6 +46,7 @@ class Wired:
         if self.probes is not None:
             await self.probes.stop()
         await self.plane.tasks.close()
+        await self.metrics.stop()
         self.dataplane.close()
         await self.peers.close()
         await self.reflection.close()
@@ -58,6 +63,7 @@ async def wire(settings: Settings) -> Wired:
         OSError: A port is in use; the message names it.
     """
     certificates = load_certificates(settings)
+    metrics = choose_metrics(settings)
     store = await open_store(settings.kv_store)
     instance = InstanceId(settings.resolved_instance_id())
     host = settings.listen_host
@@ -73,9 +79,13 @@ async def wire(settings: Settings) -> Wired:
         max_connection_age_ms=_ms(settings.max_connection_age_s),
         max_connection_age_grace_ms=_ms(settings.max_connection_age_grace_s),
         multi_parallelism=settings.multi_parallelism,
+        metrics=metrics.choice.kind != "disabled",
+        metrics_per_model=metrics.choice.per_model,
+        metrics_full_names=metrics.choice.full_names,
+        metrics_models_max=metrics.choice.models_max,
     )
     try:
-        return await _connect(settings, instance, store, dataplane, certificates[1] if certificates else None)
+        return await _connect(settings, instance, store, dataplane, metrics, certificates[1] if certificates else None)
     except BaseException:
         dataplane.close()
         await store.close()
@@ -87,6 +97,7 @@ async def _connect(
     instance: InstanceId,
     store: Store,
     dataplane: NativeDataPlane,
+    metrics: Metrics,
     certificates: Certificates | None,
 ) -> Wired:
     log = JournalLog(instance)
@@ -110,8 +121,8 @@ async def _connect(
             version=settings.version,
         ),
         keys=Keys(root="", prefix=settings.kv_prefix, service=settings.service_name),
-        store=store,
-        runtime=runtime,
+        store=MeteredStore(store, metrics.meter),
+        runtime=MeteredRuntime(runtime, metrics.meter),
         peers=peers,
         dataplane=dataplane,
         clock=SystemClock(),
@@ -126,6 +137,7 @@ async def _connect(
             bootstrap_ms=settings.bootstrap_ms if settings.failfast_upgrade else 0,
         ),
         crashed=log.crashed,
+        forgotten=metrics.forget,
     )
     planes.append(plane)
     plane.journal.subscribe(log)
@@ -133,6 +145,7 @@ async def _connect(
     serving_services, peer_services = serve(
         plane, ready=lambda: plane.ready, ask_runtime=reflection.ask, failed=log.crashed
     )
+    await metrics.start(settings, plane, dataplane)
     probes = None
     if settings.probe_port:
         probes = ProbeServer(
@@ -143,7 +156,7 @@ async def _connect(
         )
         await probes.start()
     return Wired(
-        plane, dataplane, store, runtime, reflection, peers, probes, documents, serving_services, peer_services
+        plane, dataplane, store, runtime, reflection, peers, probes, documents, metrics, serving_services, peer_services
     )
 
 
