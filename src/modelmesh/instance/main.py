@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import structlog
 
 from modelmesh.adapters.store import StoreSettingError
-from modelmesh.adapters.telemetry.logs import configure_logs
+from modelmesh.adapters.telemetry.logs import LogLevel, configure_logs
 from modelmesh.control.link import RuntimeRejectedError
 from modelmesh.control.live_config import StartDisabledError
 from modelmesh.instance.settings import Settings, SettingsError
@@ -42,18 +42,18 @@ class DuplicateInstanceError(Exception):
 
 def run(settings: Settings) -> int:
     """Run an instance until SIGTERM or SIGINT; returns the exit status."""
-    configure_logs(form=settings.log_format, level=settings.log_level)
-    return asyncio.run(_run(settings))
+    level = configure_logs(form=settings.log_format, level=settings.log_level)
+    return asyncio.run(_run(settings, level))
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: Settings, level: LogLevel) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     log = structlog.get_logger("modelmesh")
     try:
-        wired = await _until(wire(settings), stop)
+        wired = await _until(wire(settings, level), stop)
     except (SettingsError, StoreSettingError, StoreError, OSError) as error:
         return _start_failed(settings, _explain(error, settings))
     if wired is None:

@@ -5,6 +5,7 @@ Source: `spec/api-config-tests.md` 7.1 and 7.3.
 """
 
 import ipaddress
+import json
 import os
 import secrets
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from modelmesh.instance.metrics_choice import STATSD_PORT, check_metrics
+from modelmesh.instance.payload_choice import parse_processors
 
 KUBERNETES = Path("/var/run/secrets/kubernetes.io")
 """Stands in every Kubernetes container."""
@@ -43,6 +45,29 @@ def _names(*names: str) -> AliasChoices:
 
 def _no_port(value: Any) -> Any:
     return 0 if isinstance(value, str) and value.upper() == "NONE" else value
+
+
+def _processors(text: str) -> str:
+    parse_processors(text)
+    return text
+
+
+RESERVED_KEYS = frozenset({"event", "level", "timestamp", "instance", "model", "vmodel", "method", "request_id"})
+
+
+def _header_keys(text: str) -> str:
+    if not text:
+        return text
+    try:
+        keys = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from error
+    texts = isinstance(keys, dict) and all(isinstance(key, str) and key and name for name, key in keys.items())
+    if not texts or not keys:
+        raise ValueError('it must be a map of header names and keys, such as {"x-user": "user"}')
+    if taken := sorted(RESERVED_KEYS & {*keys.values()}):
+        raise ValueError(f"log lines have keys of their own of these names: {', '.join(taken)}")
+    return text
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -329,7 +354,76 @@ class Settings(BaseSettings):
         description="Ignored, as in the old system; the port is part of `MM_METRICS`.",
     )
 
-    @field_validator("labels", "tls_trusted_paths", "internal_trusted_paths", mode="before")
+    # --- payloads -----------------------------------------------------------------------------
+    payload_processors: Annotated[str, AfterValidator(_processors)] = Field(
+        default="",
+        validation_alias=_names("MM_PAYLOAD_PROCESSORS"),
+        description="Who gets copies of requests and responses: URIs separated by spaces, "
+        "`logger://`, `http(s)://host/path`, each with `?<model>#<method>` as filters and options "
+        "`&vmodel=v&sample=0.01&format=cloudevents&batch=10`.",
+    )
+    payload_threads: int = Field(
+        default=2,
+        validation_alias=_names("MM_PAYLOAD_PROCESSORS_THREADS"),
+        description="Batches that each processor works on at a time.",
+        ge=1,
+        le=64,
+    )
+    payload_capacity: int = Field(
+        default=64,
+        validation_alias=_names("MM_PAYLOAD_PROCESSORS_CAPACITY"),
+        description="Calls that may wait for each processor; more are dropped and counted.",
+        ge=1,
+        le=65_536,
+    )
+    payload_headers: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("*",),
+        validation_alias=_names("MM_PAYLOAD_HEADERS"),
+        description="Headers that go with payloads, separated by commas; `*`: all but those that hold secrets "
+        "(authorization, cookies).",
+    )
+    payload_authorization_path: Path | None = Field(
+        default=None,
+        validation_alias=_names("MM_PAYLOAD_AUTHORIZATION_PATH"),
+        description="File with the `Authorization` header for http and https processors; read again when it changes.",
+    )
+    payload_trusted_path: Path | None = Field(
+        default=None,
+        validation_alias=_names("MM_PAYLOAD_TRUST_CERT_PATH"),
+        description="Certificate authorities for https processors (PEM). Default: the well-known ones.",
+    )
+
+    # --- tracing and logs ---------------------------------------------------------------------
+    access_log: Literal["off", "failed", "all"] = Field(
+        default="failed",
+        validation_alias=_names("MM_ACCESS_LOG"),
+        description="Inference calls that get a line in the log: none, those that failed (some 100 a second at most), all.",
+    )
+    log_each_invocation: bool = Field(
+        default=False,
+        validation_alias=_names("MM_LOG_EACH_INVOKE"),
+        description="`true`: a line for each call to the runtime. The key `config/log_each_invocation` changes it live.",
+    )
+    log_request_headers: Annotated[str, AfterValidator(_header_keys)] = Field(
+        default="",
+        validation_alias=_names("MM_LOG_REQUEST_HEADERS"),
+        description='Request headers that log lines carry, and under which key: `{"header": "key", "header-bin": "key"}`.',
+    )
+    traces_endpoint: str = Field(
+        default="",
+        validation_alias=_names("MM_TRACES_ENDPOINT"),
+        description="Where traces go, by OTLP over HTTP: `http://collector:4318/v1/traces`. Default: no traces.",
+        pattern=r"^(https?://\S+)?$",
+    )
+    traces_fraction: float = Field(
+        default=0.01,
+        validation_alias=_names("MM_TRACES_FRACTION"),
+        description="Share of the calls that are traced when they come without `traceparent`; the others do as it says.",
+        ge=0,
+        le=1,
+    )
+
+    @field_validator("labels", "payload_headers", "tls_trusted_paths", "internal_trusted_paths", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -341,7 +435,7 @@ class Settings(BaseSettings):
     def _sort(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(value))
 
-    @field_validator("read_only", "log_scrapes", mode="before")
+    @field_validator("read_only", "log_scrapes", "log_each_invocation", mode="before")
     @classmethod
     def _exactly_true(cls, value: Any) -> Any:
         return value == "true" if isinstance(value, str) else value
@@ -351,7 +445,7 @@ class Settings(BaseSettings):
     def _unless_false(cls, value: Any) -> Any:
         return value != "false" if isinstance(value, str) else value
 
-    @field_validator("tls_client_auth", "log_format", "log_level", "eviction", mode="before")
+    @field_validator("tls_client_auth", "access_log", "log_format", "log_level", "eviction", mode="before")
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value

@@ -1,7 +1,10 @@
 """The composition root: from settings to one instance whose ports have adapters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import SystemRandom
+
+from structlog.contextvars import bind_contextvars
 
 from modelmesh.adapters.clock import SystemClock
 from modelmesh.adapters.dataplane.native import ListenerTls, NativeDataPlane
@@ -12,16 +15,19 @@ from modelmesh.adapters.runtime.metered import MeteredRuntime
 from modelmesh.adapters.runtime.reflection import RuntimeReflection
 from modelmesh.adapters.store import open_store
 from modelmesh.adapters.store.metered import MeteredStore
-from modelmesh.adapters.telemetry.logs import JournalLog
+from modelmesh.adapters.telemetry.calls import mapped
+from modelmesh.adapters.telemetry.logs import JournalLog, LogLevel
 from modelmesh.control.keys import Keys
 from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
 from modelmesh.instance.certificates import Certificates, load_certificates
 from modelmesh.instance.live_documents import LiveDocuments, read_documents
+from modelmesh.instance.observing import Observers, choose_observers, header_keys
 from modelmesh.instance.settings import Settings
 from modelmesh.instance.telemetry import Metrics, choose_metrics
 from modelmesh.management.services import serve
 from modelmesh.policy.copies import CopiesLimits
 from modelmesh.ports import Store
+from modelmesh.values.dataplane import DataPlaneEvent
 from modelmesh.values.ids import InstanceId
 
 
@@ -38,6 +44,7 @@ class Wired:
     probes: ProbeServer | None
     documents: LiveDocuments
     metrics: Metrics
+    observers: Observers
     serving_services: tuple[str, ...]
     peer_services: tuple[str, ...]
 
@@ -45,6 +52,7 @@ class Wired:
         """Release everything, in the reverse order."""
         if self.probes is not None:
             await self.probes.stop()
+        await self.observers.stop()
         await self.plane.tasks.close()
         await self.metrics.stop()
         self.dataplane.close()
@@ -54,8 +62,8 @@ class Wired:
         await self.store.close()
 
 
-async def wire(settings: Settings) -> Wired:
-    """Put an instance together and bind its ports.
+async def wire(settings: Settings, level: LogLevel) -> Wired:
+    """Put an instance together and bind its ports; `level` follows the live setting.
 
     Raises:
         SettingsError: A certificate or a document cannot be used.
@@ -85,7 +93,9 @@ async def wire(settings: Settings) -> Wired:
         metrics_models_max=metrics.choice.models_max,
     )
     try:
-        return await _connect(settings, instance, store, dataplane, metrics, certificates[1] if certificates else None)
+        return await _connect(
+            settings, level, instance, store, dataplane, metrics, certificates[1] if certificates else None
+        )
     except BaseException:
         dataplane.close()
         await store.close()
@@ -94,6 +104,7 @@ async def wire(settings: Settings) -> Wired:
 
 async def _connect(
     settings: Settings,
+    level: LogLevel,
     instance: InstanceId,
     store: Store,
     dataplane: NativeDataPlane,
@@ -101,6 +112,7 @@ async def _connect(
     certificates: Certificates | None,
 ) -> Wired:
     log = JournalLog(instance)
+    keys = header_keys(settings.log_request_headers)
     runtime = GrpcRuntime(settings.runtime_endpoint())
     reflection = RuntimeReflection(settings.runtime_serving_endpoint())
     peers = GrpcPeers(
@@ -108,8 +120,14 @@ async def _connect(
         if certificates
         else None
     )
+    observers = choose_observers(settings, instance, metrics.meter)
     planes: list[ControlPlane] = []
-    dataplane.listen(lambda events: planes[0].receive(events))  # noqa: PLW0108 - made below
+
+    def receive(events: Sequence[DataPlaneEvent]) -> None:
+        planes[0].receive(events)
+        observers.receive(events)
+
+    dataplane.listen(receive)
     dataplane.start()
     plane = ControlPlane(
         identity=Identity(
@@ -143,9 +161,14 @@ async def _connect(
     plane.journal.subscribe(log)
     documents = read_documents(settings, plane)
     serving_services, peer_services = serve(
-        plane, ready=lambda: plane.ready, ask_runtime=reflection.ask, failed=log.crashed
+        plane,
+        ready=lambda: plane.ready,
+        ask_runtime=reflection.ask,
+        failed=log.crashed,
+        entered=lambda headers: bind_contextvars(**mapped(headers, keys)),
     )
     await metrics.start(settings, plane, dataplane)
+    observers.start(plane, dataplane, level)
     probes = None
     if settings.probe_port:
         probes = ProbeServer(
@@ -156,7 +179,18 @@ async def _connect(
         )
         await probes.start()
     return Wired(
-        plane, dataplane, store, runtime, reflection, peers, probes, documents, metrics, serving_services, peer_services
+        plane,
+        dataplane,
+        store,
+        runtime,
+        reflection,
+        peers,
+        probes,
+        documents,
+        metrics,
+        observers,
+        serving_services,
+        peer_services,
     )
 
 

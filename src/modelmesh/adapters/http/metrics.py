@@ -2,9 +2,8 @@
 
 import asyncio
 import datetime as dt
+import os
 import ssl
-import tempfile
-from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -83,6 +82,17 @@ class MetricsServer:
 
 def self_signed() -> ssl.SSLContext:
     """A server's TLS context with a new key and a certificate signed by itself."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # The standard library takes certificates from files only, and the file system may be read-only.
+    with os.fdopen(os.memfd_create("metrics.pem"), "wb") as file:
+        file.write(b"".join(self_signed_pem()))
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+    return context
+
+
+def self_signed_pem() -> tuple[bytes, bytes]:
+    """A new key, and a certificate for `localhost` that it signed."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "modelmesh metrics")])
     now = dt.datetime.now(dt.UTC)  # noqa: TID251 - a certificate's validity is wall clock time
@@ -97,16 +107,7 @@ def self_signed() -> ssl.SSLContext:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # The standard library takes certificates from files only; the root file system may be read-only.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "metrics.pem")
-        path.touch(mode=0o600)
-        path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            + certificate.public_bytes(serialization.Encoding.PEM)
-        )
-        context.load_cert_chain(path)
-    return context
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private, certificate.public_bytes(serialization.Encoding.PEM)
