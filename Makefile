@@ -84,8 +84,12 @@ faults: $(STAMPS)/build ## real processes and a real etcd under faults, with cal
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python benchmarks/faults/run.py $(SCENARIOS)
 
-bench: bench-path ## everything that measures
+bench: bench-path bench-observed ## everything that measures
 
 bench-path: $(STAMPS)/build ## what a call costs on its way: direct, through one instance, over a hop (5 minutes)
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python benchmarks/path/run.py
+
+bench-observed: $(STAMPS)/build ## what metrics, payload taps, access control and traces cost a call (3 minutes)
+	@cargo build -q --release -p modelmesh-bench-kit
+	@$(BIN)/python benchmarks/path/observed.py

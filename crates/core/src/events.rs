@@ -135,7 +135,8 @@ impl Events {
         self.queue.lock().events.len()
     }
 
-    /// Adds an event that only tells. Three quarters of the queue are kept for those that somebody waits for.
+    /// Adds an event that only tells. Three quarters of the queue are kept for those that somebody waits for, and
+    /// Python is not woken: many such events share one `flush`, at the next heartbeat.
     ///
     /// False: dropped, and counted.
     pub fn spare(&self, event: Event) -> bool {
@@ -143,7 +144,16 @@ impl Events {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return false;
         }
-        self.add(event, true).is_ok()
+        self.add_to_queue(event, true, false).is_ok()
+    }
+
+    /// Wakes Python if anything waits.
+    pub fn flush(&self) {
+        let mut queue = self.queue.lock();
+        if !queue.events.is_empty() && !queue.signalled {
+            queue.signalled = true;
+            let _ = self.wake.write(1);
+        }
     }
 
     /// Adds an event that must not be lost.
@@ -160,13 +170,17 @@ impl Events {
     }
 
     fn add(&self, event: Event, bounded: bool) -> Result<(), Full> {
+        self.add_to_queue(event, bounded, true)
+    }
+
+    fn add_to_queue(&self, event: Event, bounded: bool, wakes: bool) -> Result<(), Full> {
         let mut queue = self.queue.lock();
         if bounded && queue.events.len() >= self.max {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Full);
         }
         queue.events.push_back(event);
-        if !queue.signalled {
+        if wakes && !queue.signalled {
             queue.signalled = true;
             // Cannot block: the counter is 0 here, and a full counter would be readable anyway.
             let _ = self.wake.write(1);
@@ -220,6 +234,9 @@ mod tests {
         let events = Events::new(8).unwrap();
         let told = (0..5).filter(|token| events.spare(Event::Cancelled { token: *token })).count();
         assert_eq!((told, events.dropped(), events.refused()), (2, 3, 0));
+        assert!(!readable(&events), "nobody waits for those");
+        events.flush();
+        assert!(readable(&events));
         for token in 0..6 {
             events.offer(Event::Cancelled { token }).unwrap();
         }

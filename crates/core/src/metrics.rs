@@ -1,11 +1,11 @@
 //! Counters and histograms of the data plane, in the names of the old system and some of ours.
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use parking_lot::RwLock;
 
 use crate::histogram::{ByCode, Histogram, SIZES, TIMES, Taken};
@@ -93,7 +93,7 @@ impl Default for OfMethod {
 /// The series of one model; of all models, if they are not told apart.
 struct OfModel {
     /// By vmodel and method.
-    methods: RwLock<HashMap<String, HashMap<String, Arc<OfMethod>>>>,
+    methods: RwLock<HashMap<String, HashMap<String, Box<OfMethod>>>>,
     queued: Histogram,
     missed: Histogram,
 }
@@ -105,14 +105,15 @@ impl Default for OfModel {
 }
 
 impl OfModel {
-    fn method(&self, vmodel: &str, method: &str) -> Arc<OfMethod> {
+    /// The series are written under the lock that reads the table: cheaper than counting references.
+    fn method(&self, vmodel: &str, method: &str, observe: impl FnOnce(&OfMethod)) {
         if let Some(series) = self.methods.read().get(vmodel).and_then(|methods| methods.get(method)) {
-            return Arc::clone(series);
+            return observe(series);
         }
         let mut vmodels = self.methods.write();
         let methods = vmodels.entry(vmodel.to_owned()).or_default();
         let label = if methods.len() < MOST_METHODS { method } else { OTHER_METHOD };
-        Arc::clone(methods.entry(label.to_owned()).or_default())
+        observe(methods.entry(label.to_owned()).or_default());
     }
 }
 
@@ -130,6 +131,8 @@ pub struct Ended<'a> {
 /// All metrics of one core.
 pub struct Metrics {
     counted: Counted,
+    /// Of all models, if they are not told apart; else of those without a name.
+    all: OfModel,
     models: RwLock<HashMap<String, Arc<OfModel>>>,
     managed: RwLock<HashMap<String, Arc<ByCode>>>,
     rejected: [AtomicU64; REJECTIONS.len()],
@@ -175,6 +178,7 @@ impl Metrics {
     pub fn new(counted: Counted) -> Self {
         Self {
             counted,
+            all: OfModel::default(),
             models: RwLock::default(),
             managed: RwLock::default(),
             rejected: Default::default(),
@@ -187,19 +191,22 @@ impl Metrics {
         if self.counted.full_names { method } else { method.rsplit_once('/').map_or(method, |(_, name)| name) }
     }
 
-    fn of_model(&self, model: &str) -> Arc<OfModel> {
-        let model = if self.counted.per_model { model } else { "" };
-        if let Some(series) = self.models.read().get(model) {
-            return Arc::clone(series);
+    fn of_model(&self, model: &str, observe: impl FnOnce(&OfModel)) {
+        if !self.counted.per_model || model.is_empty() {
+            return observe(&self.all);
         }
-        let mut models = self.models.write();
-        let full = models.len() >= self.counted.models_max && !model.is_empty();
-        Arc::clone(models.entry(if full { OTHER_MODEL } else { model }.to_owned()).or_default())
+        let known = self.models.read().get(model).cloned();
+        let series = known.unwrap_or_else(|| {
+            let mut models = self.models.write();
+            let label = if models.len() < self.counted.models_max { model } else { OTHER_MODEL };
+            Arc::clone(models.entry(label.to_owned()).or_default())
+        });
+        observe(&series);
     }
 
-    fn of_method(&self, model: &str, vmodel: &str, method: &str) -> Arc<OfMethod> {
+    fn of_method(&self, model: &str, vmodel: &str, method: &str, observe: impl FnOnce(&OfMethod)) {
         let vmodel = if self.counted.per_model { vmodel } else { "" };
-        self.of_model(model).method(vmodel, self.label(method))
+        self.of_model(model, |series| series.method(vmodel, self.label(method), observe));
     }
 
     /// An inference call of a client has ended.
@@ -210,25 +217,26 @@ impl Metrics {
         // Clients can invent ids without end: what is not there gets no series of its own.
         let invented = ended.code == Code::NotFound;
         let (model, vmodel) = if invented { ("", "") } else { (ended.model, ended.vmodel) };
-        let series = self.of_method(model, vmodel, ended.method);
-        series.requests.observe(ended.code, micros(ended.time));
-        series.request_bytes.observe(ended.code, ended.request_bytes);
-        if ended.code == Code::Ok {
-            series.response_bytes.observe(ended.code, ended.response_bytes);
-        }
+        self.of_method(model, vmodel, ended.method, |series| {
+            series.requests.observe(ended.code, micros(ended.time));
+            series.request_bytes.observe(ended.code, ended.request_bytes);
+            if ended.code == Code::Ok {
+                series.response_bytes.observe(ended.code, ended.response_bytes);
+            }
+        });
     }
 
     /// The runtime has answered; waiting for the gate is not counted.
     pub fn invoked(&self, model: &str, vmodel: &str, method: &str, code: Code, time: Duration) {
         if self.counted.enabled {
-            self.of_method(model, vmodel, method).invocations.observe(code, micros(time));
+            self.of_method(model, vmodel, method, |series| series.invocations.observe(code, micros(time)));
         }
     }
 
     /// A request had its turn at a copy whose concurrency is limited.
     pub fn queued(&self, model: &str, time: Duration) {
         if self.counted.enabled {
-            self.of_model(model).queued.observe(micros(time));
+            self.of_model(model, |series| series.queued.observe(micros(time)));
         }
     }
 
@@ -239,7 +247,7 @@ impl Metrics {
         }
         self.held[end as usize].observe(micros(time));
         if end == HoldEnd::Served && time > MISS {
-            self.of_model(model).missed.observe(micros(time));
+            self.of_model(model, |series| series.missed.observe(micros(time)));
         }
     }
 
@@ -271,11 +279,13 @@ impl Metrics {
 
     /// Calls `each` with every series by method or model that was ever used: name, labels, histogram.
     fn visit(&self, mut each: impl FnMut(&'static str, &[(&'static str, &str)], &Histogram)) {
-        for (model, of_model) in self.models.read().iter() {
+        let models = self.models.read();
+        let named = models.iter().map(|(model, series)| (model.as_str(), &**series));
+        for (model, of_model) in std::iter::once(("", &self.all)).chain(named) {
             let labels = |method, code, vmodel| {
                 let mut labels = vec![("method", method), ("code", code)];
                 if self.counted.per_model {
-                    labels.extend([("modelId", model.as_str()), ("vModelId", vmodel)]);
+                    labels.extend([("modelId", model), ("vModelId", vmodel)]);
                 }
                 labels
             };
@@ -293,8 +303,7 @@ impl Metrics {
                     }
                 }
             }
-            let labels =
-                if self.counted.per_model { vec![("modelId", model.as_str()), ("vModelId", "")] } else { Vec::new() };
+            let labels = if self.counted.per_model { vec![("modelId", model), ("vModelId", "")] } else { Vec::new() };
             for (name, histogram) in [(QUEUED, &of_model.queued), (MISSED, &of_model.missed)] {
                 if histogram.is_used() {
                     each(name, &labels, histogram);

@@ -146,7 +146,9 @@ class Core:
     @property
     def peer_port(self) -> int | None: ...
     def events(self, most: int = 256) -> list[tuple[object, ...]]:
-        """Take up to `most` events. If more are waiting the descriptor stays readable."""
+        """Take up to `most` events. If more are waiting the descriptor stays readable.
+
+        For TAPPED, LOGGED and TRACED alone it becomes readable within a quarter of a second."""
     def set_routes(
         self,
         routes: list[tuple[str, tuple[tuple[bool, int, int, int] | None, list[tuple[str, int]]] | None]],

@@ -81,8 +81,9 @@ class Observers:
         plane.config.follow("log_each_invocation", log_invocations)
         plane.config.follow("logger_level", level.set)
 
-    async def stop(self) -> None:
-        """Process what is queued, for a few seconds at most."""
+    async def stop(self, dataplane: NativeDataPlane) -> None:
+        """Process what was told and is queued, for a few seconds at most."""
+        dataplane.deliver()
         await self.pipeline.close()
         if self.traces is not None:
             await self.traces.close()

@@ -52,7 +52,7 @@ class Wired:
         """Release everything, in the reverse order."""
         if self.probes is not None:
             await self.probes.stop()
-        await self.observers.stop()
+        await self.observers.stop(self.dataplane)
         await self.plane.tasks.close()
         await self.metrics.stop()
         self.dataplane.close()

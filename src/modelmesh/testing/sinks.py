@@ -26,10 +26,11 @@ class Posted:
 
 @dataclass
 class Sink:
-    """Keeps what is posted; answers with `statuses` in turn, the last one for ever; may be slow."""
+    """Keeps what is posted, up to `keeps` posts; answers with `statuses` in turn, the last one for ever; may be slow."""
 
     statuses: list[int] = field(default_factory=lambda: [200])
     hangs: bool = False
+    keeps: int = 10_000
     posted: list[Posted] = field(default_factory=list)
     port: int = 0
     tls: ssl.SSLContext | None = None
@@ -55,7 +56,9 @@ class Sink:
 
     async def _answer(self, request: web.Request) -> web.Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.posted.append(Posted(request.path_qs, headers, await request.read()))
+        posted = Posted(request.path_qs, headers, await request.read())
+        if len(self.posted) < self.keeps:
+            self.posted.append(posted)
         if self.hangs:
             await asyncio.sleep(3600)
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]

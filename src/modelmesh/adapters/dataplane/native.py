@@ -144,6 +144,10 @@ class NativeDataPlane:
         if events and self._receive is not None:
             self._receive(events)
 
+    def deliver(self) -> None:
+        """Deliver what waits now, and not only when somebody waits for it."""
+        self._deliver()
+
     def start(self) -> None:
         """Bind and begin. Raises OSError naming an address that is in use."""
         self._core.start()

@@ -17,6 +17,9 @@ QUEUED_BYTES_MAX = 32 << 20
 TELL_S = 60.0
 """Losses are told in the log once in this time."""
 
+LINGER_S = 0.5
+"""How long a batch may wait for more calls."""
+
 DRAIN_S = 5.0
 """How long what is queued may still take when the instance stops."""
 
@@ -42,6 +45,7 @@ class Lane:
         self._waiting: deque[Tapped] = deque()
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
+        self._full = asyncio.Event()
         self._closing = False
         self._lost: dict[str, int] = {}
         self._why = ""
@@ -59,6 +63,8 @@ class Lane:
         self._waiting.append(call)
         self._waiting_bytes += call.size_bytes
         self._wake.set()
+        if len(self._waiting) >= self._batch:
+            self._full.set()
 
     def _take(self) -> list[Tapped]:
         calls = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
@@ -72,7 +78,13 @@ class Lane:
                     return
                 self._wake.clear()
                 await self._wake.wait()
+            if len(self._waiting) < self._batch and not self._closing:
+                self._full.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._full.wait(), LINGER_S)
             calls = self._take()
+            if not calls:
+                continue  # another worker was quicker
             try:
                 await self._processor.process(calls)
             except asyncio.CancelledError:
@@ -104,6 +116,7 @@ class Lane:
         """Process what is queued, as far as time allows, and end."""
         self._closing = True
         self._wake.set()
+        self._full.set()
         _, late = await asyncio.wait(self._workers, timeout=timeout_s)
         for worker in late:
             worker.cancel()
