@@ -565,6 +565,21 @@ class Cache:
         """The keys that should stand for this instance's copies."""
         return [(entry.model, self._record(entry)) for entry in self._entries.values() if entry.state in _LISTED]
 
+    def settled_copies(self) -> tuple[dict[ModelId, LoadId], dict[ModelId, LoadId]]:
+        """Open copies whose key has been written, and all others here, each with its load."""
+        settled: dict[ModelId, LoadId] = {}
+        changing: dict[ModelId, LoadId] = {}
+        for entry in self._entries.values():
+            listed = entry.state in _OPEN and entry.published.is_set() and not entry.publishing
+            (settled if listed else changing)[entry.model] = entry.load_id
+        return settled, changing
+
+    def list_again(self, model: ModelId) -> None:
+        """Put the key of an open copy once more."""
+        entry = self._entries.get(model)
+        if entry is not None and entry.state in _OPEN:
+            self._publish(entry)
+
     def _record(self, entry: _Entry) -> records.CopyRecord:
         return records.CopyRecord(
             state=records.CopyState.LOADED if entry.state in _OPEN else records.CopyState.LOADING,

@@ -305,6 +305,8 @@ class ControlPlane:
             own=own,
             store=store,
             keys=keys,
+            state=self.state,
+            observer=self.observer,
             cache=self.cache,
             decider=self.decider,
             requests=self.requests,
