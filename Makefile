@@ -14,7 +14,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo test check format sim faults bench lock proto docs
+.PHONY: help tools build demo test check format sim faults bench bench-path bench-cluster lock proto docs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -82,9 +82,13 @@ proto: $(STAMPS)/venv ## regenerate src/modelmesh/_proto from proto/
 
 faults: $(STAMPS)/build ## real processes and a real etcd under faults, with callers who must not notice (6 minutes); SCENARIOS="kill_one …" picks some
 	@cargo build -q --release -p modelmesh-bench-kit
-	@$(BIN)/python benchmarks/faults/run.py $(SCENARIOS)
+	@$(BIN)/python -m benchmarks.faults.run $(SCENARIOS)
 
-bench: bench-path ## everything that measures
+bench: bench-path bench-cluster ## everything that measures
+
+bench-cluster: $(STAMPS)/build ## registration, memory, starts, cold calls, over-commit (4 minutes); PARTS="registration …" picks some
+	@cargo build -q --release -p modelmesh-bench-kit
+	@$(BIN)/python -m benchmarks.cluster.run $(PARTS)
 
 bench-path: $(STAMPS)/build ## what a call costs on its way: direct, through one instance, over a hop (5 minutes)
 	@cargo build -q --release -p modelmesh-bench-kit
