@@ -89,7 +89,7 @@ class Decider:
         others = tuple(entry for entry in view.instances if entry.instance != view.own)
         return replace(view, instances=(*others, own))
 
-    def places(self, model: ModelId, registered: Registered) -> int:
+    def places(self, model: ModelId, registered: Registered, cluster: ClusterView) -> int:
         """How many instances may hold the model: its holders, and those where nothing speaks against a load."""
         view = self.model_view(model, registered)
         now_ms = self._clock.now_ms()
@@ -98,7 +98,7 @@ class Decider:
         size_bytes = self._predicted_bytes(model)
         free = [
             entry
-            for entry in self.constraints.allowed(registered.record.type, self.cluster_view().instances)
+            for entry in self.constraints.allowed(registered.record.type, cluster.instances)
             if entry.instance not in holders
             and entry.instance not in failed
             and entry.available

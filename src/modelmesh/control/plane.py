@@ -24,7 +24,7 @@ from modelmesh.control.observe import Observer
 from modelmesh.control.pulse import Pulse
 from modelmesh.control.rates import RateBook
 from modelmesh.control.records import RecordCache
-from modelmesh.control.requests import Requests, retry_later
+from modelmesh.control.requests import Requests, refusal, retry_later
 from modelmesh.control.routing import Routing
 from modelmesh.control.scale import Scaler
 from modelmesh.control.state import Changed, ClusterState
@@ -45,10 +45,12 @@ from modelmesh.values.dataplane import (
     Cancelled,
     CopyIdle,
     DataPlaneEvent,
+    Hop,
     LinkBack,
     LinkLost,
     MethodRule,
     Missed,
+    Outcome,
     PeerAddress,
     Rules,
 )
@@ -420,8 +422,11 @@ class ControlPlane:
         """Take the data plane's events."""
         for event in events:
             match event:
-                case Missed(token) if not self._started:
-                    self.dataplane.resolve([(token, retry_later(Status.UNAVAILABLE, "this instance is starting"))])
+                case Missed(token, hop=hop) if not self._started:
+                    starting = "this instance is starting"
+                    asked = hop is Hop.LOAD
+                    answer = refusal(Outcome.BUSY, Status.UNAVAILABLE, starting) if asked else None
+                    self.dataplane.resolve([(token, answer or retry_later(Status.UNAVAILABLE, starting))])
                 case Missed():
                     self.requests.missed(event)
                 case AttemptFailed():
@@ -622,4 +627,5 @@ class ControlPlane:
         gone = [instance for instance, since in self._missing_since.items() if now_ms - since >= PEER_GONE_MS]
         for instance in gone:
             del self._missing_since[instance]
+            self.routing.update(self.state.forget(instance).models)
         self.routing.forget_peers(gone)

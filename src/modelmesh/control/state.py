@@ -249,6 +249,13 @@ class ClusterState:
             changed.own_deleted.append((model, revision))
         self._remove_copy(model, instance, changed)
 
+    def forget(self, instance: InstanceId) -> Changed:
+        """An instance has had no entry for so long that its address is dropped: what it held cannot be reached."""
+        changed = Changed()
+        if instance not in self.members:
+            self._drop_unlisted(instance, changed)
+        return changed
+
     def _drop_unlisted(self, instance: InstanceId, changed: Changed) -> None:
         for model, copies in tuple(self._copies.items()):
             copy = copies.get(instance)
