@@ -1,7 +1,6 @@
 """The simulator finds bugs: each invariant broken on purpose, in a policy or in what enacts it, and caught."""
 
 import asyncio
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -144,7 +143,7 @@ def test_a_key_that_is_never_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_last_copy_of_a_model_in_use_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(copies, **given):
-        return choose_victims([dataclasses.replace(copy, busy=False) for copy in copies], **given)
+        return choose_victims([copy._replace(busy=False) for copy in copies], **given)
 
     monkeypatch.setattr(decide, "choose_victims", careless)
     found("while it is in use")

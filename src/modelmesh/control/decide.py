@@ -5,7 +5,6 @@ never the last copy of a model in use, one change in flight per model.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from random import Random
 
 from modelmesh.control.records import Registered
@@ -85,9 +84,7 @@ class Decider:
     def cluster_view(self) -> ClusterView:
         """The instances, this one as it stands now."""
         view = self._state.cluster()
-        own = InstanceView(view.own, self._own_record())
-        others = tuple(entry for entry in view.instances if entry.instance != view.own)
-        return replace(view, instances=(*others, own))
+        return view.with_instance(InstanceView(view.own, self._own_record()))
 
     def places(self, model: ModelId, registered: Registered, cluster: ClusterView) -> int:
         """How many instances may hold the model: its holders, and those where nothing speaks against a load."""

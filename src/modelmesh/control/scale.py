@@ -168,6 +168,8 @@ class Scaler:
         budget = self._cache.ledger.capacity_bytes // 20
         dropped_bytes = 0
         for model in self._cache.ready():
+            if not self._decider.elsewhere(model):
+                continue
             copies = self._ready_copies(model, cluster)
             registered = self._models.cached(model)
             relied_on = self._cache.others(model) if len(copies) > 1 else ()

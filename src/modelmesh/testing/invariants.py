@@ -7,6 +7,7 @@
     answers     no call is resolved after its answer; none is held while nobody works at it
     keys        a key under `copies/` has a copy behind it, or is about to go; a ready copy has a key, or is about to
     last copy   the last ready copy of a model in use is not dropped by choice
+    time        passes: nobody does something over and over without waiting
     paths       an answer comes from the newest record that the answering instance had seen when the call began
 
 `keys` and `answers` are bounded in time (`SOON_MS`) because instances that die, or lose the store, need some.
@@ -28,6 +29,9 @@ from modelmesh.values.records import CopyState as Listed
 
 SOON_MS = 45_000
 """A lease of ten seconds, the longest retry, and a store that is slow to come back."""
+
+STANDSTILL_TURNS = 20_000
+"""Turns of the loop without time passing: far more than work at one moment takes."""
 
 FORGOTTEN_MS = 5_000
 """How long a call may be held before somebody works at it."""
@@ -70,6 +74,8 @@ class Invariants:
         self._disturbed = disturbed
         self._clock = VirtualClock()
         self._touched: dict[InstanceId, None] = {}
+        self._turns = 0
+        self._turned = 0.0
         self._books: dict[InstanceId, _Books] = {}
         self._keys: dict[InstanceId, dict[ModelId, CopyRecord]] = {}
         self._records: dict[ModelId, Revision] = {}
@@ -154,6 +160,11 @@ class Invariants:
                 self._relying[event.instance, event.model] = event.reason
 
     def _after_turn(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._turns = self._turns + 1 if now == self._turned else 0
+        self._turned = now
+        if self._turns == STANDSTILL_TURNS:
+            self._break(f"time stands still: somebody does something over and over; last touched: {[*self._touched]}")
         if not self._touched:
             return
         touched, self._touched = self._touched, {}

@@ -42,7 +42,7 @@ _ALLOWED = frozenset({Status.OK, Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED, 
 _UNSURE = _ALLOWED | {Status.NOT_FOUND, Status.INTERNAL}
 """What a call for a model may end in while its owner works on it."""
 
-_TOLD = ("scripted failure", "out of memory", "bytes, ", "label requirements", "timed out after", "Nowhere available")
+_TOLD = ("scripted failure", "out of memory", "bytes, ", "label requirements", "went away while", "timed out after", "Nowhere available")
 """What an INTERNAL answer must be about, for other models: the faults that were injected."""
 
 
