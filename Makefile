@@ -72,7 +72,7 @@ format: $(STAMPS)/venv ## let the formatters write
 
 SEEDS ?= 20
 sim: $(STAMPS)/venv ## simulated clusters under faults: SEEDS=n, or SEED=n to repeat one
-	@$(BIN)/python -m modelmesh.testing.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+	@$(BIN)/python -m modelmesh.testing.campaign $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
 	@$(BIN)/python -m modelmesh.instance.reference

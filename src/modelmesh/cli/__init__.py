@@ -11,6 +11,7 @@ from modelmesh import __version__
 from modelmesh.cli.models import models
 from modelmesh.cli.runtime import runtime
 from modelmesh.cli.serve import serve
+from modelmesh.cli.simulate import simulate
 from modelmesh.cli.up import up
 from modelmesh.cli.vmodels import vmodels
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(up)
 app.command()(serve)
 app.command()(runtime)
+app.command()(simulate)
 app.add_typer(models, name="models")
 app.add_typer(vmodels, name="vmodels")
 

@@ -145,6 +145,7 @@ class _Entry:
     idle: bool = False
     missed: bool = False
     relied_on: tuple[tuple[InstanceId, Revision], ...] = ()
+    relied_in_vain: tuple[tuple[InstanceId, Revision], ...] = ()
     loading: asyncio.Task[None] | None = None
     removal: asyncio.Task[None] | None = None
     entered_ms: int = 0
@@ -334,6 +335,10 @@ class Cache:
     def states(self) -> dict[ModelId, CopyState]:
         """The state of every copy; for tests, status and invariants."""
         return {model: entry.state for model, entry in self._entries.items()}
+
+    def books(self) -> dict[ModelId, int]:
+        """The bytes booked for every copy; for invariants."""
+        return {model: self.ledger.booked_bytes(entry.load_id) for model, entry in self._entries.items()}
 
     def predicted_bytes(self, model: ModelId) -> int:
         """The best guess of a model's size without asking anyone."""
@@ -779,14 +784,14 @@ class Cache:
                 )
 
     def others(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
-        """Ready copies elsewhere, with their create revisions."""
+        """Ready copies elsewhere, with their create revisions; none if the store has denied just these."""
         assert self._decider is not None
         if not self._decider.elsewhere(model):
             return ()
         entry = self._entries[model]
         view = self._decider.model_view(model, entry.registered)
         cluster = self._decider.cluster_view()
-        return tuple(
+        standing = tuple(
             (copy.instance, copy.create_revision)
             for copy in view.copies
             if copy.instance != self._own
@@ -795,6 +800,7 @@ class Cache:
             and (place := cluster.instance(copy.instance)) is not None
             and place.available
         )
+        return () if standing == entry.relied_in_vain else standing
 
     def _press(self) -> None:
         """Look for victims again soon: every copy is in use, or the store is away."""
@@ -1008,6 +1014,8 @@ class Cache:
                 else:
                     await self._clock.sleep(RETRY_MS)
                     continue
+            if not gone:
+                entry.relied_in_vain = entry.relied_on
             if entry.state is CopyState.WITHDRAWING:
                 self._step(entry, CopyInput.WITHDRAWN if gone else CopyInput.KEPT)
             return

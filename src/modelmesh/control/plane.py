@@ -23,7 +23,7 @@ from modelmesh.control.pulse import Pulse
 from modelmesh.control.rates import RateBook
 from modelmesh.control.ready import Ready
 from modelmesh.control.records import RecordCache
-from modelmesh.control.requests import Requests, retry_later
+from modelmesh.control.requests import Requests, refusal, retry_later
 from modelmesh.control.rounds import Rounds
 from modelmesh.control.routing import Routing
 from modelmesh.control.scale import Scaler
@@ -58,9 +58,11 @@ from modelmesh.values.dataplane import (
     Cancelled,
     CopyIdle,
     DataPlaneEvent,
+    Hop,
     LinkBack,
     LinkLost,
     Missed,
+    Outcome,
     PeerAddress,
     Rules,
 )
@@ -461,8 +463,11 @@ class ControlPlane:
         """Take the data plane's events."""
         for event in events:
             match event:
-                case Missed(token) if not self._started:
-                    self.dataplane.resolve([(token, retry_later(Status.UNAVAILABLE, "this instance is starting"))])
+                case Missed(token, hop=hop) if not self._started:
+                    starting = "this instance is starting"
+                    asked = hop is Hop.LOAD
+                    answer = refusal(Outcome.BUSY, Status.UNAVAILABLE, starting) if asked else None
+                    self.dataplane.resolve([(token, answer or retry_later(Status.UNAVAILABLE, starting))])
                 case Missed():
                     self.requests.missed(event)
                 case AttemptFailed():
