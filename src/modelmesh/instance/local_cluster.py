@@ -141,6 +141,7 @@ class LocalCluster:
                 "WATSON_SERVICE_PORT": "0",
                 "WATSON_SERVICE_ADDRESS": "127.0.0.1",
                 "MM_PROBE_PORT": "NONE",
+                "MM_PRESTOP_WAIT_PORT": "NONE",
                 "INTERNAL_GRPC_SOCKET_PATH": str(instance.socket_path),
                 "MM_LOG_FORMAT": "console",
                 **self.environment,
