@@ -123,6 +123,7 @@ class ProbeServer:
         for task in list(connections):
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close in the turn after
 
     async def _probe(self, path: str) -> int:
         if path == "/ready":

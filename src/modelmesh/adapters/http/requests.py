@@ -35,7 +35,7 @@ def parse_head(head: bytes) -> Head:
     """Read a head up to its empty line. A request with a body is the last of its connection: the body is not read."""
     lines = head.decode("latin-1").split("\r\n")
     words = lines[0].split(" ")
-    if len(words) != 3 or not words[0].isalpha() or not words[2].startswith("HTTP/1."):
+    if len(words) != 3 or not words[0].isalpha() or not words[1] or not words[2].startswith("HTTP/1."):
         raise MalformedRequestError("not a request line of HTTP/1")
     headers = {
         name.strip().lower(): value.strip().lower() for name, _, value in (line.partition(":") for line in lines[1:])
