@@ -7,10 +7,10 @@ import pytest
 
 from modelmesh import __version__
 from modelmesh.instance import endpoint_settings, sources
-from modelmesh.instance.legacy import WITHOUT_EFFECT
 from modelmesh.instance.reference import page
 from modelmesh.instance.settings import Settings, SettingsError
 from modelmesh.instance.sources import environment_names, load_settings, remarks
+from modelmesh.values.legacy import WITHOUT_EFFECT
 
 LEAST = {"MM_SERVICE_NAME": "s", "KV_STORE": "sqlite:x"}
 

@@ -18,8 +18,8 @@ from typing import Any
 from pydantic import AliasChoices, ValidationError
 from pydantic_core import ErrorDetails
 
-from modelmesh.instance.legacy import WITHOUT_EFFECT
 from modelmesh.instance.settings import Settings, SettingsError
+from modelmesh.values.legacy import WITHOUT_EFFECT
 
 ENVIRONMENT_FILE = Path("/etc/environment")
 """Lines `NAME=value`, as the old start script read them; derived images set defaults there."""

@@ -1,9 +1,24 @@
-"""Names of the old system that are understood here to be said, not obeyed.
+"""Names of the old system that mean something here: those that are obeyed, and those that are only said to do nothing.
 
-Old names that still work are the second and later names of a setting (`modelmesh.instance.settings`), the legacy service
-(`modelmesh.management.legacy`), and the header `tas-model-id` (`crates/core/src/identify.rs`). All of them, and what became of the
-rest, are listed in docs/reference/compatibility.md.
+docs/reference/compatibility.md lists what became of each. Old names of settings that still work stand beside the new ones in
+`modelmesh.instance.settings`; the header `tas-model-id` is the core's (`crates/core/src/identify.rs`).
 """
+
+MANAGEMENT_SERVICE = "com.ibm.watson.tas.proto.TasRuntime"
+"""The management service's name of old: every method of `mmesh.ModelMesh` is answered under it too."""
+
+MANAGEMENT_METHODS = {"addModel": "registerModel", "deleteModel": "unregisterModel"}
+"""Methods that were called otherwise; their messages are the same on the wire."""
+
+
+def full_names(method: str) -> tuple[str, ...]:
+    """Every `service/method` under which a management method is answered."""
+    names = (method, *(old for old, new in MANAGEMENT_METHODS.items() if new == method))
+    return tuple(f"{service}/{name}" for service in ("mmesh.ModelMesh", MANAGEMENT_SERVICE) for name in names)
+
+
+RUNTIME_SERVICE = "com.ibm.watson.tas.internal.proto.ModelServer"
+"""Asked for when a runtime does not know `mmesh.ModelRuntime`; never inference."""
 
 _JVM = "it tuned the Java virtual machine, and there is none"
 _ONE_CORE = "calls between instances are gRPC and need no such setting"
