@@ -37,10 +37,12 @@ class Probes:
 
 async def exchange(port: int, request: str) -> str:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(request.encode())
-    answer = (await reader.read()).decode()
+    answer = b""
+    with contextlib.suppress(ConnectionError):  # turned away
+        writer.write(request.encode())
+        answer = await reader.read()
     await leave(writer)
-    return answer
+    return answer.decode()
 
 
 async def leave(writer: asyncio.StreamWriter) -> None:
