@@ -113,6 +113,9 @@ sim: $(STAMPS)/venv ## simulated clusters under faults: SEEDS=n, or SEED=n to re
 
 docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
 	@$(BIN)/python -m modelmesh.instance.reference
+	@$(BIN)/python -m modelmesh.cli.reference
+	@$(BIN)/python tests/docs/compatibility.py
+	@$(BIN)/python tests/docs/api.py
 
 proto: $(STAMPS)/venv ## regenerate src/modelmesh/_proto from proto/
 	@$(BIN)/python proto/generate.py

@@ -67,7 +67,10 @@ async def test_ready_says_what_the_instance_says(probes: Probes) -> None:
     assert await probes.get("/ready") == (
         "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     )
-    probes.health.ready = lambda: True
+    probes.health.ask_ready = lambda: True
+    beating = asyncio.ensure_future(probes.health.beat())
+    await asyncio.sleep(0)
+    beating.cancel()
     for path in ("/ready", "/ready/", "/ready?verbose"):
         assert status(await probes.get(path)) == 200
     assert status(await probes.get("/ready", verb="HEAD")) == 200

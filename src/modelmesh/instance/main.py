@@ -98,7 +98,7 @@ async def _live(settings: Settings, health: Health, stop: asyncio.Event) -> int:
     if wired is None:
         return EXIT_OK
     health.thread_ages_ms = wired.dataplane.thread_ages_ms
-    health.ready = lambda: wired.plane.ready
+    health.ask_ready = lambda: wired.plane.ready
     try:
         await _until(_start(wired), stop)
         if not stop.is_set():
@@ -120,7 +120,8 @@ async def _live(settings: Settings, health: Health, stop: asyncio.Event) -> int:
     ) as error:
         return _start_failed(settings, _explain(error, settings))
     finally:
-        health.ready = lambda: False
+        health.ask_ready = lambda: False
+        health.ready = False
         await wired.close()
     log.info("stopped", instance=wired.plane.identity.instance)
     return EXIT_OK

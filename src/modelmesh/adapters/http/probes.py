@@ -16,28 +16,31 @@ from modelmesh.adapters.http.requests import HEAD_BYTES, Answer, serve_connectio
 LIVE_BOUND_MS = 15_000
 """A thread that has not turned for so long is stuck; the orchestrator's own period comes on top."""
 
-BEAT_S = 1.0
+BEAT_S = 0.25
 BACKLOG = 128
 
 
 @dataclass(slots=True)
 class Health:
-    """What the probes report; whoever runs the instance keeps it true.
+    """What the probes report: written by the event loop of the instance, read by the thread of the probes.
 
     Attributes:
-        ready: Whether this instance takes calls. Called by another thread.
-        thread_ages_ms: How long ago each core thread turned. Called by another thread.
+        ask_ready: Whether this instance takes calls; asked on the event loop.
+        ready: What it said last.
+        thread_ages_ms: How long ago each core thread turned; asked on the thread of the probes.
         turned_s: When the event loop last turned, by `time.monotonic`.
     """
 
-    ready: Callable[[], bool] = lambda: False
+    ask_ready: Callable[[], bool] = lambda: False
+    ready: bool = False
     thread_ages_ms: Callable[[], Sequence[int]] = lambda: ()
     turned_s: float = field(default_factory=time.monotonic)
 
     async def beat(self) -> None:
-        """Show that the event loop turns, until cancelled."""
+        """Show that the event loop turns, and whether the instance is ready, until cancelled."""
         while True:
             self.turned_s = time.monotonic()
+            self.ready = self.ask_ready()
             await asyncio.sleep(BEAT_S)
 
     def live(self) -> bool:
@@ -127,7 +130,7 @@ class ProbeServer:
 
     async def _probe(self, path: str) -> int:
         if path == "/ready":
-            return 200 if self._health.ready() else 503
+            return 200 if self._health.ready else 503
         if path == "/live":
             return 200 if self._health.live() else 500
         return 404
