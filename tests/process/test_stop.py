@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -162,3 +163,23 @@ async def command(*arguments: str, **environment: str) -> tuple[int, str]:
     )
     output, _ = await process.communicate()
     return process.returncode or 0, output.decode()
+
+
+def test_a_stop_that_gets_stuck_is_ended_hard() -> None:
+    program = """
+import asyncio, time
+from modelmesh.instance import main
+
+async def stuck():
+    main.LAST_RESORT_S = 0.1
+    stop = asyncio.Event()
+    stop.set()
+    with main._beside(main._last_resort(stop, 0)):
+        await asyncio.sleep(0)
+        time.sleep(60)
+
+asyncio.run(stuck())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 3
+    assert "SHUTDOWN_TIMEOUT_MS" in done.stderr

@@ -58,6 +58,14 @@ class Settings(EndpointSettings):
         ge=10,
         le=200,
     )
+    max_in_flight_per_copy: int = Field(
+        default=0,
+        validation_alias=names("MM_MAX_INFLIGHT_PER_MODEL_COPY"),
+        description="For runtimes that limit concurrency: how many calls may run at or wait for one copy; more are refused. "
+        "0: eight times what it takes at a time, and at least 16; negative: no bound.",
+        ge=-(2**31),
+        le=2**31 - 1,
+    )
     default_vmodel_owner: str = Field(
         default="",
         validation_alias=names("MM_DEFAULT_VMODEL_OWNER"),

@@ -115,6 +115,7 @@ async def _connect(
             copies=CopiesLimits(rate=settings.scaleup_rpm_threshold),
             bandwidth_percent=settings.scaleup_bandwidth_percent,
             eviction=settings.eviction,
+            in_flight_max=settings.max_in_flight_per_copy,
             read_only=settings.read_only,
             bootstrap_ms=settings.bootstrap_ms if settings.failfast_upgrade else 0,
         ),
