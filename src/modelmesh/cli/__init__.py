@@ -10,8 +10,9 @@ import typer
 from modelmesh import __version__
 from modelmesh.cli.models import models
 from modelmesh.cli.runtime import runtime
-from modelmesh.cli.serve import serve
+from modelmesh.cli.serve import ServeCommand, serve
 from modelmesh.cli.simulate import simulate
+from modelmesh.cli.stop import stop
 from modelmesh.cli.up import up
 from modelmesh.cli.vmodels import vmodels
 
@@ -24,7 +25,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(up)
-app.command()(serve)
+app.command(cls=ServeCommand)(serve)
+app.command()(stop)
 app.command()(runtime)
 app.command()(simulate)
 app.add_typer(models, name="models")

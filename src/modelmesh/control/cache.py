@@ -177,6 +177,8 @@ class Cache:
         wait_for_view: Resolves when the view has reached a revision, or after a bound.
         used: Told of every batch of usage.
         ended: Told of every load that succeeded or failed.
+        in_flight_max: Calls that run at or wait for a copy whose concurrency is limited; 0: eight times its concurrency,
+            negative: no bound.
         retention: What is worth keeping; None: whatever was used last.
     """
 
@@ -201,6 +203,7 @@ class Cache:
         ended: "LoadEnded",
         failure_expiry_ms: int,
         read_only: bool,
+        in_flight_max: int,
         retention: Retention | None,
     ) -> None:
         self._own = own
@@ -214,6 +217,7 @@ class Cache:
         self._tasks = tasks
         self._lease = lease
         self._lease_lost = lease_lost
+        self._in_flight_max = in_flight_max
         self._route_changed = route_changed
         self._store_there = store_there
         self._wait_for_view = wait_for_view
@@ -294,10 +298,18 @@ class Cache:
             return None
         if entry.state in _OPEN or entry.state is CopyState.WITHDRAWING:
             concurrency = entry.max_concurrency
-            return LocalCopy(entry.load_id, self._offered, concurrency, max(16, 8 * concurrency) if concurrency else 0)
+            return LocalCopy(entry.load_id, self._offered, concurrency, self._waiting_bound(concurrency))
         if entry.state is CopyState.LEAVING:
             return LocalCopy(entry.load_id, ready=False)
         return None
+
+    def _waiting_bound(self, concurrency: int) -> int:
+        """How many calls may wait for a copy that takes `concurrency` at a time; 0: no bound."""
+        if concurrency == 0 or self._in_flight_max < 0:
+            return 0
+        if self._in_flight_max == 0:
+            return max(16, 8 * concurrency)
+        return max(1, self._in_flight_max - concurrency)
 
     def held(self) -> ModelId | None:
         """A model that is loaded, for asking the runtime after a lost connection."""

@@ -113,6 +113,9 @@ class ControlLimits:
     eviction: Literal["adaptive", "lru"] = "adaptive"
     """Which copies leave: those that the best of several policies would not hold, or those unused longest."""
 
+    in_flight_max: int = 0
+    """Calls that run at or wait for a copy whose concurrency is limited; 0: eight times it, negative: no bound."""
+
     read_only: bool = False
     """Nothing is registered, changed or cleaned up; models are loaded and served."""
 
@@ -225,6 +228,7 @@ class ControlPlane:
             ended=lambda model, *, failed: self._ready.load_ended(model, failed=failed),
             failure_expiry_ms=limits.failure_expiry_ms,
             read_only=limits.read_only,
+            in_flight_max=limits.in_flight_max,
             retention=Retention(1) if limits.eviction == "adaptive" else None,
         )
         self.routing = Routing(state=self.state, dataplane=dataplane, local_copy=self.cache.local_copy)

@@ -4,48 +4,90 @@
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
 from modelmesh.instance.settings import Settings
+from modelmesh.instance.sources import environment_names
 
 HEADER = """# Settings
 
-Environment variables of one instance, as a ModelMesh container has them. Written from the definition in
-`modelmesh.instance.settings` by `make docs`; not edited by hand. Of several names the first is the one to use, the others are
-old and still understood.
+Of one instance (`modelmesh serve`). Written from the definition in `modelmesh.instance.settings` by `make docs`; not edited by hand.
 
-| variable | default | meaning |
-|---|---|---|
+Each setting has an **environment variable**, as a ModelMesh container has it, and a **key** for a configuration file. Of several
+variables the first is the one to use; those in italics are old, still understood, and said in the log at the start. An empty variable
+counts as not set. Unknown `MM_…` variables are said in the log, with the nearest name there is.
+
+```console
+$ modelmesh serve --config instance.toml
+```
+
+```toml
+service_name = "my-cluster"
+kv_store = "etcd:etcd:2379"
+labels = ["gpu"]
+
+[type_constraints.vision]       # what a variable holds as JSON may be a table here
+required = ["gpu"]
+```
+
+From strongest to weakest: options of the command, environment, lines `NAME=value` of `/etc/environment`, the file. The file is TOML, and a
+key that is not in this table is an error.
+
+| variable | key | default | meaning |
+|---|---|---|---|
 """
 
 
-def rows() -> list[tuple[str, tuple[str, ...], str, str]]:
-    """Each setting: its name, its old names, its default, its meaning."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting. `old`: further environment names; `default` as Markdown."""
+
+    name: str
+    old: tuple[str, ...]
+    key: str
+    default: str
+    meaning: str
+
+
+def rows() -> list[Row]:
+    """Each setting, in the order of the definition."""
     found = []
-    for field in Settings.model_fields.values():
-        assert isinstance(field.validation_alias, AliasChoices)
-        first, *old = (str(choice) for choice in field.validation_alias.choices)
-        found.append((first, tuple(old), _default(field), field.description or ""))
+    for key, field in Settings.model_fields.items():
+        first, *old = environment_names(key)
+        found.append(Row(first, tuple(old), key, _default(field), field.description or ""))
     return found
 
 
 def page() -> str:
     """The reference page."""
     lines = []
-    for name, old, default, meaning in rows():
-        names = "<br>".join([f"`{name}`", *(f"*{other}*" for other in old)])
-        lines.append(f"| {names} | {default} | {meaning} |\n")
+    for row in rows():
+        names = "<br>".join([f"`{row.name}`", *(f"*{other}*" for other in row.old)])
+        lines.append(f"| {names} | `{row.key}` | {row.default} | {row.meaning} |\n")
     return HEADER + "".join(lines)
+
+
+def help_rows() -> list[tuple[str, str]]:
+    """Each variable and what it means, for a terminal."""
+    found = []
+    for row in rows():
+        default = row.default.strip("`*")
+        ending = " [required]" if default == "required" else f" [default: {default}]" if default else ""
+        old = f" (Old: {', '.join(row.old)}.)" if row.old else ""
+        found.append((row.name, row.meaning.replace("`", "") + old + ending))
+    return found
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     value = field.default
-    return f"`{value}`" if value not in ("", None, ()) else ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`" if value not in ("", None, (), Path()) else ""
 
 
 def main() -> int:

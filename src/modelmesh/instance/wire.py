@@ -1,11 +1,10 @@
 """The composition root: from settings to one instance whose ports have adapters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import SystemRandom
 
 from modelmesh.adapters.clock import SystemClock
 from modelmesh.adapters.dataplane.native import ListenerTls, NativeDataPlane
-from modelmesh.adapters.http.probes import ProbeServer
 from modelmesh.adapters.peers import GrpcPeers, PeerCertificates
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.adapters.runtime.reflection import RuntimeReflection
@@ -13,7 +12,7 @@ from modelmesh.adapters.store import open_store
 from modelmesh.adapters.telemetry.logs import JournalLog
 from modelmesh.control.keys import Keys
 from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
-from modelmesh.instance.certificates import Certificates, load_certificates
+from modelmesh.instance.certificates import Certificates, CertificateSet, CertificateWatch, load_certificates
 from modelmesh.instance.live_documents import LiveDocuments, read_documents
 from modelmesh.instance.settings import Settings
 from modelmesh.management.services import serve
@@ -32,15 +31,12 @@ class Wired:
     runtime: GrpcRuntime
     reflection: RuntimeReflection
     peers: GrpcPeers
-    probes: ProbeServer | None
     documents: LiveDocuments
     serving_services: tuple[str, ...]
     peer_services: tuple[str, ...]
 
     async def close(self) -> None:
         """Release everything, in the reverse order."""
-        if self.probes is not None:
-            await self.probes.stop()
         await self.plane.tasks.close()
         self.dataplane.close()
         await self.peers.close()
@@ -66,8 +62,8 @@ async def wire(settings: Settings) -> Wired:
         runtime=settings.runtime_serving_endpoint(),
         serving=f"{host}:{settings.serving_port}" if settings.serving_port else None,
         peer=f"{host}:{settings.resolved_peer_port()}",
-        serving_tls=_listener(certificates[0]) if certificates else None,
-        peer_tls=_listener(certificates[1]) if certificates else None,
+        serving_tls=_listener(certificates.serving) if certificates else None,
+        peer_tls=_listener(certificates.peer) if certificates else None,
         max_message_bytes=settings.max_message_bytes,
         max_header_bytes=settings.max_header_bytes,
         max_connection_age_ms=_ms(settings.max_connection_age_s),
@@ -75,7 +71,7 @@ async def wire(settings: Settings) -> Wired:
         multi_parallelism=settings.multi_parallelism,
     )
     try:
-        return await _connect(settings, instance, store, dataplane, certificates[1] if certificates else None)
+        return await _connect(settings, instance, store, dataplane, certificates)
     except BaseException:
         dataplane.close()
         await store.close()
@@ -87,16 +83,12 @@ async def _connect(
     instance: InstanceId,
     store: Store,
     dataplane: NativeDataPlane,
-    certificates: Certificates | None,
+    certificates: CertificateSet | None,
 ) -> Wired:
     log = JournalLog(instance)
     runtime = GrpcRuntime(settings.runtime_endpoint())
     reflection = RuntimeReflection(settings.runtime_serving_endpoint())
-    peers = GrpcPeers(
-        PeerCertificates(certificates.trusted, certificates.private_key, certificates.certificate_chain)
-        if certificates
-        else None
-    )
+    peers = GrpcPeers(_caller(certificates.peer) if certificates else None)
     planes: list[ControlPlane] = []
     dataplane.listen(lambda events: planes[0].receive(events))  # noqa: PLW0108 - made below
     dataplane.start()
@@ -104,10 +96,11 @@ async def _connect(
         identity=Identity(
             instance=instance,
             address=f"{settings.resolved_address()}:{dataplane.peer_port}",
+            tls_name=certificates.peer_name(settings.resolved_address()) if certificates else "",
             labels=settings.labels,
             zone=settings.zone,
-            location=settings.location or settings.resolved_address(),
-            version=settings.version,
+            location=settings.resolved_location(),
+            version=settings.resolved_version(),
         ),
         keys=Keys(root="", prefix=settings.kv_prefix, service=settings.service_name),
         store=store,
@@ -122,6 +115,7 @@ async def _connect(
             copies=CopiesLimits(rate=settings.scaleup_rpm_threshold),
             bandwidth_percent=settings.scaleup_bandwidth_percent,
             eviction=settings.eviction,
+            in_flight_max=settings.max_in_flight_per_copy,
             read_only=settings.read_only,
             bootstrap_ms=settings.bootstrap_ms if settings.failfast_upgrade else 0,
         ),
@@ -133,21 +127,39 @@ async def _connect(
     serving_services, peer_services = serve(
         plane, ready=lambda: plane.ready, ask_runtime=reflection.ask, failed=log.crashed
     )
-    probes = None
-    if settings.probe_port:
-        probes = ProbeServer(
-            host=settings.listen_host,
-            port=settings.probe_port,
-            ready=lambda: plane.ready,
-            thread_ages_ms=lambda: list(dataplane.thread_ages_ms()),
-        )
-        await probes.start()
-    return Wired(
-        plane, dataplane, store, runtime, reflection, peers, probes, documents, serving_services, peer_services
+    if certificates is not None:
+        _watch_certificates(settings, plane, dataplane, peers)
+    return Wired(plane, dataplane, store, runtime, reflection, peers, documents, serving_services, peer_services)
+
+
+def _watch_certificates(settings: Settings, plane: ControlPlane, dataplane: NativeDataPlane, peers: GrpcPeers) -> None:
+    """New certificates serve new connections; those that are open go on."""
+
+    def changed(certificates: CertificateSet) -> None:
+        name = certificates.peer_name(settings.resolved_address())
+        dataplane.set_tls(_listener(certificates.serving), _listener(certificates.peer))
+        if (caller := _caller(certificates.peer)) is not None:
+            peers.set_certificates(caller)
+        plane.identity = replace(plane.identity, tls_name=name)
+        plane.journal.note("certificates_changed", detail=f"for {', '.join(certificates.names) or 'no name'}")
+
+    watch = CertificateWatch(
+        settings,
+        changed=changed,
+        refused=lambda why: plane.journal.note("certificates_refused", detail=why),
     )
+    plane.tasks.start(watch.run(), "watch the certificates")
 
 
-def _listener(certificates: Certificates) -> ListenerTls:
+def _caller(certificates: Certificates | None) -> PeerCertificates | None:
+    if certificates is None:
+        return None
+    return PeerCertificates(certificates.trusted, certificates.private_key, certificates.certificate_chain)
+
+
+def _listener(certificates: Certificates | None) -> ListenerTls | None:
+    if certificates is None:
+        return None
     return ListenerTls(
         certificate_chain=certificates.certificate_chain,
         private_key=certificates.private_key,
