@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from modelmesh import __version__
+from modelmesh.cli.explain import explain
 from modelmesh.cli.models import models
 from modelmesh.cli.runtime import runtime
 from modelmesh.cli.serve import ServeCommand, serve
@@ -28,6 +29,7 @@ app.command()(up)
 app.command(cls=ServeCommand)(serve)
 app.command()(stop)
 app.command()(runtime)
+app.command()(explain)
 app.command()(simulate)
 app.add_typer(models, name="models")
 app.add_typer(vmodels, name="vmodels")

@@ -37,6 +37,7 @@ from modelmesh.ports import (
 )
 from modelmesh.values import records
 from modelmesh.values.dataplane import LocalCopy, Outcome, Usage
+from modelmesh.values.explanation import Rehearsal, RehearsedVictim
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.status import Status
 from modelmesh.values.view import Copy
@@ -355,6 +356,28 @@ class Cache:
     def predicted_bytes(self, model: ModelId) -> int:
         """The best guess of a model's size without asking anyone."""
         return self._learned.size(model) or self.parameters.default_size_bytes
+
+    def measured_bytes(self, model: ModelId) -> int | None:
+        """The size of the model as it was measured here; None before its first load."""
+        return self._learned.size(model)
+
+    def rehearse(self, model: ModelId, size_bytes: int) -> Rehearsal:
+        """What a load of `size_bytes` would do here; nothing comes of it."""
+        refused = self._refusal(model, size_bytes, last_use_ms=None)
+        if refused is not None:
+            return Rehearsal(refused.message)
+        assert self._decider is not None
+        needed = max(0, self.ledger.used_bytes + self.ledger.reserve + size_bytes - self.ledger.capacity_bytes)
+        leaving = self._decider.victims(self._oldest_first(None), need_bytes=needed, forced=False)
+        return Rehearsal(
+            evict_bytes=needed,
+            victims=tuple(
+                RehearsedVictim(
+                    victim.model, victim.size_bytes, self.usage.last_use_ms(victim.model), victim.reason.value
+                )
+                for victim in leaving
+            ),
+        )
 
     # --- loading ------------------------------------------------------------------------------
 
@@ -775,13 +798,14 @@ class Cache:
                 victim.reason.value,
                 f"{victim.size_bytes} bytes of {excess} wanted for {cause.model}; "
                 f"{self.ledger.free_bytes} free of {self.ledger.capacity_bytes}",
+                cause=cause.model,
             )
             self.drop(victim.model, victim.reason.value, forced=forced, relied_on=relied_on)
             gained += victim.size_bytes
         if gained < excess:
             self._press()
 
-    def _oldest_first(self, cause: _Entry) -> Iterator[HeldCopy]:
+    def _oldest_first(self, cause: _Entry | None) -> Iterator[HeldCopy]:
         for model in self.usage.leaving_order():
             entry = self._entries[model]
             if entry.state in _OPEN and entry is not cause:
@@ -875,6 +899,10 @@ class Cache:
         return LoadStoreAway(f"model {entry.model} cannot be loaded: this instance has no lease at the moment")
 
     def _admission(self, entry: _Entry) -> LoadRefused | None:
+        return self._refusal(entry.model, entry.size_bytes, last_use_ms=None if entry.waited_for else entry.last_use_ms)
+
+    def _refusal(self, model: ModelId, size_bytes: int, *, last_use_ms: int | None) -> LoadRefused | None:
+        """Why a load is not taken; None if it is. `last_use_ms`: of a model that no caller waits for."""
         condition = LoadCondition(
             capacity_bytes=self.ledger.capacity_bytes,
             reserve_bytes=self.ledger.reserve,
@@ -883,10 +911,8 @@ class Cache:
             draining=self.draining,
             runtime_ready=self._offered,
         )
-        last_use_ms = None if entry.waited_for else entry.last_use_ms
-        reason = admit(condition, size_bytes=entry.size_bytes, last_use_ms=last_use_ms)
         own = self._own
-        match reason:
+        match admit(condition, size_bytes=size_bytes, last_use_ms=last_use_ms):
             case AdmissionReason.ADMITTED:
                 return None
             case AdmissionReason.DRAINING:
@@ -896,13 +922,11 @@ class Cache:
             case AdmissionReason.TOO_LARGE:
                 return LoadRefused(
                     Outcome.NO_ROOM,
-                    f"model {entry.model} needs {entry.size_bytes} bytes, "
-                    f"instance {own} holds {condition.capacity_bytes} in all",
+                    f"model {model} needs {size_bytes} bytes, instance {own} holds {condition.capacity_bytes} in all",
                 )
             case AdmissionReason.OLDER_THAN_ALL:
                 return LoadRefused(
-                    Outcome.NO_ROOM,
-                    f"instance {own} is full of models that were used more recently than {entry.model}",
+                    Outcome.NO_ROOM, f"instance {own} is full of models that were used more recently than {model}"
                 )
 
     async def _load(self, entry: _Entry) -> None:

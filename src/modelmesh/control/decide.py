@@ -63,21 +63,28 @@ class Decider:
 
     def next_step(self, journey: Journey, model: ModelId, registered: Registered) -> NextStep:
         """What happens next to a request."""
-        step = next_step(
+        step = self._ask(journey, model, registered, self._rng)
+        if isinstance(step, SendTo) and step.reason is AttemptReason.PLACED_ELSEWHERE:
+            self._placed.append((self._clock.monotonic_ms(), step.instance, self._predicted_bytes(model)))
+            self._until_ms = 0
+        return step
+
+    def rehearse(self, model: ModelId, registered: Registered) -> NextStep:
+        """Where one more copy would be loaded now; nothing comes of it."""
+        return self._ask(Journey(extra=True), model, registered, Random(self._clock.now_ms()))  # noqa: S311 - a draw like others
+
+    def _ask(self, journey: Journey, model: ModelId, registered: Registered, rng: Random) -> NextStep:
+        return next_step(
             journey,
             self.model_view(model, registered),
             self.cluster_view(),
             size_bytes=self._predicted_bytes(model),
             now_ms=self._clock.now_ms(),
             failure_window_ms=self._failure_expiry_ms // 2,
-            rng=self._rng,
+            rng=rng,
             model_type=registered.record.type,
             constraints=self.constraints,
         )
-        if isinstance(step, SendTo) and step.reason is AttemptReason.PLACED_ELSEWHERE:
-            self._placed.append((self._clock.monotonic_ms(), step.instance, self._predicted_bytes(model)))
-            self._until_ms = 0
-        return step
 
     def model_view(self, model: ModelId, registered: Registered | None) -> ModelView:
         """The model as stored, the own copy as the cache has it, everything of an older record left out."""

@@ -2,25 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from modelmesh.ports import Clock
+from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId
 
 HISTORY = 4096
 """Events kept for late readers; about 1 MB."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happened. `kind` and `reason` have few values; `detail` is for people."""
-
-    time_ms: int
-    instance: InstanceId
-    model: ModelId
-    kind: str
-    reason: str
-    detail: str
 
 
 class Journal:
@@ -33,9 +21,11 @@ class Journal:
         self._next = 0
         self.history: deque[Event] = deque(maxlen=HISTORY)
 
-    def note(self, kind: str, model: ModelId | str = "", reason: str = "", detail: str = "") -> None:
+    def note(
+        self, kind: str, model: ModelId | str = "", reason: str = "", detail: str = "", *, cause: ModelId | None = None
+    ) -> None:
         """Write an event."""
-        event = Event(self._clock.now_ms(), self._instance, ModelId(model), kind, reason, detail)
+        event = Event(self._clock.now_ms(), self._instance, ModelId(model), kind, reason, detail, cause)
         self.history.append(event)
         for subscriber in tuple(self._subscribers.values()):
             subscriber(event)

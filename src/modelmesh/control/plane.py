@@ -22,6 +22,7 @@ from modelmesh.control.observe import Observer
 from modelmesh.control.pulse import Pulse
 from modelmesh.control.rates import RateBook
 from modelmesh.control.ready import Ready
+from modelmesh.control.recall import Recall
 from modelmesh.control.records import RecordCache
 from modelmesh.control.requests import Requests, refusal, retry_later
 from modelmesh.control.rounds import Rounds
@@ -161,7 +162,7 @@ class ControlPlane:
         self.store = store
         self.clock = clock
         self.dataplane = dataplane
-        self._peers_port = peers
+        self.peers = peers
         self.journal = Journal(own, clock)
         self.tasks = Tasks(crashed)
         self.state = ClusterState(own, keys)
@@ -231,6 +232,7 @@ class ControlPlane:
             in_flight_max=limits.in_flight_max,
             retention=Retention(1) if limits.eviction == "adaptive" else None,
         )
+        self.recall = Recall(journal=self.journal, cache=self.cache)
         self.routing = Routing(state=self.state, dataplane=dataplane, local_copy=self.cache.local_copy)
         self.decider = Decider(
             state=self.state,
@@ -570,7 +572,7 @@ class ControlPlane:
         if address is None or instance == self.identity.instance:
             return
         try:
-            answered = await self._peers_port.ping(address, timeout_ms=ASK_AFTER_MS)
+            answered = await self.peers.ping(address, timeout_ms=ASK_AFTER_MS)
         except PeerUnreachableError:
             answered = None
         if answered != instance:

@@ -189,6 +189,11 @@ async def read_record(models: RecordCache[ModelId, ModelRecord], model: ModelId,
         raise CallError(Status.INTERNAL, str(error)) from error
 
 
+def not_registered(model: ModelId) -> CallError:
+    """The error of who asks about a model that does not exist."""
+    return CallError(Status.NOT_FOUND, f"model {model} is not registered; `modelmesh models list` shows those that are")
+
+
 def refuse_read_only(read_only: bool) -> None:  # noqa: FBT001 - the setting of that name
     """Raise CallError if nothing may be changed."""
     if read_only:

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from modelmesh._proto import model_mesh_pb2, peer_pb2
-from modelmesh.adapters.peers import peer_answer
+from modelmesh.adapters.peers import peer_answer, recollection
 from modelmesh.adapters.store.sqlite import SqliteStore
 from modelmesh.control.drain import Drained
-from modelmesh.control.journal import Event
 from modelmesh.control.keys import CopyKey, Keys
 from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
 from modelmesh.machines.model_copy import CopyState
@@ -29,6 +28,8 @@ from modelmesh.testing.dataplane import Answer, FakeNetwork, SimulatedDataPlane
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import ModelScript
 from modelmesh.values.dataplane import PeerAddress
+from modelmesh.values.events import Event
+from modelmesh.values.explanation import Recollection
 from modelmesh.values.ids import InstanceId, ModelId, Revision, Token
 from modelmesh.values.records import CopyRecord
 from modelmesh.values.status import Status
@@ -70,6 +71,15 @@ class FakePeers:
             raise PeerUnreachableError("no answer in time") from error
         self._peer(address)
         return peer_answer(answer)
+
+    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> Recollection:
+        """Ask the instance at `address` what it remembers."""
+        del timeout_ms
+        request = peer_pb2.RecallRequest(model_id=model, load_bytes=load_bytes)
+        answer = await Peer(self._peer(address).plane).recall(
+            Call(Token(0), "modelmesh.v1.Peer/Recall", {}, send=lambda _: None), request
+        )
+        return recollection(answer, asked=load_bytes > 0)
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who is there."""

@@ -17,12 +17,12 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from modelmesh.control.journal import Event
 from modelmesh.control.keys import CopyKey, RegistryKey
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.ports import Change, ChangeKind, CompactedError, KeyValue, Store
 from modelmesh.testing.clock import VirtualClock, VirtualLoop
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance
+from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.records import CopyRecord, ModelRecord
 from modelmesh.values.records import CopyState as Listed

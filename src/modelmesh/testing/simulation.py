@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from modelmesh.control.journal import Event
 from modelmesh.testing.clock import EPOCH_MS, VirtualClock, run_virtual
 from modelmesh.testing.cluster import SimulatedCluster
 from modelmesh.testing.dataplane import Answer
 from modelmesh.testing.faults import VMODELS, Faults
 from modelmesh.testing.invariants import Invariants
 from modelmesh.testing.world import MOST_INSTANCES, Artefact, World
+from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
 

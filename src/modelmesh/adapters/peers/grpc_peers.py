@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 from modelmesh._proto import peer_pb2 as pb
 from modelmesh.ports import PeerAnswer, PeerState, PeerUnreachableError
 from modelmesh.values.dataplane import PeerAddress
+from modelmesh.values.events import Event
+from modelmesh.values.explanation import Recollection, Rehearsal, RehearsedVictim
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 
 CHANNELS = 64
@@ -70,6 +72,12 @@ class GrpcPeers:
         request = pb.EnsureLoadedRequest(model_id=model, last_use_ms=last_use_ms, sync=sync, view=view or 0)
         answer = await self._call(address, "EnsureLoaded", request, pb.EnsureLoadedResponse, timeout_ms)
         return peer_answer(answer)
+
+    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> Recollection:
+        """Ask what a peer remembers of a model."""
+        request = pb.RecallRequest(model_id=model, load_bytes=load_bytes)
+        answer = await self._call(address, "Recall", request, pb.RecallResponse, timeout_ms)
+        return recollection(answer, asked=load_bytes > 0)
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who answers at an address."""
@@ -141,3 +149,28 @@ def peer_answer(answer: pb.EnsureLoadedResponse) -> PeerAnswer:
         refusal=answer.refusal or "busy",
         view=Revision(answer.view) if answer.view else None,
     )
+
+
+def recollection(answer: pb.RecallResponse, *, asked: bool) -> Recollection:
+    """The wire form as a value; `asked`: about a load as well."""
+    rehearsal = Rehearsal(
+        refusal=answer.refusal,
+        evict_bytes=answer.evict_bytes,
+        victims=tuple(
+            RehearsedVictim(ModelId(victim.model_id), victim.size_bytes, victim.last_use_ms, victim.reason)
+            for victim in answer.victims
+        ),
+    )
+    events = tuple(
+        Event(
+            event.time_ms,
+            InstanceId(event.instance_id),
+            ModelId(event.model_id),
+            event.kind,
+            event.reason,
+            event.detail,
+            cause=ModelId(event.cause_model_id) if event.cause_model_id else None,
+        )
+        for event in answer.events
+    )
+    return Recollection(events, rehearsal if asked else None)

@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from modelmesh.control.journal import Event
+from modelmesh.values.events import Event
 
 _LEVELS = {
     "store_away": logging.WARNING,
