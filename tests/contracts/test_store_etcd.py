@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 import json
 import socket
 import time
@@ -12,10 +11,6 @@ from pathlib import Path
 import grpc
 import pytest
 from aetcd import rpc
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from modelmesh.adapters.store import open_store
 from modelmesh.adapters.store.etcd import EtcdStore
@@ -28,6 +23,7 @@ from modelmesh.ports import (
     StoreUnavailableError,
     Transaction,
 )
+from modelmesh.testing.certificates import Authority
 from modelmesh.testing.etcd import FaultyEtcd, running_etcd
 from modelmesh.values.ids import Revision
 
@@ -281,7 +277,10 @@ async def test_users_get_a_token_and_a_new_one_when_it_has_run_out():
 async def test_tls_with_certificates_on_both_sides(tmp_path: Path):
     """The server asks for a client's certificate, and is known by a name that is not its address."""
     authority = Authority()
-    authority.write(tmp_path)
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    for name, issued in (("server", authority.issue("etcd.example")), ("client", authority.issue())):
+        (tmp_path / f"{name}.pem").write_bytes(issued.certificate)
+        (tmp_path / f"{name}.key").write_bytes(issued.key)
     plain, secure = free_ports(2)
     etcd = LocalEtcd(
         tmp_path / "etcd",
@@ -320,41 +319,6 @@ async def test_tls_with_certificates_on_both_sides(tmp_path: Path):
                 await open_store(f"etcd:{tmp_path / 'connection.json'}")
     finally:
         etcd.stop()
-
-
-class Authority:
-    """Signs one certificate for a server named etcd.example and one for a client."""
-
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
-
-    def write(self, folder: Path) -> None:
-        for name in ("ca", "server", "client"):
-            key = self._key if name == "ca" else ec.generate_private_key(ec.SECP256R1())
-            certificate = self._sign("authority" if name == "ca" else name, key)
-            (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-            (folder / f"{name}.key").write_bytes(
-                key.private_bytes(
-                    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-                )
-            )
-
-    def _sign(self, name: str, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-        is_ca = name == "authority"
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
-            .not_valid_after(dt.datetime(2120, 1, 1, tzinfo=dt.UTC))
-            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-        )
-        if name == "server":
-            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("etcd.example")]), critical=False)
-        return builder.sign(self._key, hashes.SHA256())
 
 
 def free_ports(count: int) -> list[int]:

@@ -112,8 +112,7 @@ async def test_a_sampled_share_is_told(one: Instance) -> None:
     one.plane.observe(taps(Tap(fraction=0.2), Tap(fraction=0.4)))
     await asyncio.gather(*(one.unary()(b"", metadata=ID) for _ in range(500)))
     await until(lambda: not one.plane.busy())
-    await asyncio.sleep(0)
-    one.plane.observe(Observing())
+    one.plane.deliver()
     tapped = [event for event in one.brain.events if isinstance(event, Tapped)]
     assert 130 <= len(tapped) <= 270, "7 sigma around 200"
     assert {event.taps for event in tapped} == {0b10, 0b11}, "what the smaller tap gets the larger one gets"

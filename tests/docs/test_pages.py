@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+import api
 import pytest
 
+from modelmesh._proto import admin_pb2, model_mesh_pb2, model_runtime_pb2, peer_pb2
+from modelmesh.cli import reference as commands
 from modelmesh.machines.model_copy import CopyState
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +60,41 @@ def test_the_states_of_a_copy_are_drawn_in_the_architecture() -> None:
     for state in CopyState:
         if state is not CopyState.ABANDONED:  # a corner of claiming
             assert state.value in text
+
+
+def test_the_page_of_commands_is_what_they_say() -> None:
+    assert (ROOT / "docs" / "reference" / "cli.md").read_text() == commands.page(), "run: make docs"
+
+
+def test_the_page_of_the_api_is_what_the_protos_say() -> None:
+    assert api.PAGE.read_text() == api.page(), "run: make docs"
+
+
+@pytest.mark.parametrize(
+    "proto", [admin_pb2, model_mesh_pb2, model_runtime_pb2, peer_pb2], ids=lambda proto: proto.__name__
+)
+def test_every_method_and_field_is_on_the_page(proto) -> None:
+    page = api.PAGE.read_text()
+    for service in proto.DESCRIPTOR.services_by_name.values():
+        assert f"## `{service.full_name}`" in page
+        for method in service.methods:
+            assert f"| `{method.name}` | `{method.input_type.name}` | `" in page
+    for message in proto.DESCRIPTOR.message_types_by_name.values():
+        for field in message.fields:
+            assert re.search(rf"^\| `{field.name}` \| .* \| {field.number} \|", page, flags=re.MULTILINE), (
+                field.full_name
+            )
+
+
+def test_commands_named_in_pages_exist() -> None:
+    known = {
+        line.removeprefix("## modelmesh ").split(" ", 1)[0]
+        for line in commands.page().splitlines()
+        if line.startswith("## ")
+    }
+    for page in PAGES:
+        for command in re.findall(r"(?:^\$ |`)modelmesh ([a-z]+)", page.read_text(), flags=re.MULTILINE):
+            assert command in known, f"{page.name} names modelmesh {command}"
 
 
 def test_nothing_was_left_for_later() -> None:

@@ -237,3 +237,14 @@ def test_it_always_ends_and_never_returns_to_a_spent_copy(attempts, copies, fail
             assert (answer.instance, LoadId(1)) not in journey.spent
         else:
             assert answer.instance not in journey.load_tried
+
+
+def test_a_failure_elsewhere_is_no_answer_while_an_instance_may_be_back() -> None:
+    """It cannot load at the moment, but has never failed to: the call is worth repeating."""
+    answer = step(cluster("a", down="a"), failures=[failure("gone")])
+    assert isinstance(answer, GiveUp)
+    assert answer.status is Status.UNAVAILABLE
+    for hopeless in (cluster("a", draining="a"), cluster("gone", own="gone", down="gone")):
+        answer = step(hopeless, failures=[failure("gone")])
+        assert isinstance(answer, GiveUp)
+        assert (answer.status, answer.message) == (Status.INTERNAL, "boom")

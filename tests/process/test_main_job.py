@@ -4,7 +4,7 @@ import asyncio
 
 import grpc
 import pytest
-from conftest import StartMesh, eventually
+from conftest import Mesh, StartMesh, eventually
 
 pytestmark = pytest.mark.process
 
@@ -197,3 +197,20 @@ async def test_a_restarted_cluster_still_knows_its_models(start_mesh: StartMesh)
     await mesh.cluster.wait_ready(instance)
     assert await mesh.state("m") == "NOT_LOADED"
     assert (await mesh.predict("m")).results[0].confidence == 1.0
+
+
+async def test_calls_beyond_what_may_wait_for_a_copy_are_refused(start_mesh: StartMesh) -> None:
+    async def refused(mesh: Mesh) -> int:
+        await mesh.register("m", load=True, sync=True)
+        calls = await asyncio.gather(*(mesh.predict("m") for _ in range(6)), return_exceptions=True)
+        errors = [call for call in calls if isinstance(call, grpc.aio.AioRpcError)]
+        assert {(error.code(), error.details()) for error in errors} <= {
+            (grpc.StatusCode.RESOURCE_EXHAUSTED, "Model queue overload")
+        }
+        return len(errors)
+
+    runtime = {"max_concurrency": 1, "predict_ms": 300}
+    bounded = await start_mesh(environment={"MM_MAX_INFLIGHT_PER_MODEL_COPY": "3"}, **runtime)
+    assert await refused(bounded) == 3
+    unbounded = await start_mesh(environment={"MM_MAX_INFLIGHT_PER_MODEL_COPY": "-1"}, **runtime)
+    assert await refused(unbounded) == 0

@@ -10,9 +10,10 @@ import structlog
 
 from modelmesh.adapters.telemetry.calls import CallLog, mapped
 from modelmesh.adapters.telemetry.logs import JournalLog, LogLevel, configure_logs
-from modelmesh.control.journal import Event
-from modelmesh.instance.settings import SettingsError, load_settings
+from modelmesh.instance.settings import SettingsError
+from modelmesh.instance.sources import load_settings
 from modelmesh.values.dataplane import Logged
+from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
 

@@ -3,7 +3,8 @@
 import pytest
 
 from modelmesh.instance.metrics_choice import MetricsChoice, UnknownChoiceError, parse_info, parse_metrics
-from modelmesh.instance.settings import SettingsError, load_settings
+from modelmesh.instance.settings import SettingsError
+from modelmesh.instance.sources import load_settings
 
 LEAST = {"MM_SERVICE_NAME": "s", "KV_STORE": "sqlite::memory:"}
 

@@ -14,7 +14,8 @@ from modelmesh.adapters.payloads.formats import modelmesh_json, payloads
 from modelmesh.adapters.payloads.pipeline import Lane, Pipeline
 from modelmesh.adapters.payloads.processors import HttpProcessor, LoggerProcessor
 from modelmesh.instance.payload_choice import ProcessorChoice, parse_processors
-from modelmesh.instance.settings import SettingsError, load_settings
+from modelmesh.instance.settings import SettingsError
+from modelmesh.instance.sources import load_settings
 from modelmesh.machines.meter import Meter
 from modelmesh.testing.sinks import Sink
 from modelmesh.values.dataplane import Tap, Tapped

@@ -3,9 +3,9 @@
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Otlp
 
 from modelmesh.adapters.telemetry.traces import NS_PER_MS, Traces, otlp_exporter
-from modelmesh.control.journal import Event
 from modelmesh.testing.sinks import Sink
 from modelmesh.values.dataplane import Span, Traced
+from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId, VModelId
 from modelmesh.values.status import Status
 

@@ -384,6 +384,7 @@ class Event(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    CAUSE_MODEL_ID_FIELD_NUMBER: _builtins.int
     time_ms: _builtins.int
     instance_id: _builtins.str
     model_id: _builtins.str
@@ -393,6 +394,8 @@ class Event(_message.Message):
     """Why, as a reason code."""
     detail: _builtins.str
     """One line for people."""
+    cause_model_id: _builtins.str
+    """The model for which it happened, if that is another: the one that a victim made room for."""
     def __init__(
         self,
         *,
@@ -402,11 +405,184 @@ class Event(_message.Message):
         kind: _builtins.str = ...,
         reason: _builtins.str = ...,
         detail: _builtins.str = ...,
+        cause_model_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "instance_id", b"instance_id", "kind", b"kind", "model_id", b"model_id", "reason", b"reason", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause_model_id", b"cause_model_id", "detail", b"detail", "instance_id", b"instance_id", "kind", b"kind", "model_id", b"model_id", "reason", b"reason", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    dry_run: _builtins.bool
+    """Also say what a load of one more copy would do now. Nothing is loaded."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "model_id", b"model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SIZE_IS_MEASURED_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    SILENT_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """What a load would ask for: measured at an earlier load, or the runtime's default."""
+    size_is_measured: _builtins.bool
+    @_builtins.property
+    def model(self) -> Global___Model: ...
+    @_builtins.property
+    def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___Place]:
+        """Each instance, and what it is to the model."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """What happened with the model or for it, at all instances that answered, oldest first. Instances remember
+        the last of it: up to 64 events of a model.
+        """
+
+    @_builtins.property
+    def silent_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Instances that did not answer."""
+
+    @_builtins.property
+    def plan(self) -> Global___Plan:
+        """With dry_run."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___Model | None = ...,
+        size_bytes: _builtins.int = ...,
+        size_is_measured: _builtins.bool = ...,
+        places: _abc.Iterable[Global___Place] | None = ...,
+        events: _abc.Iterable[Global___Event] | None = ...,
+        silent_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        plan: Global___Plan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "model", b"model", "places", b"places", "plan", b"plan", "silent_instance_ids", b"silent_instance_ids", "size_bytes", b"size_bytes", "size_is_measured", b"size_is_measured"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class Place(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    verdict: _builtins.str
+    """holds, loads, failed, unreachable, draining, no_runtime, lacks_labels, too_small, replaced, has_room or must_evict"""
+    detail: _builtins.str
+    """One line for people."""
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        verdict: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "instance_id", b"instance_id", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Place: _TypeAlias = Place  # noqa: Y015
+
+@_typing.final
+class Plan(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CONSIDERED_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    EVICT_BYTES_FIELD_NUMBER: _builtins.int
+    VICTIMS_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    """Where the load would go; empty: nowhere."""
+    reason: _builtins.str
+    refusal: _builtins.str
+    """Without an instance, or if it would refuse: why."""
+    evict_bytes: _builtins.int
+    """Bytes that would have to go there, and who would."""
+    @_builtins.property
+    def considered_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Instances it would be drawn from; another draw may take another one."""
+
+    @_builtins.property
+    def victims(self) -> _containers.RepeatedCompositeFieldContainer[Global___Victim]: ...
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        considered_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        refusal: _builtins.str = ...,
+        evict_bytes: _builtins.int = ...,
+        victims: _abc.Iterable[Global___Victim] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["considered_instance_ids", b"considered_instance_ids", "evict_bytes", b"evict_bytes", "instance_id", b"instance_id", "reason", b"reason", "refusal", b"refusal", "victims", b"victims"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Plan: _TypeAlias = Plan  # noqa: Y015
+
+@_typing.final
+class Victim(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    LAST_USE_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    size_bytes: _builtins.int
+    last_use_ms: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        last_use_ms: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_use_ms", b"last_use_ms", "model_id", b"model_id", "reason", b"reason", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Victim: _TypeAlias = Victim  # noqa: Y015

@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from modelmesh import __version__
+from modelmesh.cli.explain import explain
 from modelmesh.cli.models import models
 from modelmesh.cli.runtime import runtime
-from modelmesh.cli.serve import serve
+from modelmesh.cli.serve import ServeCommand, serve
+from modelmesh.cli.simulate import simulate
+from modelmesh.cli.stop import stop
 from modelmesh.cli.up import up
 from modelmesh.cli.vmodels import vmodels
 
@@ -23,8 +26,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(up)
-app.command()(serve)
+app.command(cls=ServeCommand)(serve)
+app.command()(stop)
 app.command()(runtime)
+app.command()(explain)
+app.command()(simulate)
 app.add_typer(models, name="models")
 app.add_typer(vmodels, name="vmodels")
 

@@ -37,6 +37,7 @@ from modelmesh.ports import (
 )
 from modelmesh.values import records
 from modelmesh.values.dataplane import LocalCopy, Outcome, Usage
+from modelmesh.values.explanation import Rehearsal, RehearsedVictim
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.status import Status
 from modelmesh.values.view import Copy
@@ -145,6 +146,7 @@ class _Entry:
     idle: bool = False
     missed: bool = False
     relied_on: tuple[tuple[InstanceId, Revision], ...] = ()
+    relied_in_vain: tuple[tuple[InstanceId, Revision], ...] = ()
     loading: asyncio.Task[None] | None = None
     removal: asyncio.Task[None] | None = None
     entered_ms: int = 0
@@ -177,6 +179,8 @@ class Cache:
         wait_for_view: Resolves when the view has reached a revision, or after a bound.
         used: Told of every batch of usage.
         ended: Told of every load that succeeded or failed.
+        in_flight_max: Calls that run at or wait for a copy whose concurrency is limited; 0: eight times its concurrency,
+            negative: no bound.
         retention: What is worth keeping; None: whatever was used last.
     """
 
@@ -201,6 +205,7 @@ class Cache:
         ended: "LoadEnded",
         failure_expiry_ms: int,
         read_only: bool,
+        in_flight_max: int,
         retention: Retention | None,
     ) -> None:
         self._own = own
@@ -214,6 +219,7 @@ class Cache:
         self._tasks = tasks
         self._lease = lease
         self._lease_lost = lease_lost
+        self._in_flight_max = in_flight_max
         self._route_changed = route_changed
         self._store_there = store_there
         self._wait_for_view = wait_for_view
@@ -294,10 +300,18 @@ class Cache:
             return None
         if entry.state in _OPEN or entry.state is CopyState.WITHDRAWING:
             concurrency = entry.max_concurrency
-            return LocalCopy(entry.load_id, self._offered, concurrency, max(16, 8 * concurrency) if concurrency else 0)
+            return LocalCopy(entry.load_id, self._offered, concurrency, self._waiting_bound(concurrency))
         if entry.state is CopyState.LEAVING:
             return LocalCopy(entry.load_id, ready=False)
         return None
+
+    def _waiting_bound(self, concurrency: int) -> int:
+        """How many calls may wait for a copy that takes `concurrency` at a time; 0: no bound."""
+        if concurrency == 0 or self._in_flight_max < 0:
+            return 0
+        if self._in_flight_max == 0:
+            return max(16, 8 * concurrency)
+        return max(1, self._in_flight_max - concurrency)
 
     def held(self) -> ModelId | None:
         """A model that is loaded, for asking the runtime after a lost connection."""
@@ -336,9 +350,35 @@ class Cache:
         """The state of every copy; for tests, status and invariants."""
         return {model: entry.state for model, entry in self._entries.items()}
 
+    def books(self) -> dict[ModelId, int]:
+        """The bytes booked for every copy; for invariants."""
+        return {model: self.ledger.booked_bytes(entry.load_id) for model, entry in self._entries.items()}
+
     def predicted_bytes(self, model: ModelId) -> int:
         """The best guess of a model's size without asking anyone."""
         return self._learned.size(model) or self.parameters.default_size_bytes
+
+    def measured_bytes(self, model: ModelId) -> int | None:
+        """The size of the model as it was measured here; None before its first load."""
+        return self._learned.size(model)
+
+    def rehearse(self, model: ModelId, size_bytes: int) -> Rehearsal:
+        """What a load of `size_bytes` would do here; nothing comes of it."""
+        refused = self._refusal(model, size_bytes, last_use_ms=None)
+        if refused is not None:
+            return Rehearsal(refused.message)
+        assert self._decider is not None
+        needed = max(0, self.ledger.used_bytes + self.ledger.reserve + size_bytes - self.ledger.capacity_bytes)
+        leaving = self._decider.victims(self._oldest_first(None), need_bytes=needed, forced=False)
+        return Rehearsal(
+            evict_bytes=needed,
+            victims=tuple(
+                RehearsedVictim(
+                    victim.model, victim.size_bytes, self.usage.last_use_ms(victim.model), victim.reason.value
+                )
+                for victim in leaving
+            ),
+        )
 
     # --- loading ------------------------------------------------------------------------------
 
@@ -566,6 +606,21 @@ class Cache:
         """The keys that should stand for this instance's copies."""
         return [(entry.model, self._record(entry)) for entry in self._entries.values() if entry.state in _LISTED]
 
+    def settled_copies(self) -> tuple[dict[ModelId, LoadId], dict[ModelId, LoadId]]:
+        """Open copies whose key has been written, and all others here, each with its load."""
+        settled: dict[ModelId, LoadId] = {}
+        changing: dict[ModelId, LoadId] = {}
+        for entry in self._entries.values():
+            listed = entry.state in _OPEN and entry.published.is_set() and not entry.publishing
+            (settled if listed else changing)[entry.model] = entry.load_id
+        return settled, changing
+
+    def list_again(self, model: ModelId) -> None:
+        """Put the key of an open copy once more."""
+        entry = self._entries.get(model)
+        if entry is not None and entry.state in _OPEN:
+            self._publish(entry)
+
     def _record(self, entry: _Entry) -> records.CopyRecord:
         return records.CopyRecord(
             state=records.CopyState.LOADED if entry.state in _OPEN else records.CopyState.LOADING,
@@ -749,6 +804,7 @@ class Cache:
                 victim.reason.value,
                 f"{victim.size_bytes} bytes of {excess} wanted for {cause.model}; "
                 f"{self.ledger.free_bytes} free of {self.ledger.capacity_bytes}",
+                cause=cause.model,
                 idle_ms=max(0, self._clock.now_ms() - self.usage.last_use_ms(victim.model)),
             )
             self.drop(victim.model, victim.reason.value, forced=forced, relied_on=relied_on)
@@ -756,7 +812,7 @@ class Cache:
         if gained < excess:
             self._press()
 
-    def _oldest_first(self, cause: _Entry) -> Iterator[HeldCopy]:
+    def _oldest_first(self, cause: _Entry | None) -> Iterator[HeldCopy]:
         for model in self.usage.leaving_order():
             entry = self._entries[model]
             if entry.state in _OPEN and entry is not cause:
@@ -771,14 +827,14 @@ class Cache:
                 )
 
     def others(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
-        """Ready copies elsewhere, with their create revisions."""
+        """Ready copies elsewhere, with their create revisions; none if the store has denied just these."""
         assert self._decider is not None
         if not self._decider.elsewhere(model):
             return ()
         entry = self._entries[model]
         view = self._decider.model_view(model, entry.registered)
         cluster = self._decider.cluster_view()
-        return tuple(
+        standing = tuple(
             (copy.instance, copy.create_revision)
             for copy in view.copies
             if copy.instance != self._own
@@ -787,6 +843,7 @@ class Cache:
             and (place := cluster.instance(copy.instance)) is not None
             and place.available
         )
+        return () if standing == entry.relied_in_vain else standing
 
     def _press(self) -> None:
         """Look for victims again soon: every copy is in use, or the store is away."""
@@ -849,6 +906,10 @@ class Cache:
         return LoadStoreAway(f"model {entry.model} cannot be loaded: this instance has no lease at the moment")
 
     def _admission(self, entry: _Entry) -> LoadRefused | None:
+        return self._refusal(entry.model, entry.size_bytes, last_use_ms=None if entry.waited_for else entry.last_use_ms)
+
+    def _refusal(self, model: ModelId, size_bytes: int, *, last_use_ms: int | None) -> LoadRefused | None:
+        """Why a load is not taken; None if it is. `last_use_ms`: of a model that no caller waits for."""
         condition = LoadCondition(
             capacity_bytes=self.ledger.capacity_bytes,
             reserve_bytes=self.ledger.reserve,
@@ -857,10 +918,8 @@ class Cache:
             draining=self.draining,
             runtime_ready=self._offered,
         )
-        last_use_ms = None if entry.waited_for else entry.last_use_ms
-        reason = admit(condition, size_bytes=entry.size_bytes, last_use_ms=last_use_ms)
         own = self._own
-        match reason:
+        match admit(condition, size_bytes=size_bytes, last_use_ms=last_use_ms):
             case AdmissionReason.ADMITTED:
                 return None
             case AdmissionReason.DRAINING:
@@ -870,13 +929,11 @@ class Cache:
             case AdmissionReason.TOO_LARGE:
                 return LoadRefused(
                     Outcome.NO_ROOM,
-                    f"model {entry.model} needs {entry.size_bytes} bytes, "
-                    f"instance {own} holds {condition.capacity_bytes} in all",
+                    f"model {model} needs {size_bytes} bytes, instance {own} holds {condition.capacity_bytes} in all",
                 )
             case AdmissionReason.OLDER_THAN_ALL:
                 return LoadRefused(
-                    Outcome.NO_ROOM,
-                    f"instance {own} is full of models that were used more recently than {entry.model}",
+                    Outcome.NO_ROOM, f"instance {own} is full of models that were used more recently than {model}"
                 )
 
     async def _load(self, entry: _Entry) -> None:
@@ -1002,6 +1059,8 @@ class Cache:
                 else:
                     await self._clock.sleep(RETRY_MS)
                     continue
+            if not gone:
+                entry.relied_in_vain = entry.relied_on
             if entry.state is CopyState.WITHDRAWING:
                 self._step(entry, CopyInput.WITHDRAWN if gone else CopyInput.KEPT)
             return

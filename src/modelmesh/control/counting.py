@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from modelmesh.control.cache import Cache
 from modelmesh.control.census import Census
-from modelmesh.control.journal import Event
 from modelmesh.control.lead import Leader
 from modelmesh.control.state import ClusterState
 from modelmesh.machines.meter import Meter
 from modelmesh.ports import Clock
+from modelmesh.values.events import Event
 
 EMPTY_LRU_S = 9_223_372_036_854_775
 """What the old system told as the oldest use of an empty cache, in seconds."""

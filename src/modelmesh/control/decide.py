@@ -5,7 +5,7 @@ never the last copy of a model in use, one change in flight per model.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from random import Random
 
@@ -57,27 +57,34 @@ class Decider:
         """Where models of which type may go; replaced when the operator changes it."""
         self._placed: deque[tuple[int, InstanceId, int]] = deque()
         self._seen: ClusterView | None = None
-        self._others: tuple[InstanceView, ...] = ()
+        self._others: ClusterView | None = None
         self._going: frozenset[InstanceId] = frozenset()
         self._until_ms = 0
 
     def next_step(self, journey: Journey, model: ModelId, registered: Registered) -> NextStep:
         """What happens next to a request."""
-        step = next_step(
+        step = self._ask(journey, model, registered, self._rng)
+        if isinstance(step, SendTo) and step.reason is AttemptReason.PLACED_ELSEWHERE:
+            self._placed.append((self._clock.monotonic_ms(), step.instance, self._predicted_bytes(model)))
+            self._until_ms = 0
+        return step
+
+    def rehearse(self, model: ModelId, registered: Registered) -> NextStep:
+        """Where one more copy would be loaded now; nothing comes of it."""
+        return self._ask(Journey(extra=True), model, registered, Random(self._clock.now_ms()))  # noqa: S311 - a draw like others
+
+    def _ask(self, journey: Journey, model: ModelId, registered: Registered, rng: Random) -> NextStep:
+        return next_step(
             journey,
             self.model_view(model, registered),
             self.cluster_view(),
             size_bytes=self._predicted_bytes(model),
             now_ms=self._clock.now_ms(),
             failure_window_ms=self._failure_expiry_ms // 2,
-            rng=self._rng,
+            rng=rng,
             model_type=registered.record.type,
             constraints=self.constraints,
         )
-        if isinstance(step, SendTo) and step.reason is AttemptReason.PLACED_ELSEWHERE:
-            self._placed.append((self._clock.monotonic_ms(), step.instance, self._predicted_bytes(model)))
-            self._until_ms = 0
-        return step
 
     def model_view(self, model: ModelId, registered: Registered | None) -> ModelView:
         """The model as stored, the own copy as the cache has it, everything of an older record left out."""
@@ -102,13 +109,13 @@ class Decider:
         """The instances, this one as it stands now."""
         view = self._state.cluster()
         now_ms = self._clock.monotonic_ms()
-        if view is not self._seen or now_ms >= self._until_ms:
+        if self._others is None or view is not self._seen or now_ms >= self._until_ms:
             self._seen = view
             self._others = self._look_at_others(view, now_ms)
         own = InstanceView(view.own, self._own_record(), outdated=view.own in self._going)
-        return replace(view, instances=(*self._others, own))
+        return self._others.with_instance(own)
 
-    def _look_at_others(self, view: ClusterView, now_ms: int) -> tuple[InstanceView, ...]:
+    def _look_at_others(self, view: ClusterView, now_ms: int) -> ClusterView:
         """The others with what their entries cannot say yet: loads sent there from here, and that they will go.
 
         Without the former all misses of a second would choose the same instance.
@@ -117,18 +124,14 @@ class Decider:
             self._placed.popleft()
         self._until_ms = self._placed[0][0] + ENTRY_LAG_MS if self._placed else now_ms + OUTDATED_LOOK_MS
         going = self._going = outdated(view.instances, now_ms=self._clock.now_ms())
-        others = []
-        for entry in view.instances:
-            if entry.instance == view.own:
-                continue
-            sizes = [size for _, instance, size in self._placed if instance == entry.instance]
-            record = entry.record
-            if sizes:
-                record = replace(record, used_bytes=record.used_bytes + sum(sizes), loads=record.loads + len(sizes))
-            others.append(replace(entry, record=record, outdated=entry.instance in going) if sizes or going else entry)
-        return tuple(others)
+        if not self._placed and not going:
+            return view
+        sent: dict[InstanceId, list[int]] = {}
+        for _, instance, size_bytes in self._placed:
+            sent.setdefault(instance, []).append(size_bytes)
+        return replace(view, instances=tuple(_adjusted(entry, sent, going) for entry in view.instances))
 
-    def places(self, model: ModelId, registered: Registered) -> int:
+    def places(self, model: ModelId, registered: Registered, cluster: ClusterView) -> int:
         """How many instances may hold the model: its holders, and those where nothing speaks against a load."""
         view = self.model_view(model, registered)
         now_ms = self._clock.now_ms()
@@ -137,7 +140,7 @@ class Decider:
         size_bytes = self._predicted_bytes(model)
         free = [
             entry
-            for entry in self.constraints.allowed(registered.record.type, self.cluster_view().instances)
+            for entry in self.constraints.allowed(registered.record.type, cluster.instances)
             if entry.instance not in holders
             and entry.instance not in failed
             and entry.available
@@ -148,3 +151,13 @@ class Decider:
     def victims(self, oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool) -> tuple[Victim, ...]:
         """Which copies leave."""
         return choose_victims(oldest_first, need_bytes=need_bytes, forced=forced)
+
+
+def _adjusted(entry: InstanceView, sent: Mapping[InstanceId, list[int]], going: frozenset[InstanceId]) -> InstanceView:
+    sizes = sent.get(entry.instance)
+    record = entry.record
+    if sizes is not None:
+        record = replace(record, used_bytes=record.used_bytes + sum(sizes), loads=record.loads + len(sizes))
+    elif entry.instance not in going:
+        return entry
+    return replace(entry, record=record, outdated=entry.instance in going)

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 
 from modelmesh.control.identity import StoreIdentity
 from modelmesh.control.keys import Keys
-from modelmesh.ports import Compare, Delete, Get, KeyValue, Operation, Put, Store, Transaction, TransactionResult
+from modelmesh.ports import (
+    Compare,
+    Delete,
+    Get,
+    KeyValue,
+    LeaseNotFoundError,
+    Operation,
+    Put,
+    Store,
+    Transaction,
+    TransactionResult,
+)
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.records import CopyRecord, FailureRecord, ModelRecord
 
@@ -57,7 +68,7 @@ class CopyWriter:
                     Compare(registry, "create", "==", record.record_revision),
                     *self._identity.compare(),
                 ),
-                then=(Put(self._keys.copy(model, self._own), record.encode(), lease),),
+                then=(self._listed(model, record, lease),),
                 otherwise=(Get(copies, prefix=True), Get(registry), Get(self._keys.alive)),
             )
         )
@@ -77,7 +88,7 @@ class CopyWriter:
         The record is put again unchanged: controllers of the old system watch only that key.
         """
         operations: list[Operation] = [
-            Put(self._keys.copy(model, self._own), record.encode(), lease),
+            self._listed(model, record, lease),
             Put(self._keys.model(model), keep_value=True),
         ]
         if failed_before:
@@ -158,7 +169,7 @@ class CopyWriter:
                         *(
                             Transaction(
                                 compares=(self._registered(model, record.record_revision),),
-                                then=(Put(self._keys.copy(model, self._own), record.encode(), lease),),
+                                then=(self._listed(model, record, lease),),
                             )
                             for model, record in batch
                         ),
@@ -171,6 +182,12 @@ class CopyWriter:
                 if not answer.succeeded:
                     void.append(model)
         return void
+
+    def _listed(self, model: ModelId, record: CopyRecord, lease: int) -> Put:
+        """The key of our copy. Without a lease (0) it would outlive us, so that is refused: LeaseNotFoundError."""
+        if not lease:
+            raise LeaseNotFoundError("this instance has no lease at the moment")
+        return Put(self._keys.copy(model, self._own), record.encode(), lease)
 
     def _registered(self, model: ModelId, create_revision: Revision) -> Compare:
         return Compare(self._keys.model(model), "create", "==", create_revision)

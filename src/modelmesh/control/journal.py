@@ -2,27 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from modelmesh.ports import Clock
+from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId
 
 HISTORY = 4096
 """Events kept for late readers; about 1 MB."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happened. `kind` and `reason` have few values; `detail` is for people."""
-
-    time_ms: int
-    instance: InstanceId
-    model: ModelId
-    kind: str
-    reason: str
-    detail: str
-    numbers: tuple[tuple[str, int], ...] = ()
-    """What metrics observe of it; the names carry the units."""
 
 
 class Journal:
@@ -35,11 +21,19 @@ class Journal:
         self._next = 0
         self.history: deque[Event] = deque(maxlen=HISTORY)
 
-    def note(self, kind: str, model: ModelId | str = "", reason: str = "", detail: str = "", **numbers: int) -> None:
+    def note(
+        self,
+        kind: str,
+        model: ModelId | str = "",
+        reason: str = "",
+        detail: str = "",
+        *,
+        cause: ModelId | None = None,
+        **numbers: int,
+    ) -> None:
         """Write an event; `numbers` are for metrics."""
-        event = Event(
-            self._clock.now_ms(), self._instance, ModelId(model), kind, reason, detail, tuple(numbers.items())
-        )
+        now_ms = self._clock.now_ms()
+        event = Event(now_ms, self._instance, ModelId(model), kind, reason, detail, cause, tuple(numbers.items()))
         self.history.append(event)
         for subscriber in tuple(self._subscribers.values()):
             subscriber(event)

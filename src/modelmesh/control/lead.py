@@ -5,7 +5,7 @@ and a hand-over takes as long as the watch. Its writes compare that its own entr
 revision, so of two that both believe to lead only one succeeds.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from modelmesh.control.journal import Journal
@@ -88,8 +88,7 @@ class Leader:
 
     async def _tell(self, lost: tuple[LostCopy, ...], fence: Compare) -> None:
         with suppress(StoreError):
-            for start in range(0, len(lost), BATCH):
-                batch = lost[start : start + BATCH]
+            for batch in _apart(lost):
                 await self._store.transact(
                     Transaction(compares=(fence,), then=tuple(self._about(copy) for copy in batch))
                 )
@@ -141,3 +140,18 @@ class Leader:
                     then=tuple(Delete(self._keys.failure(model, instance)) for instance in instances),
                 )
             )
+
+
+def _apart(lost: tuple[LostCopy, ...]) -> Iterator[tuple[LostCopy, ...]]:
+    """Batches in which no model comes twice: a transaction writes each key once."""
+    left = list(lost)
+    while left:
+        batch: dict[ModelId, LostCopy] = {}
+        rest: list[LostCopy] = []
+        for copy in left:
+            if copy.model in batch or len(batch) == BATCH:
+                rest.append(copy)
+            else:
+                batch[copy.model] = copy
+        yield tuple(batch.values())
+        left = rest

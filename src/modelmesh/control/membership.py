@@ -67,7 +67,7 @@ class Membership:
 
     @property
     def lease(self) -> int:
-        """The lease of this instance's keys; 0 while there is none, which the store refuses."""
+        """The lease of this instance's keys; 0 while there is none, and then no key may be put."""
         return self._lease
 
     @property
@@ -159,6 +159,8 @@ class Membership:
         If not, the store was emptied or our lease has gone. An entry alone would say that we hold nothing:
         the copies must be put again before it.
         """
+        if not self._lease:
+            return  # listing tells it, under the next lease
         put = Put(self._key, record.encode(), self._lease)
         stands = Compare(self._key, "create", "==", self._created)
         result = await self._store.transact(Transaction(compares=(stands,), then=(put,)))

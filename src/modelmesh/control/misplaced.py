@@ -15,7 +15,10 @@ from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.records import ModelRecord
 
 AT_ONCE = 4
-TRY_AGAIN_TICKS = 30
+TRY_AGAIN_TICKS = 5
+"""After a refusal: the others read the same document, but not in the same second."""
+
+NO_PLACE_TICKS = 30
 
 
 class Misplaced:
@@ -69,7 +72,7 @@ class Misplaced:
                 self._moving[model] = None
                 self._tasks.start(self._load_elsewhere(model), f"move {model} to where its type belongs")
             else:
-                self._later[model] = TRY_AGAIN_TICKS
+                self._later[model] = NO_PLACE_TICKS
                 labels = ", ".join(constraints.of(model_type).required)
                 self._journal.note("misplaced", model, detail=f"no running instance has [{labels}]; it serves on here")
 

@@ -23,8 +23,9 @@ from modelmesh.control.observe import Observer
 from modelmesh.control.pulse import Pulse
 from modelmesh.control.rates import RateBook
 from modelmesh.control.ready import Ready
+from modelmesh.control.recall import Recall
 from modelmesh.control.records import RecordCache
-from modelmesh.control.requests import Requests, retry_later
+from modelmesh.control.requests import Requests, refusal, retry_later
 from modelmesh.control.rounds import Rounds
 from modelmesh.control.routing import Routing
 from modelmesh.control.scale import Scaler
@@ -59,9 +60,11 @@ from modelmesh.values.dataplane import (
     Cancelled,
     CopyIdle,
     DataPlaneEvent,
+    Hop,
     LinkBack,
     LinkLost,
     Missed,
+    Outcome,
     PeerAddress,
     Rules,
 )
@@ -111,6 +114,9 @@ class ControlLimits:
 
     eviction: Literal["adaptive", "lru"] = "adaptive"
     """Which copies leave: those that the best of several policies would not hold, or those unused longest."""
+
+    in_flight_max: int = 0
+    """Calls that run at or wait for a copy whose concurrency is limited; 0: eight times it, negative: no bound."""
 
     read_only: bool = False
     """Nothing is registered, changed or cleaned up; models are loaded and served."""
@@ -163,7 +169,7 @@ class ControlPlane:
         self.store = store
         self.clock = clock
         self.dataplane = dataplane
-        self._peers_port = peers
+        self.peers = peers
         self.journal = Journal(own, clock)
         self.tasks = Tasks(crashed)
         self.state = ClusterState(own, keys)
@@ -230,8 +236,10 @@ class ControlPlane:
             ended=lambda model, *, failed: self._ready.load_ended(model, failed=failed),
             failure_expiry_ms=limits.failure_expiry_ms,
             read_only=limits.read_only,
+            in_flight_max=limits.in_flight_max,
             retention=Retention(1) if limits.eviction == "adaptive" else None,
         )
+        self.recall = Recall(journal=self.journal, cache=self.cache)
         self.routing = Routing(state=self.state, dataplane=dataplane, local_copy=self.cache.local_copy)
         self.decider = Decider(
             state=self.state,
@@ -313,6 +321,8 @@ class ControlPlane:
             own=own,
             store=store,
             keys=keys,
+            state=self.state,
+            observer=self.observer,
             cache=self.cache,
             decider=self.decider,
             requests=self.requests,
@@ -468,8 +478,11 @@ class ControlPlane:
         """Take the data plane's events."""
         for event in events:
             match event:
-                case Missed(token) if not self._started:
-                    self.dataplane.resolve([(token, retry_later(Status.UNAVAILABLE, "this instance is starting"))])
+                case Missed(token, hop=hop) if not self._started:
+                    starting = "this instance is starting"
+                    asked = hop is Hop.LOAD
+                    answer = refusal(Outcome.BUSY, Status.UNAVAILABLE, starting) if asked else None
+                    self.dataplane.resolve([(token, answer or retry_later(Status.UNAVAILABLE, starting))])
                 case Missed():
                     self.requests.missed(event)
                 case AttemptFailed():
@@ -571,7 +584,7 @@ class ControlPlane:
         if address is None or instance == self.identity.instance:
             return
         try:
-            answered = await self._peers_port.ping(address, timeout_ms=ASK_AFTER_MS)
+            answered = await self.peers.ping(address, timeout_ms=ASK_AFTER_MS)
         except PeerUnreachableError:
             answered = None
         if answered != instance:

@@ -141,6 +141,11 @@ class Requests:
     def __len__(self) -> int:
         return len(self._held)
 
+    def works_at(self, token: Token) -> bool:
+        """Whether a call is being decided on; for invariants."""
+        held = self._held.get(token)
+        return held is not None and held.task is not None
+
     # --- events of the data plane ---------------------------------------------------------------
 
     def missed(self, event: Missed) -> None:

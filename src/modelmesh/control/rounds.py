@@ -13,9 +13,12 @@ from modelmesh.control.keys import Keys
 from modelmesh.control.last_use import LastUses
 from modelmesh.control.lead import Leader
 from modelmesh.control.misplaced import Misplaced
+from modelmesh.control.observe import Observer
+from modelmesh.control.reconcile import Reconciler
 from modelmesh.control.records import RecordCache
 from modelmesh.control.requests import Requests
 from modelmesh.control.scale import Scaler
+from modelmesh.control.state import ClusterState
 from modelmesh.control.survey import Survey
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.transitions import Transitions
@@ -50,6 +53,8 @@ class Rounds:
         own: InstanceId,
         store: Store,
         keys: Keys,
+        state: ClusterState,
+        observer: Observer,
         cache: Cache,
         decider: Decider,
         requests: Requests,
@@ -73,6 +78,7 @@ class Rounds:
         self._tasks = tasks
         self._read_only = read_only
         self._cut_off_since_ms = cut_off_since_ms
+        self._reconciler = Reconciler(state=state, cache=cache, observer=observer, journal=journal)
         self._misplaced = Misplaced(
             own=own, cache=cache, decider=decider, requests=requests, models=models, journal=journal, tasks=tasks
         )
@@ -115,6 +121,7 @@ class Rounds:
         else:
             self._scaler.cut_off(since_ms)
         self._scaler.tick()
+        self._reconciler.tick()
         self._misplaced.tick()
         self._balance.tick()
         if not self._read_only:

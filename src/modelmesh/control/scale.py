@@ -76,6 +76,7 @@ class Scaler:
         self._dropped: dict[ModelId, int] = {}
         self._cut_off_since_ms: int | None = None
         self._cut_off_ended_ms: int | None = None
+        self._rejoined_ms = 0
         self._ticks = 0
 
     def cut_off(self, since_ms: int) -> None:
@@ -87,6 +88,7 @@ class Scaler:
         """This instance's keys stand again."""
         if self._cut_off_since_ms is not None and self._cut_off_ended_ms is None:
             self._cut_off_ended_ms = self._clock.monotonic_ms()
+            self._rejoined_ms = self._clock.now_ms()
 
     def tick(self) -> None:
         """Look at the use of the copies here; about once a second."""
@@ -170,6 +172,8 @@ class Scaler:
         budget = self._cache.ledger.capacity_bytes // 20
         dropped_bytes = 0
         for model in self._cache.ready():
+            if not self._decider.elsewhere(model):
+                continue
             copies = self._ready_copies(model, cluster)
             registered = self._models.cached(model)
             relied_on = self._cache.others(model) if len(copies) > 1 else ()
@@ -223,7 +227,7 @@ class Scaler:
         return ModelLoad(
             ready=len(copies),
             loading=sum(not copy.ready for copy in everywhere),
-            places=self._decider.places(model, registered) - len(everywhere),
+            places=self._decider.places(model, registered, cluster) - len(everywhere),
             rate=rate,
             threshold=self._threshold(model),
             saturated=waiting,
@@ -238,11 +242,16 @@ class Scaler:
         )
 
     def _duplicated(self, copies: tuple[Copy, ...]) -> bool:
-        """Whether another copy was loaded while this instance was cut off."""
+        """Whether another copy was loaded while this instance was cut off, and did not know of the one here.
+
+        Copies added since then, here or elsewhere, are wanted.
+        """
         since_ms = self._cut_off_since_ms
         if since_ms is None or self._cut_off_ended_ms is None:
             return False
-        return any(copy.instance != self._own and copy.since_ms >= since_ms for copy in copies)
+        if any(copy.instance == self._own and copy.since_ms > self._rejoined_ms for copy in copies):
+            return False
+        return any(copy.instance != self._own and since_ms <= copy.since_ms <= self._rejoined_ms for copy in copies)
 
     def _threshold(self, model: ModelId) -> int | None:
         concurrency = self._cache.max_concurrency(model)

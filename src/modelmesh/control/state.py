@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from modelmesh.control.keys import CopyKey, FailureKey, Keys, MemberKey, RegistryKey
 from modelmesh.ports import Change, ChangeKind, KeyValue
-from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.records import CopyRecord, FailureRecord, Member, MemberRecord, RecordError
 from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
 
@@ -81,6 +81,14 @@ class ClusterState:
         """Whether another instance has a copy, of whatever record and in whatever state."""
         copies = self._copies.get(model)
         return copies is not None and len(copies) > (self.own in copies)
+
+    def own_keys(self) -> dict[ModelId, LoadId]:
+        """The keys of this instance's copies, with their loads. O(models with copies)."""
+        return {model: copies[self.own].load_id for model, copies in self._copies.items() if self.own in copies}
+
+    def record_revision(self, model: ModelId) -> Revision:
+        """Create revision of the record of a model with copies; 0 if it is unregistered or has none."""
+        return self._records.get(model, Revision(0))
 
     def models(self) -> Iterable[ModelId]:
         """Models that have copies."""

@@ -161,7 +161,7 @@ class Transitions:
             active_copies=len(active.copies),
             target_ready=ready,
             target_loading=len(target.copies) - ready,
-            places=self._decider.places(record.target, registered),
+            places=self._decider.places(record.target, registered, self._decider.cluster_view()),
             refused=refused,
         )
         match step:

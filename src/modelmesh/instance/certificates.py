@@ -1,11 +1,23 @@
-"""TLS material from files, ready for the core: PEM, the private key decrypted."""
+"""TLS material from files, ready for the core: PEM, the private key decrypted; read again when the files change."""
 
+import asyncio
+import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from modelmesh.instance.settings import Settings, SettingsError
+
+POLL_S = 1.0
+"""A Secret is swapped by symbolic links, and tools replace files: looking is surer than being told."""
+
+LARGEST_FILE_BYTES = 4 << 20
+
+Files = dict[str, tuple[tuple[Path, bytes], ...]]
+"""What the files of each setting held, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,42 +30,192 @@ class Certificates:
     client_auth: str
 
 
-def load_certificates(settings: Settings) -> tuple[Certificates, Certificates] | None:
+@dataclass(frozen=True, slots=True)
+class CertificateSet:
+    """What one instance shows and trusts. `peer` None: clear text between instances."""
+
+    serving: Certificates
+    peer: Certificates | None
+    names: tuple[str, ...]
+    """DNS names and addresses that our certificate is for."""
+
+    def peer_name(self, address: str) -> str:
+        """The name by which others check our certificate when they call `address`; empty: the address itself.
+
+        Pods have no certificates for their addresses; any name of the certificate tells that it is one of us.
+
+        Raises:
+            SettingsError: The certificate is for no name at all.
+        """
+        if self.peer is None or address in self.names:
+            return ""
+        for name in self.names:
+            if not _is_address(name):
+                return name.replace("*", "instance")
+        raise SettingsError(
+            f"MM_TLS_KEY_CERT_PATH: the certificate names neither a host nor {address} (subject alternative names), "
+            "so other instances cannot check it; issue one that does, or set MM_ENABLE_SSL=false"
+        )
+
+
+def load_certificates(settings: Settings) -> CertificateSet | None:
     """Read the material of the serving and of the peer listener; None if TLS is off.
 
     Between instances TLS is mutual, with the same key; they trust the serving authorities, the
-    internal ones, and failing both the certificate chain itself.
+    internal ones, and the certificate chain itself.
 
     Raises:
         SettingsError: A file is missing, or is not what it should be; the message names it.
     """
-    if settings.tls_key_path is None:
-        return None
+    return None if settings.tls_key_path is None else parse_certificates(settings, read_files(settings))
+
+
+def read_files(settings: Settings) -> Files:
+    """The contents of all files that the settings name, folders included. Raises SettingsError."""
+    assert settings.tls_key_path is not None
     assert settings.tls_certificate_path is not None
-    key = _private_key(settings.tls_key_path, settings.tls_key_passphrase)
-    chain = _read(settings.tls_certificate_path, "MM_TLS_KEY_CERT_PATH")
-    trusted = b"\n".join(_read(path, "MM_TLS_TRUST_CERT_PATH") for path in settings.tls_trusted_paths) or None
-    internal = b"\n".join(
-        _read(file, "MM_INTERNAL_TRUST_CERTS")
-        for path in settings.internal_trusted_paths
-        for file in (sorted(path.glob("*.pem")) + sorted(path.glob("*.crt")) if path.is_dir() else [path])
+    return {
+        "MM_TLS_PRIVATE_KEY_PATH": ((settings.tls_key_path, _read(settings.tls_key_path, "MM_TLS_PRIVATE_KEY_PATH")),),
+        "MM_TLS_KEY_CERT_PATH": (
+            (settings.tls_certificate_path, _read(settings.tls_certificate_path, "MM_TLS_KEY_CERT_PATH")),
+        ),
+        "MM_TLS_TRUST_CERT_PATH": _read_all(settings.tls_trusted_paths, "MM_TLS_TRUST_CERT_PATH"),
+        "MM_INTERNAL_TRUST_CERTS": _read_all(settings.internal_trusted_paths, "MM_INTERNAL_TRUST_CERTS"),
+    }
+
+
+def parse_certificates(settings: Settings, files: Files) -> CertificateSet:
+    """Check and join what was read. Raises SettingsError."""
+    key = _private_key(*files["MM_TLS_PRIVATE_KEY_PATH"][0], settings.tls_key_passphrase)
+    path, chain = files["MM_TLS_KEY_CERT_PATH"][0]
+    leaf = _certificates(path, chain, "MM_TLS_KEY_CERT_PATH")[0]
+    trusted = _join(files, "MM_TLS_TRUST_CERT_PATH")
+    internal = _join(files, "MM_INTERNAL_TRUST_CERTS")
+    peer = None
+    if settings.peer_tls:
+        if _is_authority(leaf):
+            raise SettingsError(
+                f"MM_TLS_KEY_CERT_PATH: {path} is the certificate of an authority (basic constraints CA:TRUE), which other "
+                "instances do not accept from a server; issue one with CA:FALSE, or set MM_ENABLE_SSL=false"
+            )
+        peer = Certificates(chain, key, b"\n".join(part for part in (internal, trusted, chain) if part), "require")
+    return CertificateSet(
+        serving=Certificates(chain, key, trusted or None, settings.tls_client_auth), peer=peer, names=_names(leaf)
     )
-    serving = Certificates(chain, key, trusted, settings.tls_client_auth)
-    peer = Certificates(chain, key, b"\n".join(part for part in (internal, trusted, chain) if part), "require")
-    return serving, peer
+
+
+class CertificateWatch:
+    """Reads the files again when they change; the last good material stays in force.
+
+    Args:
+        settings: Name the files.
+        changed: Takes new material; raises ValueError if it does not fit together.
+        refused: Told, once for each state of the files, why it is not used.
+    """
+
+    def __init__(
+        self, settings: Settings, *, changed: Callable[[CertificateSet], None], refused: Callable[[str], None]
+    ) -> None:
+        self._settings = settings
+        self._changed = changed
+        self._refused = refused
+        self._seen = read_files(settings)
+        self._said = ""
+
+    def look(self) -> None:
+        """Take the files as they are now, if they differ from what was last seen."""
+        try:
+            files = read_files(self._settings)
+            if files == self._seen:
+                return
+            self._seen = files
+            self._changed(parse_certificates(self._settings, files))
+        except (SettingsError, ValueError) as error:
+            why = f"{error}; the certificates from before stay in use"
+            if why != self._said:
+                self._refused(why)
+            self._said = why
+        else:
+            self._said = ""
+
+    async def run(self) -> None:
+        """Look for changes until cancelled."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            self.look()
+
+
+def _read_all(paths: tuple[Path, ...], setting: str) -> tuple[tuple[Path, bytes], ...]:
+    found = []
+    for path in paths:
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix in {".pem", ".crt"})
+            if not files:
+                raise SettingsError(f"{setting}: the folder {path} holds no .pem or .crt file")
+        else:
+            files = [path]
+        found += [(file, _read(file, setting)) for file in files]
+    return tuple(found)
 
 
 def _read(path: Path, setting: str) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE_BYTES + 1)
     except OSError as error:
         raise SettingsError(f"{setting}: cannot read {path}: {error.strerror}") from error
+    if len(content) > LARGEST_FILE_BYTES:
+        raise SettingsError(f"{setting}: {path} is larger than any certificate file ({LARGEST_FILE_BYTES} bytes)")
+    return content
 
 
-def _private_key(path: Path, passphrase: str | None) -> bytes:
-    pem = _read(path, "MM_TLS_PRIVATE_KEY_PATH")
+def _join(files: Files, setting: str) -> bytes:
+    for path, content in files[setting]:
+        _certificates(path, content, setting)
+    return b"\n".join(content for _, content in files[setting])
+
+
+def _certificates(path: Path, content: bytes, setting: str) -> list[x509.Certificate]:
     try:
-        key = serialization.load_pem_private_key(pem, passphrase.encode() if passphrase else None)
+        return x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise SettingsError(f"{setting}: {path} holds no certificate in PEM form: {error}") from error
+
+
+def _names(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
+        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
+    return (
+        *alternatives.get_values_for_type(x509.DNSName),
+        *(str(address) for address in alternatives.get_values_for_type(x509.IPAddress)),
+    )
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _private_key(path: Path, pem: bytes, passphrase: str | None) -> bytes:
+    try:
+        try:
+            key = serialization.load_pem_private_key(pem, passphrase.encode() if passphrase else None)
+        except TypeError:
+            if not passphrase or b"ENCRYPTED" in pem:
+                raise
+            key = serialization.load_pem_private_key(pem, None)  # a passphrase is set, and the key has none
     except (TypeError, ValueError) as error:
         raise SettingsError(f"MM_TLS_PRIVATE_KEY_PATH: {path} cannot be read as a private key: {error}") from error
     return key.private_bytes(

@@ -62,6 +62,7 @@ class LocalCluster:
         progress: Told what is being waited for.
         instances: The processes, once started.
         etcd: The store of several instances; made if none is given.
+        authority: PEM of who signed the instances' certificates, which are for `localhost`; None: clear text.
     """
 
     count: int
@@ -73,6 +74,7 @@ class LocalCluster:
     progress: Callable[[str], None] = lambda _: None
     instances: list[LocalInstance] = field(default_factory=list)
     etcd: LocalEtcd | None = None
+    authority: bytes | None = None
     _temporary: Path | None = None
     _store: str = ""
 
@@ -141,6 +143,7 @@ class LocalCluster:
                 "WATSON_SERVICE_PORT": "0",
                 "WATSON_SERVICE_ADDRESS": "127.0.0.1",
                 "MM_PROBE_PORT": "NONE",
+                "MM_PRESTOP_WAIT_PORT": "NONE",
                 "INTERNAL_GRPC_SOCKET_PATH": str(instance.socket_path),
                 "MM_LOG_FORMAT": "console",
                 **self.environment,
@@ -151,7 +154,7 @@ class LocalCluster:
     async def wait_ready(self, instance: LocalInstance) -> None:
         """Wait until an instance answers that it is serving."""
         assert instance.mesh is not None
-        async with grpc.aio.insecure_channel(instance.endpoint) as channel:
+        async with self._channel(instance) as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
                 request_serializer=grpc_health_pb2.HealthCheckRequest.SerializeToString,
@@ -171,6 +174,11 @@ class LocalCluster:
             f"{instance.name} was not ready after {READY_S:.0f} s; its last words ({instance.mesh.log}):\n"
             f"{last_lines(instance.mesh.log)}"
         )
+
+    def _channel(self, instance: LocalInstance) -> grpc.aio.Channel:
+        if self.authority is None:
+            return grpc.aio.insecure_channel(instance.endpoint)
+        return grpc.aio.secure_channel(f"localhost:{instance.port}", grpc.ssl_channel_credentials(self.authority))
 
     def check(self) -> None:
         """Raise ChildEndedError if a process has ended by itself."""

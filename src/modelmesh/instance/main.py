@@ -2,18 +2,22 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
+from modelmesh.adapters.http.probes import Health, ProbeServer
 from modelmesh.adapters.store import StoreSettingError
 from modelmesh.adapters.telemetry.logs import LogLevel, configure_logs
 from modelmesh.control.link import RuntimeRejectedError
 from modelmesh.control.live_config import StartDisabledError
+from modelmesh.instance.anchor import Anchor, AnchorError
 from modelmesh.instance.settings import Settings, SettingsError
 from modelmesh.instance.wire import Wired, wire
 from modelmesh.management.static import StaticRegistrationError, register_static
@@ -21,6 +25,7 @@ from modelmesh.ports import PeerUnreachableError, StoreError
 
 EXIT_OK = 0
 EXIT_USAGE = 1
+EXIT_ANCHOR = 2
 EXIT_FAILURE = 3
 """Exit statuses are those of the old launcher."""
 
@@ -33,6 +38,9 @@ MOVE_PERCENT = 80
 
 PING_TIMEOUT_MS = 5_000
 
+LAST_RESORT_S = 5.0
+"""A stop that takes so much longer than it may has got stuck, and the process ends where it stands."""
+
 Result = TypeVar("Result")
 
 
@@ -40,9 +48,18 @@ class DuplicateInstanceError(Exception):
     """Another process answers under our instance id."""
 
 
-def run(settings: Settings) -> int:
-    """Run an instance until SIGTERM or SIGINT; returns the exit status."""
+def run(settings: Settings, remarks: Sequence[str] = ()) -> int:
+    """Run an instance until it is stopped; returns the exit status.
+
+    SIGTERM, SIGINT, a call of `/prestop` and the deletion of the anchor file stop it.
+
+    Args:
+        settings: What the operator set.
+        remarks: What the log should say about how it was set.
+    """
     level = configure_logs(form=settings.log_format, level=settings.log_level)
+    for remark in remarks:
+        structlog.get_logger("modelmesh").warning("setting", detail=remark)
     return asyncio.run(_run(settings, level))
 
 
@@ -51,13 +68,37 @@ async def _run(settings: Settings, level: LogLevel) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    health = Health()
+    with contextlib.ExitStack() as opened:
+        try:
+            opened.enter_context(_probes(settings, health, stop))
+        except OSError as error:
+            return _start_failed(settings, str(error))
+        if settings.anchor_file is not None:
+            anchor = Anchor(settings.anchor_file)
+            try:
+                anchor.create()
+            except AnchorError as error:
+                _start_failed(settings, str(error))
+                return EXIT_ANCHOR
+            opened.callback(anchor.remove)
+            opened.enter_context(_beside(_stop_when_deleted(anchor, stop)))
+        opened.enter_context(_beside(health.beat()))
+        opened.enter_context(_beside(_last_resort(stop, settings.shutdown_timeout_ms)))
+        return await _live(settings, level, health, stop)
+
+
+async def _live(settings: Settings, level: LogLevel, health: Health, stop: asyncio.Event) -> int:
+    """From the first connection to the last."""
     log = structlog.get_logger("modelmesh")
     try:
         wired = await _until(wire(settings, level), stop)
-    except (SettingsError, StoreSettingError, StoreError, OSError) as error:
+    except (SettingsError, StoreSettingError, StoreError, OSError, ValueError) as error:
         return _start_failed(settings, _explain(error, settings))
     if wired is None:
         return EXIT_OK
+    health.thread_ages_ms = wired.dataplane.thread_ages_ms
+    health.ask_ready = lambda: wired.plane.ready
     try:
         await _until(_start(wired), stop)
         if not stop.is_set():
@@ -79,9 +120,63 @@ async def _run(settings: Settings, level: LogLevel) -> int:
     ) as error:
         return _start_failed(settings, _explain(error, settings))
     finally:
+        health.ask_ready = lambda: False
+        health.ready = False
         await wired.close()
     log.info("stopped", instance=wired.plane.identity.instance)
     return EXIT_OK
+
+
+@contextlib.contextmanager
+def _probes(settings: Settings, health: Health, stop: asyncio.Event) -> Iterator[None]:
+    """Answer probes from before the start until after the stop: hooks that wait are answered last of all."""
+    loop = asyncio.get_running_loop()
+    probes = ProbeServer(
+        host=settings.listen_host,
+        probe_port=settings.probe_port,
+        prestop_port=settings.prestop_port,
+        health=health,
+        stop=lambda: loop.call_soon_threadsafe(stop.set),
+        prestop_timeout_s=2 * (settings.shutdown_timeout_ms / 1000 + 1),
+    )
+    probes.start()
+    try:
+        yield
+    finally:
+        probes.close()
+
+
+@contextlib.contextmanager
+def _beside(work: Coroutine[Any, Any, None]) -> Iterator[None]:
+    """Run `work` until we are done."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _stop_when_deleted(anchor: Anchor, stop: asyncio.Event) -> None:
+    await anchor.deleted()
+    stop.set()
+
+
+async def _last_resort(stop: asyncio.Event, timeout_ms: int) -> None:
+    """From the stop on, a thread ends the process if the loop does not come to its end."""
+    await stop.wait()
+    timer = threading.Timer(timeout_ms / 1000 + LAST_RESORT_S, _give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        timer.cancel()
+
+
+def _give_up() -> None:
+    sys.stderr.write("the stop did not end in time (SHUTDOWN_TIMEOUT_MS); ending where it stands\n")
+    sys.stderr.flush()
+    os._exit(EXIT_FAILURE)
 
 
 async def _start(wired: Wired) -> None:

@@ -1,109 +1,94 @@
-"""Settings and metrics as text: their reference pages, and the end of `modelmesh serve --help`.
+"""The settings as text: the reference page, and the end of `modelmesh serve --help`.
 
-`python -m modelmesh.instance.reference` writes the pages; tests hold them to the definitions.
+`python -m modelmesh.instance.reference` writes the page; a test holds it to the definition.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
+from modelmesh.instance.metrics_reference import metrics_page
 from modelmesh.instance.settings import Settings
-from modelmesh.values.metrics import AGES_MS, FAMILIES, MODEL_BYTES, PAYLOAD_BYTES, TIMES_MS, Family, Kind
+from modelmesh.instance.sources import environment_names
 
 HEADER = """# Settings
 
-Environment variables of one instance, as a ModelMesh container has them. Written from the definition in
-`modelmesh.instance.settings` by `make docs`; not edited by hand. Of several names the first is the one to use, the others are
-old and still understood.
+Of one instance (`modelmesh serve`). Written from the definition in `modelmesh.instance.settings` by `make docs`; not edited by hand.
 
-| variable | default | meaning |
-|---|---|---|
-"""
+Each setting has an **environment variable**, as a ModelMesh container has it, and a **key** for a configuration file. Of several
+variables the first is the one to use; those in italics are old, still understood, and said in the log at the start. An empty variable
+counts as not set. Unknown `MM_…` variables are said in the log, with the nearest name there is.
 
+```console
+$ modelmesh serve --config instance.toml
+```
 
-METRICS_HEADER = """# Metrics
+```toml
+service_name = "my-cluster"
+kv_store = "etcd:etcd:2379"
+labels = ["gpu"]
 
-Written from the catalogue in `modelmesh.values.metrics` by `make docs`; not edited by hand.
+[type_constraints.vision]       # what a variable holds as JSON may be a table here
+required = ["gpu"]
+```
 
-`MM_METRICS` chooses: `disabled`, `statsd` (the default: UDP to port 8126 of this host) or `prometheus` (GET `/metrics` on
-port 2112). Parameters follow a colon, separated by semicolons, as in `prometheus:port=2112;scheme=https`.
+From strongest to weakest: options of the command, environment, lines `NAME=value` of `/etc/environment`, the file. The file is TOML, and a
+key that is not in this table is an error.
 
-| parameter | of | default | meaning |
+| variable | key | default | meaning |
 |---|---|---|---|
-| `port` | both | 8126, 2112 | port of the StatsD listener, or of `/metrics` |
-| `fq_names` | both | `false` | `true`: the label `method` is `package.Service/Method`, else the part after the slash |
-| `legacy` | statsd | `false` | `true`: the old names, prefixed `model-mesh.` |
-| `scheme` | prometheus | `https` | `https` with a certificate that the process makes for itself (scrape with `insecure_skip_verify`), or `http` |
-| `per_model_metrics` | prometheus | `false` | `true`: labels `modelId` and `vModelId` where the table says *model* |
-| `models_max` | prometheus | 1000 | models with series of their own; those beyond share `modelId="(other)"` |
-| `mem_detail` | prometheus | `all` | `none`: nothing of this process (`process_*`, `python_*`) |
-
-- A text that is not of this form ends the start. A back end, parameter or value that does not exist turns metrics off, with an
-  error in the log: calls are served all the same.
-- `/metrics` answers in Prometheus text format 0.0.4, in OpenMetrics to who accepts it, compressed to who accepts that;
-  `?name[]=a&name[]=b` picks families.
-- Series of a model go when it is unregistered. A call that ended NOT_FOUND is counted without model labels: clients could invent
-  ids without end.
-- `MM_INFO_METRICS` = `name;label=VARIABLE,label=VARIABLE` adds a gauge of 1 whose labels hold environment variables.
-- StatsD is told once a second: a counter as its sum, a histogram as the mean of each bucket that was hit, with the sample rate that
-  stands for the number of observations. Counts and sums are exact. Names get the suffix `_statsd`, labels follow as
-  `#label=value,…`. Times are told of calls that ended OK; the counters in the last column tell of all.
-- Bounds: times (ms) TIMES; ages (ms) AGES; payloads (bytes) PAYLOADS; models (bytes) MODELS. Fractions of
-  milliseconds count.
-
-`deploy/grafana/modelmesh.json` is a dashboard of these.
-
-| metric | kind | labels | meaning | StatsD counter, old name |
-|---|---|---|---|---|
 """
 
 
-def metrics_page() -> str:
-    """The reference page of metrics."""
-    header = METRICS_HEADER
-    for word, bounds in (
-        ("TIMES", TIMES_MS),
-        ("AGES", AGES_MS),
-        ("PAYLOADS", PAYLOAD_BYTES),
-        ("MODELS", MODEL_BYTES),
-    ):
-        header = header.replace(word, " ".join(f"{bound:.15g}" for bound in bounds))
-    return header + "".join(map(_metric, FAMILIES))
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting. `old`: further environment names; `default` as Markdown."""
+
+    name: str
+    old: tuple[str, ...]
+    key: str
+    default: str
+    meaning: str
 
 
-def _metric(family: Family) -> str:
-    labels = [*family.labels, *(["*model*"] if family.per_model else [])]
-    old = ", ".join(f"`{name}`" for name in (family.statsd_counter, family.statsd_legacy) if name)
-    kind = family.kind.value if family.kind is not Kind.COUNTER or not family.plain else "counter (declared untyped)"
-    return f"| `{family.exposed}` | {kind} | {', '.join(labels)} | {family.meaning} | {old} |\n"
-
-
-def rows() -> list[tuple[str, tuple[str, ...], str, str]]:
-    """Each setting: its name, its old names, its default, its meaning."""
+def rows() -> list[Row]:
+    """Each setting, in the order of the definition."""
     found = []
-    for field in Settings.model_fields.values():
-        assert isinstance(field.validation_alias, AliasChoices)
-        first, *old = (str(choice) for choice in field.validation_alias.choices)
-        found.append((first, tuple(old), _default(field), field.description or ""))
+    for key, field in Settings.model_fields.items():
+        first, *old = environment_names(key)
+        found.append(Row(first, tuple(old), key, _default(field), field.description or ""))
     return found
 
 
 def page() -> str:
     """The reference page."""
     lines = []
-    for name, old, default, meaning in rows():
-        names = "<br>".join([f"`{name}`", *(f"*{other}*" for other in old)])
-        lines.append(f"| {names} | {default} | {meaning} |\n")
+    for row in rows():
+        names = "<br>".join([f"`{row.name}`", *(f"*{other}*" for other in row.old)])
+        lines.append(f"| {names} | `{row.key}` | {row.default} | {row.meaning} |\n")
     return HEADER + "".join(lines)
+
+
+def help_rows() -> list[tuple[str, str]]:
+    """Each variable and what it means, for a terminal."""
+    found = []
+    for row in rows():
+        default = row.default.strip("`*")
+        ending = " [required]" if default == "required" else f" [default: {default}]" if default else ""
+        old = f" (Old: {', '.join(row.old)}.)" if row.old else ""
+        found.append((row.name, row.meaning.replace("`", "") + old + ending))
+    return found
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     value = field.default
-    return f"`{value}`" if value not in ("", None, ()) else ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`" if value not in ("", None, (), Path()) else ""
 
 
 def main() -> int:

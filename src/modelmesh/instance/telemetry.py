@@ -11,11 +11,11 @@ from modelmesh.adapters.http.metrics import MetricsServer
 from modelmesh.adapters.telemetry.exposition import Exposition, InfoMetric
 from modelmesh.adapters.telemetry.statsd import StatsdSender
 from modelmesh.control.counting import Gauges, count_event
-from modelmesh.control.journal import Event
 from modelmesh.control.plane import ControlPlane
 from modelmesh.instance.metrics_choice import MetricsChoice, UnknownChoiceError, parse_info, parse_metrics
 from modelmesh.instance.settings import Settings, SettingsError
 from modelmesh.machines.meter import Meter
+from modelmesh.values.events import Event
 from modelmesh.values.ids import ModelId
 
 
@@ -80,8 +80,6 @@ def choose_metrics(settings: Settings) -> Metrics:
         SettingsError: The info metric cannot be made.
     """
     log = structlog.get_logger("modelmesh")
-    if settings.old_metrics_port:
-        log.warning("setting_ignored", detail="MM_METRICS_STATSD_PORT and MM_METRICS_PROMETHEUS_PORT: use MM_METRICS")
     try:
         choice = parse_metrics(settings.metrics)
     except UnknownChoiceError as error:

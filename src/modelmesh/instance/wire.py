@@ -1,14 +1,13 @@
 """The composition root: from settings to one instance whose ports have adapters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import SystemRandom
 
 from structlog.contextvars import bind_contextvars
 
 from modelmesh.adapters.clock import SystemClock
 from modelmesh.adapters.dataplane.native import ListenerTls, NativeDataPlane
-from modelmesh.adapters.http.probes import ProbeServer
 from modelmesh.adapters.peers import GrpcPeers, PeerCertificates
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.adapters.runtime.metered import MeteredRuntime
@@ -19,7 +18,7 @@ from modelmesh.adapters.telemetry.calls import mapped
 from modelmesh.adapters.telemetry.logs import JournalLog, LogLevel
 from modelmesh.control.keys import Keys
 from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
-from modelmesh.instance.certificates import Certificates, load_certificates
+from modelmesh.instance.certificates import Certificates, CertificateSet, CertificateWatch, load_certificates
 from modelmesh.instance.live_documents import LiveDocuments, read_documents
 from modelmesh.instance.observing import Observers, choose_observers, header_keys
 from modelmesh.instance.settings import Settings
@@ -41,7 +40,6 @@ class Wired:
     runtime: GrpcRuntime
     reflection: RuntimeReflection
     peers: GrpcPeers
-    probes: ProbeServer | None
     documents: LiveDocuments
     metrics: Metrics
     observers: Observers
@@ -50,8 +48,6 @@ class Wired:
 
     async def close(self) -> None:
         """Release everything, in the reverse order."""
-        if self.probes is not None:
-            await self.probes.stop()
         await self.observers.stop(self.dataplane)
         await self.plane.tasks.close()
         await self.metrics.stop()
@@ -80,8 +76,8 @@ async def wire(settings: Settings, level: LogLevel) -> Wired:
         runtime=settings.runtime_serving_endpoint(),
         serving=f"{host}:{settings.serving_port}" if settings.serving_port else None,
         peer=f"{host}:{settings.resolved_peer_port()}",
-        serving_tls=_listener(certificates[0]) if certificates else None,
-        peer_tls=_listener(certificates[1]) if certificates else None,
+        serving_tls=_listener(certificates.serving) if certificates else None,
+        peer_tls=_listener(certificates.peer) if certificates else None,
         max_message_bytes=settings.max_message_bytes,
         max_header_bytes=settings.max_header_bytes,
         max_connection_age_ms=_ms(settings.max_connection_age_s),
@@ -93,9 +89,7 @@ async def wire(settings: Settings, level: LogLevel) -> Wired:
         metrics_models_max=metrics.choice.models_max,
     )
     try:
-        return await _connect(
-            settings, level, instance, store, dataplane, metrics, certificates[1] if certificates else None
-        )
+        return await _connect(settings, level, instance, store, dataplane, metrics, certificates)
     except BaseException:
         dataplane.close()
         await store.close()
@@ -109,17 +103,13 @@ async def _connect(
     store: Store,
     dataplane: NativeDataPlane,
     metrics: Metrics,
-    certificates: Certificates | None,
+    certificates: CertificateSet | None,
 ) -> Wired:
     log = JournalLog(instance)
     keys = header_keys(settings.log_request_headers)
     runtime = GrpcRuntime(settings.runtime_endpoint())
     reflection = RuntimeReflection(settings.runtime_serving_endpoint())
-    peers = GrpcPeers(
-        PeerCertificates(certificates.trusted, certificates.private_key, certificates.certificate_chain)
-        if certificates
-        else None
-    )
+    peers = GrpcPeers(_caller(certificates.peer) if certificates else None)
     observers = choose_observers(settings, instance, metrics.meter)
     planes: list[ControlPlane] = []
 
@@ -133,10 +123,11 @@ async def _connect(
         identity=Identity(
             instance=instance,
             address=f"{settings.resolved_address()}:{dataplane.peer_port}",
+            tls_name=certificates.peer_name(settings.resolved_address()) if certificates else "",
             labels=settings.labels,
             zone=settings.zone,
-            location=settings.location or settings.resolved_address(),
-            version=settings.version,
+            location=settings.resolved_location(),
+            version=settings.resolved_version(),
         ),
         keys=Keys(root="", prefix=settings.kv_prefix, service=settings.service_name),
         store=MeteredStore(store, metrics.meter),
@@ -151,6 +142,7 @@ async def _connect(
             copies=CopiesLimits(rate=settings.scaleup_rpm_threshold),
             bandwidth_percent=settings.scaleup_bandwidth_percent,
             eviction=settings.eviction,
+            in_flight_max=settings.max_in_flight_per_copy,
             read_only=settings.read_only,
             bootstrap_ms=settings.bootstrap_ms if settings.failfast_upgrade else 0,
         ),
@@ -169,15 +161,8 @@ async def _connect(
     )
     await metrics.start(settings, plane, dataplane)
     observers.start(plane, dataplane, level)
-    probes = None
-    if settings.probe_port:
-        probes = ProbeServer(
-            host=settings.listen_host,
-            port=settings.probe_port,
-            ready=lambda: plane.ready,
-            thread_ages_ms=lambda: list(dataplane.thread_ages_ms()),
-        )
-        await probes.start()
+    if certificates is not None:
+        _watch_certificates(settings, plane, dataplane, peers)
     return Wired(
         plane,
         dataplane,
@@ -185,7 +170,6 @@ async def _connect(
         runtime,
         reflection,
         peers,
-        probes,
         documents,
         metrics,
         observers,
@@ -194,7 +178,34 @@ async def _connect(
     )
 
 
-def _listener(certificates: Certificates) -> ListenerTls:
+def _watch_certificates(settings: Settings, plane: ControlPlane, dataplane: NativeDataPlane, peers: GrpcPeers) -> None:
+    """New certificates serve new connections; those that are open go on."""
+
+    def changed(certificates: CertificateSet) -> None:
+        name = certificates.peer_name(settings.resolved_address())
+        dataplane.set_tls(_listener(certificates.serving), _listener(certificates.peer))
+        if (caller := _caller(certificates.peer)) is not None:
+            peers.set_certificates(caller)
+        plane.identity = replace(plane.identity, tls_name=name)
+        plane.journal.note("certificates_changed", detail=f"for {', '.join(certificates.names) or 'no name'}")
+
+    watch = CertificateWatch(
+        settings,
+        changed=changed,
+        refused=lambda why: plane.journal.note("certificates_refused", detail=why),
+    )
+    plane.tasks.start(watch.run(), "watch the certificates")
+
+
+def _caller(certificates: Certificates | None) -> PeerCertificates | None:
+    if certificates is None:
+        return None
+    return PeerCertificates(certificates.trusted, certificates.private_key, certificates.certificate_chain)
+
+
+def _listener(certificates: Certificates | None) -> ListenerTls | None:
+    if certificates is None:
+        return None
     return ListenerTls(
         certificate_chain=certificates.certificate_chain,
         private_key=certificates.private_key,

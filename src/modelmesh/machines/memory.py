@@ -77,6 +77,13 @@ class MemoryLedger:
         given = sum(grant.given for grant in self._grants.values())
         return self.capacity_bytes - given - self.held_bytes - self.leaving_bytes
 
+    def booked_bytes(self, load: LoadId) -> int:
+        """What is booked for one copy: given so far, held or leaving."""
+        grant = self._grants.get(load)
+        if grant is not None:
+            return grant.given
+        return self._held.get(load) or self._leaving.get(load, 0)
+
     def excess_bytes(self) -> int:
         """Bytes that must be evicted so that every load gets its grant and the reserve stays: never negative.
 

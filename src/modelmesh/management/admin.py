@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 from modelmesh._proto import admin_pb2 as pb
-from modelmesh.control.journal import Event
 from modelmesh.control.keys import RegistryKey
 from modelmesh.control.plane import ControlPlane
 from modelmesh.management.calls import Call, CallError, Method
-from modelmesh.management.models import read_record, refuse_read_only
+from modelmesh.management.explain import explain, wire_event
+from modelmesh.management.models import not_registered, read_record, refuse_read_only
 from modelmesh.ports import Compare, Delete, Get, KeyValue, Put, Transaction
+from modelmesh.values.events import Event
 from modelmesh.values.ids import ModelId, Revision
 from modelmesh.values.records import ModelRecord, RecordError
 from modelmesh.values.status import Status
@@ -34,6 +35,7 @@ class Admin:
             "modelmesh.v1.Admin/UnloadModel": Method(pb.UnloadModelRequest, self.unload_model),
             "modelmesh.v1.Admin/SetCopies": Method(pb.SetCopiesRequest, self.set_copies),
             "modelmesh.v1.Admin/ListInstances": Method(pb.ListInstancesRequest, self.list_instances),
+            "modelmesh.v1.Admin/Explain": Method(pb.ExplainRequest, self.explain),
             "modelmesh.v1.Admin/WatchEvents": Method(pb.WatchEventsRequest, streaming=self.watch_events),
         }
 
@@ -66,7 +68,7 @@ class Admin:
             )
         )
         if not result.succeeded:
-            raise _not_registered(model)
+            raise not_registered(model)
         found = result.answers[0]
         assert isinstance(found, tuple)
         return pb.UnloadModelResponse(instance_ids=[item.key.removeprefix(copies) for item in found])
@@ -79,7 +81,7 @@ class Admin:
         while True:
             registered = await read_record(self._plane.models, model, fresh=True)
             if registered is None:
-                raise _not_registered(model)
+                raise not_registered(model)
             record = registered.record
             wanted = replace(
                 record,
@@ -110,6 +112,18 @@ class Admin:
         )
         await self._plane.scaler.keep_minimum((model,))
         return self._describe(model, wanted, registered.create_revision)
+
+    async def explain(self, _: Call, request: pb.ExplainRequest) -> pb.ExplainResponse:
+        """Say why a model is where it is."""
+        if not request.model_id:
+            raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
+        model = ModelId(request.model_id)
+        answer = await explain(self._plane, model, dry_run=request.dry_run)
+        registered = await read_record(self._plane.models, model, fresh=False)
+        if registered is None:
+            raise not_registered(model)
+        answer.model.CopyFrom(self._describe(model, registered.record, registered.create_revision))
+        return answer
 
     async def list_instances(self, _: Call, request: pb.ListInstancesRequest) -> pb.ListInstancesResponse:
         """The members, as this instance sees them."""
@@ -154,16 +168,7 @@ class Admin:
         try:
             while True:
                 event = await queue.get()
-                call.send(
-                    pb.Event(
-                        time_ms=event.time_ms,
-                        instance_id=event.instance,
-                        model_id=event.model,
-                        kind=event.kind,
-                        reason=event.reason,
-                        detail=event.detail,
-                    )
-                )
+                call.send(wire_event(event))
                 if lost:
                     call.send(pb.Event(time_ms=event.time_ms, kind="events_lost", detail=f"{lost} events were lost"))
                     lost = 0
@@ -210,7 +215,3 @@ class Admin:
                 if failure.record.record_revision == create_revision
             ],
         )
-
-
-def _not_registered(model: ModelId) -> CallError:
-    return CallError(Status.NOT_FOUND, f"model {model} is not registered; `modelmesh models list` shows those that are")

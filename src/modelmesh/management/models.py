@@ -13,6 +13,7 @@ from modelmesh.control.records import RecordCache, Registered, Stored, TooManyRe
 from modelmesh.management.calls import Call, CallError, Method, unavailable
 from modelmesh.ports import Compare, Delete, Get, PeerState, Put, Transaction
 from modelmesh.values.ids import ModelId
+from modelmesh.values.legacy import full_names
 from modelmesh.values.records import ModelRecord
 from modelmesh.values.status import Status
 from modelmesh.values.view import ModelView
@@ -22,8 +23,6 @@ LONGEST_ID = 2_048
 """Characters of an id; the store's keys and the header limits of clients bound it anyway."""
 
 _Info = pb.ModelStatusInfo
-LEGACY_SERVICE = "com.ibm.watson.tas.proto.TasRuntime"
-"""The service's name of old, accepted as well."""
 
 
 class Models:
@@ -33,22 +32,14 @@ class Models:
         self._plane = plane
 
     def methods(self) -> Mapping[str, Method]:
-        """By full name, old names included: `addModel`, `deleteModel`, and the legacy service."""
-        register = Method(pb.RegisterModelRequest, self.register)
-        unregister = Method(pb.UnregisterModelRequest, self.unregister)
+        """By full name, old names included."""
         methods = {
-            "registerModel": register,
-            "unregisterModel": unregister,
-            "addModel": register,
-            "deleteModel": unregister,
+            "registerModel": Method(pb.RegisterModelRequest, self.register),
+            "unregisterModel": Method(pb.UnregisterModelRequest, self.unregister),
             "getModelStatus": Method(pb.GetStatusRequest, self.status),
             "ensureLoaded": Method(pb.EnsureLoadedRequest, self.ensure_loaded),
         }
-        return {
-            f"{service}/{name}": method
-            for service in ("mmesh.ModelMesh", LEGACY_SERVICE)
-            for name, method in methods.items()
-        }
+        return {name: method for current, method in methods.items() for name in full_names(current)}
 
     # --- handlers -------------------------------------------------------------------------------
 
@@ -196,6 +187,11 @@ async def read_record(models: RecordCache[ModelId, ModelRecord], model: ModelId,
         raise CallError(Status.RESOURCE_EXHAUSTED, str(error), (("grpc-retry-pushback-ms", b"1000"),)) from error
     except UnreadableRecordError as error:
         raise CallError(Status.INTERNAL, str(error)) from error
+
+
+def not_registered(model: ModelId) -> CallError:
+    """The error of who asks about a model that does not exist."""
+    return CallError(Status.NOT_FOUND, f"model {model} is not registered; `modelmesh models list` shows those that are")
 
 
 def refuse_read_only(read_only: bool) -> None:  # noqa: FBT001 - the setting of that name

@@ -15,6 +15,7 @@ from modelmesh.control.cache import (
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.records import TooManyReadsError, UnreadableRecordError
 from modelmesh.management.calls import Call, CallError, Method
+from modelmesh.management.explain import victims, wire_event
 from modelmesh.policy.attempt import Journey, Refuse
 from modelmesh.ports import StoreError
 from modelmesh.values.dataplane import Hop, Outcome
@@ -34,8 +35,21 @@ class Peer:
         """By full name."""
         return {
             "modelmesh.v1.Peer/EnsureLoaded": Method(pb.EnsureLoadedRequest, self.ensure_loaded),
+            "modelmesh.v1.Peer/Recall": Method(pb.RecallRequest, self.recall),
             "modelmesh.v1.Peer/Ping": Method(pb.PingRequest, self.ping),
         }
+
+    async def recall(self, _: Call, request: pb.RecallRequest) -> pb.RecallResponse:
+        """Say what is remembered here of a model."""
+        if not request.model_id:
+            raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
+        found = self._plane.recall.recollect(ModelId(request.model_id), load_bytes=request.load_bytes)
+        answer = pb.RecallResponse(events=[wire_event(event) for event in found.events])
+        if found.rehearsal is not None:
+            answer.refusal = found.rehearsal.refusal
+            answer.evict_bytes = found.rehearsal.evict_bytes
+            answer.victims.extend(victims(found.rehearsal))
+        return answer
 
     async def ping(self, _: Call, request: pb.PingRequest) -> pb.PingResponse:
         """Say who answers here."""

@@ -13,10 +13,11 @@ from modelmesh.control.plane import ControlPlane
 from modelmesh.control.records import Registered, TooManyReadsError, UnreadableRecordError
 from modelmesh.control.vmodels import StoredVModel
 from modelmesh.management.calls import Call, CallError, Method
-from modelmesh.management.models import HOUR_MS, LEGACY_SERVICE, LONGEST_ID, Models, describe
+from modelmesh.management.models import HOUR_MS, LONGEST_ID, Models, describe
 from modelmesh.policy.promotion import Promote, promote
 from modelmesh.policy.retarget import Retarget, RetargetReason, RetargetRefused, retarget
 from modelmesh.values.ids import ModelId, VModelId
+from modelmesh.values.legacy import full_names
 from modelmesh.values.records import ModelRecord, VModelRecord
 from modelmesh.values.status import Status
 from modelmesh.values.view import ModelView
@@ -53,11 +54,7 @@ class VModelCalls:
             "deleteVModel": Method(pb.DeleteVModelRequest, self.delete_vmodel),
             "getVModelStatus": Method(pb.GetVModelStatusRequest, self.vmodel_status),
         }
-        return {
-            f"{service}/{name}": method
-            for service in ("mmesh.ModelMesh", LEGACY_SERVICE)
-            for name, method in methods.items()
-        }
+        return {name: method for current, method in methods.items() for name in full_names(current)}
 
     # --- handlers -------------------------------------------------------------------------------
 

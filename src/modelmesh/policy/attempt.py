@@ -360,7 +360,9 @@ def _nowhere(
     """Nobody can load it: the most telling of the reasons."""
     if journey.load_failure is not None:
         return GiveUp(Status.INTERNAL, journey.load_failure.message, AttemptReason.NOWHERE, load_failed=True)
-    if believed:
+    failed = {failure.instance for failure in believed}
+    coming = [entry for entry in cluster.instances if entry.instance not in failed and _may_be_back(entry)]
+    if believed and not coming:
         newest = max(believed, key=lambda failure: failure.record.since_ms)
         return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY, load_failed=True)
     if reason is NoPlacementReason.TOO_LARGE:
@@ -384,6 +386,11 @@ def _nowhere(
     return GiveUp(
         Status.INTERNAL, f"Nowhere available to load model {model.model}", AttemptReason.NOWHERE, load_failed=True
     )
+
+
+def _may_be_back(entry: InstanceView) -> bool:
+    """Whether an instance only cannot load at the moment."""
+    return not entry.available and not entry.record.draining
 
 
 def _why_not(entry: InstanceView) -> str:

@@ -5,13 +5,15 @@ instance. Everything that decides is what runs in production.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
 
 from modelmesh._proto import model_mesh_pb2, peer_pb2
-from modelmesh.adapters.peers import peer_answer
+from modelmesh.adapters.peers import peer_answer, recollection
 from modelmesh.adapters.store.sqlite import SqliteStore
-from modelmesh.control.journal import Event
+from modelmesh.control.drain import Drained
 from modelmesh.control.keys import CopyKey, Keys
 from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
 from modelmesh.machines.model_copy import CopyState
@@ -26,11 +28,17 @@ from modelmesh.testing.dataplane import Answer, FakeNetwork, SimulatedDataPlane
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import ModelScript
 from modelmesh.values.dataplane import PeerAddress
+from modelmesh.values.events import Event
+from modelmesh.values.explanation import Recollection
 from modelmesh.values.ids import InstanceId, ModelId, Revision, Token
 from modelmesh.values.records import CopyRecord
 from modelmesh.values.status import Status
 
 KEYS = Keys(root="", prefix="mm", service="sim")
+
+
+RuntimeInfer = Callable[[FakeRuntime, ModelId, object], Awaitable[object]]
+"""A runtime's inference: runtime, model and payload in, answer out; raises RuntimeCallError."""
 
 
 class FakePeers:
@@ -64,6 +72,15 @@ class FakePeers:
         self._peer(address)
         return peer_answer(answer)
 
+    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> Recollection:
+        """Ask the instance at `address` what it remembers."""
+        del timeout_ms
+        request = peer_pb2.RecallRequest(model_id=model, load_bytes=load_bytes)
+        answer = await Peer(self._peer(address).plane).recall(
+            Call(Token(0), "modelmesh.v1.Peer/Recall", {}, send=lambda _: None), request
+        )
+        return recollection(answer, asked=load_bytes > 0)
+
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who is there."""
         del timeout_ms
@@ -74,9 +91,10 @@ class FakePeers:
 
     def _peer(self, address: PeerAddress) -> "SimulatedInstance":
         plane = self._cluster.network.plane(self._own, address.address)
-        if plane is None:
+        peer = self._cluster.instances.get(plane.instance) if plane is not None else None
+        if peer is None:
             raise PeerUnreachableError(f"{address.address} cannot be reached")
-        return self._cluster.instances[plane.instance]
+        return peer
 
 
 @dataclass(slots=True)
@@ -89,6 +107,11 @@ class SimulatedInstance:
     models: Models
     vmodels: VModelCalls
     admin: Admin
+    clock: VirtualClock
+
+    def set_skew(self, skew_ms: int) -> None:
+        """Set the clock of its host: it jumps."""
+        self.clock.skew_ms = skew_ms
 
 
 class SimulatedCluster:
@@ -106,6 +129,8 @@ class SimulatedCluster:
         self.instances: dict[InstanceId, SimulatedInstance] = {}
         self.story: list[Event] = []
         self.keep_story = True
+        self.watchers: list[Callable[[Event], None]] = []
+        """Told of every event, as it happens."""
         self.crashes: list[str] = []
         self._addresses = 0
 
@@ -124,6 +149,7 @@ class SimulatedCluster:
         limits: ControlLimits | None = None,
         runtime: FakeRuntime | None = None,
         store: Store | None = None,
+        infer: RuntimeInfer | None = None,
     ) -> SimulatedInstance:
         """Start an instance and wait until it is a member."""
         instance = InstanceId(name)
@@ -140,17 +166,18 @@ class SimulatedCluster:
             predicts=lambda size: size,
         )
 
-        async def infer(model: ModelId, payload: object) -> object:
-            return await _infer(runtime, model, payload)
+        async def serve(model: ModelId, payload: object) -> object:
+            return await (infer or infer_after())(runtime, model, payload)
 
         dataplane = SimulatedDataPlane(
             instance=instance,
             address=address,
             network=self.network,
-            infer=infer,
+            infer=serve,
             now_ms=clock.now_ms,
             rng=Random(self.rng.getrandbits(32)),  # noqa: S311 - a simulation
         )
+        runtime.crashes = lambda: dataplane.runtime_link(up=False)
         plane = ControlPlane(
             identity=Identity(instance, address, labels=labels, zone=zone, location=location),
             keys=KEYS,
@@ -166,13 +193,17 @@ class SimulatedCluster:
 
         def tell(event: Event) -> None:
             if self.keep_story:
-                self.story.append(replace(event, time_ms=event.time_ms - skew_ms))
+                self.story.append(replace(event, time_ms=event.time_ms - clock.skew_ms))
+            for watcher in self.watchers:
+                watcher(event)
 
         plane.journal.subscribe(tell)
         dataplane.listen(plane.receive)
         dataplane.start()
         models = Models(plane)
-        simulated = SimulatedInstance(plane, dataplane, runtime, models, VModelCalls(plane, models), Admin(plane))
+        simulated = SimulatedInstance(
+            plane, dataplane, runtime, models, VModelCalls(plane, models), Admin(plane), clock
+        )
         self.instances[instance] = simulated
         await plane.start(serving_services=(), peer_services=())
         plane.open()
@@ -189,6 +220,23 @@ class SimulatedCluster:
         instance.dataplane.close()
         await instance.plane.tasks.close()
         instance.runtime.crash()
+
+    async def leave(self, name: str, *, timeout_ms: int = 20_000) -> Drained:
+        """An instance ends as on SIGTERM: it moves what is used, leaves, and finishes what runs."""
+        instance = self.instances[InstanceId(name)]
+        drained = await instance.plane.drain(timeout_ms)
+        with suppress(StoreError):
+            await instance.plane.leave()
+        await asyncio.sleep(0.1)
+        if self.instances.pop(InstanceId(name), None) is None:
+            return drained  # it died meanwhile
+        instance.dataplane.drain()
+        await asyncio.sleep(0.1)
+        with suppress(StoreError):
+            await instance.plane.stop()
+        instance.dataplane.close()
+        instance.runtime.crash()
+        return drained
 
     async def stop(self) -> None:
         """End everything."""
@@ -261,24 +309,44 @@ class SimulatedCluster:
 
 
 async def register(
-    instance: SimulatedInstance, model: str, *, model_type: str = "fake", path: str = "", load: bool = False
+    instance: SimulatedInstance, model: str, *, path: str = "", kind: str = "fake", load: bool = False
 ) -> None:
     """Register a model through an instance's management service."""
     request = model_mesh_pb2.RegisterModelRequest(
-        modelId=model, modelInfo=model_mesh_pb2.ModelInfo(type=model_type, path=path), loadNow=load, sync=load
+        modelId=model, modelInfo=model_mesh_pb2.ModelInfo(type=kind, path=path), loadNow=load, sync=load
     )
     call = Call(Token(0), "mmesh.ModelMesh/registerModel", {}, send=lambda _: None)
     await instance.models.register(call, request)
+
+
+async def unregister(instance: SimulatedInstance, model: str) -> None:
+    """Unregister a model through an instance's management service."""
+    call = Call(Token(0), "mmesh.ModelMesh/unregisterModel", {}, send=lambda _: None)
+    await instance.models.unregister(call, model_mesh_pb2.UnregisterModelRequest(modelId=model))
+
+
+async def set_vmodel(instance: SimulatedInstance, vmodel: str, target: str) -> None:
+    """Point a vmodel at a model, which is loaded first."""
+    call = Call(Token(0), "mmesh.ModelMesh/setVModel", {}, send=lambda _: None)
+    request = model_mesh_pb2.SetVModelRequest(vModelId=vmodel, targetModelId=target)
+    unary = instance.vmodels.methods()["mmesh.ModelMesh/setVModel"].unary
+    assert unary is not None
+    await unary(call, request)
 
 
 def _script(size_bytes: int, load_ms: int) -> ModelScript:
     return ModelScript(size_bytes=size_bytes, load_ms=load_ms, unload_ms=5)
 
 
-async def _infer(runtime: FakeRuntime, model: ModelId, payload: object) -> object:
-    await asyncio.sleep(0.001)
-    if runtime.down:
-        raise RuntimeCallError(Status.UNAVAILABLE, "the runtime is down")
-    if model not in runtime.loaded:
-        raise RuntimeCallError(Status.NOT_FOUND, f"model {model} is not loaded")
-    return (model, payload)
+def infer_after(wait_ms: Callable[[], int] = lambda: 1, *, with_path: bool = False) -> "RuntimeInfer":
+    """Inference that takes a time and answers with the model, the payload and, if told, the path it was loaded from."""
+
+    async def infer(runtime: FakeRuntime, model: ModelId, payload: object) -> object:
+        await asyncio.sleep(wait_ms() / 1000)
+        if runtime.down:
+            raise RuntimeCallError(Status.UNAVAILABLE, "the runtime is down")
+        if model not in runtime.loaded:
+            raise RuntimeCallError(Status.NOT_FOUND, f"model {model} is not loaded")
+        return (model, payload, runtime.paths[model]) if with_path else (model, payload)
+
+    return infer

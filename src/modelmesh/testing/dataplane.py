@@ -7,7 +7,7 @@ carried is a payload object. `tests/contracts/test_dataplane.py` holds both to t
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
 
@@ -40,6 +40,9 @@ from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, V
 from modelmesh.values.status import Status
 
 HELD_REQUESTS = 4096
+ENDLESS = 100
+"""Turns of one call beyond which it counts as a loop: eight attempts, with stale views between them, are far fewer."""
+
 LINK_DETECTION_MS = 5_000
 """How long a silent peer takes to be noticed while calls are open."""
 
@@ -49,13 +52,14 @@ Infer = Callable[[ModelId, object], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a call ended. `hops`: 0 if the instance that was called served it."""
+    """How a call ended. `held`: it found no ready copy, or its first attempt failed."""
 
     status: Status
     message: str = ""
     payload: object = None
     trailers: tuple[tuple[str, bytes], ...] = ()
     served_by: InstanceId | None = None
+    held: bool = False
 
 
 class _AttemptEnded(Exception):  # noqa: N818 - carries an outcome, it is no error of ours
@@ -83,12 +87,19 @@ class _HeldCall:
 
 
 class FakeNetwork:
-    """Which instances can reach which; partitions may be one-sided."""
+    """Which instances can reach which; partitions may be one-sided.
+
+    Attributes:
+        problems: What must never happen and did: a hop that was forwarded on, a call without end, a call
+            resolved twice.
+    """
 
     def __init__(self, *, latency_ms: int = 1) -> None:
         self.latency_ms = latency_ms
+        self.problems: list[str] = []
         self._planes: dict[str, SimulatedDataPlane] = {}
         self._cut: dict[tuple[InstanceId, InstanceId], None] = {}
+        self._blocked: dict[tuple[InstanceId, InstanceId], None] = {}
         self._downs: dict[InstanceId, None] = {}
 
     def attach(self, address: str, plane: "SimulatedDataPlane") -> None:
@@ -103,17 +114,27 @@ class FakeNetwork:
             self._downs[plane.instance] = None
 
     def cut(self, one: InstanceId, other: InstanceId) -> None:
-        """Nothing passes from `one` to `other`."""
+        """Nothing passes from `one` to `other`, so no connection between them works, whoever opens it."""
         self._cut[one, other] = None
 
     def heal(self, one: InstanceId, other: InstanceId) -> None:
         """It passes again."""
         self._cut.pop((one, other), None)
 
+    def block(self, one: InstanceId, other: InstanceId) -> None:
+        """Connections that `one` opens to `other` fail; those the other way work."""
+        self._blocked[one, other] = None
+
+    def unblock(self, one: InstanceId, other: InstanceId) -> None:
+        """They work again."""
+        self._blocked.pop((one, other), None)
+
     def plane(self, source: InstanceId, address: str) -> "SimulatedDataPlane | None":
         """The plane at `address` if `source` can reach it and it can answer."""
         plane = self._planes.get(address)
         if plane is None or (source, plane.instance) in self._cut or (plane.instance, source) in self._cut:
+            return None
+        if (source, plane.instance) in self._blocked:
             return None
         return plane
 
@@ -147,6 +168,7 @@ class SimulatedDataPlane:
         self._peer_in_flight: dict[tuple[ModelId, InstanceId], int] = {}
         self._tokens = count(1)
         self._held: dict[Token, _HeldCall] = {}
+        self._answered: dict[Token, None] = {}
         self._lost: dict[InstanceId, asyncio.Task[None]] = {}
         self._ended: dict[tuple[ModelId, LoadId], asyncio.Event] = {}
         self._runtime_up = True
@@ -215,6 +237,8 @@ class SimulatedDataPlane:
         """See `ports.DataPlane`."""
         for token, resolution in resolutions:
             held = self._held.get(token)
+            if token in self._answered or (held is not None and held.resolution.done() and self._open):
+                self._network.problems.append(f"{self.instance}: call {token} was resolved after its answer")
             if held is not None and not held.resolution.done():
                 held.resolution.set_result(resolution)
 
@@ -274,6 +298,14 @@ class SimulatedDataPlane:
         """Whether it takes calls."""
         return self._open
 
+    def in_flight(self, model: ModelId) -> int:
+        """Requests that run on copies of the model here."""
+        return sum(running for (name, _), running in self._running.items() if name == model)
+
+    def held_calls(self) -> tuple[tuple[Token, ModelId], ...]:
+        """Calls that wait for a resolution."""
+        return tuple((token, held.model) for token, held in self._held.items())
+
     def route(self, model: ModelId) -> Route | None:
         """The route of a model, as told last."""
         return self._routes.get(model)
@@ -322,12 +354,16 @@ class SimulatedDataPlane:
     ) -> Answer:
         label = VModelId(name) if vmodel else None
         resolution: Resolution = Reroute()
-        while True:
+        was_held = False
+        for turn in count(1):
+            if turn == ENDLESS:
+                self._network.problems.append(f"{self.instance}: call {token} for {name} goes round without end")
             model = self._vmodels.get(VModelId(name), ModelId("")) if vmodel else ModelId(name)
             try:
                 if isinstance(resolution, Reroute):
                     attempt = self._hit(model, payload, balanced=balanced)
                     if attempt is None:
+                        was_held = True
                         resolution = await self._hold(
                             token,
                             model,
@@ -335,12 +371,15 @@ class SimulatedDataPlane:
                             Missed(token, model, label, "/test/infer", timeout_ms, None, (), None, balanced),
                         )
                         continue
-                    return await attempt
+                    answer = await attempt
+                    return replace(answer, held=was_held)
                 answer = await self._perform(model, payload, resolution, token)
             except _AttemptEnded as failure:
+                was_held = True
                 resolution = await self._failed(token, model, label, failure)
             else:
-                return answer
+                return replace(answer, held=was_held)
+        raise AssertionError("unreachable")
 
     async def _failed(
         self, token: Token, model: ModelId, vmodel: VModelId | None, failure: _AttemptEnded
@@ -379,6 +418,8 @@ class SimulatedDataPlane:
             resolution = await future
         finally:
             held = self._held.pop(token)
+        if isinstance(resolution, Fail | ReturnAnswer):
+            self._answered[token] = None
         if isinstance(resolution, ReturnAnswer):
             assert held.answer is not None
             last = held.answer
@@ -570,6 +611,10 @@ class SimulatedDataPlane:
             if local is None:
                 missed = Missed(token, model, None, "/test/infer", None, hop, tried, view, balanced=True)
                 resolution = await self._hold(token, model, None, missed)
+            if isinstance(resolution, Forward):
+                self._network.problems.append(
+                    f"{self.instance}: a hop for {model} was forwarded to {resolution.instance}"
+                )
             return await self._perform(model, payload, resolution, token)
         except _AttemptEnded as failure:
             if failure.outcome in {Outcome.UNAVAILABLE, Outcome.EXHAUSTED}:

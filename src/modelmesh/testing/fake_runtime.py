@@ -36,6 +36,10 @@ class FakeRuntime:
         load_failures: Errors for every load of a model.
         reported_size: What the runtime says for a true size; lies if told to.
         answers_size: Whether a load's answer has the size, or `measure_size` must be asked.
+        paths: From where each loaded model was loaded.
+        crashes: Told at once when it dies: connections to it break.
+        slowdown: Loads take so many times longer.
+        problems: Misuse by the instance: a load of a model whose load runs already.
         predicts: What `predict_size` answers: nothing (UNIMPLEMENTED), or the true size through this function.
     """
 
@@ -77,6 +81,10 @@ class FakeRuntime:
         self.counts: Counter[str] = Counter()
         self.load_counts: Counter[ModelId] = Counter()
         self.loaded: dict[ModelId, int] = {}
+        self.paths: dict[ModelId, str] = {}
+        self.crashes: Callable[[], None] = lambda: None
+        self.slowdown = 1.0
+        self.problems: list[str] = []
         self.peak_bytes = 0
         self.garbage: set[str] = set()
         self.failures: dict[str, list[RuntimeCallError]] = {}
@@ -84,6 +92,7 @@ class FakeRuntime:
         self._random = random or Random(0)  # noqa: S311 - draws test data
         self._scripts: dict[ModelId, ModelScript] = {}
         self._moving: dict[ModelId, int] = {}
+        self._load_calls: dict[ModelId, None] = {}
         self._locks: dict[ModelId, asyncio.Lock] = {}
         self._ready_ms = clock.monotonic_ms() + start_ms
         self._down = False
@@ -98,6 +107,7 @@ class FakeRuntime:
         """Die: all models are gone, running and later calls fail UNAVAILABLE until `restart`."""
         self._down = True
         self._life += 1
+        self.crashes()
         self.loaded.clear()
         self._moving.clear()
         if self._crashed is not None and not self._crashed.done():
@@ -128,6 +138,10 @@ class FakeRuntime:
     def fail_next(self, method: str, status: Status, message: str = "scripted failure") -> None:
         """Fail the next call of a port method (`load`, `unload`, …); several queue up."""
         self.failures.setdefault(method, []).append(RuntimeCallError(status, message))
+
+    def models(self) -> dict[ModelId, int]:
+        """True bytes of each model that is loaded, being loaded or being unloaded."""
+        return self.loaded | self._moving
 
     def used_bytes(self) -> int:
         """True bytes of what is loaded, being loaded and being unloaded."""
@@ -160,13 +174,19 @@ class FakeRuntime:
 
     async def load(self, source: ModelSource) -> RuntimeLoaded:
         """Load; a second load of a loaded model answers at once, one of a loading model joins."""
-        await self._begin("load")
-        life = self._life
-        async with self._lock(source.model):
-            self._check_alive(life)
-            if source.model not in self.loaded:
-                await self._load(source)
-            size_bytes = self.loaded.get(source.model, 0)
+        if source.model in self._load_calls:
+            self.problems.append(f"a second load of {source.model} began while one ran")
+        self._load_calls[source.model] = None
+        try:
+            await self._begin("load")
+            life = self._life
+            async with self._lock(source.model):
+                self._check_alive(life)
+                if source.model not in self.loaded:
+                    await self._load(source)
+                size_bytes = self.loaded.get(source.model, 0)
+        finally:
+            self._load_calls.pop(source.model, None)
         return RuntimeLoaded(self.reported_size(size_bytes) if self.answers_size else 0, self.max_concurrency)
 
     async def _load(self, source: ModelSource) -> None:
@@ -187,7 +207,7 @@ class FakeRuntime:
         self._moving[model] = script.size_bytes
         self.peak_bytes = max(self.peak_bytes, self.used_bytes())
         try:
-            await self._sleep(script.load_ms)
+            await self._sleep(round(script.load_ms * self.slowdown))
             if self._gate is not None:
                 await self._race(self._gate.wait())
             if model in self.load_failures:
@@ -198,6 +218,7 @@ class FakeRuntime:
         finally:
             self._moving.pop(model, None)
         self.loaded[model] = script.size_bytes
+        self.paths[model] = source.path
         self._scripts[model] = script
 
     async def unload(self, model: ModelId) -> None:

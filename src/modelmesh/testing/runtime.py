@@ -36,10 +36,11 @@ from modelmesh._proto import model_runtime_pb2 as pb
 from modelmesh.runtime.introspection import Health, Reflection
 from modelmesh.runtime.service import CODES
 from modelmesh.testing.model_paths import MIB, ModelScript, script_of
+from modelmesh.values import legacy
 from modelmesh.values.status import Status
 
 MANAGEMENT = "mmesh.ModelRuntime"
-LEGACY_MANAGEMENT = "com.ibm.watson.tas.internal.proto.ModelServer"
+LEGACY_MANAGEMENT = legacy.RUNTIME_SERVICE
 PREDICTOR = "mmesh.ExamplePredictor"
 
 GARBAGE = b"\xff\xff\xff\xff not a message"

@@ -1,277 +1,248 @@
-"""Seeded simulations of whole clusters under faults: `python -m modelmesh.testing.simulation --seeds 20`.
+"""One seeded simulation of a whole cluster under faults, on virtual time.
 
-One integer decides the cluster, the models, the traffic, the latencies and the faults. After the faults
-stop, every requested model must be served and the cluster must settle. A failing seed prints the command
-that repeats it and the end of its story.
+One integer decides the cluster, the models, the traffic, the latencies and the faults. Invariants are looked
+at after every turn of the loop (`modelmesh.testing.invariants`). After the faults every model that fits must
+be served, and then the cluster must come to rest. `modelmesh.testing.campaign` runs many.
 """
 
-import argparse
 import asyncio
-import json
-import sys
+import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from modelmesh.adapters.store.sqlite import SqliteStore
-from modelmesh.control.journal import Event
-from modelmesh.management.calls import CallError
-from modelmesh.ports import StoreError
 from modelmesh.testing.clock import EPOCH_MS, VirtualClock, run_virtual
-from modelmesh.testing.cluster import SimulatedCluster, register
-from modelmesh.testing.store import FaultyStore
-from modelmesh.values.ids import InstanceId
+from modelmesh.testing.cluster import SimulatedCluster
+from modelmesh.testing.dataplane import Answer
+from modelmesh.testing.faults import VMODELS, Faults
+from modelmesh.testing.invariants import Invariants
+from modelmesh.testing.world import MOST_INSTANCES, Artefact, World
+from modelmesh.values.events import Event
+from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
 
-FAULTY_S = 120
-STORY_LINES = 40
-CALLERS = 6
+FAULTY_S = 500
+CALM_S = 45
+"""From the last fault until every model must be served: leases, expired failures."""
+
+SERVED_WITHIN_MS = 120_000
+QUIET_S = 60
+REPEATED = 8
+"""Nothing fails: whoever still does the same as often as this within a minute does it for ever."""
+
+CALLERS = 3
+SIZES = (1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 6, 8, MOST_INSTANCES)
+"""How many instances a cluster begins with."""
+
+LANES = 2
+"""Faults that happen at once."""
 
 _ALLOWED = frozenset({Status.OK, Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED, Status.DEADLINE_EXCEEDED})
-_EMPTIED = _ALLOWED | {Status.NOT_FOUND}
-"""What a call may end in while faults happen; INTERNAL only for models that fail by themselves."""
+_UNSURE = _ALLOWED | {Status.NOT_FOUND, Status.INTERNAL}
+"""What a call for a model may end in while its owner works on it."""
+
+_TOLD = (
+    "scripted failure",
+    "out of memory",
+    "bytes, ",
+    "label requirements",
+    "went away while",
+    "timed out after",
+    "Nowhere available",
+)
+"""What an INTERNAL answer must be about, for other models: the faults that were injected."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What one seed did. `faults`: how often each kind was injected."""
+    """What one seed did. `faults`: how often each kind was injected; `digest`: of the whole story."""
 
     seed: int
     calls: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     story: list[Event] = field(default_factory=list)
+    steps: int = 0
     virtual_ms: int = 0
     problem: str = ""
 
+    def lines(self) -> list[str]:
+        """The story, a line an event."""
+        return [
+            f"{event.time_ms - EPOCH_MS:>8} ms  {event.instance:<4} {event.kind:<16} {event.model:<10} "
+            f"{event.reason} {event.detail}".rstrip()
+            for event in self.story
+        ]
+
+    @property
+    def digest(self) -> str:
+        """Two runs of a seed that went the same way have the same."""
+        return hashlib.sha256("\n".join([*self.lines(), str(sorted(self.calls.items()))]).encode()).hexdigest()
+
 
 class Simulation:
-    """One seeded run. Use `run`."""
+    """One seeded run. Use `simulate`.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: Decides everything.
+        faulty_s: How long faults are injected.
+        spoil: Breaks something on purpose, for tests of the simulator itself; called with each new cluster.
+    """
+
+    def __init__(
+        self, seed: int, *, faulty_s: int = FAULTY_S, spoil: Callable[[SimulatedCluster], None] = lambda _: None
+    ) -> None:
         self.outcome = Outcome(seed)
-        self._rng = Random(seed)  # noqa: S311 - a simulation
-        self._memory = SqliteStore(":memory:", expires_leases=True)
-        self._store = FaultyStore(self._memory, VirtualClock())
-        self._cluster = SimulatedCluster(seed=seed, store=self._store, latency_ms=self._rng.choice((1, 1, 2, 10)))
-        self._models = [f"model-{number}" for number in range(self._rng.randint(3, 30))]
-        self._names = 0
-        self._faulty = True
+        self.world = World.drawn(seed)
+        self._faulty_s = faulty_s
+        self._rng = Random(seed + 1)  # noqa: S311 - a simulation
+        self._clock = VirtualClock()
+        self._faults = Faults(self.world)
+        self._traffic = True
+        spoil(self.world.cluster)
 
     async def run(self) -> Outcome:
         """Play the seed to its end."""
-        self.outcome.story = self._cluster.story
-        clock = VirtualClock()
+        self.outcome.story = self.world.cluster.story
+        self._invariants = Invariants(
+            self.world.cluster, self.world.memory, disturbed=lambda name: self.world.stores[name].paused
+        )
+        self.world.emptied = self._invariants.store_replaced
+        await self._invariants.begin()
+        playing = asyncio.ensure_future(self._play())
         try:
-            for _ in range(self._rng.randint(1, 6)):
-                await self._add()
-            first = next(iter(self._cluster.instances.values()))
-            for model in self._models:
-                await register(first, model)
-            work = [asyncio.create_task(self._caller(number)) for number in range(CALLERS)]
-            work.append(asyncio.create_task(self._inject()))
-            try:
-                for task in asyncio.as_completed(work):
-                    await task
-            finally:
-                for left in work:
-                    left.cancel()
-            await self._everything_is_served()
-            await self._cluster.settled(within_ms=40_000)
+            await asyncio.wait((playing, self._invariants.found), return_when=asyncio.FIRST_COMPLETED)
+            self._invariants.check()
+            await playing
         except AssertionError as error:
             self.outcome.problem = str(error) or "an assertion without words"
         finally:
-            self.outcome.virtual_ms = clock.monotonic_ms()
-            await self._cluster.stop()
-            await self._memory.close()
-        if self._cluster.crashes and not self.outcome.problem:
-            self.outcome.problem = f"background tasks crashed: {self._cluster.crashes}"
+            playing.cancel()
+            await asyncio.gather(playing, return_exceptions=True)
+            self.outcome.virtual_ms = self._clock.monotonic_ms()
+            self.outcome.steps = self._invariants.steps
+            self.outcome.faults = self._faults.counts
+            await self._invariants.end()
+            await self.world.close()
         return self.outcome
+
+    async def _play(self) -> None:
+        for _ in range(self._rng.choice(SIZES)):
+            await self.world.add()
+        for artefact in self.world.artefacts.values():
+            await self.world.register(artefact)
+        until_ms = self._clock.monotonic_ms() + self._faulty_s * 1000
+        callers = [asyncio.create_task(self._caller(number)) for number in range(CALLERS)]
+        lanes = [asyncio.create_task(self._faults.inject(until_ms)) for _ in range(LANES)]
+        try:
+            await self._all(lanes, callers)
+            await self._faults.heal()
+            self.world.cluster.note("faults end")
+            began = len(self.world.cluster.story)
+            await asyncio.sleep(CALM_S)
+            self._traffic = False
+            self._repeats(began, {"adds_copies", "drops_copy", "moved"}, "without faults")
+            await self._all(callers, [])
+        finally:
+            for task in [*callers, *lanes]:
+                task.cancel()
+        await self._everything_is_served()
+        await self._comes_to_rest()
+
+    async def _all(self, tasks: "list[asyncio.Task[None]]", beside: "list[asyncio.Task[None]]") -> None:
+        """Wait for `tasks`, but fail at once when one of them, or one `beside`, fails."""
+        left = list(tasks)
+        while left:
+            await asyncio.wait([*left, *beside], return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in [*left, *beside] if task.done()]:
+                task.result()
+            left = [task for task in left if not task.done()]
 
     # --- traffic --------------------------------------------------------------------------------
 
     async def _caller(self, number: int) -> None:
         rng = Random(self.outcome.seed * 1000 + number)  # noqa: S311 - a simulation
-        while self._faulty:
-            await asyncio.sleep(rng.expovariate(4))
-            names = list(self._cluster.instances)
+        models = list(self.world.artefacts.values())
+        while self._traffic:
+            await asyncio.sleep(rng.expovariate(1.2))
+            names = list(self.world.cluster.instances)
             if not names:
                 continue
-            model = self._models[min(int(rng.paretovariate(0.9)) - 1, len(self._models) - 1)]
-            answer = await self._cluster.call(model, via=rng.choice(names), payload=number, timeout_ms=30_000)
-            self.outcome.calls[answer.status.name] += 1
-            if answer.status is Status.OK:
-                assert answer.payload == (model, number), f"a call for {model} was answered {answer.payload}"
-            else:
-                allowed = _EMPTIED if self.outcome.faults["store_emptied"] else _ALLOWED
-                assert answer.status in allowed, f"a call for {model} ended in {answer.status.name}: {answer.message}"
-            await self._cluster.check()
+            via = rng.choice(names)
+            if rng.random() < 0.05:
+                await self._call_vmodel(rng.choice(VMODELS), via, number)
+                continue
+            artefact = models[min(int(rng.paretovariate(0.7)) - 1, len(models) - 1)]
+            timeout_ms = rng.choice((30_000, 30_000, 30_000, 300))
+            await self._call(artefact, via, number, timeout_ms)
+
+    async def _call(self, artefact: Artefact, via: str, payload: object, timeout_ms: int) -> Answer:
+        unsure_ms = artefact.unsure_ms
+        began_ms, known = self._clock.monotonic_ms(), self._invariants.call_begins(InstanceId(via))
+        answer = await self.world.cluster.call(artefact.model, via=via, payload=payload, timeout_ms=timeout_ms)
+        self.outcome.calls[answer.status.name] += 1
+        if answer.status is Status.OK:
+            assert isinstance(answer.payload, tuple)
+            model, returned, path = answer.payload
+            assert (model, returned) == (artefact.model, payload), f"{artefact.model} was answered {answer.payload}"
+            self._invariants.call_answered(artefact.model, path, by=answer.served_by, began_ms=began_ms, known=known)
+            return answer
+        if began_ms < max(unsure_ms, artefact.unsure_ms):
+            allowed = answer.status in _UNSURE
+        else:
+            told = answer.status is Status.INTERNAL and any(text in answer.message for text in _TOLD)
+            allowed = answer.status in _ALLOWED or told
+        assert allowed, f"a call for {artefact.model} via {via} ended in {answer.status.name}: {answer.message}"
+        return answer
+
+    async def _call_vmodel(self, vmodel: str, via: str, payload: object) -> None:
+        answer = await self.world.cluster.call(vmodel, via=via, payload=payload, vmodel=True, timeout_ms=30_000)
+        self.outcome.calls[f"vmodel_{answer.status.name}"] += 1
+        assert answer.status in _UNSURE, f"a call for {vmodel} ended in {answer.status.name}: {answer.message}"
+
+    # --- after the faults -------------------------------------------------------------------------
 
     async def _everything_is_served(self) -> None:
-        """Liveness: without faults each model is served within a bounded time."""
-        for model in self._models:
-            via = self._rng.choice(list(self._cluster.instances))
-            answer = await self._cluster.call(model, via=via, timeout_ms=60_000)
-            assert answer.status is Status.OK, (
-                f"after the faults {model} is not served: {answer.status.name} {answer.message}"
-            )
-            await self._cluster.check()
-
-    # --- faults ---------------------------------------------------------------------------------
-
-    async def _add(self) -> None:
-        self._names += 1
-        unit = 100
-        await self._cluster.add(
-            f"i{self._names:02}",
-            capacity_bytes=unit * self._rng.randint(10, 20),
-            default_size_bytes=unit,
-            loading_concurrency=self._rng.randint(1, 4),
-            load_ms=self._rng.choice((1, 20, 200, 2000)),
-            skew_ms=self._rng.randint(-60_000, 60_000),
-        )
-
-    async def _inject(self) -> None:
-        kinds: dict[str, Callable[[], Awaitable[None]]] = {
-            "instance_crash": self._crash,
-            "instance_join": self._join,
-            "partition": self._partition,
-            "runtime_crash": self._runtime_crash,
-            "link_lost": self._link_lost,
-            "model_vanished": self._vanish,
-            "lease_lost": self._store.expire_leases,
-            "watch_lost": self._watch_lost,
-            "watch_lag": self._watch_lag,
-            "compaction": self._store.compact,
-            "store_paused": self._pause,
-            "store_emptied": self._empty,
-        }
-        loop = asyncio.get_running_loop()
-        end = loop.time() + FAULTY_S
-        while loop.time() < end:
-            await asyncio.sleep(self._rng.uniform(1, 15))
-            kind = self._rng.choice(list(kinds))
-            self.outcome.faults[kind] += 1
-            self._cluster.note(f"fault: {kind}")
-            await kinds[kind]()
-        self._store.watch_lag_ms = 0
-        self._cluster.note("faults end")
-        await asyncio.sleep(15)
-        self._faulty = False
-
-    def _some(self) -> InstanceId:
-        return self._rng.choice(list(self._cluster.instances))
-
-    async def _crash(self) -> None:
-        if len(self._cluster.instances) > 1:
-            await self._cluster.crash(self._some())
-
-    async def _join(self) -> None:
-        if len(self._cluster.instances) < 8:
-            await self._add()
-
-    async def _partition(self) -> None:
-        one, other = self._some(), self._some()
-        if one != other:
-            self._cluster.network.cut(one, other)
-            await asyncio.sleep(self._rng.uniform(0.1, 20))
-            self._cluster.network.heal(one, other)
-
-    async def _runtime_crash(self) -> None:
-        instance = self._cluster.instances[self._some()]
-        instance.runtime.crash()
-        instance.dataplane.runtime_link(up=False)
-        await asyncio.sleep(self._rng.uniform(0.1, 10))
-        instance.runtime.restart()
-        instance.dataplane.runtime_link(up=True)
-
-    async def _link_lost(self) -> None:
-        instance = self._cluster.instances[self._some()]
-        instance.dataplane.runtime_link(up=False)
-        await asyncio.sleep(self._rng.uniform(0.1, 5))
-        instance.dataplane.runtime_link(up=True)
-
-    async def _vanish(self) -> None:
-        runtime = self._cluster.instances[self._some()].runtime
-        if runtime.loaded:
-            runtime.vanish(self._rng.choice(list(runtime.loaded)))
-
-    async def _watch_lost(self) -> None:
-        self._store.break_watches()
-
-    async def _watch_lag(self) -> None:
-        self._store.watch_lag_ms = self._rng.choice((0, 50, 500, 3000))
-
-    async def _empty(self) -> None:
-        await self._store.empty()
-        self._store.break_watches()
-        # Whoever runs the cluster registers again what no instance held.
-        for model in self._models:
-            for _ in range(100):
-                try:
-                    await register(self._cluster.instances[self._some()], model)
-                except (StoreError, CallError):
-                    await asyncio.sleep(0.5)
-                else:
+        """Liveness: without faults each model that fits is served within a bounded time."""
+        for artefact in self.world.artefacts.values():
+            if not artefact.registered or not self.world.fits(artefact):
+                continue
+            until_ms = self._clock.monotonic_ms() + SERVED_WITHIN_MS
+            while True:
+                answer = await self._call(artefact, self.world.some(), "liveness", 60_000)
+                if answer.status is Status.OK:
                     break
+                assert self._clock.monotonic_ms() < until_ms, (
+                    f"{artefact.model} is not served {SERVED_WITHIN_MS // 1000} s after the faults: "
+                    f"{answer.status.name} {answer.message}"
+                )
+                await asyncio.sleep(2)
 
-    async def _pause(self) -> None:
-        self._store.pause()
-        await asyncio.sleep(self._rng.uniform(0.5, 15))
-        self._store.resume()
+    async def _comes_to_rest(self) -> None:
+        """Without calls and faults nothing is done over and over, and every key has its copy."""
+        await asyncio.sleep(5)
+        began = len(self.world.cluster.story)
+        await asyncio.sleep(QUIET_S)
+        self._repeats(began, None, "at rest")
+        await self.world.cluster.settled(within_ms=40_000)
+
+    def _repeats(self, began: int, kinds: "set[str] | None", when: str) -> None:
+        """No proposal repeats forever: the story since event `began` has none that came again and again."""
+        done = Counter(
+            (event.instance, event.kind, ModelId(event.model), event.reason)
+            for event in self.world.cluster.story[began:]
+            if kinds is None or event.kind in kinds
+        )
+        for (instance, kind, model, reason), times in done.items():
+            assert times < REPEATED, f"{instance} repeats itself {when}: {kind} {model} {reason}, {times} times"
 
 
-def simulate(seed: int) -> Outcome:
+def simulate(
+    seed: int, *, faulty_s: int = FAULTY_S, spoil: Callable[[SimulatedCluster], None] = lambda _: None
+) -> Outcome:
     """Run one seed on virtual time."""
-    return run_virtual(_simulate(seed))
 
+    async def main() -> Outcome:
+        return await Simulation(seed, faulty_s=faulty_s, spoil=spoil).run()
 
-async def _simulate(seed: int) -> Outcome:
-    return await Simulation(seed).run()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run seeds; returns 1 if one failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20, help="how many seeds to run")
-    parser.add_argument("--seed", type=int, help="run only this seed, and show its story")
-    given = parser.parse_args(arguments)
-    seeds = [given.seed] if given.seed is not None else list(range(1, given.seeds + 1))
-    events = virtual_ms = violations = 0
-    hit: Counter[str] = Counter()
-    for seed in seeds:
-        outcome = simulate(seed)
-        events += len(outcome.story)
-        virtual_ms += outcome.virtual_ms
-        hit.update(dict.fromkeys(outcome.faults, 1))
-        if outcome.problem:
-            violations += 1
-        if outcome.problem or given.seed is not None:
-            _report(outcome, whole=given.seed is not None)
-    line = {
-        "seeds": len(seeds),
-        "steps": events,
-        "violations": violations,
-        "virtual_hours": round(virtual_ms / 3_600_000, 2),
-        "faults": dict(sorted(hit.items())),
-    }
-    print(f"sim: {json.dumps(line)}")  # noqa: T201 - the command's answer
-    return 1 if violations else 0
-
-
-def _report(outcome: Outcome, *, whole: bool) -> None:
-    story = outcome.story if whole else outcome.story[-STORY_LINES:]
-    lines = [
-        f"{event.time_ms - EPOCH_MS:>8} ms  {event.instance:<5} {event.kind:<16} {event.model:<10} "
-        f"{event.reason} {event.detail}"
-        for event in story
-    ]
-    lines.append(f"seed={outcome.seed} calls={dict(outcome.calls)} faults={dict(outcome.faults)}")
-    if outcome.problem:
-        lines.append(f"problem: {outcome.problem}")
-        lines.append(f"repeat: make sim SEED={outcome.seed}")
-    sys.stdout.write("\n".join(lines) + "\n\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_virtual(main())

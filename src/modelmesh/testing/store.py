@@ -7,6 +7,7 @@ instance can be cut off alone, or all of them together.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from modelmesh.adapters.store.sqlite import SqliteStore
@@ -15,6 +16,7 @@ from modelmesh.ports import (
     Clock,
     CompactedError,
     KeyValue,
+    LeaseNotFoundError,
     Listing,
     Store,
     StoreError,
@@ -86,11 +88,21 @@ class FaultyStore:
         for lease in leases:
             await self._store.revoke(lease)
 
+    async def keep_leases(self) -> None:
+        """Renew what was granted through this wrapper, as an etcd that restarts does for the time it was away."""
+        for lease in tuple(self._leases):
+            with suppress(LeaseNotFoundError):
+                await self._store.keep_alive(lease)
+
     async def empty(self) -> None:
         """The whole store, also for others around it, is replaced by an empty one: revision 1, silent old watches."""
         if not isinstance(self._store, SqliteStore):
             raise TypeError("only a SqliteStore can be emptied; wipe a real etcd with FaultyEtcd.wipe")
         await self._store.empty()
+        self.emptied()
+
+    def emptied(self) -> None:
+        """The store inside was emptied by somebody else."""
         self._compacted = 0
         self._leases.clear()
 

@@ -45,52 +45,80 @@ def _sizes(requests: Sequence[int], rng: Random, *, mixed: bool) -> dict[int, in
     return {model: min(60, int(rng.paretovariate(1.1))) if mixed else 1 for model in sorted(set(requests))}
 
 
-def zipf(name: str, seed: int, *, skew: float, models: int = 1000, room: int = 100, mixed: bool = False) -> Trace:
+def zipf(
+    name: str,
+    seed: int,
+    *,
+    skew: float = 0.9,
+    models: int = 1000,
+    room: int = 100,
+    mixed: bool = False,
+    length: int = REQUESTS,
+) -> Trace:
     """Independent draws."""
     rng = Random(seed)  # noqa: S311 - a simulation
     draw, ids = _Zipf(models, skew, rng), _shuffled(models, rng)
-    requests = tuple(ids[draw.rank()] for _ in range(REQUESTS))
+    requests = tuple(ids[draw.rank()] for _ in range(length))
     return Trace(name, requests, _sizes(requests, rng, mixed=mixed), room)
 
 
-def cyclic(name: str, seed: int, *, models: int = 120, room: int = 100, mixed: bool = False) -> Trace:
+def cyclic(
+    name: str, seed: int, *, models: int = 120, room: int = 100, mixed: bool = False, length: int = REQUESTS
+) -> Trace:
     """A loop over more models than fit."""
     rng = Random(seed)  # noqa: S311 - a simulation
     ids = _shuffled(models, rng)
-    requests = tuple(ids[number % models] for number in range(REQUESTS))
+    requests = tuple(ids[number % models] for number in range(length))
     return Trace(name, requests, _sizes(requests, rng, mixed=mixed), room)
 
 
-def scanned(name: str, seed: int, *, skew: float = 0.9, share: float = 0.1, room: int = 100) -> Trace:
+def scanned(
+    name: str, seed: int, *, skew: float = 0.9, share: float = 0.1, room: int = 100, length: int = REQUESTS
+) -> Trace:
     """Zipf, with a share of the requests walking over 5,000 further models."""
     rng = Random(seed)  # noqa: S311 - a simulation
     draw, ids = _Zipf(1000, skew, rng), _shuffled(1000, rng)
     walk = itertools.cycle(range(1000, 6000))
-    requests = tuple(next(walk) if rng.random() < share else ids[draw.rank()] for _ in range(REQUESTS))
+    requests = tuple(next(walk) if rng.random() < share else ids[draw.rank()] for _ in range(length))
     return Trace(name, requests, _sizes(requests, rng, mixed=False), room)
 
 
 def shifting(
-    name: str, seed: int, *, skew: float = 1.0, every: int = 2000, by: int = 100, room: int = 100, mixed: bool = False
+    name: str,
+    seed: int,
+    *,
+    skew: float = 1.0,
+    every: int = 2000,
+    by: int = 100,
+    room: int = 100,
+    mixed: bool = False,
+    length: int = REQUESTS,
 ) -> Trace:
     """Zipf whose ranking moves."""
     rng = Random(seed)  # noqa: S311 - a simulation
     draw, ids = _Zipf(1000, skew, rng), _shuffled(1000, rng)
-    requests = tuple(ids[(draw.rank() + number // every * by) % 1000] for number in range(REQUESTS))
+    requests = tuple(ids[(draw.rank() + number // every * by) % 1000] for number in range(length))
     return Trace(name, requests, _sizes(requests, rng, mixed=mixed), room)
 
 
 def bursting(
-    name: str, seed: int, *, skew: float = 1.0, every: int = 1700, length: int = 300, room: int = 100
+    name: str,
+    seed: int,
+    *,
+    skew: float = 1.0,
+    every: int = 1700,
+    walk: int = 300,
+    room: int = 100,
+    length: int = REQUESTS,
 ) -> Trace:
     """Zipf with a walk over further models now and then."""
     rng = Random(seed)  # noqa: S311 - a simulation
     draw, ids = _Zipf(1000, skew, rng), _shuffled(1000, rng)
     requests: list[int] = []
-    while len(requests) < REQUESTS:
+    while len(requests) < length:
         requests.extend(ids[draw.rank()] for _ in range(every))
-        requests.extend(range(1000, 1000 + length))
-    cut = tuple(requests[:REQUESTS])
+        requests.extend(range(1000, 1000 + walk))
+    cut = tuple(requests[:length])
     return Trace(name, cut, _sizes(cut, rng, mixed=False), room)
 
 

@@ -7,6 +7,7 @@ Down: routes and resolutions. Up: events, in the past tense. The native stub
 import enum
 from dataclasses import dataclass
 
+from modelmesh.values import legacy
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
 from modelmesh.values.status import Status
 
@@ -127,7 +128,7 @@ class Rules:
     peer_services: tuple[str, ...]
     methods: tuple[MethodRule, ...] = ()
     allow_others: bool = True
-    forbidden_services: tuple[str, ...] = ("mmesh.ModelRuntime", "com.ibm.watson.tas.internal.proto.ModelServer")
+    forbidden_services: tuple[str, ...] = ("mmesh.ModelRuntime", legacy.RUNTIME_SERVICE)
 
 
 @dataclass(frozen=True, slots=True)

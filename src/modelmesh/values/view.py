@@ -1,5 +1,6 @@
 """The view: what an instance believes of its cluster, as policies receive it."""
 
+import bisect
 from dataclasses import dataclass
 
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
@@ -88,4 +89,13 @@ class ClusterView:
 
     def instance(self, instance: InstanceId) -> InstanceView | None:
         """One instance, if it is a member."""
-        return next((entry for entry in self.instances if entry.instance == instance), None)
+        at = bisect.bisect_left(self.instances, instance, key=lambda entry: entry.instance)
+        if at < len(self.instances) and self.instances[at].instance == instance:
+            return self.instances[at]
+        return None
+
+    def with_instance(self, entry: InstanceView) -> "ClusterView":
+        """The same cluster with this instance as it is here."""
+        at = bisect.bisect_left(self.instances, entry.instance, key=lambda other: other.instance)
+        after = at + 1 if at < len(self.instances) and self.instances[at].instance == entry.instance else at
+        return ClusterView(self.own, self.revision, (*self.instances[:at], entry, *self.instances[after:]))

@@ -34,6 +34,8 @@ Sends gRPC calls and prints what came back, as JSON. Each answer must hold the b
   --count N                        stop after so many measured calls, if that is earlier (closed loop)
   --warmup S                       before, default 1
   --payload-bytes N                default 76, without the five of gRPC's prefix
+  --message HEX                    this message instead; any answer with status OK will do. Nine ######### in it
+                                   stand for a number: counting from --from (default 0), or drawn below --below
   --model ID                       send as mm-model-id
   --models N --zipf A              or one of m-0 … m-(N-1), the k-th with weight 1/k^A; A 0: all alike
   --header name=value              repeat; sent with every call
@@ -44,9 +46,68 @@ struct Load {
     targets: Vec<String>,
     headers: HeaderMap,
     path: String,
-    body: Bytes,
+    body: Body,
     models: Models,
     state: RefCell<State>,
+}
+
+/// What calls carry.
+enum Body {
+    /// The same bytes each time, which must come back.
+    Echo(Bytes),
+    /// A framed message with a number in it.
+    Numbered { framed: Vec<u8>, at: Option<usize>, numbers: Numbers },
+}
+
+enum Numbers {
+    From(std::cell::Cell<u64>),
+    Below(u64),
+}
+
+const NUMBER: &[u8] = b"#########";
+
+impl Body {
+    fn read(arguments: &Arguments, random: &mut fastrand::Rng) -> Self {
+        let Some(text) = arguments.get::<String>("--message") else {
+            let payload: Vec<u8> = (0..arguments.get_or("--payload-bytes", 76usize)).map(|_| random.u8(..)).collect();
+            return Self::Echo(grpc::framed(&payload));
+        };
+        let message: Option<Vec<u8>> =
+            (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect();
+        let message = message.unwrap_or_else(|| arguments.fail("--message is not hexadecimal"));
+        let framed = grpc::framed(&message).to_vec();
+        let at = framed.windows(NUMBER.len()).position(|window| window == NUMBER);
+        let numbers = match arguments.get("--below") {
+            Some(bound) => Numbers::Below(bound),
+            None => Numbers::From(std::cell::Cell::new(arguments.get_or("--from", 0))),
+        };
+        Self::Numbered { framed, at, numbers }
+    }
+
+    fn payload_bytes(&self) -> usize {
+        let framed = match self {
+            Self::Echo(bytes) => bytes.len(),
+            Self::Numbered { framed, .. } => framed.len(),
+        };
+        framed - 5
+    }
+
+    fn next(&self, random: &mut fastrand::Rng) -> Bytes {
+        match self {
+            Self::Echo(bytes) => bytes.clone(),
+            Self::Numbered { framed, at, numbers } => {
+                let mut framed = framed.clone();
+                if let Some(at) = at {
+                    let number = match numbers {
+                        Numbers::From(next) => next.replace(next.get() + 1),
+                        Numbers::Below(bound) => random.u64(..bound),
+                    };
+                    framed[*at..at + NUMBER.len()].copy_from_slice(format!("{number:09}").as_bytes());
+                }
+                framed.into()
+            }
+        }
+    }
 }
 
 struct State {
@@ -162,8 +223,9 @@ impl Connection {
             request.headers_mut().insert("mm-model-id", model);
         }
         let (response, mut stream) = sender.send_request(request, false).map_err(|error| reset_name(&error))?;
+        let sent = self.load.body.next(&mut self.load.state.borrow_mut().random);
         // An early answer resets the rest of a long request; that is no error of ours.
-        let _ = stream.send_data(self.load.body.clone(), true);
+        let _ = stream.send_data(sent.clone(), true);
         let response = response.await.map_err(|error| reset_name(&error))?;
         if response.status() != http::StatusCode::OK {
             return Ok((format!("HTTP_{}", response.status().as_u16()), true));
@@ -172,18 +234,18 @@ impl Connection {
             return Ok((status, true));
         }
         let mut body = response.into_body();
-        let expected = &self.load.body;
+        let echoes = matches!(self.load.body, Body::Echo(_));
         let mut received = 0;
         let mut same = true;
         while let Some(chunk) = body.data().await {
             let chunk = chunk.map_err(|error| reset_name(&error))?;
-            same &= expected.get(received..received + chunk.len()) == Some(&chunk[..]);
+            same &= !echoes || sent.get(received..received + chunk.len()) == Some(&chunk[..]);
             received += chunk.len();
             let _ = body.flow_control().release_capacity(chunk.len());
         }
         let trailers = body.trailers().await.map_err(|error| reset_name(&error))?;
         let status = trailers.as_ref().and_then(status_name).unwrap_or_else(|| "NO_STATUS".to_owned());
-        Ok((status, same && received == expected.len()))
+        Ok((status, same && (!echoes || received == sent.len())))
     }
 
     /// One call, measured from `since`.
@@ -246,12 +308,12 @@ fn main() {
         .map(|text| Process::parse(text).unwrap_or_else(|error| arguments.fail(&error)))
         .collect();
     let mut random = fastrand::Rng::with_seed(arguments.get_or("--seed", 1));
-    let payload: Vec<u8> = (0..arguments.get_or("--payload-bytes", 76usize)).map(|_| random.u8(..)).collect();
+    let body = Body::read(&arguments, &mut random);
     let load = Rc::new(Load {
         targets,
         headers: headers(&arguments),
         path: arguments.get_or("--method", "/bench.Echo/Call".to_owned()),
-        body: grpc::framed(&payload),
+        body,
         models: Models::read(&arguments),
         state: RefCell::new(State {
             random,
@@ -335,7 +397,7 @@ async fn run(load: Rc<Load>, arguments: &Arguments, processes: &[Process]) {
     let result = json!({
         "mode": if rate.is_some() { "open" } else { "closed" },
         "targets": load.targets,
-        "payload_bytes": load.body.len() - 5,
+        "payload_bytes": load.body.payload_bytes(),
         "seconds": seconds,
         "completed": completed,
         "per_second": completed as f64 / seconds,

@@ -138,15 +138,17 @@ class NativeDataPlane:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._core.event_fd, self._deliver)
 
-    def _deliver(self) -> None:
+    def _deliver(self) -> bool:
         # One batch a turn of the loop: while more wait, the descriptor stays readable.
         events = [_EVENTS[event[0]](*event[1:]) for event in self._core.events(_BATCH)]
         if events and self._receive is not None:
             self._receive(events)
+        return bool(events)
 
     def deliver(self) -> None:
-        """Deliver what waits now, and not only when somebody waits for it."""
-        self._deliver()
+        """Deliver all that waits, now."""
+        while self._deliver():
+            pass
 
     def start(self) -> None:
         """Bind and begin. Raises OSError naming an address that is in use."""

@@ -1,56 +1,161 @@
-"""`/ready` and `/live` for orchestrators: empty answers, any verb, a trailing slash tolerated."""
+"""`/ready`, `/live` and `/prestop` for orchestrators, answered by a thread of their own.
 
-from collections.abc import Callable
+The event loop of the instance cannot say that it is stuck, so `/live` is answered beside it. Answers are empty; any verb, a
+trailing slash and a query are tolerated. Source: `spec/api-config-tests.md` 6.
+"""
 
-from aiohttp import web
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from modelmesh.adapters.http.requests import HEAD_BYTES, Answer, serve_connection
 
 LIVE_BOUND_MS = 15_000
-"""A core thread that has not turned for so long is stuck; the orchestrator's own period comes on top."""
+"""A thread that has not turned for so long is stuck; the orchestrator's own period comes on top."""
+
+BEAT_S = 0.25
+BACKLOG = 128
+
+
+@dataclass(slots=True)
+class Health:
+    """What the probes report: written by the event loop of the instance, read by the thread of the probes.
+
+    Attributes:
+        ask_ready: Whether this instance takes calls; asked on the event loop.
+        ready: What it said last.
+        thread_ages_ms: How long ago each core thread turned; asked on the thread of the probes.
+        turned_s: When the event loop last turned, by `time.monotonic`.
+    """
+
+    ask_ready: Callable[[], bool] = lambda: False
+    ready: bool = False
+    thread_ages_ms: Callable[[], Sequence[int]] = lambda: ()
+    turned_s: float = field(default_factory=time.monotonic)
+
+    async def beat(self) -> None:
+        """Show that the event loop turns, and whether the instance is ready, until cancelled."""
+        while True:
+            self.turned_s = time.monotonic()
+            self.ready = self.ask_ready()
+            await asyncio.sleep(BEAT_S)
+
+    def live(self) -> bool:
+        """Whether everything turns that should."""
+        loop_age_ms = (time.monotonic() - self.turned_s) * 1000
+        return all(age_ms <= LIVE_BOUND_MS for age_ms in (loop_age_ms, *self.thread_ages_ms()))
 
 
 class ProbeServer:
-    """Answers probes.
+    """Answers probes and preStop hooks.
 
     Args:
-        ready: Whether this instance takes calls.
-        thread_ages_ms: How long ago each core thread turned.
+        host: Address to bind.
+        probe_port: Of `/ready` and `/live`; 0: neither.
+        prestop_port: Of `/prestop`; 0: none.
+        health: What probes report.
+        stop: Begins the stop of the instance; called by another thread, maybe several times.
+        prestop_timeout_s: A hook gets its answer after this time, stopped or not.
     """
 
     def __init__(
-        self, *, host: str, port: int, ready: Callable[[], bool], thread_ages_ms: Callable[[], "list[int]"]
+        self,
+        *,
+        host: str,
+        probe_port: int,
+        prestop_port: int,
+        health: Health,
+        stop: Callable[[], object],
+        prestop_timeout_s: float,
     ) -> None:
         self._host = host
-        self._port = port
-        self._ready = ready
-        self._thread_ages_ms = thread_ages_ms
-        self._runner: web.AppRunner | None = None
+        self._ports = [
+            (probe_port, "MM_PROBE_PORT", self._probe),
+            (prestop_port, "MM_PRESTOP_WAIT_PORT", self._prestop),
+        ]
+        self._health = health
+        self._stop = stop
+        self._prestop_timeout_s = prestop_timeout_s
+        self._loop = asyncio.new_event_loop()
+        self._released = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="probes", daemon=True)
+        self._listeners: list[tuple[socket.socket, Answer]] = []
 
-    async def start(self) -> None:
-        """Bind. Raises OSError naming the address."""
-        application = web.Application()
-        for path, handler in (("/ready", self._answer_ready), ("/live", self._answer_live)):
-            application.router.add_route("*", path, handler)
-            application.router.add_route("*", f"{path}/", handler)
-        self._runner = web.AppRunner(application, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port)
+    def start(self) -> None:
+        """Bind and answer. Raises OSError naming the address and the setting."""
         try:
-            await site.start()
-        except OSError as error:
-            await self._runner.cleanup()
-            raise OSError(
-                error.errno, f"probes cannot listen on {self._host}:{self._port} (MM_PROBE_PORT): {error.strerror}"
-            ) from error
+            for port, setting, answer in self._ports:
+                if port:
+                    self._listeners.append((_bind(self._host, port, setting), answer))
+        except OSError:
+            for listener, _ in self._listeners:
+                listener.close()
+            self._loop.close()
+            raise
+        self._thread.start()
 
-    async def stop(self) -> None:
-        """Close."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+    def release(self) -> None:
+        """Answer the hooks that wait: the instance has stopped."""
+        self._loop.call_soon_threadsafe(self._released.set)
 
-    async def _answer_ready(self, _: web.Request) -> web.Response:
-        return web.Response(status=200 if self._ready() else 503)
+    def close(self) -> None:
+        """Answer what waits, and end the thread."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._released.set)
+            self._loop.call_soon_threadsafe(self._closing.set)
+            self._thread.join()
 
-    async def _answer_live(self, _: web.Request) -> web.Response:
-        # That this is answered at all shows that the event loop turns.
-        stuck = any(age_ms > LIVE_BOUND_MS for age_ms in self._thread_ages_ms())
-        return web.Response(status=500 if stuck else 200)
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        connections: dict[asyncio.Task[None], None] = {}
+        servers = [
+            await asyncio.start_server(serve_connection(answer, connections), sock=listener, limit=HEAD_BYTES)
+            for listener, answer in self._listeners
+        ]
+        await self._closing.wait()
+        for server in servers:
+            server.close()
+        await asyncio.sleep(0)
+        for task in list(connections):
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close in the turn after
+
+    async def _probe(self, path: str) -> int:
+        if path == "/ready":
+            return 200 if self._health.ready else 503
+        if path == "/live":
+            return 200 if self._health.live() else 500
+        return 404
+
+    async def _prestop(self, path: str) -> int:
+        if path != "/prestop":
+            return 404
+        self._stop()
+        try:
+            async with asyncio.timeout(self._prestop_timeout_s):
+                await self._released.wait()
+        except TimeoutError:
+            pass  # the orchestrator's patience ends about now as well
+        return 200
+
+
+def _bind(host: str, port: int, setting: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port} ({setting}): {error.strerror}") from error
+    listener.settimeout(0)
+    return listener

@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 from modelmesh._proto import peer_pb2 as pb
 from modelmesh.ports import PeerAnswer, PeerState, PeerUnreachableError
 from modelmesh.values.dataplane import PeerAddress
+from modelmesh.values.events import Event
+from modelmesh.values.explanation import Recollection, Rehearsal, RehearsedVictim
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 
 CHANNELS = 64
@@ -34,13 +36,27 @@ class PeerCertificates:
     certificate_chain: bytes
 
 
+@dataclass(slots=True, eq=False)
+class _Connection:
+    """A channel, and how many calls run on it: a retired one is closed when none does."""
+
+    channel: grpc.aio.Channel
+    calls: int = 0
+
+
 class GrpcPeers:
     """Implements `ports.Peers`. `certificates` None: clear text."""
 
     def __init__(self, certificates: PeerCertificates | None = None) -> None:
         self._certificates = certificates
-        self._channels: OrderedDict[PeerAddress, grpc.aio.Channel] = OrderedDict()
-        self._closing: list[grpc.aio.Channel] = []
+        self._connections: OrderedDict[PeerAddress, _Connection] = OrderedDict()
+        self._retired: list[_Connection] = []
+
+    def set_certificates(self, certificates: PeerCertificates) -> None:
+        """Use these for new connections; calls that run end on the connections they have."""
+        self._certificates = certificates
+        while self._connections:
+            self._retired.append(self._connections.popitem()[1])
 
     async def ensure_loaded(
         self,
@@ -57,6 +73,12 @@ class GrpcPeers:
         answer = await self._call(address, "EnsureLoaded", request, pb.EnsureLoadedResponse, timeout_ms)
         return peer_answer(answer)
 
+    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> Recollection:
+        """Ask what a peer remembers of a model."""
+        request = pb.RecallRequest(model_id=model, load_bytes=load_bytes)
+        answer = await self._call(address, "Recall", request, pb.RecallResponse, timeout_ms)
+        return recollection(answer, asked=load_bytes > 0)
+
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who answers at an address."""
         answer = await self._call(address, "Ping", pb.PingRequest(), pb.PingResponse, timeout_ms)
@@ -64,34 +86,43 @@ class GrpcPeers:
 
     async def close(self) -> None:
         """Close all connections."""
-        for channel in (*self._channels.values(), *self._closing):
-            await channel.close(None)
-        self._channels.clear()
-        self._closing.clear()
+        for connection in (*self._connections.values(), *self._retired):
+            await connection.channel.close(None)
+        self._connections.clear()
+        self._retired.clear()
 
     async def _call(
         self, address: PeerAddress, name: str, request: Message, kind: type[Answer], timeout_ms: int
     ) -> Answer:
-        call = self._channel(address).unary_unary(
+        connection = self._connection(address)
+        call = connection.channel.unary_unary(
             f"/modelmesh.v1.Peer/{name}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=kind.FromString,
         )
-        while self._closing:
-            await self._closing.pop().close(None)
+        connection.calls += 1
         try:
             answer: Answer = await call(request, timeout=timeout_ms / 1000)
         except grpc.aio.AioRpcError as error:
             raise PeerUnreachableError(
                 f"the instance at {address.address} did not answer {name}: {error.code().name}: {error.details()}"
             ) from error
+        finally:
+            connection.calls -= 1
+            await self._close_retired()
         return answer
 
-    def _channel(self, address: PeerAddress) -> grpc.aio.Channel:
-        channel = self._channels.get(address)
-        if channel is not None:
-            self._channels.move_to_end(address)
-            return channel
+    async def _close_retired(self) -> None:
+        for connection in [one for one in self._retired if one.calls == 0]:
+            if connection in self._retired:  # another call may have closed it meanwhile
+                self._retired.remove(connection)
+                await connection.channel.close(None)
+
+    def _connection(self, address: PeerAddress) -> _Connection:
+        connection = self._connections.get(address)
+        if connection is not None:
+            self._connections.move_to_end(address)
+            return connection
         options: list[tuple[str, object]] = [("grpc.enable_retries", 0)]
         if self._certificates is None:
             channel = grpc.aio.insecure_channel(address.address, options=options)
@@ -104,10 +135,10 @@ class GrpcPeers:
                 certificate_chain=self._certificates.certificate_chain,
             )
             channel = grpc.aio.secure_channel(address.address, credentials, options=options)
-        self._channels[address] = channel
-        if len(self._channels) > CHANNELS:
-            self._closing.append(self._channels.popitem(last=False)[1])
-        return channel
+        connection = self._connections[address] = _Connection(channel)
+        if len(self._connections) > CHANNELS:
+            self._retired.append(self._connections.popitem(last=False)[1])
+        return connection
 
 
 def peer_answer(answer: pb.EnsureLoadedResponse) -> PeerAnswer:
@@ -118,3 +149,28 @@ def peer_answer(answer: pb.EnsureLoadedResponse) -> PeerAnswer:
         refusal=answer.refusal or "busy",
         view=Revision(answer.view) if answer.view else None,
     )
+
+
+def recollection(answer: pb.RecallResponse, *, asked: bool) -> Recollection:
+    """The wire form as a value; `asked`: about a load as well."""
+    rehearsal = Rehearsal(
+        refusal=answer.refusal,
+        evict_bytes=answer.evict_bytes,
+        victims=tuple(
+            RehearsedVictim(ModelId(victim.model_id), victim.size_bytes, victim.last_use_ms, victim.reason)
+            for victim in answer.victims
+        ),
+    )
+    events = tuple(
+        Event(
+            event.time_ms,
+            InstanceId(event.instance_id),
+            ModelId(event.model_id),
+            event.kind,
+            event.reason,
+            event.detail,
+            cause=ModelId(event.cause_model_id) if event.cause_model_id else None,
+        )
+        for event in answer.events
+    )
+    return Recollection(events, rehearsal if asked else None)

@@ -9,14 +9,13 @@ from google.protobuf.message import DecodeError, Message
 
 from modelmesh._proto import model_runtime_pb2 as pb
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeLoaded, RuntimeState, RuntimeStatus
+from modelmesh.values import legacy
 from modelmesh.values.ids import ModelId
 from modelmesh.values.status import Status
 
 _log = logging.getLogger(__name__)
 
 SERVICE = "mmesh.ModelRuntime"
-LEGACY_SERVICE = "com.ibm.watson.tas.internal.proto.ModelServer"
-"""What runtimes older than the open-source project call it; methods and messages are the same."""
 
 PREDICT_TIMEOUT_S = 0.5
 MEASURE_TIMEOUT_S = 30.0
@@ -75,7 +74,7 @@ class GrpcRuntime:
         except RuntimeCallError as error:
             if error.status is not Status.UNIMPLEMENTED:
                 raise
-            self._service = LEGACY_SERVICE if self._service == SERVICE else SERVICE
+            self._service = legacy.RUNTIME_SERVICE if self._service == SERVICE else SERVICE
             answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse)
             _log.info("the runtime at %s speaks %s", self.target, self._service)
         return RuntimeStatus(

@@ -4,6 +4,7 @@ Of aetcd only the generated stubs are used: its client has no nested transaction
 compares over a range, one endpoint, and time-outs of its own.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,6 +13,7 @@ from aetcd import rpc
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forgot it
 
 from modelmesh.adapters.store.etcd_channel import CALL_TIMEOUT_S, EtcdChannel
+from modelmesh.adapters.store.etcd_groups import Groups, footprint
 from modelmesh.adapters.store.etcd_messages import Messages
 from modelmesh.adapters.store.etcd_settings import EtcdSettings
 from modelmesh.adapters.store.etcd_watch import WatchStream
@@ -48,6 +50,8 @@ class EtcdStore:
         self._call_timeout_s = call_timeout_s
         self._silence_s = silence_s
         self._messages = Messages(settings.root_prefix)
+        self._plain = Groups(self._transact)
+        self._leased = Groups(self._transact)
 
     async def connect(self) -> None:
         """Make sure that etcd answers and lets us in.
@@ -86,6 +90,17 @@ class EtcdStore:
     async def transact(self, transaction: Transaction) -> TransactionResult:
         """Run a transaction. Raises ValueError if it is malformed."""
         refuse_malformed(transaction)
+        touched = footprint(transaction)
+        groups = self._leased if touched.leased else self._plain
+        try:
+            async with asyncio.timeout(self._call_timeout_s):
+                return await groups.transact(transaction, touched)
+        except TimeoutError as err:
+            raise StoreUnavailableError(
+                f"etcd at {self._settings.described} did not answer within {self._call_timeout_s} s"
+            ) from err
+
+    async def _transact(self, transaction: Transaction) -> TransactionResult:
         request = self._messages.transaction(transaction)
         answer = await self._channel.call(lambda at, meta: at.kv.Txn(request, metadata=meta), repeatable=False)
         return self._messages.result(transaction, answer, Revision(answer.header.revision))
@@ -140,6 +155,8 @@ class EtcdStore:
 
     async def close(self) -> None:
         """Close all connections; calls and watches under way raise StoreUnavailableError."""
+        await self._plain.close()
+        await self._leased.close()
         await self._channel.close()
 
     async def compact(self, revision: Revision) -> None:

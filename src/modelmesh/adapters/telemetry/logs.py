@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from modelmesh.control.journal import Event
+from modelmesh.values.events import Event
 
 _LEVELS = {
     "store_away": logging.WARNING,
@@ -15,6 +15,7 @@ _LEVELS = {
     "runtime_restarted": logging.WARNING,
     "runtime_rejected": logging.ERROR,
     "peer_lost": logging.WARNING,
+    "certificates_refused": logging.ERROR,
     "load_failed": logging.WARNING,
     "unload_failed": logging.WARNING,
     "loads_fail": logging.ERROR,

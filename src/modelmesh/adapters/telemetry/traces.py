@@ -16,8 +16,8 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace import Status as SpanStatus
 from opentelemetry.trace.status import StatusCode
 
-from modelmesh.control.journal import Event
 from modelmesh.values.dataplane import Span, Traced
+from modelmesh.values.events import Event
 from modelmesh.values.ids import ModelId
 from modelmesh.values.status import Status
 

@@ -37,7 +37,7 @@ def test_a_model_is_loaded_where_its_type_may_be_whoever_is_called() -> None:
     async def story(cluster: SimulatedCluster) -> None:
         constrain(cluster, GPU)
         for number in range(5):
-            await register(cluster.instances[InstanceId("a")], f"m{number}", model_type="deep")
+            await register(cluster.instances[InstanceId("a")], f"m{number}", kind="deep")
             answer = await cluster.call(f"m{number}", via="abc"[number % 3])
             assert answer.status is Status.OK
             assert cluster.holders(f"m{number}") == ["b"]
@@ -49,7 +49,7 @@ def test_copies_that_stand_wrong_after_a_change_move_without_a_failed_call() -> 
     async def story(cluster: SimulatedCluster) -> None:
         models = [f"m{number}" for number in range(6)]
         for number, model in enumerate(models):
-            await register(cluster.instances[InstanceId("a")], model, model_type="deep")
+            await register(cluster.instances[InstanceId("a")], model, kind="deep")
             await cluster.call(model, via="abc"[number % 3])
         assert any("b" not in cluster.holders(model) for model in models)
         constrain(cluster, GPU)
@@ -64,12 +64,12 @@ def test_copies_that_stand_wrong_after_a_change_move_without_a_failed_call() -> 
 
 def test_without_a_place_they_serve_on_and_new_ones_are_told_which_label_is_missing_where() -> None:
     async def story(cluster: SimulatedCluster) -> None:
-        await register(cluster.instances[InstanceId("a")], "old", model_type="deep")
+        await register(cluster.instances[InstanceId("a")], "old", kind="deep")
         await cluster.call("old", via="a")
         constrain(cluster, TypeConstraints({"deep": TypeConstraint(required=("gpu", "big"))}))
         await asyncio.sleep(40)
         assert (await cluster.call("old", via="c")).status is Status.OK
-        await register(cluster.instances[InstanceId("a")], "new", model_type="deep")
+        await register(cluster.instances[InstanceId("a")], "new", kind="deep")
         answer = await cluster.call("new", via="c")
         assert answer.status is Status.INTERNAL
         assert answer.message == (

@@ -1,0 +1,184 @@
+"""What one decision costs: `make bench-micro`.
+
+Policies are called as the control plane calls them, on clusters and caches of the largest size that we promise. Each is timed in
+batches, in turns with the others; the fastest batch says what the work costs, the median what it costs on this machine now.
+"""
+
+import itertools
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from modelmesh.control.usage import Learned, UsageBook
+from modelmesh.machines.retention import Retention
+from modelmesh.policy.attempt import Journey, LastFailure, next_step
+from modelmesh.policy.eviction import HeldCopy, choose_victims
+from modelmesh.policy.placement import choose_instance
+from modelmesh.values.dataplane import Outcome, Usage
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.records import CopyState, MemberRecord
+from modelmesh.values.status import Status
+from modelmesh.values.view import ClusterView, Copy, InstanceView, ModelView
+
+RESULTS = Path(__file__).parents[1] / "results"
+ROUNDS = 25
+BATCH_S = 0.02
+NOW_MS = 1_700_000_000_000
+GIB = 2**30
+COPIES = 100_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One decision. `must_us`: what it may cost, microseconds; None: shown only."""
+
+    name: str
+    must_us: float | None
+    call: Callable[[], object]
+
+
+def cluster(instances: int, *, full: bool, rng: Random) -> ClusterView:
+    """Instances of one kind, in different states."""
+    views = []
+    for number in range(instances):
+        capacity = 64 * GIB
+        used = capacity if full else rng.randrange(capacity)
+        record = MemberRecord(
+            address=f"10.0.{number // 256}.{number % 256}:8080",
+            capacity_bytes=capacity,
+            used_bytes=used,
+            reserve_bytes=GIB,
+            default_size_bytes=GIB,
+            copies=rng.randrange(20, 60),
+            oldest_use_ms=NOW_MS - rng.randrange(1, 7_200_000),
+            loading_slots=4,
+            loads=rng.randrange(6),
+            busyness=rng.randrange(500),
+        )
+        views.append(InstanceView(InstanceId(f"instance-{number:04}"), record))
+    return ClusterView(InstanceId("instance-0000"), Revision(1), tuple(views))
+
+
+def copies(*instances: int, ready: bool = True) -> ModelView:
+    """A model with copies at these instances."""
+    state = CopyState.LOADED if ready else CopyState.LOADING
+    return ModelView(
+        ModelId("m"),
+        tuple(
+            Copy(InstanceId(f"instance-{at:04}"), state, 0, LoadId(1), GIB, Revision(1), Revision(1), Revision(1))
+            for at in instances
+        ),
+    )
+
+
+def placements(rng: Random) -> Iterator[Case]:
+    """Where to load, among 1,000 instances."""
+    for name, full in (("with room", False), ("all full", True)):
+        view = cluster(1000, full=full, rng=rng)
+        exclude = frozenset((InstanceId("instance-0007"),))
+
+        def place(view: ClusterView = view, exclude: frozenset[InstanceId] = exclude) -> object:
+            return choose_instance(view, size_bytes=GIB, exclude=exclude, now_ms=NOW_MS, rng=rng)
+
+        yield Case(f"placement, 1,000 instances {name}", 250, place)
+
+
+def attempts(rng: Random) -> Iterator[Case]:
+    """What is next for a request whose model has copies, in a cluster of 1,000; placement is counted above."""
+    view = cluster(1000, full=False, rng=rng)
+    failed = Journey().failed(
+        LastFailure(InstanceId("instance-0500"), Outcome.NOT_HERE, Status.UNAVAILABLE, "gone"), LoadId(1)
+    )
+    for name, model, journey in (
+        ("a ready copy elsewhere", copies(900), Journey()),
+        ("the second of two copies after a failure", copies(500, 999), failed),
+        ("a load to join", copies(700, ready=False), Journey()),
+    ):
+
+        def decide(model: ModelView = model, journey: Journey = journey) -> object:
+            return next_step(journey, model, view, size_bytes=GIB, now_ms=NOW_MS, failure_window_ms=450_000, rng=rng)
+
+        yield Case(f"attempt, {name}", 20, decide)
+
+
+def evictions() -> Iterator[Case]:
+    """Which copy leaves, of 100,000, by the order that is kept as they are used."""
+    for name in ("adaptive", "lru"):
+        book = UsageBook(Learned(), Retention(COPIES * GIB) if name == "adaptive" else None)
+        for number in range(COPIES):
+            book.add(ModelId(f"m{number}"), LoadId(number), NOW_MS - COPIES + number, GIB, missed=False)
+
+        def held(book: UsageBook = book) -> Iterator[HeldCopy]:
+            for model in book.leaving_order():
+                yield HeldCopy(model, LoadId(1), GIB, book.last_use_ms(model), book.busy(model), redundant=False)
+
+        def choose(held: Callable[[], Iterator[HeldCopy]] = held) -> object:
+            return choose_victims(held(), need_bytes=GIB)
+
+        uses = itertools.count()
+
+        def use(book: UsageBook = book, uses: "itertools.count[int]" = uses) -> object:
+            number = next(uses)
+            batch = [Usage(ModelId(f"m{number * 7919 % COPIES}"), NOW_MS + number, 1, 1000, 0, 0)]
+            return book.apply(batch, NOW_MS + number, lambda _: GIB)
+
+        yield Case(f"eviction, 100,000 copies, {name}", 50, choose)
+        yield Case(f"one use noted among 100,000 copies, {name}", None, use)
+
+
+def measure(cases: list[Case]) -> dict[str, list[float]]:
+    """Microseconds of a call, per batch."""
+    batches = {}
+    for case in cases:
+        began, calls = time.perf_counter(), 0
+        while time.perf_counter() - began < BATCH_S:
+            case.call()
+            calls += 1
+        batches[case.name] = max(1, calls)
+    spent: dict[str, list[float]] = {case.name: [] for case in cases}
+    for _ in range(ROUNDS):
+        for case in cases:
+            began = time.perf_counter()
+            for _ in range(batches[case.name]):
+                case.call()
+            spent[case.name].append((time.perf_counter() - began) / batches[case.name] * 1e6)
+    return spent
+
+
+def main() -> int:
+    """Measure, print the table, write the results; 1 if something costs too much."""
+    rng = Random(1)
+    cases = [*placements(rng), *attempts(rng), *evictions()]
+    spent = measure(cases)
+    print(f"{'decision':58}{'must':>8}{'best':>8}{'median':>8}  ok")
+    rows, late = [], 0
+    for case in cases:
+        best, median = min(spent[case.name]), statistics.median(spent[case.name])
+        ok = case.must_us is None or best < case.must_us
+        late += not ok
+        must = "" if case.must_us is None else f"{case.must_us:.0f}"
+        print(
+            f"{case.name:58}{must:>8}{best:8.1f}{median:8.1f}  {'' if case.must_us is None else 'yes' if ok else 'NO'}"
+        )
+        rows.append(
+            {"decision": case.name, "must_us": case.must_us, "best_us": round(best, 2), "median_us": round(median, 2)}
+        )
+    environment = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "micro.json").write_text(json.dumps({"environment": environment, "rows": rows}, indent=1) + "\n")
+    print(f"micro: {json.dumps({row['decision']: row['best_us'] for row in rows})}")
+    return 1 if late else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""`modelmesh.v1.Admin/Explain`: why a model is where it is, and what one more load would do."""
+
+import asyncio
+from collections.abc import Iterable
+
+from modelmesh._proto import admin_pb2 as pb
+from modelmesh.control.plane import ControlPlane
+from modelmesh.control.records import Registered
+from modelmesh.management.models import not_registered, read_record
+from modelmesh.policy.attempt import GiveUp, LoadHere, SendTo
+from modelmesh.policy.places import describe_places
+from modelmesh.ports import PeerUnreachableError
+from modelmesh.values.events import Event
+from modelmesh.values.explanation import Recollection, Rehearsal
+from modelmesh.values.ids import InstanceId, ModelId
+
+ASKED = 64
+"""Instances whose memory is asked for; more would take longer than people wait."""
+
+ANSWER_MS = 2_000
+EVENTS = 256
+
+
+async def explain(plane: ControlPlane, model: ModelId, *, dry_run: bool) -> pb.ExplainResponse:
+    """Put the answer together, but for the description of the model. Raises CallError.
+
+    Other instances are asked for what they remember, each for two seconds at most.
+    """
+    registered = await read_record(plane.models, model, fresh=True)
+    if registered is None:
+        raise not_registered(model)
+    measured = plane.cache.measured_bytes(model)
+    size_bytes = plane.cache.predicted_bytes(model)
+    recollections, silent = await _recollect(plane, model)
+    answer = pb.ExplainResponse(
+        size_bytes=size_bytes,
+        size_is_measured=measured is not None,
+        places=[
+            pb.Place(instance_id=place.instance, verdict=place.reason.value, detail=place.detail)
+            for place in describe_places(
+                plane.decider.model_view(model, registered),
+                plane.decider.cluster_view(),
+                size_bytes=size_bytes,
+                model_type=registered.record.type,
+                constraints=plane.decider.constraints,
+                now_ms=plane.clock.now_ms(),
+            )
+        ],
+        events=_merged(recollections),
+        silent_instance_ids=silent,
+    )
+    if dry_run:
+        answer.plan.CopyFrom(await _plan(plane, model, registered, size_bytes))
+    return answer
+
+
+async def _recollect(plane: ControlPlane, model: ModelId) -> tuple[list[Recollection], list[InstanceId]]:
+    own = plane.identity.instance
+    others = [entry.instance for entry in plane.decider.cluster_view().instances if entry.instance != own][:ASKED]
+    found = await asyncio.gather(*(_ask(plane, instance, model) for instance in others))
+    silent = [instance for instance, answer in zip(others, found, strict=True) if answer is None]
+    return [plane.recall.recollect(model), *(answer for answer in found if answer is not None)], silent
+
+
+async def _ask(plane: ControlPlane, instance: InstanceId, model: ModelId, load_bytes: int = 0) -> Recollection | None:
+    """What another instance remembers; None if it does not answer."""
+    address = plane.routing.address(instance)
+    if address is None:
+        return None
+    try:
+        return await plane.peers.recall(address, model, load_bytes=load_bytes, timeout_ms=ANSWER_MS)
+    except PeerUnreachableError:
+        return None
+
+
+async def _plan(plane: ControlPlane, model: ModelId, registered: Registered, size_bytes: int) -> pb.Plan:
+    step = plane.decider.rehearse(model, registered)
+    match step:
+        case GiveUp(_, message, reason):
+            return pb.Plan(refusal=message, reason=reason.value)
+        case LoadHere(reason, considered):
+            instance = plane.identity.instance
+            rehearsal: Rehearsal | None = plane.cache.rehearse(model, size_bytes)
+        case SendTo(instance, _, reason, considered):
+            asked = await _ask(plane, instance, model, size_bytes)
+            rehearsal = asked.rehearsal if asked is not None else Rehearsal(f"instance {instance} does not answer")
+        case _:
+            raise AssertionError(step)  # one more copy is never served by those that stand
+    rehearsal = rehearsal or Rehearsal()
+    return pb.Plan(
+        instance_id=instance,
+        reason=reason.value,
+        considered_instance_ids=considered,
+        refusal=rehearsal.refusal,
+        evict_bytes=rehearsal.evict_bytes,
+        victims=victims(rehearsal),
+    )
+
+
+def victims(rehearsal: Rehearsal) -> list[pb.Victim]:
+    """In wire form."""
+    return [
+        pb.Victim(
+            model_id=victim.model, size_bytes=victim.size_bytes, last_use_ms=victim.last_use_ms, reason=victim.reason
+        )
+        for victim in rehearsal.victims
+    ]
+
+
+def wire_event(event: Event) -> pb.Event:
+    """In wire form."""
+    return pb.Event(
+        time_ms=event.time_ms,
+        instance_id=event.instance,
+        model_id=event.model,
+        kind=event.kind,
+        reason=event.reason,
+        detail=event.detail,
+        cause_model_id=event.cause or "",
+    )
+
+
+def _merged(recollections: Iterable[Recollection]) -> list[pb.Event]:
+    """By time; hosts' clocks may differ, so the order between instances is roughly so."""
+    events = [event for recollection in recollections for event in recollection.events]
+    return [wire_event(event) for event in sorted(events, key=lambda event: event.time_ms)[-EVENTS:]]

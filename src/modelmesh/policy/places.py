@@ -1,0 +1,100 @@
+"""What each instance is to a model: why a copy is there, could be, or could not. Called by `modelmesh.management.explain`."""
+
+import enum
+from dataclasses import dataclass
+
+from modelmesh.policy.constraints import TypeConstraints
+from modelmesh.values.ids import InstanceId
+from modelmesh.values.view import ClusterView, InstanceView, ModelView
+
+
+class PlaceReason(enum.Enum):
+    """In the order in which they count: the first that applies."""
+
+    HOLDS = "holds"
+    LOADS = "loads"
+    UNREACHABLE = "unreachable"
+    DRAINING = "draining"
+    NO_RUNTIME = "no_runtime"
+    LACKS_LABELS = "lacks_labels"
+    FAILED = "failed"
+    TOO_SMALL = "too_small"
+    REPLACED = "replaced"
+    HAS_ROOM = "has_room"
+    MUST_EVICT = "must_evict"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One instance. `detail` is for people."""
+
+    instance: InstanceId
+    reason: PlaceReason
+    detail: str = ""
+
+
+def describe_places(
+    model: ModelView,
+    cluster: ClusterView,
+    *,
+    size_bytes: int,
+    model_type: str,
+    constraints: TypeConstraints,
+    now_ms: int,
+) -> tuple[Place, ...]:
+    """Say it of every instance, in the order of the view.
+
+    Args:
+        model: Its copies and failures.
+        cluster: The instances.
+        size_bytes: Predicted size of a copy.
+        model_type: The model's type.
+        constraints: Where models of which type may go.
+        now_ms: Epoch milliseconds.
+    """
+    return tuple(
+        Place(entry.instance, *_verdict(entry, model, size_bytes, model_type, constraints, now_ms))
+        for entry in cluster.instances
+    )
+
+
+def _verdict(
+    entry: InstanceView, model: ModelView, size_bytes: int, model_type: str, constraints: TypeConstraints, now_ms: int
+) -> tuple[PlaceReason, str]:
+    copy = model.copy_at(entry.instance)
+    if copy is not None:
+        seconds = max(0, now_ms - copy.since_ms) // 1000
+        return (PlaceReason.HOLDS if copy.ready else PlaceReason.LOADS), f"{copy.size_bytes} bytes, since {seconds} s"
+    if (out := _out_of_use(entry)) is not None:
+        return out
+    if missing := constraints.missing(model_type, entry.record.labels):
+        return PlaceReason.LACKS_LABELS, f"type {model_type} requires [{', '.join(missing)}]"
+    for failure in model.failures:
+        if failure.instance == entry.instance and failure.record.until_ms > now_ms:
+            seconds = (failure.record.until_ms - now_ms) // 1000
+            tried = f"not tried again for {seconds} s, failure {failure.record.count}"
+            return PlaceReason.FAILED, f"{tried}: {failure.record.message}"
+    return _room(entry, size_bytes, now_ms)
+
+
+def _out_of_use(entry: InstanceView) -> tuple[PlaceReason, str] | None:
+    if not entry.reachable:
+        return PlaceReason.UNREACHABLE, ""
+    if entry.record.draining:
+        return PlaceReason.DRAINING, ""
+    if not entry.record.runtime_ready:
+        return PlaceReason.NO_RUNTIME, "its runtime is not connected"
+    return None
+
+
+def _room(entry: InstanceView, size_bytes: int, now_ms: int) -> tuple[PlaceReason, str]:
+    record = entry.record
+    if size_bytes > record.capacity_bytes:
+        return PlaceReason.TOO_SMALL, f"{size_bytes} bytes are needed, it has {record.capacity_bytes} in all"
+    if entry.outdated:
+        return PlaceReason.REPLACED, "a newer deployment is being rolled out"
+    room = f"{entry.free_bytes} of {record.capacity_bytes} bytes free, {record.copies} copies, {record.loads} loads"
+    if entry.free_bytes >= size_bytes:
+        return PlaceReason.HAS_ROOM, room
+    seconds = max(0, now_ms - record.oldest_use_ms) // 1000
+    return PlaceReason.MUST_EVICT, f"{room}; its oldest copy was used {seconds} s ago"

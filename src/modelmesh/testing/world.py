@@ -1,0 +1,209 @@
+"""What a simulation plays with: a cluster whose every part can fail, and the models that it serves."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from modelmesh.adapters.store.sqlite import SqliteStore
+from modelmesh.control.plane import ControlLimits
+from modelmesh.management.calls import CallError
+from modelmesh.policy.constraints import TypeConstraint, TypeConstraints
+from modelmesh.ports import ModelSource, RuntimeCallError, StoreError
+from modelmesh.testing.clock import VirtualClock
+from modelmesh.testing.cluster import SimulatedCluster, SimulatedInstance, infer_after, register, unregister
+from modelmesh.testing.fake_runtime import FakeRuntime
+from modelmesh.testing.model_paths import ModelScript
+from modelmesh.testing.store import FaultyStore
+from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.status import Status
+
+UNIT_BYTES = 100
+MOST_INSTANCES = 12
+FAILURE_EXPIRY_MS = 30_000
+SUPERVISED_MS = 1000
+"""How soon a runtime that died by itself is noticed by whoever restarts it."""
+
+TYPES = ("plain", "plain", "plain", "special")
+CONSTRAINED = TypeConstraints({"special": TypeConstraint(required=("special",))})
+UNCONSTRAINED = TypeConstraints()
+
+
+@dataclass(slots=True)
+class Artefact:
+    """A model as its owner sees it. `path` changes when it is registered again; sizes in bytes."""
+
+    model: ModelId
+    kind: str
+    size_bytes: int
+    load_ms: int
+    generation: int = 1
+    registered: bool = False
+    unsure_ms: int = 0
+    """Until then calls may find it registered or not, or failing: its owner is at work on it."""
+
+    @property
+    def path(self) -> str:
+        """Says which artefact it is, and how it loads."""
+        return f"g{self.generation}-{self.size_bytes}-{self.load_ms}"
+
+
+@dataclass(slots=True)
+class World:
+    """One cluster, its stores and its models; everything drawn comes from `rng`."""
+
+    rng: Random
+    memory: SqliteStore
+    cluster: SimulatedCluster
+    artefacts: dict[ModelId, Artefact]
+    stores: dict[InstanceId, FaultyStore] = field(default_factory=dict)
+    labels: dict[InstanceId, tuple[str, ...]] = field(default_factory=dict)
+    corrupt: dict[ModelId, RuntimeCallError] = field(default_factory=dict)
+    constraints: TypeConstraints = UNCONSTRAINED
+    added: int = 0
+    store_paused: bool = False
+    watch_lag_ms: int = 0
+    emptied: Callable[[], None] = lambda: None
+    supervisors: dict[InstanceId, asyncio.Task[None]] = field(default_factory=dict)
+
+    @classmethod
+    def drawn(cls, seed: int) -> "World":
+        """The world of a seed, still without instances."""
+        rng = Random(seed)  # noqa: S311 - a simulation
+        memory = SqliteStore(":memory:", expires_leases=True)
+        cluster = SimulatedCluster(seed=seed, store=memory, latency_ms=rng.choice((1, 1, 2, 10)))
+        artefacts = {}
+        for number in range(rng.randint(3, 40)):
+            model = ModelId(f"model-{number}")
+            size = rng.choice((50, 100, 100, 100, 200, 400))
+            artefacts[model] = Artefact(model, rng.choice(TYPES), size, rng.choice((1, 20, 200, 2000)))
+        return cls(rng, memory, cluster, artefacts)
+
+    # --- instances --------------------------------------------------------------------------------
+
+    async def add(self) -> SimulatedInstance:
+        """Start an instance of a drawn size and speed, on a host with a drawn clock error."""
+        self.added += 1
+        name = InstanceId(f"i{self.added:02}")
+        clock = VirtualClock(self.rng.randint(-60_000, 60_000))
+        self.labels[name] = ("special",) if self.added % 3 == 1 else ()
+        store = self.stores[name] = FaultyStore(self.memory, VirtualClock())
+        store.watch_lag_ms = self.watch_lag_ms
+        if self.store_paused:
+            store.pause()
+        runtime = FakeRuntime(
+            clock,
+            capacity_bytes=UNIT_BYTES * self.rng.randint(10, 20),
+            default_size_bytes=UNIT_BYTES,
+            loading_concurrency=self.rng.randint(1, 4),
+            max_concurrency=self.rng.choice((0, 0, 0, 4)),
+            load_timeout_ms=20_000,
+            random=Random(self.rng.getrandbits(32)),  # noqa: S311 - a simulation
+            script=_script,
+            predicts=self.rng.choice((None, lambda size: size)),
+            answers_size=self.rng.random() < 0.7,
+            measure_ms=self.rng.choice((0, 50)),
+        )
+        runtime.load_failures = self.corrupt
+        calls = Random(self.rng.getrandbits(32))  # noqa: S311 - a simulation
+        instance = await self.cluster.add(
+            name,
+            skew_ms=clock.skew_ms,
+            labels=self.labels[name],
+            runtime=runtime,
+            store=store,
+            limits=ControlLimits(failure_expiry_ms=FAILURE_EXPIRY_MS),
+            infer=infer_after(lambda: calls.choice((1, 1, 5, 20, 200, 3000)), with_path=True),
+        )
+        instance.plane.constrain(self.constraints)
+        self.supervisors[name] = asyncio.create_task(self._supervise(name, instance))
+        return instance
+
+    async def crash(self, name: InstanceId) -> None:
+        """The instance and its runtime die."""
+        self.supervisors.pop(name).cancel()
+        await self.cluster.crash(name)
+
+    async def leave(self, name: InstanceId, timeout_ms: int) -> None:
+        """The instance ends as it should."""
+        await self.cluster.leave(name, timeout_ms=timeout_ms)
+        supervisor = self.supervisors.pop(name, None)
+        if supervisor is not None:
+            supervisor.cancel()
+
+    async def _supervise(self, name: InstanceId, instance: SimulatedInstance) -> None:
+        """Restarts a runtime that died by itself, as Kubernetes would."""
+        while self.cluster.instances.get(name) is instance:
+            await asyncio.sleep(SUPERVISED_MS / 1000)
+            if instance.runtime.down and self.cluster.instances.get(name) is instance:
+                instance.runtime.restart()
+                instance.dataplane.runtime_link(up=True)
+
+    def some(self) -> InstanceId:
+        """An instance, drawn."""
+        return self.rng.choice(list(self.cluster.instances))
+
+    def constrain(self, constraints: TypeConstraints) -> None:
+        """All instances are told where models of which type may be."""
+        self.constraints = constraints
+        for instance in self.cluster.instances.values():
+            instance.plane.constrain(constraints)
+
+    async def close(self) -> None:
+        """End everything."""
+        for supervisor in self.supervisors.values():
+            supervisor.cancel()
+        await self.cluster.stop()
+
+    # --- models -----------------------------------------------------------------------------------
+
+    async def try_until_done(self, work: Callable[[SimulatedInstance], Awaitable[None]]) -> bool:
+        """A management call through drawn instances, repeated while the cluster cannot answer."""
+        for _ in range(120):
+            if not self.cluster.instances:
+                await asyncio.sleep(0.5)
+                continue
+            try:
+                await work(self.cluster.instances[self.some()])
+            except CallError as error:
+                if error.status in {Status.FAILED_PRECONDITION, Status.ALREADY_EXISTS}:
+                    return False
+                await asyncio.sleep(0.5)
+            except StoreError:
+                await asyncio.sleep(0.5)
+            else:
+                return True
+        return False
+
+    async def register(self, artefact: Artefact) -> None:
+        """Register a model as its artefact is now."""
+
+        async def work(instance: SimulatedInstance) -> None:
+            await register(instance, artefact.model, path=artefact.path, kind=artefact.kind)
+
+        artefact.registered = await self.try_until_done(work) or artefact.registered
+
+    async def unregister(self, artefact: Artefact) -> bool:
+        """Unregister it; False if a vmodel refers to it."""
+
+        async def work(instance: SimulatedInstance) -> None:
+            await unregister(instance, artefact.model)
+
+        artefact.registered = False
+        artefact.registered = not await self.try_until_done(work)
+        return not artefact.registered
+
+    def fits(self, artefact: Artefact) -> bool:
+        """Whether some instance can hold it."""
+        missing = self.constraints.missing
+        return any(
+            not missing(artefact.kind, self.labels[name])
+            and artefact.size_bytes + instance.plane.cache.ledger.reserve <= instance.plane.cache.ledger.capacity_bytes
+            for name, instance in self.cluster.instances.items()
+        )
+
+
+def _script(source: ModelSource) -> ModelScript:
+    """How the artefact at a path loads."""
+    _, size_bytes, load_ms = source.path.split("-")
+    return ModelScript(int(size_bytes), int(load_ms), unload_ms=5)

@@ -1,0 +1,33 @@
+"""Answers to "why is it there?" and "what if?"."""
+
+from dataclasses import dataclass
+
+from modelmesh.values.events import Event
+from modelmesh.values.ids import ModelId
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsedVictim:
+    """A copy that would leave."""
+
+    model: ModelId
+    size_bytes: int
+    last_use_ms: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What a load would do at one instance. `refusal`: why it would not be taken; "" if it would."""
+
+    refusal: str = ""
+    evict_bytes: int = 0
+    victims: tuple[RehearsedVictim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What one instance remembers of a model, and, if it was asked, what a load there would do."""
+
+    events: tuple[Event, ...] = ()
+    rehearsal: Rehearsal | None = None

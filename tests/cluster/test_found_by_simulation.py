@@ -1,0 +1,173 @@
+"""Bugs that the simulator found, as stories."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from modelmesh.control.state import Changed, LostCopy
+from modelmesh.testing.clock import VirtualClock, run_virtual
+from modelmesh.testing.cluster import KEYS, SimulatedCluster, register
+from modelmesh.testing.store import FaultyStore
+from modelmesh.values.dataplane import Hop
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.records import CopyState
+from modelmesh.values.status import Status
+from modelmesh.values.view import Copy
+
+Story = Callable[[SimulatedCluster], Awaitable[None]]
+
+
+def play(story: Story, *, seed: int = 1) -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=seed)
+        try:
+            await story(cluster)
+            await cluster.settled()
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+def told(cluster: SimulatedCluster, kind: str, reason: str = "") -> int:
+    return sum(event.kind == kind and reason in {"", event.reason} for event in cluster.story)
+
+
+async def hold(cluster: SimulatedCluster, model: str, name: str) -> None:
+    """Have the model loaded at that instance."""
+    instance = cluster.instances[InstanceId(name)]
+    found = await instance.plane.models.get(ModelId(model))
+    assert found is not None
+    await instance.plane.cache.ensure(
+        ModelId(model),
+        found,
+        view=instance.plane.state.revision,
+        waited_for=False,
+        last_use_ms=instance.clock.now_ms(),
+    )
+    await asyncio.sleep(0.5)
+
+
+def test_copies_of_an_instance_that_died_unnoticed_are_not_asked_for_ever() -> None:
+    """Its lease ended, nobody had a call open to it, and after a minute its address is forgotten."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await cluster.add("b")
+        await register(a, "m")
+        await hold(cluster, "m", "b")
+        await cluster.crash("b")
+        await asyncio.sleep(80)
+        answer = await cluster.call("m", via="a")
+        assert answer.status is Status.OK, answer
+        assert told(cluster, "attempt_failed") == 0
+
+    play(story)
+
+
+def test_an_instance_that_starts_refuses_loads_for_others() -> None:
+    """Its UNAVAILABLE was taken for its runtime's, and the client got INTERNAL."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await register(a, "m")
+        a.plane._started = False
+        answer = await a.dataplane.serve_hop(ModelId("m"), None, Hop.LOAD, (), None)
+        assert (answer.status, dict(answer.trailers)["mm-refused"]) == (Status.UNAVAILABLE, b"busy")
+        a.plane._started = True
+
+    play(story)
+
+
+def test_a_copy_added_after_a_partition_is_not_taken_for_a_duplicate() -> None:
+    """It was dropped within the second, added again, dropped again."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        for name in "ab":
+            await cluster.add(name)
+        a, b = (cluster.instances[InstanceId(name)] for name in "ab")
+        await register(a, "m")
+        a.plane.scaler.cut_off(a.clock.now_ms())
+        b.plane.scaler.cut_off(b.clock.now_ms())
+        await asyncio.sleep(3)
+        await hold(cluster, "m", "a")
+        found = await a.plane.models.get(ModelId("m"))
+        assert found is not None
+        assert await a.plane.requests.add_copy(ModelId("m"), found, last_use_ms=a.clock.now_ms())
+        await asyncio.sleep(10)
+        assert cluster.holders("m") == ["a", "b"]
+        assert told(cluster, "drops_copy") == 0
+
+    play(story)
+
+
+def test_a_model_lost_at_two_instances_at_once_is_told_of_twice() -> None:
+    """Both were put into one transaction, which no store takes."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await register(a, "m")
+        record = await cluster.store.get(KEYS.model(ModelId("m")))
+        assert record is not None
+        lost = [
+            LostCopy(
+                ModelId("m"),
+                Copy(
+                    InstanceId(name),
+                    CopyState.LOADING,
+                    0,
+                    LoadId(1),
+                    100,
+                    record.create_revision,
+                    Revision(1),
+                    Revision(1),
+                ),
+            )
+            for name in "bc"
+        ]
+        a.plane.leader.viewed(Changed(lost=lost))
+        await asyncio.sleep(1)
+        failures = await cluster.store.range(KEYS.failures)
+        assert [item.key.rsplit("/", 1)[1] for item in failures.items] == ["b", "c"]
+
+    play(story)
+
+
+def test_a_load_that_ends_after_its_instance_left_leaves_no_key() -> None:
+    """It was published without a lease, for ever."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a", load_ms=150)
+        await register(a, "m")
+        call = asyncio.ensure_future(cluster.call("m", via="a"))
+        await asyncio.sleep(0.1)
+        await cluster.leave("a")
+        await call
+        await asyncio.sleep(1)
+        assert (await cluster.store.range(KEYS.copies)).items == ()
+
+    play(story)
+
+
+def test_redundant_copies_whose_others_are_gone_are_not_dropped_over_and_over() -> None:
+    """With a view that lags, the store refused one victim after the other, the same two in turn, without end."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        store = FaultyStore(cluster.store, VirtualClock())
+        await cluster.add("b", store=store, capacity_bytes=1000, default_size_bytes=100)
+        for number in range(12):
+            await register(a, f"m{number}")
+        for number in range(9):
+            await hold(cluster, f"m{number}", "b")
+            await hold(cluster, f"m{number}", "a")
+        await asyncio.sleep(1)
+        store.watch_lag_ms = 3000
+        for number in range(9):
+            a.plane.cache.drop(ModelId(f"m{number}"), "test")
+        await asyncio.sleep(0.5)
+        await hold(cluster, "m10", "b")
+        assert told(cluster, "victim") < 12
+        store.watch_lag_ms = 0
+        await asyncio.sleep(5)
+
+    play(story)

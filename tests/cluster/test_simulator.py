@@ -1,0 +1,199 @@
+"""The simulator finds bugs: each invariant broken on purpose, in a policy or in what enacts it, and caught."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from modelmesh.control import balance, decide, scale
+from modelmesh.control.cache import Cache
+from modelmesh.control.enact import CopyWriter
+from modelmesh.control.requests import Requests
+from modelmesh.machines.memory import MemoryLedger
+from modelmesh.machines.model_copy import CopyInput
+from modelmesh.policy.attempt import AttemptReason, GiveUp, SendTo, next_step
+from modelmesh.policy.copies import AddCopies, CopiesReason, DropCopy
+from modelmesh.policy.eviction import choose_victims
+from modelmesh.testing.simulation import simulate
+from modelmesh.values.dataplane import Hop
+from modelmesh.values.ids import ModelId
+from modelmesh.values.status import Status
+
+FAULTY_S = 60
+SEEDS = range(1, 25)
+
+
+def found(problem: str) -> None:
+    """One of the first seeds ends in this problem."""
+    problems = []
+    for seed in SEEDS:
+        outcome = simulate(seed, faulty_s=FAULTY_S)
+        problems.append(outcome.problem)
+        if problem in outcome.problem:
+            return
+    raise AssertionError(f"{problem!r} was not found, but {problems}")
+
+
+def test_without_a_bug_nothing_is_found() -> None:
+    outcome = simulate(3, faulty_s=FAULTY_S)
+    assert outcome.problem == ""
+    assert outcome.steps > 100
+    assert outcome.calls["OK"] > 50
+
+
+def test_the_same_seed_tells_the_same_story() -> None:
+    assert simulate(4, faulty_s=FAULTY_S).digest == simulate(4, faulty_s=FAULTY_S).digest
+    assert simulate(4, faulty_s=FAULTY_S).digest != simulate(5, faulty_s=FAULTY_S).digest
+
+
+def test_a_ledger_that_gives_what_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hand_out(ledger: MemoryLedger) -> list:
+        for grant in ledger._grants.values():
+            grant.given = grant.want
+        return list(ledger._grants)
+
+    monkeypatch.setattr(MemoryLedger, "_hand_out", hand_out)
+    found("gave away")
+
+
+def test_a_ledger_that_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryLedger, "_unhold", lambda ledger, load: ledger._held.pop(load))
+    found("memory: the ledger of")
+
+
+def test_memory_freed_without_an_unload(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unload(cache: Cache, entry) -> None:
+        await asyncio.sleep(0)
+        cache._step(entry, CopyInput.UNLOADED)
+
+    monkeypatch.setattr(Cache, "_unload", unload)
+    found("has no copy of")
+
+
+def test_two_loads_of_a_model_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Cache._load
+
+    async def twice(cache: Cache, entry) -> None:
+        second = asyncio.ensure_future(cache._runtime.load(cache._source(entry)))
+        try:
+            await load(cache, entry)
+        finally:
+            second.cancel()
+            await asyncio.gather(second, return_exceptions=True)
+
+    monkeypatch.setattr(Cache, "_load", twice)
+    found("a second load of")
+
+
+def mutated_attempt(monkeypatch: pytest.MonkeyPatch, mutate: Callable) -> None:
+    def mutated(journey, model, cluster, **given):
+        step = mutate(journey, model, cluster)
+        return next_step(journey, model, cluster, **given) if step is None else step
+
+    monkeypatch.setattr(decide, "next_step", mutated)
+
+
+def test_a_hop_that_is_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(journey, _, cluster):
+        others = [entry.instance for entry in cluster.instances if entry.instance != cluster.own]
+        return (
+            SendTo(others[0], Hop.LOAD, AttemptReason.PLACED_ELSEWHERE) if journey.hop is Hop.LOAD and others else None
+        )
+
+    mutated_attempt(monkeypatch, forward)
+    found("was forwarded to")
+
+
+def test_a_call_that_goes_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forget(journey, model, cluster):
+        if journey.hop is not None or journey.last is None:
+            return None
+        others = [entry.instance for entry in cluster.instances if entry.instance != cluster.own]
+        return SendTo(others[0], Hop.HIT, AttemptReason.COPY_ELSEWHERE) if others else None
+
+    mutated_attempt(monkeypatch, forget)
+    found("goes round without end")
+
+
+def test_a_call_resolved_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    drive = Requests._drive
+
+    async def twice(requests: Requests, held) -> None:
+        await drive(requests, held)
+        await asyncio.sleep(0.001)
+        requests._dataplane.resolve([(held.token, None)])
+
+    monkeypatch.setattr(Requests, "_drive", twice)
+    found("was resolved after its answer")
+
+
+def test_a_call_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    missed = Requests.missed
+    monkeypatch.setattr(Requests, "missed", lambda self, event: None if event.token % 7 == 0 else missed(self, event))
+    found("nobody works at it")
+
+
+def test_a_key_that_is_never_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def withdraw(*_: object, **__: object) -> bool:
+        return True
+
+    monkeypatch.setattr(CopyWriter, "withdraw", withdraw)
+    found("has a key and no copy")
+
+
+def test_the_last_copy_of_a_model_in_use_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(copies, **given):
+        return choose_victims([copy._replace(busy=False) for copy in copies], **given)
+
+    monkeypatch.setattr(decide, "choose_victims", careless)
+    found("while it is in use")
+
+
+def test_a_redundant_copy_dropped_without_its_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every copy believes that another one stands, and drops without comparing."""
+    monkeypatch.setattr(scale, "fewer_copies", lambda *_: DropCopy(CopiesReason.LITTLE_USED))
+    monkeypatch.setattr(scale, "more_copies", lambda *_: AddCopies(1, CopiesReason.RATE))
+    withdraw = CopyWriter.withdraw
+
+    async def unguarded(self, model: ModelId, *, record_revision, relied_on=(), last=None) -> bool:
+        return await withdraw(self, model, record_revision=record_revision)
+
+    monkeypatch.setattr(CopyWriter, "withdraw", unguarded)
+    monkeypatch.setattr(
+        scale.Scaler, "_ready_copies", lambda self, model, _: self._decider.model_view(model, None).copies
+    )
+    monkeypatch.setattr(Cache, "others", lambda cache, model: (("nobody", 1),) if model in cache.ready() else ())
+    found("dropped the last copy")
+
+
+def test_an_answer_from_the_model_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cache, "record_changed", lambda *_: None)
+    found("but knew of")
+
+
+def test_a_model_that_is_never_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(_, model, __):
+        return GiveUp(Status.UNAVAILABLE, "no", AttemptReason.NOWHERE) if model.model == "model-1" else None
+
+    mutated_attempt(monkeypatch, give_up)
+    found("model-1 is not served")
+
+
+def test_a_proposal_that_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Added for ever, and dropped for ever."""
+    monkeypatch.setattr(scale, "fewer_copies", lambda *_: DropCopy(CopiesReason.LITTLE_USED))
+    monkeypatch.setattr(scale, "more_copies", lambda *_: AddCopies(1, CopiesReason.RATE))
+    found("repeats itself")
+
+
+def test_a_wrong_answer_to_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutated_attempt(monkeypatch, lambda *_: GiveUp(Status.INTERNAL, "a bug", AttemptReason.NOWHERE))
+    found("ended in INTERNAL: a bug")
+
+
+def test_a_task_that_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(balance, "next_move", crash)
+    found("a background task crashed")
