@@ -101,6 +101,7 @@ def test_headers_are_decoded_bounded_and_in_the_order_of_the_setting() -> None:
     keys = {"b-bin": "b", "a": "a", "c": "c"}
     headers = (("a", b"x" * 5000), ("b-bin", b"w6rDscO8"), ("z", b"unlisted"))
     assert list(mapped(headers, keys).items()) == [("b", "êñü"), ("a", "x" * 1024)]
+    assert mapped((("b-bin", b"YQpi"),), keys) == {"b": "a�b"}, "no line is ended"
     assert mapped((("b-bin", b"?"),), keys) == {"b": "?"}, "what is no base64 stays as it came"
 
 

@@ -79,6 +79,9 @@ pub enum Event {
     },
 }
 
+/// Events that only tell find room in one part of so many: 1024 of them with the usual bound.
+const TELLING_SHARE: usize = 64;
+
 /// The queue. Only events that a client can cause at will are bounded by `max`; the others are bounded
 /// by what they are about (held requests, copies, links) and must not be lost.
 pub struct Events {
@@ -135,16 +138,18 @@ impl Events {
         self.queue.lock().events.len()
     }
 
-    /// Adds an event that only tells. Three quarters of the queue are kept for those that somebody waits for, and
-    /// Python is not woken: many such events share one `flush`, at the next heartbeat.
+    /// Adds an event that only tells. Few of them may wait, so that those that somebody waits for come soon;
+    /// and Python is not woken for each: many share one `flush`, at the next heartbeat.
     ///
     /// False: dropped, and counted.
     pub fn spare(&self, event: Event) -> bool {
-        if self.waiting() >= self.max.div_ceil(4) {
+        let most = self.max.div_ceil(TELLING_SHARE).max(2);
+        let waiting = self.waiting();
+        if waiting >= most {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return false;
         }
-        self.add_to_queue(event, true, false).is_ok()
+        self.add_to_queue(event, true, waiting >= most / 2).is_ok()
     }
 
     /// Wakes Python if anything waits.
@@ -232,9 +237,10 @@ mod tests {
     #[test]
     fn what_only_tells_leaves_room_for_the_rest() {
         let events = Events::new(8).unwrap();
-        let told = (0..5).filter(|token| events.spare(Event::Cancelled { token: *token })).count();
-        assert_eq!((told, events.dropped(), events.refused()), (2, 3, 0));
-        assert!(!readable(&events), "nobody waits for those");
+        assert!(events.spare(Event::Cancelled { token: 0 }));
+        assert!(!readable(&events), "nobody waits for it");
+        let told = (1..5).filter(|token| events.spare(Event::Cancelled { token: *token })).count();
+        assert_eq!((told, events.dropped(), events.refused()), (1, 3, 0));
         events.flush();
         assert!(readable(&events));
         for token in 0..6 {

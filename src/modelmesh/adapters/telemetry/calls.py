@@ -29,7 +29,9 @@ def _text(name: str, value: bytes) -> str:
         # gRPC libraries leave the padding out; what is no base64 is logged as it came.
         with contextlib.suppress(binascii.Error):
             value = base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
-    return value.decode(errors="replace")[:VALUE_CHARACTERS_MAX]
+    text = value.decode(errors="replace")[:VALUE_CHARACTERS_MAX]
+    # A caller must not end a line of the log and begin another.
+    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 class CallLog:
