@@ -55,6 +55,7 @@ class FakePeers:
         *,
         last_use_ms: int,
         sync: bool,
+        retry: bool,
         view: Revision | None,
         timeout_ms: int,
     ) -> PeerAnswer:
@@ -65,7 +66,9 @@ class FakePeers:
             async with asyncio.timeout(timeout_ms / 1000):
                 answer = await Peer(peer.plane).ensure_loaded(
                     Call(Token(0), "modelmesh.v1.Peer/EnsureLoaded", {}, send=lambda _: None),
-                    peer_pb2.EnsureLoadedRequest(model_id=model, last_use_ms=last_use_ms, sync=sync, view=view or 0),
+                    peer_pb2.EnsureLoadedRequest(
+                        model_id=model, last_use_ms=last_use_ms, sync=sync, view=view or 0, retry=retry
+                    ),
                 )
         except TimeoutError as error:
             raise PeerUnreachableError("no answer in time") from error
