@@ -325,6 +325,14 @@ async def unregister(instance: SimulatedInstance, model: str) -> None:
     await instance.models.unregister(call, model_mesh_pb2.UnregisterModelRequest(modelId=model))
 
 
+async def ensure_loaded(instance: SimulatedInstance, model: str, *, sync: bool = False) -> str:
+    """Make sure of a copy through an instance's management service; returns the status it tells."""
+    call = Call(Token(0), "mmesh.ModelMesh/ensureLoaded", {}, send=lambda _: None)
+    request = model_mesh_pb2.EnsureLoadedRequest(modelId=model, sync=sync)
+    info = await instance.models.ensure_loaded(call, request)
+    return model_mesh_pb2.ModelStatusInfo.ModelStatus.Name(info.status)
+
+
 async def set_vmodel(instance: SimulatedInstance, vmodel: str, target: str) -> None:
     """Point a vmodel at a model, which is loaded first."""
     call = Call(Token(0), "mmesh.ModelMesh/setVModel", {}, send=lambda _: None)
