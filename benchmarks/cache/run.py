@@ -64,7 +64,7 @@ def render(result: dict[str, Any]) -> Iterator[str]:
                 f"| {row['loaded_units']:,} | {others} |"
             )
     yield ""
-    yield f"Further traces, parameters drawn from seed {result['seed']}: in the mean the default is {result['mean_to_best']:+.4f} "
+    yield f"Further traces, parameters drawn from seed {result['seed']}: in the mean the default is {result['mean_to_best']:+.4f}"
     yield "from the best of the simple policies, whichever that is on each."
     yield ""
     yield "| trace | LRU | **default** | best simple |"
@@ -139,6 +139,8 @@ def main() -> int:
                 f"{trace.name:22}{played.hit_ratio:7.3f}  LRU {played.hit_ratio - lru_ratio:+.3f}  best {short[-1]:+.3f}",
                 flush=True,
             )
+            if played.failed:
+                broken.append(f"{trace.name} of seed {seed}: {played.failed} requests failed")
             if played.hit_ratio < lru_ratio - DRAWN_BELOW_LRU:
                 broken.append(f"{trace.name} of seed {seed}: below LRU")
         mean = sum(short) / len(short) if short else 0.0
