@@ -13,7 +13,7 @@ SCENARIOS = sorted(Path(__file__).parent.glob("*.txt"))
 def test_scenario(file: Path, request: pytest.FixtureRequest) -> None:
     before = file.read_text()
     now = play(before)
-    if request.config.getoption("--rewrite"):
+    if request.config.getoption("--rewrite", default=False):
         file.write_text(now)
     else:
         assert now.splitlines() == before.splitlines(), f"pytest {file} --rewrite, if this is right"

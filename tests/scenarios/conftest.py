@@ -1,4 +1,4 @@
-"""Options of the test run."""
+"""`pytest tests/scenarios --rewrite`."""
 
 import pytest
 
