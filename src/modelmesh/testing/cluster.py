@@ -24,9 +24,10 @@ from modelmesh.management.peer import Peer
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.ports import PeerAnswer, PeerUnreachableError, RuntimeCallError, Store, StoreError
 from modelmesh.testing.clock import VirtualClock
-from modelmesh.testing.dataplane import Answer, FakeNetwork, SimulatedDataPlane
+from modelmesh.testing.dataplane import Answer, SimulatedDataPlane
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import ModelScript
+from modelmesh.testing.network import FakeNetwork
 from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import Recollection
