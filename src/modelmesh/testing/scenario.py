@@ -37,7 +37,6 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from modelmesh.control.journal import Event
 from modelmesh.policy.constraints import TypeConstraint, TypeConstraints
 from modelmesh.ports import RuntimeCallError
 from modelmesh.testing.clock import EPOCH_MS, VirtualClock, run_virtual
@@ -51,6 +50,7 @@ from modelmesh.testing.cluster import (
 )
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import size_path
+from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
 
