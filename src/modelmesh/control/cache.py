@@ -124,6 +124,7 @@ LoadEnd = Loaded | Accepted | LoadFailed | LoadMoved | LoadVoid | LoadRefused | 
 # Copies others may join or use; the rest only goes.
 _JOINABLE = frozenset({CopyState.CLAIMING, CopyState.QUEUED, CopyState.WAITING, CopyState.LOADING})
 _OPEN = frozenset({CopyState.SIZING, CopyState.READY})
+_USABLE = _JOINABLE | _OPEN
 _LISTED = frozenset({CopyState.QUEUED, CopyState.WAITING, CopyState.LOADING, *_OPEN})
 
 
@@ -284,7 +285,7 @@ class Cache:
     def copy(self, model: ModelId) -> Copy | None:
         """The copy here that may be used or joined."""
         entry = self._entries.get(model)
-        if entry is None or entry.state not in _JOINABLE | _OPEN:
+        if entry is None or entry.state not in _USABLE:
             return None
         loaded = entry.state in _OPEN
         return Copy(
@@ -507,7 +508,7 @@ class Cache:
         entry = self._entries.get(model)
         if entry is None or not entry.machine.accepts(CopyInput.DROPPED):
             return
-        if entry.state in _JOINABLE | _OPEN:
+        if entry.state in _USABLE:
             entry.drop_reason = reason
             entry.relied_on = relied_on
             entry.end = end or LoadRefused(Outcome.NOT_HERE, f"the load was given up: {reason}")

@@ -58,7 +58,7 @@ from modelmesh.values.dataplane import (
     ReturnAnswer,
     Serve,
 )
-from modelmesh.values.ids import InstanceId, ModelId, Revision, Token, VModelId
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
 from modelmesh.values.records import ModelRecord, VModelRecord
 from modelmesh.values.status import Status
 
@@ -171,7 +171,7 @@ class Requests:
         held.model = event.model
         held.behind = event.view if event.outcome is Outcome.MOVED else None
         held.doubted = event.outcome is Outcome.STORE_AWAY and self._pulse.heard_ms < held.sent_ms
-        held.journey = held.journey.failed(failure, event.load_id or None)
+        held.journey = held.journey.failed(failure, event.load_id or self._load_in_view(event))
         self._remember(held)
         self._journal.note("attempt_failed", event.model, event.outcome.value, f"at {event.instance}: {event.message}")
         self._advance(held)
@@ -181,6 +181,11 @@ class Requests:
         held = self._held.pop(token, None)
         if held is not None and held.task is not None:
             held.task.cancel()
+
+    def _load_in_view(self, event: AttemptFailed) -> LoadId | None:
+        """Which copy was not there, if the data plane had no route to it: it is not asked for again."""
+        copy = self._state.model(event.model).copy_at(event.instance)
+        return copy.load_id if copy is not None and event.outcome is Outcome.NOT_HERE else None
 
     def _learn(self, event: AttemptFailed) -> None:
         """What a failed attempt says about the view."""
