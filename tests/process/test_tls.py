@@ -12,7 +12,7 @@ from conftest import Mesh, eventually
 
 from modelmesh._proto import grpc_health_pb2 as health_pb
 from modelmesh.instance.local_cluster import LocalCluster
-from modelmesh.testing.certificates import Authority
+from modelmesh.testing.certificates import Authority, self_signed
 from modelmesh.testing.runtime import ScriptedRuntime
 
 pytestmark = pytest.mark.process
@@ -31,20 +31,20 @@ Start = Callable[..., Awaitable[Mesh]]
 
 @pytest.fixture
 async def start(tmp_path: Path, authority: Authority) -> AsyncIterator[Start]:
-    """Starts instances whose certificate is in `tmp_path`; calls go over TLS, as `client` if that is given."""
+    """Starts instances whose certificate is in `tmp_path`; calls go over TLS and trust `root`."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def begin(
-            count: int = 1, *, credentials: grpc.ChannelCredentials | None = None, **environment: str
-        ) -> Mesh:
-            (tmp_path / "ca.pem").write_bytes(authority.pem)
+        async def begin(count: int = 1, *, root: bytes = b"", **environment: str) -> Mesh:
+            (tmp_path / "ca.pem").write_bytes(root or authority.pem)
             settings = {
                 "MM_TLS_KEY_CERT_PATH": str(tmp_path / "tls" / "tls.crt"),
                 "MM_TLS_PRIVATE_KEY_PATH": str(tmp_path / "tls" / "tls.key"),
                 "MM_TLS_TRUST_CERT_PATH": str(tmp_path / "ca.pem"),
                 **environment,
             }
-            cluster = LocalCluster(count, None, folder=tmp_path / "mesh", environment=settings, authority=authority.pem)
+            cluster = LocalCluster(
+                count, None, folder=tmp_path / "mesh", environment=settings, authority=root or authority.pem
+            )
             (tmp_path / "mesh").mkdir()
             runtimes = []
             for number in range(1, count + 1):
@@ -55,7 +55,7 @@ async def start(tmp_path: Path, authority: Authority) -> AsyncIterator[Start]:
             mesh = Mesh(cluster, runtimes)
             await mesh.close()
             mesh.channels = [
-                secure(instance.port, credentials or grpc.ssl_channel_credentials(authority.pem))
+                secure(instance.port, grpc.ssl_channel_credentials(root or authority.pem))
                 for instance in cluster.instances
             ]
             stack.push_async_callback(mesh.close)
@@ -221,6 +221,17 @@ async def test_instances_speak_mutual_tls_by_a_name_of_their_certificate(
     assert (await curl(tmp_path / "ca.pem", peer, *certificate(tmp_path / "strange", Authority("strange"))))[0] != 0
 
 
+async def test_one_self_signed_certificate_will_do_for_everybody(start: Start, tmp_path: Path) -> None:
+    shared = self_signed("localhost", authority=True)
+    shared.write(tmp_path / "tls")
+    mesh = await start(2, root=shared.certificate, MM_TLS_TRUST_CERT_PATH="")
+    for number in range(4):
+        await mesh.register(f"m{number}", via=number % 2)
+        assert (await mesh.predict(f"m{number}", via=(number + 1) % 2)).results
+    await mesh.register("m", load=True, sync=True)
+    assert await mesh.state("m", via=1) == "LOADED"
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
@@ -231,7 +242,6 @@ async def test_instances_speak_mutual_tls_by_a_name_of_their_certificate(
         ({"MM_TLS_KEY_CERT_PATH": "{tmp}/other/tls.crt"}, "do not fit"),
         ({"MM_TLS_KEY_CERT_PATH": "{tmp}/nameless/tls.crt", "MM_TLS_PRIVATE_KEY_PATH": "{tmp}/nameless/tls.key"},
          "other instances cannot check it"),
-        ({"MM_TLS_KEY_CERT_PATH": "{tmp}/authority.pem"}, "(basic constraints CA:TRUE)"),
     ],
 )  # fmt: skip
 async def test_certificates_that_cannot_be_used_end_the_start(
@@ -243,7 +253,6 @@ async def test_certificates_that_cannot_be_used_end_the_start(
     authority.issue("localhost").write(tmp_path / "other")
     authority.issue().write(tmp_path / "nameless")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "authority.pem").write_bytes(authority.pem)
     status, output = await serve(
         tmp_path,
         **{

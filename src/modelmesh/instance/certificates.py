@@ -93,11 +93,6 @@ def parse_certificates(settings: Settings, files: Files) -> CertificateSet:
     internal = _join(files, "MM_INTERNAL_TRUST_CERTS")
     peer = None
     if settings.peer_tls:
-        if _is_authority(leaf):
-            raise SettingsError(
-                f"MM_TLS_KEY_CERT_PATH: {path} is the certificate of an authority (basic constraints CA:TRUE), which other "
-                "instances do not accept from a server; issue one with CA:FALSE, or set MM_ENABLE_SSL=false"
-            )
         peer = Certificates(chain, key, b"\n".join(part for part in (internal, trusted, chain) if part), "require")
     return CertificateSet(
         serving=Certificates(chain, key, trusted or None, settings.tls_client_auth), peer=peer, names=_names(leaf)
@@ -191,13 +186,6 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
         *alternatives.get_values_for_type(x509.DNSName),
         *(str(address) for address in alternatives.get_values_for_type(x509.IPAddress)),
     )
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
-        return False
 
 
 def _is_address(name: str) -> bool:
