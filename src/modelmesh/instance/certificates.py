@@ -3,7 +3,7 @@
 import asyncio
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
@@ -38,6 +38,9 @@ class CertificateSet:
     peer: Certificates | None
     names: tuple[str, ...]
     """DNS names and addresses that our certificate is for."""
+
+    files: Files = field(repr=False)
+    """What all this was made from."""
 
     def peer_name(self, address: str) -> str:
         """The name by which others check our certificate when they call `address`; empty: the address itself.
@@ -95,7 +98,10 @@ def parse_certificates(settings: Settings, files: Files) -> CertificateSet:
     if settings.peer_tls:
         peer = Certificates(chain, key, b"\n".join(part for part in (internal, trusted, chain) if part), "require")
     return CertificateSet(
-        serving=Certificates(chain, key, trusted or None, settings.tls_client_auth), peer=peer, names=_names(leaf)
+        serving=Certificates(chain, key, trusted or None, settings.tls_client_auth),
+        peer=peer,
+        names=_names(leaf),
+        files=files,
     )
 
 
@@ -104,34 +110,38 @@ class CertificateWatch:
 
     Args:
         settings: Name the files.
+        seen: What is in force was made from these; a change since then counts as well.
         changed: Takes new material; raises ValueError if it does not fit together.
         refused: Told, once for each state of the files, why it is not used.
     """
 
     def __init__(
-        self, settings: Settings, *, changed: Callable[[CertificateSet], None], refused: Callable[[str], None]
+        self,
+        settings: Settings,
+        seen: Files,
+        *,
+        changed: Callable[[CertificateSet], None],
+        refused: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._changed = changed
         self._refused = refused
-        self._seen = read_files(settings)
+        self._seen = seen
         self._said = ""
 
     def look(self) -> None:
         """Take the files as they are now, if they differ from what was last seen."""
         try:
             files = read_files(self._settings)
-            if files == self._seen:
-                return
-            self._seen = files
-            self._changed(parse_certificates(self._settings, files))
+            if files != self._seen:
+                self._seen = files
+                self._said = ""
+                self._changed(parse_certificates(self._settings, files))
         except (SettingsError, ValueError) as error:
             why = f"{error}; the certificates from before stay in use"
             if why != self._said:
                 self._refused(why)
             self._said = why
-        else:
-            self._said = ""
 
     async def run(self) -> None:
         """Look for changes until cancelled."""
