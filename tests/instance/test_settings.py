@@ -132,10 +132,12 @@ def test_old_and_unknown_names_are_said() -> None:
             "MM_NOTHING_LIKE_IT": "4",
             "HEAP_SIZE_MB": "5",
             "MM_SERVICE_CLASS": "",
+            "LITELINKS_SSL_CLIENTAUTH": "6",
             "PATH": "/bin",
         }
     ) == [
         "HEAP_SIZE_MB has no effect: it tuned the Java virtual machine, and there is none",
+        "LITELINKS_SSL_CLIENTAUTH has no effect: TLS between instances comes from MM_TLS_* and MM_INTERNAL_TRUST_CERTS",
         "MM_NOTHING_LIKE_IT is not a setting",
         "MM_SVC_GRPC_PROT is not a setting; did you mean MM_SVC_GRPC_PORT?",
         "MM_TRUST_CERTS is an old name; use MM_INTERNAL_TRUST_CERTS",
