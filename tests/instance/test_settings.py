@@ -43,6 +43,11 @@ def test_the_instance_id_is_given_or_the_end_of_the_pod_name_or_drawn() -> None:
     assert len(settings().resolved_instance_id()) == 12
 
 
+def test_a_negative_header_size_is_the_default_as_it_was() -> None:
+    assert settings(MM_SVC_GRPC_MAX_HEADERS_SIZE="-1").max_header_bytes == 65_536
+    assert settings(MM_SVC_GRPC_MAX_HEADERS_SIZE="8192").max_header_bytes == 8192
+
+
 def test_probes_can_be_turned_off_by_a_word() -> None:
     assert settings(MM_PROBE_PORT="NONE").probe_port == 0
 
@@ -65,6 +70,9 @@ def test_the_runtime_is_a_port_a_socket_or_where_it_has_always_been() -> None:
         ("MM_SVC_GRPC_MAX_MSG_SIZE", "0"),
         ("MM_MULTI_PARALLELISM", "0"),
         ("MM_INSTANCE_ID", "a,b"),
+        ("MM_SVC_GRPC_MAX_CONNECTION_AGE_SECS", "9223372036854775807"),
+        ("SHUTDOWN_TIMEOUT_MS", "soon"),
+        ("MM_PRESTOP_WAIT_PORT", "http"),
         ("MM_KVSTORE_PREFIX", "a b"),
         ("MM_TLS_CLIENT_AUTH", "sometimes"),
         ("MM_LOG_LEVEL", "loud"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -131,6 +132,22 @@ async def test_clients_must_show_a_certificate_of_a_folder_of_authorities(
     assert (await curl(tmp_path / "ca.pem", port, *strange))[0] != 0
     late, key = second.issue("client", expired=True).write(tmp_path / "late")
     assert (await curl(tmp_path / "ca.pem", port, "--cert", str(late), "--key", str(key)))[0] != 0
+
+
+async def test_the_command_line_shows_a_certificate(start: Start, authority: Authority, tmp_path: Path) -> None:
+    authority.issue("localhost").write(tmp_path / "tls")
+    mesh = await start(MM_TLS_CLIENT_AUTH="OPTIONAL")
+    listing = [*(sys.executable, "-m", "modelmesh.cli", "models", "list"), *("--ca", str(tmp_path / "ca.pem"))]
+    listing += ["--address", f"localhost:{mesh.cluster.instances[0].port}"]
+
+    async def listed(authority: Authority) -> tuple[int, bytes]:
+        shown, key = authority.issue("person").write(tmp_path / "person")
+        return await run("env", f"MODELMESH_CERT={shown}", f"MODELMESH_KEY={key}", *listing)
+
+    assert (await listed(authority))[0] == 0
+    assert (await listed(Authority("strange")))[0] == 1
+    status, said = await run("env", "MODELMESH_CERT=/nowhere", *listing)
+    assert (status, said) == (1, b"modelmesh: cannot read /nowhere: No such file or directory\n")
 
 
 async def test_certificates_change_while_a_stream_is_open(start: Start, authority: Authority, tmp_path: Path) -> None:
