@@ -163,6 +163,7 @@ def test_etc_environment_is_below_the_environment(monkeypatch: pytest.MonkeyPatc
     file.write_text('# comment\nMM_ZONE="a b" # why\nexport MM_LOCATION=c\nMM_LABELS=d\nnot a line\nMM_X="unbalanced\n')
     monkeypatch.setattr(sources, "ENVIRONMENT_FILE", file)
     monkeypatch.setenv("MM_LABELS", "e")
+    monkeypatch.setenv("MM_LOCATION", "")  # counts as not set
     for name, value in LEAST.items():
         monkeypatch.setenv(name, value)
     given = load_settings()

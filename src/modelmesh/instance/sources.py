@@ -75,7 +75,7 @@ def process_environment() -> dict[str, str]:
         text = ENVIRONMENT_FILE.read_text(errors="replace")
     except OSError:
         text = ""
-    return {**parse_environment_file(text), **os.environ}
+    return {**parse_environment_file(text), **{name: value for name, value in os.environ.items() if value}}
 
 
 def parse_environment_file(text: str) -> dict[str, str]:
