@@ -46,6 +46,7 @@ mod multi;
 mod outcome;
 mod peer;
 mod peers;
+mod pinned;
 mod relay;
 mod replay;
 mod resolve;

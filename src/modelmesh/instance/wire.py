@@ -12,7 +12,13 @@ from modelmesh.adapters.store import open_store
 from modelmesh.adapters.telemetry.logs import JournalLog
 from modelmesh.control.keys import Keys
 from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
-from modelmesh.instance.certificates import Certificates, CertificateSet, CertificateWatch, load_certificates
+from modelmesh.instance.certificates import (
+    Certificates,
+    CertificateSet,
+    CertificateWatch,
+    Files,
+    load_certificates,
+)
 from modelmesh.instance.live_documents import LiveDocuments, read_documents
 from modelmesh.instance.settings import Settings
 from modelmesh.management.services import serve
@@ -128,11 +134,13 @@ async def _connect(
         plane, ready=lambda: plane.ready, ask_runtime=reflection.ask, failed=log.crashed
     )
     if certificates is not None:
-        _watch_certificates(settings, plane, dataplane, peers)
+        _watch_certificates(settings, certificates.files, plane, dataplane, peers)
     return Wired(plane, dataplane, store, runtime, reflection, peers, documents, serving_services, peer_services)
 
 
-def _watch_certificates(settings: Settings, plane: ControlPlane, dataplane: NativeDataPlane, peers: GrpcPeers) -> None:
+def _watch_certificates(
+    settings: Settings, seen: Files, plane: ControlPlane, dataplane: NativeDataPlane, peers: GrpcPeers
+) -> None:
     """New certificates serve new connections; those that are open go on."""
 
     def changed(certificates: CertificateSet) -> None:
@@ -145,6 +153,7 @@ def _watch_certificates(settings: Settings, plane: ControlPlane, dataplane: Nati
 
     watch = CertificateWatch(
         settings,
+        seen,
         changed=changed,
         refused=lambda why: plane.journal.note("certificates_refused", detail=why),
     )
