@@ -15,7 +15,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo test check format sim faults bench bench-path bench-cluster lock proto docs check-deploy check-manifests
+.PHONY: help tools build demo test check format sim faults bench bench-path bench-cluster bench-cache bench-micro lock proto docs check-deploy check-manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -124,11 +124,17 @@ faults: $(STAMPS)/build ## real processes and a real etcd under faults, with cal
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python -m benchmarks.faults.run $(SCENARIOS)
 
-bench: bench-path bench-observed bench-cluster ## everything that measures
+bench: bench-path bench-observed bench-cluster bench-cache bench-micro ## everything that measures
 
 bench-cluster: $(STAMPS)/build ## registration, memory, starts, cold calls, over-commit (4 minutes); PARTS="registration …" picks some
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python -m benchmarks.cluster.run $(PARTS)
+
+bench-cache: $(STAMPS)/venv ## hit ratios on traces, through the production control plane (8 minutes)
+	@$(BIN)/python benchmarks/cache/run.py
+
+bench-micro: $(STAMPS)/venv ## what one decision costs: placement, attempt, eviction
+	@$(BIN)/python benchmarks/micro/run.py
 
 bench-path: $(STAMPS)/build ## what a call costs on its way: direct, through one instance, over a hop (5 minutes)
 	@cargo build -q --release -p modelmesh-bench-kit

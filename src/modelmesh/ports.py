@@ -317,10 +317,11 @@ class Peers(Protocol):
         *,
         last_use_ms: int,
         sync: bool,
+        retry: bool,
         view: Revision | None,
         timeout_ms: int,
     ) -> PeerAnswer:
-        """Ask a peer to load a model. Raises PeerUnreachableError."""
+        """Ask a peer to load a model; `retry`: although it failed there. Raises PeerUnreachableError."""
         ...
 
     async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> Recollection:

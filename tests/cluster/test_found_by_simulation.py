@@ -171,3 +171,22 @@ def test_redundant_copies_whose_others_are_gone_are_not_dropped_over_and_over() 
         await asyncio.sleep(5)
 
     play(story)
+
+
+def test_copies_listed_before_the_entry_of_their_instance_are_routed_when_it_comes() -> None:
+    """An instance that puts its keys again puts copies first; whoever joins then never had a route to them."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store)
+        await register(a, "m", load=True)
+        await store.expire_leases()
+        store.latency_ms = 300
+        b = await cluster.add("b")
+        assert "a" not in b.plane.state.members
+        await asyncio.sleep(5)
+        route = b.dataplane.route(ModelId("m"))
+        assert route is not None
+        assert [copy.instance for copy in route.remote] == ["a"]
+
+    play(story)

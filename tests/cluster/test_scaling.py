@@ -82,6 +82,16 @@ def test_regular_use_gets_a_spare() -> None:
     play(story)
 
 
+def test_a_burst_alone_gets_none() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        await register(cluster.instances[InstanceId("a")], "m")
+        await calls(cluster, "m", per_second=10, seconds=5)
+        await asyncio.sleep(45 * 60)
+        assert len(cluster.holders("m")) == 1
+
+    play(story)
+
+
 def test_where_one_place_is_left_one_copy_is_added() -> None:
     async def story(cluster: SimulatedCluster) -> None:
         cluster.instances[InstanceId("c")].plane.cache.draining = True

@@ -16,7 +16,8 @@ from scripted import WAIT, Brain, Runtime
 
 from modelmesh.adapters.dataplane import NativeDataPlane
 from modelmesh.ports import DataPlane, RuntimeCallError
-from modelmesh.testing.dataplane import FakeNetwork, SimulatedDataPlane
+from modelmesh.testing.dataplane import SimulatedDataPlane
+from modelmesh.testing.network import FakeNetwork
 from modelmesh.values.dataplane import (
     AttemptFailed,
     Cancelled,

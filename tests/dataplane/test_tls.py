@@ -7,7 +7,7 @@ import pytest
 from scripted import ID, WAIT, Instance, status_of
 
 from modelmesh.adapters.dataplane import ListenerTls
-from modelmesh.testing.certificates import Authority
+from modelmesh.testing.certificates import Authority, self_signed
 from modelmesh.values.dataplane import AttemptFailed, LinkLost, Outcome, PeerAddress
 
 Make = Callable[..., Instance]
@@ -90,6 +90,48 @@ async def test_an_instance_with_another_name_is_not_spoken_to(make: Make, author
     failed = await near.brain.next(AttemptFailed)
     assert failed.outcome == Outcome.LOST
     call.cancel()
+
+
+@pytest.mark.parametrize("marked", [True, False])
+async def test_one_self_signed_certificate_will_do_for_all_instances(make: Make, marked: bool) -> None:
+    shared = self_signed("mesh", authority=marked)
+    tls = ListenerTls(shared.certificate, shared.key, shared.certificate, "require")
+    near, far = make("near", peer_tls=tls), make("far", peer_tls=tls)
+    far.local()
+    near.remote(far)
+    near.plane.set_peers([("far", PeerAddress(far.peer_address.address, "mesh"))])
+    assert await near.unary()(b"x", metadata=ID, timeout=WAIT) == b"x"
+
+
+@pytest.mark.parametrize(
+    ("name", "near_names", "far_names"), [("other", "own", "own"), ("mesh", "none", "own"), ("mesh", "own", "none")]
+)
+async def test_a_certificate_that_is_named_is_trusted_for_its_name_and_by_who_names_it(
+    make: Make, name: str, near_names: str, far_names: str
+) -> None:
+    shared, another = self_signed("mesh", authority=True), self_signed("mesh", authority=True)
+    trusted = {"own": shared.certificate, "none": another.certificate}
+    near = make("near", peer_tls=ListenerTls(shared.certificate, shared.key, trusted[near_names], "require"))
+    far = make("far", peer_tls=ListenerTls(shared.certificate, shared.key, trusted[far_names], "require"))
+    far.local()
+    near.remote(far)
+    near.plane.set_peers([("far", PeerAddress(far.peer_address.address, name))])
+    call = near.unary()(b"x", metadata=ID)
+    failed = await near.brain.next(AttemptFailed)
+    assert failed.outcome == Outcome.LOST
+    call.cancel()
+
+
+async def test_a_client_certificate_that_is_named_is_accepted(make: Make, authority: Authority) -> None:
+    client, stranger = self_signed("client", authority=True), self_signed("client", authority=True)
+    issued = authority.issue("localhost")
+    one = make(serving_tls=ListenerTls(issued.certificate, issued.key, client.certificate, "require"))
+    one.local()
+    async with channel(one, grpc.ssl_channel_credentials(authority.pem, client.key, client.certificate)) as known:
+        assert await known.unary_unary("/test.S/Echo")(b"x", metadata=ID, timeout=WAIT) == b"x"
+    async with channel(one, grpc.ssl_channel_credentials(authority.pem, stranger.key, stranger.certificate)) as unknown:
+        code, _ = await status_of(unknown.unary_unary("/test.S/Echo")(b"x", metadata=ID))
+        assert code == grpc.StatusCode.UNAVAILABLE
 
 
 def test_material_that_does_not_fit_is_refused(authority: Authority) -> None:

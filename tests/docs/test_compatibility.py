@@ -8,7 +8,7 @@ import pytest
 from compatibility import PAGE, STATES, Row, load, page
 
 from modelmesh.instance.settings import Settings
-from modelmesh.instance.sources import environment_names
+from modelmesh.instance.sources import environment_names, load_settings, remarks
 from modelmesh.values.legacy import WITHOUT_EFFECT, full_names
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +78,45 @@ def test_old_names_of_settings_are_listed() -> None:
     for field in Settings.model_fields:
         for old in environment_names(field)[1:]:
             assert old in listed, f"{old} is understood and not listed"
+
+
+def test_what_the_serving_controller_sets_is_understood() -> None:
+    """The environment of the container `mm` in a runtime Deployment of modelmesh-serving."""
+    environment = {
+        "MM_SERVICE_NAME": "modelmesh-serving",
+        "MM_SVC_GRPC_PORT": "8033",
+        "WKUBE_POD_NAME": "modelmesh-serving-mlserver-1.x-5d7f8c9b4-x2x7q",
+        "WKUBE_POD_IPADDR": "10.0.0.7",
+        "MM_LOCATION": "10.0.0.1",
+        "KV_STORE": "etcd:/opt/kserve/mmesh/etcd/etcd_connection",
+        "MM_METRICS": "prometheus:port=2112;scheme=https",
+        "SHUTDOWN_TIMEOUT_MS": "90000",
+        "INTERNAL_SERVING_GRPC_PORT": "8001",
+        "INTERNAL_GRPC_PORT": "8085",
+        "MM_LOG_EACH_INVOKE": "true",
+        "MM_SVC_GRPC_MAX_MSG_SIZE": "16777216",
+        "MM_KVSTORE_PREFIX": "mm",
+        "MM_DEFAULT_VMODEL_OWNER": "ksp",
+        "MM_PAYLOAD_PROCESSORS": "logger://*",
+        "MM_LABELS": "mt:sklearn,mt:sklearn:0,pv:grpc-v2,rt:mlserver-1.x",
+        "MM_TYPE_CONSTRAINTS_PATH": "/etc/watson/mmesh/config/type_constraints",
+        "MM_DATAPLANE_CONFIG_PATH": "/etc/watson/mmesh/config/dataplane_api_config",
+        "MM_TLS_KEY_CERT_PATH": "/opt/kserve/mmesh/tls/tls.crt",
+        "MM_TLS_PRIVATE_KEY_PATH": "/opt/kserve/mmesh/tls/tls.key",
+        "MM_TLS_CLIENT_AUTH": "optional",
+        "MM_TLS_TRUST_CERT_PATH": "/opt/kserve/mmesh/tls/tls.crt,/opt/kserve/mmesh/tls/ca.crt",
+    }
+    settings = load_settings(environment)
+    assert settings.resolved_instance_id() == "f8c9b4-x2x7q"
+    assert settings.shutdown_timeout_ms == 90_000
+    assert [remark for remark in remarks(environment) if remark.partition(" ")[0] not in AWAITED] == []
+
+
+def test_what_our_manifests_set_are_settings() -> None:
+    known = {name for field in Settings.model_fields for name in environment_names(field)} | AWAITED
+    for manifest in (ROOT / "deploy" / "kubernetes").rglob("*.yaml"):
+        for name in re.findall(r"name: ([A-Z][A-Z_]{3,})\b", manifest.read_text()):
+            assert name in known, f"{manifest.name} sets {name}"
 
 
 def test_methods_of_old_are_answered() -> None:

@@ -55,6 +55,18 @@ def test_files_named_in_the_architecture_exist() -> None:
         assert (ROOT / "crates" / "core" / "src" / name).exists(), f"ARCHITECTURE.md names {name}"
 
 
+def test_the_tests_named_for_each_behaviour_exist() -> None:
+    text = (ROOT / "docs" / "development" / "behaviours.md").read_text()
+    for file, names in re.findall(r"`(tests/[\w/]+\.py)`: ((?:`test_\w+`(?:, )?)+)", text):
+        source = (ROOT / file).read_text()
+        for name in re.findall(r"test_\w+", names):
+            assert f"def {name}(" in source, f"{file} has no {name}"
+    scenarios = {path.name for path in (ROOT / "tests" / "scenarios").glob("*.txt")}
+    named = set(re.findall(r"`(\w+\.txt)`", text))
+    assert named
+    assert named <= scenarios, f"there is no {sorted(named - scenarios)}"
+
+
 def test_the_states_of_a_copy_are_drawn_in_the_architecture() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     for state in CopyState:

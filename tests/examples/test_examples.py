@@ -30,6 +30,17 @@ def test_01_real_models() -> None:
     assert figures["evictions"] > 0
 
 
+def test_10_simulate_your_load() -> None:
+    folder = EXAMPLES / "10-simulate-your-load"
+    done = subprocess.run(
+        [sys.executable, folder / "demo.py"], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = (folder / "expected.txt").read_text()
+    assert done.stdout == expected
+    assert expected.strip() in (folder / "README.md").read_text()
+
+
 def test_every_example_has_a_readme() -> None:
     for folder in sorted(EXAMPLES.iterdir()):
         if folder.is_dir():

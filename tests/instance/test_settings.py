@@ -43,6 +43,11 @@ def test_the_instance_id_is_given_or_the_end_of_the_pod_name_or_drawn() -> None:
     assert len(settings().resolved_instance_id()) == 12
 
 
+def test_a_negative_header_size_is_the_default_as_it_was() -> None:
+    assert settings(MM_SVC_GRPC_MAX_HEADERS_SIZE="-1").max_header_bytes == 65_536
+    assert settings(MM_SVC_GRPC_MAX_HEADERS_SIZE="8192").max_header_bytes == 8192
+
+
 def test_probes_can_be_turned_off_by_a_word() -> None:
     assert settings(MM_PROBE_PORT="NONE").probe_port == 0
 
@@ -65,6 +70,9 @@ def test_the_runtime_is_a_port_a_socket_or_where_it_has_always_been() -> None:
         ("MM_SVC_GRPC_MAX_MSG_SIZE", "0"),
         ("MM_MULTI_PARALLELISM", "0"),
         ("MM_INSTANCE_ID", "a,b"),
+        ("MM_SVC_GRPC_MAX_CONNECTION_AGE_SECS", "9223372036854775807"),
+        ("SHUTDOWN_TIMEOUT_MS", "soon"),
+        ("MM_PRESTOP_WAIT_PORT", "http"),
         ("MM_KVSTORE_PREFIX", "a b"),
         ("MM_TLS_CLIENT_AUTH", "sometimes"),
         ("MM_LOG_LEVEL", "loud"),
@@ -132,10 +140,12 @@ def test_old_and_unknown_names_are_said() -> None:
             "MM_NOTHING_LIKE_IT": "4",
             "HEAP_SIZE_MB": "5",
             "MM_SERVICE_CLASS": "",
+            "LITELINKS_SSL_CLIENTAUTH": "6",
             "PATH": "/bin",
         }
     ) == [
         "HEAP_SIZE_MB has no effect: it tuned the Java virtual machine, and there is none",
+        "LITELINKS_SSL_CLIENTAUTH has no effect: TLS between instances comes from MM_TLS_* and MM_INTERNAL_TRUST_CERTS",
         "MM_NOTHING_LIKE_IT is not a setting",
         "MM_SVC_GRPC_PROT is not a setting; did you mean MM_SVC_GRPC_PORT?",
         "MM_TRUST_CERTS is an old name; use MM_INTERNAL_TRUST_CERTS",
@@ -153,6 +163,7 @@ def test_etc_environment_is_below_the_environment(monkeypatch: pytest.MonkeyPatc
     file.write_text('# comment\nMM_ZONE="a b" # why\nexport MM_LOCATION=c\nMM_LABELS=d\nnot a line\nMM_X="unbalanced\n')
     monkeypatch.setattr(sources, "ENVIRONMENT_FILE", file)
     monkeypatch.setenv("MM_LABELS", "e")
+    monkeypatch.setenv("MM_LOCATION", "")  # counts as not set
     for name, value in LEAST.items():
         monkeypatch.setenv(name, value)
     given = load_settings()

@@ -152,3 +152,36 @@ def test_properties(instances, size, exclude, seed, shuffler) -> None:
     assert answer.instance in answer.considered
     if any(entry.free_bytes >= size for entry in fitting):
         assert target.free_bytes >= size
+
+
+def large(count: int = 500, **others: InstanceView) -> ClusterView:
+    """A large cluster of full instances, but for these."""
+    names = [f"i{number:03}" for number in range(count)]
+    full = {name: instance(name, used=1000, oldest_ms=NOW_MS - 1000 * number) for number, name in enumerate(names)}
+    return view(*({**full, **others}[name] for name in names), own="i000")
+
+
+def test_of_a_large_cluster_a_sample_is_looked_at_and_the_best_of_it_is_among_the_best_of_all() -> None:
+    places = []
+    for seed in range(200):
+        answer = choose(large(), seed=seed)
+        assert isinstance(answer, LoadOn)
+        places.append(499 - int(answer.instance[1:]))  # the highest number is the oldest
+    assert sorted(places)[len(places) // 2] < 60
+    assert len(set(places)) > 20  # who decide at the same time choose different ones
+
+
+def test_in_a_large_cluster_the_only_one_that_can_load_is_found() -> None:
+    cluster = large(i123=instance("i123", capacity=5000))
+    for seed in range(20):
+        answer = choose(cluster, size=2000, seed=seed)
+        assert isinstance(answer, LoadOn)
+        assert answer.instance == "i123"
+    assert choose(cluster, size=9000) == NoPlacement(NoPlacementReason.TOO_LARGE)
+
+
+def test_in_a_large_cluster_the_own_instance_is_preferred_by_who_spreads_calls() -> None:
+    cluster = large(i000=instance("i000"))
+    answer = choose(cluster, prefer_own=True)
+    assert isinstance(answer, LoadOn)
+    assert answer.instance == "i000"

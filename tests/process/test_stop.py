@@ -1,7 +1,9 @@
 """How an instance is stopped: hooks, the anchor file, signals; and what its exit statuses say."""
 
 import asyncio
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -10,8 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import eventually
 
+from modelmesh.adapters.store import open_store
 from modelmesh.instance.local_cluster import free_port
 from modelmesh.instance.processes import Child, start_child
+from modelmesh.testing.etcd import running_etcd
 from modelmesh.testing.runtime import ScriptedRuntime
 
 pytestmark = pytest.mark.process
@@ -163,6 +167,27 @@ async def command(*arguments: str, **environment: str) -> tuple[int, str]:
     )
     output, _ = await process.communicate()
     return process.returncode or 0, output.decode()
+
+
+async def test_a_stop_during_the_start_leaves_nothing_in_the_store(instance: Instance) -> None:
+    slow = [{"modelId": "m", "modelInfo": {"type": "t", "path": "SIZE_1000_60000_0"}, "ensureLoaded": True}]
+    with running_etcd() as etcd:
+        store = await open_store(f"etcd:{etcd.endpoint}")
+        child = await instance.start(
+            KV_STORE=f"etcd:{etcd.endpoint}", MM_INSTANCE_ID="me", MM_AUTO_REGISTER_MODELS=json.dumps(slow)
+        )
+        member, copy = "/tas-runtime/test/members/me", "/tas-runtime/test/copies/m/me"
+
+        async def loading() -> bool:
+            child.check()
+            return await store.get(member) is not None and await store.get(copy) is not None
+
+        await eventually(loading, within=30)
+        child.signal(signal.SIGTERM)
+        assert await instance.ended() == 0
+        assert await store.get(member) is None
+        assert await store.get(copy) is None
+        await store.close()
 
 
 def test_a_stop_that_gets_stuck_is_ended_hard() -> None:

@@ -49,6 +49,7 @@ mod observe;
 mod outcome;
 mod peer;
 mod peers;
+mod pinned;
 mod relay;
 mod replay;
 mod resolve;

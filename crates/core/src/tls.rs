@@ -4,13 +4,15 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::pinned::Pinned;
 use crate::socket::Socket;
 
 /// Whether clients must show a certificate.
@@ -54,8 +56,10 @@ impl Material {
         }
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| format!("the private key is not unencrypted PEM: {error}"))?;
-        let roots = Arc::new(roots(trusted)?);
+        let (roots, named) = roots(trusted)?;
+        let roots = Arc::new(roots);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let unusable = |error: VerifierBuilderError| format!("the trusted certificates cannot be used: {error}");
         let misfit = |error: rustls::Error| format!("certificate and private key do not fit: {error}");
 
         let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -66,17 +70,19 @@ impl Material {
         } else {
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
             let verifier = if auth == ClientAuth::Optional { verifier.allow_unauthenticated() } else { verifier };
-            server.with_client_cert_verifier(
-                verifier.build().map_err(|error| format!("the trusted certificates cannot be used: {error}"))?,
-            )
+            let verifier = verifier.build().map_err(unusable)?;
+            server.with_client_cert_verifier(Pinned::new(Arc::clone(&named), verifier))
         };
         let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(misfit)?;
         server.alpn_protocols = vec![HTTP2.to_vec()];
 
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build().map_err(unusable)?;
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(misfit)?
-            .with_root_certificates(roots)
+            .dangerous() // it adds to what rustls accepts, and `pinned` says what
+            .with_custom_certificate_verifier(Pinned::new(named, verifier))
             .with_client_auth_cert(chain, key)
             .map_err(misfit)?;
         client.alpn_protocols = vec![HTTP2.to_vec()];
@@ -84,20 +90,23 @@ impl Material {
     }
 }
 
-fn roots(trusted: Option<&[u8]>) -> Result<RootCertStore, String> {
+/// The authorities, and the certificates that were named; the well-known authorities are not named.
+fn roots(trusted: Option<&[u8]>) -> Result<(RootCertStore, Arc<[CertificateDer<'static>]>), String> {
     let mut roots = RootCertStore::empty();
+    let mut named = Vec::new();
     let Some(pem) = trusted else {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        return Ok(roots);
+        return Ok((roots, named.into()));
     };
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|error| format!("the trusted certificates are not PEM: {error}"))?;
+        named.push(certificate.clone());
         roots.add(certificate).map_err(|error| format!("a trusted certificate cannot be used: {error}"))?;
     }
     if roots.is_empty() {
         return Err("the trusted certificates hold no certificate".into());
     }
-    Ok(roots)
+    Ok((roots, named.into()))
 }
 
 /// The material in force for one listener. New handshakes use what is there, open connections go on.

@@ -28,6 +28,7 @@ class EnsureLoadedRequest(_message.Message):
     LAST_USE_MS_FIELD_NUMBER: _builtins.int
     SYNC_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     last_use_ms: _builtins.int
     """Epoch milliseconds; 0 means now."""
@@ -35,6 +36,8 @@ class EnsureLoadedRequest(_message.Message):
     """Answer when the load has ended."""
     view: _builtins.int
     """Store revision of the caller's decision: the claim fails if the copies of the model changed since."""
+    retry: _builtins.bool
+    """Try again where the load has failed: a person asks for it."""
     def __init__(
         self,
         *,
@@ -42,10 +45,11 @@ class EnsureLoadedRequest(_message.Message):
         last_use_ms: _builtins.int = ...,
         sync: _builtins.bool = ...,
         view: _builtins.int = ...,
+        retry: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_use_ms", b"last_use_ms", "model_id", b"model_id", "sync", b"sync", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_use_ms", b"last_use_ms", "model_id", b"model_id", "retry", b"retry", "sync", b"sync", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,7 @@
 """Calls of the command line to an instance, and what goes wrong with them, in words."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,9 @@ import typer
 from google.protobuf.message import Message
 
 DEFAULT_ADDRESS = "localhost:8033"
+CERTIFICATE = "MODELMESH_CERT"
+KEY = "MODELMESH_KEY"
+"""Variables that name PEM files, for instances that ask clients for a certificate."""
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -21,6 +25,9 @@ class Client:
         address: Its serving endpoint, `host:port`.
         authority: PEM file of the authority that signed its certificate; None: clear text.
         timeout_s: For each call.
+
+    Raises:
+        OSError: A PEM file cannot be read.
     """
 
     def __init__(self, address: str, *, authority: Path | None = None, timeout_s: float = 30.0) -> None:
@@ -29,7 +36,9 @@ class Client:
         if authority is None:
             self._channel = grpc.insecure_channel(address)
         else:
-            self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority.read_bytes()))
+            certificate, key = _named(CERTIFICATE), _named(KEY)
+            credentials = grpc.ssl_channel_credentials(authority.read_bytes(), key, certificate)
+            self._channel = grpc.secure_channel(address, credentials)
 
     def close(self) -> None:
         """Close the connection."""
@@ -46,10 +55,19 @@ class Client:
         return result
 
 
+def _named(variable: str) -> bytes | None:
+    path = os.environ.get(variable)
+    return Path(path).read_bytes() if path else None
+
+
 @contextlib.contextmanager
 def connect(address: str, authority: Path | None = None) -> Iterator[Client]:
     """A client whose failed calls end the command with one line and exit status 1."""
-    client = Client(address, authority=authority)
+    try:
+        client = Client(address, authority=authority)
+    except OSError as error:
+        typer.echo(f"modelmesh: cannot read {error.filename}: {error.strerror}", err=True)
+        raise typer.Exit(1) from error
     try:
         yield client
     except grpc.RpcError as error:

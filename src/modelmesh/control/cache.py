@@ -23,7 +23,7 @@ from modelmesh.machines.load_queue import LoadQueue
 from modelmesh.machines.memory import MemoryLedger, reserve_bytes
 from modelmesh.machines.model_copy import CopyEffect, CopyInput, CopyState, ModelCopyMachine
 from modelmesh.machines.retention import Retention
-from modelmesh.policy.admission import AdmissionReason, LoadCondition, admit
+from modelmesh.policy.admission import AdmissionReason, LoadCondition, admit, settled
 from modelmesh.policy.eviction import HeldCopy
 from modelmesh.policy.failure import believe
 from modelmesh.ports import (
@@ -47,6 +47,9 @@ IDLE_BOUND_MS = 10_000
 
 MEMORY_BOUND_MS = 180_000
 """How long a load waits for memory."""
+
+ABANDONED_MS = 10_000
+"""How long a load waits for its turn or for memory when every caller that asked for it has gone."""
 
 PRESSURE_MS = 50
 """How often victims are looked for again while every copy is in use."""
@@ -121,6 +124,7 @@ LoadEnd = Loaded | Accepted | LoadFailed | LoadMoved | LoadVoid | LoadRefused | 
 # Copies others may join or use; the rest only goes.
 _JOINABLE = frozenset({CopyState.CLAIMING, CopyState.QUEUED, CopyState.WAITING, CopyState.LOADING})
 _OPEN = frozenset({CopyState.SIZING, CopyState.READY})
+_USABLE = _JOINABLE | _OPEN
 _LISTED = frozenset({CopyState.QUEUED, CopyState.WAITING, CopyState.LOADING, *_OPEN})
 
 
@@ -145,6 +149,9 @@ class _Entry:
     forced: bool = False
     idle: bool = False
     missed: bool = False
+    wanted: bool = False
+    abandoned_ms: int | None = None
+    ready_ms: int = 0
     relied_on: tuple[tuple[InstanceId, Revision], ...] = ()
     relied_in_vain: tuple[tuple[InstanceId, Revision], ...] = ()
     loading: asyncio.Task[None] | None = None
@@ -279,7 +286,7 @@ class Cache:
     def copy(self, model: ModelId) -> Copy | None:
         """The copy here that may be used or joined."""
         entry = self._entries.get(model)
-        if entry is None or entry.state not in _JOINABLE | _OPEN:
+        if entry is None or entry.state not in _USABLE:
             return None
         loaded = entry.state in _OPEN
         return Copy(
@@ -354,9 +361,19 @@ class Cache:
         """The bytes booked for every copy; for invariants."""
         return {model: self.ledger.booked_bytes(entry.load_id) for model, entry in self._entries.items()}
 
-    def predicted_bytes(self, model: ModelId) -> int:
-        """The best guess of a model's size without asking anyone."""
-        return self._learned.size(model) or self.parameters.default_size_bytes
+    def predicted_bytes(self, model: ModelId, model_type: str) -> int:
+        """The best guess of a model's size without asking anyone: its own, that of its type, the default."""
+        known = self._learned.size(model) or self._learned.type_size(model_type)
+        return known or self.parameters.default_size_bytes
+
+    def load_ms(self, model: ModelId) -> int:
+        """How long the latest load of a model here took; 0: not known."""
+        return self._learned.load_ms(model)
+
+    @property
+    def common_load_ms(self) -> int:
+        """How long loads here commonly take; 0: there was none."""
+        return self._learned.common_load_ms
 
     def measured_bytes(self, model: ModelId) -> int | None:
         """The size of the model as it was measured here; None before its first load."""
@@ -407,6 +424,7 @@ class Cache:
         entry = self._entries.get(model)
         if entry is None:
             entry = self._begin(model, registered, view, waited_for=waited_for, last_use_ms=last_use_ms)
+            entry.wanted = not waited_for
         elif entry.registered.create_revision < registered.create_revision:
             self.drop(model, "record_replaced")
         elif waited_for:
@@ -419,6 +437,7 @@ class Cache:
             return Loaded(entry.load_id)
         if entry.state in _JOINABLE:
             entry.last_use_ms = max(entry.last_use_ms, last_use_ms)
+            entry.wanted = entry.wanted or not waited_for
             if sync:
                 return await self._wait(entry.waiters)
             if entry.state is CopyState.CLAIMING:
@@ -490,7 +509,7 @@ class Cache:
         entry = self._entries.get(model)
         if entry is None or not entry.machine.accepts(CopyInput.DROPPED):
             return
-        if entry.state in _JOINABLE | _OPEN:
+        if entry.state in _USABLE:
             entry.drop_reason = reason
             entry.relied_on = relied_on
             entry.end = end or LoadRefused(Outcome.NOT_HERE, f"the load was given up: {reason}")
@@ -589,11 +608,25 @@ class Cache:
             if entry.state is CopyState.WAITING and now_ms - entry.entered_ms >= MEMORY_BOUND_MS:
                 message = f"no memory became free for model {entry.model} within {MEMORY_BOUND_MS // 1000} s"
                 self.drop(entry.model, "no_memory", end=LoadRefused(Outcome.NO_ROOM, message))
+        for entry in tuple(self._entries.values()):
+            self._abandon(entry, now_ms)
         for load in tuple(self._leaving):
             entry = self._loads[load]
             if now_ms - entry.entered_ms >= IDLE_BOUND_MS:
                 self._journal.note("ended", entry.model, detail=f"calls still ran after {IDLE_BOUND_MS // 1000} s")
                 self._dataplane.end_copy(entry.model, entry.load_id)
+
+    def _abandon(self, entry: _Entry, now_ms: int) -> None:
+        """Give up a load that has not begun and that nobody has waited for since a while.
+
+        Not at once: a caller whose deadline passed often comes again, and would find itself at the end of the queue.
+        """
+        if entry.wanted or entry.waiters or entry.state not in {CopyState.QUEUED, CopyState.WAITING}:
+            entry.abandoned_ms = None
+        elif entry.abandoned_ms is None:
+            entry.abandoned_ms = now_ms
+        elif now_ms - entry.abandoned_ms >= ABANDONED_MS:
+            self.drop(entry.model, "unwanted")
 
     def _reroute(self) -> None:
         for model, entry in self._entries.items():
@@ -688,6 +721,7 @@ class Cache:
                 self._slot_free(entry)
             case CopyEffect.OPEN:
                 self._hold(entry)
+                entry.ready_ms = self._clock.monotonic_ms()
                 if entry.waited_for and entry.waiters:
                     # Before the slot is free: the next load must not evict this copy under its callers.
                     self.usage.expect(entry.model, self._clock.now_ms())
@@ -699,7 +733,7 @@ class Cache:
                 self._tasks.start(self._measure(entry), f"measure {entry.model}")
             case CopyEffect.SETTLE:
                 self._grant(self.ledger.settle(entry.load_id, entry.size_bytes))
-                self._learned.measured(entry.model, entry.size_bytes)
+                self._learned.measured(entry.model, entry.registered.record.type, entry.size_bytes)
                 self._journal.note(
                     "settled", entry.model, detail=f"{entry.size_bytes} bytes", size_bytes=entry.size_bytes
                 )
@@ -813,6 +847,7 @@ class Cache:
             self._press()
 
     def _oldest_first(self, cause: _Entry | None) -> Iterator[HeldCopy]:
+        now_ms = self._clock.monotonic_ms()
         for model in self.usage.leaving_order():
             entry = self._entries[model]
             if entry.state in _OPEN and entry is not cause:
@@ -824,6 +859,7 @@ class Cache:
                     busy=self.usage.busy(model),
                     redundant=bool(self.others(model)),
                     pinned=entry.registered.record.pinned,
+                    settled=settled(loaded_ago_ms=now_ms - entry.ready_ms, load_ms=self._learned.load_ms(model)),
                 )
 
     def others(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
@@ -878,7 +914,7 @@ class Cache:
         size = self._learned.size(entry.model)
         if size is None and self._offered:
             size = await self._runtime.predict_size(self._source(entry))
-        entry.size_bytes = max(1, size or self.parameters.default_size_bytes)
+        entry.size_bytes = max(1, size or self.predicted_bytes(entry.model, entry.registered.record.type))
         refused = self._admission(entry)
         if refused is not None:
             return refused

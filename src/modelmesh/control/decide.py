@@ -11,6 +11,7 @@ from random import Random
 
 from modelmesh.control.records import Registered
 from modelmesh.control.state import ClusterState
+from modelmesh.policy.admission import retry_after_ms
 from modelmesh.policy.attempt import AttemptReason, Journey, NextStep, SendTo, next_step
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.eviction import HeldCopy, Victim, choose_victims
@@ -32,7 +33,8 @@ class Decider:
     Args:
         own_copy: The copy here as the cache has it (None: none that may be used or joined).
         own_record: This instance's entry as it should stand now; its published one may be old or gone.
-        predicted_bytes: The best guess of a model's size.
+        predicted_bytes: The best guess of the size of a model and its type.
+        load_ms: How long a load of a model took before; 0: not known.
     """
 
     def __init__(
@@ -43,7 +45,8 @@ class Decider:
         rng: Random,
         own_copy: Callable[[ModelId], Copy | None],
         own_record: Callable[[], MemberRecord],
-        predicted_bytes: Callable[[ModelId], int],
+        predicted_bytes: Callable[[ModelId, str], int],
+        load_ms: Callable[[ModelId], int],
         failure_expiry_ms: int,
     ) -> None:
         self._state = state
@@ -52,6 +55,7 @@ class Decider:
         self._own_copy = own_copy
         self._own_record = own_record
         self._predicted_bytes = predicted_bytes
+        self._load_ms = load_ms
         self._failure_expiry_ms = failure_expiry_ms
         self.constraints = TypeConstraints()
         """Where models of which type may go; replaced when the operator changes it."""
@@ -61,11 +65,15 @@ class Decider:
         self._going: frozenset[InstanceId] = frozenset()
         self._until_ms = 0
 
-    def next_step(self, journey: Journey, model: ModelId, registered: Registered) -> NextStep:
-        """What happens next to a request."""
-        step = self._ask(journey, model, registered, self._rng)
+    def next_step(
+        self, journey: Journey, model: ModelId, registered: Registered, *, remaining_ms: int | None = None
+    ) -> NextStep:
+        """What happens next to a request. `remaining_ms`: until its deadline."""
+        step = self._ask(journey, model, registered, self._rng, remaining_ms)
         if isinstance(step, SendTo) and step.reason is AttemptReason.PLACED_ELSEWHERE:
-            self._placed.append((self._clock.monotonic_ms(), step.instance, self._predicted_bytes(model)))
+            self._placed.append(
+                (self._clock.monotonic_ms(), step.instance, self._predicted_bytes(model, registered.record.type))
+            )
             self._until_ms = 0
         return step
 
@@ -73,13 +81,26 @@ class Decider:
         """Where one more copy would be loaded now; nothing comes of it."""
         return self._ask(Journey(extra=True), model, registered, Random(self._clock.now_ms()))  # noqa: S311 - a draw like others
 
-    def _ask(self, journey: Journey, model: ModelId, registered: Registered, rng: Random) -> NextStep:
+    def retry_after_ms(self, load_ms: int) -> int:
+        """When a load that is asked for again would begin, at the instance with the shortest queue."""
+        return retry_after_ms(self.cluster_view(), load_ms=load_ms)
+
+    def _ask(
+        self,
+        journey: Journey,
+        model: ModelId,
+        registered: Registered,
+        rng: Random,
+        remaining_ms: int | None = None,
+    ) -> NextStep:
         return next_step(
             journey,
             self.model_view(model, registered),
             self.cluster_view(),
-            size_bytes=self._predicted_bytes(model),
+            size_bytes=self._predicted_bytes(model, registered.record.type),
             now_ms=self._clock.now_ms(),
+            load_ms=self._load_ms(model),
+            remaining_ms=remaining_ms,
             failure_window_ms=self._failure_expiry_ms // 2,
             rng=rng,
             model_type=registered.record.type,
@@ -137,7 +158,7 @@ class Decider:
         now_ms = self._clock.now_ms()
         holders = {copy.instance: None for copy in view.copies}
         failed = {failure.instance: None for failure in view.failures if failure.record.until_ms > now_ms}
-        size_bytes = self._predicted_bytes(model)
+        size_bytes = self._predicted_bytes(model, registered.record.type)
         free = [
             entry
             for entry in self.constraints.allowed(registered.record.type, cluster.instances)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
 
+from modelmesh.control.answers import refusal, retry_later
 from modelmesh.control.cache import Cache
 from modelmesh.control.census import Census
 from modelmesh.control.decide import Decider
@@ -25,7 +26,7 @@ from modelmesh.control.rates import RateBook
 from modelmesh.control.ready import Ready
 from modelmesh.control.recall import Recall
 from modelmesh.control.records import RecordCache
-from modelmesh.control.requests import Requests, refusal, retry_later
+from modelmesh.control.requests import Requests
 from modelmesh.control.rounds import Rounds
 from modelmesh.control.routing import Routing
 from modelmesh.control.scale import Scaler
@@ -248,6 +249,7 @@ class ControlPlane:
             own_copy=self.cache.copy,
             own_record=self._member_record,
             predicted_bytes=self.cache.predicted_bytes,
+            load_ms=self.cache.load_ms,
             failure_expiry_ms=limits.failure_expiry_ms,
         )
         self.cache.decide_with(self.decider)

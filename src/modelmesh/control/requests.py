@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from modelmesh.control.answers import as_refusal, refusal, retry_later
 from modelmesh.control.cache import (
     Accepted,
     Cache,
@@ -33,6 +34,7 @@ from modelmesh.control.routing import Routing
 from modelmesh.control.state import ClusterState
 from modelmesh.control.tasks import Tasks
 from modelmesh.policy.attempt import (
+    AttemptReason,
     GiveUp,
     Journey,
     LastFailure,
@@ -56,7 +58,7 @@ from modelmesh.values.dataplane import (
     ReturnAnswer,
     Serve,
 )
-from modelmesh.values.ids import InstanceId, ModelId, Revision, Token, VModelId
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
 from modelmesh.values.records import ModelRecord, VModelRecord
 from modelmesh.values.status import Status
 
@@ -69,14 +71,12 @@ STALE_TURNS = 32
 REROUTES = 2
 """How often a call is sent after its vmodel, whose models may go as it moves."""
 
-RETRY_HINT_MS = 1000
-
 
 @dataclass(slots=True)
 class _Held:
     """A request on its way. `view`: that of the instance which asked us to load; `behind`: what ours must reach.
 
-    `doubted`: an instance has lost the store, and we have not heard from it either since we asked that one.
+    `deadline_ms` and `sent_ms` are monotonic. `doubted`: an instance has lost the store, and we have not heard from it either since we asked that one.
     """
 
     token: Token
@@ -88,13 +88,9 @@ class _Held:
     stale_turns: int = 0
     reroutes: int = 0
     sent_ms: int = 0
+    deadline_ms: int | None = None
     doubted: bool = False
     task: asyncio.Task[None] | None = field(default=None, repr=False)
-
-
-def retry_later(status: Status, message: str, after_ms: int = RETRY_HINT_MS) -> Fail:
-    """A failure that is worth repeating: with the hint that gRPC clients know."""
-    return Fail(status, message, (("grpc-retry-pushback-ms", str(after_ms).encode()),))
 
 
 class Requests:
@@ -157,6 +153,7 @@ class Requests:
             event.vmodel,
             Journey(hop=event.hop, balanced=event.balanced, load_tried=tried),
             event.view,
+            deadline_ms=None if event.timeout_ms is None else self._clock.monotonic_ms() + event.timeout_ms,
         )
         self._remember(held)
         self._advance(held)
@@ -174,7 +171,7 @@ class Requests:
         held.model = event.model
         held.behind = event.view if event.outcome is Outcome.MOVED else None
         held.doubted = event.outcome is Outcome.STORE_AWAY and self._pulse.heard_ms < held.sent_ms
-        held.journey = held.journey.failed(failure, event.load_id or None)
+        held.journey = held.journey.failed(failure, event.load_id or self._load_in_view(event))
         self._remember(held)
         self._journal.note("attempt_failed", event.model, event.outcome.value, f"at {event.instance}: {event.message}")
         self._advance(held)
@@ -184,6 +181,11 @@ class Requests:
         held = self._held.pop(token, None)
         if held is not None and held.task is not None:
             held.task.cancel()
+
+    def _load_in_view(self, event: AttemptFailed) -> LoadId | None:
+        """Which copy was not there, if the data plane had no route to it: it is not asked for again."""
+        copy = self._state.model(event.model).copy_at(event.instance)
+        return copy.load_id if copy is not None and event.outcome is Outcome.NOT_HERE else None
 
     def _learn(self, event: AttemptFailed) -> None:
         """What a failed attempt says about the view."""
@@ -215,7 +217,7 @@ class Requests:
         finally:
             held.task = None
         if held.journey.hop is Hop.LOAD and isinstance(resolution, Fail):
-            resolution = _as_refusal(resolution)
+            resolution = as_refusal(resolution)
         if not isinstance(resolution, Forward | Serve | Reroute):
             self._held.pop(held.token, None)
         self._dataplane.resolve([(held.token, resolution)])
@@ -241,7 +243,8 @@ class Requests:
                 return retry_later(
                     Status.UNAVAILABLE, f"the copies of model {held.model} keep changing; repeat the call"
                 )
-            step = self._decider.next_step(held.journey, held.model, found)
+            remaining_ms = None if held.deadline_ms is None else held.deadline_ms - self._clock.monotonic_ms()
+            step = self._decider.next_step(held.journey, held.model, found, remaining_ms=remaining_ms)
             resolution = await self._act(held, step, found)
             if resolution is not None:
                 return resolution
@@ -304,13 +307,20 @@ class Requests:
                 return ReturnAnswer()
             case Refuse(outcome, status, message):
                 return refusal(outcome, status, message)
-            case GiveUp(status, message):
-                self._journal.note("gave_up", held.model, step.reason.value, message)
-                if status in {Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED}:
-                    return retry_later(status, message)
-                if step.reason.value == "runtime_unavailable":
-                    return Fail(status, f"ModelRuntime UNAVAILABLE: {message}")
-                return Fail(status, message)
+            case GiveUp():
+                return self._given_up(held, step)
+
+    def _given_up(self, held: _Held, step: GiveUp) -> Fail:
+        self._journal.note("gave_up", held.model, step.reason.value, step.message)
+        match step.status:
+            case Status.RESOURCE_EXHAUSTED:
+                after_ms = self._decider.retry_after_ms(self._cache.common_load_ms)
+                return retry_later(step.status, step.message, after_ms)
+            case Status.UNAVAILABLE:
+                return retry_later(step.status, step.message)
+        if step.reason is AttemptReason.RUNTIME_UNAVAILABLE:
+            return Fail(step.status, f"ModelRuntime UNAVAILABLE: {step.message}")
+        return Fail(step.status, step.message)
 
     async def _local_end(self, held: _Held, end: LoadEnd) -> Resolution | None:
         """What the end of a wait for the own copy means for the request."""
@@ -350,6 +360,7 @@ class Requests:
         sync: bool,
         balanced: bool = False,
         extra: bool = False,
+        retry: bool = False,
         exclude: frozenset[InstanceId] = frozenset(),
     ) -> "Ensured":
         """Make sure that a copy is loaded or loading somewhere.
@@ -362,9 +373,10 @@ class Requests:
             balanced: Prefer this instance.
             extra: Add one copy to those that stand. If they change meanwhile nothing is added: whoever
                 wished for it decides anew on what there is then.
+            retry: Try again where loads have failed, each instance once: a person asks for it.
             exclude: Instances that are not used.
         """
-        journey = Journey(balanced=balanced, extra=extra, load_tried=exclude)
+        journey = Journey(balanced=balanced, extra=extra, retry=retry, load_tried=exclude)
         for _ in range(STALE_TURNS):
             step = self._decider.next_step(journey, model, registered)
             match step:
@@ -428,6 +440,7 @@ class Requests:
                 model,
                 last_use_ms=last_use_ms,
                 sync=sync,
+                retry=journey.retry,
                 view=self._state.revision,
                 timeout_ms=timeout_ms,
             )
@@ -462,24 +475,8 @@ class Ensured:
     store_away: bool = False
 
 
-def refusal(outcome: Outcome, status: Status, message: str, view: Revision | None = None) -> Fail:
-    """The answer to an instance that asked us to load."""
-    trailers = [("mm-refused", outcome.value.encode())]
-    if view is not None:
-        trailers.append(("mm-view", str(view).encode()))
-    return Fail(status, message, tuple(trailers))
-
-
 def _store_away(held: _Held, message: str) -> Fail:
     """The store is needed and does not answer: told to the caller, or to the instance that asked us."""
     if held.journey.hop is Hop.LOAD:
         return refusal(Outcome.STORE_AWAY, Status.UNAVAILABLE, message)
     return retry_later(Status.UNAVAILABLE, message)
-
-
-def _as_refusal(failure: Fail) -> Fail:
-    """To an instance that asked us to load, our own troubles are a refusal: it may know another place."""
-    refused = any(name == "mm-refused" for name, _ in failure.trailers)
-    if refused or failure.status not in {Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED}:
-        return failure
-    return refusal(Outcome.BUSY, failure.status, failure.message)

@@ -42,7 +42,11 @@ class Routing:
             self._dataplane.set_routes(routes)
 
     def update_peers(self, instances: Iterable[InstanceId]) -> None:
-        """Tell the addresses of these instances; one that went stays known while unlisted copies name it."""
+        """Tell the addresses of these instances; one that went stays known while unlisted copies name it.
+
+        Copies may have been listed before the entry of their instance: their routes are made now.
+        """
+        unknown = [instance for instance in instances if instance not in self._peers]
         peers: list[tuple[InstanceId, PeerAddress | None]] = []
         for instance in instances:
             if instance == self._state.own:
@@ -56,6 +60,7 @@ class Routing:
                 peers.append((instance, address))
         if peers:
             self._dataplane.set_peers(peers)
+        self.update(self._state.models_at([instance for instance in unknown if instance in self._peers]))
 
     def forget_peers(self, instances: Iterable[InstanceId]) -> None:
         """Drop instances that are gone for good."""

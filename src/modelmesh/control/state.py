@@ -4,7 +4,7 @@ Only `members/`, `copies/` and `failures/` are mirrored. Everything here is sync
 changes goes in, the sets of what changed come out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from modelmesh.control.keys import CopyKey, FailureKey, Keys, MemberKey, RegistryKey
@@ -93,6 +93,14 @@ class ClusterState:
     def models(self) -> Iterable[ModelId]:
         """Models that have copies."""
         return tuple(self._copies)
+
+    def models_at(self, instances: Collection[InstanceId]) -> Iterable[ModelId]:
+        """Models that have copies at one of these instances."""
+        if not instances:
+            return ()
+        return tuple(
+            model for model, copies in self._copies.items() if any(instance in copies for instance in instances)
+        )
 
     def failed_models(self) -> Iterable[ModelId]:
         """Models with failures."""

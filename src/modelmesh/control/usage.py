@@ -11,6 +11,7 @@ from modelmesh.machines.retention import Retention
 from modelmesh.values.dataplane import Usage
 from modelmesh.values.ids import LoadId, ModelId
 
+Name = TypeVar("Name")
 Value = TypeVar("Value")
 
 RATE_WINDOW_MS = 60_000
@@ -31,15 +32,33 @@ class Learned:
     def __init__(self) -> None:
         self._sizes: OrderedDict[ModelId, int] = OrderedDict()
         self._times: OrderedDict[ModelId, float] = OrderedDict()
+        self._types: OrderedDict[str, float] = OrderedDict()
         self._average = 0.0
 
     def size(self, model: ModelId) -> int | None:
         """The measured size in bytes; None before the first load."""
         return self._sizes.get(model)
 
-    def measured(self, model: ModelId, size_bytes: int) -> None:
+    def type_size(self, model_type: str) -> int | None:
+        """The mean measured size of models of a type, the latest counting most; None: none was loaded yet."""
+        mean = self._types.get(model_type)
+        return None if mean is None else round(mean)
+
+    def measured(self, model: ModelId, model_type: str, size_bytes: int) -> None:
         """A load was measured."""
         _remember(self._sizes, model, size_bytes)
+        mean = self._types.get(model_type)
+        _remember(self._types, model_type, size_bytes if mean is None else mean + (size_bytes - mean) / 8)
+
+    def load_ms(self, model: ModelId) -> int:
+        """How long the latest load of a model took; 0: not known."""
+        time = self._times.get(model)
+        return 0 if time is None else round(2**time)
+
+    @property
+    def common_load_ms(self) -> int:
+        """How long loads commonly take (a geometric mean, the latest counting most); 0: there was none."""
+        return round(2**self._average) if self._times else 0
 
     def loaded(self, model: ModelId, took_ms: int) -> None:
         """A load took so long."""
@@ -53,9 +72,9 @@ class Learned:
         return 0.0 if time is None else float(round(time - self._average))
 
 
-def _remember(known: "OrderedDict[ModelId, Value]", model: ModelId, value: "Value") -> None:
-    known[model] = value
-    known.move_to_end(model)
+def _remember(known: "OrderedDict[Name, Value]", name: Name, value: Value) -> None:
+    known[name] = value
+    known.move_to_end(name)
     if len(known) > LEARNED:
         known.popitem(last=False)
 

@@ -3,7 +3,7 @@
 import asyncio
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
@@ -38,6 +38,9 @@ class CertificateSet:
     peer: Certificates | None
     names: tuple[str, ...]
     """DNS names and addresses that our certificate is for."""
+
+    files: Files = field(repr=False)
+    """What all this was made from."""
 
     def peer_name(self, address: str) -> str:
         """The name by which others check our certificate when they call `address`; empty: the address itself.
@@ -93,14 +96,12 @@ def parse_certificates(settings: Settings, files: Files) -> CertificateSet:
     internal = _join(files, "MM_INTERNAL_TRUST_CERTS")
     peer = None
     if settings.peer_tls:
-        if _is_authority(leaf):
-            raise SettingsError(
-                f"MM_TLS_KEY_CERT_PATH: {path} is the certificate of an authority (basic constraints CA:TRUE), which other "
-                "instances do not accept from a server; issue one with CA:FALSE, or set MM_ENABLE_SSL=false"
-            )
         peer = Certificates(chain, key, b"\n".join(part for part in (internal, trusted, chain) if part), "require")
     return CertificateSet(
-        serving=Certificates(chain, key, trusted or None, settings.tls_client_auth), peer=peer, names=_names(leaf)
+        serving=Certificates(chain, key, trusted or None, settings.tls_client_auth),
+        peer=peer,
+        names=_names(leaf),
+        files=files,
     )
 
 
@@ -109,34 +110,38 @@ class CertificateWatch:
 
     Args:
         settings: Name the files.
+        seen: What is in force was made from these; a change since then counts as well.
         changed: Takes new material; raises ValueError if it does not fit together.
         refused: Told, once for each state of the files, why it is not used.
     """
 
     def __init__(
-        self, settings: Settings, *, changed: Callable[[CertificateSet], None], refused: Callable[[str], None]
+        self,
+        settings: Settings,
+        seen: Files,
+        *,
+        changed: Callable[[CertificateSet], None],
+        refused: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._changed = changed
         self._refused = refused
-        self._seen = read_files(settings)
+        self._seen = seen
         self._said = ""
 
     def look(self) -> None:
         """Take the files as they are now, if they differ from what was last seen."""
         try:
             files = read_files(self._settings)
-            if files == self._seen:
-                return
-            self._seen = files
-            self._changed(parse_certificates(self._settings, files))
+            if files != self._seen:
+                self._seen = files
+                self._said = ""
+                self._changed(parse_certificates(self._settings, files))
         except (SettingsError, ValueError) as error:
             why = f"{error}; the certificates from before stay in use"
             if why != self._said:
                 self._refused(why)
             self._said = why
-        else:
-            self._said = ""
 
     async def run(self) -> None:
         """Look for changes until cancelled."""
@@ -191,13 +196,6 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
         *alternatives.get_values_for_type(x509.DNSName),
         *(str(address) for address in alternatives.get_values_for_type(x509.IPAddress)),
     )
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
-        return False
 
 
 def _is_address(name: str) -> bool:

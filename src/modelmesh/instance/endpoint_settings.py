@@ -21,6 +21,11 @@ DEFAULT_RUNTIME_SOCKET = "/tmp/mmesh/grpc.sock"  # noqa: S108 - the path the old
 INSTANCE_ID_CHARACTERS = 12
 """Of the pod name, from its end: as the old start script took them."""
 
+LONGEST_S = 1_000_000_000
+"""Thirty years: longer than anything runs, short enough to count in milliseconds."""
+
+DEFAULT_HEADER_BYTES = 65_536
+
 BUILD_VERSION = "build-version"
 """File in the install folder: `name=version …`."""
 
@@ -131,9 +136,9 @@ class EndpointSettings(BaseSettings):
         le=2**31 - 1,
     )
     max_header_bytes: int = Field(
-        default=65_536,
+        default=DEFAULT_HEADER_BYTES,
         validation_alias=names("MM_SVC_GRPC_MAX_HEADERS_SIZE"),
-        description="Largest request header list, in bytes.",
+        description="Largest request header list, in bytes; negative: the default.",
         ge=1024,
         le=2**24,
     )
@@ -142,12 +147,14 @@ class EndpointSettings(BaseSettings):
         validation_alias=names("MM_SVC_GRPC_MAX_CONNECTION_AGE_SECS"),
         description="Clients are asked to reconnect after this many seconds. Default: never.",
         ge=1,
+        le=LONGEST_S,
     )
     max_connection_age_grace_s: int | None = Field(
         default=None,
         validation_alias=names("MM_SVC_GRPC_MAX_CONNECTION_AGE_GRACE_SECS"),
         description="How many seconds open calls then have. Default: no bound.",
         ge=0,
+        le=LONGEST_S,
     )
     multi_parallelism: int = Field(
         default=4,
@@ -240,6 +247,11 @@ class EndpointSettings(BaseSettings):
     @classmethod
     def _tls_unless_false(cls, value: Any) -> Any:
         return value != "false" if isinstance(value, str) else value
+
+    @field_validator("max_header_bytes", mode="before")
+    @classmethod
+    def _default_if_negative(cls, value: Any) -> Any:
+        return DEFAULT_HEADER_BYTES if str(value).startswith("-") else value
 
     @field_validator("tls_client_auth", mode="before")
     @classmethod

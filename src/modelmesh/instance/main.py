@@ -110,6 +110,8 @@ async def _live(settings: Settings, level: LogLevel, health: Health, stop: async
             )
             await stop.wait()
             await _drain(wired, settings.shutdown_timeout_ms)
+        else:
+            await _give_up_start(wired)
     except (
         StoreError,
         RuntimeRejectedError,
@@ -164,7 +166,7 @@ async def _stop_when_deleted(anchor: Anchor, stop: asyncio.Event) -> None:
 async def _last_resort(stop: asyncio.Event, timeout_ms: int) -> None:
     """From the stop on, a thread ends the process if the loop does not come to its end."""
     await stop.wait()
-    timer = threading.Timer(timeout_ms / 1000 + LAST_RESORT_S, _give_up)
+    timer = threading.Timer(timeout_ms / 1000 + LAST_RESORT_S, _end_hard)
     timer.daemon = True
     timer.start()
     try:
@@ -173,7 +175,7 @@ async def _last_resort(stop: asyncio.Event, timeout_ms: int) -> None:
         timer.cancel()
 
 
-def _give_up() -> None:
+def _end_hard() -> None:
     sys.stderr.write("the stop did not end in time (SHUTDOWN_TIMEOUT_MS); ending where it stands\n")
     sys.stderr.flush()
     os._exit(EXIT_FAILURE)
@@ -185,6 +187,13 @@ async def _start(wired: Wired) -> None:
     wired.documents.follow(wired.plane)
     await register_static(wired.plane, wired.documents.static_models)
     wired.plane.open()
+
+
+async def _give_up_start(wired: Wired) -> None:
+    """A start that is stopped leaves nothing in the store, as far as that answers."""
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(GOODBYE_S):
+            await wired.plane.leave()
 
 
 async def _refuse_duplicate(wired: Wired) -> None:

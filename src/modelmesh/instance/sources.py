@@ -19,7 +19,7 @@ from pydantic import AliasChoices, ValidationError
 from pydantic_core import ErrorDetails
 
 from modelmesh.instance.settings import Settings, SettingsError
-from modelmesh.values.legacy import WITHOUT_EFFECT
+from modelmesh.values.legacy import without_effect
 
 ENVIRONMENT_FILE = Path("/etc/environment")
 """Lines `NAME=value`, as the old start script read them; derived images set defaults there."""
@@ -75,7 +75,7 @@ def process_environment() -> dict[str, str]:
         text = ENVIRONMENT_FILE.read_text(errors="replace")
     except OSError:
         text = ""
-    return {**parse_environment_file(text), **os.environ}
+    return {**parse_environment_file(text), **{name: value for name, value in os.environ.items() if value}}
 
 
 def parse_environment_file(text: str) -> dict[str, str]:
@@ -106,8 +106,8 @@ def remarks(environment: Mapping[str, str] | None = None) -> list[str]:
             if current[name] != name:
                 overruled = ", which is set and wins" if variables.get(current[name]) else ""
                 said.append(f"{name} is an old name; use {current[name]}{overruled}")
-        elif name in WITHOUT_EFFECT:
-            said.append(f"{name} has no effect: {WITHOUT_EFFECT[name]}")
+        elif why := without_effect(name):
+            said.append(f"{name} has no effect: {why}")
         elif name.startswith("MM_"):
             said.append(f"{name} is not a setting{_nearest(name, current)}")
     return said

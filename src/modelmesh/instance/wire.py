@@ -18,7 +18,13 @@ from modelmesh.adapters.telemetry.calls import mapped
 from modelmesh.adapters.telemetry.logs import JournalLog, LogLevel
 from modelmesh.control.keys import Keys
 from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
-from modelmesh.instance.certificates import Certificates, CertificateSet, CertificateWatch, load_certificates
+from modelmesh.instance.certificates import (
+    Certificates,
+    CertificateSet,
+    CertificateWatch,
+    Files,
+    load_certificates,
+)
 from modelmesh.instance.live_documents import LiveDocuments, read_documents
 from modelmesh.instance.observing import Observers, choose_observers, header_keys
 from modelmesh.instance.settings import Settings
@@ -162,7 +168,7 @@ async def _connect(
     await metrics.start(settings, plane, dataplane)
     observers.start(plane, dataplane, level)
     if certificates is not None:
-        _watch_certificates(settings, plane, dataplane, peers)
+        _watch_certificates(settings, certificates.files, plane, dataplane, peers)
     return Wired(
         plane,
         dataplane,
@@ -178,7 +184,9 @@ async def _connect(
     )
 
 
-def _watch_certificates(settings: Settings, plane: ControlPlane, dataplane: NativeDataPlane, peers: GrpcPeers) -> None:
+def _watch_certificates(
+    settings: Settings, seen: Files, plane: ControlPlane, dataplane: NativeDataPlane, peers: GrpcPeers
+) -> None:
     """New certificates serve new connections; those that are open go on."""
 
     def changed(certificates: CertificateSet) -> None:
@@ -191,6 +199,7 @@ def _watch_certificates(settings: Settings, plane: ControlPlane, dataplane: Nati
 
     watch = CertificateWatch(
         settings,
+        seen,
         changed=changed,
         refused=lambda why: plane.journal.note("certificates_refused", detail=why),
     )

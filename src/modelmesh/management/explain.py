@@ -30,7 +30,7 @@ async def explain(plane: ControlPlane, model: ModelId, *, dry_run: bool) -> pb.E
     if registered is None:
         raise not_registered(model)
     measured = plane.cache.measured_bytes(model)
-    size_bytes = plane.cache.predicted_bytes(model)
+    size_bytes = plane.cache.predicted_bytes(model, registered.record.type)
     recollections, silent = await _recollect(plane, model)
     answer = pb.ExplainResponse(
         size_bytes=size_bytes,

@@ -92,22 +92,33 @@ class Models:
         return await self.info(_checked_id(request.modelId))
 
     async def ensure_loaded(self, call: Call, request: pb.EnsureLoadedRequest) -> pb.ModelStatusInfo:
-        """Make sure of a copy. A failed load is an answer, not an error."""
+        """Make sure of a copy, also where loads failed before. A failed load is an answer, not an error."""
         model = _checked_id(request.modelId)
         registered = await self.read(model)
         if registered is None:
             raise CallError(Status.NOT_FOUND, "model not found")
         now_ms = self._plane.clock.now_ms()
         last_use_ms = min(request.lastUsedTime, now_ms) or now_ms
-        return await self._load(model, registered, last_use_ms=last_use_ms, sync=request.sync, balanced=_balanced(call))
+        return await self._load(
+            model, registered, last_use_ms=last_use_ms, sync=request.sync, balanced=_balanced(call), retry=True
+        )
 
     # --- parts ----------------------------------------------------------------------------------
 
     async def _load(
-        self, model: ModelId, registered: Registered, *, last_use_ms: int, sync: bool, balanced: bool
+        self,
+        model: ModelId,
+        registered: Registered,
+        *,
+        last_use_ms: int,
+        sync: bool,
+        balanced: bool,
+        retry: bool = False,
     ) -> pb.ModelStatusInfo:
         stamp = max(last_use_ms, registered.record.last_use_ms)
-        ensured = await self._plane.requests.ensure(model, registered, last_use_ms=stamp, sync=sync, balanced=balanced)
+        ensured = await self._plane.requests.ensure(
+            model, registered, last_use_ms=stamp, sync=sync, balanced=balanced, retry=retry
+        )
         if ensured.store_away:
             raise unavailable(ensured.message)
         match ensured.state:

@@ -70,7 +70,7 @@ class Peer:
             return _refused(Outcome.STORE_AWAY, str(error))
         if registered is None:
             return _refused(Outcome.NOT_HERE, "model not found")
-        step = plane.decider.next_step(Journey(hop=Hop.LOAD), model, registered)
+        step = plane.decider.next_step(Journey(hop=Hop.LOAD, retry=request.retry), model, registered)
         if isinstance(step, Refuse):
             if step.outcome is Outcome.LOAD_FAILED:
                 return _Answer(state=_Answer.FAILED, message=step.message)

@@ -6,6 +6,14 @@ Called by `modelmesh.control.cache` before it claims a load.
 import enum
 from dataclasses import dataclass
 
+from modelmesh.values.view import ClusterView
+
+SOONEST_MS = 100
+LATEST_MS = 60_000
+"""Bounds of what a caller who found no room is told."""
+
+LONGEST_RESIDENCE_MS = 10_000
+
 
 class AdmissionReason(enum.Enum):
     """Why a load is admitted or refused."""
@@ -48,3 +56,26 @@ def admit(condition: LoadCondition, *, size_bytes: int, last_use_ms: int | None)
     if last_use_ms is not None and not fits and 0 < last_use_ms < condition.oldest_use_ms:
         return AdmissionReason.OLDER_THAN_ALL
     return AdmissionReason.ADMITTED
+
+
+def retry_after_ms(view: ClusterView, *, load_ms: int) -> int:
+    """How long a caller who found no room should wait: until the shortest queue has moved on by one turn.
+
+    Args:
+        view: The cluster.
+        load_ms: How long loads commonly take.
+    """
+    turns = [
+        1 + entry.record.loads // max(1, entry.record.loading_slots) for entry in view.instances if entry.available
+    ]
+    return min(LATEST_MS, max(SOONEST_MS, min(turns, default=LATEST_MS) * load_ms))
+
+
+def settled(*, loaded_ago_ms: int, load_ms: int) -> bool:
+    """Whether a copy has been there as long as its load took: before, evicting it would only make callers take turns.
+
+    Args:
+        loaded_ago_ms: Since it became ready.
+        load_ms: What its load took; more than ten seconds count as ten.
+    """
+    return loaded_ago_ms >= min(load_ms, LONGEST_RESIDENCE_MS)

@@ -50,6 +50,7 @@ class Journey:
         hop: None at the ingress; LOAD at an instance that was asked to load.
         balanced: The caller spreads its calls itself, so the own instance is preferred.
         extra: One more copy is wanted, however many stand.
+        retry: Remembered failures count for nothing: a person asked to try again.
         spent: Copies that this request has tried, as (instance, load).
         load_tried: Instances that this request has asked to load.
         attempts: Failed attempts so far; a stale view does not count.
@@ -61,6 +62,7 @@ class Journey:
     hop: Hop | None = None
     balanced: bool = False
     extra: bool = False
+    retry: bool = False
     spent: frozenset[tuple[InstanceId, LoadId]] = frozenset()
     load_tried: frozenset[InstanceId] = frozenset()
     attempts: int = 0
@@ -107,6 +109,7 @@ class AttemptReason(enum.Enum):
     TOO_LARGE = "too_large"
     NO_LABELS = "no_labels"
     REFUSED = "refused"
+    NO_TIME = "no_time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,8 @@ def next_step(
     rng: Random,
     model_type: str = "",
     constraints: TypeConstraints = _UNCONSTRAINED,
+    load_ms: int = 0,
+    remaining_ms: int | None = None,
     limits: AttemptLimits = _DEFAULT_LIMITS,
 ) -> NextStep:
     """Decide what happens next to a request for a registered model.
@@ -194,10 +199,12 @@ def next_step(
         rng: The only randomness.
         model_type: The model's type.
         constraints: Where models of which type may go.
+        load_ms: How long a load of the model took before; 0: not known.
+        remaining_ms: Until the caller's deadline; None: it has none.
         limits: The bounds.
     """
     if journey.hop is Hop.LOAD:
-        return _asked_to_load(model, cluster, now_ms, model_type, constraints)
+        return _asked_to_load(journey, model, cluster, now_ms, model_type, constraints)
     if (ended := _ended(journey, limits)) is not None:
         return ended
     usable = [] if journey.extra else [copy for copy in model.copies if _usable(copy, journey, cluster)]
@@ -209,6 +216,9 @@ def next_step(
         return GiveUp(Status.INTERNAL, last.message, AttemptReason.RUNTIME_UNAVAILABLE)
     if last is not None and last.outcome is Outcome.EXHAUSTED:
         return ReturnLast(AttemptReason.EXHAUSTED)
+    if last is not None and remaining_ms is not None and remaining_ms < load_ms:
+        message = f"{last.message} (no time is left for another load, which takes about {load_ms} ms)"
+        return GiveUp(Status.DEADLINE_EXCEEDED, message, AttemptReason.NO_TIME)
     return _place(
         journey,
         model,
@@ -224,7 +234,7 @@ def next_step(
 
 
 def _asked_to_load(
-    model: ModelView, cluster: ClusterView, now_ms: int, model_type: str, constraints: TypeConstraints
+    journey: Journey, model: ModelView, cluster: ClusterView, now_ms: int, model_type: str, constraints: TypeConstraints
 ) -> NextStep:
     """At the instance that was asked: join, load or refuse; never forward."""
     own = cluster.instance(cluster.own)
@@ -234,7 +244,7 @@ def _asked_to_load(
         return ServeHere(AttemptReason.JOINS_OWN_LOAD)
     if own is not None and own.record.draining:
         return Refuse(Outcome.DRAINING, Status.UNAVAILABLE, f"instance {cluster.own} is draining")
-    for failure in model.failures:
+    for failure in () if journey.retry else model.failures:
         if failure.instance == cluster.own and failure.record.until_ms > now_ms:
             return Refuse(Outcome.LOAD_FAILED, Status.INTERNAL, failure.record.message)
     if own is not None and (missing := constraints.missing(model_type, own.record.labels)):
@@ -303,7 +313,8 @@ def _place(
     constraints: TypeConstraints,
 ) -> NextStep:
     """Load a new copy somewhere, unless that has failed too often."""
-    believed = [failure for failure in model.failures if failure.record.until_ms > now_ms]
+    remembered = () if journey.retry else model.failures
+    believed = [failure for failure in remembered if failure.record.until_ms > now_ms]
     recent = [
         failure
         for failure in believed

@@ -34,6 +34,7 @@ class HeldCopy(NamedTuple):
     busy: bool
     redundant: bool
     pinned: bool = False
+    settled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ def choose_victims(oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced:
     """Choose copies whose sizes add up to `need_bytes`, fewest first in the order given.
 
     Idle copies go first, and among them redundant ones that are within the same look-ahead; a copy
-    with requests in flight, or pinned, goes only when `forced` (the runtime holds more than it may). The answer
-    may fall short: then the load waits until copies become idle.
+    with requests in flight, pinned, or hardly loaded, goes only when `forced` (the runtime holds more than it may).
+    The answer may fall short: then the load waits.
     """
     if need_bytes <= 0:
         return ()
@@ -70,7 +71,7 @@ def choose_victims(oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced:
             copy = next(source, None)
             if copy is None:
                 break
-            (busy if copy.busy or copy.pinned else window).append(copy)
+            (busy if copy.busy or copy.pinned or not copy.settled else window).append(copy)
             if len(busy) > LOOKAHEAD * 16:
                 break
         if not window:

@@ -59,6 +59,19 @@ class Authority:
         )
 
 
+def self_signed(name: str, *, authority: bool) -> Issued:
+    """A certificate that its own key signed; `authority`: marked as one, as `openssl req -x509` does."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    builder = _builder(subject, subject, key.public_key(), until=_LATE)
+    builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+    builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(name)]), critical=False)
+    return Issued(
+        builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    )
+
+
 def encrypted(key: bytes, passphrase: str) -> bytes:
     """The same key, encrypted."""
     loaded = serialization.load_pem_private_key(key, None)

@@ -24,9 +24,10 @@ from modelmesh.management.peer import Peer
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.ports import PeerAnswer, PeerUnreachableError, RuntimeCallError, Store, StoreError
 from modelmesh.testing.clock import VirtualClock
-from modelmesh.testing.dataplane import Answer, FakeNetwork, SimulatedDataPlane
+from modelmesh.testing.dataplane import Answer, SimulatedDataPlane
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import ModelScript
+from modelmesh.testing.network import FakeNetwork
 from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import Recollection
@@ -55,6 +56,7 @@ class FakePeers:
         *,
         last_use_ms: int,
         sync: bool,
+        retry: bool,
         view: Revision | None,
         timeout_ms: int,
     ) -> PeerAnswer:
@@ -65,7 +67,9 @@ class FakePeers:
             async with asyncio.timeout(timeout_ms / 1000):
                 answer = await Peer(peer.plane).ensure_loaded(
                     Call(Token(0), "modelmesh.v1.Peer/EnsureLoaded", {}, send=lambda _: None),
-                    peer_pb2.EnsureLoadedRequest(model_id=model, last_use_ms=last_use_ms, sync=sync, view=view or 0),
+                    peer_pb2.EnsureLoadedRequest(
+                        model_id=model, last_use_ms=last_use_ms, sync=sync, view=view or 0, retry=retry
+                    ),
                 )
         except TimeoutError as error:
             raise PeerUnreachableError("no answer in time") from error
@@ -323,6 +327,14 @@ async def unregister(instance: SimulatedInstance, model: str) -> None:
     """Unregister a model through an instance's management service."""
     call = Call(Token(0), "mmesh.ModelMesh/unregisterModel", {}, send=lambda _: None)
     await instance.models.unregister(call, model_mesh_pb2.UnregisterModelRequest(modelId=model))
+
+
+async def ensure_loaded(instance: SimulatedInstance, model: str, *, sync: bool = False) -> str:
+    """Make sure of a copy through an instance's management service; returns the status it tells."""
+    call = Call(Token(0), "mmesh.ModelMesh/ensureLoaded", {}, send=lambda _: None)
+    request = model_mesh_pb2.EnsureLoadedRequest(modelId=model, sync=sync)
+    info = await instance.models.ensure_loaded(call, request)
+    return model_mesh_pb2.ModelStatusInfo.ModelStatus.Name(info.status)
 
 
 async def set_vmodel(instance: SimulatedInstance, vmodel: str, target: str) -> None:

@@ -13,6 +13,7 @@ from random import Random
 
 from modelmesh.policy.route import choose_copy
 from modelmesh.ports import RuntimeCallError
+from modelmesh.testing.network import FakeNetwork
 from modelmesh.values.dataplane import (
     AttemptFailed,
     Cancelled,
@@ -84,59 +85,6 @@ class _HeldCall:
     vmodel: VModelId | None
     resolution: "asyncio.Future[Resolution]"
     answer: Answer | None = None
-
-
-class FakeNetwork:
-    """Which instances can reach which; partitions may be one-sided.
-
-    Attributes:
-        problems: What must never happen and did: a hop that was forwarded on, a call without end, a call
-            resolved twice.
-    """
-
-    def __init__(self, *, latency_ms: int = 1) -> None:
-        self.latency_ms = latency_ms
-        self.problems: list[str] = []
-        self._planes: dict[str, SimulatedDataPlane] = {}
-        self._cut: dict[tuple[InstanceId, InstanceId], None] = {}
-        self._blocked: dict[tuple[InstanceId, InstanceId], None] = {}
-        self._downs: dict[InstanceId, None] = {}
-
-    def attach(self, address: str, plane: "SimulatedDataPlane") -> None:
-        """An instance listens at an address."""
-        self._planes[address] = plane
-        self._downs.pop(plane.instance, None)
-
-    def detach(self, address: str) -> None:
-        """It does not any more."""
-        plane = self._planes.pop(address, None)
-        if plane is not None:
-            self._downs[plane.instance] = None
-
-    def cut(self, one: InstanceId, other: InstanceId) -> None:
-        """Nothing passes from `one` to `other`, so no connection between them works, whoever opens it."""
-        self._cut[one, other] = None
-
-    def heal(self, one: InstanceId, other: InstanceId) -> None:
-        """It passes again."""
-        self._cut.pop((one, other), None)
-
-    def block(self, one: InstanceId, other: InstanceId) -> None:
-        """Connections that `one` opens to `other` fail; those the other way work."""
-        self._blocked[one, other] = None
-
-    def unblock(self, one: InstanceId, other: InstanceId) -> None:
-        """They work again."""
-        self._blocked.pop((one, other), None)
-
-    def plane(self, source: InstanceId, address: str) -> "SimulatedDataPlane | None":
-        """The plane at `address` if `source` can reach it and it can answer."""
-        plane = self._planes.get(address)
-        if plane is None or (source, plane.instance) in self._cut or (plane.instance, source) in self._cut:
-            return None
-        if (source, plane.instance) in self._blocked:
-            return None
-        return plane
 
 
 class SimulatedDataPlane:

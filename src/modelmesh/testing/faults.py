@@ -1,4 +1,4 @@
-"""What goes wrong in a simulation, each kind a method that ends when the fault does.
+"""What goes wrong in a simulation, each kind a method that ends when the fault does; False: it could not happen.
 
 Names are those of the last line of `make sim`. All draws come from the world's `rng`, all time is virtual.
 """
@@ -31,7 +31,7 @@ class Faults:
         self._rng: Random = world.rng
         self._now_ms: Callable[[], int] = lambda: round(asyncio.get_running_loop().time() * 1000)
         self._again: dict[ModelId, None] = {}
-        self.kinds: dict[str, Callable[[], Awaitable[None]]] = {
+        self.kinds: dict[str, Callable[[], Awaitable[bool | None]]] = {
             "instance_crash": self._crash,
             "instance_crash_mid_load": self._crash_mid_load,
             "instance_join": self._join,
@@ -55,6 +55,8 @@ class Faults:
             "watch_lag": self._lag,
             "compaction": self._compact,
             "store_cut_off": self._cut_off_store,
+            "store_slow": self._slow_store,
+            "store_answers_lost": self._lose_answers,
             "store_paused": self._pause_store,
             "store_restarted": self._restart_store,
             "store_emptied": self._empty_store,
@@ -67,9 +69,9 @@ class Faults:
             kind = self._rng.choice(list(self.kinds))
             if not self._world.cluster.instances:
                 continue
-            self.counts[kind] += 1
             self._world.cluster.note(f"fault: {kind}")
-            await self.kinds[kind]()
+            if await self.kinds[kind]() is not False:
+                self.counts[kind] += 1
 
     async def heal(self) -> None:
         """Nothing goes wrong from now on."""
@@ -93,7 +95,7 @@ class Faults:
         else:
             await self._replace_the_only_one()
 
-    async def _crash_mid_load(self) -> None:
+    async def _crash_mid_load(self) -> bool:
         for _ in range(100):
             names = [
                 name
@@ -103,8 +105,13 @@ class Faults:
             if names:
                 break
             await asyncio.sleep(0.05)
-        if names and len(self._world.cluster.instances) > 1:
+        if not names:
+            return False
+        if len(self._world.cluster.instances) > 1:
             await self._world.crash(self._rng.choice(names))
+        else:
+            await self._replace_the_only_one()
+        return True
 
     async def _replace_the_only_one(self) -> None:
         name = self._world.some()
@@ -112,9 +119,11 @@ class Faults:
         await self._for_a_while(0.1, 12)
         await self._start()
 
-    async def _join(self) -> None:
-        if len(self._world.cluster.instances) < MOST_INSTANCES:
-            await self._start()
+    async def _join(self) -> bool:
+        if len(self._world.cluster.instances) >= MOST_INSTANCES:
+            return False
+        await self._start()
+        return True
 
     async def _start(self) -> None:
         for _ in range(60):
@@ -127,23 +136,36 @@ class Faults:
             else:
                 return
 
-    async def _drain(self) -> None:
-        if len(self._world.cluster.instances) > 1:
-            await self._world.leave(self._world.some(), self._rng.choice((500, 20_000)))
+    async def _drain(self) -> bool:
+        if len(self._world.cluster.instances) < 2:
+            return False
+        await self._world.leave(self._world.some(), self._rng.choice((500, 20_000)))
+        return True
 
-    async def _partition(self) -> None:
-        one, other = self._world.some(), self._world.some()
-        if one != other:
-            self._world.cluster.network.cut(one, other)
-            await self._for_a_while(0.1, 20)
-            self._world.cluster.network.heal(one, other)
+    def _two(self) -> tuple[InstanceId, InstanceId] | None:
+        names = list(self._world.cluster.instances)
+        if len(names) < 2:
+            return None
+        one, other = self._rng.sample(names, 2)
+        return one, other
 
-    async def _partition_one_way(self) -> None:
-        one, other = self._world.some(), self._world.some()
-        if one != other:
-            self._world.cluster.network.block(one, other)
-            await self._for_a_while(0.1, 20)
-            self._world.cluster.network.unblock(one, other)
+    async def _partition(self) -> bool:
+        """Nothing passes between two instances."""
+        if (two := self._two()) is None:
+            return False
+        self._world.cluster.network.cut(*two)
+        await self._for_a_while(0.1, 20)
+        self._world.cluster.network.heal(*two)
+        return True
+
+    async def _partition_one_way(self) -> bool:
+        """One instance cannot open connections to another, which can open some to it."""
+        if (two := self._two()) is None:
+            return False
+        self._world.cluster.network.block(*two)
+        await self._for_a_while(0.1, 20)
+        self._world.cluster.network.unblock(*two)
+        return True
 
     async def _step_clock(self) -> None:
         """A host's clock is set: it jumps, forwards or back, by up to a minute."""
@@ -182,10 +204,13 @@ class Faults:
         await self._for_a_while(0.1, 5)
         instance.dataplane.runtime_link(up=True)
 
-    async def _vanish(self) -> None:
+    async def _vanish(self) -> bool:
+        """A runtime loses a model without being told to."""
         _, instance = self._some()
-        if instance.runtime.loaded:
-            instance.runtime.vanish(self._rng.choice(list(instance.runtime.loaded)))
+        if not instance.runtime.loaded:
+            return False
+        instance.runtime.vanish(self._rng.choice(list(instance.runtime.loaded)))
+        return True
 
     async def _slow_loads(self) -> None:
         _, instance = self._some()
@@ -203,10 +228,12 @@ class Faults:
         free = [artefact for artefact in self._world.artefacts.values() if artefact.model not in self._again]
         return self._rng.choice(free) if free else None
 
-    async def _register_again(self) -> None:
+    async def _register_again(self) -> bool:
         artefact = self._artefact()
-        if artefact is not None:
-            await self._replace(artefact)
+        if artefact is None:
+            return False
+        await self._replace(artefact)
+        return True
 
     async def _replace(self, artefact: Artefact) -> None:
         """Unregistered, and registered again with another path."""
@@ -223,24 +250,28 @@ class Faults:
         artefact.unsure_ms = self._now_ms() + SETTLING_MS
         del self._again[artefact.model]
 
-    async def _corrupt(self) -> None:
+    async def _corrupt(self) -> bool:
         """The artefact becomes unreadable; after a while its owner registers a good one."""
         artefact = self._artefact()
-        if artefact is not None:
-            artefact.unsure_ms = self._now_ms() + 10 * SETTLING_MS
-            self._world.corrupt[artefact.model] = CORRUPT
-            await self._for_a_while(5, 20)
-            await self._replace(artefact)
+        if artefact is None:
+            return False
+        artefact.unsure_ms = self._now_ms() + 10 * SETTLING_MS
+        self._world.corrupt[artefact.model] = CORRUPT
+        await self._for_a_while(5, 20)
+        await self._replace(artefact)
+        return True
 
-    async def _move_vmodel(self) -> None:
+    async def _move_vmodel(self) -> bool:
+        """A name is pointed at another model while it is called."""
         artefact = self._artefact()
         vmodel = self._rng.choice(VMODELS)
-        if artefact is not None and artefact.registered:
+        if artefact is None or not artefact.registered:
+            return False
 
-            async def work(instance: SimulatedInstance) -> None:
-                await set_vmodel(instance, vmodel, artefact.model)
+        async def work(instance: SimulatedInstance) -> None:
+            await set_vmodel(instance, vmodel, artefact.model)
 
-            await self._world.try_until_done(work)
+        return await self._world.try_until_done(work)
 
     async def _change_constraints(self) -> None:
         self._world.constrain(CONSTRAINED)
@@ -282,6 +313,23 @@ class Faults:
         await self._for_a_while(0.5, 20)
         if not self._world.store_paused:
             store.resume()
+
+    async def _slow_store(self) -> None:
+        """Every call to the store takes its time."""
+        latency_ms = self._rng.choice((20, 200, 700))
+        for store in self._stores():
+            store.latency_ms = latency_ms
+        await self._for_a_while(2, 15)
+        for store in self._world.stores.values():
+            store.latency_ms = 0
+
+    async def _lose_answers(self) -> None:
+        """What an instance writes is written, and it does not learn so."""
+        name, _ = self._some()
+        store = self._world.stores[name]
+        store.loses_answers = True
+        await self._for_a_while(0.5, 8)
+        store.loses_answers = False
 
     async def _pause_store(self) -> None:
         self._world.store_paused = True

@@ -48,3 +48,14 @@ WITHOUT_EFFECT = {
     "ZOOKEEPER": "ZooKeeper is no longer supported; set KV_STORE",
 }
 """Variables that a container may have, and why they do nothing."""
+
+WITHOUT_EFFECT_PREFIXES = {
+    "LITELINKS_SSL_": "TLS between instances comes from MM_TLS_* and MM_INTERNAL_TRUST_CERTS",
+}
+"""The same for all variables that begin so."""
+
+
+def without_effect(name: str) -> str | None:
+    """Why a variable does nothing; None if we do not know it."""
+    prefixed = (why for prefix, why in WITHOUT_EFFECT_PREFIXES.items() if name.startswith(prefix))
+    return WITHOUT_EFFECT.get(name) or next(prefixed, None)

@@ -65,11 +65,14 @@ class GrpcPeers:
         *,
         last_use_ms: int,
         sync: bool,
+        retry: bool,
         view: Revision | None,
         timeout_ms: int,
     ) -> PeerAnswer:
         """Ask a peer to load a model."""
-        request = pb.EnsureLoadedRequest(model_id=model, last_use_ms=last_use_ms, sync=sync, view=view or 0)
+        request = pb.EnsureLoadedRequest(
+            model_id=model, last_use_ms=last_use_ms, sync=sync, view=view or 0, retry=retry
+        )
         answer = await self._call(address, "EnsureLoaded", request, pb.EnsureLoadedResponse, timeout_ms)
         return peer_answer(answer)
 

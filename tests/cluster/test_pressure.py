@@ -1,0 +1,158 @@
+"""More is asked than fits or can be loaded: who waits, who is told when to come back. Simulated clusters."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from google.rpc import error_details_pb2, status_pb2
+
+from modelmesh._proto import admin_pb2
+from modelmesh._proto import model_mesh_pb2 as pb
+from modelmesh.control.answers import retry_later
+from modelmesh.management.calls import Call
+from modelmesh.testing.clock import run_virtual
+from modelmesh.testing.cluster import SimulatedCluster, register
+from modelmesh.testing.model_paths import size_path
+from modelmesh.values.ids import InstanceId, ModelId, Token
+from modelmesh.values.status import Status
+
+NO_CALL = Call(Token(0), "", {}, send=lambda _: None)
+Info = pb.ModelStatusInfo
+
+
+def play(story: Callable[[SimulatedCluster], Awaitable[None]], *, names: str = "a", **options: int) -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=12)
+        try:
+            for name in names:
+                await cluster.add(name, **options)
+            await story(cluster)
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+def loads(cluster: SimulatedCluster, model: str) -> int:
+    return sum(event.kind == "load_started" and event.model == model for event in cluster.story)
+
+
+def test_a_queued_load_that_nobody_wants_any_more_is_dropped() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        await register(a, "slow", path=size_path(100, 60_000, 1))
+        await register(a, "m")
+        slow = asyncio.ensure_future(cluster.call("slow", via="a", timeout_ms=None))
+        await asyncio.sleep(1)
+        answer = await cluster.call("m", via="a", timeout_ms=500)
+        assert answer.status is Status.DEADLINE_EXCEEDED
+        await asyncio.sleep(15)
+        assert "m" not in a.plane.cache.states()
+        assert loads(cluster, "m") == 0
+        assert (await slow).status is Status.OK
+
+    play(story, loading_concurrency=1)
+
+
+def test_a_caller_with_short_deadlines_who_comes_again_keeps_its_place_in_the_queue() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        await register(a, "slow", path=size_path(100, 20_000, 1))
+        await register(a, "m")
+        slow = asyncio.ensure_future(cluster.call("slow", via="a", timeout_ms=None))
+        await asyncio.sleep(1)
+        for _ in range(30):
+            if (await cluster.call("m", via="a", timeout_ms=500)).status is Status.OK:
+                break
+            await asyncio.sleep(0.5)
+        assert loads(cluster, "m") == 1
+        await slow
+
+    play(story, loading_concurrency=1)
+
+
+def test_a_copy_stays_as_long_as_its_load_took_though_others_want_its_room() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        for number in range(4):
+            await register(a, f"m{number}", path=size_path(450, 2_000, 1))
+        running = True
+        served = 0
+
+        async def caller(number: int) -> None:
+            nonlocal served
+            while running:
+                answer = await cluster.call(f"m{number}", via="a", timeout_ms=None)
+                assert answer.status is Status.OK
+                served += 1
+                await asyncio.sleep(0.05)
+
+        callers = [asyncio.ensure_future(caller(number)) for number in range(4)]
+        await asyncio.sleep(60)
+        running = False
+        await asyncio.gather(*callers)
+        # Two fit. Each load of 2 s is followed by 2 s in which the copy serves: 20 calls a second are then possible.
+        assert served > 20 * sum(loads(cluster, f"m{number}") for number in range(4)) / 2
+
+    play(story, loading_concurrency=4)
+
+
+def test_a_caller_for_whom_no_memory_becomes_free_is_told_when_to_come_back() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        await register(a, "pinned", path=size_path(900, 3_000, 1))
+        await cluster.call("pinned", via="a")
+        await a.admin.set_copies(NO_CALL, admin_pb2.SetCopiesRequest(model_id="pinned", pinned=True))
+        await register(a, "m", path=size_path(500, 10, 1))
+        answer = await cluster.call("m", via="a", timeout_ms=None)
+        assert answer.status is Status.RESOURCE_EXHAUSTED
+        trailers = dict(answer.trailers)
+        assert trailers["grpc-retry-pushback-ms"] == b"3000"
+        detail = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+        assert (detail.code, detail.message) == (8, answer.message)
+
+    play(story)
+
+
+def test_the_retry_delay_is_what_grpc_clients_understand() -> None:
+    failure = retry_later(Status.RESOURCE_EXHAUSTED, "full", 2_345)
+    detail = status_pb2.Status.FromString(dict(failure.trailers)["grpc-status-details-bin"])
+    info = error_details_pb2.RetryInfo()
+    assert detail.details[0].Unpack(info)
+    assert info.retry_delay.ToMilliseconds() == 2_345
+
+
+def test_ensure_loaded_tries_again_what_has_failed_and_calls_do_not() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        await register(a, "m")
+        for name in "ab":
+            cluster.instances[InstanceId(name)].runtime.fail_next("load", Status.INTERNAL, "not yet there")
+        assert (await cluster.call("m", via="a")).status is Status.INTERNAL
+        failed = loads(cluster, "m")
+        assert failed == 2
+        assert (await cluster.call("m", via="b")).status is Status.INTERNAL
+        assert loads(cluster, "m") == failed
+        status = await a.models.ensure_loaded(NO_CALL, pb.EnsureLoadedRequest(modelId="m", sync=True))
+        assert status.status == Info.LOADED
+        assert loads(cluster, "m") == failed + 1
+        assert (await cluster.call("m", via="b")).status is Status.OK
+
+    play(story, names="ab")
+
+
+def test_no_load_elsewhere_is_begun_that_cannot_end_in_time() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a, b = (cluster.instances[InstanceId(name)] for name in "ab")
+        await register(a, "m", path=size_path(100, 5_000, 1))
+        for instance in (a, b):  # both know how long it takes
+            instance.plane.cache._learned.loaded(ModelId("m"), 5_000)
+        for instance in (a, b):
+            instance.runtime.fail_next("load", Status.INTERNAL, "corrupt")
+        began = asyncio.get_running_loop().time()
+        answer = await cluster.call("m", via="a", timeout_ms=4_000)
+        assert answer.status is Status.DEADLINE_EXCEEDED
+        assert "no time is left for another load" in answer.message
+        assert asyncio.get_running_loop().time() - began < 1
+        assert loads(cluster, "m") == 1
+
+    play(story, names="ab")
