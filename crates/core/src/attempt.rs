@@ -20,6 +20,7 @@ use crate::peers::Destination;
 use crate::relay::{End, Relay, Upstream};
 use crate::status::Code;
 use crate::timeout;
+use crate::trace::{Begun, TRACEPARENT};
 
 /// Attempts on another connection, without asking Python, when the first was stale: it took no new
 /// streams any more, so nothing was processed.
@@ -33,12 +34,14 @@ pub enum Towards<'a> {
 }
 
 /// Makes one attempt.
-pub async fn run(call: &mut Call, destination: &Arc<Destination>, towards: Towards<'_>) -> End {
+///
+/// `stage`: what the other side's spans are children of, if the call is traced.
+pub async fn run(call: &mut Call, destination: &Arc<Destination>, towards: Towards<'_>, stage: Option<Begun>) -> End {
     let worker = Arc::clone(&call.worker);
     let link = worker.links.get(&worker.shared, destination);
     let mut left = STALE_RETRIES;
     loop {
-        let end = once(call, &link, towards).await;
+        let end = once(call, &link, towards, stage).await;
         match end {
             End::Failed(failure)
                 if left > 0
@@ -56,7 +59,7 @@ pub async fn run(call: &mut Call, destination: &Arc<Destination>, towards: Towar
     }
 }
 
-async fn once(call: &mut Call, link: &Arc<Link>, towards: Towards<'_>) -> End {
+async fn once(call: &mut Call, link: &Arc<Link>, towards: Towards<'_>, stage: Option<Begun>) -> End {
     let place = match link.place_now() {
         Some(place) => place,
         // Rare, and larger than what every call needs.
@@ -71,7 +74,7 @@ async fn once(call: &mut Call, link: &Arc<Link>, towards: Towards<'_>) -> End {
         place.mark_dead();
         return never_sent(error.to_string());
     }
-    relay(call, link, &place, sender, towards).await
+    relay(call, link, &place, sender, towards, stage).await
 }
 
 async fn relay(
@@ -80,6 +83,7 @@ async fn relay(
     place: &Place,
     mut sender: SendRequest<bytes::Bytes>,
     towards: Towards<'_>,
+    stage: Option<Begun>,
 ) -> End {
     let mut headers = match towards {
         Towards::Runtime(_) => headers::towards_runtime(&call.headers, &call.subject.model),
@@ -89,6 +93,11 @@ async fn relay(
     };
     if let Some(deadline) = &call.deadline {
         headers.insert(GRPC_TIMEOUT, timeout::format(deadline.left()));
+    }
+    if let (Some(stage), Some(notes)) = (stage, &call.notes)
+        && let Some(trace) = &notes.trace
+    {
+        headers.insert(TRACEPARENT, trace.header(stage));
     }
     let (response, stream) = match sender.send_request(request(call, link, headers), false) {
         Ok(sent) => sent,

@@ -17,6 +17,8 @@ use crate::headers::MM_REFUSED;
 use crate::held::Resolution;
 use crate::identify::{Hop, Hopped, Subject};
 use crate::local::LocalUse;
+use crate::metrics::HoldEnd;
+use crate::observe::{self, Notes};
 use crate::outcome::{Failure, Outcome};
 use crate::peer::RemoteUse;
 use crate::relay::End;
@@ -25,6 +27,7 @@ use crate::resolve::{self, Choice};
 use crate::rules::MethodRule;
 use crate::shared::Shared;
 use crate::status::{Code, Status};
+use crate::trace::{self, Begun, Stage};
 use crate::worker::Worker;
 
 /// When a call must be over.
@@ -78,6 +81,9 @@ pub struct Call {
     pub rule: MethodRule,
     /// By what Python knows the call: drawn when it first hears of it, and the same at each further attempt.
     pub token: Option<u64>,
+    pub attempts: u32,
+    /// What is noted down of it; None for most.
+    pub notes: Option<Box<Notes>>,
 }
 
 /// What an attempt was made with, as `AttemptFailed` names it.
@@ -102,6 +108,19 @@ impl Call {
 
     fn is_ingress(&self) -> bool {
         self.hopped.is_none()
+    }
+
+    /// Begins a stage, if this call is traced.
+    fn stage(&self, stage: Stage) -> Option<Begun> {
+        self.notes.as_ref()?.trace.as_ref().map(|_| trace::begin(stage))
+    }
+
+    fn staged(&mut self, begun: Option<Begun>, code: Option<Code>, detail: &str) {
+        if let (Some(begun), Some(notes)) = (begun, &mut self.notes)
+            && let Some(trace) = &mut notes.trace
+        {
+            trace.note(begun, code, detail);
+        }
     }
 
     /// Serves the call to its end. The answer is in `caller`.
@@ -184,12 +203,15 @@ impl Call {
 
     /// One attempt at the local copy.
     async fn serve(&mut self, used: Option<LocalUse>) -> (End, Tried) {
+        self.attempts += 1;
         let instance = self.shared().settings.instance.clone();
         let Some(mut used) = used else {
             let failure = Failure::new(Outcome::NotHere, Code::Unavailable, "the copy is not ready").unprocessed();
             return (End::Failed(failure), Tried { instance, load_id: 0 });
         };
         let tried = Tried { instance, load_id: used.copy().load_id };
+        let queued = used.is_limited().then(Instant::now);
+        let queue = queued.and_then(|_| self.stage(Stage::Queue));
         let turn = unless_stopped(&mut self.caller, &mut self.deadline, poll_fn(|cx| used.poll_turn(cx)));
         match turn.await {
             Err(end) => return (end, tried),
@@ -200,27 +222,42 @@ impl Call {
             }
             Ok(Ok(())) => {}
         }
+        if let Some(queued) = queued {
+            self.staged(queue, None, "");
+            self.shared().metrics.queued(&self.subject.model, queued.elapsed());
+        }
+        observe::invoking(self);
+        let infer = self.stage(Stage::Infer);
         let destination = self.shared().runtime.read().clone();
-        let end = attempt::run(self, &destination, Towards::Runtime(used.copy())).await;
+        let end = attempt::run(self, &destination, Towards::Runtime(used.copy()), infer).await;
         let code = match &end {
             End::Failed(failure) if failure.answer.is_some() => Some(failure.code),
             End::Answered => self.caller.ended,
             _ => None,
         };
         if let Some(code) = code {
-            self.shared().metrics.invoked(self.method(), code, used.ran_for());
+            let vmodel = self.subject.vmodel.as_deref().unwrap_or_default();
+            self.shared().metrics.invoked(&self.subject.model, vmodel, self.method(), code, used.ran_for());
         }
+        self.staged(infer, code, &tried.instance);
         (end, tried)
     }
 
     /// One attempt over a hop.
     async fn forward(&mut self, used: RemoteUse, hop: Hop, tried: &[String], view: Option<u64>) -> (End, Tried) {
+        self.attempts += 1;
         let who = Tried { instance: used.peer.instance.to_string(), load_id: used.load_id() };
         let Some(destination) = used.peer.destination() else {
             let message = format!("the address of {} is not known", who.instance);
             return (End::Failed(Failure::new(Outcome::Lost, Code::Unavailable, message).unprocessed()), who);
         };
-        let end = attempt::run(self, &destination, Towards::Peer { hop, tried, view }).await;
+        let sent = self.stage(Stage::Hop);
+        let end = attempt::run(self, &destination, Towards::Peer { hop, tried, view }, sent).await;
+        let code = match &end {
+            End::Failed(failure) => Some(failure.code),
+            _ => self.caller.ended,
+        };
+        self.staged(sent, code, &who.instance);
         (end, who)
     }
 
@@ -315,6 +352,7 @@ impl Call {
             End::Refused(Status::new(Code::ResourceExhausted, "the control plane is behind; try again"))
         })?;
         let mut unresolved = Unresolved { shared: &shared, token: Some(hold.token) };
+        let (held, stage) = (Instant::now(), self.stage(Stage::Hold));
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(resolution) = Pin::new(&mut hold.resolution).poll(cx) {
                 let closing = |_| End::Refused(Status::new(Code::Unavailable, "the instance is stopping"));
@@ -340,6 +378,16 @@ impl Call {
         if outcome.is_ok() {
             unresolved.token = None;
         }
+        drop(unresolved);
+        let (end, detail) = match &outcome {
+            Ok(Resolution::Serve) => (HoldEnd::Served, "served"),
+            Ok(Resolution::Route) => (HoldEnd::Routed, "routed"),
+            Ok(Resolution::Forward { .. }) => (HoldEnd::Forwarded, "forwarded"),
+            Ok(Resolution::Return | Resolution::Fail(_)) => (HoldEnd::Failed, "failed"),
+            Err(_) => (HoldEnd::Gone, "gone"),
+        };
+        shared.metrics.held(&self.subject.model, end, held.elapsed());
+        self.staged(stage, None, detail);
         outcome
     }
 }

@@ -9,6 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 use crate::flow::{Gone, Outflow};
 use crate::headers::strip_mesh_headers;
 use crate::multi::Part;
+use crate::observe::Copied;
 use crate::status::{self, Code, Status};
 
 /// Where the answer goes.
@@ -16,6 +17,12 @@ pub struct Caller {
     side: Side,
     /// How the call ended, for metrics.
     pub ended: Option<Code>,
+    /// Why, if it did not end well.
+    pub message: Option<String>,
+    /// Bytes of the messages of the answer.
+    pub message_bytes: u64,
+    /// Where the answer is copied to, if somebody wants it.
+    pub copied: Option<Box<Copied>>,
     /// Another instance of ours: it is told what clients must not see.
     is_instance: bool,
 }
@@ -32,12 +39,16 @@ enum Side {
 impl Caller {
     #[must_use]
     pub fn new(respond: SendResponse<Bytes>, is_instance: bool) -> Self {
-        Self { side: Side::Stream { respond, answer: None }, ended: None, is_instance }
+        Self::on(Side::Stream { respond, answer: None }, is_instance)
     }
 
     #[must_use]
     pub fn of_part(part: Part) -> Self {
-        Self { side: Side::Part(Box::new(part)), ended: None, is_instance: false }
+        Self::on(Side::Part(Box::new(part)), false)
+    }
+
+    fn on(side: Side, is_instance: bool) -> Self {
+        Self { side, ended: None, message: None, message_bytes: 0, copied: None, is_instance }
     }
 
     /// The collected answer of one id.
@@ -76,6 +87,9 @@ impl Caller {
     pub fn begin(&mut self, mut headers: HeaderMap) -> Result<(), Gone> {
         if !self.is_instance {
             strip_mesh_headers(&mut headers);
+        }
+        if let Some(copied) = &mut self.copied {
+            copied.headers = headers.clone();
         }
         match &mut self.side {
             Side::Stream { respond, answer } => {
@@ -120,6 +134,9 @@ impl Caller {
             return;
         }
         self.ended = Some(code);
+        if code != Code::Ok && !self.is_instance {
+            self.message = Some(status::message_of(&trailers));
+        }
         if !self.is_instance {
             strip_mesh_headers(&mut trailers);
         }

@@ -168,7 +168,8 @@ impl Drop for Registered<'_> {
 }
 
 /// Serves a call that Python answers, to its end.
-pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, body: Body) {
+/// Answers with the status it ended with.
+pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, body: Body) -> Code {
     let Opening { port, peer_address, method, headers, mut deadline } = opening;
     let token = shared.held.token();
     let mailbox = Arc::new(Mutex::new(Mailbox::default()));
@@ -176,7 +177,8 @@ pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, b
         let mut open = shared.calls.open.lock();
         if open.len() >= MOST_OPEN {
             drop(open);
-            return caller.end(Status::new(Code::ResourceExhausted, "too many calls of the management API are open"));
+            caller.end(Status::new(Code::ResourceExhausted, "too many calls of the management API are open"));
+            return Code::ResourceExhausted;
         }
         open.insert(token, Arc::clone(&mailbox));
     }
@@ -190,7 +192,8 @@ pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, b
         timeout_ms: timeout_ms(deadline.as_ref()),
     };
     if shared.events.offer(called).is_err() {
-        return caller.end(Status::new(Code::ResourceExhausted, "the control plane is behind; try again"));
+        caller.end(Status::new(Code::ResourceExhausted, "the control plane is behind; try again"));
+        return Code::ResourceExhausted;
     }
     let mut call = Answered {
         shared,
@@ -219,6 +222,7 @@ pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, b
         End::Late => call.caller.end(deadline_exceeded()),
         _ => call.caller.abandoned(),
     }
+    call.caller.ended.unwrap_or(Code::Cancelled)
 }
 
 impl Answered<'_> {

@@ -66,6 +66,11 @@ impl LocalCopy {
         self.gate.lock().as_ref().map_or(0, |gate| gate.waiting())
     }
 
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.bounds.lock().max_concurrency > 0
+    }
+
     /// Counts a request in, and only then looks whether the copy is ready: so after it was seen idle
     /// none starts. False: not ready; count out with `leave`.
     pub fn enter(&self) -> bool {

@@ -19,7 +19,8 @@ use crate::events::Event;
 use crate::held::Resolution;
 use crate::link::Links;
 use crate::listen::{self, Listener, Port};
-use crate::metrics::Counts;
+use crate::metrics::{Counts, Series};
+use crate::observe::Observing;
 use crate::peers::{Destination, Kind};
 use crate::rules::Rules;
 use crate::shared::{Settings, Shared};
@@ -238,17 +239,43 @@ impl Engine {
         self.running.lock().workers.as_ref().map_or(0, |workers| workers.iter().map(Handle::connections).sum())
     }
 
+    /// What is noted down of calls beyond counters, from the next call on.
+    pub fn observe(&self, observing: Observing) {
+        self.shared.observed.set(observing);
+    }
+
+    /// Prometheus text format, or OpenMetrics without its end mark; `names`: only these families, if any.
     #[must_use]
-    pub fn metrics(&self) -> String {
+    pub fn metrics(&self, open_metrics: bool, names: &[String]) -> String {
+        self.shared.metrics.render(&self.counts(), open_metrics, names)
+    }
+
+    fn counts(&self) -> Counts {
         let (held_requests, held_bytes) = self.held();
-        self.shared.metrics.render(&Counts {
+        let shared = &self.shared;
+        Counts {
             held_requests,
             held_bytes,
-            refused_requests: self.shared.held.refused(),
-            refused_events: self.shared.events.refused(),
-            replay_bytes: self.shared.replay.used(),
+            refused_requests: shared.held.refused(),
+            waiting_events: shared.events.waiting(),
+            refused_events: shared.events.refused(),
+            dropped_events: shared.events.dropped(),
+            replay_bytes: shared.replay.used(),
+            tapped_bytes: shared.tapped.used(),
             connections: self.connections(),
-        })
+            open_calls: self.open_calls(),
+        }
+    }
+
+    /// What every series has observed since the last call.
+    #[must_use]
+    pub fn take_metrics(&self) -> Vec<Series> {
+        self.shared.metrics.take()
+    }
+
+    /// The model is no longer registered: its series go.
+    pub fn forget_series(&self, model: &str) {
+        self.shared.metrics.forget(model);
     }
 
     /// Milliseconds since each thread last turned; the acceptor is the last one.

@@ -17,7 +17,9 @@ use crate::extraction;
 use crate::headers::{GRPC_TIMEOUT, list_size};
 use crate::identify::{self, Ids, Subject};
 use crate::listen::Port;
+use crate::metrics::{Ended, Rejection};
 use crate::multi;
+use crate::observe;
 use crate::relay::End;
 use crate::replay::Body;
 use crate::rules::{Answerer, MethodRule};
@@ -38,30 +40,39 @@ pub fn begin(
     let (parts, stream) = request.into_parts();
     let headers = parts.headers;
     let mut caller = Caller::new(respond, port == Port::Peer);
+    let shared = &worker.shared;
     if parts.method != Method::POST {
+        shared.metrics.rejected(Rejection::NotGrpc);
         return caller.end_http(StatusCode::METHOD_NOT_ALLOWED);
     }
     if !headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        shared.metrics.rejected(Rejection::NotGrpc);
         return caller.end_http(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
     let Some(path) = parts.uri.into_parts().path_and_query else {
+        shared.metrics.rejected(Rejection::NotGrpc);
         return caller.end_http(StatusCode::BAD_REQUEST);
     };
     let (deadline, rule) = match admit(worker, port, &headers, path.path()) {
         Ok(admitted) => admitted,
-        Err(status) => return caller.end(status),
+        Err((why, status)) => {
+            shared.metrics.rejected(why);
+            return caller.end(status);
+        }
     };
-    let shared = &worker.shared;
     // Only the ingress keeps a copy: it is the only one to replay.
     let keep = port == Port::Serving && rule.is_some();
-    let body = Body::new(stream, shared.settings.max_message_bytes, shared.replay.share(), keep);
+    let began = Instant::now();
+    let mut body = Body::new(stream, shared.settings.max_message_bytes, shared.replay.share(), keep);
     let open = worker.load.count_call();
     let Some(rule) = rule else {
         let method = path.path().trim_start_matches('/').to_owned();
         let opening = Opening { port, peer_address: address.to_string(), method, headers, deadline };
         let shared = Arc::clone(shared);
         tokio::spawn(async move {
-            calls::serve(&shared, opening, caller, body).await;
+            let method = opening.method.clone();
+            let code = calls::serve(&shared, opening, caller, body).await;
+            shared.metrics.managed(&method, code, began.elapsed());
             drop(open);
         });
         return;
@@ -70,14 +81,34 @@ pub fn begin(
         Port::Serving => None,
         Port::Peer => match identify::hop_of(&headers) {
             Ok(hopped) => Some(hopped),
-            Err(status) => return caller.end(status),
+            Err(status) => {
+                shared.metrics.rejected(Rejection::NotFromInstance);
+                return caller.end(status);
+            }
         },
     };
+    let notes = observe::begin(shared, port, path.path().trim_start_matches('/'), &headers);
+    if let Some(notes) = &notes {
+        (body.copied, caller.copied) = notes.copies(shared);
+    }
     let balanced = headers.get("mm-balanced").is_some_and(|value| value == HeaderValue::from_static("true"));
     let worker = Arc::clone(worker);
     let subject = Subject::default();
-    let mut call = Call { worker, caller, body, headers, path, subject, hopped, balanced, deadline, rule, token: None };
-    let began = Instant::now();
+    let mut call = Call {
+        worker,
+        caller,
+        body,
+        headers,
+        path,
+        subject,
+        hopped,
+        balanced,
+        deadline,
+        rule,
+        token: None,
+        attempts: 0,
+        notes,
+    };
     tokio::spawn(async move {
         serve(&mut call, began).await;
         drop(open);
@@ -89,16 +120,32 @@ async fn serve(call: &mut Call, began: Instant) {
     match identify(call).await {
         Ok(Named::One(subject)) => {
             call.subject = subject;
+            observe::identified(call);
             call.run().await;
         }
         // Rare and large, so not a part of every task.
         Ok(Named::Many { ids, vmodels }) => Box::pin(multi::run(call, ids, vmodels)).await,
-        Err(end) => return call.finish(end),
+        Err(end) => {
+            if matches!(end, End::Refused(_)) {
+                call.worker.shared.metrics.rejected(Rejection::BadId);
+            }
+            return call.finish(end);
+        }
     }
+    let code = call.caller.ended.unwrap_or(Code::Cancelled);
+    let time = began.elapsed();
     if call.hopped.is_none() {
-        let code = call.caller.ended.unwrap_or(Code::Cancelled);
-        call.worker.shared.metrics.requested(call.method(), code, began.elapsed());
+        call.worker.shared.metrics.requested(&Ended {
+            method: call.method(),
+            model: &call.subject.model,
+            vmodel: call.subject.vmodel.as_deref().unwrap_or_default(),
+            code,
+            time,
+            request_bytes: call.body.message_bytes(),
+            response_bytes: call.caller.message_bytes,
+        });
     }
+    observe::ended(call, code, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
 }
 
 /// What is refused before any routing. The rule is None for services that Python answers.
@@ -107,23 +154,24 @@ fn admit(
     port: Port,
     headers: &HeaderMap,
     path: &str,
-) -> Result<(Option<Deadline>, Option<MethodRule>), Status> {
+) -> Result<(Option<Deadline>, Option<MethodRule>), (Rejection, Status)> {
     let max = worker.shared.settings.max_header_bytes;
     let size = list_size(headers);
     if size > max {
         let message = format!("Received header list larger than max ({size} vs. {max})");
-        return Err(Status::new(Code::ResourceExhausted, message));
+        return Err((Rejection::HeadersTooLarge, Status::new(Code::ResourceExhausted, message)));
     }
     let deadline = match headers.get(GRPC_TIMEOUT) {
         None => None,
         Some(value) => {
-            let timeout =
-                timeout::parse(value).ok_or_else(|| Status::new(Code::InvalidArgument, "malformed grpc-timeout"))?;
+            let malformed = || (Rejection::BadTimeout, Status::new(Code::InvalidArgument, "malformed grpc-timeout"));
+            let timeout = timeout::parse(value).ok_or_else(malformed)?;
             Some(Deadline::after(timeout))
         }
     };
     let rules = worker.shared.rules.read();
-    let rule = match rules.answerer(port, path.trim_start_matches('/'))? {
+    let answerer = rules.answerer(port, path.trim_start_matches('/'));
+    let rule = match answerer.map_err(|status| (Rejection::NotAllowed, status))? {
         Answerer::Python => None,
         Answerer::Model(rule) => Some(rule.clone()),
     };

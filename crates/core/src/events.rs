@@ -12,8 +12,10 @@ use parking_lot::Mutex;
 use crate::calls::Receipt;
 use crate::identify::{Hop, Subject};
 use crate::listen::Port;
+use crate::observe::{Logged, Tapped};
 use crate::outcome::Outcome;
 use crate::status::Code;
+use crate::trace::Span;
 
 /// Past tense: what has happened. The native stub documents each field.
 #[derive(Debug)]
@@ -67,7 +69,18 @@ pub enum Event {
     LinkBack {
         instance: String,
     },
+    Tapped(Box<Tapped>),
+    Logged(Box<Logged>),
+    Traced {
+        trace: u128,
+        subject: Subject,
+        method: String,
+        spans: Vec<Span>,
+    },
 }
+
+/// Events that only tell find room in one part of so many: 1024 of them with the usual bound.
+const TELLING_SHARE: usize = 64;
 
 /// The queue. Only events that a client can cause at will are bounded by `max`; the others are bounded
 /// by what they are about (held requests, copies, links) and must not be lost.
@@ -76,6 +89,7 @@ pub struct Events {
     wake: EventFd,
     max: usize,
     refused: AtomicU64,
+    dropped: AtomicU64,
 }
 
 struct Queue {
@@ -96,6 +110,7 @@ impl Events {
             wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             max,
             refused: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
         })
     }
 
@@ -109,6 +124,41 @@ impl Events {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Events that only tell, and were dropped because the queue was not nearly empty.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Events that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().events.len()
+    }
+
+    /// Adds an event that only tells. Few of them may wait, so that those that somebody waits for come soon;
+    /// and Python is not woken for each: many share one `flush`, at the next heartbeat.
+    ///
+    /// False: dropped, and counted.
+    pub fn spare(&self, event: Event) -> bool {
+        let most = self.max.div_ceil(TELLING_SHARE).max(2);
+        let waiting = self.waiting();
+        if waiting >= most {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        self.add_to_queue(event, true, waiting >= most / 2).is_ok()
+    }
+
+    /// Wakes Python if anything waits.
+    pub fn flush(&self) {
+        let mut queue = self.queue.lock();
+        if !queue.events.is_empty() && !queue.signalled {
+            queue.signalled = true;
+            let _ = self.wake.write(1);
+        }
     }
 
     /// Adds an event that must not be lost.
@@ -125,13 +175,17 @@ impl Events {
     }
 
     fn add(&self, event: Event, bounded: bool) -> Result<(), Full> {
+        self.add_to_queue(event, bounded, true)
+    }
+
+    fn add_to_queue(&self, event: Event, bounded: bool, wakes: bool) -> Result<(), Full> {
         let mut queue = self.queue.lock();
         if bounded && queue.events.len() >= self.max {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Full);
         }
         queue.events.push_back(event);
-        if !queue.signalled {
+        if wakes && !queue.signalled {
             queue.signalled = true;
             // Cannot block: the counter is 0 here, and a full counter would be readable anyway.
             let _ = self.wake.write(1);
@@ -178,6 +232,21 @@ mod tests {
         assert_eq!(events.take(2).len(), 1);
         assert!(!readable(&events));
         assert!(events.take(2).is_empty());
+    }
+
+    #[test]
+    fn what_only_tells_leaves_room_for_the_rest() {
+        let events = Events::new(8).unwrap();
+        assert!(events.spare(Event::Cancelled { token: 0 }));
+        assert!(!readable(&events), "nobody waits for it");
+        let told = (1..5).filter(|token| events.spare(Event::Cancelled { token: *token })).count();
+        assert_eq!((told, events.dropped(), events.refused()), (1, 3, 0));
+        events.flush();
+        assert!(readable(&events));
+        for token in 0..6 {
+            events.offer(Event::Cancelled { token }).unwrap();
+        }
+        assert!(events.offer(Event::Cancelled { token: 9 }).is_err());
     }
 
     #[test]

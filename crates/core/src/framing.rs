@@ -16,6 +16,8 @@ pub struct Follower {
     left: usize,
     /// Complete messages seen.
     pub messages: u64,
+    /// Bytes seen, prefixes included.
+    bytes: u64,
 }
 
 /// A message announced more than is permitted.
@@ -36,7 +38,13 @@ impl TooLong {
 impl Follower {
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { max, prefix: [0; PREFIX], have: 0, left: 0, messages: 0 }
+        Self { max, prefix: [0; PREFIX], have: 0, left: 0, messages: 0, bytes: 0 }
+    }
+
+    /// Bytes of the messages seen, without their prefixes.
+    #[must_use]
+    pub fn message_bytes(&self) -> u64 {
+        self.bytes.saturating_sub(self.messages * PREFIX as u64)
     }
 
     /// Takes note of the next bytes.
@@ -44,6 +52,7 @@ impl Follower {
     /// # Errors
     /// A message longer than the limit begins in them.
     pub fn follow(&mut self, mut chunk: &[u8]) -> Result<(), TooLong> {
+        self.bytes += chunk.len() as u64;
         while !chunk.is_empty() {
             if self.have < PREFIX {
                 let take = chunk.len().min(PREFIX - self.have);
@@ -139,7 +148,7 @@ mod tests {
             for chunk in bytes.chunks(step) {
                 follower.follow(chunk).unwrap();
             }
-            assert_eq!(follower.messages, 3);
+            assert_eq!((follower.messages, follower.message_bytes()), (3, 305));
         }
     }
 

@@ -11,7 +11,8 @@
 //! - upstream: `peers` (addresses), `link` (connections), `connect`;
 //! - Python's own services: `calls`;
 //! - rules of the wire: `headers`, `status`, `timeout`, `framing`, `compression`, `limits`, `tls`;
-//! - around it: `engine` (composition root), `shared`, `events`, `budget`, `accounting`, `metrics`, `drain`.
+//! - around it: `engine` (composition root), `shared`, `events`, `budget`, `accounting`, `drain`;
+//! - told of it: `metrics`, `histogram`, `observe` (payloads and log lines), `trace`.
 
 #![forbid(unsafe_code)]
 
@@ -36,6 +37,7 @@ mod framing;
 mod gate;
 mod headers;
 mod held;
+mod histogram;
 mod identify;
 mod limits;
 mod link;
@@ -43,6 +45,7 @@ mod listen;
 mod local;
 mod metrics;
 mod multi;
+mod observe;
 mod outcome;
 mod peer;
 mod peers;
@@ -58,6 +61,7 @@ mod status;
 mod table;
 mod timeout;
 mod tls;
+mod trace;
 mod worker;
 
 pub use copy::choose_copy;
@@ -67,9 +71,12 @@ pub use gate::Bounds;
 pub use held::Resolution;
 pub use identify::{Hop, Subject};
 pub use listen::Port;
+pub use metrics::{Counted, Series};
+pub use observe::{Logged, Messages, Observing, TapRule, Tapped};
 pub use outcome::Outcome;
 pub use rules::{MethodRule, Rules};
 pub use shared::Settings;
 pub use status::{Code, Status};
 pub use table::{NO_SLOT, NewLocal, NewRoute};
 pub use tls::{ClientAuth, Material};
+pub use trace::Span;

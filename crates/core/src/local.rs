@@ -47,6 +47,12 @@ impl LocalUse {
         &self.copy
     }
 
+    /// Whether the copy serves only so many at a time.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.copy.is_limited()
+    }
+
     /// Waits in line at the gate; ready when the request may run (or the copy has ended).
     ///
     /// # Errors

@@ -1,103 +1,150 @@
-//! Counters and histograms of the data plane, in the names of the old system.
+//! Counters and histograms of the data plane, in the names of the old system and some of ours.
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use parking_lot::RwLock;
 
-use crate::status::{CODES, Code};
+use crate::histogram::{ByCode, Histogram, SIZES, TIMES, Taken};
+use crate::status::Code;
 
-/// Upper bounds in milliseconds, as dashboards of the old system expect them.
-const BOUNDS_MS: [f64; 19] = [
-    0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0,
-    60_000.0, 120_000.0, 300_000.0,
-];
 /// Methods with series of their own. Clients name methods at will; the others share one label.
 const MOST_METHODS: usize = 256;
-const OTHER: &str = "other";
+const OTHER_METHOD: &str = "other";
+/// Stands for the models beyond the bound. No header can carry it as an id of a registered model by accident.
+const OTHER_MODEL: &str = "(other)";
 
-#[derive(Default)]
-struct Histogram {
-    buckets: [AtomicU64; BOUNDS_MS.len() + 1],
-    sum_us: AtomicU64,
+/// What an operator chose.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// Nothing is counted by method if false.
+    pub enabled: bool,
+    /// Labels `modelId` and `vModelId`.
+    pub per_model: bool,
+    /// The label `method` is `package.Service/Method`, else the part after the slash.
+    pub full_names: bool,
+    /// Models with series of their own; the others share one label.
+    pub models_max: usize,
 }
 
-impl Histogram {
-    fn observe(&self, time: Duration) {
-        let ms = time.as_secs_f64() * 1000.0;
-        let bucket = BOUNDS_MS.partition_point(|bound| *bound < ms);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.sum_us.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+impl Default for Counted {
+    fn default() -> Self {
+        Self { enabled: true, per_model: false, full_names: false, models_max: 1000 }
     }
+}
 
-    fn render(&self, name: &str, labels: &str, text: &mut String) {
-        let mut count = 0;
-        for (bucket, bound) in self.buckets.iter().zip(BOUNDS_MS) {
-            count += bucket.load(Ordering::Relaxed);
-            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
+/// Why a call was refused before it was known what model it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    NotGrpc,
+    HeadersTooLarge,
+    BadTimeout,
+    NotAllowed,
+    NotFromInstance,
+    BadId,
+}
+
+const REJECTIONS: [(Rejection, &str); 6] = [
+    (Rejection::NotGrpc, "not-grpc"),
+    (Rejection::HeadersTooLarge, "headers-too-large"),
+    (Rejection::BadTimeout, "bad-timeout"),
+    (Rejection::NotAllowed, "not-allowed"),
+    (Rejection::NotFromInstance, "not-from-instance"),
+    (Rejection::BadId, "bad-id"),
+];
+
+/// How the wait for a decision ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldEnd {
+    Served,
+    Routed,
+    Forwarded,
+    Failed,
+    Gone,
+}
+
+const HOLD_ENDS: [&str; 5] = ["served", "routed", "forwarded", "failed", "gone"];
+
+/// A wait shorter than this is no cache miss, as in the old system.
+const MISS: Duration = Duration::from_millis(10);
+
+/// The series of one method (of one model, if models are told apart).
+struct OfMethod {
+    requests: ByCode,
+    invocations: ByCode,
+    request_bytes: ByCode,
+    response_bytes: ByCode,
+}
+
+impl Default for OfMethod {
+    fn default() -> Self {
+        Self {
+            requests: ByCode::new(&TIMES),
+            invocations: ByCode::new(&TIMES),
+            request_bytes: ByCode::new(&SIZES),
+            response_bytes: ByCode::new(&SIZES),
         }
-        count += self.buckets[BOUNDS_MS.len()].load(Ordering::Relaxed);
-        #[expect(clippy::cast_precision_loss, reason = "a sum of 2^53 microseconds is 285 years")]
-        let sum_ms = self.sum_us.load(Ordering::Relaxed) as f64 / 1000.0;
-        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
-        let _ = writeln!(text, "{name}_sum{{{labels}}} {sum_ms}");
-        let _ = writeln!(text, "{name}_count{{{labels}}} {count}");
     }
 }
 
-/// One family of histograms by method and code.
-#[derive(Default)]
-struct Family {
-    by_method: RwLock<HashMap<String, Arc<ByCode>>>,
+/// The series of one model; of all models, if they are not told apart.
+struct OfModel {
+    /// By vmodel and method.
+    methods: RwLock<HashMap<String, HashMap<String, Box<OfMethod>>>>,
+    queued: Histogram,
+    missed: Histogram,
 }
 
-#[derive(Default)]
-struct ByCode {
-    codes: RwLock<[Option<Box<Histogram>>; CODES.len()]>,
+impl Default for OfModel {
+    fn default() -> Self {
+        Self { methods: RwLock::default(), queued: Histogram::new(&TIMES), missed: Histogram::new(&TIMES) }
+    }
 }
 
-impl ByCode {
-    fn observe(&self, code: Code, time: Duration) {
-        if let Some(histogram) = &self.codes.read()[code as usize] {
-            return histogram.observe(time);
+impl OfModel {
+    /// The series are written under the lock that reads the table: cheaper than counting references.
+    fn method(&self, vmodel: &str, method: &str, observe: impl FnOnce(&OfMethod)) {
+        if let Some(series) = self.methods.read().get(vmodel).and_then(|methods| methods.get(method)) {
+            return observe(series);
         }
-        self.codes.write()[code as usize].get_or_insert_default().observe(time);
+        let mut vmodels = self.methods.write();
+        let methods = vmodels.entry(vmodel.to_owned()).or_default();
+        let label = if methods.len() < MOST_METHODS { method } else { OTHER_METHOD };
+        observe(methods.entry(label.to_owned()).or_default());
     }
 }
 
-impl Family {
-    fn observe(&self, method: &str, code: Code, time: Duration) {
-        if let Some(series) = self.by_method.read().get(method) {
-            return series.observe(code, time);
-        }
-        let mut methods = self.by_method.write();
-        let label = if methods.len() < MOST_METHODS { method } else { OTHER };
-        let series = Arc::clone(methods.entry(label.to_owned()).or_default());
-        drop(methods);
-        series.observe(code, time);
-    }
-
-    fn render(&self, name: &str, help: &str, text: &mut String) {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
-        for (method, series) in self.by_method.read().iter() {
-            let method = method.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
-            for ((_, code), histogram) in CODES.iter().zip(series.codes.read().iter()) {
-                if let Some(histogram) = histogram {
-                    histogram.render(name, &format!("method=\"{method}\",code=\"{code}\""), text);
-                }
-            }
-        }
-    }
+/// How a client's call ended.
+pub struct Ended<'a> {
+    pub method: &'a str,
+    pub model: &'a str,
+    pub vmodel: &'a str,
+    pub code: Code,
+    pub time: Duration,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
 }
 
 /// All metrics of one core.
-#[derive(Default)]
 pub struct Metrics {
-    requests: Family,
-    invocations: Family,
+    counted: Counted,
+    /// Of all models, if they are not told apart; else of those without a name.
+    all: OfModel,
+    models: RwLock<HashMap<String, Arc<OfModel>>>,
+    managed: RwLock<HashMap<String, Arc<ByCode>>>,
+    rejected: [AtomicU64; REJECTIONS.len()],
+    held: [Histogram; HOLD_ENDS.len()],
+    pub taps: Taps,
+}
+
+/// Payloads that were wanted.
+#[derive(Default)]
+pub struct Taps {
+    pub told: AtomicU64,
+    pub dropped: AtomicU64,
 }
 
 /// Counts that are kept elsewhere, at the time of rendering.
@@ -105,70 +152,300 @@ pub struct Counts {
     pub held_requests: usize,
     pub held_bytes: usize,
     pub refused_requests: u64,
+    pub waiting_events: usize,
     pub refused_events: u64,
+    pub dropped_events: u64,
     pub replay_bytes: usize,
+    pub tapped_bytes: usize,
     pub connections: usize,
+    pub open_calls: usize,
+}
+
+/// What one series has observed since it was last taken.
+#[derive(Debug, PartialEq)]
+pub struct Series {
+    pub name: &'static str,
+    pub labels: Vec<(&'static str, String)>,
+    pub buckets: Vec<Taken>,
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Metrics {
+    #[must_use]
+    pub fn new(counted: Counted) -> Self {
+        Self {
+            counted,
+            all: OfModel::default(),
+            models: RwLock::default(),
+            managed: RwLock::default(),
+            rejected: Default::default(),
+            held: std::array::from_fn(|_| Histogram::new(&TIMES)),
+            taps: Taps::default(),
+        }
+    }
+
+    fn label<'a>(&self, method: &'a str) -> &'a str {
+        if self.counted.full_names { method } else { method.rsplit_once('/').map_or(method, |(_, name)| name) }
+    }
+
+    fn of_model(&self, model: &str, observe: impl FnOnce(&OfModel)) {
+        if !self.counted.per_model || model.is_empty() {
+            return observe(&self.all);
+        }
+        let known = self.models.read().get(model).cloned();
+        let series = known.unwrap_or_else(|| {
+            let mut models = self.models.write();
+            let label = if models.len() < self.counted.models_max { model } else { OTHER_MODEL };
+            Arc::clone(models.entry(label.to_owned()).or_default())
+        });
+        observe(&series);
+    }
+
+    fn of_method(&self, model: &str, vmodel: &str, method: &str, observe: impl FnOnce(&OfMethod)) {
+        let vmodel = if self.counted.per_model { vmodel } else { "" };
+        self.of_model(model, |series| series.method(vmodel, self.label(method), observe));
+    }
+
     /// An inference call of a client has ended.
-    pub fn requested(&self, method: &str, code: Code, time: Duration) {
-        self.requests.observe(method, code, time);
+    pub fn requested(&self, ended: &Ended<'_>) {
+        if !self.counted.enabled {
+            return;
+        }
+        // Clients can invent ids without end: what is not there gets no series of its own.
+        let invented = ended.code == Code::NotFound;
+        let (model, vmodel) = if invented { ("", "") } else { (ended.model, ended.vmodel) };
+        self.of_method(model, vmodel, ended.method, |series| {
+            series.requests.observe(ended.code, micros(ended.time));
+            series.request_bytes.observe(ended.code, ended.request_bytes);
+            if ended.code == Code::Ok {
+                series.response_bytes.observe(ended.code, ended.response_bytes);
+            }
+        });
     }
 
     /// The runtime has answered; waiting for the gate is not counted.
-    pub fn invoked(&self, method: &str, code: Code, time: Duration) {
-        self.invocations.observe(method, code, time);
+    pub fn invoked(&self, model: &str, vmodel: &str, method: &str, code: Code, time: Duration) {
+        if self.counted.enabled {
+            self.of_method(model, vmodel, method, |series| series.invocations.observe(code, micros(time)));
+        }
     }
 
-    /// Prometheus text format, without a trailing newline.
+    /// A request had its turn at a copy whose concurrency is limited.
+    pub fn queued(&self, model: &str, time: Duration) {
+        if self.counted.enabled {
+            self.of_model(model, |series| series.queued.observe(micros(time)));
+        }
+    }
+
+    /// A request waited for a decision.
+    pub fn held(&self, model: &str, end: HoldEnd, time: Duration) {
+        if !self.counted.enabled {
+            return;
+        }
+        self.held[end as usize].observe(micros(time));
+        if end == HoldEnd::Served && time > MISS {
+            self.of_model(model, |series| series.missed.observe(micros(time)));
+        }
+    }
+
+    /// A call of a service that Python answers has ended.
+    pub fn managed(&self, method: &str, code: Code, time: Duration) {
+        if !self.counted.enabled {
+            return;
+        }
+        let method = self.label(method);
+        let known = self.managed.read().get(method).cloned();
+        let series = known.unwrap_or_else(|| {
+            let mut methods = self.managed.write();
+            let label = if methods.len() < MOST_METHODS { method } else { OTHER_METHOD };
+            Arc::clone(methods.entry(label.to_owned()).or_insert_with(|| Arc::new(ByCode::new(&TIMES))))
+        });
+        series.observe(code, micros(time));
+    }
+
+    pub fn rejected(&self, why: Rejection) {
+        self.rejected[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The model is gone, and its series with it.
+    pub fn forget(&self, model: &str) {
+        if self.counted.per_model && !model.is_empty() {
+            self.models.write().remove(model);
+        }
+    }
+
+    /// Calls `each` with every series by method or model that was ever used: name, labels, histogram.
+    fn visit(&self, mut each: impl FnMut(&'static str, &[(&'static str, &str)], &Histogram)) {
+        let models = self.models.read();
+        let named = models.iter().map(|(model, series)| (model.as_str(), &**series));
+        for (model, of_model) in std::iter::once(("", &self.all)).chain(named) {
+            let labels = |method, code, vmodel| {
+                let mut labels = vec![("method", method), ("code", code)];
+                if self.counted.per_model {
+                    labels.extend([("modelId", model), ("vModelId", vmodel)]);
+                }
+                labels
+            };
+            for (vmodel, methods) in of_model.methods.read().iter() {
+                for (method, series) in methods {
+                    for (name, by_code) in [
+                        (REQUESTS, &series.requests),
+                        (INVOCATIONS, &series.invocations),
+                        (REQUEST_BYTES, &series.request_bytes),
+                        (RESPONSE_BYTES, &series.response_bytes),
+                    ] {
+                        for (code, histogram) in by_code.seen() {
+                            each(name, &labels(method.as_str(), code, vmodel.as_str()), histogram);
+                        }
+                    }
+                }
+            }
+            let labels = if self.counted.per_model { vec![("modelId", model), ("vModelId", "")] } else { Vec::new() };
+            for (name, histogram) in [(QUEUED, &of_model.queued), (MISSED, &of_model.missed)] {
+                if histogram.is_used() {
+                    each(name, &labels, histogram);
+                }
+            }
+        }
+        for (method, by_code) in self.managed.read().iter() {
+            for (code, histogram) in by_code.seen() {
+                each(MANAGED, &[("method", method), ("code", code)], histogram);
+            }
+        }
+        for (end, histogram) in HOLD_ENDS.iter().zip(&self.held) {
+            if histogram.is_used() {
+                each(HELD, &[("end", end)], histogram);
+            }
+        }
+    }
+
+    /// What every series has observed since the last call, for a sink that adds up by itself.
     #[must_use]
-    pub fn render(&self, counts: &Counts) -> String {
+    pub fn take(&self) -> Vec<Series> {
+        let mut taken = Vec::new();
+        self.visit(|name, labels, histogram| {
+            let buckets = histogram.take();
+            if !buckets.is_empty() {
+                let labels = labels.iter().map(|(label, value)| (*label, (*value).to_owned())).collect();
+                taken.push(Series { name, labels, buckets });
+            }
+        });
+        taken
+    }
+
+    /// Prometheus text format, or OpenMetrics (without its end mark).
+    ///
+    /// `names`: only these families, if any are named.
+    #[must_use]
+    pub fn render(&self, counts: &Counts, open_metrics: bool, names: &[String]) -> String {
+        let wanted = |family: &str| names.is_empty() || names.iter().any(|name| belongs_to(name, family));
+        let mut lines: HashMap<&'static str, String> = HashMap::new();
+        self.visit(|name, labels, histogram| {
+            if wanted(name) {
+                let mut text = String::new();
+                for (label, value) in labels {
+                    let value = value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
+                    let _ = write!(text, "{label}=\"{value}\",");
+                }
+                histogram.render(name, &text, lines.entry(name).or_default());
+            }
+        });
         let mut text = String::new();
-        self.requests.render(
-            "modelmesh_api_request_milliseconds",
-            "Inference calls of clients, from the first header to the last.",
-            &mut text,
-        );
-        self.invocations.render(
-            "modelmesh_invoke_model_milliseconds",
-            "Calls to the local runtime that it answered.",
-            &mut text,
-        );
-        let mut scalar = |name: &str, kind: &str, help: &str, value: u64| {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
-        };
+        for (name, help) in HISTOGRAMS {
+            if wanted(name) {
+                let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+                text.push_str(lines.get(name).map_or("", String::as_str));
+            }
+        }
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        scalar("modelmesh_held_requests", "gauge", "Requests that wait for a decision.", number(counts.held_requests));
-        scalar(
-            "modelmesh_held_bytes",
-            "gauge",
-            "Bytes of requests that wait for a decision.",
+        for ((name, help), value) in GAUGES.into_iter().zip([
+            number(counts.held_requests),
             number(counts.held_bytes),
-        );
-        scalar("modelmesh_replay_bytes", "gauge", "Bytes of replay copies.", number(counts.replay_bytes));
-        scalar(
-            "modelmesh_connections",
-            "gauge",
-            "Open connections of clients and instances.",
+            number(counts.replay_bytes),
+            number(counts.tapped_bytes),
+            number(counts.waiting_events),
             number(counts.connections),
-        );
-        scalar(
-            "modelmesh_held_requests_refused",
-            "counter",
-            "Requests refused because too many wait.",
-            counts.refused_requests,
-        );
-        scalar(
-            "modelmesh_events_dropped",
-            "counter",
-            "Events refused because the control plane is behind.",
-            counts.refused_events,
-        );
-        text.truncate(text.trim_end().len());
+            number(counts.open_calls),
+        ]) {
+            if wanted(name) {
+                let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+            }
+        }
+        for (((family, help), labels), values) in COUNTERS.into_iter().zip(COUNTER_LABELS).zip([
+            self.rejected.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
+            vec![counts.refused_requests],
+            vec![counts.refused_events],
+            vec![counts.dropped_events],
+            vec![self.taps.told.load(Ordering::Relaxed)],
+            vec![self.taps.dropped.load(Ordering::Relaxed)],
+        ]) {
+            if wanted(family) {
+                // Only OpenMetrics names the family without its suffix.
+                let suffix = if open_metrics { "" } else { "_total" };
+                let _ = writeln!(text, "# HELP {family}{suffix} {help}\n# TYPE {family}{suffix} counter");
+                for (index, value) in values.iter().enumerate() {
+                    let label = if labels.is_empty() {
+                        String::new()
+                    } else {
+                        format!("{{{labels}=\"{}\"}}", REJECTIONS[index].1)
+                    };
+                    let _ = writeln!(text, "{family}_total{label} {value}");
+                }
+            }
+        }
         text
     }
 }
+
+/// Whether a sample or family of this name is of the family.
+fn belongs_to(name: &str, family: &str) -> bool {
+    name.strip_prefix(family)
+        .is_some_and(|suffix| matches!(suffix, "" | "_bucket" | "_count" | "_sum" | "_total" | "_created"))
+}
+
+const REQUESTS: &str = "modelmesh_api_request_milliseconds";
+const INVOCATIONS: &str = "modelmesh_invoke_model_milliseconds";
+const REQUEST_BYTES: &str = "modelmesh_request_size_bytes";
+const RESPONSE_BYTES: &str = "modelmesh_response_size_bytes";
+const QUEUED: &str = "modelmesh_req_queue_delay_milliseconds";
+const MISSED: &str = "modelmesh_cache_miss_milliseconds";
+const MANAGED: &str = "modelmesh_management_milliseconds";
+const HELD: &str = "modelmesh_hold_milliseconds";
+
+const HISTOGRAMS: [(&str, &str); 8] = [
+    (REQUESTS, "Inference calls of clients of this instance, from the first header to the last."),
+    (INVOCATIONS, "Calls to the local runtime that it answered, without the wait for a load or a turn."),
+    (REQUEST_BYTES, "Message bytes of inference calls of clients of this instance."),
+    (RESPONSE_BYTES, "Message bytes of the answers to successful inference calls of clients of this instance."),
+    (QUEUED, "Wait for a turn at a copy whose concurrency is limited."),
+    (MISSED, "Inference calls that waited more than 10 ms for their model to be loaded here, and how long."),
+    (MANAGED, "Calls of the services that the control plane answers."),
+    (HELD, "Requests that waited for a decision of the control plane, and how long."),
+];
+const GAUGES: [(&str, &str); 7] = [
+    ("modelmesh_held_requests", "Requests that wait for a decision."),
+    ("modelmesh_held_bytes", "Bytes of requests that wait for a decision."),
+    ("modelmesh_replay_bytes", "Bytes of replay copies."),
+    ("modelmesh_tapped_bytes", "Bytes of payloads that wait for the control plane to take them."),
+    ("modelmesh_core_events", "Events that wait for the control plane to take them."),
+    ("modelmesh_connections", "Open connections of clients and instances."),
+    ("modelmesh_open_calls", "Calls that run, wait, or are being answered by the control plane."),
+];
+const COUNTERS: [(&str, &str); 6] = [
+    ("modelmesh_rejected_requests", "Calls refused before it was looked at what model they are about."),
+    ("modelmesh_held_requests_refused", "Requests refused because too many wait for a decision."),
+    ("modelmesh_core_events_refused", "Events refused because the control plane is behind."),
+    (
+        "modelmesh_core_events_dropped",
+        "Events for payloads, logs or traces dropped because the control plane is behind.",
+    ),
+    ("modelmesh_tapped_calls", "Calls whose payloads were handed to the control plane."),
+    ("modelmesh_tapped_calls_dropped", "Calls whose payloads were wanted and dropped, because too many wait."),
+];
+const COUNTER_LABELS: [&str; COUNTERS.len()] = ["reason", "", "", "", "", ""];
 
 #[cfg(test)]
 mod tests {
@@ -178,34 +455,110 @@ mod tests {
         held_requests: 0,
         held_bytes: 0,
         refused_requests: 0,
+        waiting_events: 0,
         refused_events: 0,
+        dropped_events: 0,
         replay_bytes: 0,
+        tapped_bytes: 0,
         connections: 0,
+        open_calls: 0,
     };
 
+    fn call<'a>(method: &'a str, model: &'a str, code: Code) -> Ended<'a> {
+        let time = Duration::from_micros(700);
+        Ended { method, model, vmodel: "", code, time, request_bytes: 5, response_bytes: 600 }
+    }
+
+    fn per_model(models_max: usize) -> Metrics {
+        Metrics::new(Counted { per_model: true, models_max, ..Counted::default() })
+    }
+
     #[test]
-    fn buckets_are_cumulative() {
-        let metrics = Metrics::default();
-        for us in [400, 500, 501, 400_000_000] {
-            metrics.requested("p.S/M", Code::Ok, Duration::from_micros(us));
-        }
-        let text = metrics.render(&NONE);
+    fn a_call_is_counted_by_short_method_and_code() {
+        let metrics = Metrics::new(Counted::default());
+        metrics.requested(&call("p.S/M", "m", Code::Ok));
+        metrics.requested(&call("q.T/M", "m", Code::Internal));
+        let text = metrics.render(&NONE, false, &[]);
         let has = |line: &str| assert!(text.lines().any(|other| other == line), "{line} in\n{text}");
-        has(r#"modelmesh_api_request_milliseconds_bucket{method="p.S/M",code="OK",le="0.5"} 2"#);
-        has(r#"modelmesh_api_request_milliseconds_bucket{method="p.S/M",code="OK",le="1"} 3"#);
-        has(r#"modelmesh_api_request_milliseconds_bucket{method="p.S/M",code="OK",le="300000"} 3"#);
-        has(r#"modelmesh_api_request_milliseconds_bucket{method="p.S/M",code="OK",le="+Inf"} 4"#);
-        has(r#"modelmesh_api_request_milliseconds_count{method="p.S/M",code="OK"} 4"#);
-        assert!(!text.ends_with('\n'));
+        has(r#"modelmesh_api_request_milliseconds_bucket{method="M",code="OK",le="0.5"} 0"#);
+        has(r#"modelmesh_api_request_milliseconds_bucket{method="M",code="OK",le="1.0"} 1"#);
+        has(r#"modelmesh_api_request_milliseconds_sum{method="M",code="INTERNAL"} 0.7"#);
+        has(r#"modelmesh_request_size_bytes_bucket{method="M",code="OK",le="128.0"} 1"#);
+        has(r#"modelmesh_response_size_bytes_count{method="M",code="OK"} 1"#);
+        has(r#"modelmesh_rejected_requests_total{reason="not-allowed"} 0"#);
+        assert!(!text.contains(r#"modelmesh_response_size_bytes_count{method="M",code="INTERNAL"}"#));
+        assert!(!text.contains("modelId"));
+    }
+
+    #[test]
+    fn models_are_told_apart_bounded_and_forgotten() {
+        let metrics = per_model(2);
+        for model in ["a", "b", "c", "d"] {
+            metrics.requested(&call("p.S/M", model, Code::Ok));
+        }
+        metrics.requested(&call("p.S/M", "invented", Code::NotFound));
+        let count = |model: &str, code: &str| {
+            format!(
+                "modelmesh_api_request_milliseconds_count{{method=\"M\",code=\"{code}\",modelId=\"{model}\",vModelId=\"\"}}"
+            )
+        };
+        let text = metrics.render(&NONE, false, &[]);
+        for line in [count("a", "OK") + " 1", count("(other)", "OK") + " 2", count("", "NOT_FOUND") + " 1"] {
+            assert!(text.contains(&line), "{line} in\n{text}");
+        }
+        assert!(!text.contains("invented"));
+        metrics.forget("a");
+        assert!(!metrics.render(&NONE, false, &[]).contains(&count("a", "OK")));
     }
 
     #[test]
     fn methods_that_clients_invent_do_not_grow_the_table() {
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(Counted { full_names: true, ..Counted::default() });
         for n in 0..1000 {
-            metrics.requested(&format!("p.S/M{n}"), Code::Unimplemented, Duration::ZERO);
+            metrics.requested(&call(&format!("p.S/M{n}"), "", Code::Unimplemented));
         }
-        assert_eq!(metrics.requests.by_method.read().len(), MOST_METHODS + 1);
-        assert!(metrics.render(&NONE).contains(r#"_count{method="other",code="UNIMPLEMENTED"} 744"#));
+        let text = metrics.render(&NONE, false, &[]);
+        assert!(text.contains(r#"_count{method="other",code="UNIMPLEMENTED"} 744"#));
+        assert!(text.contains(r#"_count{method="p.S/M0",code="UNIMPLEMENTED"} 1"#));
+    }
+
+    #[test]
+    fn names_pick_families_and_open_metrics_names_counters_its_way() {
+        let metrics = Metrics::new(Counted::default());
+        metrics.requested(&call("p.S/M", "", Code::Ok));
+        let names = ["modelmesh_tapped_calls_total".to_owned(), "modelmesh_held_bytes".to_owned()];
+        let text = metrics.render(&NONE, true, &names);
+        assert_eq!(
+            text.lines().filter(|line| !line.starts_with("# HELP")).collect::<Vec<_>>(),
+            [
+                "# TYPE modelmesh_held_bytes gauge",
+                "modelmesh_held_bytes 0",
+                "# TYPE modelmesh_tapped_calls counter",
+                "modelmesh_tapped_calls_total 0",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wait_is_a_cache_miss_only_beyond_ten_milliseconds() {
+        let metrics = Metrics::new(Counted::default());
+        for ms in [9, 11] {
+            metrics.held("m", HoldEnd::Served, Duration::from_millis(ms));
+            metrics.held("m", HoldEnd::Gone, Duration::from_millis(ms));
+        }
+        let text = metrics.render(&NONE, false, &[]);
+        assert!(text.contains("modelmesh_cache_miss_milliseconds_count 1"), "{text}");
+        assert!(text.contains(r#"modelmesh_hold_milliseconds_count{end="served"} 2"#));
+        let taken = metrics.take();
+        assert!(taken.iter().any(|series| series.name == MISSED && series.buckets == [(1, 11.0)]));
+        assert!(metrics.take().is_empty());
+    }
+
+    #[test]
+    fn nothing_is_counted_when_off() {
+        let metrics = Metrics::new(Counted { enabled: false, ..Counted::default() });
+        metrics.requested(&call("p.S/M", "", Code::Ok));
+        metrics.managed("p.S/M", Code::Ok, Duration::ZERO);
+        assert!(metrics.take().is_empty());
     }
 }

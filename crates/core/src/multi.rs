@@ -16,7 +16,7 @@ use crate::caller::Caller;
 use crate::compression::{self, Encoding};
 use crate::extraction;
 use crate::flow::Gone;
-use crate::framing::{Deframer, framed};
+use crate::framing::{Deframer, PREFIX, framed};
 use crate::headers::{GRPC_ENCODING, GRPC_MESSAGE, GRPC_STATUS};
 use crate::identify::Subject;
 use crate::relay::End;
@@ -123,6 +123,10 @@ async fn answer(call: &mut Call, ids: Vec<String>, vmodels: bool) -> Result<(), 
     }
     let (head, mut message, trailers) = join(parts.into_iter().flatten().collect(), max).map_err(End::Refused)?;
     call.caller.begin(head).map_err(|Gone| End::Gone)?;
+    call.caller.message_bytes = message.len().saturating_sub(PREFIX) as u64;
+    if let Some(copied) = &mut call.caller.copied {
+        copied.push(&message);
+    }
     let caller = &mut call.caller;
     let deadline = &mut call.deadline;
     poll_fn(|cx| match caller.poll_send(cx, &mut message, |_| ()) {
@@ -161,6 +165,8 @@ fn sub_call(call: &Call, id: String, vmodels: bool, request: &[Bytes], left: &Ar
         deadline: call.deadline.as_ref().map(|deadline| Deadline::after(deadline.left())),
         rule: call.rule.clone(),
         token: None,
+        attempts: 0,
+        notes: None,
     }
 }
 

@@ -202,6 +202,9 @@ impl Relay<'_> {
                     if let Err(error) = upstream.follower.follow(&chunk) {
                         return Poll::Ready(End::Refused(Status::new(Code::ResourceExhausted, error.message())));
                     }
+                    if let Some(copied) = &mut self.caller.copied {
+                        copied.push(&chunk);
+                    }
                     upstream.incoming = chunk;
                 }
             }
@@ -240,6 +243,7 @@ impl Relay<'_> {
         {
             return End::Gone;
         }
+        self.caller.message_bytes = self.upstream.follower.message_bytes();
         self.caller.end_with(trailers, code);
         End::Answered
     }

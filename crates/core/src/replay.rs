@@ -11,6 +11,7 @@ use h2::RecvStream;
 
 use crate::budget::Share;
 use crate::framing::{Follower, PREFIX, TooLong};
+use crate::observe::Copied;
 
 /// Why no more can be read.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Body {
     bound: usize,
     /// Bytes received whose window the client has not been given back.
     owed: usize,
+    /// Where everything that is read is copied to, if somebody wants it.
+    pub copied: Option<Box<Copied>>,
 }
 
 impl Body {
@@ -54,6 +57,7 @@ impl Body {
             share,
             bound: max_message + PREFIX,
             owed: 0,
+            copied: None,
         }
     }
 
@@ -71,6 +75,7 @@ impl Body {
             share,
             bound: 0,
             owed: 0,
+            copied: None,
         }
     }
 
@@ -89,6 +94,12 @@ impl Body {
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.follower.messages
+    }
+
+    /// Bytes of the messages that have been read.
+    #[must_use]
+    pub fn message_bytes(&self) -> u64 {
+        self.follower.message_bytes()
     }
 
     /// Whether everything has been read.
@@ -172,6 +183,9 @@ impl Body {
             Some(Ok(chunk)) => {
                 self.owed += chunk.len();
                 self.follower.follow(&chunk).map_err(BodyError::TooLong)?;
+                if let Some(copied) = &mut self.copied {
+                    copied.push(&chunk);
+                }
                 Poll::Ready(Ok(Some(chunk)))
             }
             Some(Err(_)) => Poll::Ready(Err(BodyError::Gone)),

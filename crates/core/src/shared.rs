@@ -10,7 +10,8 @@ use crate::budget::Budget;
 use crate::calls::Calls;
 use crate::events::Events;
 use crate::held::Held;
-use crate::metrics::Metrics;
+use crate::metrics::{Counted, Metrics};
+use crate::observe::Choice;
 use crate::peers::{Destination, Kind, Peers};
 use crate::rules::Rules;
 use crate::table::{Idle, Table};
@@ -35,6 +36,8 @@ pub struct Settings {
     pub replay_bytes_max: usize,
     pub events_max: usize,
     pub multi_parallelism: usize,
+    pub tapped_bytes_max: usize,
+    pub counted: Counted,
 }
 
 impl Default for Settings {
@@ -56,6 +59,8 @@ impl Default for Settings {
             replay_bytes_max: 256 << 20,
             events_max: 65_536,
             multi_parallelism: 4,
+            tapped_bytes_max: 64 << 20,
+            counted: Counted::default(),
         }
     }
 }
@@ -71,6 +76,9 @@ pub struct Shared {
     pub held: Arc<Held>,
     pub calls: Calls,
     pub replay: Arc<Budget>,
+    /// Copies of payloads that somebody wants.
+    pub tapped: Arc<Budget>,
+    pub observed: Choice,
     pub metrics: Metrics,
     pub serving_tls: tls::Slot,
     pub peer_tls: tls::Slot,
@@ -90,7 +98,9 @@ impl Shared {
             held,
             calls: Calls::new(settings.held_bytes_max),
             replay: Budget::new(settings.replay_bytes_max),
-            metrics: Metrics::default(),
+            tapped: Budget::new(settings.tapped_bytes_max),
+            observed: Choice::default(),
+            metrics: Metrics::new(settings.counted.clone()),
             serving_tls: tls::Slot::new(settings.serving_tls.clone()),
             peer_tls: tls::Slot::new(settings.peer_tls.clone()),
             settings,

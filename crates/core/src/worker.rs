@@ -114,7 +114,10 @@ impl Worker {
         loop {
             tokio::select! {
                 _ = phase.wait_for(|phase| *phase == Phase::Closed) => return,
-                _ = beat.tick() => worker.load.turned_ms.store(clock::monotonic_ms(), Ordering::Relaxed),
+                _ = beat.tick() => {
+                    worker.load.turned_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
+                    worker.shared.events.flush();
+                }
                 command = commands.recv() => match command {
                     Some(command) => worker.obey(command),
                     None => return,

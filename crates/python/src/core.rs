@@ -1,12 +1,14 @@
 //! The class `Core`: one engine, and the guard against use in a forked child.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::RawFd;
 use std::process;
 use std::time::Duration;
 
-use modelmesh_core::{Bounds, Engine, MethodRule, NewLocal, NewRoute, Rules, Settings};
-use pyo3::exceptions::PyRuntimeError;
+use modelmesh_core::{
+    Bounds, Counted, Engine, MethodRule, NewLocal, NewRoute, Observing, Rules, Series, Settings, TapRule,
+};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
@@ -18,6 +20,10 @@ use crate::tls::Tls;
 type RouteTuple = (Option<(bool, u64, u32, u32)>, Vec<(String, u64)>);
 /// (method, extraction path, extracts a vmodel's id, injection path, idempotent).
 type MethodTuple = (String, Vec<u32>, bool, Vec<u32>, bool);
+/// (model, vmodel, method, fraction).
+type TapTuple = (Option<String>, Option<String>, Option<String>, f64);
+/// (name, labels, (observations, sum) of each bucket that has any).
+type SeriesTuple = (&'static str, Vec<(&'static str, String)>, Vec<(u64, f64)>);
 
 /// The data plane of one instance.
 #[pyclass(frozen, module = "modelmesh._core._native")]
@@ -45,7 +51,8 @@ impl Core {
         *, instance, runtime, serving, peer, serving_tls = None, peer_tls = None, threads = 0,
         max_message_bytes = 16_777_216, max_header_bytes = 65_536, max_connection_age_ms = None,
         max_connection_age_grace_ms = None, held_requests_max = 4096, held_bytes_max = 268_435_456,
-        replay_bytes_max = 268_435_456, events_max = 65_536, multi_parallelism = 4
+        replay_bytes_max = 268_435_456, events_max = 65_536, multi_parallelism = 4, tapped_bytes_max = 67_108_864,
+        metrics = true, metrics_per_model = false, metrics_full_names = false, metrics_models_max = 1000
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     fn new(
@@ -65,6 +72,11 @@ impl Core {
         replay_bytes_max: usize,
         events_max: usize,
         multi_parallelism: usize,
+        tapped_bytes_max: usize,
+        metrics: bool,
+        metrics_per_model: bool,
+        metrics_full_names: bool,
+        metrics_models_max: usize,
     ) -> PyResult<Self> {
         let engine = Engine::new(Settings {
             instance,
@@ -83,6 +95,13 @@ impl Core {
             replay_bytes_max,
             events_max,
             multi_parallelism,
+            tapped_bytes_max,
+            counted: Counted {
+                enabled: metrics,
+                per_model: metrics_per_model,
+                full_names: metrics_full_names,
+                models_max: metrics_models_max,
+            },
         })?;
         Ok(Self { engine, process: process::id() })
     }
@@ -216,10 +235,58 @@ impl Core {
         Ok(py.detach(|| engine.connections()))
     }
 
-    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+    #[pyo3(signature = (*, taps, tap_headers, tap_secrets, traced, log_failed, log_all, log_invocations, log_headers))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn observe(
+        &self,
+        py: Python<'_>,
+        taps: Vec<TapTuple>,
+        tap_headers: Option<HashSet<String>>,
+        tap_secrets: HashSet<String>,
+        traced: Option<f64>,
+        log_failed: bool,
+        log_all: bool,
+        log_invocations: bool,
+        log_headers: Vec<String>,
+    ) -> PyResult<()> {
         let engine = self.engine()?;
-        let text = py.detach(|| engine.metrics());
+        if taps.len() > 64 {
+            return Err(PyValueError::new_err(format!("{} taps; at most 64 are possible", taps.len())));
+        }
+        let rule = |(model, vmodel, method, fraction)| TapRule { model, vmodel, method, fraction };
+        let taps = taps.into_iter().map(rule).collect();
+        py.detach(|| {
+            engine.observe(Observing {
+                taps,
+                tap_headers,
+                tap_secrets,
+                traced,
+                log_failed,
+                log_all,
+                log_invocations,
+                log_headers,
+            });
+        });
+        Ok(())
+    }
+
+    #[pyo3(signature = (*, open_metrics = false, names = Vec::new()))]
+    fn metrics<'py>(&self, py: Python<'py>, open_metrics: bool, names: Vec<String>) -> PyResult<Bound<'py, PyBytes>> {
+        let engine = self.engine()?;
+        let text = py.detach(|| engine.metrics(open_metrics, &names));
         Ok(PyBytes::new(py, text.as_bytes()))
+    }
+
+    fn take_metrics(&self, py: Python<'_>) -> PyResult<Vec<SeriesTuple>> {
+        let engine = self.engine()?;
+        let series = py.detach(|| engine.take_metrics());
+        Ok(series.into_iter().map(|Series { name, labels, buckets }| (name, labels, buckets)).collect())
+    }
+
+    fn forget_series(&self, py: Python<'_>, model: &str) -> PyResult<()> {
+        let engine = self.engine()?;
+        py.detach(|| engine.forget_series(model));
+        Ok(())
     }
 
     fn thread_ages_ms(&self, py: Python<'_>) -> PyResult<Vec<u64>> {

@@ -1,6 +1,6 @@
 //! Events as tuples, in the order of `_native.pyi`.
 
-use modelmesh_core::{Event, Subject};
+use modelmesh_core::{Event, Messages, Subject};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -15,6 +15,9 @@ pub mod kinds {
     pub const COPY_IDLE: u8 = 5;
     pub const LINK_LOST: u8 = 6;
     pub const LINK_BACK: u8 = 7;
+    pub const TAPPED: u8 = 8;
+    pub const LOGGED: u8 = 9;
+    pub const TRACED: u8 = 10;
 }
 
 /// Builds a tuple of elements of any types.
@@ -67,5 +70,64 @@ pub fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
         Event::CopyIdle { model, load_id } => tuple!(py, kinds::COPY_IDLE, model, load_id),
         Event::LinkLost { instance } => tuple!(py, kinds::LINK_LOST, instance),
         Event::LinkBack { instance } => tuple!(py, kinds::LINK_BACK, instance),
+        Event::Tapped(tapped) => {
+            let (request, response) = tapped.messages();
+            let Subject { model, vmodel } = &tapped.subject;
+            tuple!(
+                py,
+                kinds::TAPPED,
+                format!("{:032x}", tapped.id),
+                tapped.taps,
+                model,
+                vmodel,
+                &tapped.method,
+                tapped.code as u8,
+                tapped.began_ms,
+                tapped.duration_us,
+                headers(py, &tapped.request_headers),
+                headers(py, &tapped.response_headers),
+                &tapped.request_encoding,
+                &tapped.response_encoding,
+                messages(py, &request),
+                messages(py, &response),
+            )
+        }
+        Event::Logged(logged) => {
+            let Subject { model, vmodel } = &logged.subject;
+            tuple!(
+                py,
+                kinds::LOGGED,
+                logged.invocation,
+                &logged.id,
+                model,
+                vmodel,
+                &logged.method,
+                logged.code as u8,
+                &logged.message,
+                logged.duration_us,
+                logged.attempts,
+                logged.request_bytes,
+                logged.response_bytes,
+                headers(py, &logged.headers),
+            )
+        }
+        Event::Traced { trace, subject: Subject { model, vmodel }, method, spans } => {
+            let spans: Vec<_> = spans
+                .into_iter()
+                .map(|span| {
+                    let code = span.code.map(|code| code as u8);
+                    (span.stage(), span.id, span.parent, span.start_ns, span.end_ns, code, span.detail)
+                })
+                .collect();
+            tuple!(py, kinds::TRACED, format!("{trace:032x}"), model, vmodel, method, spans)
+        }
     }
+}
+
+fn headers<'py>(py: Python<'py>, headers: &[(String, Vec<u8>)]) -> Vec<(String, Bound<'py, PyBytes>)> {
+    headers.iter().map(|(name, value)| (name.clone(), PyBytes::new(py, value))).collect()
+}
+
+fn messages<'py>(py: Python<'py>, messages: &Messages) -> Vec<(bool, Bound<'py, PyBytes>)> {
+    messages.iter().map(|(compressed, bytes)| (*compressed, PyBytes::new(py, bytes))).collect()
 }

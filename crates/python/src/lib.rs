@@ -41,6 +41,9 @@ mod _native {
             ("COPY_IDLE", kinds::COPY_IDLE),
             ("LINK_LOST", kinds::LINK_LOST),
             ("LINK_BACK", kinds::LINK_BACK),
+            ("TAPPED", kinds::TAPPED),
+            ("LOGGED", kinds::LOGGED),
+            ("TRACED", kinds::TRACED),
         ] {
             module.add(name, kind)?;
         }

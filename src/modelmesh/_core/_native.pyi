@@ -33,6 +33,20 @@ LINK_LOST: Final = 6
 """(LINK_LOST, instance). The own instance id stands for the local runtime."""
 LINK_BACK: Final = 7
 """(LINK_BACK, instance)."""
+TAPPED: Final = 8
+"""(TAPPED, id, taps, model, vmodel | None, method, status, began_ms (epoch), duration_us,
+request headers: list[tuple[str, bytes]], response headers, request encoding, response encoding,
+request messages: list[tuple[compressed, bytes]], response messages). Bit n of `taps`: the n-th tap wants it.
+`model` is empty for a call with several ids or an unknown vmodel. Only told: dropped and counted when the
+queue is not nearly empty."""
+LOGGED: Final = 9
+"""(LOGGED, invocation, id, model, vmodel | None, method, status, message, duration_us, attempts, request_bytes,
+response_bytes, headers: list[tuple[str, bytes]]). `invocation`: the runtime is about to be called; else the call
+has ended. Only told, as TAPPED."""
+TRACED: Final = 10
+"""(TRACED, trace id in hex, model, vmodel | None, method, spans). A span is (stage, id, parent, start_ns, end_ns
+(epoch), status | None, detail); stages are call, hold (detail: what was decided), queue (wait for a turn at the
+copy), hop and infer (detail: the instance). Only told, as TAPPED."""
 
 # --- outcomes of an attempt (ATTEMPT_FAILED) ---------------------------------------------------
 NOT_HERE: Final = "not-here"
@@ -92,6 +106,11 @@ class Core:
         replay_bytes_max: int = 268_435_456,
         events_max: int = 65_536,
         multi_parallelism: int = 4,
+        tapped_bytes_max: int = 67_108_864,
+        metrics: bool = True,
+        metrics_per_model: bool = False,
+        metrics_full_names: bool = False,
+        metrics_models_max: int = 1000,
     ) -> Core:
         """Nothing is bound or connected before `start`.
 
@@ -107,6 +126,11 @@ class Core:
             held_bytes_max: Bytes of held requests; beyond that RESOURCE_EXHAUSTED at once.
             replay_bytes_max: Bytes of replay copies in all; a call beyond that is not replayed.
             events_max: Bound of the event queue. A miss that finds it full is RESOURCE_EXHAUSTED.
+            tapped_bytes_max: Bytes of payloads that wait for `events`; calls beyond that are not told.
+            metrics: Whether calls are counted.
+            metrics_per_model: Labels `modelId` and `vModelId`.
+            metrics_full_names: The label `method` is `package.Service/Method`, else the part after the slash.
+            metrics_models_max: Models with series of their own; the others share one label.
         """
     def start(self) -> None:
         """Bind the listeners and start the threads.
@@ -122,7 +146,9 @@ class Core:
     @property
     def peer_port(self) -> int | None: ...
     def events(self, most: int = 256) -> list[tuple[object, ...]]:
-        """Take up to `most` events. If more are waiting the descriptor stays readable."""
+        """Take up to `most` events. If more are waiting the descriptor stays readable.
+
+        For TAPPED, LOGGED and TRACED alone it becomes readable within a quarter of a second."""
     def set_routes(
         self,
         routes: list[tuple[str, tuple[tuple[bool, int, int, int] | None, list[tuple[str, int]]] | None]],
@@ -186,8 +212,39 @@ class Core:
         """Calls that are open: running, held, or being answered by Python."""
     def connections(self) -> int:
         """Open connections of clients and of other instances."""
-    def metrics(self) -> bytes:
-        """Counters and histograms in Prometheus text format (0.0.4), without a trailing newline."""
+    def observe(
+        self,
+        *,
+        taps: list[tuple[str | None, str | None, str | None, float]],
+        tap_headers: set[str] | None,
+        tap_secrets: set[str],
+        traced: float | None,
+        log_failed: bool,
+        log_all: bool,
+        log_invocations: bool,
+        log_headers: list[str],
+    ) -> None:
+        """What is noted down of calls beyond counters, from the next call on.
+
+        Args:
+            taps: (model, vmodel, method, fraction) of the calls whose payloads are wanted, at the ingress; None:
+                any. A method is a full name or the part after the slash. At most 64.
+            tap_headers: Names of headers that go with payloads; None: all.
+            tap_secrets: Names of headers that never do.
+            traced: Share of the calls without `traceparent` that are traced; those with one do as it says. None: off.
+            log_failed: Tell of calls that failed (at most some 100 a second).
+            log_all: Tell of every call.
+            log_invocations: Tell of every call to the local runtime.
+            log_headers: Names of headers that go with log lines.
+        """
+    def metrics(self, *, open_metrics: bool = False, names: list[str] = ...) -> bytes:
+        """Counters and histograms in Prometheus text format (0.0.4), or OpenMetrics without its end mark.
+        `names`: only the families of these names, if there are any."""
+    def take_metrics(self) -> list[tuple[str, list[tuple[str, str]], list[tuple[int, float]]]]:
+        """Histograms since the last call: (name, labels, [(observations, sum) of each bucket that has any]).
+        They are forgotten here, so this and `metrics` exclude each other."""
+    def forget_series(self, model: str) -> None:
+        """The model is no longer registered: its series go."""
     def thread_ages_ms(self) -> list[int]:
         """Milliseconds since each core thread last turned; for `/live`."""
     def drain(self) -> None:

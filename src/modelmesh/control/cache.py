@@ -157,6 +157,7 @@ class _Entry:
     loading: asyncio.Task[None] | None = None
     removal: asyncio.Task[None] | None = None
     entered_ms: int = 0
+    queued_ms: int = 0
     publishing: bool = False
     publish_again: bool = False
     published: asyncio.Event = field(default_factory=asyncio.Event)
@@ -733,6 +734,9 @@ class Cache:
             case CopyEffect.SETTLE:
                 self._grant(self.ledger.settle(entry.load_id, entry.size_bytes))
                 self._learned.measured(entry.model, entry.registered.record.type, entry.size_bytes)
+                self._journal.note(
+                    "settled", entry.model, detail=f"{entry.size_bytes} bytes", size_bytes=entry.size_bytes
+                )
                 self._make_room(entry)
             case CopyEffect.RECORD_FAILURE:
                 entry.removal = self._tasks.start(self._record_failure(entry), f"record failure {entry.model}")
@@ -808,7 +812,9 @@ class Cache:
             if load is None:
                 return
             self._running[load] = None
-            self._step(self._loads[load], CopyInput.SLOT_FREE)
+            entry = self._loads[load]
+            entry.queued_ms = self._clock.monotonic_ms() - entry.entered_ms
+            self._step(entry, CopyInput.SLOT_FREE)
 
     # --- memory -------------------------------------------------------------------------------
 
@@ -833,6 +839,7 @@ class Cache:
                 f"{victim.size_bytes} bytes of {excess} wanted for {cause.model}; "
                 f"{self.ledger.free_bytes} free of {self.ledger.capacity_bytes}",
                 cause=cause.model,
+                idle_ms=max(0, self._clock.now_ms() - self.usage.last_use_ms(victim.model)),
             )
             self.drop(victim.model, victim.reason.value, forced=forced, relied_on=relied_on)
             gained += victim.size_bytes
@@ -968,7 +975,9 @@ class Cache:
     async def _load(self, entry: _Entry) -> None:
         timeout_ms = self.parameters.load_timeout_ms
         began_ms = self._clock.monotonic_ms()
-        self._journal.note("load_started", entry.model, detail=f"{entry.size_bytes} bytes predicted")
+        self._journal.note(
+            "load_started", entry.model, detail=f"{entry.size_bytes} bytes predicted", queued_ms=entry.queued_ms
+        )
         try:
             async with asyncio.timeout(timeout_ms / 1000):
                 loaded = await self._runtime.load(self._source(entry))

@@ -22,10 +22,18 @@ class Journal:
         self.history: deque[Event] = deque(maxlen=HISTORY)
 
     def note(
-        self, kind: str, model: ModelId | str = "", reason: str = "", detail: str = "", *, cause: ModelId | None = None
+        self,
+        kind: str,
+        model: ModelId | str = "",
+        reason: str = "",
+        detail: str = "",
+        *,
+        cause: ModelId | None = None,
+        **numbers: int,
     ) -> None:
-        """Write an event."""
-        event = Event(self._clock.now_ms(), self._instance, ModelId(model), kind, reason, detail, cause)
+        """Write an event; `numbers` are for metrics."""
+        now_ms = self._clock.now_ms()
+        event = Event(now_ms, self._instance, ModelId(model), kind, reason, detail, cause, tuple(numbers.items()))
         self.history.append(event)
         for subscriber in tuple(self._subscribers.values()):
             subscriber(event)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from modelmesh.control.answers import refusal, retry_later
 from modelmesh.control.cache import Cache
+from modelmesh.control.census import Census
 from modelmesh.control.decide import Decider
 from modelmesh.control.drain import Drain, Drained
 from modelmesh.control.enact import CopyWriter
@@ -153,8 +154,14 @@ class ControlPlane:
         rng: Random,
         limits: ControlLimits,
         crashed: Callable[[str, BaseException], None],
+        forgotten: Callable[[ModelId], None] = lambda _: None,
     ) -> None:
-        """`crashed`: told of every background task that ended by an unexpected exception."""
+        """Put the parts together; nothing runs yet.
+
+        `crashed` is told of every background task that ended by an unexpected exception, `forgotten` of every
+        model that is no longer registered.
+        """
+        self._forgotten = forgotten
         own = identity.instance
         store = self.pulse = Pulse(store, clock, probe=keys.alive)
         self.identity = identity
@@ -276,6 +283,7 @@ class ControlPlane:
         self.vmodels = VModels(
             store=store, keys=keys, models=self.models, vmodels=self.vmodel_records, journal=self.journal
         )
+        self.census = Census(store=store, keys=keys, clock=clock)
         self.leader = Leader(
             store=store,
             keys=keys,
@@ -323,6 +331,7 @@ class ControlPlane:
             models=self.models,
             scaler=self.scaler,
             leader=self.leader,
+            census=self.census,
             transitions=self.transitions,
             clock=clock,
             journal=self.journal,
@@ -540,6 +549,7 @@ class ControlPlane:
     def _registry_changed(self, change: Change) -> None:
         parsed = self.keys.parse(change.item.key)
         assert isinstance(parsed, RegistryKey)
+        self.census.changed(change)
         stored = self.models.changed(parsed.model, change)
         if stored is not None and self.clock.now_ms() < self._store_identity.doubted_until_ms:
             # The store was replaced: somebody puts records back, and what we hold may be just that.
@@ -547,6 +557,8 @@ class ControlPlane:
             return
         if stored is not None:
             self.cache.record_edited(parsed.model, stored)
+        if change.kind is ChangeKind.DELETE:
+            self._forgotten(parsed.model)
         created = Revision(0) if change.kind is ChangeKind.DELETE else change.item.create_revision
         self.cache.record_changed(parsed.model, created)
 
@@ -582,6 +594,7 @@ class ControlPlane:
 
     def _relisted(self, *, replaced: bool) -> None:
         """After a new listing: put back what should stand, let go what should not."""
+        self.census.stop()
         if replaced:
             self.models.rebase()
             self.vmodel_records.rebase()

@@ -6,6 +6,7 @@ from random import Random
 
 from modelmesh.control.balance import Balance
 from modelmesh.control.cache import Cache
+from modelmesh.control.census import Census
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.keys import Keys
@@ -60,6 +61,7 @@ class Rounds:
         models: RecordCache[ModelId, ModelRecord],
         scaler: Scaler,
         leader: Leader,
+        census: Census,
         transitions: Transitions,
         clock: Clock,
         journal: Journal,
@@ -71,6 +73,7 @@ class Rounds:
         self._cache = cache
         self._scaler = scaler
         self._leader = leader
+        self._census = census
         self._transitions = transitions
         self._tasks = tasks
         self._read_only = read_only
@@ -130,7 +133,10 @@ class Rounds:
         won = self._leader.changed_hands() and self._leader.leads
         if not self._leader.leads:
             self._transitions.stop()
+            self._census.stop()
             return
+        if self._census.models is None and not self._census.counting:
+            self._tasks.start(self._census.take(), "count the models")
         if won or self._ticks % TRANSITION_TICKS == 0:
             with suppress(StoreError):
                 await self._transitions.sweep()

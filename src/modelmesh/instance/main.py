@@ -14,7 +14,7 @@ import structlog
 
 from modelmesh.adapters.http.probes import Health, ProbeServer
 from modelmesh.adapters.store import StoreSettingError
-from modelmesh.adapters.telemetry.logs import configure_logs
+from modelmesh.adapters.telemetry.logs import LogLevel, configure_logs
 from modelmesh.control.link import RuntimeRejectedError
 from modelmesh.control.live_config import StartDisabledError
 from modelmesh.instance.anchor import Anchor, AnchorError
@@ -57,13 +57,13 @@ def run(settings: Settings, remarks: Sequence[str] = ()) -> int:
         settings: What the operator set.
         remarks: What the log should say about how it was set.
     """
-    configure_logs(form=settings.log_format, level=settings.log_level)
+    level = configure_logs(form=settings.log_format, level=settings.log_level)
     for remark in remarks:
         structlog.get_logger("modelmesh").warning("setting", detail=remark)
-    return asyncio.run(_run(settings))
+    return asyncio.run(_run(settings, level))
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: Settings, level: LogLevel) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,14 +85,14 @@ async def _run(settings: Settings) -> int:
             opened.enter_context(_beside(_stop_when_deleted(anchor, stop)))
         opened.enter_context(_beside(health.beat()))
         opened.enter_context(_beside(_last_resort(stop, settings.shutdown_timeout_ms)))
-        return await _live(settings, health, stop)
+        return await _live(settings, level, health, stop)
 
 
-async def _live(settings: Settings, health: Health, stop: asyncio.Event) -> int:
+async def _live(settings: Settings, level: LogLevel, health: Health, stop: asyncio.Event) -> int:
     """From the first connection to the last."""
     log = structlog.get_logger("modelmesh")
     try:
-        wired = await _until(wire(settings), stop)
+        wired = await _until(wire(settings, level), stop)
     except (SettingsError, StoreSettingError, StoreError, OSError, ValueError) as error:
         return _start_failed(settings, _explain(error, settings))
     if wired is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from modelmesh.instance.metrics_reference import metrics_page
 from modelmesh.instance.settings import Settings
 from modelmesh.instance.sources import environment_names
 
@@ -91,8 +92,9 @@ def _default(field: FieldInfo) -> str:
 
 
 def main() -> int:
-    """Write the page where it belongs, from the root of the repository."""
+    """Write the pages where they belong, from the root of the repository."""
     Path("docs/reference/settings.md").write_text(page())
+    Path("docs/reference/metrics.md").write_text(metrics_page())
     return 0
 
 

@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from modelmesh.instance.endpoint_settings import EndpointSettings, names
+from modelmesh.instance.endpoint_settings import names
+from modelmesh.instance.observing_settings import ObservingSettings
 
 
 class SettingsError(Exception):
     """A setting is missing or wrong; the message names each and says what is expected."""
 
 
-class Settings(EndpointSettings):
+class Settings(ObservingSettings):
     """All settings of one instance. The first environment name of each is the one to use."""
 
     # --- store --------------------------------------------------------------------------------

@@ -1,15 +1,21 @@
 """The composition root: from settings to one instance whose ports have adapters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import SystemRandom
+
+from structlog.contextvars import bind_contextvars
 
 from modelmesh.adapters.clock import SystemClock
 from modelmesh.adapters.dataplane.native import ListenerTls, NativeDataPlane
 from modelmesh.adapters.peers import GrpcPeers, PeerCertificates
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
+from modelmesh.adapters.runtime.metered import MeteredRuntime
 from modelmesh.adapters.runtime.reflection import RuntimeReflection
 from modelmesh.adapters.store import open_store
-from modelmesh.adapters.telemetry.logs import JournalLog
+from modelmesh.adapters.store.metered import MeteredStore
+from modelmesh.adapters.telemetry.calls import mapped
+from modelmesh.adapters.telemetry.logs import JournalLog, LogLevel
 from modelmesh.control.keys import Keys
 from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
 from modelmesh.instance.certificates import (
@@ -20,10 +26,13 @@ from modelmesh.instance.certificates import (
     load_certificates,
 )
 from modelmesh.instance.live_documents import LiveDocuments, read_documents
+from modelmesh.instance.observing import Observers, choose_observers, header_keys
 from modelmesh.instance.settings import Settings
+from modelmesh.instance.telemetry import Metrics, choose_metrics
 from modelmesh.management.services import serve
 from modelmesh.policy.copies import CopiesLimits
 from modelmesh.ports import Store
+from modelmesh.values.dataplane import DataPlaneEvent
 from modelmesh.values.ids import InstanceId
 
 
@@ -38,12 +47,16 @@ class Wired:
     reflection: RuntimeReflection
     peers: GrpcPeers
     documents: LiveDocuments
+    metrics: Metrics
+    observers: Observers
     serving_services: tuple[str, ...]
     peer_services: tuple[str, ...]
 
     async def close(self) -> None:
         """Release everything, in the reverse order."""
+        await self.observers.stop(self.dataplane)
         await self.plane.tasks.close()
+        await self.metrics.stop()
         self.dataplane.close()
         await self.peers.close()
         await self.reflection.close()
@@ -51,8 +64,8 @@ class Wired:
         await self.store.close()
 
 
-async def wire(settings: Settings) -> Wired:
-    """Put an instance together and bind its ports.
+async def wire(settings: Settings, level: LogLevel) -> Wired:
+    """Put an instance together and bind its ports; `level` follows the live setting.
 
     Raises:
         SettingsError: A certificate or a document cannot be used.
@@ -60,6 +73,7 @@ async def wire(settings: Settings) -> Wired:
         OSError: A port is in use; the message names it.
     """
     certificates = load_certificates(settings)
+    metrics = choose_metrics(settings)
     store = await open_store(settings.kv_store)
     instance = InstanceId(settings.resolved_instance_id())
     host = settings.listen_host
@@ -75,9 +89,13 @@ async def wire(settings: Settings) -> Wired:
         max_connection_age_ms=_ms(settings.max_connection_age_s),
         max_connection_age_grace_ms=_ms(settings.max_connection_age_grace_s),
         multi_parallelism=settings.multi_parallelism,
+        metrics=metrics.choice.kind != "disabled",
+        metrics_per_model=metrics.choice.per_model,
+        metrics_full_names=metrics.choice.full_names,
+        metrics_models_max=metrics.choice.models_max,
     )
     try:
-        return await _connect(settings, instance, store, dataplane, certificates)
+        return await _connect(settings, level, instance, store, dataplane, metrics, certificates)
     except BaseException:
         dataplane.close()
         await store.close()
@@ -86,17 +104,26 @@ async def wire(settings: Settings) -> Wired:
 
 async def _connect(
     settings: Settings,
+    level: LogLevel,
     instance: InstanceId,
     store: Store,
     dataplane: NativeDataPlane,
+    metrics: Metrics,
     certificates: CertificateSet | None,
 ) -> Wired:
     log = JournalLog(instance)
+    keys = header_keys(settings.log_request_headers)
     runtime = GrpcRuntime(settings.runtime_endpoint())
     reflection = RuntimeReflection(settings.runtime_serving_endpoint())
     peers = GrpcPeers(_caller(certificates.peer) if certificates else None)
+    observers = choose_observers(settings, instance, metrics.meter)
     planes: list[ControlPlane] = []
-    dataplane.listen(lambda events: planes[0].receive(events))  # noqa: PLW0108 - made below
+
+    def receive(events: Sequence[DataPlaneEvent]) -> None:
+        planes[0].receive(events)
+        observers.receive(events)
+
+    dataplane.listen(receive)
     dataplane.start()
     plane = ControlPlane(
         identity=Identity(
@@ -109,8 +136,8 @@ async def _connect(
             version=settings.resolved_version(),
         ),
         keys=Keys(root="", prefix=settings.kv_prefix, service=settings.service_name),
-        store=store,
-        runtime=runtime,
+        store=MeteredStore(store, metrics.meter),
+        runtime=MeteredRuntime(runtime, metrics.meter),
         peers=peers,
         dataplane=dataplane,
         clock=SystemClock(),
@@ -126,16 +153,35 @@ async def _connect(
             bootstrap_ms=settings.bootstrap_ms if settings.failfast_upgrade else 0,
         ),
         crashed=log.crashed,
+        forgotten=metrics.forget,
     )
     planes.append(plane)
     plane.journal.subscribe(log)
     documents = read_documents(settings, plane)
     serving_services, peer_services = serve(
-        plane, ready=lambda: plane.ready, ask_runtime=reflection.ask, failed=log.crashed
+        plane,
+        ready=lambda: plane.ready,
+        ask_runtime=reflection.ask,
+        failed=log.crashed,
+        entered=lambda headers: bind_contextvars(**mapped(headers, keys)),
     )
+    await metrics.start(settings, plane, dataplane)
+    observers.start(plane, dataplane, level)
     if certificates is not None:
         _watch_certificates(settings, certificates.files, plane, dataplane, peers)
-    return Wired(plane, dataplane, store, runtime, reflection, peers, documents, serving_services, peer_services)
+    return Wired(
+        plane,
+        dataplane,
+        store,
+        runtime,
+        reflection,
+        peers,
+        documents,
+        metrics,
+        observers,
+        serving_services,
+        peer_services,
+    )
 
 
 def _watch_certificates(

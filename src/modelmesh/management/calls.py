@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from modelmesh.control.tasks import Tasks
 from modelmesh.ports import DataPlane, StoreError
-from modelmesh.values.dataplane import Called, CallMessage, Cancelled
+from modelmesh.values.dataplane import Called, CallMessage, Cancelled, Headers
 from modelmesh.values.ids import Token
 from modelmesh.values.status import Status
 
@@ -72,6 +72,7 @@ class CallServer:
     Args:
         methods: By full name, without the leading slash.
         failed: Told of every handler that ended by an unexpected exception.
+        entered: Told of each call's headers, in the task that answers it.
     """
 
     def __init__(
@@ -81,11 +82,13 @@ class CallServer:
         tasks: Tasks,
         methods: Mapping[str, Method],
         failed: Callable[[str, Exception], None],
+        entered: Callable[[Headers], object] = lambda _: None,
     ) -> None:
         self._dataplane = dataplane
         self._tasks = tasks
         self._methods = methods
         self._failed = failed
+        self._entered = entered
         self._calls: dict[Token, Call] = {}
 
     def __len__(self) -> int:
@@ -147,6 +150,7 @@ class CallServer:
 
     async def _answer(self, call: Call, method: Method, message: bytes) -> None:
         assert method.unary is not None
+        self._entered(tuple(call.headers.items()))
         try:
             answer = await method.unary(call, parse(method.request, message))
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
@@ -157,6 +161,7 @@ class CallServer:
 
     async def _stream(self, call: Call, method: Method) -> None:
         assert method.streaming is not None
+        self._entered(tuple(call.headers.items()))
 
         async def requests() -> AsyncIterator[Message]:
             async for message in call.messages():

@@ -10,6 +10,7 @@ from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
 from modelmesh.management.reflection import AskRuntime, Reflection
 from modelmesh.management.vmodels import VModelCalls
+from modelmesh.values.dataplane import Headers
 
 
 def serve(
@@ -18,6 +19,7 @@ def serve(
     ready: Callable[[], bool],
     ask_runtime: AskRuntime,
     failed: Callable[[str, Exception], None],
+    entered: Callable[[Headers], object] = lambda _: None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Let `plane` answer our services; returns those of the serving port and those of the peer port.
 
@@ -26,6 +28,7 @@ def serve(
         ready: Whether this instance can serve calls.
         ask_runtime: Sends a reflection request to the runtime.
         failed: Told of every handler that ended by an unexpected exception.
+        entered: Told of each call's headers, in the task that answers it.
     """
     models = Models(plane)
     serving = {
@@ -38,7 +41,9 @@ def serve(
     services = tuple(sorted({name.partition("/")[0] for name in serving}))
     health = Health(ready=ready, services=services, clock=plane.clock).methods()
     serving |= health
-    server = CallServer(dataplane=plane.dataplane, tasks=plane.tasks, methods={**serving, **peer}, failed=failed)
+    server = CallServer(
+        dataplane=plane.dataplane, tasks=plane.tasks, methods={**serving, **peer}, failed=failed, entered=entered
+    )
     plane.answer_calls(CallHandlers(server.called, server.message, server.cancelled))
     peer_services = tuple(sorted({name.partition("/")[0] for name in (*peer, *health)}))
     return (*services, "grpc.health.v1.Health"), peer_services

@@ -220,10 +220,6 @@ class SimulatedDataPlane:
         """See `ports.DataPlane`."""
         return len(self._held), 0
 
-    def metrics(self) -> bytes:
-        """Nothing is counted."""
-        return b""
-
     def thread_ages_ms(self) -> Sequence[int]:
         """There are no threads."""
         return ()

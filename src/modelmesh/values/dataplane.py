@@ -143,6 +143,30 @@ class Usage:
     waiting: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """Calls whose payloads are wanted; None: any. `method`: a full name, or the part after the slash."""
+
+    model: ModelId | None = None
+    vmodel: VModelId | None = None
+    method: str | None = None
+    fraction: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observing:
+    """What is noted down of calls beyond counters. `traced`: share of the calls that come without a trace."""
+
+    taps: tuple[Tap, ...] = ()
+    tap_headers: frozenset[str] | None = None
+    tap_secrets: frozenset[str] = frozenset()
+    traced: float | None = None
+    log_failed: bool = False
+    log_all: bool = False
+    log_invocations: bool = False
+    log_headers: tuple[str, ...] = ()
+
+
 # --- up ---------------------------------------------------------------------------------------
 
 
@@ -229,4 +253,81 @@ class LinkBack:
     instance: InstanceId
 
 
-DataPlaneEvent = Missed | AttemptFailed | Called | CallMessage | Cancelled | CopyIdle | LinkLost | LinkBack
+Headers = tuple[tuple[str, bytes], ...]
+"""Names and values as on the wire (`-bin` values in base64)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tapped:
+    """Payloads of a call that has ended. `model` is empty for a call with several ids or an unknown vmodel.
+
+    Bit n of `taps` is set if the n-th tap wants it; messages are (compressed, bytes).
+    """
+
+    id: str
+    taps: int
+    model: ModelId
+    vmodel: VModelId | None
+    method: str
+    status: Status
+    began_ms: int
+    duration_us: int
+    request_headers: Headers
+    response_headers: Headers
+    request_encoding: str
+    response_encoding: str
+    request: tuple[tuple[bool, bytes], ...]
+    response: tuple[tuple[bool, bytes], ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all messages."""
+        return sum(len(message) for _, message in (*self.request, *self.response))
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A call to be told in the log: it has ended, or (`invocation`) the runtime is about to be called."""
+
+    invocation: bool
+    id: str
+    model: ModelId
+    vmodel: VModelId | None
+    method: str
+    status: Status
+    message: str
+    duration_us: int
+    attempts: int
+    request_bytes: int
+    response_bytes: int
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stage of a traced call: call, hold, queue, hop or infer. `parent` 0: none; times in epoch nanoseconds."""
+
+    stage: str
+    id: int
+    parent: int
+    start_ns: int
+    end_ns: int
+    status: Status | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A traced call has ended here; `trace` is its trace id."""
+
+    trace: int
+    model: ModelId
+    vmodel: VModelId | None
+    method: str
+    spans: tuple[Span, ...]
+
+
+Told = Tapped | Logged | Traced
+"""Events that nobody waits for: dropped and counted when they come too fast."""
+
+DataPlaneEvent = Missed | AttemptFailed | Called | CallMessage | Cancelled | CopyIdle | LinkLost | LinkBack | Told

@@ -19,3 +19,5 @@ class Event:
     reason: str
     detail: str
     cause: ModelId | None = None
+    numbers: tuple[tuple[str, int], ...] = ()
+    """What metrics observe of it; the names carry the units."""

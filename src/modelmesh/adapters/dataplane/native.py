@@ -24,7 +24,9 @@ from modelmesh.values.dataplane import (
     Hop,
     LinkBack,
     LinkLost,
+    Logged,
     Missed,
+    Observing,
     Outcome,
     PeerAddress,
     Reroute,
@@ -33,6 +35,9 @@ from modelmesh.values.dataplane import (
     Route,
     Rules,
     Serve,
+    Span,
+    Tapped,
+    Traced,
     Usage,
 )
 from modelmesh.values.ids import InstanceId, ModelId, Token, VModelId
@@ -86,6 +91,11 @@ class NativeDataPlane:
         replay_bytes_max: int = 268_435_456,
         events_max: int = 65_536,
         multi_parallelism: int = 4,
+        tapped_bytes_max: int = 67_108_864,
+        metrics: bool = True,
+        metrics_per_model: bool = False,
+        metrics_full_names: bool = False,
+        metrics_models_max: int = 1000,
     ) -> None:
         """Nothing is bound or connected before `start`. The native stub documents the arguments.
 
@@ -109,6 +119,11 @@ class NativeDataPlane:
             replay_bytes_max=replay_bytes_max,
             events_max=events_max,
             multi_parallelism=multi_parallelism,
+            tapped_bytes_max=tapped_bytes_max,
+            metrics=metrics,
+            metrics_per_model=metrics_per_model,
+            metrics_full_names=metrics_full_names,
+            metrics_models_max=metrics_models_max,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._receive: Callable[[Sequence[DataPlaneEvent]], None] | None = None
@@ -123,11 +138,17 @@ class NativeDataPlane:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._core.event_fd, self._deliver)
 
-    def _deliver(self) -> None:
+    def _deliver(self) -> bool:
         # One batch a turn of the loop: while more wait, the descriptor stays readable.
         events = [_EVENTS[event[0]](*event[1:]) for event in self._core.events(_BATCH)]
         if events and self._receive is not None:
             self._receive(events)
+        return bool(events)
+
+    def deliver(self) -> None:
+        """Deliver all that waits, now."""
+        while self._deliver():
+            pass
 
     def start(self) -> None:
         """Bind and begin. Raises OSError naming an address that is in use."""
@@ -256,9 +277,30 @@ class NativeDataPlane:
         """Whether clients or other instances have connections open; after `drain` they close by themselves."""
         return self._core.connections() > 0
 
-    def metrics(self) -> bytes:
-        """Counters and histograms in Prometheus text format."""
-        return self._core.metrics()
+    def observe(self, observing: Observing) -> None:
+        """Say what is noted down of calls beyond counters, from the next call on."""
+        self._core.observe(
+            taps=[(tap.model, tap.vmodel, tap.method, tap.fraction) for tap in observing.taps],
+            tap_headers=None if observing.tap_headers is None else {*observing.tap_headers},
+            tap_secrets={*observing.tap_secrets},
+            traced=observing.traced,
+            log_failed=observing.log_failed,
+            log_all=observing.log_all,
+            log_invocations=observing.log_invocations,
+            log_headers=[*observing.log_headers],
+        )
+
+    def metrics(self, *, open_metrics: bool = False, names: Sequence[str] = ()) -> bytes:
+        """Counters and histograms in Prometheus text format, or in OpenMetrics without its end mark."""
+        return self._core.metrics(open_metrics=open_metrics, names=[*names])
+
+    def take_metrics(self) -> Sequence[tuple[str, Sequence[tuple[str, str]], Sequence[tuple[int, float]]]]:
+        """Histograms since the last call: name, labels, (observations, sum) of each bucket that has any."""
+        return self._core.take_metrics()
+
+    def forget_series(self, model: ModelId) -> None:
+        """Drop the series of a model that is no longer registered."""
+        self._core.forget_series(model)
 
     def thread_ages_ms(self) -> Sequence[int]:
         """Milliseconds since each core thread last turned."""
@@ -385,6 +427,56 @@ def _called(
     )
 
 
+def _tapped(*elements: Any) -> Tapped:
+    identifier, taps, model, vmodel, method, status, began_ms, duration_us, *rest = elements
+    request_headers, response_headers, request_encoding, response_encoding, request, response = rest
+    return Tapped(
+        id=identifier,
+        taps=taps,
+        model=model,
+        vmodel=vmodel,
+        method=method,
+        status=Status(status),
+        began_ms=began_ms,
+        duration_us=duration_us,
+        request_headers=tuple(request_headers),
+        response_headers=tuple(response_headers),
+        request_encoding=request_encoding,
+        response_encoding=response_encoding,
+        request=tuple(request),
+        response=tuple(response),
+    )
+
+
+def _logged(*elements: Any) -> Logged:
+    invocation, identifier, model, vmodel, method, status, *rest = elements
+    message, duration_us, attempts, request_bytes, response_bytes, headers = rest
+    return Logged(
+        invocation=invocation,
+        id=identifier,
+        model=model,
+        vmodel=vmodel,
+        method=method,
+        status=Status(status),
+        message=message,
+        duration_us=duration_us,
+        attempts=attempts,
+        request_bytes=request_bytes,
+        response_bytes=response_bytes,
+        headers=tuple(headers),
+    )
+
+
+def _traced(trace: str, model: Any, vmodel: Any, method: str, spans: Sequence[Any]) -> Traced:
+    return Traced(int(trace, 16), model, vmodel, method, tuple(_span(*span) for span in spans))
+
+
+def _span(
+    stage: str, identifier: int, parent: int, start_ns: int, end_ns: int, status: int | None, detail: str
+) -> Span:
+    return Span(stage, identifier, parent, start_ns, end_ns, None if status is None else Status(status), detail)
+
+
 _EVENTS: dict[object, Callable[..., DataPlaneEvent]] = {
     _native.MISSED: _missed,
     _native.ATTEMPT_FAILED: _attempt_failed,
@@ -394,4 +486,7 @@ _EVENTS: dict[object, Callable[..., DataPlaneEvent]] = {
     _native.COPY_IDLE: CopyIdle,
     _native.LINK_LOST: LinkLost,
     _native.LINK_BACK: LinkBack,
+    _native.TAPPED: _tapped,
+    _native.LOGGED: _logged,
+    _native.TRACED: _traced,
 }

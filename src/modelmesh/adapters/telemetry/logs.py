@@ -28,15 +28,48 @@ _LEVELS = {
     "victim": logging.DEBUG,
     "attempt_failed": logging.DEBUG,
     "load_started": logging.DEBUG,
+    "settled": logging.DEBUG,
     "registered": logging.DEBUG,
     "unregistered": logging.DEBUG,
 }
 """Everything else is INFO."""
 
 
-def configure_logs(*, form: str, level: str) -> None:
+_OLD_NAMES = {"TRACE": "DEBUG", "ALL": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL"}
+
+
+class LogLevel:
+    """The least level that is logged; it may change while the process runs."""
+
+    def __init__(self, usual: str) -> None:
+        self._usual = logging.getLevelNamesMapping()[usual.upper()]
+        self._least = self._usual
+
+    def set(self, name: str | None) -> None:
+        """Take a level by its name, in the words of Python or Java; None: the usual one. Raises ValueError."""
+        if name is None:
+            self._least = self._usual
+            return
+        upper = name.upper()
+        number = (
+            logging.CRITICAL + 1 if upper == "OFF" else logging.getLevelNamesMapping().get(_OLD_NAMES.get(upper, upper))
+        )
+        if number is None:
+            raise ValueError(f"{name!r} is no level; there are debug, info, warning, error and off")
+        self._least = number
+
+    def __call__(self, _: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Drop what is below."""
+        if logging.getLevelNamesMapping()[method.upper()] < self._least:
+            raise structlog.DropEvent
+        return event
+
+
+def configure_logs(*, form: str, level: str) -> LogLevel:
     """Set up logging for the process; lines go to standard error, one event a line."""
+    least = LogLevel(level)
     shared: list[structlog.typing.Processor] = [
+        least,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -53,10 +86,11 @@ def configure_logs(*, form: str, level: str) -> None:
         shared.remove(structlog.processors.format_exc_info)
     structlog.configure(
         processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    return least
 
 
 class JournalLog:

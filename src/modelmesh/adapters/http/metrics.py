@@ -1,0 +1,113 @@
+"""`/metrics`, over HTTPS with a certificate of its own unless told otherwise."""
+
+import asyncio
+import datetime as dt
+import os
+import ssl
+
+import structlog
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from modelmesh.adapters.telemetry.exposition import Exposition
+
+VALID_DAYS = 3650
+"""The certificate is thrown away when the process ends; nobody can check it, only encrypt to it."""
+
+NAMES_MAX = 256
+"""Filters of one scrape."""
+
+
+class MetricsServer:
+    """Answers scrapes.
+
+    Args:
+        https: With a certificate signed by itself, made at the start; scrapers cannot verify it.
+        log_requests: Whether each scrape is a line of the log.
+    """
+
+    def __init__(self, exposition: Exposition, *, host: str, port: int, https: bool, log_requests: bool) -> None:
+        self._exposition = exposition
+        self._host = host
+        self._port = port
+        self._https = https
+        self._log_requests = log_requests
+        self._log = structlog.get_logger("modelmesh")
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+        assert self._runner is not None
+        return int(self._runner.addresses[0][1])
+
+    async def start(self) -> None:
+        """Bind. Raises OSError naming the address."""
+        application = web.Application()
+        for path in ("/metrics", "/metrics/", "/"):
+            application.router.add_get(path, self._answer)
+        self._runner = web.AppRunner(application, access_log=None)
+        await self._runner.setup()
+        context = self_signed() if self._https else None
+        site = web.TCPSite(self._runner, self._host, self._port, ssl_context=context)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise OSError(
+                error.errno, f"metrics cannot listen on {self._host}:{self._port} (MM_METRICS): {error.strerror}"
+            ) from error
+
+    async def stop(self) -> None:
+        """Close."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        if self._log_requests:
+            self._log.info("metrics_scraped", by=request.remote, path=request.path_qs)
+        names = request.query.getall("name[]", [])
+        if len(names) > NAMES_MAX:
+            return web.Response(status=400, text=f"{len(names)} names are asked for, {NAMES_MAX} are allowed\n")
+        # Thousands of series take a while to write; misses must not wait for it.
+        render = self._exposition.prepare(request.headers.get("Accept", ""), names)
+        text, content_type = await asyncio.to_thread(render)
+        answer = web.Response(body=text, headers={"Content-Type": content_type})
+        answer.enable_compression()
+        return answer
+
+
+def self_signed() -> ssl.SSLContext:
+    """A server's TLS context with a new key and a certificate signed by itself."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # The standard library takes certificates from files only, and the file system may be read-only.
+    with os.fdopen(os.memfd_create("metrics.pem"), "wb") as file:
+        file.write(b"".join(self_signed_pem()))
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+    return context
+
+
+def self_signed_pem() -> tuple[bytes, bytes]:
+    """A new key, and a certificate for `localhost` that it signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "modelmesh metrics")])
+    now = dt.datetime.now(dt.UTC)  # noqa: TID251 - a certificate's validity is wall clock time
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=VALID_DAYS))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return private, certificate.public_bytes(serialization.Encoding.PEM)
