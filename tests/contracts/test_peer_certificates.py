@@ -71,7 +71,7 @@ async def test_a_call_outlives_the_certificates_it_began_with(far: Far, authorit
     peers = GrpcPeers(certificates(authority))
     address = PeerAddress(f"127.0.0.1:{far.port}", "mesh")
     call = asyncio.ensure_future(
-        peers.ensure_loaded(address, ModelId("m"), last_use_ms=0, sync=True, view=None, timeout_ms=20_000)
+        peers.ensure_loaded(address, ModelId("m"), last_use_ms=0, sync=True, retry=False, view=None, timeout_ms=20_000)
     )
     await far.asked.wait()
     peers.set_certificates(certificates(Authority("strange")))
@@ -97,6 +97,7 @@ async def test_a_connection_beyond_the_bound_is_closed_when_its_calls_have_ended
             ModelId("m"),
             last_use_ms=0,
             sync=True,
+            retry=False,
             view=None,
             timeout_ms=20_000,
         )
