@@ -32,7 +32,7 @@ $(STAMPS)/venv: requirements/dev.lock requirements/uv.lock | tools
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -m pip install -q --require-hashes -r requirements/uv.lock
 	@echo "installing the locked dependencies"
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync -q --require-hashes requirements/dev.lock requirements/uv.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync -q --compile-bytecode --require-hashes requirements/dev.lock requirements/uv.lock
 	@$(BIN)/python -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "modelmesh.pth").write_text("$(CURDIR)/src\n")'
 	@printf '#!%s\nimport sys\nfrom modelmesh.cli import main\nsys.exit(main())\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/modelmesh && chmod +x $(BIN)/modelmesh
 	@touch $@
@@ -43,6 +43,11 @@ $(STAMPS)/build: $(STAMPS)/venv $(RUST_SOURCES) pyproject.toml
 	@touch $@
 
 build: $(STAMPS)/build ## virtual environment and native core
+
+# Processes start half a second sooner with bytecode there; Python does not write it itself where it is told not to.
+.PHONY: bytecode
+bytecode: $(STAMPS)/build
+	@$(BIN)/python -m compileall -q src/modelmesh
 
 # Tools for what is deployed: outside the virtual environment, because no code of ours imports them.
 $(TOOLS)/python: requirements/tools.lock requirements/uv.lock | $(STAMPS)/venv
@@ -71,10 +76,10 @@ lock: ## renew requirements/*.lock from pyproject.toml
 
 # --- what people run --------------------------------------------------------------------------
 
-demo: $(STAMPS)/build ## three instances, real models that do not all fit: watch them load, move and leave
+demo: bytecode ## three instances, real models that do not all fit: watch them load, move and leave
 	@$(BIN)/python examples/01-real-models/demo.py
 
-test: $(STAMPS)/build ## every test; K=expression picks some
+test: bytecode ## every test; K=expression picks some
 	@cargo test -q --locked -p modelmesh-core
 	@$(BIN)/python -m pytest -q $(if $(K),-k "$(K)",) -n 2 --dist worksteal
 
@@ -120,13 +125,13 @@ docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
 proto: $(STAMPS)/venv ## regenerate src/modelmesh/_proto from proto/
 	@$(BIN)/python proto/generate.py
 
-faults: $(STAMPS)/build ## real processes and a real etcd under faults, with callers who must not notice (6 minutes); SCENARIOS="kill_one …" picks some
+faults: bytecode ## real processes and a real etcd under faults, with callers who must not notice (6 minutes); SCENARIOS="kill_one …" picks some
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python -m benchmarks.faults.run $(SCENARIOS)
 
 bench: bench-path bench-observed bench-cluster bench-cache bench-micro ## everything that measures
 
-bench-cluster: $(STAMPS)/build ## registration, memory, starts, cold calls, over-commit (4 minutes); PARTS="registration …" picks some
+bench-cluster: bytecode ## registration, memory, starts, cold calls, over-commit (4 minutes); PARTS="registration …" picks some
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python -m benchmarks.cluster.run $(PARTS)
 
@@ -136,10 +141,10 @@ bench-cache: $(STAMPS)/venv ## hit ratios on traces, through the production cont
 bench-micro: $(STAMPS)/venv ## what one decision costs: placement, attempt, eviction
 	@$(BIN)/python benchmarks/micro/run.py
 
-bench-path: $(STAMPS)/build ## what a call costs on its way: direct, through one instance, over a hop (5 minutes)
+bench-path: bytecode ## what a call costs on its way: direct, through one instance, over a hop (5 minutes)
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python benchmarks/path/run.py
 
-bench-observed: $(STAMPS)/build ## what metrics, payload taps, access control and traces cost a call (3 minutes)
+bench-observed: bytecode ## what metrics, payload taps, access control and traces cost a call (3 minutes)
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python benchmarks/path/observed.py

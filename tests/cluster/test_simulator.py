@@ -7,8 +7,11 @@ import pytest
 
 from modelmesh.control import balance, decide, scale
 from modelmesh.control.cache import Cache
+from modelmesh.control.copy_entry import OPEN
 from modelmesh.control.enact import CopyWriter
+from modelmesh.control.loading import Loading
 from modelmesh.control.requests import Requests
+from modelmesh.control.room import Room
 from modelmesh.machines.memory import MemoryLedger
 from modelmesh.machines.model_copy import CopyInput
 from modelmesh.policy.attempt import AttemptReason, GiveUp, SendTo, next_step
@@ -62,26 +65,26 @@ def test_a_ledger_that_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_freed_without_an_unload(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unload(cache: Cache, entry) -> None:
+    async def unload(loading: Loading, entry) -> None:
         await asyncio.sleep(0)
-        cache._step(entry, CopyInput.UNLOADED)
+        loading._step(entry, CopyInput.UNLOADED)
 
-    monkeypatch.setattr(Cache, "_unload", unload)
+    monkeypatch.setattr(Loading, "unload", unload)
     found("has no copy of")
 
 
 def test_two_loads_of_a_model_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = Cache._load
+    load = Loading.load
 
-    async def twice(cache: Cache, entry) -> None:
-        second = asyncio.ensure_future(cache._runtime.load(cache._source(entry)))
+    async def twice(loading: Loading, entry) -> None:
+        second = asyncio.ensure_future(loading._runtime.load(entry.source))
         try:
-            await load(cache, entry)
+            await load(loading, entry)
         finally:
             second.cancel()
             await asyncio.gather(second, return_exceptions=True)
 
-    monkeypatch.setattr(Cache, "_load", twice)
+    monkeypatch.setattr(Loading, "load", twice)
     found("a second load of")
 
 
@@ -162,7 +165,11 @@ def test_a_redundant_copy_dropped_without_its_guard(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         scale.Scaler, "_ready_copies", lambda self, model, _: self._decider.model_view(model, None).copies
     )
-    monkeypatch.setattr(Cache, "others", lambda cache, model: (("nobody", 1),) if model in cache.ready() else ())
+    monkeypatch.setattr(
+        Room,
+        "others",
+        lambda room, model: (("nobody", 1),) if model in room._entries and room._entries[model].state in OPEN else (),
+    )
     found("dropped the last copy")
 
 

@@ -109,6 +109,12 @@ def test_commands_named_in_pages_exist() -> None:
             assert command in known, f"{page.name} names modelmesh {command}"
 
 
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """Tests are no packages: of two files with one name only the first would run."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_nothing_was_left_for_later() -> None:
     """No leftover markers in code."""
     marker = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")))

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,20 @@ def test_the_paths_are_those_of_the_old_image() -> None:
         f"{environment_names('install_folder')[0]}=/opt/kserve/mmesh",
     ):
         assert said in text
+
+
+def test_the_locks_of_the_images_hold_what_the_project_needs() -> None:
+    """Else an image would lack it: the wheel is installed without its dependencies."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for lock, needed in (
+        ("instance", project["dependencies"]),
+        ("runtime", [*project["dependencies"], *extras["sklearn"], *extras["onnx"]]),
+    ):
+        locked = (ROOT / "requirements" / f"{lock}.lock").read_text()
+        for requirement in needed:
+            name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower()
+            assert re.search(rf"^{name}==", locked, flags=re.MULTILINE), f"{name} is not in {lock}.lock; run: make lock"
 
 
 @pytest.mark.timeout(900)

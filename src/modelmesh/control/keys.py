@@ -3,6 +3,7 @@
 `registry/`, `vmodels/` and `config/` are shared with the archived Java project, byte for byte.
 """
 
+import sys
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -114,7 +115,7 @@ class Keys:
         if kind == "vmodels":
             return VModelKey(VModelId(rest))
         if kind == "members":
-            return MemberKey(InstanceId(rest))
+            return MemberKey(InstanceId(sys.intern(rest)))
         if kind == "config":
             return ConfigKey(rest)
         if kind in {"copies", "failures"}:
@@ -122,5 +123,5 @@ class Keys:
             if not slash or not instance or "/" in instance:
                 return None
             make = CopyKey if kind == "copies" else FailureKey
-            return make(ModelId(unquote(model)), InstanceId(instance))
+            return make(ModelId(unquote(model)), InstanceId(sys.intern(instance)))
         return None

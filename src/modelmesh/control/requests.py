@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from modelmesh.control.answers import as_refusal, refusal, retry_later
-from modelmesh.control.cache import (
+from modelmesh.control.cache import Cache
+from modelmesh.control.copy_entry import (
     Accepted,
-    Cache,
     Loaded,
     LoadEnd,
     LoadFailed,

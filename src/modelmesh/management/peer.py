@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from modelmesh._proto import peer_pb2 as pb
-from modelmesh.control.cache import (
+from modelmesh.control.copy_entry import (
     Accepted,
     Loaded,
     LoadFailed,

@@ -1,0 +1,164 @@
+"""Keeps the keys of this instance's copies in the store: listed, withdrawn, failed."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from modelmesh.control.copy_entry import OPEN, Entry, LoadFailed
+from modelmesh.control.enact import CopyWriter
+from modelmesh.control.records import Registered
+from modelmesh.control.tasks import Tasks
+from modelmesh.machines.model_copy import CopyInput, CopyState
+from modelmesh.policy.failure import believe
+from modelmesh.ports import Clock, LeaseNotFoundError, StoreError
+from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.records import ModelRecord
+from modelmesh.values.view import ModelView
+
+RETRY_MS = 500
+
+SPARE_COPIES = 2
+"""A record says when a copy went if more than so many are left: what the old system wrote."""
+
+
+class CopyListing:
+    """The effects of a copy's machine that write its key.
+
+    Args:
+        view: A model as the store has it; with its record, only what belongs to that.
+        others: Ready copies elsewhere.
+        step: Feeds the machine.
+        drop: Lets a copy go.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: InstanceId,
+        writer: CopyWriter,
+        clock: Clock,
+        tasks: Tasks,
+        lease: Callable[[], int],
+        lease_lost: Callable[[], None],
+        wait_for_view: "Callable[[Revision], asyncio.Future[None]]",
+        view: Callable[[ModelId, Registered | None], ModelView],
+        others: Callable[[ModelId], tuple[tuple[InstanceId, Revision], ...]],
+        step: Callable[[Entry, CopyInput], None],
+        drop: Callable[[ModelId, str], None],
+        failure_expiry_ms: int,
+        read_only: bool,
+    ) -> None:
+        self._own = own
+        self._writer = writer
+        self._clock = clock
+        self._tasks = tasks
+        self._lease = lease
+        self._lease_lost = lease_lost
+        self._wait_for_view = wait_for_view
+        self._view = view
+        self._others = others
+        self._step = step
+        self._drop = drop
+        self._failure_expiry_ms = failure_expiry_ms
+        self._read_only = read_only
+        self.stale: dict[ModelId, Revision] = {}
+        """Copies that went while the store was away: their keys are deleted when it is back."""
+
+    async def record_failure(self, entry: Entry) -> None:
+        """Delete the key and remember why; then those who wait learn it."""
+        end = entry.end
+        assert isinstance(end, LoadFailed)
+        view = self._view(entry.model, entry.registered)
+        previous = next((failure.record for failure in view.failures if failure.instance == self._own), None)
+        failure = believe(
+            end.status,
+            end.message,
+            previous=previous,
+            record_revision=entry.registered.create_revision,
+            now_ms=self._clock.now_ms(),
+            expiry_ms=self._failure_expiry_ms,
+        )
+        try:
+            revision = await self._writer.fail(entry.model, failure)
+            await self._wait_for_view(revision)
+        except StoreError:
+            self.stale[entry.model] = entry.registered.create_revision
+        entry.answer_waiters()
+
+    def publish(self, entry: Entry) -> None:
+        """Say that the copy is loaded, until the store has taken it."""
+        if entry.publishing:
+            entry.publish_again = True
+            return
+        entry.publishing = True
+        self._tasks.start(self._publish_until_done(entry), f"publish {entry.model}")
+
+    async def _publish_until_done(self, entry: Entry) -> None:
+        try:
+            while entry.state in OPEN:
+                entry.publish_again = False
+                if await self._publish_once(entry) and not entry.publish_again:
+                    return
+        finally:
+            entry.publishing = False
+
+    async def _publish_once(self, entry: Entry) -> bool:
+        view = self._view(entry.model, None)
+        failed_before = any(failure.instance == self._own for failure in view.failures)
+        try:
+            revision = await self._writer.publish(
+                entry.model, entry.stored(), lease=self._lease(), failed_before=failed_before
+            )
+        except LeaseNotFoundError:
+            self._lease_lost()
+        except StoreError:
+            pass
+        else:
+            if revision is None:
+                self._drop(entry.model, "unregistered")
+            else:
+                entry.written = revision
+                entry.published.set()
+            return True
+        await self._clock.sleep(RETRY_MS)
+        return False
+
+    async def withdraw(self, entry: Entry) -> None:
+        """Delete the key of a copy that is to leave, unless those it relies on are gone."""
+        while True:
+            try:
+                gone = await self._writer.withdraw(
+                    entry.model,
+                    record_revision=entry.registered.create_revision,
+                    relied_on=entry.relied_on,
+                    last=self._last(entry),
+                )
+            except StoreError:
+                if entry.forced:
+                    self.stale[entry.model] = entry.registered.create_revision
+                    gone = True
+                else:
+                    await self._clock.sleep(RETRY_MS)
+                    continue
+            if not gone:
+                entry.relied_in_vain = entry.relied_on
+            if entry.state is CopyState.WITHDRAWING:
+                self._step(entry, CopyInput.WITHDRAWN if gone else CopyInput.KEPT)
+            return
+
+    def _last(self, entry: Entry) -> tuple[Revision, ModelRecord] | None:
+        """The record with what this copy knows of its use."""
+        if self._read_only:
+            return None
+        now_ms = self._clock.now_ms()
+        registered = entry.registered
+        record = registered.record.used(min(entry.last_use_ms, now_ms))
+        remain = len(self._others(entry.model))
+        return registered.mod_revision, replace(record, last_unload_ms=now_ms if remain > SPARE_COPIES else 0)
+
+    async def remove(self, entry: Entry) -> None:
+        """Delete the key, whatever else stands."""
+        try:
+            await self._writer.withdraw(entry.model, record_revision=entry.registered.create_revision)
+        except StoreError:
+            self.stale[entry.model] = entry.registered.create_revision

@@ -1,0 +1,211 @@
+"""Loads and unloads at the runtime, and the claim before each load."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from modelmesh.control.copy_entry import Entry, LoadEnd, LoadFailed, LoadMoved, LoadRefused, LoadStoreAway, LoadVoid
+from modelmesh.control.enact import Claimed, ClaimMoved, CopyWriter
+from modelmesh.control.journal import Journal
+from modelmesh.control.link import RuntimeParameters
+from modelmesh.control.usage import Learned
+from modelmesh.machines.model_copy import CopyInput
+from modelmesh.policy.admission import AdmissionReason, LoadCondition, admit
+from modelmesh.ports import Clock, LeaseNotFoundError, Runtime, RuntimeCallError, StoreError
+from modelmesh.values.dataplane import Outcome
+from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.status import Status
+
+CLAIM_BOUND_MS = 900
+"""How long a claim waits for the store; callers get an answer within a second."""
+
+RETRY_MS = 500
+UNLOAD_RETRY_MAX_MS = 10_000
+
+
+class LoadEnded(Protocol):
+    """Told of the end of a load."""
+
+    def __call__(self, model: ModelId, *, failed: bool) -> None:
+        """The load of `model` succeeded or failed."""
+
+
+class Loading:
+    """The effects of a copy's machine that take time, but for those that only write its key.
+
+    Each ends in a step of the machine.
+
+    Args:
+        condition: This instance as the admission sees it.
+        parameters: The runtime's.
+        offered: Whether loads may go to the runtime.
+        predicted_bytes: The best guess of the size of a model and its type.
+        step: Feeds the machine.
+        ended: Told of every load that succeeded or failed.
+        uncertain: Told of a copy whose key may stand though its claim failed, and the revision of its record.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: InstanceId,
+        runtime: Runtime,
+        writer: CopyWriter,
+        learned: Learned,
+        clock: Clock,
+        journal: Journal,
+        lease: Callable[[], int],
+        lease_lost: Callable[[], None],
+        store_there: Callable[[], bool],
+        condition: Callable[[], LoadCondition],
+        parameters: Callable[[], RuntimeParameters],
+        offered: Callable[[], bool],
+        predicted_bytes: Callable[[ModelId, str], int],
+        step: Callable[[Entry, CopyInput], None],
+        ended: LoadEnded,
+        uncertain: Callable[[ModelId, Revision], None],
+    ) -> None:
+        self._own = own
+        self._runtime = runtime
+        self._writer = writer
+        self._learned = learned
+        self._clock = clock
+        self._journal = journal
+        self._lease = lease
+        self._lease_lost = lease_lost
+        self._store_there = store_there
+        self._condition = condition
+        self._parameters = parameters
+        self._offered = offered
+        self._predicted_bytes = predicted_bytes
+        self._step = step
+        self._ended = ended
+        self._uncertain = uncertain
+
+    async def claim(self, entry: Entry) -> None:
+        """Claim the load: ours, or why not."""
+        end = await self._try_claim(entry)
+        if end is None:
+            self._step(entry, CopyInput.CLAIMED)
+        else:
+            entry.end = end
+            self._step(entry, CopyInput.CLAIM_REFUSED)
+
+    async def _try_claim(self, entry: Entry) -> LoadEnd | None:
+        """Predict, admit, claim; None if the load is ours."""
+        size = self._learned.size(entry.model)
+        if size is None and self._offered():
+            size = await self._runtime.predict_size(entry.source)
+        entry.size_bytes = max(1, size or self._predicted_bytes(entry.model, entry.registered.record.type))
+        refused = self._admission(entry)
+        if refused is not None:
+            return refused
+        for _ in range(2):
+            if not self._store_there():
+                return LoadStoreAway(f"model {entry.model} cannot be loaded while the store is away")
+            try:
+                async with asyncio.timeout(CLAIM_BOUND_MS / 1000):
+                    claim = await self._writer.claim(entry.model, entry.stored(), view=entry.view, lease=self._lease())
+            except LeaseNotFoundError:
+                self._lease_lost()
+                await self._clock.sleep(RETRY_MS)
+                continue
+            except (StoreError, TimeoutError) as error:
+                # Perhaps it was written all the same.
+                self._uncertain(entry.model, entry.registered.create_revision)
+                why = str(error) or "it does not answer"
+                return LoadStoreAway(f"model {entry.model} cannot be loaded while the store is away: {why}")
+            if isinstance(claim, Claimed):
+                entry.written = claim.revision
+                return None
+            return LoadMoved(claim.view) if isinstance(claim, ClaimMoved) else LoadVoid()
+        return LoadStoreAway(f"model {entry.model} cannot be loaded: this instance has no lease at the moment")
+
+    def _admission(self, entry: Entry) -> LoadRefused | None:
+        return self.refusal(entry.model, entry.size_bytes, last_use_ms=None if entry.waited_for else entry.last_use_ms)
+
+    def refusal(self, model: ModelId, size_bytes: int, *, last_use_ms: int | None) -> LoadRefused | None:
+        """Why a load is not taken; None if it is. `last_use_ms`: of a model that no caller waits for."""
+        condition = self._condition()
+        own = self._own
+        match admit(condition, size_bytes=size_bytes, last_use_ms=last_use_ms):
+            case AdmissionReason.ADMITTED:
+                return None
+            case AdmissionReason.DRAINING:
+                return LoadRefused(Outcome.DRAINING, f"instance {own} is draining")
+            case AdmissionReason.RUNTIME_AWAY:
+                return LoadRefused(Outcome.BUSY, f"the runtime of instance {own} is not connected")
+            case AdmissionReason.TOO_LARGE:
+                return LoadRefused(
+                    Outcome.NO_ROOM,
+                    f"model {model} needs {size_bytes} bytes, instance {own} holds {condition.capacity_bytes} in all",
+                )
+            case AdmissionReason.OLDER_THAN_ALL:
+                return LoadRefused(
+                    Outcome.NO_ROOM, f"instance {own} is full of models that were used more recently than {model}"
+                )
+
+    async def load(self, entry: Entry) -> None:
+        """Let the runtime load."""
+        timeout_ms = self._parameters().load_timeout_ms
+        began_ms = self._clock.monotonic_ms()
+        self._journal.note(
+            "load_started", entry.model, detail=f"{entry.size_bytes} bytes predicted", queued_ms=entry.queued_ms
+        )
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                loaded = await self._runtime.load(entry.source)
+        except TimeoutError:
+            message = f"Load of model {entry.model} timed out after {timeout_ms // 1000}sec"
+            self._load_failed(entry, Status.DEADLINE_EXCEEDED, message)
+            return
+        except RuntimeCallError as error:
+            if error.status is Status.UNAVAILABLE:
+                entry.end = LoadRefused(Outcome.BUSY, f"the runtime of instance {self._own} is not connected: {error}")
+                self._journal.note("load_not_begun", entry.model, detail=str(error))
+                self._step(entry, CopyInput.LOAD_NOT_BEGUN)
+            else:
+                message = error.message if error.status is Status.UNKNOWN and error.message else str(error)
+                self._load_failed(entry, error.status, message)
+            return
+        limited = self._parameters().limits_concurrency
+        entry.max_concurrency = max(1, loaded.max_concurrency) if limited else 0
+        elapsed_ms = self._clock.monotonic_ms() - began_ms
+        self._journal.note("loaded", entry.model, detail=f"in {elapsed_ms} ms")
+        self._learned.loaded(entry.model, elapsed_ms)
+        self._ended(entry.model, failed=False)
+        if loaded.size_bytes > 0:
+            entry.size_bytes = loaded.size_bytes
+            self._step(entry, CopyInput.LOADED)
+        else:
+            self._step(entry, CopyInput.LOADED_UNSIZED)
+
+    def _load_failed(self, entry: Entry, status: Status, message: str) -> None:
+        entry.end = LoadFailed(status, message)
+        self._journal.note("load_failed", entry.model, status.name.lower(), message)
+        self._ended(entry.model, failed=True)
+        self._step(entry, CopyInput.LOAD_FAILED)
+
+    async def measure(self, entry: Entry) -> None:
+        """Ask the runtime for the size of what it has loaded."""
+        try:
+            entry.size_bytes = max(1, await self._runtime.measure_size(entry.model))
+        except RuntimeCallError as error:
+            self._journal.note("not_measured", entry.model, detail=f"the predicted size is kept: {error}")
+        if entry.machine.accepts(CopyInput.SIZED):
+            self._step(entry, CopyInput.SIZED)
+
+    async def unload(self, entry: Entry) -> None:
+        """Let the runtime unload, again and again until it has."""
+        delay_ms = RETRY_MS
+        while True:
+            try:
+                await self._runtime.unload(entry.model)
+            except RuntimeCallError as error:
+                self._journal.note("unload_failed", entry.model, error.status.name.lower(), str(error))
+                await self._clock.sleep(delay_ms)
+                delay_ms = min(UNLOAD_RETRY_MAX_MS, delay_ms * 2)
+            else:
+                self._journal.note("unloaded", entry.model, entry.drop_reason)
+                self._step(entry, CopyInput.UNLOADED)
+                return

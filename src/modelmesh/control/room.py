@@ -1,0 +1,161 @@
+"""Memory of this instance: who leaves so that others can be loaded."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from modelmesh.control.copy_entry import OPEN, Entry
+from modelmesh.control.decide import Decider
+from modelmesh.control.journal import Journal
+from modelmesh.control.tasks import Tasks
+from modelmesh.control.usage import Learned, UsageBook
+from modelmesh.machines.memory import MemoryLedger
+from modelmesh.machines.model_copy import CopyState
+from modelmesh.policy.admission import settled
+from modelmesh.policy.eviction import HeldCopy
+from modelmesh.ports import Clock
+from modelmesh.values.explanation import Rehearsal, RehearsedVictim
+from modelmesh.values.ids import InstanceId, ModelId, Revision
+
+PRESSURE_MS = 50
+"""How often victims are looked for again while every copy is in use."""
+
+
+class DropVictim(Protocol):
+    """Lets a copy go."""
+
+    def __call__(
+        self, model: ModelId, reason: str, *, forced: bool, relied_on: tuple[tuple[InstanceId, Revision], ...]
+    ) -> None:
+        """As `Cache.drop`."""
+
+
+class Room:
+    """Evicts for what waits for memory.
+
+    Args:
+        entries: The copies here; read only.
+        decider: Gives the policies; they come after this.
+        store_there: Whether the store answers: only what the runtime forces is evicted while it does not.
+        look_at_usage: Takes in what the data plane counted.
+        drop: Lets a copy go.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: InstanceId,
+        entries: Mapping[ModelId, Entry],
+        ledger: MemoryLedger,
+        usage: UsageBook,
+        learned: Learned,
+        decider: Callable[[], Decider],
+        clock: Clock,
+        journal: Journal,
+        tasks: Tasks,
+        store_there: Callable[[], bool],
+        look_at_usage: Callable[[], None],
+        drop: DropVictim,
+    ) -> None:
+        self._own = own
+        self._entries = entries
+        self._ledger = ledger
+        self._usage = usage
+        self._learned = learned
+        self._decider = decider
+        self._clock = clock
+        self._journal = journal
+        self._tasks = tasks
+        self._store_there = store_there
+        self._look_at_usage = look_at_usage
+        self._drop = drop
+        self._pressed = False
+
+    def rehearse(self, size_bytes: int) -> Rehearsal:
+        """What a load of `size_bytes` would evict."""
+        ledger = self._ledger
+        needed = max(0, ledger.used_bytes + ledger.reserve + size_bytes - ledger.capacity_bytes)
+        leaving = self._decider().victims(self._oldest_first(None), need_bytes=needed, forced=False)
+        return Rehearsal(
+            evict_bytes=needed,
+            victims=tuple(
+                RehearsedVictim(
+                    victim.model, victim.size_bytes, self._usage.last_use_ms(victim.model), victim.reason.value
+                )
+                for victim in leaving
+            ),
+        )
+
+    def make(self, cause: Entry) -> None:
+        """Evict until every load can have its grant and the reserve stands."""
+        excess = self._ledger.excess_bytes()
+        if excess == 0:
+            return
+        forced = self._ledger.forced_bytes() > 0
+        if not forced and not self._store_there():
+            self._press()
+            return
+        self._look_at_usage()
+        gained = 0
+        for victim in self._decider().victims(self._oldest_first(cause), need_bytes=excess, forced=forced):
+            relied_on = self.others(victim.model) if victim.reason.value == "redundant" else ()
+            self._journal.note(
+                "victim",
+                victim.model,
+                victim.reason.value,
+                f"{victim.size_bytes} bytes of {excess} wanted for {cause.model}; "
+                f"{self._ledger.free_bytes} free of {self._ledger.capacity_bytes}",
+                cause=cause.model,
+                idle_ms=max(0, self._clock.now_ms() - self._usage.last_use_ms(victim.model)),
+            )
+            self._drop(victim.model, victim.reason.value, forced=forced, relied_on=relied_on)
+            gained += victim.size_bytes
+        if gained < excess:
+            self._press()
+
+    def _oldest_first(self, cause: Entry | None) -> Iterator[HeldCopy]:
+        now_ms = self._clock.monotonic_ms()
+        for model in self._usage.leaving_order():
+            entry = self._entries[model]
+            if entry.state in OPEN and entry is not cause:
+                yield HeldCopy(
+                    model=model,
+                    load_id=entry.load_id,
+                    size_bytes=max(1, entry.size_bytes),
+                    last_use_ms=self._usage.last_use_ms(model),
+                    busy=self._usage.busy(model),
+                    redundant=bool(self.others(model)),
+                    pinned=entry.registered.record.pinned,
+                    settled=settled(loaded_ago_ms=now_ms - entry.ready_ms, load_ms=self._learned.load_ms(model)),
+                )
+
+    def others(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
+        """Ready copies elsewhere, with their create revisions; none if the store has denied just these."""
+        if not self._decider().elsewhere(model):
+            return ()
+        entry = self._entries[model]
+        view = self._decider().model_view(model, entry.registered)
+        cluster = self._decider().cluster_view()
+        standing = tuple(
+            (copy.instance, copy.create_revision)
+            for copy in view.copies
+            if copy.instance != self._own
+            and copy.ready
+            and not copy.unlisted
+            and (place := cluster.instance(copy.instance)) is not None
+            and place.available
+        )
+        return () if standing == entry.relied_in_vain else standing
+
+    def _press(self) -> None:
+        """Look for victims again soon: every copy is in use, or the store is away."""
+        if not self._pressed:
+            self._pressed = True
+            self._tasks.start(self._press_again(), "look for victims again")
+
+    async def _press_again(self) -> None:
+        await self._clock.sleep(PRESSURE_MS)
+        self._pressed = False
+        waiting = next((entry for entry in self._entries.values() if entry.state is CopyState.WAITING), None)
+        cause = waiting or next(iter(self._entries.values()), None)
+        if cause is not None:
+            self.make(cause)
