@@ -657,9 +657,6 @@ class Cache:
             case CopyEffect.SETTLE:
                 self._grant(self.ledger.settle(entry.load_id, entry.size_bytes))
                 self._learned.measured(entry.model, entry.registered.record.type, entry.size_bytes)
-                self._journal.note(
-                    "settled", entry.model, detail=f"{entry.size_bytes} bytes", size_bytes=entry.size_bytes
-                )
                 self._room.make(entry)
             case CopyEffect.RECORD_FAILURE:
                 entry.removal = self._tasks.start(self._listing.record_failure(entry), f"record failure {entry.model}")

@@ -22,7 +22,6 @@ _BY_REASON = {
 }
 _BY_NUMBER = {
     "queued_ms": "modelmesh_loading_queue_delay_milliseconds",
-    "size_bytes": "modelmesh_loaded_model_size_bytes",
     "idle_ms": "modelmesh_age_at_eviction_milliseconds",
 }
 

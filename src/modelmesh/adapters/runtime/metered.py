@@ -24,6 +24,8 @@ class MeteredRuntime:
         began = time.perf_counter()
         loaded = await self._runtime.load(source)
         self._observe("modelmesh_loadmodel_milliseconds", began, source.model)
+        if loaded.size_bytes > 0:
+            self._sized(source.model, loaded.size_bytes)
         return loaded
 
     async def unload(self, model: ModelId) -> None:
@@ -46,11 +48,15 @@ class MeteredRuntime:
         began = time.perf_counter()
         size = await self._runtime.measure_size(model)
         self._observe("modelmesh_model_sizing_milliseconds", began, model)
+        self._sized(model, size)
         return size
 
     async def close(self) -> None:
         """Pass on."""
         await self._runtime.close()
+
+    def _sized(self, model: ModelId, size_bytes: int) -> None:
+        self._meter.observe("modelmesh_loaded_model_size_bytes", size_bytes, model=model)
 
     def _observe(self, name: str, began: float, model: ModelId) -> None:
         self._meter.observe(name, (time.perf_counter() - began) * 1000, model=model)

@@ -28,7 +28,6 @@ _LEVELS = {
     "victim": logging.DEBUG,
     "attempt_failed": logging.DEBUG,
     "load_started": logging.DEBUG,
-    "settled": logging.DEBUG,
     "registered": logging.DEBUG,
     "unregistered": logging.DEBUG,
 }
