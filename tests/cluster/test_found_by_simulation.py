@@ -190,3 +190,45 @@ def test_copies_listed_before_the_entry_of_their_instance_are_routed_when_it_com
         assert [copy.instance for copy in route.remote] == ["a"]
 
     play(story)
+
+
+def test_a_lease_lost_while_keys_are_put_again_is_put_right() -> None:
+    """The entry was written without a lease, the task that keeps it ended, and the instance never came back."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store)
+        await register(a, "m", load=True)
+        store.latency_ms = 400
+        a.plane.membership.lease_lost()
+        await asyncio.sleep(2.0)
+        for _ in range(10):
+            a.plane.membership.lease_lost()
+            await asyncio.sleep(0.3)
+        store.latency_ms = 0
+        await asyncio.sleep(15)
+        member = await cluster.store.get(KEYS.member(InstanceId("a")))
+        assert member is not None
+        assert member.lease == a.plane.membership.lease != 0
+
+    play(story)
+
+
+def test_an_instance_that_leaves_while_it_puts_its_keys_again_leaves_none() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store)
+        await register(a, "m", load=True)
+        await asyncio.sleep(1.5)
+        store.latency_ms = 400
+        a.plane.membership.lease_lost()
+        await asyncio.sleep(0.7)  # it is being put again
+        await a.plane.membership.leave()
+        await asyncio.sleep(15)
+        assert (await cluster.store.range(KEYS.members)).items == ()
+        assert (await cluster.store.range(KEYS.copies)).items == ()
+        del cluster.instances[InstanceId("a")]
+        await a.plane.stop()
+        a.dataplane.close()
+
+    play(story)

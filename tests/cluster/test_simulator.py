@@ -152,6 +152,7 @@ def test_the_last_copy_of_a_model_in_use_evicted(monkeypatch: pytest.MonkeyPatch
     found("while it is in use")
 
 
+@pytest.mark.timeout(240)  # it takes several seeds until a caller is there at the wrong moment
 def test_a_redundant_copy_dropped_without_its_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every copy believes that another one stands, and drops without comparing."""
     monkeypatch.setattr(scale, "fewer_copies", lambda *_: DropCopy(CopiesReason.LITTLE_USED))

@@ -132,11 +132,18 @@ class Membership:
             await self._publish(self._record())
 
     async def _list(self) -> Revision:
-        self._lease = await self._store.grant(LEASE_TTL_MS)
-        await self._relist(self._lease)
+        """Put everything under a new lease. Raises LeaseNotFoundError if that is given up while it is put."""
+        lease = await self._store.grant(LEASE_TTL_MS)
+        if self._machine.state is MemberState.GONE:
+            await self._store.revoke(lease)
+            raise LeaseNotFoundError("this instance has left")
+        self._lease = lease
+        await self._relist(lease)
         record = self._record()
-        put = Put(self._key, record.encode(), self._lease)
+        put = Put(self._key, record.encode(), lease)
         result = await self._store.transact(Transaction(compares=(), then=(put, Get(self._key))))
+        if self._lease != lease:
+            raise LeaseNotFoundError("the lease was lost again, or this instance has left")
         found = result.answers[1]
         assert isinstance(found, tuple)
         self._created = found[0].create_revision

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from random import Random
 
-from modelmesh.ports import RuntimeCallError
+from modelmesh.ports import RuntimeCallError, StoreError
 from modelmesh.testing.cluster import SimulatedInstance, set_vmodel
 from modelmesh.testing.store import FaultyStore
 from modelmesh.testing.world import CONSTRAINED, MOST_INSTANCES, UNCONSTRAINED, UNIT_BYTES, Artefact, World
@@ -129,9 +129,8 @@ class Faults:
         for _ in range(60):
             try:
                 await self._world.add()
-            except Exception as error:  # noqa: BLE001 - the store may be away: a supervisor tries again
+            except StoreError as error:  # whoever supervises it tries again
                 self._world.cluster.note(f"start failed: {error}")
-                self._world.cluster.instances.pop(InstanceId(f"i{self._world.added:02}"), None)
                 await asyncio.sleep(1)
             else:
                 return

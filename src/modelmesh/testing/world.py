@@ -82,7 +82,10 @@ class World:
     # --- instances --------------------------------------------------------------------------------
 
     async def add(self) -> SimulatedInstance:
-        """Start an instance of a drawn size and speed, on a host with a drawn clock error."""
+        """Start an instance of a drawn size and speed, on a host with a drawn clock error.
+
+        Raises StoreError if it cannot start because the store is away; then it is gone again.
+        """
         self.added += 1
         name = InstanceId(f"i{self.added:02}")
         clock = VirtualClock(self.rng.randint(-60_000, 60_000))
@@ -106,15 +109,19 @@ class World:
         )
         runtime.load_failures = self.corrupt
         calls = Random(self.rng.getrandbits(32))  # noqa: S311 - a simulation
-        instance = await self.cluster.add(
-            name,
-            skew_ms=clock.skew_ms,
-            labels=self.labels[name],
-            runtime=runtime,
-            store=store,
-            limits=ControlLimits(failure_expiry_ms=FAILURE_EXPIRY_MS),
-            infer=infer_after(lambda: calls.choice((1, 1, 5, 20, 200, 3000)), with_path=True),
-        )
+        try:
+            instance = await self.cluster.add(
+                name,
+                skew_ms=clock.skew_ms,
+                labels=self.labels[name],
+                runtime=runtime,
+                store=store,
+                limits=ControlLimits(failure_expiry_ms=FAILURE_EXPIRY_MS),
+                infer=infer_after(lambda: calls.choice((1, 1, 5, 20, 200, 3000)), with_path=True),
+            )
+        except StoreError:
+            await self.cluster.crash(name)
+            raise
         instance.plane.constrain(self.constraints)
         self.supervisors[name] = asyncio.create_task(self._supervise(name, instance))
         return instance
