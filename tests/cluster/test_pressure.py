@@ -1,6 +1,7 @@
 """More is asked than fits or can be loaded: who waits, who is told when to come back. Simulated clusters."""
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable
 
 from google.rpc import error_details_pb2, status_pb2
@@ -30,6 +31,10 @@ def play(story: Callable[[SimulatedCluster], Awaitable[None]], *, names: str = "
             await cluster.stop()
 
     run_virtual(main())
+
+
+def details(wire: bytes) -> status_pb2.Status:
+    return status_pb2.Status.FromString(base64.b64decode(wire + b"=" * (-len(wire) % 4)))
 
 
 def loads(cluster: SimulatedCluster, model: str) -> int:
@@ -107,7 +112,7 @@ def test_a_caller_for_whom_no_memory_becomes_free_is_told_when_to_come_back() ->
         assert answer.status is Status.RESOURCE_EXHAUSTED
         trailers = dict(answer.trailers)
         assert trailers["grpc-retry-pushback-ms"] == b"3000"
-        detail = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+        detail = details(trailers["grpc-status-details-bin"])
         assert (detail.code, detail.message) == (8, answer.message)
 
     play(story)
@@ -115,7 +120,7 @@ def test_a_caller_for_whom_no_memory_becomes_free_is_told_when_to_come_back() ->
 
 def test_the_retry_delay_is_what_grpc_clients_understand() -> None:
     failure = retry_later(Status.RESOURCE_EXHAUSTED, "full", 2_345)
-    detail = status_pb2.Status.FromString(dict(failure.trailers)["grpc-status-details-bin"])
+    detail = details(dict(failure.trailers)["grpc-status-details-bin"])
     info = error_details_pb2.RetryInfo()
     assert detail.details[0].Unpack(info)
     assert info.retry_delay.ToMilliseconds() == 2_345

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "dataplane"))
 from scripted import WAIT, Brain, Runtime
 
 from modelmesh.adapters.dataplane import NativeDataPlane
+from modelmesh.control.answers import retry_later
 from modelmesh.ports import DataPlane, RuntimeCallError
 from modelmesh.testing.dataplane import SimulatedDataPlane
 from modelmesh.testing.network import FakeNetwork
@@ -164,6 +165,17 @@ async def test_a_miss_is_held_until_it_is_resolved(pair: tuple[Side, Side]) -> N
     a.plane.resolve([(event.token, Fail(Status.NOT_FOUND, "model not found"))])
     assert await call == (Status.NOT_FOUND, "model not found", None)
     assert a.plane.held() == (0, 0)
+
+
+async def test_answers_that_tell_when_to_come_back_and_no_others_pass(pair: tuple[Side, Side]) -> None:
+    """Binary trailers are in wire form, which is text."""
+    a, _ = pair
+    call = asyncio.create_task(a.call())
+    event = await a.brain.next(Missed)
+    with pytest.raises(ValueError, match="no valid trailer"):
+        a.plane.resolve([(event.token, Fail(Status.UNAVAILABLE, "raw", (("some-bin", b"\x08\xff"),)))])
+    a.plane.resolve([(event.token, retry_later(Status.UNAVAILABLE, "later"))])
+    assert await call == (Status.UNAVAILABLE, "later", None)
 
 
 async def test_a_ready_copy_serves_without_any_event(pair: tuple[Side, Side]) -> None:

@@ -1,5 +1,7 @@
 """Answers that say when to come back, and answers to instances that asked us to load."""
 
+import base64
+
 from modelmesh._proto import rpc_status_pb2 as pb
 from modelmesh.values.dataplane import Fail, Outcome
 from modelmesh.values.ids import Revision
@@ -13,10 +15,12 @@ def retry_later(status: Status, message: str, after_ms: int = RETRY_HINT_MS) -> 
     """A failure that is worth repeating: with the delay in both forms that gRPC clients know."""
     delay = pb.Duration(seconds=after_ms // 1000, nanos=after_ms % 1000 * 1_000_000)
     detail = pb.Any(type_url=_RETRY_INFO, value=pb.RetryInfo(retry_delay=delay).SerializeToString())
-    details = pb.Status(code=status, message=message, details=[detail]).SerializeToString()
-    return Fail(
-        status, message, (("grpc-retry-pushback-ms", str(after_ms).encode()), ("grpc-status-details-bin", details))
+    details = base64.b64encode(pb.Status(code=status, message=message, details=[detail]).SerializeToString())
+    trailers = (
+        ("grpc-retry-pushback-ms", str(after_ms).encode()),
+        ("grpc-status-details-bin", details.rstrip(b"=")),  # on the wire, binary values are text without padding
     )
+    return Fail(status, message, trailers)
 
 
 def refusal(outcome: Outcome, status: Status, message: str, view: Revision | None = None) -> Fail:

@@ -1,6 +1,7 @@
 """The control plane of one instance, put together: what there is, how it starts, how it ends."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -69,7 +70,7 @@ from modelmesh.values.dataplane import (
     PeerAddress,
     Rules,
 )
-from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
+from modelmesh.values.ids import InstanceId, ModelId, Revision, Token, VModelId
 from modelmesh.values.records import HotCopy, MemberRecord, ModelRecord, VModelRecord
 from modelmesh.values.status import Status
 
@@ -77,6 +78,11 @@ TICK_MS = 1_000
 
 PEER_GONE_MS = 60_000
 """How long an instance without an entry keeps its address: it may only have lost its lease."""
+STARTING = "this instance is starting"
+
+EARLY_MS = 5_000
+"""How long a request that came before this instance had started waits for that."""
+
 ASK_AFTER_MS = 2_000
 """How long an instance that lost its entry may take to say that it is still there."""
 
@@ -365,6 +371,8 @@ class ControlPlane:
         self._missing_since: dict[InstanceId, int] = {}
         self._started_ms = clock.now_ms()
         self._started = False
+        self._early: OrderedDict[Token, Missed] = OrderedDict()
+        """Requests that came while this instance started: it listens before it can serve."""
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -394,6 +402,9 @@ class ControlPlane:
             await self.wait_for_view(listed)
             await self.clock.sleep(0)
         self._started = True
+        while self._early:
+            _, event = self._early.popitem(last=False)
+            self.requests.missed(event)
         return parameters
 
     def open(self) -> None:
@@ -480,16 +491,17 @@ class ControlPlane:
         """Take the data plane's events."""
         for event in events:
             match event:
-                case Missed(token, hop=hop) if not self._started:
-                    starting = "this instance is starting"
-                    asked = hop is Hop.LOAD
-                    answer = refusal(Outcome.BUSY, Status.UNAVAILABLE, starting) if asked else None
-                    self.dataplane.resolve([(token, answer or retry_later(Status.UNAVAILABLE, starting))])
+                case Missed(token, hop=Hop.LOAD) if not self._started:
+                    self.dataplane.resolve([(token, refusal(Outcome.BUSY, Status.UNAVAILABLE, STARTING))])
+                case Missed(token) if not self._started:
+                    self._early[token] = event
+                    self.tasks.start(self._refuse_early(token), f"request {token} before the start")
                 case Missed():
                     self.requests.missed(event)
                 case AttemptFailed():
                     self.requests.attempt_failed(event)
                 case Cancelled(token):
+                    self._early.pop(token, None)
                     self.requests.cancelled(token)
                     if self._calls is not None:
                         self._calls.cancelled(event)
@@ -505,6 +517,11 @@ class ControlPlane:
                     self._link(instance, lost=True)
                 case LinkBack(instance):
                     self._link(instance, lost=False)
+
+    async def _refuse_early(self, token: Token) -> None:
+        await self.clock.sleep(EARLY_MS)
+        if self._early.pop(token, None) is not None:
+            self.dataplane.resolve([(token, retry_later(Status.UNAVAILABLE, STARTING))])
 
     def wait_for_view(self, revision: Revision) -> "asyncio.Future[None]":
         """Resolves when the view has reached `revision`, or after a second."""

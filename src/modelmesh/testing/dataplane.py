@@ -6,6 +6,7 @@ carried is a payload object. `tests/contracts/test_dataplane.py` holds both to t
 """
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -183,6 +184,9 @@ class SimulatedDataPlane:
 
     def resolve(self, resolutions: Sequence[tuple[Token, Resolution]]) -> None:
         """See `ports.DataPlane`."""
+        for _, resolution in resolutions:
+            if isinstance(resolution, Fail):
+                _refuse_malformed(resolution.trailers)
         for token, resolution in resolutions:
             held = self._held.get(token)
             if token in self._answered or (held is not None and held.resolution.done() and self._open):
@@ -638,3 +642,14 @@ def _outcome(status: Status, *, runtime_up: bool) -> Outcome | None:
 
 def _refused(outcome: Outcome, message: str, instance: InstanceId) -> Answer:
     return Answer(Status.UNAVAILABLE, message, trailers=(("mm-refused", outcome.value.encode()),), served_by=instance)
+
+
+def _refuse_malformed(trailers: Sequence[tuple[str, bytes]]) -> None:
+    """As the native core does: values are printable text, those of `-bin` in base64. Raises ValueError."""
+    for name, value in trailers:
+        try:
+            text = value.decode("ascii")
+            if name.endswith("-bin"):
+                base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        except ValueError as error:
+            raise ValueError(f"{name!r} is no valid trailer in wire form") from error
