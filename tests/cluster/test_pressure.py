@@ -75,7 +75,7 @@ def test_a_caller_with_short_deadlines_who_comes_again_keeps_its_place_in_the_qu
     play(story, loading_concurrency=1)
 
 
-def test_a_copy_stays_as_long_as_its_load_took_though_others_want_its_room() -> None:
+def test_a_copy_stays_a_while_though_others_want_its_room() -> None:
     async def story(cluster: SimulatedCluster) -> None:
         a = cluster.instances[InstanceId("a")]
         for number in range(4):
@@ -95,8 +95,8 @@ def test_a_copy_stays_as_long_as_its_load_took_though_others_want_its_room() -> 
         await asyncio.sleep(60)
         running = False
         await asyncio.gather(*callers)
-        # Two fit. Each load of 2 s is followed by 2 s in which the copy serves: 20 calls a second are then possible.
-        assert served > 20 * sum(loads(cluster, f"m{number}") for number in range(4)) / 2
+        # Two fit. Each load of 2 s is followed by half a second at least in which the copy serves 20 calls a second.
+        assert served >= 8 * (sum(loads(cluster, f"m{number}") for number in range(4)) - 2)
 
     play(story, loading_concurrency=4)
 

@@ -12,7 +12,8 @@ SOONEST_MS = 100
 LATEST_MS = 60_000
 """Bounds of what a caller who found no room is told."""
 
-LONGEST_RESIDENCE_MS = 10_000
+RESIDENCE_DIVISOR = 4
+LONGEST_RESIDENCE_MS = 5_000
 
 
 class AdmissionReason(enum.Enum):
@@ -72,10 +73,13 @@ def retry_after_ms(view: ClusterView, *, load_ms: int) -> int:
 
 
 def settled(*, loaded_ago_ms: int, load_ms: int) -> bool:
-    """Whether a copy has been there as long as its load took: before, evicting it would only make callers take turns.
+    """Whether a copy has been there for a quarter of the time that its load took.
+
+    Evicting it before would only make callers take turns; keeping it much longer would make the policy's better
+    victims leave in its place.
 
     Args:
         loaded_ago_ms: Since it became ready.
-        load_ms: What its load took; more than ten seconds count as ten.
+        load_ms: What its load took.
     """
-    return loaded_ago_ms >= min(load_ms, LONGEST_RESIDENCE_MS)
+    return loaded_ago_ms >= min(load_ms // RESIDENCE_DIVISOR, LONGEST_RESIDENCE_MS)
