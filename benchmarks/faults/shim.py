@@ -67,6 +67,9 @@ class Shim:
     ) -> None:
         address = writer.get_extra_info("peername")
         dialler = await asyncio.to_thread(self._who, address[1])
+        if dialler is None:
+            writer.transport.abort()
+            return
         pair = frozenset((dialler, name))
         await self._open(pair)
         try:
@@ -95,8 +98,8 @@ class Shim:
         while pair in self.cut:
             await self._changed.wait()
 
-    def _who(self, port: int) -> str:
-        """The process that owns the local end of a connection from `port`."""
+    def _who(self, port: int) -> str | None:
+        """The process that owns the local end of a connection from `port`; None: it has closed it already."""
         inode = _inode_of(port)
         for name, pid in self.pids().items():
             with contextlib.suppress(OSError):
@@ -104,7 +107,7 @@ class Shim:
                     with contextlib.suppress(OSError):
                         if inode and os.readlink(entry.path) == f"socket:[{inode}]":  # noqa: PTH115 - no path
                             return name
-        raise LookupError(f"nobody owns the connection from port {port}")
+        return None
 
 
 def _inode_of(port: int) -> str | None:
