@@ -21,8 +21,15 @@ from modelmesh.instance.local_etcd import LocalEtcd
 from modelmesh.instance.processes import Child, last_lines, start_child
 
 READY_S = 60.0
-POLL_S = 0.1
+POLL_S = 0.05
 SERVICE = "local"
+
+_IMPATIENT = [
+    # gRPC would wait a second after the first connection that is refused, and longer after each further one.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+]
 
 RuntimeCommand = Callable[[int, str], Sequence[str]]
 """Instance number and listen address (`unix:///path`) to the runtime's command line."""
@@ -177,8 +184,9 @@ class LocalCluster:
 
     def _channel(self, instance: LocalInstance) -> grpc.aio.Channel:
         if self.authority is None:
-            return grpc.aio.insecure_channel(instance.endpoint)
-        return grpc.aio.secure_channel(f"localhost:{instance.port}", grpc.ssl_channel_credentials(self.authority))
+            return grpc.aio.insecure_channel(instance.endpoint, options=_IMPATIENT)
+        credentials = grpc.ssl_channel_credentials(self.authority)
+        return grpc.aio.secure_channel(f"localhost:{instance.port}", credentials, options=_IMPATIENT)
 
     def check(self) -> None:
         """Raise ChildEndedError if a process has ended by itself."""
