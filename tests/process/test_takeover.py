@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import Mesh, StartMesh
+from conftest import Mesh, StartMesh, eventually
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.adapters.store import open_store
@@ -38,7 +38,11 @@ async def test_models_and_vmodels_of_the_old_system_are_served_from_etcd(start_m
         await store.close()
     for number, model in enumerate(("loaded__isvc-0123456789", "failed", "a/b c")):
         assert (await mesh.predict(model, via=number % 2)).results
-        assert await mesh.state(model) == "LOADED"
+
+        async def known_as_loaded(model: str = model) -> bool:
+            return await mesh.state(model) == "LOADED"  # the other instance hears of it a moment later
+
+        await eventually(known_as_loaded)
     for vmodel, active in (("settled", "loaded__isvc-0123456789"), ("moving", "a/b c")):
         assert (await mesh.predict("", metadata=[("mm-vmodel-id", vmodel)], via=1)).results
         request = pb.GetVModelStatusRequest(vModelId=vmodel)
