@@ -9,10 +9,11 @@ import time
 import pytest
 from cloudevents.v1.http import from_http, from_json
 
-from modelmesh.adapters.payloads import pipeline, processors
+from modelmesh.adapters.payloads import http_processor, pipeline
 from modelmesh.adapters.payloads.formats import modelmesh_json, payloads
+from modelmesh.adapters.payloads.http_processor import HttpProcessor
 from modelmesh.adapters.payloads.pipeline import Lane, Pipeline
-from modelmesh.adapters.payloads.processors import HttpProcessor, LoggerProcessor
+from modelmesh.adapters.payloads.processors import LoggerProcessor
 from modelmesh.instance.payload_choice import ProcessorChoice, parse_processors
 from modelmesh.instance.settings import SettingsError
 from modelmesh.instance.sources import load_settings
@@ -193,7 +194,7 @@ async def test_batches_are_one_post(form: str, content_type: str) -> None:
 
 
 async def test_a_sink_that_fails_for_a_while_gets_it_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processors, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(http_processor, "PAUSES_S", (0.0, 0.0))
     meter = Meter()
     async with Sink(statuses=[503, 500, 200]) as sink:
         one = lane(http(sink), meter)
@@ -207,7 +208,7 @@ async def test_a_sink_that_fails_for_a_while_gets_it_at_last(monkeypatch: pytest
 async def test_attempts_are_bounded_and_made_only_where_they_may_help(
     monkeypatch: pytest.MonkeyPatch, status: int, attempts: int
 ) -> None:
-    monkeypatch.setattr(processors, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(http_processor, "PAUSES_S", (0.0, 0.0))
     meter = Meter()
     async with Sink(statuses=[status]) as sink:
         one = lane(http(sink), meter)
@@ -218,7 +219,7 @@ async def test_attempts_are_bounded_and_made_only_where_they_may_help(
 
 
 async def test_a_sink_that_is_not_there_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processors, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(http_processor, "PAUSES_S", (0.0, 0.0))
     async with Sink() as gone:
         pass
     meter = Meter()

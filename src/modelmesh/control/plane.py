@@ -79,6 +79,7 @@ TICK_MS = 1_000
 PEER_GONE_MS = 60_000
 """How long an instance without an entry keeps its address: it may only have lost its lease."""
 STARTING = "this instance is starting"
+HEALTH = "grpc.health.v1.Health/"
 
 EARLY_MS = 5_000
 """How long a request that came before this instance had started waits for that."""
@@ -366,8 +367,9 @@ class ControlPlane:
             journal=self.journal,
         )
         self._calls: CallHandlers | None = None
-        self._services: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+        self._services: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self._allowed_methods = AllowedMethods()
+        self._runtime_methods = RuntimeMethods()
         self._missing_since: dict[InstanceId, int] = {}
         self._started_ms = clock.now_ms()
         self._started = False
@@ -376,11 +378,15 @@ class ControlPlane:
 
     # --- life -----------------------------------------------------------------------------------
 
-    def answer_calls(self, handlers: CallHandlers) -> None:
-        """Give the services that Python serves; before `start`."""
+    def answer_calls(
+        self, handlers: CallHandlers, *, serving_services: tuple[str, ...], peer_services: tuple[str, ...]
+    ) -> None:
+        """Give the services that Python serves, on either port; before `start` they say that this instance starts."""
         self._calls = handlers
+        self._services = (serving_services, peer_services)
+        self._set_rules()
 
-    async def start(self, *, serving_services: tuple[str, ...], peer_services: tuple[str, ...]) -> RuntimeParameters:
+    async def start(self) -> RuntimeParameters:
         """Come up: store, runtime, membership, and only then calls.
 
         The data plane must be listening already, with nothing to serve.
@@ -392,8 +398,6 @@ class ControlPlane:
         await self.observer.begin()
         self.config.check_start()
         parameters = await self.link.begin()
-        self._services = (serving_services, peer_services)
-        self._set_rules()
         self.tasks.start(self.observer.run(), "observe the store")
         listed = await self.membership.join()
         self.tasks.start(self.membership.run(), "keep the lease")
@@ -414,14 +418,11 @@ class ControlPlane:
     def allow_methods(self, allowed: AllowedMethods) -> None:
         """From now on clients may call these methods, with ids where it says."""
         self._allowed_methods = allowed
-        if self._services is not None:
-            self._set_rules()
-            self.journal.note("methods_changed", detail=f"{len(allowed.methods)} methods are configured")
+        self._set_rules()
+        self.journal.note("methods_changed", detail=f"{len(allowed.methods)} methods are configured")
 
     def _set_rules(self) -> None:
-        assert self._services is not None
-        parameters = self.cache.parameters
-        rules = combine(RuntimeMethods(parameters.injection_paths, parameters.allows_any_method), self._allowed_methods)
+        rules = combine(self._runtime_methods, self._allowed_methods)
         self.dataplane.set_rules(
             Rules(
                 serving_services=self._services[0],
@@ -433,8 +434,8 @@ class ControlPlane:
 
     def _runtime_reported(self, parameters: RuntimeParameters) -> None:
         self.cache.runtime_reported(parameters)
-        if self._services is not None:  # it may be another version than before
-            self._set_rules()
+        self._runtime_methods = RuntimeMethods(parameters.injection_paths, parameters.allows_any_method)
+        self._set_rules()
 
     def constrain(self, constraints: TypeConstraints) -> None:
         """From now on models of a type may be only where its labels are; copies elsewhere move."""
@@ -505,6 +506,9 @@ class ControlPlane:
                     self.requests.cancelled(token)
                     if self._calls is not None:
                         self._calls.cancelled(event)
+                case Called(token) if not self._started and not event.method.startswith(HEALTH):
+                    answer = retry_later(Status.UNAVAILABLE, STARTING)
+                    self.dataplane.finish(token, answer.status, answer.message, answer.trailers)
                 case Called():
                     if self._calls is not None:
                         self._calls.called(event)

@@ -5,11 +5,12 @@ import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from typing import TYPE_CHECKING
 
 from modelmesh.instance.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 POLL_S = 1.0
 """A Secret is swapped by symbolic links, and tools replace files: looking is surer than being told."""
@@ -180,14 +181,18 @@ def _join(files: Files, setting: str) -> bytes:
     return b"\n".join(content for _, content in files[setting])
 
 
-def _certificates(path: Path, content: bytes, setting: str) -> list[x509.Certificate]:
+def _certificates(path: Path, content: bytes, setting: str) -> "list[x509.Certificate]":
+    from cryptography import x509  # noqa: PLC0415 - 8 MB that instances without TLS save
+
     try:
         return x509.load_pem_x509_certificates(content)
     except ValueError as error:
         raise SettingsError(f"{setting}: {path} holds no certificate in PEM form: {error}") from error
 
 
-def _names(certificate: x509.Certificate) -> tuple[str, ...]:
+def _names(certificate: "x509.Certificate") -> tuple[str, ...]:
+    from cryptography import x509  # noqa: PLC0415 - 8 MB that instances without TLS save
+
     try:
         alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
@@ -207,6 +212,8 @@ def _is_address(name: str) -> bool:
 
 
 def _private_key(path: Path, pem: bytes, passphrase: str | None) -> bytes:
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - as above
+
     try:
         try:
             key = serialization.load_pem_private_key(pem, passphrase.encode() if passphrase else None)

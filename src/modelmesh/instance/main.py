@@ -183,7 +183,7 @@ def _end_hard() -> None:
 
 async def _start(wired: Wired) -> None:
     await _refuse_duplicate(wired)
-    await wired.plane.start(serving_services=wired.serving_services, peer_services=wired.peer_services)
+    await wired.plane.start()
     wired.documents.follow(wired.plane)
     await register_static(wired.plane, wired.documents.static_models)
     wired.plane.open()

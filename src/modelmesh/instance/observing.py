@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from modelmesh.adapters.dataplane.native import NativeDataPlane
 from modelmesh.adapters.payloads.pipeline import Lane, Pipeline
-from modelmesh.adapters.payloads.processors import HttpProcessor, LoggerProcessor
+from modelmesh.adapters.payloads.processors import LoggerProcessor, Processor
 from modelmesh.adapters.telemetry.calls import CallLog
 from modelmesh.adapters.telemetry.logs import LogLevel
 from modelmesh.control.plane import ControlPlane
@@ -124,19 +124,21 @@ def _lanes(settings: Settings, choices: Sequence[ProcessorChoice], instance: str
             secret = SecretFile(settings.payload_authorization_path)
     except OSError as error:  # of TLS too
         raise SettingsError(f"a file for payload processors cannot be used: {error}") from error
+    source = f"/modelmesh/{settings.service_name}/{instance}"
+
+    def processor(choice: ProcessorChoice) -> Processor:
+        if not choice.url:
+            return LoggerProcessor()
+        from modelmesh.adapters.payloads.http_processor import HttpProcessor  # noqa: PLC0415 - 8 MB that others save
+
+        return HttpProcessor(
+            choice.url, form=choice.form, batch=choice.batch, source=source, tls=tls, authorization=secret or str
+        )
+
     return tuple(
         Lane(
             str(number),
-            HttpProcessor(
-                choice.url,
-                form=choice.form,
-                batch=choice.batch,
-                source=f"/modelmesh/{settings.service_name}/{instance}",
-                tls=tls,
-                authorization=secret or str,
-            )
-            if choice.url
-            else LoggerProcessor(),
+            processor(choice),
             meter=meter,
             capacity=settings.payload_capacity,
             workers=settings.payload_threads,

@@ -2,12 +2,12 @@
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
 from modelmesh.adapters.clock import SystemClock
 from modelmesh.adapters.dataplane.native import NativeDataPlane
-from modelmesh.adapters.http.metrics import MetricsServer
 from modelmesh.adapters.telemetry.exposition import Exposition, InfoMetric
 from modelmesh.adapters.telemetry.statsd import StatsdSender
 from modelmesh.control.counting import Gauges, count_event
@@ -18,6 +18,9 @@ from modelmesh.machines.meter import Meter
 from modelmesh.values.events import Event
 from modelmesh.values.ids import ModelId
 
+if TYPE_CHECKING:
+    from modelmesh.adapters.http.metrics import MetricsServer
+
 
 @dataclass(slots=True)
 class Metrics:
@@ -27,7 +30,7 @@ class Metrics:
     meter: Meter
     info: InfoMetric | None
     dataplane: NativeDataPlane | None = None
-    server: MetricsServer | None = None
+    server: "MetricsServer | None" = None
     statsd: StatsdSender | None = None
 
     def forget(self, model: ModelId) -> None:
@@ -45,6 +48,8 @@ class Metrics:
         plane.journal.subscribe(self._count)
         match self.choice.kind:
             case "prometheus":
+                from modelmesh.adapters.http.metrics import MetricsServer  # noqa: PLC0415 - 16 MB that others save
+
                 exposition = Exposition(core=dataplane, meter=self.meter, info=self.info, process=self.choice.process)
                 self.server = MetricsServer(
                     exposition,

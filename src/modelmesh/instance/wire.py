@@ -49,8 +49,6 @@ class Wired:
     documents: LiveDocuments
     metrics: Metrics
     observers: Observers
-    serving_services: tuple[str, ...]
-    peer_services: tuple[str, ...]
 
     async def close(self) -> None:
         """Release everything, in the reverse order."""
@@ -158,7 +156,7 @@ async def _connect(
     planes.append(plane)
     plane.journal.subscribe(log)
     documents = read_documents(settings, plane)
-    serving_services, peer_services = serve(
+    serve(
         plane,
         ready=lambda: plane.ready,
         ask_runtime=reflection.ask,
@@ -179,8 +177,6 @@ async def _connect(
         documents,
         metrics,
         observers,
-        serving_services,
-        peer_services,
     )
 
 

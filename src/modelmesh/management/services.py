@@ -20,8 +20,8 @@ def serve(
     ask_runtime: AskRuntime,
     failed: Callable[[str, Exception], None],
     entered: Callable[[Headers], object] = lambda _: None,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Let `plane` answer our services; returns those of the serving port and those of the peer port.
+) -> None:
+    """Let `plane` answer our services.
 
     Args:
         plane: The control plane they ask.
@@ -44,6 +44,8 @@ def serve(
     server = CallServer(
         dataplane=plane.dataplane, tasks=plane.tasks, methods={**serving, **peer}, failed=failed, entered=entered
     )
-    plane.answer_calls(CallHandlers(server.called, server.message, server.cancelled))
-    peer_services = tuple(sorted({name.partition("/")[0] for name in (*peer, *health)}))
-    return (*services, "grpc.health.v1.Health"), peer_services
+    plane.answer_calls(
+        CallHandlers(server.called, server.message, server.cancelled),
+        serving_services=(*services, "grpc.health.v1.Health"),
+        peer_services=tuple(sorted({name.partition("/")[0] for name in (*peer, *health)})),
+    )

@@ -209,7 +209,7 @@ class SimulatedCluster:
             plane, dataplane, runtime, models, VModelCalls(plane, models), Admin(plane), clock
         )
         self.instances[instance] = simulated
-        await plane.start(serving_services=(), peer_services=())
+        await plane.start()
         plane.open()
         return simulated
 
