@@ -121,6 +121,7 @@ docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
 	@$(BIN)/python -m modelmesh.cli.reference
 	@$(BIN)/python tests/docs/compatibility.py
 	@$(BIN)/python tests/docs/api.py
+	@$(BIN)/python tests/docs/source_files.py
 
 proto: $(STAMPS)/venv ## regenerate src/modelmesh/_proto from proto/
 	@$(BIN)/python proto/generate.py

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import api
 import pytest
+import source_files
 
 from modelmesh._proto import admin_pb2, model_mesh_pb2, model_runtime_pb2, peer_pb2
 from modelmesh.cli import reference as commands
@@ -65,6 +66,23 @@ def test_the_tests_named_for_each_behaviour_exist() -> None:
     named = set(re.findall(r"`(\w+\.txt)`", text))
     assert named
     assert named <= scenarios, f"there is no {sorted(named - scenarios)}"
+
+
+def test_the_page_of_files_is_what_they_say() -> None:
+    assert source_files.PAGE.read_text() == source_files.page(), "run: make docs"
+    generated = {"_core", "_proto"}
+    packages = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "src").rglob("*.py")}
+    assert {name for name in packages if Path(name).name not in generated} <= {
+        name.rstrip("/") for name in source_files.FOLDERS
+    }
+
+
+def test_policies_name_who_asks_them() -> None:
+    for path in (ROOT / "src" / "modelmesh" / "policy").glob("*.py"):
+        module = f"modelmesh.policy.{path.stem}"
+        for caller in re.findall(r"Called by\s+`(modelmesh\.[\w.]+)`", path.read_text()):
+            source = (ROOT / "src" / Path(*caller.split("."))).with_suffix(".py").read_text()
+            assert f"from {module} import" in source, f"{caller} does not ask {module}"
 
 
 def test_the_states_of_a_copy_are_drawn_in_the_architecture() -> None:

@@ -4,16 +4,20 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import grpc.aio
 import joblib
 import pytest
 from conftest import StartMesh, eventually
 from sklearn.datasets import load_iris
 from sklearn.naive_bayes import GaussianNB
 
+from modelmesh._proto import open_inference_pb2 as oip
+from modelmesh.cli.up import FIRST_CALL
 from modelmesh.instance.local_cluster import free_port
 
 pytestmark = pytest.mark.process
@@ -73,7 +77,7 @@ async def test_vmodels_from_creation_to_the_end(start_mesh: StartMesh) -> None:
     status, output, error = await command("models", "unregister", "b", *at)
     assert (status, output, error) == (1, "", "modelmesh: Model b has referents (FAILED_PRECONDITION)\n")
     status, output, error = await command("vmodels", "set", "best", "c", *at)
-    assert (status, error) == (1, "modelmesh: Target model c not found (NOT_FOUND)\n")
+    assert (status, error) == (1, "modelmesh: moving best to c: Target model c not found (NOT_FOUND)\n")
     assert (await command("vmodels", "delete", "best", *at))[:2] == (0, "best: deleted\n")
     assert (await command("vmodels", "status", "best", *at))[:2] == (1, "best: NOT_FOUND\n")
 
@@ -94,6 +98,21 @@ async def test_bad_arguments_are_named(tmp_path: Path) -> None:
         status, _, error = await command(*arguments)
         assert status == 2
         assert said in error
+
+
+async def test_what_cannot_be_begun_is_said_before_anything_starts(tmp_path: Path) -> None:
+    for name in ("a.onnx", "a.joblib"):
+        (tmp_path / name).touch()
+    status, output, error = await command("up", "--models", str(tmp_path))
+    assert (status, output) == (2, "")
+    assert f"a.joblib and a.onnx in {tmp_path} would both be the model a" in " ".join(error.split())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        status, output, error = await command("up", "--port", str(port))
+        assert (status, output) == (1, "")
+        assert f"port {port} cannot be had (Address already in use)" in error
+        assert "--port" in error
+        assert "waiting" not in error
 
 
 async def test_up_serves_a_folder_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
@@ -118,6 +137,10 @@ async def test_up_serves_a_folder_and_ctrl_c_leaves_nothing(tmp_path: Path) -> N
         assert f"modelmesh models load flowers/iris --address 127.0.0.1:{port}" in said
         status, _output, error = await command("models", "load", "flowers/iris", "--address", f"127.0.0.1:{port}")
         assert status == 0, error
+        assert f"grpcurl -plaintext -H mm-model-id:flowers/iris 127.0.0.1:{port} {FIRST_CALL}" in said
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            told = await channel.unary_unary(f"/{FIRST_CALL}")(b"", metadata=[("mm-model-id", "flowers/iris")])
+        assert oip.ModelMetadataResponse.FromString(told).inputs
         children = descendants(process.pid)
         assert len(children) >= 5  # etcd, two runtimes, two instances
         process.send_signal(signal.SIGINT)

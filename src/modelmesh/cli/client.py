@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +35,7 @@ class Client:
     def __init__(self, address: str, *, authority: Path | None = None, timeout_s: float = 30.0) -> None:
         self._address = address
         self._timeout_s = timeout_s
+        self.doing = ""
         if authority is None:
             self._channel = grpc.insecure_channel(address)
         else:
@@ -44,15 +47,32 @@ class Client:
         """Close the connection."""
         self._channel.close()
 
-    def call(self, method: str, request: Message, answer: type[Answer], *, timeout_s: float | None = None) -> Answer:
-        """Call a unary method of ours (`pkg.Service/Method`)."""
+    def call(
+        self, method: str, request: Message, answer: type[Answer], *, timeout_s: float | None = None, doing: str = ""
+    ) -> Answer:
+        """Call a unary method of ours (`pkg.Service/Method`).
+
+        `doing` is what people may have to wait for, like "loading m": shown on a terminal, and said when it fails.
+        """
         call: Callable[..., Any] = self._channel.unary_unary(
             f"/{method}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=answer.FromString,
         )
-        result: Answer = call(request, timeout=timeout_s or self._timeout_s)
+        self.doing = doing
+        with _shown(doing):
+            result: Answer = call(request, timeout=timeout_s or self._timeout_s)
         return result
+
+
+def _shown(doing: str) -> AbstractContextManager[object]:
+    """A sign of life on a terminal, beside what machines read."""
+    if not doing or not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    from rich.console import Console
+    from rich.markup import escape
+
+    return Console(stderr=True).status(f"{escape(doing)} …")
 
 
 def _named(variable: str) -> bytes | None:
@@ -78,7 +98,7 @@ def connect(address: str, authority: Path | None = None) -> Iterator[Client]:
             text = f"the instance at {address} did not answer in time"
         else:
             text = f"{details or 'the call failed'} ({code.name})"
-        typer.echo(f"modelmesh: {text}", err=True)
+        typer.echo(f"modelmesh: {f'{client.doing}: ' * bool(client.doing)}{text}", err=True)
         raise typer.Exit(1) from error
     finally:
         client.close()

@@ -47,7 +47,13 @@ def register(
         sync=load,
     )
     with _client(address, ca) as client:
-        info = client.call("mmesh.ModelMesh/registerModel", request, pb.ModelStatusInfo, timeout_s=LOAD_TIMEOUT_S)
+        info = client.call(
+            "mmesh.ModelMesh/registerModel",
+            request,
+            pb.ModelStatusInfo,
+            timeout_s=LOAD_TIMEOUT_S,
+            doing=f"{'loading' if load else 'registering'} {model}",
+        )
     _show(model, info, as_json=as_json)
 
 
@@ -68,7 +74,13 @@ def load(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = None,
 
     request = pb.EnsureLoadedRequest(modelId=model, sync=True)
     with _client(address, ca) as client:
-        info = client.call("mmesh.ModelMesh/ensureLoaded", request, pb.ModelStatusInfo, timeout_s=LOAD_TIMEOUT_S)
+        info = client.call(
+            "mmesh.ModelMesh/ensureLoaded",
+            request,
+            pb.ModelStatusInfo,
+            timeout_s=LOAD_TIMEOUT_S,
+            doing=f"loading {model}",
+        )
     _show(model, info, as_json=as_json)
 
 
@@ -153,7 +165,8 @@ def list_models(
     if as_json:
         from google.protobuf.json_format import MessageToDict
 
-        typer.echo(json.dumps({"models": [MessageToDict(model) for model in found], "more": bool(token)}))
+        described = [MessageToDict(model, preserving_proto_field_name=True) for model in found]
+        typer.echo(json.dumps({"models": described, "more": bool(token)}))
         return
     _table(
         ("MODEL", "TYPE", "LOADED AT", "LAST USED", "FAILURES"),

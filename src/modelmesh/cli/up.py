@@ -4,6 +4,7 @@ import asyncio
 import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,8 @@ REFRESH_S = 1.0
 SHOWN_MODELS = 20
 FORMATS = {".joblib": "sklearn", ".pkl": "sklearn", ".onnx": "onnx"}
 """Files that are registered, by suffix, and the model type they get."""
+FIRST_CALL = "inference.GRPCInferenceService/ModelMetadata"
+"""Tells a model's inputs and outputs; an empty message will do."""
 
 
 def up(
@@ -32,7 +35,7 @@ def up(
     ] = FIRST_PORT,
     capacity: Annotated[str, typer.Option("--capacity", help="Memory for models of each instance.")] = "1GiB",
     default_size: Annotated[
-        str | None, typer.Option("--default-size", help="Size of a model nobody knows. Default: a tenth of it.")
+        str | None, typer.Option("--default-size", help="Size of a model nobody knows. Default: a tenth of --capacity.")
     ] = None,
     state: Annotated[
         Path | None, typer.Option("--state", help="Folder that keeps registrations. Default: nothing is kept.")
@@ -48,8 +51,9 @@ def up(
         raise typer.BadParameter(str(error)) from error
     if models is not None and not models.is_dir():
         raise typer.BadParameter(f"{models} is not a folder", param_hint="--models")
+    files = _model_files(models) if models is not None else {}
     cluster = _cluster(instances, models, port, capacity_bytes, default_bytes, state)
-    raise typer.Exit(asyncio.run(_run(cluster, models)))
+    raise typer.Exit(asyncio.run(_run(cluster, models, files)))
 
 
 def _cluster(
@@ -71,7 +75,7 @@ def _cluster(
     )
 
 
-async def _run(cluster: "LocalCluster", models: Path | None) -> int:
+async def _run(cluster: "LocalCluster", models: Path | None, files: Mapping[str, Path]) -> int:
     from modelmesh.instance.local_cluster import ClusterStartError
     from modelmesh.instance.local_etcd import LocalEtcdError
     from modelmesh.instance.processes import ChildEndedError
@@ -81,14 +85,14 @@ async def _run(cluster: "LocalCluster", models: Path | None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     try:
-        starting = asyncio.ensure_future(_start(cluster, models))
+        starting = asyncio.ensure_future(_start(cluster, models, files))
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
             return 0
-        first = starting.result()
-        _explain(cluster, first)
+        starting.result()
+        _explain(cluster, files)
         await _watch(cluster, stop)
     except (ChildEndedError, ClusterStartError, LocalEtcdError, OSError) as error:
         typer.echo(f"modelmesh up: {error}", err=True)
@@ -99,50 +103,57 @@ async def _run(cluster: "LocalCluster", models: Path | None) -> int:
     return 0
 
 
-async def _start(cluster: "LocalCluster", models: Path | None) -> str | None:
-    """Start, register what is in the folder; returns the id of one model."""
+async def _start(cluster: "LocalCluster", models: Path | None, files: Mapping[str, Path]) -> None:
+    """Start, and register what is in the folder."""
     await cluster.start()
-    if models is None:
-        return None
-    files = await asyncio.to_thread(_model_files, models)
-    cluster.progress(f"registering {len(files)} models of {models}")
-    await asyncio.to_thread(_register, cluster.instances[0].endpoint, models, files)
-    return _id(models, files[0]) if files else None
+    if models is not None:
+        cluster.progress(f"registering {len(files)} models of {models}")
+        await asyncio.to_thread(_register, cluster.instances[0].endpoint, models, files)
 
 
-def _model_files(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.rglob("*")) if file.suffix in FORMATS]
+def _model_files(folder: Path) -> dict[str, Path]:
+    """The files to register, by the id that each will have: its path without the suffix."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in FORMATS:
+            model = file.relative_to(folder).with_suffix("").as_posix()
+            if model in found:
+                raise typer.BadParameter(
+                    f"{found[model].name} and {file.name} in {file.parent} would both be the model {model}; "
+                    "rename one, or take it out of the folder",
+                    param_hint="--models",
+                )
+            found[model] = file
+    return found
 
 
-def _id(folder: Path, file: Path) -> str:
-    return file.relative_to(folder).with_suffix("").as_posix()
-
-
-def _register(endpoint: str, folder: Path, files: list[Path]) -> None:
+def _register(endpoint: str, folder: Path, files: Mapping[str, Path]) -> None:
     from modelmesh._proto import model_mesh_pb2 as pb
     from modelmesh.cli.client import connect
 
     with connect(endpoint) as client:
-        for file in files:
+        for model, file in files.items():
             info = pb.ModelInfo(type=FORMATS[file.suffix], path=file.relative_to(folder).as_posix())
-            request = pb.RegisterModelRequest(modelId=_id(folder, file), modelInfo=info)
-            client.call("mmesh.ModelMesh/registerModel", request, pb.ModelStatusInfo)
+            request = pb.RegisterModelRequest(modelId=model, modelInfo=info)
+            client.call("mmesh.ModelMesh/registerModel", request, pb.ModelStatusInfo, doing=f"registering {model}")
 
 
-def _explain(cluster: "LocalCluster", first: str | None) -> None:
+def _explain(cluster: "LocalCluster", files: Mapping[str, Path]) -> None:
     typer.echo("")
     for instance in cluster.instances:
         typer.echo(f"  {instance.name}  grpc://{instance.endpoint}")
     typer.echo(f"  logs        {cluster.logs}")
     endpoint = cluster.instances[0].endpoint
-    model = first or "my-model"
+    model = shlex.quote(next(iter(files), "my-model"))
     typer.echo("\nTry:")
-    if first is None:
+    if not files:
         typer.echo(
             f"  modelmesh models register my-model --type sklearn --path /path/to/model.joblib --address {endpoint}"
         )
-    typer.echo(f"  modelmesh models load {shlex.quote(model)} --address {endpoint}")
-    typer.echo(f"  modelmesh models list --address {endpoint}\n")
+    typer.echo(f"  modelmesh models load {model} --address {endpoint}")
+    typer.echo(f"  modelmesh models list --address {endpoint}")
+    typer.echo("and with any gRPC client, say which model in the header mm-model-id:")
+    typer.echo(f"  grpcurl -plaintext -H mm-model-id:{model} {endpoint} {FIRST_CALL}\n")
 
 
 async def _watch(cluster: "LocalCluster", stop: asyncio.Event) -> None:

@@ -57,7 +57,13 @@ def set_vmodel(
     from modelmesh.cli.client import connect
 
     with connect(address, ca) as client:
-        info = client.call("mmesh.ModelMesh/setVModel", request, pb.VModelStatusInfo, timeout_s=MOVE_TIMEOUT_S)
+        info = client.call(
+            "mmesh.ModelMesh/setVModel",
+            request,
+            pb.VModelStatusInfo,
+            timeout_s=MOVE_TIMEOUT_S,
+            doing=f"moving {vmodel} to {target}",
+        )
     _show(vmodel, info, as_json=as_json)
 
 

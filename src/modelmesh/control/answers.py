@@ -8,10 +8,11 @@ from modelmesh.values.ids import Revision
 from modelmesh.values.status import Status
 
 RETRY_HINT_MS = 1000
+"""Where nothing says how long it takes."""
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 
 
-def retry_later(status: Status, message: str, after_ms: int = RETRY_HINT_MS) -> Fail:
+def retry_later(status: Status, message: str, after_ms: int) -> Fail:
     """A failure that is worth repeating: with the delay in both forms that gRPC clients know."""
     delay = pb.Duration(seconds=after_ms // 1000, nanos=after_ms % 1000 * 1_000_000)
     detail = pb.Any(type_url=_RETRY_INFO, value=pb.RetryInfo(retry_delay=delay).SerializeToString())

@@ -11,7 +11,7 @@ from random import Random
 
 from modelmesh.control.records import Registered
 from modelmesh.control.state import ClusterState
-from modelmesh.policy.admission import retry_after_ms
+from modelmesh.policy.admission import retry_after_ms, spread_ms
 from modelmesh.policy.attempt import AttemptReason, Journey, NextStep, SendTo, next_step
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.eviction import HeldCopy, Victim, choose_victims
@@ -84,6 +84,10 @@ class Decider:
     def retry_after_ms(self, load_ms: int) -> int:
         """When a load that is asked for again would begin, at the instance with the shortest queue."""
         return retry_after_ms(self.cluster_view(), load_ms=load_ms)
+
+    def spread_ms(self, after_ms: int) -> int:
+        """That delay, or another, as this one caller is told it."""
+        return spread_ms(after_ms, self._rng)
 
     def _ask(
         self,

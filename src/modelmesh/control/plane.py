@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal
 
-from modelmesh.control.answers import refusal, retry_later
+from modelmesh.control.answers import RETRY_HINT_MS, refusal, retry_later
 from modelmesh.control.cache import Cache
 from modelmesh.control.census import Census
 from modelmesh.control.decide import Decider
@@ -525,7 +525,9 @@ class ControlPlane:
     async def _refuse_early(self, token: Token) -> None:
         await self.clock.sleep(EARLY_MS)
         if self._early.pop(token, None) is not None:
-            self.dataplane.resolve([(token, retry_later(Status.UNAVAILABLE, STARTING))])
+            self.dataplane.resolve(
+                [(token, retry_later(Status.UNAVAILABLE, STARTING, self.decider.spread_ms(RETRY_HINT_MS)))]
+            )
 
     def wait_for_view(self, revision: Revision) -> "asyncio.Future[None]":
         """Resolves when the view has reached `revision`, or after a second."""

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from modelmesh.control.answers import as_refusal, refusal, retry_later
+from modelmesh.control.answers import RETRY_HINT_MS, as_refusal, refusal, retry_later
 from modelmesh.control.cache import Cache
 from modelmesh.control.copy_entry import (
     Accepted,
@@ -227,7 +227,7 @@ class Requests:
             return await self._resolve_vmodel(held)
         while True:
             if held.doubted and held.journey.last is not None:
-                return retry_later(Status.UNAVAILABLE, held.journey.last.message)
+                return self._later(Status.UNAVAILABLE, held.journey.last.message)
             found = await self._registered(held)
             if isinstance(found, Fail):
                 if found.status is not Status.NOT_FOUND:
@@ -240,7 +240,7 @@ class Requests:
                 await self._wait_for_view(held.behind)
                 held.behind = None
             if held.stale_turns >= STALE_TURNS:
-                return retry_later(
+                return self._later(
                     Status.UNAVAILABLE, f"the copies of model {held.model} keep changing; repeat the call"
                 )
             remaining_ms = None if held.deadline_ms is None else held.deadline_ms - self._clock.monotonic_ms()
@@ -255,9 +255,11 @@ class Requests:
         try:
             found = await self._models.get(held.model)
         except TooManyReadsError as error:
-            return retry_later(Status.RESOURCE_EXHAUSTED, str(error))
+            return self._later(Status.RESOURCE_EXHAUSTED, str(error))
         except StoreError as error:
-            return _store_away(held, f"model {held.model} is not known here and the store cannot be asked: {error}")
+            return self._store_away(
+                held, f"model {held.model} is not known here and the store cannot be asked: {error}"
+            )
         except UnreadableRecordError as error:
             return Fail(Status.INTERNAL, str(error))
         return found if found is not None else Fail(Status.NOT_FOUND, "model not found")
@@ -268,9 +270,9 @@ class Requests:
         try:
             found = await self._vmodels.read(held.vmodel)
         except TooManyReadsError as error:
-            return retry_later(Status.RESOURCE_EXHAUSTED, str(error))
+            return self._later(Status.RESOURCE_EXHAUSTED, str(error))
         except StoreError as error:
-            return retry_later(
+            return self._later(
                 Status.UNAVAILABLE, f"vmodel {held.vmodel} is not known here and the store cannot be asked: {error}"
             )
         except UnreadableRecordError as error:
@@ -289,7 +291,7 @@ class Requests:
             case SendTo(instance, hop, reason, considered):
                 self._journal.note("sent", held.model, reason.value, f"to {instance}; considered {list(considered)}")
                 if hop is Hop.LOAD and not await self._pulse.there():
-                    return _store_away(held, f"model {held.model} cannot be loaded while the store is away")
+                    return self._store_away(held, f"model {held.model} cannot be loaded while the store is away")
                 held.sent_ms = self._clock.monotonic_ms()
                 tried = tuple(sorted(held.journey.load_tried))
                 view = self._state.revision if hop is Hop.LOAD else None
@@ -297,7 +299,7 @@ class Requests:
             case ServeHere(reason) | LoadHere(reason):
                 self._journal.note("local", held.model, reason.value)
                 if isinstance(step, LoadHere) and held.journey.hop is None and not await self._pulse.there():
-                    return _store_away(held, f"model {held.model} cannot be loaded while the store is away")
+                    return self._store_away(held, f"model {held.model} cannot be loaded while the store is away")
                 view = held.view if held.view is not None and held.journey.hop is Hop.LOAD else self._state.revision
                 end = await self._cache.ensure(
                     held.model, registered, view=view, waited_for=True, last_use_ms=self._clock.now_ms()
@@ -315,12 +317,21 @@ class Requests:
         match step.status:
             case Status.RESOURCE_EXHAUSTED:
                 after_ms = self._decider.retry_after_ms(self._cache.common_load_ms)
-                return retry_later(step.status, step.message, after_ms)
+                return self._later(step.status, step.message, after_ms)
             case Status.UNAVAILABLE:
-                return retry_later(step.status, step.message)
+                return self._later(step.status, step.message)
         if step.reason is AttemptReason.RUNTIME_UNAVAILABLE:
             return Fail(step.status, f"ModelRuntime UNAVAILABLE: {step.message}")
         return Fail(step.status, step.message)
+
+    def _store_away(self, held: _Held, message: str) -> Fail:
+        """The store is needed and does not answer: told to the caller, or to the instance that asked us."""
+        if held.journey.hop is Hop.LOAD:
+            return refusal(Outcome.STORE_AWAY, Status.UNAVAILABLE, message)
+        return self._later(Status.UNAVAILABLE, message)
+
+    def _later(self, status: Status, message: str, after_ms: int = RETRY_HINT_MS) -> Fail:
+        return retry_later(status, message, self._decider.spread_ms(after_ms))
 
     async def _local_end(self, held: _Held, end: LoadEnd) -> Resolution | None:
         """What the end of a wait for the own copy means for the request."""
@@ -337,7 +348,7 @@ class Requests:
                 self._models.forget(held.model)
                 return None
             case LoadStoreAway(message):
-                return _store_away(held, message)
+                return self._store_away(held, message)
             case LoadFailed(status, message):
                 if asked:
                     return refusal(Outcome.LOAD_FAILED, Status.INTERNAL, message)
@@ -473,10 +484,3 @@ class Ensured:
     message: str = ""
     instance: InstanceId | None = None
     store_away: bool = False
-
-
-def _store_away(held: _Held, message: str) -> Fail:
-    """The store is needed and does not answer: told to the caller, or to the instance that asked us."""
-    if held.journey.hop is Hop.LOAD:
-        return refusal(Outcome.STORE_AWAY, Status.UNAVAILABLE, message)
-    return retry_later(Status.UNAVAILABLE, message)

@@ -72,10 +72,6 @@ class Routing:
         """Where an instance answers, if it is known."""
         return self._peers.get(instance)
 
-    def known_peers(self) -> tuple[InstanceId, ...]:
-        """Instances whose addresses the data plane has."""
-        return tuple(self._peers)
-
     def _route(self, model: ModelId) -> Route | None:
         local = self._local_copy(model)
         remote = tuple(

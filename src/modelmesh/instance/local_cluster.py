@@ -102,6 +102,8 @@ class LocalCluster:
         Raises:
             ClusterStartError, ChildEndedError, LocalEtcdError: Something did not come up.
         """
+        if self.first_port:
+            _refuse_ports_in_use(range(self.first_port, self.first_port + self.count))
         if self.folder is None:
             self.folder = self._temporary = Path(tempfile.mkdtemp(prefix="modelmesh-"))
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -205,6 +207,19 @@ class LocalCluster:
             await asyncio.to_thread(self.etcd.stop)
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def _refuse_ports_in_use(ports: Sequence[int]) -> None:
+    """Before anything starts: whoever listens there would be taken for our instance, and given its models."""
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ended connections do not matter
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise ClusterStartError(
+                    f"port {port} cannot be had ({error.strerror}): end what listens there, or choose others with --port"
+                ) from error
 
 
 def free_port() -> int:

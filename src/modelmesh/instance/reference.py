@@ -88,7 +88,9 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return f"`{value}`" if value not in ("", None, (), Path()) else ""
+    if isinstance(value, tuple):
+        value = ",".join(value)
+    return f"`{value}`" if value not in ("", None, Path()) else ""
 
 
 def main() -> int:

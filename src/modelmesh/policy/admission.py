@@ -1,10 +1,11 @@
 """May a load begin here: now, after a wait, or not at all.
 
-Called by `modelmesh.control.cache` before it claims a load.
+Called by `modelmesh.control.loading` before it claims a load.
 """
 
 import enum
 from dataclasses import dataclass
+from random import Random
 
 from modelmesh.values.view import ClusterView
 
@@ -70,6 +71,17 @@ def retry_after_ms(view: ClusterView, *, load_ms: int) -> int:
         1 + entry.record.loads // max(1, entry.record.loading_slots) for entry in view.instances if entry.available
     ]
     return min(LATEST_MS, max(SOONEST_MS, min(turns, default=LATEST_MS) * load_ms))
+
+
+def spread_ms(after_ms: int, rng: Random) -> int:
+    """A delay to tell one of many callers: up to half as long again, because those refused together, whose clients do
+    exactly as they are told, would come back together.
+
+    Args:
+        after_ms: When it is worth to come back.
+        rng: The only randomness.
+    """
+    return after_ms + rng.randrange(after_ms // 2 + 1)
 
 
 def settled(*, loaded_ago_ms: int, load_ms: int) -> bool:

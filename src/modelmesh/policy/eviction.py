@@ -1,6 +1,6 @@
 """Choose which copies leave to make room.
 
-Called by `modelmesh.control.cache` when a load needs more memory than is free. The caller walks its
+Called by `modelmesh.control.decide` when a load needs more memory than is free. The caller walks its
 copies in the order of the policy in force (least recently used first) and passes them on lazily, so
 that a choice costs what it looks at, not what is held.
 """

@@ -1,6 +1,6 @@
 """How long is a failed load believed, and whose fault was it.
 
-Called by `modelmesh.control.cache` when a load fails. A runtime that cannot be reached, or has no
+Called by `modelmesh.control.copy_listing` when a load fails. A runtime that cannot be reached, or has no
 memory, says nothing about the model.
 """
 

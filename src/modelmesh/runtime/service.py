@@ -3,7 +3,6 @@
 No generated `_pb2_grpc` modules are needed: a descriptor knows its methods and messages, in whatever pool it lives.
 """
 
-import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -197,10 +196,3 @@ class CallGate:
 
     def __exit__(self, *_: object) -> None:
         self.calls -= 1
-
-
-async def cancel_and_wait(tasks: list["asyncio.Task[Any]"]) -> None:
-    """Cancel tasks and wait until they have ended."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
