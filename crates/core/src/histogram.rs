@@ -39,6 +39,36 @@ pub static TIMES: Scale = Scale {
     per_unit: 1_000,
 };
 
+/// As `TIMES`, and finer where a decision that waits for nothing belongs.
+pub static HOLDS: Scale = Scale {
+    bounds: &[
+        50,
+        100,
+        150,
+        200,
+        250,
+        300,
+        400,
+        500,
+        750,
+        1_000,
+        2_000,
+        5_000,
+        10_000,
+        20_000,
+        50_000,
+        100_000,
+        200_000,
+        500_000,
+        1_000_000,
+        5_000_000,
+        20_000_000,
+        60_000_000,
+        300_000_000,
+    ],
+    per_unit: 1_000,
+};
+
 /// Bytes of payloads.
 pub static SIZES: Scale = Scale { bounds: &[128, 512, 2_048, 8_192, 32_768, 131_072, 524_288, 2_097_152], per_unit: 1 };
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use parking_lot::RwLock;
 
-use crate::histogram::{ByCode, Histogram, SIZES, TIMES, Taken};
+use crate::histogram::{ByCode, HOLDS, Histogram, SIZES, TIMES, Taken};
 use crate::status::Code;
 
 /// Methods with series of their own. Clients name methods at will; the others share one label.
@@ -182,7 +182,7 @@ impl Metrics {
             models: RwLock::default(),
             managed: RwLock::default(),
             rejected: Default::default(),
-            held: std::array::from_fn(|_| Histogram::new(&TIMES)),
+            held: std::array::from_fn(|_| Histogram::new(&HOLDS)),
             taps: Taps::default(),
         }
     }

@@ -7,7 +7,11 @@ mod events;
 mod resolutions;
 mod tls;
 
+use mimalloc::MiMalloc;
 use pyo3::prelude::*;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Index of the copy that gets a request: the less loaded of two drawn ones.
 #[pyfunction]
