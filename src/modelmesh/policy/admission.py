@@ -74,8 +74,9 @@ def retry_after_ms(view: ClusterView, *, load_ms: int) -> int:
 
 
 def spread_ms(after_ms: int, rng: Random) -> int:
-    """A delay to tell one of many callers: up to half as long again, because those refused together, whose clients do
-    exactly as they are told, would come back together.
+    """A delay to tell one of many callers: up to half as long again.
+
+    Those refused together, whose clients do exactly as they are told, would else come back together.
 
     Args:
         after_ms: When it is worth to come back.
