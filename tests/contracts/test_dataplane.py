@@ -174,7 +174,7 @@ async def test_answers_that_tell_when_to_come_back_and_no_others_pass(pair: tupl
     event = await a.brain.next(Missed)
     with pytest.raises(ValueError, match="no valid trailer"):
         a.plane.resolve([(event.token, Fail(Status.UNAVAILABLE, "raw", (("some-bin", b"\x08\xff"),)))])
-    a.plane.resolve([(event.token, retry_later(Status.UNAVAILABLE, "later"))])
+    a.plane.resolve([(event.token, retry_later(Status.UNAVAILABLE, "later", 1000))])
     assert await call == (Status.UNAVAILABLE, "later", None)
 
 

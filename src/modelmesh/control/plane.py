@@ -507,7 +507,7 @@ class ControlPlane:
                     if self._calls is not None:
                         self._calls.cancelled(event)
                 case Called(token) if not self._started and not event.method.startswith(HEALTH):
-                    answer = retry_later(Status.UNAVAILABLE, STARTING)
+                    answer = retry_later(Status.UNAVAILABLE, STARTING, self.decider.spread_ms(RETRY_HINT_MS))
                     self.dataplane.finish(token, answer.status, answer.message, answer.trailers)
                 case Called():
                     if self._calls is not None:
