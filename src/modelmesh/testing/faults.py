@@ -247,13 +247,14 @@ class Faults:
         else:
             self._world.corrupt.pop(artefact.model, None)
         artefact.unsure_ms = self._now_ms() + SETTLING_MS
-        del self._again[artefact.model]
+        self._again.pop(artefact.model, None)
 
     async def _corrupt(self) -> bool:
         """The artefact becomes unreadable; after a while its owner registers a good one."""
         artefact = self._artefact()
         if artefact is None:
             return False
+        self._again[artefact.model] = None  # no other fault takes it meanwhile
         artefact.unsure_ms = self._now_ms() + 10 * SETTLING_MS
         self._world.corrupt[artefact.model] = CORRUPT
         await self._for_a_while(5, 20)

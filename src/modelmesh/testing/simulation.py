@@ -116,6 +116,8 @@ class Simulation:
             await playing
         except AssertionError as error:
             self.outcome.problem = str(error) or "an assertion without words"
+        except Exception as error:  # noqa: BLE001 - a seed that breaks the simulator is one to repeat, too
+            self.outcome.problem = f"the simulator itself failed: {error!r}"
         finally:
             playing.cancel()
             await asyncio.gather(playing, return_exceptions=True)
