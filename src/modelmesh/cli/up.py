@@ -107,7 +107,7 @@ async def _start(cluster: "LocalCluster", models: Path | None, files: Mapping[st
     """Start, and register what is in the folder."""
     await cluster.start()
     if models is not None:
-        cluster.progress(f"registering {len(files)} models of {models}")
+        cluster.progress(f"registering {len(files)} {'model' if len(files) == 1 else 'models'} of {models}")
         await asyncio.to_thread(_register, cluster.instances[0].endpoint, models, files)
 
 
