@@ -8,6 +8,8 @@ use crate::shared::Settings;
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Window of a connection: so large that a few streams whose readers are slow cannot block the others.
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Answers that nobody reads may hold half of a connection's window; beyond that they are ended.
+pub const MOST_STALLED: usize = (CONNECTION_WINDOW / STREAM_WINDOW / 2) as usize;
 const STREAMS_PER_CONNECTION: u32 = 4096;
 /// Streams we reset are remembered so that late frames for them are no error; a burst of cancelled
 /// calls must not end the connection of all others.
