@@ -1,6 +1,7 @@
-"""A forged HTTP/2 server: says what no gRPC library would, frame by frame."""
+"""A forged HTTP/2 server and a forged client: they say what no gRPC library would, frame by frame."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+from scripted import WAIT
 
 OK = (("grpc-status", "0"),)
 HEADERS = ((":status", "200"), ("content-type", "application/grpc"))
@@ -88,3 +90,67 @@ class ForgedServer:
 def answer_all(connection: Connection, event: h2.events.Event) -> None:
     if isinstance(event, h2.events.StreamEnded):
         connection.answer(event.stream_id)
+
+
+REQUEST = (
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":path", "/test.S/Echo"),
+    (":authority", "x"),
+    ("content-type", "application/grpc"),
+    ("te", "trailers"),
+    ("mm-model-id", "m"),
+)
+
+
+class Client:
+    """An HTTP/2 client that sends what it is told."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: dict[Any, int]) -> None:
+        self.reader, self.writer = reader, writer
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        if settings:
+            self.h2.local_settings = h2.settings.Settings(client=True, initial_values=settings)
+        self.h2.initiate_connection()
+        self.flush()
+
+    @classmethod
+    async def connect(cls, port: int | None, settings: dict[Any, int] | None = None) -> "Client":
+        return cls(*await asyncio.open_connection("127.0.0.1", port), settings or {})
+
+    def flush(self) -> None:
+        self.writer.write(self.h2.data_to_send())
+
+    def request(self, *headers: tuple[str, str], body: bytes | None = b"\0\0\0\0\0", end: bool = True) -> int:
+        stream = self.h2.get_next_available_stream_id()
+        merged = [*{**dict(REQUEST), **dict(headers)}.items()]
+        self.h2.send_headers(stream, merged, body is None)
+        if body is not None:
+            for at in range(0, max(len(body), 1), 16_000):
+                self.h2.send_data(stream, body[at : at + 16_000], end and at + 16_000 >= len(body))
+        self.flush()
+        return stream
+
+    async def next(self, kind: type, stream: int | None = None) -> Any:
+        async with asyncio.timeout(WAIT):
+            while True:
+                data = await self.reader.read(65_536)
+                assert data, "the connection was closed"
+                found = None
+                for event in self.h2.receive_data(data):
+                    if isinstance(event, kind) and stream in {None, getattr(event, "stream_id", None)}:
+                        found = found or event
+                self.flush()
+                if found is not None:
+                    return found
+
+    async def answer(self, stream: int) -> dict[str, str]:
+        """The first header block of an answer."""
+        return dict((await self.next(h2.events.ResponseReceived, stream)).headers)
+
+    async def closed(self) -> None:
+        """Wait until the other side has hung up."""
+        async with asyncio.timeout(WAIT + 5):
+            with contextlib.suppress(ConnectionError):
+                while await self.reader.read(65_536):
+                    pass

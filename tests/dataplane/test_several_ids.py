@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 import pytest
-from scripted import Instance, Runtime, status_of, until
+from scripted import WAIT, Instance, Runtime, status_of, until
 
 from modelmesh.values.dataplane import AttemptFailed, Cancelled, Fail, Missed, Serve
 from modelmesh.values.status import Status
@@ -143,3 +143,76 @@ async def test_a_second_message_is_refused(three: Instance) -> None:
     await call.write(b"2")
     assert await call.code() == grpc.StatusCode.UNIMPLEMENTED
     assert await call.details() == "Streaming not supported yet"
+
+
+async def test_a_cold_model_among_ready_ones_is_waited_for(three: Instance, runtime: Runtime) -> None:
+    call = three.unary("Name")(b"!", metadata=ids("a", "cold", "c"))
+    missed = await three.brain.next(Missed)
+    await until(lambda: len(runtime.calls) == 2)  # the others do not wait for it
+    three.local("cold")
+    three.plane.resolve([(missed.token, Serve())])
+    assert await call == b"a!cold!c!"
+
+
+async def test_one_that_fails_late_takes_the_others_with_it(three: Instance, runtime: Runtime) -> None:
+    cancelled = asyncio.Event()
+
+    async def late(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        if dict(context.invocation_metadata())["mm-model-id"] == "b":
+            await until(lambda: len(runtime.calls) == 3)
+            await context.abort(grpc.StatusCode.DATA_LOSS, "half a tensor")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        yield b""
+
+    runtime.script["Late"] = late
+    said = (grpc.StatusCode.DATA_LOSS, "half a tensor")
+    assert await status_of(three.unary("Late")(b"", metadata=ids("a", "b", "c"))) == said
+    await asyncio.wait_for(cancelled.wait(), WAIT)
+    await until(lambda: not three.plane.busy())
+
+
+async def test_the_same_model_twice_is_called_twice(three: Instance) -> None:
+    assert await three.unary("Name")(b"", metadata=ids("b", "b", "c")) == b"bbc"
+
+
+async def test_a_thousand_models_and_no_more(three: Instance) -> None:
+    channel = three.channel.unary_unary("/test.S/Echo")
+    assert await channel(b"b", metadata=ids(*"b" * 1000), timeout=30) == b"b" * 1000
+    said = (grpc.StatusCode.INVALID_ARGUMENT, "a call may name at most 1000 models")
+    assert await status_of(channel(b"", metadata=ids(*"b" * 1001))) == said
+
+
+async def test_joined_metadata_are_bounded(three: Instance, runtime: Runtime) -> None:
+    async def talkative(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        await context.send_initial_metadata((("x-head", "h" * 5000),))
+        yield b""
+
+    runtime.script["Talk"] = talkative
+    await three.unary("Talk")(b"", metadata=ids("a", "b"))
+    code, message = await status_of(three.unary("Talk")(b"", metadata=ids(*"b" * 20)))
+    assert (code, message) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "the joined answer's metadata is larger than a header list may be",
+    )
+
+
+async def test_a_deadline_ends_all_parts(three: Instance) -> None:
+    call = three.unary("Name")(b"", metadata=ids("a", "cold", "colder"), timeout=0.2)
+    assert (await status_of(call))[0] == grpc.StatusCode.DEADLINE_EXCEEDED
+    await until(lambda: three.plane.held() == (0, 0) and not three.plane.busy())
+
+
+async def test_a_runtime_that_compresses_its_answers(one: Instance, runtime: Runtime) -> None:
+    """Joined, they must be plain."""
+
+    async def gzipped(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        context.set_compression(grpc.Compression.Gzip)
+        yield dict(context.invocation_metadata())["mm-model-id"].encode() * 500
+
+    runtime.script["Zip"] = gzipped
+    one.local("a")
+    one.local("b")
+    assert await one.unary("Zip")(b"", metadata=ids("a", "b"), timeout=WAIT) == b"a" * 500 + b"b" * 500

@@ -3,63 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-import h2.config
-import h2.connection
 import h2.errors
 import h2.events
 import pytest
+from frames import Client
 from scripted import WAIT, Instance, until
-
-Make = Callable[..., Instance]
-REQUEST = (
-    (":method", "POST"),
-    (":scheme", "http"),
-    (":path", "/test.S/Echo"),
-    (":authority", "x"),
-    ("content-type", "application/grpc"),
-    ("te", "trailers"),
-    ("mm-model-id", "m"),
-)
-
-
-class Client:
-    """An HTTP/2 client that sends what it is told."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-        self.h2.initiate_connection()
-        self.flush()
-
-    def flush(self) -> None:
-        self.writer.write(self.h2.data_to_send())
-
-    def request(self, *headers: tuple[str, str], body: bytes | None = b"\0\0\0\0\0", end: bool = True) -> int:
-        stream = self.h2.get_next_available_stream_id()
-        merged = [*{**dict(REQUEST), **dict(headers)}.items()]
-        self.h2.send_headers(stream, merged, body is None)
-        if body is not None:
-            self.h2.send_data(stream, body, end)
-        self.flush()
-        return stream
-
-    async def next(self, kind: type, stream: int | None = None):
-        async with asyncio.timeout(WAIT):
-            while True:
-                data = await self.reader.read(65_536)
-                assert data, "the connection was closed"
-                found = None
-                for event in self.h2.receive_data(data):
-                    if isinstance(event, kind) and stream in {None, getattr(event, "stream_id", None)}:
-                        found = found or event
-                self.flush()
-                if found is not None:
-                    return found
-
-    async def closed(self) -> None:
-        async with asyncio.timeout(WAIT + 5):
-            while await self.reader.read(65_536):
-                pass
 
 
 @pytest.fixture
@@ -68,7 +16,7 @@ async def connect(one: Instance) -> AsyncIterator[Callable[[], Client]]:
     clients: list[Client] = []
 
     async def connect() -> Client:
-        clients.append(Client(*await asyncio.open_connection("127.0.0.1", one.plane.serving_port)))
+        clients.append(await Client.connect(one.plane.serving_port))
         return clients[-1]
 
     yield connect

@@ -109,6 +109,11 @@ async fn relay(
     drop(sender);
     call.body.rewind();
     let max_message = call.worker.shared.settings.max_message_bytes;
+    // A request that is one message has been looked at already.
+    let checks = call.is_ingress() && !call.body.is_one_message();
+    let works = (matches!(towards, Towards::Runtime(_)), checks);
+    let expanded = call.worker.shared.replay.share();
+    let injector = Injector::new(&call.rule, &call.headers, &call.subject, works, max_message, expanded);
     let mut relay = Relay {
         caller: &mut call.caller,
         body: &mut call.body,
@@ -117,10 +122,8 @@ async fn relay(
             Towards::Runtime(copy) => Some(copy),
             Towards::Peer { .. } => None,
         },
-        injector: match towards {
-            Towards::Runtime(_) => Injector::new(&call.rule, &call.headers, &call.subject.model, max_message),
-            Towards::Peer { .. } => None,
-        },
+        place,
+        injector,
     };
     let deadline = &mut call.deadline;
     let end = poll_fn(|cx| {

@@ -106,7 +106,9 @@ impl Call {
         *self.token.get_or_insert_with(|| self.worker.shared.held.token())
     }
 
-    fn is_ingress(&self) -> bool {
+    /// Whether the call came from a client, not from another instance.
+    #[must_use]
+    pub fn is_ingress(&self) -> bool {
         self.hopped.is_none()
     }
 

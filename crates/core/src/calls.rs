@@ -17,9 +17,9 @@ use crate::caller::Caller;
 use crate::compression::{self, Encoding};
 use crate::events::Event;
 use crate::flow::Gone;
-use crate::framing::{Deframer, framed};
+use crate::framing::{Deframer, PREFIX, framed};
 use crate::listen::Port;
-use crate::relay::End;
+use crate::relay::{End, read_too_slowly};
 use crate::replay::{Body, BodyError};
 use crate::shared::Shared;
 use crate::status::{Code, Status};
@@ -102,10 +102,9 @@ impl Calls {
             return false;
         }
         if mailbox.unsent_bytes > MOST_UNSENT_BYTES {
-            let slow = Status::new(Code::ResourceExhausted, "the answer is read too slowly");
             mailbox.answers.clear();
             mailbox.too_slow = true;
-            mailbox.finish = Some(slow);
+            mailbox.finish = Some(read_too_slowly());
             mailbox.wake();
             return false;
         }
@@ -247,7 +246,12 @@ impl Answered<'_> {
             if let Some(message) = self.deframer.next_message() {
                 let length = message.payload.len();
                 match compression::expand(message, self.encoding, self.shared.settings.max_message_bytes) {
-                    Ok(payload) => self.hand_up(Some(payload), length),
+                    // What it grew by is paid for as well: a thousand times what was sent, at worst.
+                    Ok(payload) if self.share.grow(payload.len().saturating_sub(length)) => {
+                        let paid = PREFIX + length.max(payload.len());
+                        self.hand_up(Some(payload), paid);
+                    }
+                    Ok(_) => return Poll::Ready(End::Refused(too_many_bytes())),
                     Err(status) => return Poll::Ready(End::Refused(status)),
                 }
                 continue;
@@ -255,8 +259,7 @@ impl Answered<'_> {
             match std::task::ready!(self.body.poll_next(cx)) {
                 Ok(Some(chunk)) => {
                     if !self.share.grow(chunk.len()) {
-                        let message = "too many bytes of management calls are waiting";
-                        return Poll::Ready(End::Refused(Status::new(Code::ResourceExhausted, message)));
+                        return Poll::Ready(End::Refused(too_many_bytes()));
                     }
                     self.deframer.push(&chunk);
                     self.body.release(chunk.len());
@@ -323,6 +326,10 @@ impl Answered<'_> {
             return Poll::Pending;
         }
     }
+}
+
+fn too_many_bytes() -> Status {
+    Status::new(Code::ResourceExhausted, "too many bytes of management calls are waiting")
 }
 
 fn response_headers() -> HeaderMap {

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use bytes::Bytes;
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 use http::{HeaderMap, HeaderValue};
 
 use crate::framing::Message;
@@ -50,16 +50,20 @@ pub fn expand(message: Message, encoding: Encoding, max: usize) -> Result<Bytes,
 }
 
 fn gunzip(bytes: &[u8], max: usize) -> Result<Bytes, Status> {
+    let damaged = || Status::new(Code::InvalidArgument, "a compressed message is damaged");
     let mut expanded = Vec::new();
     // One byte more than permitted shows that it is too much, without expanding the rest.
     let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-    GzDecoder::new(bytes)
-        .take(limit)
-        .read_to_end(&mut expanded)
-        .map_err(|_| Status::new(Code::InvalidArgument, "a compressed message is damaged"))?;
+    let mut decoder = GzDecoder::new(bytes);
+    decoder.by_ref().take(limit).read_to_end(&mut expanded).map_err(|_| damaged())?;
     if expanded.len() > max {
         let message = format!("Received message larger than max after decompression ({max})");
         return Err(Status::new(Code::ResourceExhausted, message));
+    }
+    // Some libraries read what follows the first member, others do not: what they would make of the
+    // message is not what we read.
+    if !decoder.into_inner().is_empty() {
+        return Err(damaged());
     }
     Ok(expanded.into())
 }
@@ -83,6 +87,22 @@ mod tests {
     fn gzip_is_read() {
         let plain = vec![7; 100_000];
         assert_eq!(expand(message(&plain), Encoding::Gzip, 100_000).unwrap(), plain);
+    }
+
+    #[test]
+    fn a_second_member_is_refused() {
+        let [one, two] = [message(b"one"), message(b"two")].map(|message| message.payload);
+        let both = Message { compressed: true, payload: [one, two].concat().into() };
+        assert_eq!(expand(both, Encoding::Gzip, 10).unwrap_err().code, Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_cut_message_is_refused() {
+        let whole = message(&[7; 1000]).payload;
+        for length in 0..whole.len() {
+            let cut = Message { compressed: true, payload: whole.slice(..length) };
+            assert_eq!(expand(cut, Encoding::Gzip, 1000).unwrap_err().code, Code::InvalidArgument, "{length}");
+        }
     }
 
     #[test]

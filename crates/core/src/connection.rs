@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use crate::drain::Phase;
 use crate::entry;
@@ -19,6 +19,9 @@ use crate::worker::Worker;
 
 /// TLS and the HTTP/2 preface together. A client slower than that is none.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without calls for this long is asked to go when connections are scarce. An honest client
+/// opens another for its next call.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Serves one connection to its end.
 ///
@@ -32,6 +35,8 @@ pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: 
     // Clients that came together must not all leave together: up to a tenth earlier or later.
     let old = settings.max_connection_age.map(|age| Instant::now() + age.mul_f64(0.9 + fastrand::f64() / 5.0));
     let mut phase = worker.phase.clone();
+    let mut look = interval(IDLE);
+    let mut busy = true;
     let mut leaving = false;
     let mut over: Option<Instant> = None;
     loop {
@@ -50,11 +55,27 @@ pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: 
                 continue;
             }
             () = until(over), if over.is_some() => return Ok(()),
+            _ = look.tick() => {
+                let used = std::mem::take(&mut busy) || connection.has_streams();
+                if used || !worker.shared.connections.are_scarce() {
+                    continue;
+                }
+                if leaving {
+                    // Asked before, and still there.
+                    return Ok(());
+                }
+                leaving = true;
+                connection.graceful_shutdown();
+                continue;
+            }
         };
         match accepted {
             None => return Ok(()),
             Some(Err(error)) => return Err(io::Error::other(error)),
-            Some(Ok((request, respond))) => entry::begin(&worker, port, address, request, respond),
+            Some(Ok((request, respond))) => {
+                busy = true;
+                entry::begin(&worker, port, address, request, respond);
+            }
         }
     }
 }

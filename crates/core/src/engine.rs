@@ -105,7 +105,8 @@ impl Engine {
         running.workers = Some(Arc::clone(&workers));
         running.acceptor_turned_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
         let turned_ms = Arc::clone(&running.acceptor_turned_ms);
-        let accepting = listen::accept_all(listeners, workers, self.phase.subscribe(), turned_ms);
+        let connections = Arc::clone(&self.shared.connections);
+        let accepting = listen::accept_all(listeners, workers, connections, self.phase.subscribe(), turned_ms);
         running.threads.push(spawn("mm-accept".to_owned(), accepting)?);
         Ok(())
     }

@@ -10,6 +10,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use tokio::time::Instant;
 
+use crate::budget::Share;
 use crate::call::{Call, Deadline};
 use crate::caller::Caller;
 use crate::calls::{self, Opening};
@@ -53,7 +54,7 @@ pub fn begin(
         shared.metrics.rejected(Rejection::NotGrpc);
         return caller.end_http(StatusCode::BAD_REQUEST);
     };
-    let (deadline, rule) = match admit(worker, port, &headers, path.path()) {
+    let Admitted { deadline, rule, large_headers } = match admit(worker, port, &headers, path.path()) {
         Ok(admitted) => admitted,
         Err((why, status)) => {
             shared.metrics.rejected(why);
@@ -64,7 +65,7 @@ pub fn begin(
     let keep = port == Port::Serving && rule.is_some();
     let began = Instant::now();
     let mut body = Body::new(stream, shared.settings.max_message_bytes, shared.replay.share(), keep);
-    let open = worker.load.count_call();
+    let open = (worker.load.count_call(), large_headers);
     let Some(rule) = rule else {
         let method = path.path().trim_start_matches('/').to_owned();
         let opening = Opening { port, peer_address: address.to_string(), method, headers, deadline };
@@ -148,18 +149,31 @@ async fn serve(call: &mut Call, began: Instant) {
     observe::ended(call, code, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
 }
 
-/// What is refused before any routing. The rule is None for services that Python answers.
-fn admit(
-    worker: &Worker,
-    port: Port,
-    headers: &HeaderMap,
-    path: &str,
-) -> Result<(Option<Deadline>, Option<MethodRule>), (Rejection, Status)> {
+/// Header lists above this are paid for while their calls are open: a connection may have thousands.
+const LARGE_HEADERS: usize = 8 << 10;
+
+/// A call that may begin. The rule is None for services that Python answers.
+struct Admitted {
+    deadline: Option<Deadline>,
+    rule: Option<MethodRule>,
+    large_headers: Option<Share>,
+}
+
+/// What is refused before any routing.
+fn admit(worker: &Worker, port: Port, headers: &HeaderMap, path: &str) -> Result<Admitted, (Rejection, Status)> {
     let max = worker.shared.settings.max_header_bytes;
     let size = list_size(headers);
     if size > max {
         let message = format!("Received header list larger than max ({size} vs. {max})");
         return Err((Rejection::HeadersTooLarge, Status::new(Code::ResourceExhausted, message)));
+    }
+    let mut large_headers = None;
+    if size > LARGE_HEADERS {
+        let share = large_headers.insert(worker.shared.large_headers.share());
+        if !share.grow(size) {
+            let message = "too many calls with large header lists are open; try again";
+            return Err((Rejection::HeadersTooLarge, Status::new(Code::ResourceExhausted, message)));
+        }
     }
     let deadline = match headers.get(GRPC_TIMEOUT) {
         None => None,
@@ -175,7 +189,7 @@ fn admit(
         Answerer::Python => None,
         Answerer::Model(rule) => Some(rule.clone()),
     };
-    Ok((deadline, rule))
+    Ok(Admitted { deadline, rule, large_headers })
 }
 
 /// Looks into the first message of a method whose messages carry ids.

@@ -4,14 +4,15 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 
+use crate::budget::Share;
 use crate::call::{Deadline, poll_stopped};
 use crate::caller::Caller;
 use crate::compression::{self, Encoding};
-use crate::framing::{Deframer, PREFIX, prefix_of};
-use crate::identify::{Ids, empty_id};
+use crate::framing::{Deframer, Message, PREFIX, prefix_of};
+use crate::identify::{Ids, Subject, check_id};
 use crate::relay::End;
 use crate::replay::{Body, BodyError};
 use crate::rules::MethodRule;
@@ -95,11 +96,8 @@ pub fn ids_in(message: &[u8], rule: &MethodRule) -> Result<Option<Ids>, Status> 
     }
     let Some(id) = splice::extract(message, &rule.extraction_path).map_err(refuse)? else { return Ok(None) };
     let id = std::str::from_utf8(id).map_err(|_| Status::new(Code::InvalidArgument, "model id is not valid UTF-8"))?;
-    match (id.is_empty(), rule.extracts_vmodel) {
-        (true, vmodel) => Err(empty_id(vmodel)),
-        (false, true) => Ok(Some(Ids::VModel(id.to_owned()))),
-        (false, false) => Ok(Some(Ids::Model(id.to_owned()))),
-    }
+    check_id(id, rule.extracts_vmodel)?;
+    Ok(Some(if rule.extracts_vmodel { Ids::VModel(id.to_owned()) } else { Ids::Model(id.to_owned()) }))
 }
 
 /// # Errors
@@ -108,43 +106,89 @@ pub fn check_injection(message: &[u8], rule: &MethodRule) -> Result<(), Status> 
     splice::extract(message, &rule.injection_path).map(|_| ()).map_err(refuse)
 }
 
-/// Writes the id into the messages of one attempt.
+/// Looks at the messages of one attempt on their way: none may name another model than the one that was
+/// routed, and where the runtime wants the id in them it is written there.
 pub struct Injector {
     deframer: Deframer,
     encoding: Encoding,
-    path: Vec<u32>,
+    extraction_path: Vec<u32>,
+    /// The id that a message may name, of the kind that the method's messages carry.
+    routed: String,
+    injection_path: Vec<u32>,
     id: String,
     max_message: usize,
+    /// Pays for what compressed messages grow to, until the next chunk shows that they have been sent.
+    expanded: Share,
 }
 
 impl Injector {
-    /// None if the method's messages carry no id.
+    /// For what goes to the runtime (`injects`) or to another instance, which injects itself. None if there
+    /// is nothing to do: only the ingress checks ids, and it has read the first message already.
     #[must_use]
-    pub fn new(rule: &MethodRule, headers: &HeaderMap, model: &str, max_message: usize) -> Option<Self> {
-        (!rule.injection_path.is_empty()).then(|| Self {
+    pub fn new(
+        rule: &MethodRule,
+        headers: &HeaderMap,
+        subject: &Subject,
+        (injects, checks): (bool, bool),
+        max_message: usize,
+        expanded: Share,
+    ) -> Option<Self> {
+        let injection_path = if injects { rule.injection_path.clone() } else { Vec::new() };
+        let extraction_path = if checks { rule.extraction_path.clone() } else { Vec::new() };
+        let routed = if rule.extracts_vmodel { subject.vmodel.as_ref() } else { Some(&subject.model) };
+        (!injection_path.is_empty() || !extraction_path.is_empty()).then(|| Self {
             deframer: Deframer::default(),
             encoding: Encoding::of(headers),
-            path: rule.injection_path.clone(),
-            id: model.to_owned(),
+            extraction_path,
+            routed: routed.cloned().unwrap_or_default(),
+            injection_path,
+            id: subject.model.clone(),
             max_message,
+            expanded,
         })
     }
 
-    /// Takes bytes from the client; returns those for the runtime, which are whole messages, uncompressed.
+    /// Takes bytes from the client; returns those for the other side, which are whole messages, uncompressed
+    /// if they were changed.
     ///
     /// # Errors
-    /// A message cannot be read or changed.
+    /// A message cannot be read or changed, or names another model.
     pub fn push(&mut self, chunk: &[u8]) -> Result<Bytes, Status> {
+        self.expanded.clear();
         self.deframer.push(chunk);
-        let mut changed = BytesMut::new();
+        let mut passed = BytesMut::new();
         while let Some(message) = self.deframer.next_message() {
-            let message = compression::expand(message, self.encoding, self.max_message)?;
-            let message = splice::inject(&message, &self.path, self.id.as_bytes()).map_err(refuse)?;
-            changed.reserve(PREFIX + message.len());
-            changed.extend_from_slice(&prefix_of(message.len()));
-            changed.extend_from_slice(&message);
+            self.pass(message, &mut passed)?;
         }
-        Ok(changed.freeze())
+        Ok(passed.freeze())
+    }
+
+    fn pass(&mut self, message: Message, passed: &mut BytesMut) -> Result<(), Status> {
+        let Message { compressed, payload } = message;
+        let plain =
+            compression::expand(Message { compressed, payload: payload.clone() }, self.encoding, self.max_message)?;
+        if !self.extraction_path.is_empty()
+            && let Some(id) = splice::extract(&plain, &self.extraction_path).map_err(refuse)?
+            && id != self.routed.as_bytes()
+        {
+            return Err(Status::new(Code::InvalidArgument, "a message of the stream names another model"));
+        }
+        if self.injection_path.is_empty() {
+            passed.reserve(PREFIX + payload.len());
+            passed.put_u8(u8::from(compressed));
+            passed.put_slice(&prefix_of(payload.len())[1..]);
+            passed.put_slice(&payload);
+            return Ok(());
+        }
+        if !self.expanded.grow(plain.len().saturating_sub(payload.len())) {
+            let message = "too many bytes of requests are kept; try again";
+            return Err(Status::new(Code::ResourceExhausted, message));
+        }
+        let changed = splice::inject(&plain, &self.injection_path, self.id.as_bytes()).map_err(refuse)?;
+        passed.reserve(PREFIX + changed.len());
+        passed.put_slice(&prefix_of(changed.len()));
+        passed.put_slice(&changed);
+        Ok(())
     }
 
     /// # Errors

@@ -47,6 +47,12 @@ impl Follower {
         self.bytes.saturating_sub(self.messages * PREFIX as u64)
     }
 
+    /// Whether a message has begun and not ended.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        self.have > 0
+    }
+
     /// Takes note of the next bytes.
     ///
     /// # Errors
@@ -148,6 +154,7 @@ mod tests {
             for chunk in bytes.chunks(step) {
                 follower.follow(chunk).unwrap();
             }
+            assert!(!follower.is_inside());
             assert_eq!((follower.messages, follower.message_bytes()), (3, 305));
         }
     }
@@ -156,6 +163,11 @@ mod tests {
     fn refuses_at_the_prefix() {
         let mut follower = Follower::new(10);
         follower.follow(&framed(&[0; 10])).unwrap();
+        for byte in 1..15 {
+            follower.follow(&framed(&[0; 10])[byte - 1..byte]).unwrap();
+            assert!(follower.is_inside());
+        }
+        follower.follow(&[0]).unwrap();
         assert_eq!(follower.follow(&prefix_of(11)), Err(TooLong { length: 11, max: 10 }));
     }
 

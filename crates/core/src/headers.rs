@@ -29,7 +29,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// What a header list costs by the rule of RFC 9113, 6.5.2.
 #[must_use]
 pub fn list_size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+    headers.iter().map(entry_size).sum()
+}
+
+/// What one entry of a header list costs.
+#[must_use]
+pub fn entry_size((name, value): (&HeaderName, &HeaderValue)) -> usize {
+    name.as_str().len() + value.len() + 32
 }
 
 /// Writes bytes as a `-bin` value.

@@ -58,10 +58,16 @@ fn invalid(message: &'static str) -> Status {
     Status::new(Code::InvalidArgument, message)
 }
 
+/// No model or vmodel is registered under a longer id, in characters.
+const LONGEST_ID: usize = 2048;
+/// Ids of one call. Each is a call of its own, and each may be a miss.
+const MOST_IDS: usize = 1000;
+
 /// Reads the ids a client named in headers.
 ///
 /// # Errors
-/// None, two kinds, an empty one, or one that is not UTF-8: INVALID_ARGUMENT with the old texts.
+/// None, two kinds, too many, an empty or endless one, or one that is not UTF-8: INVALID_ARGUMENT, with
+/// the old texts where the old system had one.
 pub fn ids_of(headers: &HeaderMap) -> Result<Ids, Status> {
     let model = one_kind(headers, "mm-model-id", "mm-model-id-bin");
     let vmodel = one_kind(headers, "mm-vmodel-id", "mm-vmodel-id-bin");
@@ -80,7 +86,12 @@ pub fn ids_of(headers: &HeaderMap) -> Result<Ids, Status> {
         None if vmodels => Ok(Ids::VModel(first)),
         None => Ok(Ids::Model(first)),
         Some(second) => {
-            let ids = [Ok(first), second].into_iter().chain(all).collect::<Result<_, _>>()?;
+            let more = all.take(MOST_IDS - 1);
+            let ids: Vec<_> = [Ok(first), second].into_iter().chain(more).collect::<Result<_, _>>()?;
+            if ids.len() > MOST_IDS {
+                let message = format!("a call may name at most {MOST_IDS} models");
+                return Err(Status::new(Code::InvalidArgument, message));
+            }
             Ok(Ids::Many { ids, vmodels })
         }
     }
@@ -121,20 +132,28 @@ fn one_id(raw: &[u8], encoded: bool, vmodel: bool) -> Result<String, Status> {
         raw.to_vec()
     };
     let id = String::from_utf8(bytes).map_err(|_| invalid("model id is not valid UTF-8"))?;
-    if id.is_empty() {
-        return Err(empty_id(vmodel));
-    }
+    check_id(&id, vmodel)?;
     Ok(id)
 }
 
-/// The error for an id that is there but empty.
-#[must_use]
-pub fn empty_id(vmodel: bool) -> Status {
-    invalid(if vmodel {
-        "provided vmodel-id header must be non-empty"
-    } else {
-        "provided model-id header must be non-empty"
-    })
+/// # Errors
+/// INVALID_ARGUMENT: it is empty, or longer than any that is registered.
+pub fn check_id(id: &str, vmodel: bool) -> Result<(), Status> {
+    if id.is_empty() {
+        return Err(invalid(if vmodel {
+            "provided vmodel-id header must be non-empty"
+        } else {
+            "provided model-id header must be non-empty"
+        }));
+    }
+    // Characters are counted only where bytes leave a doubt.
+    let length = if id.len() > LONGEST_ID { id.chars().count() } else { 0 };
+    if length > LONGEST_ID {
+        let what = if vmodel { "vmodel" } else { "model" };
+        let message = format!("{what} id has {length} characters, {LONGEST_ID} are allowed");
+        return Err(Status::new(Code::InvalidArgument, message));
+    }
+    Ok(())
 }
 
 /// What the hop's headers say, on the peer port.
@@ -221,6 +240,19 @@ mod tests {
             ids(&[("mm-model-id-bin", "Yg==,YQ")]),
             Ok(Ids::Many { ids: vec!["b".into(), "a".into()], vmodels: false })
         );
+    }
+
+    #[test]
+    fn ids_are_bounded_in_length_and_number() {
+        let long = "é".repeat(LONGEST_ID);
+        let encode = |id: &str| encode_bin(id.as_bytes()).to_str().unwrap().to_owned();
+        assert_eq!(ids(&[("mm-model-id-bin", &encode(&long))]), Ok(Ids::Model(long.clone())));
+        let error = ids(&[("mm-vmodel-id-bin", &encode(&(long + "x")))]).unwrap_err();
+        assert_eq!(error, "vmodel id has 2049 characters, 2048 are allowed");
+        let many = |count| ids(&[("mm-model-id-bin", &vec!["YQ"; count].join(","))]);
+        assert!(matches!(many(MOST_IDS), Ok(Ids::Many { ids, .. }) if ids.len() == MOST_IDS));
+        assert_eq!(many(MOST_IDS + 1).unwrap_err(), "a call may name at most 1000 models");
+        assert_eq!(many(20_000).unwrap_err(), "a call may name at most 1000 models");
     }
 
     #[test]

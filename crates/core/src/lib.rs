@@ -57,6 +57,7 @@ mod rules;
 mod shared;
 mod socket;
 mod splice;
+mod stall;
 mod status;
 mod table;
 mod timeout;

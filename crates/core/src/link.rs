@@ -16,9 +16,10 @@ use crate::connect::{self, Opened};
 use crate::events::Event;
 use crate::peers::Destination;
 use crate::shared::Shared;
+use crate::stall::Crowd;
 
 /// Connections of one thread to one destination. One serves small messages best; more are opened only
-/// when the other side limits concurrent streams.
+/// when the other side limits concurrent streams, or when too many answers on it are not read.
 const MOST_CONNECTIONS: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(40);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -29,13 +30,14 @@ const YOUNG_MS: u64 = 1000;
 pub struct Conn {
     sender: SendRequest<Bytes>,
     pub in_flight: AtomicUsize,
+    crowd: Arc<Crowd>,
     dead: AtomicBool,
     opened_ms: u64,
 }
 
 impl Conn {
     fn has_room(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) < self.sender.current_max_send_streams()
+        self.in_flight.load(Ordering::Relaxed) < self.sender.current_max_send_streams() && !self.crowd.is_large()
     }
 
     fn is_dead(&self) -> bool {
@@ -57,6 +59,12 @@ impl Place {
     #[must_use]
     pub fn sender(&self) -> SendRequest<Bytes> {
         self.conn.sender.clone()
+    }
+
+    /// The answers on this connection that are not read.
+    #[must_use]
+    pub fn crowd(&self) -> &Arc<Crowd> {
+        &self.conn.crowd
     }
 
     /// The connection takes no new calls: GOAWAY, or it has died.
@@ -188,6 +196,7 @@ impl Link {
         let conn = Arc::new(Conn {
             sender: opened.sender.clone(),
             in_flight: AtomicUsize::new(0),
+            crowd: Arc::default(),
             dead: AtomicBool::new(false),
             opened_ms: clock::monotonic_ms(),
         });

@@ -4,9 +4,10 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -76,12 +77,13 @@ impl Listener {
 pub async fn accept_all(
     listeners: Vec<Listener>,
     workers: Arc<[Handle]>,
+    connections: Arc<Connections>,
     mut phase: watch::Receiver<Phase>,
     turned_ms: Arc<AtomicU64>,
 ) {
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
-        accepting.spawn(accept(listener, Arc::clone(&workers)));
+        accepting.spawn(accept(listener, Arc::clone(&workers), Arc::clone(&connections)));
     }
     let mut beat = tokio::time::interval(HEARTBEAT);
     loop {
@@ -100,15 +102,67 @@ pub async fn accept_all(
     }
 }
 
-async fn accept(listener: Listener, workers: Arc<[Handle]>) {
+/// How many connections of clients there are, and may be.
+///
+/// Those of other instances are not bounded: a flood of clients must not cut the cluster apart.
+#[derive(Debug)]
+pub struct Connections {
+    open: AtomicUsize,
+    max: usize,
+}
+
+impl Connections {
+    #[must_use]
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { open: AtomicUsize::new(0), max })
+    }
+
+    /// The descriptors of this process, less a quarter for connections to the runtime, to peers and to the
+    /// store; at most 16,384.
+    #[must_use]
+    pub fn most() -> usize {
+        let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+        usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).clamp(1, 16_384)
+    }
+
+    /// Whether those that do nothing should make room.
+    #[must_use]
+    pub fn are_scarce(&self) -> bool {
+        self.open.load(Ordering::Relaxed) * 4 >= self.max * 3
+    }
+
+    /// Counts a connection until the returned value is dropped; None if there are enough.
+    fn admit(self: &Arc<Self>) -> Option<Admission> {
+        let admission = Admission(Arc::clone(self));
+        (self.open.fetch_add(1, Ordering::Relaxed) < self.max).then_some(admission)
+    }
+}
+
+/// One connection's place among those that are permitted.
+pub struct Admission(Arc<Connections>);
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn accept(listener: Listener, workers: Arc<[Handle]>, connections: Arc<Connections>) {
     let Ok(tcp) = tokio::net::TcpListener::from_std(listener.tcp) else { return };
     loop {
         match tcp.accept().await {
             Ok((stream, address)) => {
+                let admission = match listener.port {
+                    Port::Serving => match connections.admit() {
+                        None => continue,
+                        admission => admission,
+                    },
+                    Port::Peer => None,
+                };
                 let stream = prepare(stream);
                 let least = workers.iter().min_by_key(|worker| worker.connections());
                 if let (Ok(stream), Some(worker)) = (stream, least) {
-                    worker.send(Command::Serve { stream, port: listener.port, address });
+                    worker.send(Command::Serve { stream, port: listener.port, address, admission });
                 }
             }
             Err(_) => sleep(PAUSE).await,

@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::task::JoinSet;
 
 use crate::call::{Call, Deadline, poll_stopped, unless_stopped};
@@ -17,7 +17,7 @@ use crate::compression::{self, Encoding};
 use crate::extraction;
 use crate::flow::Gone;
 use crate::framing::{Deframer, PREFIX, framed};
-use crate::headers::{GRPC_ENCODING, GRPC_MESSAGE, GRPC_STATUS};
+use crate::headers::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, GRPC_MESSAGE, GRPC_STATUS, entry_size};
 use crate::identify::Subject;
 use crate::relay::End;
 use crate::replay::Body;
@@ -58,6 +58,12 @@ impl Part {
         Ok(())
     }
 
+    /// What it adds to the joined header lists.
+    fn metadata_bytes(&self) -> usize {
+        let head = self.head.iter().flat_map(HeaderMap::iter);
+        head.chain(&self.trailers).filter(|(name, _)| is_joined(name)).map(entry_size).sum()
+    }
+
     /// The answer's messages without their prefixes, one after the other.
     fn payload(&self, max: usize, joined: &mut BytesMut) -> Result<(), Status> {
         let encoding = self.head.as_ref().map_or(Encoding::Identity, Encoding::of);
@@ -71,6 +77,13 @@ impl Part {
         }
         Ok(())
     }
+}
+
+fn too_much_metadata() -> End {
+    End::Refused(Status::new(
+        Code::ResourceExhausted,
+        "the joined answer's metadata is larger than a header list may be",
+    ))
 }
 
 fn too_large(max: usize) -> Status {
@@ -95,6 +108,7 @@ async fn answer(call: &mut Call, ids: Vec<String>, vmodels: bool) -> Result<(), 
     let left = Arc::new(AtomicUsize::new(max.saturating_add(64 << 10)));
     let mut parts: Vec<Option<Part>> = ids.iter().map(|_| None).collect();
     let mut waiting = ids.into_iter().enumerate();
+    let mut metadata_left = call.worker.shared.settings.max_header_bytes;
     // Dropping the set cancels what still runs.
     let mut running = JoinSet::new();
     loop {
@@ -112,7 +126,10 @@ async fn answer(call: &mut Call, ids: Vec<String>, vmodels: bool) -> Result<(), 
             return Err(End::Refused(too_large(max)));
         }
         match (code, part) {
-            (Some(Code::Ok), Some(part)) => parts[index] = Some(part),
+            (Some(Code::Ok), Some(part)) => {
+                metadata_left = metadata_left.checked_sub(part.metadata_bytes()).ok_or_else(too_much_metadata)?;
+                parts[index] = Some(part);
+            }
             (Some(Code::NotFound), Some(_)) if !all_required => {}
             (Some(code), Some(part)) => {
                 call.caller.end_with(trailers_only(part.trailers), code);
@@ -170,6 +187,11 @@ fn sub_call(call: &Call, id: String, vmodels: bool, request: &[Bytes], left: &Ar
     }
 }
 
+/// Whether a header of one answer is one of the joined answer: not what says how that one ended or is written.
+fn is_joined(name: &HeaderName) -> bool {
+    ![CONTENT_TYPE, GRPC_ENCODING, GRPC_ACCEPT_ENCODING, GRPC_STATUS, GRPC_MESSAGE].contains(name)
+}
+
 /// The joined answer: headers, message, trailers.
 fn join(parts: Vec<Part>, max: usize) -> Result<(HeaderMap, Bytes, HeaderMap), Status> {
     if parts.is_empty() {
@@ -181,12 +203,12 @@ fn join(parts: Vec<Part>, max: usize) -> Result<(HeaderMap, Bytes, HeaderMap), S
         for (name, value) in part.head.iter().flat_map(HeaderMap::iter) {
             if *name == CONTENT_TYPE {
                 head.insert(CONTENT_TYPE, value.clone());
-            } else if *name != GRPC_ENCODING {
+            } else if is_joined(name) {
                 head.append(name.clone(), value.clone());
             }
         }
         for (name, value) in &part.trailers {
-            if *name != GRPC_STATUS && *name != GRPC_MESSAGE && *name != CONTENT_TYPE {
+            if is_joined(name) {
                 trailers.append(name.clone(), value.clone());
             }
         }

@@ -17,8 +17,10 @@ use crate::extraction::Injector;
 use crate::flow::{Gone, Outflow};
 use crate::framing::Follower;
 use crate::headers::strip_mesh_headers;
+use crate::link::Place;
 use crate::outcome::{self, Answer, Failure, Outcome};
 use crate::replay::{Body, BodyError};
+use crate::stall::Stall;
 use crate::status::{self, Code, Status};
 
 /// How an attempt ended.
@@ -42,6 +44,7 @@ pub struct Relay<'a> {
     pub upstream: Upstream,
     /// The local copy that serves; None over a hop.
     pub copy: Option<&'a LocalCopy>,
+    pub place: &'a Place,
     pub injector: Option<Injector>,
 }
 
@@ -54,6 +57,8 @@ pub struct Upstream {
     answer: Reading,
     /// Taken from the other side and not yet taken by the client.
     incoming: Bytes,
+    /// While the client takes nothing of it.
+    stall: Option<Stall>,
     follower: Follower,
 }
 
@@ -72,6 +77,7 @@ impl Upstream {
             outgoing_last: false,
             answer: Reading::Headers(answer),
             incoming: Bytes::new(),
+            stall: None,
             follower: Follower::new(max_message),
         }
     }
@@ -172,9 +178,13 @@ impl Relay<'_> {
                             let _ = flow.release_capacity(bytes);
                         };
                         match self.caller.poll_send(cx, &mut upstream.incoming, sent) {
-                            Poll::Pending => return Poll::Pending,
+                            Poll::Pending => {
+                                let crowd = self.place.crowd();
+                                let stall = upstream.stall.get_or_insert_with(|| Stall::among(crowd));
+                                return stall.poll(cx).map(|()| End::Refused(read_too_slowly()));
+                            }
                             Poll::Ready(Err(Gone)) => return Poll::Ready(End::Gone),
-                            Poll::Ready(Ok(())) => {}
+                            Poll::Ready(Ok(())) => upstream.stall = None,
                         }
                     }
                     let data = stream.poll_data(cx);
@@ -244,6 +254,10 @@ impl Relay<'_> {
             return End::Gone;
         }
         self.caller.message_bytes = self.upstream.follower.message_bytes();
+        if code == Code::Ok && self.upstream.follower.is_inside() {
+            // Some libraries take half a message for none, and the call for a success.
+            return End::Refused(Status::new(Code::Internal, "the answer ended inside a message"));
+        }
         self.caller.end_with(trailers, code);
         End::Answered
     }
@@ -257,6 +271,12 @@ impl Relay<'_> {
         failure.unprocessed = unprocessed;
         End::Failed(failure)
     }
+}
+
+/// The status of a call whose client does not take its answer while others wait for room.
+#[must_use]
+pub fn read_too_slowly() -> Status {
+    Status::new(Code::ResourceExhausted, "the answer is read too slowly")
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

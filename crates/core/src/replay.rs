@@ -114,6 +114,12 @@ impl Body {
         self.kept_bytes > self.bound || self.share.budget_is_exhausted()
     }
 
+    /// Whether the whole request is known to be one message, at most.
+    #[must_use]
+    pub fn is_one_message(&self) -> bool {
+        self.messages() <= 1 && self.stream.as_ref().is_none_or(RecvStream::is_end_stream)
+    }
+
     /// What has been read and is still here.
     pub fn read_so_far(&self) -> impl Iterator<Item = &Bytes> {
         self.chunks.iter()

@@ -10,6 +10,7 @@ use crate::budget::Budget;
 use crate::calls::Calls;
 use crate::events::Events;
 use crate::held::Held;
+use crate::listen::Connections;
 use crate::metrics::{Counted, Metrics};
 use crate::observe::Choice;
 use crate::peers::{Destination, Kind, Peers};
@@ -29,6 +30,8 @@ pub struct Settings {
     pub threads: usize,
     pub max_message_bytes: usize,
     pub max_header_bytes: usize,
+    /// Of clients. None: what the process has descriptors for.
+    pub connections_max: Option<usize>,
     pub max_connection_age: Option<Duration>,
     pub max_connection_age_grace: Option<Duration>,
     pub held_requests_max: usize,
@@ -52,6 +55,7 @@ impl Default for Settings {
             threads: 0,
             max_message_bytes: 16 << 20,
             max_header_bytes: 64 << 10,
+            connections_max: None,
             max_connection_age: None,
             max_connection_age_grace: None,
             held_requests_max: 4096,
@@ -65,6 +69,9 @@ impl Default for Settings {
     }
 }
 
+/// Bytes of the large header lists of all open calls.
+const LARGE_HEADERS_MAX: usize = 64 << 20;
+
 /// State of one core.
 pub struct Shared {
     pub settings: Settings,
@@ -76,10 +83,13 @@ pub struct Shared {
     pub held: Arc<Held>,
     pub calls: Calls,
     pub replay: Arc<Budget>,
+    /// Header lists of open calls, the large ones.
+    pub large_headers: Arc<Budget>,
     /// Copies of payloads that somebody wants.
     pub tapped: Arc<Budget>,
     pub observed: Choice,
     pub metrics: Metrics,
+    pub connections: Arc<Connections>,
     pub serving_tls: tls::Slot,
     pub peer_tls: tls::Slot,
 }
@@ -98,9 +108,11 @@ impl Shared {
             held,
             calls: Calls::new(settings.held_bytes_max),
             replay: Budget::new(settings.replay_bytes_max),
+            large_headers: Budget::new(LARGE_HEADERS_MAX),
             tapped: Budget::new(settings.tapped_bytes_max),
             observed: Choice::default(),
             metrics: Metrics::new(settings.counted.clone()),
+            connections: Connections::new(settings.connections_max.unwrap_or_else(Connections::most)),
             serving_tls: tls::Slot::new(settings.serving_tls.clone()),
             peer_tls: tls::Slot::new(settings.peer_tls.clone()),
             settings,

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::connection;
 use crate::drain::Phase;
 use crate::link::Links;
-use crate::listen::{HEARTBEAT, Port};
+use crate::listen::{Admission, HEARTBEAT, Port};
 use crate::shared::Shared;
 
 /// What other threads ask of a data thread.
@@ -20,6 +20,7 @@ pub enum Command {
         stream: TcpStream,
         port: Port,
         address: SocketAddr,
+        admission: Option<Admission>,
     },
     /// A destination is no longer valid.
     Forget(u64),
@@ -128,13 +129,13 @@ impl Worker {
 
     fn obey(self: &Arc<Self>, command: Command) {
         match command {
-            Command::Serve { stream, port, address } => {
+            Command::Serve { stream, port, address, admission } => {
                 let counted = Counted(Arc::clone(&self.load));
                 let worker = Arc::clone(self);
                 tokio::spawn(async move {
                     // A client that cannot shake hands, or goes, is no event of ours.
                     let _ = connection::serve(worker, stream, port, address).await;
-                    drop(counted);
+                    drop((counted, admission));
                 });
             }
             Command::Forget(destination) => self.links.forget(destination),

@@ -1,12 +1,16 @@
 //! The engine between a scripted HTTP/2 client and a scripted runtime, over loopback sockets.
 
+use std::collections::HashSet;
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use h2::{Reason, client, server};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use modelmesh_core::{Bounds, Engine, Event, NewLocal, NewRoute, Outcome, Resolution, Settings};
+use modelmesh_core::{Bounds, Engine, Event, NewLocal, NewRoute, Outcome, Resolution, Rules, Settings};
 use tokio::net::{TcpListener, TcpStream};
 
 const MESSAGE: &[u8] = b"\0\0\0\0\x02hi";
@@ -59,9 +63,11 @@ async fn echo(request: Request<h2::RecvStream>, mut respond: server::SendRespons
 }
 
 fn engine(runtime: String) -> Engine {
-    let engine =
-        Engine::new(Settings { runtime, serving: Some("127.0.0.1:0".into()), threads: 1, ..Settings::default() })
-            .unwrap();
+    with(Settings { runtime, ..Settings::default() })
+}
+
+fn with(settings: Settings) -> Engine {
+    let engine = Engine::new(Settings { serving: Some("127.0.0.1:0".into()), threads: 1, ..settings }).unwrap();
     engine.start().unwrap();
     engine
 }
@@ -152,4 +158,59 @@ async fn a_lost_connection_is_for_python_to_decide() {
     };
     let ((body, trailers), ()) = tokio::join!(call(&engine), decide);
     assert_eq!((body.as_slice(), &trailers["grpc-status"]), (MESSAGE, &HeaderValue::from_static("0")));
+}
+
+/// A megabyte of nothing, as a thousand bytes.
+fn bomb() -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(&vec![0; 1 << 20]).unwrap();
+    let payload = encoder.finish().unwrap();
+    let mut frame = BytesMut::new();
+    frame.put_u8(1);
+    frame.put_u32(u32::try_from(payload.len()).unwrap());
+    frame.put_slice(&payload);
+    frame.freeze()
+}
+
+#[tokio::test]
+async fn what_messages_to_python_expand_to_is_paid_for() {
+    let engine = with(Settings { held_bytes_max: 8 << 20, ..Settings::default() });
+    let serving_services = HashSet::from(["p.Python".to_owned()]);
+    engine.set_rules(Rules { serving_services, ..Rules::default() });
+    let socket = TcpStream::connect(("127.0.0.1", engine.serving_port().unwrap())).await.unwrap();
+    let (mut sender, connection) = client::handshake(socket).await.unwrap();
+    tokio::spawn(connection);
+    let mut open = Vec::new();
+    for _ in 0..8 {
+        let request = Request::post("http://x/p.Python/Call")
+            .header("content-type", "application/grpc")
+            .header("grpc-encoding", "gzip")
+            .body(())
+            .unwrap();
+        let (response, mut stream) = sender.send_request(request, false).unwrap();
+        // The second one waits: the first has not been taken.
+        stream.send_data([bomb(), bomb()].concat().into(), false).unwrap();
+        open.push((response, stream));
+    }
+    // Python takes nothing, and the eighth finds the bytes of the others in its way.
+    let (response, _stream) = open.pop().unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(10), response).await.unwrap().unwrap();
+    assert_eq!(refused.headers()["grpc-status"], "8");
+    assert_eq!(refused.headers()["grpc-message"], "too many bytes of management calls are waiting");
+    // What Python takes makes room.
+    while !engine.events(100).is_empty() {}
+    let request = Request::post("http://x/p.Python/Call")
+        .header("content-type", "application/grpc")
+        .header("grpc-encoding", "gzip")
+        .body(())
+        .unwrap();
+    let (_response, mut stream) = sender.send_request(request, false).unwrap();
+    stream.send_data(bomb(), true).unwrap();
+    loop {
+        if let Event::CallMessage { message: Some(message), .. } = next(&engine).await
+            && message.len() == 1 << 20
+        {
+            break;
+        }
+    }
 }

@@ -99,6 +99,7 @@ class Core:
         threads: int = 0,
         max_message_bytes: int = 16_777_216,
         max_header_bytes: int = 65_536,
+        connections_max: int | None = None,
         max_connection_age_ms: int | None = None,
         max_connection_age_grace_ms: int | None = None,
         held_requests_max: int = 4096,
@@ -122,6 +123,8 @@ class Core:
             threads: Data threads; 0 = max(1, min(cores // 2, 4)).
             max_message_bytes: Largest message either way; larger is RESOURCE_EXHAUSTED before it is buffered.
             max_header_bytes: Largest request header list; larger is RESOURCE_EXHAUSTED.
+            connections_max: Connections of clients; more are closed at once. None: three quarters of the
+                descriptors this process may have, at most 16,384.
             held_requests_max: Requests held for Python at a time; one model may take a quarter of it.
             held_bytes_max: Bytes of held requests; beyond that RESOURCE_EXHAUSTED at once.
             replay_bytes_max: Bytes of replay copies in all; a call beyond that is not replayed.
