@@ -142,9 +142,9 @@ bench-cache: $(STAMPS)/venv ## hit ratios on traces, through the production cont
 bench-micro: $(STAMPS)/venv ## what one decision costs: placement, attempt, eviction
 	@$(BIN)/python benchmarks/micro/run.py
 
-bench-path: bytecode ## what a call costs on its way: direct, through one instance, over a hop (5 minutes)
+bench-path: bytecode ## what a call costs on its way, beside Envoy and others (7 minutes); BASE=commit takes turns with this one
 	@cargo build -q --release -p modelmesh-bench-kit
-	@$(BIN)/python benchmarks/path/run.py
+	@$(BIN)/python benchmarks/path/run.py $(if $(BASE),--base $(BASE))
 
 bench-observed: bytecode ## what metrics, payload taps, access control and traces cost a call (3 minutes)
 	@cargo build -q --release -p modelmesh-bench-kit

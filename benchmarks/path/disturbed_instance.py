@@ -1,8 +1,8 @@
 """One instance, as `modelmesh serve` runs it, whose Python can be disturbed from outside.
 
 SIGUSR1 starts and stops a thread that holds the GIL without using the CPU; SIGUSR2 one that burns Python. What is
-going on stands in the file BENCH_STATE_FILE: `idle`, `gil` or `burn`. With the argument `burn` it is no instance and
-only burns: the control, which takes the same CPU from the same machine.
+going on stands in the file BENCH_STATE_FILE: `idle`, `gil` or `burn`. With the arguments `burn SHARE` it is no instance
+and only burns that share of a CPU: the control, which takes the same from the same machine.
 """
 
 import ctypes
@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 HOLD_US = 1_000_000
-BURST_S, PERIOD_S = 0.0015, 0.005
-"""Three tenths of a core, in the bursts of a busy control loop."""
+PERIOD_S = 0.005
+"""Of the bursts of a busy control loop."""
+BUSY_SHARE = 0.3
 
 
 def hold_the_gil(ending: threading.Event) -> None:
@@ -25,13 +26,13 @@ def hold_the_gil(ending: threading.Event) -> None:
         usleep(HOLD_US)
 
 
-def burn(ending: threading.Event) -> None:
+def burn(ending: threading.Event, share: float = BUSY_SHARE) -> None:
     """Compute in Python in bursts."""
     while not ending.is_set():
-        until = time.perf_counter() + BURST_S
+        until = time.perf_counter() + share * PERIOD_S
         while time.perf_counter() < until:
             sum(range(200))
-        time.sleep(PERIOD_S - BURST_S)
+        time.sleep((1 - share) * PERIOD_S)
 
 
 class Disturbance:
@@ -62,8 +63,8 @@ class Disturbance:
 
 def main() -> int:
     """Run the instance, or the control."""
-    if sys.argv[1:] == ["burn"]:
-        burn(threading.Event())
+    if sys.argv[1:2] == ["burn"]:
+        burn(threading.Event(), float(sys.argv[2]))
     from modelmesh.instance.main import run  # noqa: PLC0415 - the control must not pay for it
     from modelmesh.instance.sources import load_settings  # noqa: PLC0415
 

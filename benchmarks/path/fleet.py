@@ -3,23 +3,20 @@
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from modelmesh._proto import model_mesh_pb2
-from modelmesh.testing.etcd import running_etcd
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -40,6 +37,9 @@ class Process:
     address: str = ""
     log: Path | None = None
     state: Path | None = None
+    metrics_port: int = 0
+    authority: Path | None = None
+    """Whom to trust, where calls go over TLS."""
 
     @property
     def pid_argument(self) -> str:
@@ -58,27 +58,10 @@ class Process:
             self.popen.stdout.close()
 
 
-@dataclass
-class Fleet:
-    """Two instances, a runtime each, and the models that are loaded at one of them only."""
-
-    instances: list[Process]
-    runtimes: list[Process]
-    models: list[str] = field(default_factory=list)
-    """`models[i]` is loaded at `instances[i]` and nowhere else."""
-
-    def check_copies(self) -> None:
-        """Raise BenchmarkError if the models are no longer where they were."""
-        for instance, model in zip(self.instances, self.models, strict=True):
-            holders = copies(instance, "getModelStatus", model_mesh_pb2.GetStatusRequest(modelId=model))
-            if holders != [instance.name]:
-                raise BenchmarkError(f"{model} was loaded at {instance.name} only, and is now at {holders}")
-
-
-def start_runtime(name: str) -> Process:
+def start_runtime(name: str, *arguments: str) -> Process:
     """Start an echo runtime on a port of its choice."""
     popen = subprocess.Popen(
-        [str(TARGET / "echo-runtime"), "--listen", "127.0.0.1:0", "--capacity-bytes", str(1 << 30)],
+        [str(TARGET / "echo-runtime"), "--listen", "127.0.0.1:0", "--capacity-bytes", str(1 << 30), *arguments],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -93,7 +76,7 @@ def start_instance(
     name: str, runtime: Process, kv_store: str, folder: Path, more: Mapping[str, str] | None = None
 ) -> Process:
     """Start an instance beside a runtime and wait until it is ready; `more`: settings of its own."""
-    serving, peer, probe, prestop = free_ports(4)
+    serving, peer, probe, prestop, metrics = free_ports(5)
     log, state = folder / f"{name}.log", folder / f"{name}.state"
     environment = {
         **{
@@ -110,7 +93,7 @@ def start_instance(
         "MM_PROBE_PORT": str(probe),
         "MM_PRESTOP_WAIT_PORT": str(prestop),
         "INTERNAL_GRPC_PORT": runtime.address.rpartition(":")[2],
-        "MM_METRICS": "disabled",
+        "MM_METRICS": f"prometheus:port={metrics};scheme=http",
         # A hot model must not get a second copy: then the hop would be none.
         "MM_SCALEUP_RPM_THRESHOLD": str(2_000_000_000),
         "BENCH_STATE_FILE": str(state),
@@ -125,7 +108,7 @@ def start_instance(
             stderr=output,
             text=True,
         )
-    process = Process(name, popen, f"127.0.0.1:{serving}", log, state)
+    process = Process(name, popen, f"127.0.0.1:{serving}", log, state, metrics)
     until = time.monotonic() + START_TIMEOUT_S
     while not is_ready(probe):
         if popen.poll() is not None or time.monotonic() > until:
@@ -153,10 +136,22 @@ def free_ports(count: int) -> list[int]:
         return [listener.getsockname()[1] for listener in sockets]
 
 
+@contextlib.contextmanager
+def channel(instance: Process) -> Iterator[grpc.Channel]:
+    """A channel to an instance."""
+    if instance.authority is None:
+        opened = grpc.insecure_channel(instance.address)
+    else:
+        credentials = grpc.ssl_channel_credentials(instance.authority.read_bytes())
+        opened = grpc.secure_channel(instance.address, credentials)
+    with opened:
+        yield opened
+
+
 def copies(instance: Process, method: str, request: object) -> list[str]:
     """Ask about a model, and return where its copies are."""
-    with grpc.insecure_channel(instance.address) as channel:
-        call = channel.unary_unary(
+    with channel(instance) as opened:
+        call = opened.unary_unary(
             f"/mmesh.ModelMesh/{method}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=model_mesh_pb2.ModelStatusInfo.FromString,
@@ -165,58 +160,50 @@ def copies(instance: Process, method: str, request: object) -> list[str]:
     return sorted(copy.location for copy in status.modelCopyInfos)
 
 
-def place_models(fleet: Fleet) -> None:
-    """Register models until each instance is the only holder of one."""
-    found: dict[str, str] = {}
-    for number in range(40):
-        model = f"m-{number}"
-        request = model_mesh_pb2.RegisterModelRequest(modelId=model, loadNow=True, sync=True)
-        request.modelInfo.type = "bench"
-        holders = copies(fleet.instances[number % 2], "registerModel", request)
-        if not holders:
-            status = model_mesh_pb2.GetStatusRequest(modelId=model)
-            holders = copies(fleet.instances[0], "getModelStatus", status)
-        if len(holders) == 1:
-            found.setdefault(holders[0], model)
-        if len(found) == len(fleet.instances):
-            fleet.models = [found[instance.name] for instance in fleet.instances]
-            return
-    raise BenchmarkError(f"no model came to each instance alone; there were {found}")
+def register(instance: Process, model: str = "m", *, load_now: bool = True) -> None:
+    """Register a model of an instance, and wait until it is loaded."""
+    request = model_mesh_pb2.RegisterModelRequest(modelId=model, loadNow=load_now, sync=load_now)
+    request.modelInfo.type = "bench"
+    copies(instance, "registerModel", request)
 
 
-@contextlib.contextmanager
-def running_fleet() -> Iterator[Fleet]:
-    """Start everything; nothing is left when it ends."""
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelmesh-bench-")))
-        etcd = stack.enter_context(running_etcd())
-        fleet = Fleet([], [])
-        for name in ("a", "b"):
-            runtime = start_runtime(f"runtime-{name}")
-            stack.callback(runtime.stop)
-            fleet.runtimes.append(runtime)
-            instance = start_instance(f"instance-{name}", runtime, f"etcd:{etcd.endpoint}", folder)
-            stack.callback(instance.stop)
-            fleet.instances.append(instance)
-        place_models(fleet)
-        yield fleet
+def holders(instance: Process, model: str) -> list[str]:
+    """The instances at which a model is."""
+    return copies(instance, "getModelStatus", model_mesh_pb2.GetStatusRequest(modelId=model))
 
 
-def load(target: str, processes: list[Process], *arguments: str) -> dict[str, Any]:
-    """Run the load generator once; raises BenchmarkError if any call failed or came back changed."""
-    command = [str(TARGET / "load"), "--target", target, *arguments]
-    for process in processes:
-        command += ["--pid", process.pid_argument]
+def load(
+    target: str, processes: list[Process], *arguments: str, expect: frozenset[str] = frozenset({"OK"})
+) -> dict[str, Any]:
+    """Run the load generator once; raises BenchmarkError if a call ended otherwise or came back changed.
+
+    Args:
+        target: Addresses, separated by commas.
+        processes: Whose CPU and memory are measured.
+        arguments: Of the load generator.
+        expect: Statuses with which calls may end.
+    """
+    command = load_command(target, processes, *arguments)
     before = machine_ticks()
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     busy, total = (after - start for after, start in zip(machine_ticks(), before, strict=True))
     if finished.returncode != 0:
         raise BenchmarkError(f"{' '.join(command)}: {finished.stderr}")
     result: dict[str, Any] = json.loads(finished.stdout)
-    if set(result["statuses"]) != {"OK"} or result["mismatched"] or result["unanswered"]:
-        raise BenchmarkError(f"not all calls came back well: {finished.stdout}")
+    if not set(result["statuses"]) <= expect or not result["statuses"] or result["mismatched"] or result["unanswered"]:
+        raise BenchmarkError(f"{' '.join(command)}: not all calls came back well: {finished.stdout}")
     result["foreign_percent"] = foreign_percent(result, busy, total)
     return result
+
+
+def load_command(target: str, processes: list[Process], *arguments: str) -> list[str]:
+    """How the load generator is started."""
+    command = [str(TARGET / "load"), *arguments]
+    for address in target.split(","):
+        command += ["--target", address]
+    for process in processes:
+        command += ["--pid", process.pid_argument]
+    return command
 
 
 def machine_ticks() -> tuple[int, int]:
@@ -236,33 +223,6 @@ def foreign_percent(result: dict[str, Any], busy: int, total: int) -> float:
     return round(max(0.0, 100 * (busy / max(1, total) - ours_s / capacity_s)), 1)
 
 
-@contextlib.contextmanager
-def disturbed(instance: Process, number: signal.Signals, state: str) -> Iterator[None]:
-    """Disturb an instance's Python meanwhile."""
-    toggle(instance, number, state)
-    try:
-        yield
-    finally:
-        toggle(instance, number, "idle")
-
-
-def toggle(instance: Process, number: signal.Signals, state: str) -> None:
-    """Send the signal and wait until it has its effect."""
-    assert instance.state is not None
-    instance.popen.send_signal(number)
-    until = time.monotonic() + 10
-    while instance.state.read_text() != state:
-        if time.monotonic() > until:
-            raise BenchmarkError(f"{instance.name} does not become {state}")
-        time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def burning_beside() -> Iterator[None]:
-    """Burn the same CPU in another process meanwhile."""
-    popen = subprocess.Popen([sys.executable, str(HERE / "disturbed_instance.py"), "burn"])
-    try:
-        yield
-    finally:
-        popen.kill()
-        popen.wait()
+def say(what: str) -> None:
+    """Show progress where it does not disturb the result."""
+    print(what, file=sys.stderr, flush=True)

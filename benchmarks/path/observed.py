@@ -17,10 +17,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fleet import BenchmarkError, Process, copies, free_ports, load, start_instance, start_runtime
-from run import RESULTS, environment, instances_us, runtime_us, say
+from figures import instances_us, runtime_us
+from fleet import BenchmarkError, Process, free_ports, load, register, say, start_instance, start_runtime
+from machine import RESULTS, environment
 
-from modelmesh._proto import model_mesh_pb2
 from modelmesh.testing.sinks import Sink
 
 METHOD = "bench.Echo/Call"
@@ -63,14 +63,6 @@ def sink_beside() -> Iterator[Sink]:
         asyncio.run_coroutine_threadsafe(sink.__aexit__(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-
-
-def register(instance: Process) -> None:
-    """Load the model."""
-    request = model_mesh_pb2.RegisterModelRequest(modelId="m", loadNow=True, sync=True)
-    request.modelInfo.type = "bench"
-    if copies(instance, "registerModel", request) != [instance.name]:
-        raise BenchmarkError(f"{instance.name} did not load the model")
 
 
 def measure(repeats: int, seconds: float) -> dict[str, list[dict[str, Any]]]:

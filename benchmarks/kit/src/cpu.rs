@@ -23,6 +23,7 @@ pub struct Sample {
     system_ticks: u64,
     /// Nanoseconds and name by thread. More exact than ticks, but threads that have ended are missing.
     threads: BTreeMap<u32, (u64, String)>,
+    pub resident_bytes: u64,
 }
 
 impl Process {
@@ -47,6 +48,11 @@ impl Process {
             let field = |index: usize| after.split_ascii_whitespace().nth(index).and_then(|t| t.parse().ok());
             sample.user_ticks = field(11).unwrap_or(0);
             sample.system_ticks = field(12).unwrap_or(0);
+        }
+        if let Ok(status) = fs::read_to_string(format!("/proc/{}/status", self.pid)) {
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let kib = line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok());
+            sample.resident_bytes = kib.unwrap_or(0u64) * 1024;
         }
         let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return sample };
         for task in tasks.flatten() {

@@ -4,6 +4,7 @@ pub mod arguments;
 pub mod cpu;
 pub mod grpc;
 pub mod socket;
+pub mod tls;
 
 /// Received but unread bytes of one stream. Beyond 1 MB nothing gets faster.
 pub const STREAM_WINDOW: u32 = 1 << 20;

@@ -4,13 +4,17 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// A connected socket.
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// A listening socket.
@@ -25,18 +29,21 @@ fn unix_path(address: &str) -> Option<&str> {
     Some(rest.strip_prefix("//").unwrap_or(rest))
 }
 
-/// Connect.
+/// Connect, with TLS if there is a connector for it.
 ///
 /// # Errors
 /// As the operating system says.
-pub async fn connect(address: &str) -> io::Result<Socket> {
+pub async fn connect(address: &str, tls: Option<&TlsConnector>) -> io::Result<Socket> {
     if let Some(path) = unix_path(address) {
         return Ok(Socket::Unix(UnixStream::connect(path).await?));
     }
     let stream = TcpStream::connect(address).await?;
     // Without it a small answer waits 40 ms for an acknowledgement.
     stream.set_nodelay(true)?;
-    Ok(Socket::Tcp(stream))
+    let Some(tls) = tls else { return Ok(Socket::Tcp(stream)) };
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
+    let name = ServerName::try_from(host).map_err(io::Error::other)?;
+    Ok(Socket::Tls(Box::new(tls.connect(name, stream).await?)))
 }
 
 impl Listener {
@@ -87,6 +94,7 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -96,6 +104,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -107,6 +116,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -118,6 +128,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -125,6 +136,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -21,6 +21,7 @@ Speaks mmesh.ModelRuntime, and echoes every other method. Prints where it listen
   --default-size-bytes N            of every model, default 1 MiB
   --loading-concurrency N           as reported, default 10
   --load-ms N --unload-ms N         how long they take, default 0
+  --fail PREFIX                     loads of models whose ids begin so fail
   --strict                          NOT_FOUND for models that are not loaded";
 
 const PREFIX: &str = "/mmesh.ModelRuntime/";
@@ -32,6 +33,7 @@ struct Runtime {
     load: Duration,
     unload: Duration,
     strict: bool,
+    fail: Option<String>,
     loaded: RefCell<HashSet<Vec<u8>>>,
     /// Cloned into each answer: building them anew costs half a microsecond.
     headers: HeaderMap,
@@ -51,6 +53,7 @@ fn main() {
         load: Duration::from_millis(arguments.get_or("--load-ms", 0)),
         unload: Duration::from_millis(arguments.get_or("--unload-ms", 0)),
         strict: arguments.has("--strict"),
+        fail: arguments.get("--fail"),
         loaded: RefCell::default(),
         headers,
         trailers,
@@ -105,6 +108,9 @@ async fn answer(
         let Some(model) = grpc::unframed(&body).and_then(grpc::first_field) else {
             return refuse(&runtime, &mut respond, 3, "a broken message");
         };
+        if method == "loadModel" && runtime.fail.as_ref().is_some_and(|prefix| model.starts_with(prefix.as_bytes())) {
+            return refuse(&runtime, &mut respond, 13, "this model cannot be loaded");
+        }
         let Some(message) = runtime.manage(&method, model).await else {
             return refuse(&runtime, &mut respond, 12, "no such method");
         };

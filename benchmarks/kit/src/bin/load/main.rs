@@ -4,7 +4,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,13 +13,18 @@ use hdrhistogram::Histogram;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use modelmesh_bench_kit::arguments::Arguments;
 use modelmesh_bench_kit::cpu::{self, Process, Sample};
-use modelmesh_bench_kit::{CONNECTION_WINDOW, STREAM_WINDOW, grpc, socket};
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use modelmesh_bench_kit::{CONNECTION_WINDOW, STREAM_WINDOW, grpc, socket, tls};
 use serde_json::json;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::task::LocalSet;
+use tokio_rustls::TlsConnector;
+
+mod content;
+mod held;
+mod timer;
+
+use content::{Body, Models};
+use held::{Held, held_loop};
+use timer::Timer;
 
 const USAGE: &str = "\
 Sends gRPC calls and prints what came back, as JSON. Each answer must hold the bytes that were sent.
@@ -30,6 +34,10 @@ Sends gRPC calls and prints what came back, as JSON. Each answer must hold the b
   --streams N                      calls at a time on each connection, default 16 (closed loop)
   --rate N                         open loop instead: calls a second in all, at random (Poisson) times; latency
                                    counts from the time at which a call was to be sent
+  --held N                         so many calls in all stay open and carry one message after another, connections x
+                                   streams at a time; what is counted are messages
+  --idle                           with --held: one message each, at the end
+  --tls FILE                       TLS, trusting the authority in this PEM file
   --seconds S                      measured, default 5
   --count N                        stop after so many measured calls, if that is earlier (closed loop)
   --warmup S                       before, default 1
@@ -40,7 +48,8 @@ Sends gRPC calls and prints what came back, as JSON. Each answer must hold the b
   --models N --zipf A              or one of m-0 … m-(N-1), the k-th with weight 1/k^A; A 0: all alike
   --header name=value              repeat; sent with every call
   --seed N                         of everything that is drawn, default 1
-  --pid name=PID                   repeat; CPU time of that process over the measured time";
+  --pid name=PID                   repeat; CPU time of that process over the measured time, and its memory before
+                                   the first call and at the end";
 
 struct Load {
     targets: Vec<String>,
@@ -48,66 +57,8 @@ struct Load {
     path: String,
     body: Body,
     models: Models,
+    tls: Option<TlsConnector>,
     state: RefCell<State>,
-}
-
-/// What calls carry.
-enum Body {
-    /// The same bytes each time, which must come back.
-    Echo(Bytes),
-    /// A framed message with a number in it.
-    Numbered { framed: Vec<u8>, at: Option<usize>, numbers: Numbers },
-}
-
-enum Numbers {
-    From(std::cell::Cell<u64>),
-    Below(u64),
-}
-
-const NUMBER: &[u8] = b"#########";
-
-impl Body {
-    fn read(arguments: &Arguments, random: &mut fastrand::Rng) -> Self {
-        let Some(text) = arguments.get::<String>("--message") else {
-            let payload: Vec<u8> = (0..arguments.get_or("--payload-bytes", 76usize)).map(|_| random.u8(..)).collect();
-            return Self::Echo(grpc::framed(&payload));
-        };
-        let message: Option<Vec<u8>> =
-            (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect();
-        let message = message.unwrap_or_else(|| arguments.fail("--message is not hexadecimal"));
-        let framed = grpc::framed(&message).to_vec();
-        let at = framed.windows(NUMBER.len()).position(|window| window == NUMBER);
-        let numbers = match arguments.get("--below") {
-            Some(bound) => Numbers::Below(bound),
-            None => Numbers::From(std::cell::Cell::new(arguments.get_or("--from", 0))),
-        };
-        Self::Numbered { framed, at, numbers }
-    }
-
-    fn payload_bytes(&self) -> usize {
-        let framed = match self {
-            Self::Echo(bytes) => bytes.len(),
-            Self::Numbered { framed, .. } => framed.len(),
-        };
-        framed - 5
-    }
-
-    fn next(&self, random: &mut fastrand::Rng) -> Bytes {
-        match self {
-            Self::Echo(bytes) => bytes.clone(),
-            Self::Numbered { framed, at, numbers } => {
-                let mut framed = framed.clone();
-                if let Some(at) = at {
-                    let number = match numbers {
-                        Numbers::From(next) => next.replace(next.get() + 1),
-                        Numbers::Below(bound) => random.u64(..bound),
-                    };
-                    framed[*at..at + NUMBER.len()].copy_from_slice(format!("{number:09}").as_bytes());
-                }
-                framed.into()
-            }
-        }
-    }
 }
 
 struct State {
@@ -120,49 +71,10 @@ struct State {
     /// Answers that arrived in the measured time, whenever their calls began: what the CPU was spent on.
     completed: u64,
     pending: u64,
+    /// Calls that stay open, as they are all there.
+    opened: usize,
     stopping: bool,
     count: Option<u64>,
-}
-
-enum Models {
-    None,
-    One(HeaderValue),
-    /// Cumulative weights; the last is 1.
-    Zipf(Vec<f64>, Vec<HeaderValue>),
-}
-
-impl Models {
-    fn read(arguments: &Arguments) -> Self {
-        if let Some(id) = arguments.get::<String>("--model") {
-            let id = HeaderValue::from_str(&id);
-            return Self::One(id.unwrap_or_else(|_| arguments.fail("--model must be plain text")));
-        }
-        let Some(count) = arguments.get::<u32>("--models").filter(|count| *count > 0) else { return Self::None };
-        let exponent: f64 = arguments.get_or("--zipf", 0.0);
-        let mut cumulative = Vec::new();
-        let mut sum = 0.0;
-        for k in 1..=count {
-            sum += f64::from(k).powf(-exponent);
-            cumulative.push(sum);
-        }
-        for weight in &mut cumulative {
-            *weight /= sum;
-        }
-        let ids = (0..count).map(|k| HeaderValue::from_str(&format!("m-{k}")).expect("plain text")).collect();
-        Self::Zipf(cumulative, ids)
-    }
-
-    fn draw(&self, random: &mut fastrand::Rng) -> Option<HeaderValue> {
-        match self {
-            Self::None => None,
-            Self::One(id) => Some(id.clone()),
-            Self::Zipf(cumulative, ids) => {
-                let point = random.f64();
-                let index = cumulative.partition_point(|weight| *weight < point);
-                Some(ids[index.min(ids.len() - 1)].clone())
-            }
-        }
-    }
 }
 
 /// One connection, made again when it is lost.
@@ -177,7 +89,8 @@ impl Connection {
     fn new(load: &Rc<Load>, index: usize) -> Self {
         let target = load.targets[index % load.targets.len()].clone();
         let authority = if target.starts_with("unix:") { "localhost" } else { &target };
-        let uri = format!("http://{authority}{}", load.path).parse().unwrap_or_else(|error| {
+        let scheme = if load.tls.is_some() { "https" } else { "http" };
+        let uri = format!("{scheme}://{authority}{}", load.path).parse().unwrap_or_else(|error| {
             eprintln!("--target {target} --method {}: {error}", load.path);
             std::process::exit(2)
         });
@@ -196,7 +109,8 @@ impl Connection {
             }
             sender = self.sender.lock().await;
         }
-        let socket = socket::connect(&self.target).await.map_err(|error| format!("CONNECT_{:?}", error.kind()))?;
+        let socket = socket::connect(&self.target, self.load.tls.as_ref()).await;
+        let socket = socket.map_err(|error| format!("CONNECT_{:?}", error.kind()))?;
         let (handle, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -212,9 +126,7 @@ impl Connection {
         Ok(ready)
     }
 
-    /// One call: its status, and whether the bytes came back.
-    async fn call(&self, model: Option<HeaderValue>) -> Result<(String, bool), String> {
-        let mut sender = self.ready().await?;
+    fn request(&self, model: Option<HeaderValue>) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
@@ -222,6 +134,21 @@ impl Connection {
         if let Some(model) = model {
             request.headers_mut().insert("mm-model-id", model);
         }
+        request
+    }
+
+    /// A call that stays open.
+    async fn open(&self) -> Result<Held, String> {
+        let model = self.load.models.draw(&mut self.load.state.borrow_mut().random);
+        let mut sender = self.ready().await?;
+        let (response, stream) = sender.send_request(self.request(model), false).map_err(|error| reset_name(&error))?;
+        Ok(Held::new(stream, response))
+    }
+
+    /// One call: its status, and whether the bytes came back.
+    async fn call(&self, model: Option<HeaderValue>) -> Result<(String, bool), String> {
+        let mut sender = self.ready().await?;
+        let request = self.request(model);
         let (response, mut stream) = sender.send_request(request, false).map_err(|error| reset_name(&error))?;
         let sent = self.load.body.next(&mut self.load.state.borrow_mut().random);
         // An early answer resets the rest of a long request; that is no error of ours.
@@ -315,6 +242,9 @@ fn main() {
         path: arguments.get_or("--method", "/bench.Echo/Call".to_owned()),
         body,
         models: Models::read(&arguments),
+        tls: arguments.get::<String>("--tls").map(|file| {
+            tls::connector(&file).unwrap_or_else(|error| arguments.fail(&format!("--tls {file}: {error}")))
+        }),
         state: RefCell::new(State {
             random,
             measured_from: None,
@@ -324,6 +254,7 @@ fn main() {
             mismatched: 0,
             completed: 0,
             pending: 0,
+            opened: 0,
             stopping: false,
             count: arguments.get("--count"),
         }),
@@ -349,22 +280,13 @@ fn headers(arguments: &Arguments) -> HeaderMap {
 }
 
 async fn run(load: Rc<Load>, arguments: &Arguments, processes: &[Process]) {
-    let count: usize = arguments.get_or("--connections", 4);
-    let connections: Vec<Rc<Connection>> = (0..count.max(1)).map(|i| Rc::new(Connection::new(&load, i))).collect();
-    let rate: Option<f64> = arguments.get("--rate");
-    if let Some(rate) = rate {
-        tokio::task::spawn_local(open_loop(Rc::clone(&load), connections, rate));
-    } else {
-        for connection in connections {
-            for _ in 0..arguments.get_or("--streams", 16usize) {
-                tokio::task::spawn_local(closed_loop(Rc::clone(&load), Rc::clone(&connection)));
-            }
-        }
-    }
-    tokio::time::sleep(Duration::from_secs_f64(arguments.get_or("--warmup", 1.0))).await;
-
     let own = Process { name: "load".to_owned(), pid: std::process::id() };
     let sample = || -> Vec<Sample> { processes.iter().chain([&own]).map(Process::sample).collect() };
+    let first = sample();
+    let rate: Option<f64> = arguments.get("--rate");
+    begin(&load, arguments, rate).await;
+    tokio::time::sleep(Duration::from_secs_f64(arguments.get_or("--warmup", 1.0))).await;
+
     let before = sample();
     let from = Instant::now();
     load.state.borrow_mut().measured_from = Some(from);
@@ -392,6 +314,11 @@ async fn run(load: Rc<Load>, arguments: &Arguments, processes: &[Process]) {
         .zip(before.iter().zip(&after))
         .map(|(process, (before, after))| (process.name.clone(), cpu::used(before, after, completed)))
         .collect();
+    let memory: serde_json::Map<_, _> = processes
+        .iter()
+        .zip(first.iter().zip(&after))
+        .map(|(process, (first, after))| (process.name.clone(), json!([first.resident_bytes, after.resident_bytes])))
+        .collect();
     let us = |tenths: u64| tenths as f64 / 10.0;
     let at = |quantile: f64| us(state.latencies.value_at_quantile(quantile));
     let result = json!({
@@ -411,8 +338,35 @@ async fn run(load: Rc<Load>, arguments: &Arguments, processes: &[Process]) {
             "max": us(state.latencies.max()),
         },
         "cpu": cpu,
+        "resident_bytes": memory,
     });
     println!("{result:#}");
+}
+
+/// Starts what sends.
+async fn begin(load: &Rc<Load>, arguments: &Arguments, rate: Option<f64>) {
+    let count = arguments.get_or("--connections", 4usize).max(1);
+    let connections: Vec<Rc<Connection>> = (0..count).map(|i| Rc::new(Connection::new(load, i))).collect();
+    if let Some(rate) = rate {
+        tokio::task::spawn_local(open_loop(Rc::clone(load), connections, rate));
+        return;
+    }
+    let streams = arguments.get_or("--streams", 16usize).max(1);
+    let held = arguments.get_or("--held", 0usize).div_ceil(count * streams);
+    for connection in connections {
+        for _ in 0..streams {
+            let (load, connection) = (Rc::clone(load), Rc::clone(&connection));
+            if held > 0 {
+                tokio::task::spawn_local(held_loop(load, connection, held, arguments.has("--idle")));
+            } else {
+                tokio::task::spawn_local(closed_loop(load, connection));
+            }
+        }
+    }
+    let patience = Instant::now() + Duration::from_secs(30);
+    while load.state.borrow().opened < held * count * streams && Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn closed_loop(load: Rc<Load>, connection: Rc<Connection>) {
@@ -444,40 +398,5 @@ async fn open_loop(load: Rc<Load>, connections: Vec<Rc<Connection>>, rate: f64) 
             connection.measured_call(intended).await;
             connection.load.state.borrow_mut().pending -= 1;
         });
-    }
-}
-
-/// Waits that end within microseconds of their time.
-struct Timer(AsyncFd<Descriptor>);
-
-/// nix gives the timer's descriptor in another form than tokio takes.
-struct Descriptor(TimerFd);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-impl Timer {
-    fn new() -> std::io::Result<Self> {
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
-        // SAFETY: the descriptor is the timer's own, and lives and ends with it.
-        Ok(Self(unsafe { AsyncFd::register_with_interest(Descriptor(timer), Interest::READABLE) }?))
-    }
-
-    async fn sleep_until(&self, moment: Instant) {
-        let left = moment.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return; // late already; the caller counts from the moment, not from now
-        }
-        let expiration = Expiration::OneShot(TimeSpec::from_duration(left));
-        if self.0.get_ref().0.set(expiration, TimerSetTimeFlags::empty()).is_err() {
-            return;
-        }
-        if let Ok(mut guard) = self.0.readable().await {
-            let _ = self.0.get_ref().0.wait();
-            guard.clear_ready();
-        }
     }
 }

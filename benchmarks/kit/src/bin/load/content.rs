@@ -1,0 +1,107 @@
+//! What calls carry: bytes, and the id of a model.
+
+use bytes::Bytes;
+use http::HeaderValue;
+use modelmesh_bench_kit::arguments::Arguments;
+use modelmesh_bench_kit::grpc;
+
+/// What calls carry.
+pub enum Body {
+    /// The same bytes each time, which must come back.
+    Echo(Bytes),
+    /// A framed message with a number in it.
+    Numbered { framed: Vec<u8>, at: Option<usize>, numbers: Numbers },
+}
+
+pub enum Numbers {
+    From(std::cell::Cell<u64>),
+    Below(u64),
+}
+
+const NUMBER: &[u8] = b"#########";
+
+impl Body {
+    pub fn read(arguments: &Arguments, random: &mut fastrand::Rng) -> Self {
+        let Some(text) = arguments.get::<String>("--message") else {
+            let payload: Vec<u8> = (0..arguments.get_or("--payload-bytes", 76usize)).map(|_| random.u8(..)).collect();
+            return Self::Echo(grpc::framed(&payload));
+        };
+        let message: Option<Vec<u8>> =
+            (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect();
+        let message = message.unwrap_or_else(|| arguments.fail("--message is not hexadecimal"));
+        let framed = grpc::framed(&message).to_vec();
+        let at = framed.windows(NUMBER.len()).position(|window| window == NUMBER);
+        let numbers = match arguments.get("--below") {
+            Some(bound) => Numbers::Below(bound),
+            None => Numbers::From(std::cell::Cell::new(arguments.get_or("--from", 0))),
+        };
+        Self::Numbered { framed, at, numbers }
+    }
+
+    pub fn payload_bytes(&self) -> usize {
+        let framed = match self {
+            Self::Echo(bytes) => bytes.len(),
+            Self::Numbered { framed, .. } => framed.len(),
+        };
+        framed - 5
+    }
+
+    pub fn next(&self, random: &mut fastrand::Rng) -> Bytes {
+        match self {
+            Self::Echo(bytes) => bytes.clone(),
+            Self::Numbered { framed, at, numbers } => {
+                let mut framed = framed.clone();
+                if let Some(at) = at {
+                    let number = match numbers {
+                        Numbers::From(next) => next.replace(next.get() + 1),
+                        Numbers::Below(bound) => random.u64(..bound),
+                    };
+                    framed[*at..at + NUMBER.len()].copy_from_slice(format!("{number:09}").as_bytes());
+                }
+                framed.into()
+            }
+        }
+    }
+}
+
+/// Which model a call is for.
+pub enum Models {
+    None,
+    One(HeaderValue),
+    /// Cumulative weights; the last is 1.
+    Zipf(Vec<f64>, Vec<HeaderValue>),
+}
+
+impl Models {
+    pub fn read(arguments: &Arguments) -> Self {
+        if let Some(id) = arguments.get::<String>("--model") {
+            let id = HeaderValue::from_str(&id);
+            return Self::One(id.unwrap_or_else(|_| arguments.fail("--model must be plain text")));
+        }
+        let Some(count) = arguments.get::<u32>("--models").filter(|count| *count > 0) else { return Self::None };
+        let exponent: f64 = arguments.get_or("--zipf", 0.0);
+        let mut cumulative = Vec::new();
+        let mut sum = 0.0;
+        for k in 1..=count {
+            sum += f64::from(k).powf(-exponent);
+            cumulative.push(sum);
+        }
+        for weight in &mut cumulative {
+            *weight /= sum;
+        }
+        let ids = (0..count).map(|k| HeaderValue::from_str(&format!("m-{k}")).expect("plain text")).collect();
+        Self::Zipf(cumulative, ids)
+    }
+
+    pub fn draw(&self, random: &mut fastrand::Rng) -> Option<HeaderValue> {
+        match self {
+            Self::None => None,
+            Self::One(id) => Some(id.clone()),
+            Self::Zipf(cumulative, ids) => {
+                let point = random.f64();
+                let index = cumulative.partition_point(|weight| *weight < point);
+                Some(ids[index.min(ids.len() - 1)].clone())
+            }
+        }
+    }
+}
