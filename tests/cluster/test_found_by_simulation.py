@@ -232,3 +232,23 @@ def test_an_instance_that_leaves_while_it_puts_its_keys_again_leaves_none() -> N
         a.dataplane.close()
 
     play(story)
+
+
+def test_a_copy_that_became_ready_while_the_runtime_was_not_connected_can_leave() -> None:
+    """Its route was never open, so the data plane has nothing to say about when it is idle."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a", load_ms=2_000)
+        await register(a, "m")
+        call = asyncio.ensure_future(cluster.call("m", via="a", timeout_ms=3_000))
+        await asyncio.sleep(1)
+        a.dataplane.runtime_link(up=False)
+        await asyncio.sleep(1.5)
+        assert a.plane.cache.ready() == ("m",)
+        a.plane.cache.drop(ModelId("m"), "unload_asked")
+        await asyncio.sleep(2)
+        assert a.plane.cache.states() == {}
+        a.dataplane.runtime_link(up=True)
+        await call
+
+    play(story)

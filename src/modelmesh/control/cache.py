@@ -645,6 +645,7 @@ class Cache:
             case CopyEffect.OPEN:
                 self._hold(entry)
                 entry.ready_ms = self._clock.monotonic_ms()
+                entry.idle = not self._offered  # never offered, so nothing runs on it, and nobody will say so
                 if entry.waited_for and entry.waiters:
                     # Before the slot is free: the next load must not evict this copy under its callers.
                     self.usage.expect(entry.model, self._clock.now_ms())
