@@ -8,6 +8,7 @@ import pytest
 
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
+from modelmesh.testing.model_paths import size_path
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
@@ -95,6 +96,24 @@ def test_models_spread_over_instances_with_room() -> None:
         assert min(counts) >= 2
 
     play(story)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_misses_of_one_moment_do_not_all_choose_the_same_instance(seed: int) -> None:
+    """Entries of members are a second old; whoever decides remembers what it has sent meanwhile."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        for name in "abc":
+            await cluster.add(name, loading_concurrency=20)
+        a = cluster.instances[InstanceId("a")]
+        models = [f"m{number}" for number in range(24)]  # 27 fit
+        for model in models:
+            await register(a, model, path=size_path(100, 300, 1))
+        answers = await asyncio.gather(*(cluster.call(model, via="a") for model in models))
+        assert {answer.status for answer in answers} == {Status.OK}
+        assert not [event for event in cluster.story if event.kind == "victim"]
+
+    play(story, seed=seed)
 
 
 def test_a_failed_load_moves_elsewhere() -> None:

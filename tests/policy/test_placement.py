@@ -1,5 +1,6 @@
 """Where a new copy is loaded: rules as sentences, then properties."""
 
+from dataclasses import replace
 from random import Random
 
 from hypothesis import given
@@ -42,9 +43,10 @@ def view(*instances: InstanceView, own: str = "a") -> ClusterView:
     return ClusterView(InstanceId(own), Revision(1), instances)
 
 
-def choose(cluster: ClusterView, *, size=100, exclude=(), seed=0, prefer_own=False) -> LoadOn | NoPlacement:
+def choose(cluster: ClusterView, *, size=100, exclude=(), seed=0, prefer_own=False, holders=()) -> LoadOn | NoPlacement:
     return choose_instance(
         cluster,
+        holders=holders,
         size_bytes=size,
         exclude=frozenset(InstanceId(name) for name in exclude),
         now_ms=NOW_MS,
@@ -102,6 +104,25 @@ def test_equals_share_the_load() -> None:
 
 def test_a_caller_that_spreads_its_calls_gets_its_own_instance() -> None:
     assert chosen(view(instance("a"), instance("b"), own="b"), prefer_own=True) == {"b"}
+
+
+def test_copies_of_one_model_stand_in_other_zones_or_at_least_on_other_hosts() -> None:
+    def at(name: str, host: str, zone: str = "") -> InstanceView:
+        entry = instance(name)
+        return replace(entry, record=replace(entry.record, location=host, zone=zone))
+
+    holder = at("a", "h1", "z1")
+    near, beside, far = at("b", "h1", "z1"), at("c", "h2", "z1"), at("d", "h3", "z2")
+    assert chosen(view(holder, near, beside, far), exclude="a", holders=[holder]) == {"d"}
+    assert chosen(view(holder, near, beside), exclude="a", holders=[holder]) == {"c"}
+    assert chosen(view(holder, near), exclude="a", holders=[holder]) == {"b"}
+    assert chosen(view(holder, near, beside, far), exclude="a") == {"b", "c", "d"}
+
+
+def test_instances_that_will_go_are_left_alone_while_another_will_do() -> None:
+    going = replace(instance("a"), outdated=True)
+    assert chosen(view(going, instance("b", used=1000, oldest_ms=NOW_MS))) == {"b"}
+    assert chosen(view(going, instance("b", draining=True))) == {"a"}
 
 
 def test_a_long_load_queue_turns_placements_away() -> None:

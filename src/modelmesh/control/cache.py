@@ -224,6 +224,16 @@ class Cache:
             runtime_ready=self._offered,
         )
 
+    def foresee(self, record: records.MemberRecord) -> records.MemberRecord:
+        """The entry as placement should see it here: with loads that are decided and have not asked for memory yet.
+
+        Without them all misses of one moment would choose this instance while it seems to have room.
+        """
+        if not self._room.promised:
+            return record
+        claiming = self._room.promised - len(self._queue)
+        return replace(record, used_bytes=record.used_bytes + self._room.promised_bytes, loads=record.loads + claiming)
+
     def copy(self, model: ModelId) -> Copy | None:
         """The copy here that may be used or joined."""
         entry = self._entries.get(model)
@@ -405,6 +415,7 @@ class Cache:
         self._entries[model] = entry
         self._loads[entry.load_id] = entry
         self._pin(model)
+        self._room.promise(entry.load_id, self.predicted_bytes(model, registered.record.type))
         self._step(entry, CopyInput.REQUESTED)
         return entry
 
@@ -629,7 +640,9 @@ class Cache:
                 self._pump()
             case CopyEffect.DEQUEUE:
                 self._queue.remove(entry.load_id)
+                self._room.redeem(entry.load_id)
             case CopyEffect.RESERVE:
+                self._room.redeem(entry.load_id)
                 if entry.waited_for:
                     entry.missed = True
                     self.look_at_usage()  # what was used before this miss counts before it
@@ -711,6 +724,7 @@ class Cache:
             return
         self._entries.pop(entry.model, None)
         self._loads.pop(entry.load_id, None)
+        self._room.redeem(entry.load_id)
         self._slot_free(entry)
         self._unpin(entry.model)
         self._route_changed(entry.model)

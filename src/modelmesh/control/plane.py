@@ -254,7 +254,7 @@ class ControlPlane:
             clock=clock,
             rng=rng,
             own_copy=self.cache.copy,
-            own_record=self._member_record,
+            own_record=lambda: self.cache.foresee(self._member_record()),
             predicted_bytes=self.cache.predicted_bytes,
             load_ms=self.cache.load_ms,
             failure_expiry_ms=limits.failure_expiry_ms,

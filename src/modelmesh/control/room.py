@@ -14,7 +14,7 @@ from modelmesh.policy.admission import settled
 from modelmesh.policy.eviction import HeldCopy
 from modelmesh.ports import Clock
 from modelmesh.values.explanation import Rehearsal, RehearsedVictim
-from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 
 PRESSURE_MS = 50
 """How often victims are looked for again while every copy is in use."""
@@ -69,6 +69,23 @@ class Room:
         self._look_at_usage = look_at_usage
         self._drop = drop
         self._pressed = False
+        self._promised: dict[LoadId, int] = {}
+        self.promised_bytes = 0
+        """What loads will ask for that are decided and have no turn yet: the ledger does not know them."""
+
+    @property
+    def promised(self) -> int:
+        """How many such loads there are."""
+        return len(self._promised)
+
+    def promise(self, load: LoadId, size_bytes: int) -> None:
+        """A load of about this size is decided."""
+        self._promised[load] = size_bytes
+        self.promised_bytes += size_bytes
+
+    def redeem(self, load: LoadId) -> None:
+        """It asks the ledger now, or never will; nothing happens if it was not promised anything."""
+        self.promised_bytes -= self._promised.pop(load, 0)
 
     def rehearse(self, size_bytes: int) -> Rehearsal:
         """What a load of `size_bytes` would evict."""

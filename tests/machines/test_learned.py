@@ -1,0 +1,34 @@
+"""What loads teach: sizes by model and by type, and how long loads take."""
+
+from modelmesh.control.usage import Learned
+from modelmesh.values.ids import ModelId
+
+
+def test_a_model_that_was_loaded_is_known_and_one_of_its_type_is_guessed() -> None:
+    learned = Learned()
+    assert learned.size(ModelId("a")) is None
+    assert learned.type_size("onnx") is None
+    learned.measured(ModelId("a"), "onnx", 800)
+    assert learned.size(ModelId("a")) == 800
+    assert learned.size(ModelId("b")) is None
+    assert learned.type_size("onnx") == 800
+    assert learned.type_size("sklearn") is None
+
+
+def test_the_latest_size_of_a_model_counts_and_the_mean_of_its_type_follows_slowly() -> None:
+    learned = Learned()
+    learned.measured(ModelId("a"), "onnx", 800)
+    learned.measured(ModelId("a"), "onnx", 1600)
+    assert learned.size(ModelId("a")) == 1600
+    assert learned.type_size("onnx") == 900
+
+
+def test_a_long_load_weighs_more_than_a_common_one() -> None:
+    learned = Learned()
+    for number in range(20):
+        learned.loaded(ModelId(f"m{number}"), 1_000)
+    learned.loaded(ModelId("slow"), 8_000)
+    assert learned.load_ms(ModelId("slow")) == 8_000
+    assert learned.weight(ModelId("slow")) == 3
+    assert learned.weight(ModelId("m0")) == learned.weight(ModelId("never loaded")) == 0
+    assert 1_000 <= learned.common_load_ms < 1_200
