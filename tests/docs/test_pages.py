@@ -127,6 +127,23 @@ def test_commands_named_in_pages_exist() -> None:
             assert command in known, f"{page.name} names modelmesh {command}"
 
 
+def test_options_named_in_pages_exist() -> None:
+    """Those of each command that a page shows are on the page of commands."""
+    sections = {}
+    for part in commands.page().split("\n## modelmesh ")[1:]:
+        title, _, section = part.partition("\n")
+        sections[" ".join(word for word in title.split() if word.islower())] = section
+    seen = 0
+    for page in PAGES:
+        for line in re.findall(r"(?:^\$ .*?|`)modelmesh ([a-z][^`\n#]*)", page.read_text(), flags=re.MULTILINE):
+            words = line.split()
+            section = sections.get(" ".join(words[:2])) or sections.get(words[0])
+            for option in [word.partition("=")[0] for word in words if word.startswith("--")]:
+                seen += 1
+                assert option == "--help" or (section and f"`{option}`" in section), f"{page.name}: modelmesh {line}"
+    assert seen > 20
+
+
 def test_every_test_file_has_a_name_of_its_own() -> None:
     """Tests are no packages: of two files with one name only the first would run."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
