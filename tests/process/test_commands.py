@@ -158,6 +158,27 @@ async def test_up_serves_a_folder_and_ctrl_c_leaves_nothing(tmp_path: Path) -> N
     await eventually(gone)
 
 
+async def test_sigterm_during_the_start_leaves_nothing() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *CLI, "up", "--instances", "2", "--port", "0", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(50):
+        while b"waiting for instance-1" not in (line := await process.stdout.readline()):
+            assert line
+        children = descendants(process.pid)
+        assert children
+        process.terminate()
+        rest = await process.stdout.read()
+        assert await process.wait() == 0, rest
+    assert b"stopping" in rest
+
+    async def gone() -> bool:
+        return not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+    await eventually(gone)
+
+
 async def test_a_killed_up_takes_its_children_with_it(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *CLI,

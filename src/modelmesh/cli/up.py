@@ -90,6 +90,7 @@ async def _run(cluster: "LocalCluster", models: Path | None, files: Mapping[str,
         await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
             return 0
         starting.result()
         _explain(cluster, files)
