@@ -1,5 +1,7 @@
 """The pages: links lead somewhere, commands exist, tables name what the code has."""
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -142,6 +144,18 @@ def test_options_named_in_pages_exist() -> None:
                 seen += 1
                 assert option == "--help" or (section and f"`{option}`" in section), f"{page.name}: modelmesh {line}"
     assert seen > 20
+
+
+def test_python_in_pages_compiles_and_imports_what_there_is() -> None:
+    blocks = 0
+    for page in PAGES:
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+            blocks += 1
+            for node in ast.walk(ast.parse(block, str(page))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("modelmesh"):
+                    module = importlib.import_module(node.module or "")
+                    assert all(hasattr(module, name.name) for name in node.names), f"{page.name}: {ast.unparse(node)}"
+    assert blocks > 2
 
 
 def test_every_test_file_has_a_name_of_its_own() -> None:

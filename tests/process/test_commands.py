@@ -1,12 +1,16 @@
 """The commands as people run them."""
 
 import asyncio
+import contextlib
 import json
 import os
+import pty
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import grpc.aio
@@ -156,6 +160,33 @@ async def test_up_serves_a_folder_and_ctrl_c_leaves_nothing(tmp_path: Path) -> N
         return not any(Path(f"/proc/{pid}").exists() for pid in children)
 
     await eventually(gone)
+
+
+def test_on_a_terminal_up_shows_what_is_where(tmp_path: Path) -> None:
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*CLI, "up", "--port", "0", "--state", str(tmp_path)],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )
+    os.close(terminal)
+    said, stopped, until = "", False, time.monotonic() + 50
+    try:
+        while process.poll() is None and time.monotonic() < until:
+            if select.select([screen], [], [], 0.5)[0]:
+                with contextlib.suppress(OSError):  # the end of a terminal
+                    said += os.read(screen, 65_536).decode(errors="replace")
+            if not stopped and "instance-1" in said.partition("HOLDS")[2]:
+                process.send_signal(signal.SIGINT)
+                stopped = True
+        assert process.wait(10) == 0, said
+        assert "of 1.0 GiB" in said
+    finally:
+        process.kill()
+        process.wait()
+        os.close(screen)
 
 
 async def test_sigterm_during_the_start_leaves_nothing() -> None:
