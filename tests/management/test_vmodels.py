@@ -7,6 +7,7 @@ import pytest
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlLimits
+from modelmesh.management import vmodels
 from modelmesh.management.calls import Call, CallError
 from modelmesh.ports import StoreUnavailableError
 from modelmesh.testing.clock import VirtualClock, run_virtual
@@ -291,3 +292,36 @@ def test_without_the_store_a_vmodel_call_says_so() -> None:
         await cluster.stop()
 
     run_virtual(main())
+
+
+def test_waiting_for_a_move_is_bounded_and_the_move_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vmodels, "SYNC_BOUND_MS", 10_000)  # less than the load may take
+
+    async def story(v: Vmodels) -> None:
+        await v.set("m1", kind="fake", loadNow=True, sync=True)
+        (instance,) = v.cluster.instances.values()
+        instance.runtime.hold_loads()
+        began = asyncio.get_running_loop().time()
+        slow = v.set("m2", kind="fake", sync=True)
+        await raises(Status.DEADLINE_EXCEEDED, "vmodel v is still moving to m2 after 10 s", slow)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(10, abs=1)
+        assert (await v.status()).status == V.TRANSITIONING
+        instance.runtime.release_loads()
+        await asyncio.sleep(30)
+        assert (await v.record()).active == "m2"
+
+    play(story)
+
+
+def test_a_writer_that_others_always_overtake_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(v: Vmodels) -> None:
+        (instance,) = v.cluster.instances.values()
+
+        async def overtaken(*_: object, **__: object) -> None:
+            return None
+
+        monkeypatch.setattr(instance.plane.vmodels, "write", overtaken)
+        message = "vmodel v keeps changing under the call; repeat it"
+        await raises(Status.ABORTED, message, v.set("m", kind="fake"))
+
+    play(story)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from modelmesh.control.answers import RETRY_HINT_MS, retry_later
 from modelmesh.control.tasks import Tasks
 from modelmesh.ports import DataPlane, StoreError
 from modelmesh.values.dataplane import Called, CallMessage, Cancelled, Headers
@@ -30,9 +31,9 @@ class CallError(Exception):
         self.trailers = trailers
 
 
-def unavailable(message: str) -> CallError:
-    """UNAVAILABLE, with the hint to repeat the call after a second."""
-    return CallError(Status.UNAVAILABLE, message, (("grpc-retry-pushback-ms", b"1000"),))
+def repeatable(status: Status, message: str) -> CallError:
+    """A failure that is worth repeating after a second, and says so."""
+    return CallError(status, message, retry_later(status, message, RETRY_HINT_MS).trailers)
 
 
 @dataclass(slots=True)
@@ -103,7 +104,8 @@ class CallServer:
             return
         if len(self._calls) >= CALLS:
             message = f"{CALLS} calls are being answered; try again"
-            self._dataplane.finish(token, Status.RESOURCE_EXHAUSTED, message, (("grpc-retry-pushback-ms", b"1000"),))
+            error = repeatable(Status.RESOURCE_EXHAUSTED, message)
+            self._dataplane.finish(token, error.status, error.message, error.trailers)
             return
         call = Call(
             token,
@@ -179,7 +181,7 @@ class CallServer:
             case CallError():
                 self._end(call, error.status, error.message, error.trailers)
             case StoreError():
-                hint = unavailable(f"the store does not answer: {error}")
+                hint = repeatable(Status.UNAVAILABLE, f"the store does not answer: {error}")
                 self._end(call, hint.status, hint.message, hint.trailers)
             case _:
                 self._failed(call.method, error)

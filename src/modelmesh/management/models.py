@@ -10,7 +10,7 @@ from dataclasses import replace
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.records import RecordCache, Registered, Stored, TooManyReadsError, UnreadableRecordError
-from modelmesh.management.calls import Call, CallError, Method, unavailable
+from modelmesh.management.calls import Call, CallError, Method, repeatable
 from modelmesh.ports import Compare, Delete, Get, PeerState, Put, Transaction
 from modelmesh.values.ids import ModelId
 from modelmesh.values.legacy import full_names
@@ -120,7 +120,7 @@ class Models:
             model, registered, last_use_ms=stamp, sync=sync, balanced=balanced, retry=retry
         )
         if ensured.store_away:
-            raise unavailable(ensured.message)
+            raise repeatable(Status.UNAVAILABLE, ensured.message)
         match ensured.state:
             case PeerState.REFUSED:
                 return _Info(status=_Info.NOT_FOUND)
@@ -195,7 +195,7 @@ async def read_record(models: RecordCache[ModelId, ModelRecord], model: ModelId,
     try:
         return await (models.read(model) if fresh else models.get(model))
     except TooManyReadsError as error:
-        raise CallError(Status.RESOURCE_EXHAUSTED, str(error), (("grpc-retry-pushback-ms", b"1000"),)) from error
+        raise repeatable(Status.RESOURCE_EXHAUSTED, str(error)) from error
     except UnreadableRecordError as error:
         raise CallError(Status.INTERNAL, str(error)) from error
 

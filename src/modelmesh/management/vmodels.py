@@ -12,7 +12,7 @@ from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.records import Registered, TooManyReadsError, UnreadableRecordError
 from modelmesh.control.vmodels import StoredVModel
-from modelmesh.management.calls import Call, CallError, Method
+from modelmesh.management.calls import Call, CallError, Method, repeatable
 from modelmesh.management.models import HOUR_MS, LONGEST_ID, Models, describe
 from modelmesh.policy.promotion import Promote, promote
 from modelmesh.policy.retarget import Retarget, RetargetReason, RetargetRefused, retarget
@@ -248,7 +248,7 @@ class VModelCalls:
         try:
             return await self._plane.vmodels.read(vmodel)
         except TooManyReadsError as error:
-            raise CallError(Status.RESOURCE_EXHAUSTED, str(error), (("grpc-retry-pushback-ms", b"1000"),)) from error
+            raise repeatable(Status.RESOURCE_EXHAUSTED, str(error)) from error
         except UnreadableRecordError as error:
             raise CallError(Status.INTERNAL, str(error)) from error
 
