@@ -139,7 +139,7 @@ bench-cluster: bytecode ## registration, memory, starts, cold calls, over-commit
 bench-cache: $(STAMPS)/venv ## hit ratios on traces, through the production control plane (8 minutes)
 	@$(BIN)/python benchmarks/cache/run.py
 
-bench-micro: $(STAMPS)/venv ## what one decision costs: placement, attempt, eviction
+bench-micro: $(STAMPS)/venv ## what one decision costs; a million generated messages through the code that reads ids (3 minutes)
 	@$(BIN)/python benchmarks/micro/run.py
 
 bench-path: bytecode ## what a call costs on its way, beside Envoy and others (7 minutes); BASE=commit takes turns with this one

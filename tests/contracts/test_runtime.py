@@ -1,11 +1,13 @@
 """The contract of `ports.Runtime`, over the fake and over gRPC to a scripted server."""
 
 import asyncio
+import contextlib
 import time
 from contextlib import asynccontextmanager
 
 import pytest
 
+from modelmesh.adapters.runtime.candidates import RuntimeCandidates
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeState
 from modelmesh.testing.fake_runtime import FakeRuntime
@@ -362,6 +364,60 @@ async def test_neither_service_name_is_unimplemented():
         with pytest.raises(RuntimeCallError) as caught:
             await runtime.status()
         assert caught.value.status is Status.UNIMPLEMENTED
+
+
+async def test_the_first_candidate_that_is_ready_is_the_runtime(tmp_path):
+    found = []
+
+    async def note(target):
+        found.append(target)
+
+    async def asked():
+        # Channels that failed once try again after a pause of their own.
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(RuntimeCallError):
+                    return (await runtime.status()).state
+                await asyncio.sleep(0.02)
+
+    async def asked_until_ready():
+        async with asyncio.timeout(10):
+            while await asked() is not RuntimeState.READY:
+                await asyncio.sleep(0.02)
+
+    sockets = [f"unix://{tmp_path}/{name}.sock" for name in ("nobody", "starting", "late", "other")]
+    runtime = RuntimeCandidates(sockets, note)
+    with pytest.raises(RuntimeCallError) as caught:
+        await runtime.status()
+    assert caught.value.status is Status.UNAVAILABLE
+    async with ScriptedRuntime(listen=sockets[1], never_ready=True):
+        assert await asked() is RuntimeState.STARTING
+        async with ScriptedRuntime(listen=sockets[2]) as late, ScriptedRuntime(listen=sockets[3]) as other:
+            assert found == []
+            await asked_until_ready()
+            assert len(found) == 1
+            await runtime.load(source())
+            assert "m1" in (late if found == [sockets[2]] else other).loaded
+    with pytest.raises(RuntimeCallError):
+        await runtime.status()  # it stays where it was found
+    assert len(found) == 1
+    await runtime.close()
+
+
+async def test_a_candidate_that_never_answers_does_not_hide_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("modelmesh.adapters.runtime.candidates.ANSWER_TIMEOUT_S", 0.3)
+    found = []
+
+    async def note(target):
+        found.append(target)
+
+    deaf = await asyncio.start_unix_server(lambda reader, writer: None, f"{tmp_path}/deaf.sock")
+    async with ScriptedRuntime() as script:
+        runtime = RuntimeCandidates([f"unix://{tmp_path}/deaf.sock", script.address], note)
+        assert (await runtime.status()).state is RuntimeState.READY
+        assert found == [script.address]
+        await runtime.close()
+    deaf.close()
 
 
 async def test_injection_paths_are_passed_on():

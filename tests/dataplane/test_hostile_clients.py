@@ -3,6 +3,7 @@
 The limits and their defaults are those of SECURITY.md.
 """
 
+import asyncio
 import gzip
 import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -182,6 +183,24 @@ async def test_connections_are_bounded_and_idle_ones_make_room(make: Make) -> No
     assert await call.read() == b"2"
     for client in (*idle, late):
         client.writer.close()
+
+
+async def test_streams_of_a_connection_are_bounded(one: Instance, connect: Connect) -> None:
+    one.plane.set_rules(Rules((), (), methods=(MethodRule("test.S/Extract", extraction_path=(1,)),)))
+    client = await connect()
+    headers = [*{**dict(REQUEST), ":path": "/test.S/Extract"}.items()]
+    block = hpack.Encoder().encode([hpack.NeverIndexedHeaderTuple(*pair) for pair in headers], huffman=False)
+    last = 2 * 4096 + 1
+    for stream in range(1, last + 1, 2):
+        client.writer.write(frame(1, 4, stream, block))
+    refused, received = frame(3, 0, last, (7).to_bytes(4, "big")), b""
+    async with asyncio.timeout(WAIT):
+        while refused not in received:
+            received = received[-13:] + await client.reader.read(65_536)
+    await until(lambda: "modelmesh_open_calls 4096" in one.plane.metrics().decode())
+    await serves(one)
+    client.writer.transport.abort()
+    await until(lambda: not one.plane.busy())
 
 
 async def test_rapid_reset(one: Instance, connect: Connect) -> None:

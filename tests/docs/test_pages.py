@@ -34,6 +34,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_limit_of_the_security_page_has_a_test() -> None:
+    page = (ROOT / "SECURITY.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| what ")]
+    for row in rows:
+        assert "::" in row, f"no test: {row}"
+    for path, name in re.findall(r"`([\w/.]+)::(\w+)`", page):
+        text = (ROOT / path).read_text()
+        assert re.search(rf"\b(def|fn) {name}\(", text), f"{path} has no {name}"
+
+
 def test_make_targets_named_in_pages_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for page in PAGES:

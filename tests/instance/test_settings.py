@@ -57,9 +57,10 @@ def test_labels_are_a_sorted_list() -> None:
 
 
 def test_the_runtime_is_a_port_a_socket_or_where_it_has_always_been() -> None:
-    assert settings(INTERNAL_GRPC_PORT="9").runtime_endpoint() == "127.0.0.1:9"
-    assert settings(INTERNAL_GRPC_SOCKET_PATH="/x/y").runtime_endpoint() == "unix:///x/y"
-    assert settings(INTERNAL_GRPC_PORT="9").runtime_serving_endpoint() == "127.0.0.1:9"
+    assert settings(INTERNAL_GRPC_PORT="9").runtime_endpoints() == ("127.0.0.1:9",)
+    assert settings(INTERNAL_GRPC_SOCKET_PATH="/x/y").runtime_endpoints() == ("unix:///x/y",)
+    assert settings().runtime_endpoints() == ("unix:///tmp/mmesh/grpc.sock", "127.0.0.1:8085")
+    assert settings(INTERNAL_GRPC_PORT="9").runtime_serving_endpoint() is None
     assert settings(INTERNAL_GRPC_PORT="9", INTERNAL_SERVING_GRPC_PORT="8").runtime_serving_endpoint() == "127.0.0.1:8"
 
 

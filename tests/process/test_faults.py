@@ -131,6 +131,9 @@ async def test_a_runtime_that_never_starts_can_be_given_up(tmp_path: Path) -> No
         ({"loading_concurrency": 0}, "maxLoadingConcurrency must be at least 1"),
         ({"load_timeout_ms": 5}, "modelLoadingTimeoutMs must be at least 100"),
         ({"failing": True}, "the runtime reports that it is failing"),
+        ({"method_infos": {"p.S/M": [0]}}, "idInjectionPath of p.S/M must hold at most 16 field numbers"),
+        ({"method_infos": {"p.S/M": [2**29]}}, "idInjectionPath of p.S/M must hold at most 16 field numbers"),
+        ({"method_infos": {"p.S/M": [1] * 17}}, "idInjectionPath of p.S/M must hold at most 16 field numbers"),
     ],
 )
 async def test_a_runtime_that_cannot_be_worked_with_is_refused(tmp_path: Path, lie: dict, said: str) -> None:

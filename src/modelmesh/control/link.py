@@ -20,6 +20,8 @@ POLL_MS = 500
 POLL_LOG_MS = 10_000
 START_BUDGET_MS = 180_000
 MIN_LOAD_TIMEOUT_MS = 100
+LONGEST_PATH = 16
+GREATEST_FIELD = 2**29 - 1
 
 
 class RuntimeRejectedError(Exception):
@@ -58,6 +60,9 @@ def check_parameters(status: RuntimeStatus) -> RuntimeParameters:
             f"capacityInBytes must be at least {least} for models of {status.default_size_bytes} bytes, "
             f"not {status.capacity_bytes}"
         )
+    for method, path in status.injection_paths:
+        if len(path) > LONGEST_PATH or not all(0 < number <= GREATEST_FIELD for number in path):
+            problems.append(f"idInjectionPath of {method} must hold at most {LONGEST_PATH} field numbers of protobuf")
     if problems:
         raise RuntimeRejectedError("the runtime's parameters are unusable: " + "; ".join(problems))
     return RuntimeParameters(

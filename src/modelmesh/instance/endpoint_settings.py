@@ -210,8 +210,8 @@ class EndpointSettings(BaseSettings):
     runtime_port: Port | None = Field(
         default=None,
         validation_alias=names("INTERNAL_GRPC_PORT"),
-        description=f"Port of the runtime on this host. Default: the socket {DEFAULT_RUNTIME_SOCKET} if it is "
-        f"there, else {DEFAULT_RUNTIME_PORT}.",
+        description=f"Port of the runtime on this host. Default: the socket {DEFAULT_RUNTIME_SOCKET} or the port "
+        f"{DEFAULT_RUNTIME_PORT}, where a runtime is ready first.",
     )
     runtime_socket: Path | None = Field(
         default=None,
@@ -342,20 +342,18 @@ class EndpointSettings(BaseSettings):
             return self.peer_port
         return 8080 if self.in_kubernetes else 0
 
-    def runtime_endpoint(self) -> str:
-        """The runtime's management endpoint, `host:port` or `unix:///path`."""
+    def runtime_endpoints(self) -> tuple[str, ...]:
+        """Where the runtime's management endpoint may be, `host:port` or `unix:///path`; the first that is READY is it."""
         if self.runtime_socket is not None:
-            return f"unix://{self.runtime_socket.absolute()}"
+            return (f"unix://{self.runtime_socket.absolute()}",)
         if self.runtime_port is not None:
-            return f"127.0.0.1:{self.runtime_port}"
-        if Path(DEFAULT_RUNTIME_SOCKET).is_socket():
-            return f"unix://{DEFAULT_RUNTIME_SOCKET}"
-        return f"127.0.0.1:{DEFAULT_RUNTIME_PORT}"
+            return (f"127.0.0.1:{self.runtime_port}",)
+        return (f"unix://{DEFAULT_RUNTIME_SOCKET}", f"127.0.0.1:{DEFAULT_RUNTIME_PORT}")
 
-    def runtime_serving_endpoint(self) -> str:
-        """The runtime's inference endpoint."""
+    def runtime_serving_endpoint(self) -> str | None:
+        """The runtime's inference endpoint; None: that of management."""
         if self.runtime_serving_socket is not None:
             return f"unix://{self.runtime_serving_socket.absolute()}"
         if self.runtime_serving_port is not None:
             return f"127.0.0.1:{self.runtime_serving_port}"
-        return self.runtime_endpoint()
+        return None

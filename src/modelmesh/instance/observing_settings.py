@@ -28,7 +28,7 @@ def _header_keys(text: str) -> str:
         return text
     try:
         keys = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no JSON: {error}") from error
     texts = isinstance(keys, dict) and all(isinstance(key, str) and key and name for name, key in keys.items())
     if not texts or not keys:

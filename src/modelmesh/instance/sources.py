@@ -127,7 +127,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         table = tomllib.loads(content.decode())
     except OSError as error:
         raise SettingsError(f"cannot read the configuration file {path}: {error.strerror}") from error
-    except ValueError as error:  # malformed TOML or UTF-8
+    except (ValueError, RecursionError) as error:  # malformed TOML or UTF-8
         raise SettingsError(f"the configuration file {path} is not TOML: {error}") from error
     unknown = [f"{key} is not a setting{_nearest(key, Settings.model_fields)}" for key in sorted(table)
                if key not in Settings.model_fields]  # fmt: skip

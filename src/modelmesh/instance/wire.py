@@ -9,7 +9,7 @@ from structlog.contextvars import bind_contextvars
 from modelmesh.adapters.clock import SystemClock
 from modelmesh.adapters.dataplane.native import ListenerTls, NativeDataPlane
 from modelmesh.adapters.peers import GrpcPeers, PeerCertificates
-from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
+from modelmesh.adapters.runtime.candidates import RuntimeCandidates
 from modelmesh.adapters.runtime.metered import MeteredRuntime
 from modelmesh.adapters.runtime.reflection import RuntimeReflection
 from modelmesh.adapters.store import open_store
@@ -43,7 +43,7 @@ class Wired:
     plane: ControlPlane
     dataplane: NativeDataPlane
     store: Store
-    runtime: GrpcRuntime
+    runtime: RuntimeCandidates
     reflection: RuntimeReflection
     peers: GrpcPeers
     documents: LiveDocuments
@@ -77,7 +77,7 @@ async def wire(settings: Settings, level: LogLevel) -> Wired:
     host = settings.listen_host
     dataplane = NativeDataPlane(
         instance=instance,
-        runtime=settings.runtime_serving_endpoint(),
+        runtime=settings.runtime_serving_endpoint() or settings.runtime_endpoints()[0],
         serving=f"{host}:{settings.serving_port}" if settings.serving_port else None,
         peer=f"{host}:{settings.resolved_peer_port()}",
         serving_tls=_listener(certificates.serving) if certificates else None,
@@ -111,8 +111,14 @@ async def _connect(
 ) -> Wired:
     log = JournalLog(instance)
     keys = header_keys(settings.log_request_headers)
-    runtime = GrpcRuntime(settings.runtime_endpoint())
-    reflection = RuntimeReflection(settings.runtime_serving_endpoint())
+    reflection = RuntimeReflection(settings.runtime_serving_endpoint() or settings.runtime_endpoints()[0])
+
+    async def found(target: str) -> None:
+        if settings.runtime_serving_endpoint() is None:
+            dataplane.set_runtime(target)
+            await reflection.move(target)
+
+    runtime = RuntimeCandidates(settings.runtime_endpoints(), found)
     peers = GrpcPeers(_caller(certificates.peer) if certificates else None)
     observers = choose_observers(settings, instance, metrics.meter)
     planes: list[ControlPlane] = []

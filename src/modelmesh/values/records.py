@@ -330,7 +330,7 @@ def _encode(fields: Mapping[str, Any]) -> bytes:
 def _decode(value: bytes) -> dict[str, Any]:
     try:
         decoded = json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"not JSON: {error}") from error
     if not isinstance(decoded, dict):
         raise RecordError(f"a JSON object is expected, not {type(decoded).__name__}")

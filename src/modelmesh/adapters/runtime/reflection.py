@@ -17,10 +17,13 @@ class RuntimeReflection:
     """
 
     def __init__(self, target: str) -> None:
-        # Over a unix socket the path would become the authority, which strict servers refuse.
-        options = [("grpc.enable_retries", 0), ("grpc.default_authority", "localhost")]
-        self._channel = grpc.aio.insecure_channel(target, options=options)
+        self._channel = _channel(target)
         self._absent = False
+
+    async def move(self, target: str) -> None:
+        """The runtime is there."""
+        before, self._channel, self._absent = self._channel, _channel(target), False
+        await before.close(None)
 
     async def ask(self, request: bytes) -> bytes | None:
         """The runtime's answer; None if it has no reflection or does not answer."""
@@ -43,3 +46,9 @@ class RuntimeReflection:
     async def close(self) -> None:
         """Close the connection."""
         await self._channel.close(None)
+
+
+def _channel(target: str) -> grpc.aio.Channel:
+    # Over a unix socket the path would become the authority, which strict servers refuse.
+    options = [("grpc.enable_retries", 0), ("grpc.default_authority", "localhost")]
+    return grpc.aio.insecure_channel(target, options=options)

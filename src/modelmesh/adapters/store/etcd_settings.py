@@ -72,7 +72,7 @@ def _parse_inline(text: str) -> EtcdSettings:
 def _parse_file(path: Path) -> EtcdSettings:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise StoreSettingError(f"cannot read the etcd configuration {path}: {err}") from err
     if not isinstance(fields, dict):
         raise StoreSettingError(f"the etcd configuration {path} is no JSON object")

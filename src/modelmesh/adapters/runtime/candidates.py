@@ -1,0 +1,83 @@
+"""A runtime of which nobody said where it is: it is where it answers first."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
+from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeLoaded, RuntimeState, RuntimeStatus
+from modelmesh.values.ids import ModelId
+from modelmesh.values.status import Status
+
+_log = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_S = 3.0
+"""An endpoint that takes a question and does not answer must not keep us from the others."""
+
+
+class RuntimeCandidates:
+    """`ports.Runtime` at the first of several endpoints whose runtime is READY.
+
+    Each `status` asks them in order until one is; from then on it is that one alone.
+
+    Args:
+        targets: Endpoints, `host:port` or `unix:///path`, at least one.
+        found: Told the endpoint, before `status` returns.
+    """
+
+    def __init__(self, targets: Sequence[str], found: Callable[[str], Awaitable[None]]) -> None:
+        self._candidates = [GrpcRuntime(target) for target in targets]
+        self._found = found
+
+    async def status(self) -> RuntimeStatus:
+        """Ask `runtimeStatus` of each candidate. A runtime that starts or fails counts where none is READY."""
+        if len(self._candidates) == 1:
+            return await self._candidates[0].status()
+        answer: RuntimeStatus | None = None
+        error: RuntimeCallError | None = None
+        for candidate in self._candidates:
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    said = await candidate.status()
+            except TimeoutError:
+                error = RuntimeCallError(Status.DEADLINE_EXCEEDED, f"{candidate.target} does not answer")
+            except RuntimeCallError as failed:
+                # That nobody listens somewhere says less than what somebody answers elsewhere.
+                error = failed if error is None or failed.status is not Status.UNAVAILABLE else error
+            else:
+                if said.state is RuntimeState.READY:
+                    await self._choose(candidate)
+                    return said
+                answer = answer or said
+        if answer is not None:
+            return answer
+        raise error or RuntimeCallError(Status.UNAVAILABLE, "no endpoint of a runtime is known")
+
+    async def _choose(self, chosen: GrpcRuntime) -> None:
+        others = [candidate for candidate in self._candidates if candidate is not chosen]
+        self._candidates = [chosen]
+        _log.info("the runtime is at %s", chosen.target)
+        for other in others:
+            await other.close()
+        await self._found(chosen.target)
+
+    async def load(self, source: ModelSource) -> RuntimeLoaded:
+        """As `ports.Runtime`."""
+        return await self._candidates[0].load(source)
+
+    async def unload(self, model: ModelId) -> None:
+        """As `ports.Runtime`."""
+        await self._candidates[0].unload(model)
+
+    async def predict_size(self, source: ModelSource) -> int | None:
+        """As `ports.Runtime`."""
+        return await self._candidates[0].predict_size(source)
+
+    async def measure_size(self, model: ModelId) -> int:
+        """As `ports.Runtime`."""
+        return await self._candidates[0].measure_size(model)
+
+    async def close(self) -> None:
+        """Close every connection; running calls fail UNAVAILABLE."""
+        for candidate in self._candidates:
+            await candidate.close()
