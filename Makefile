@@ -15,7 +15,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo test check format sim faults bench bench-path bench-cluster bench-cache bench-micro lock proto docs check-deploy check-manifests
+.PHONY: help tools build demo test check format sim faults bench bench-path flame-path bench-observed bench-cluster bench-cache bench-micro lock proto docs check-deploy check-manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -145,6 +145,10 @@ bench-micro: $(STAMPS)/venv ## what one decision costs; a million generated mess
 bench-path: bytecode ## what a call costs on its way, beside Envoy and others (7 minutes); BASE=commit takes turns with this one
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python benchmarks/path/run.py $(if $(BASE),--base $(BASE))
+
+flame-path: bytecode ## a flame graph of a warm call; needs perf
+	@cargo build -q --release -p modelmesh-bench-kit
+	@$(BIN)/python benchmarks/path/flamegraph.py
 
 bench-observed: bytecode ## what metrics, payload taps, access control and traces cost a call (3 minutes)
 	@cargo build -q --release -p modelmesh-bench-kit

@@ -36,9 +36,10 @@ def lines(title: str, unit: str, found: list[Bar]) -> Iterator[str]:
     for number, bar in enumerate(found):
         y = TOP + number * (BAR + GAP)
         middle = y + BAR / 2
+        digits = 0 if bar.middle >= 100 else 1
         low, high = LABELS + bar.low * scale, LABELS + bar.high * scale
         yield f'<text x="{LABELS - 8}" y="{middle + 4:.1f}" text-anchor="end">{escape(bar.label)}</text>'
         yield f'<rect x="{LABELS}" y="{y}" width="{bar.middle * scale:.1f}" height="{BAR}" fill="#4a7dab"/>'
         yield f'<path d="M{low:.1f} {middle}H{high:.1f}" stroke="#1b2a38" stroke-width="2"/>'
-        yield f'<text x="{high + 8:.1f}" y="{middle + 4:.1f}">{bar.middle:,.4g} {escape(unit)}</text>'
+        yield f'<text x="{high + 8:.1f}" y="{middle + 4:.1f}">{bar.middle:,.{digits}f} {escape(unit)}</text>'
     yield "</svg>"
