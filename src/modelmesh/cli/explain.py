@@ -79,7 +79,7 @@ def _event(event: "admin_pb2.Event", model: str) -> str:
 
 def _plan(plan: "admin_pb2.Plan", now_s: float) -> list[str]:
     if not plan.instance_id:
-        return [f"one more copy would go nowhere: {plan.refusal}"]
+        return [f"one more copy would go nowhere: {plan.refusal}", "  what speaks against each instance is said above"]
     text = [f"one more copy would go to {plan.instance_id} ({plan.reason.replace('_', ' ')})"]
     others = [instance for instance in plan.considered_instance_ids if instance != plan.instance_id]
     if others:

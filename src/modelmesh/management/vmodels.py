@@ -6,7 +6,6 @@ lost statuses. Source: `spec/cluster-state.md` 10, `spec/api-config-tests.md` 1.
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
@@ -30,14 +29,6 @@ WRITES = 64
 
 _Info = pb.ModelStatusInfo
 _VInfo = pb.VModelStatusInfo
-
-
-@dataclass(frozen=True, slots=True)
-class _Set:
-    record: VModelRecord
-    reason: RetargetReason
-    target_created: bool
-    active_copies: int
 
 
 class VModelCalls:
@@ -68,14 +59,13 @@ class VModelCalls:
         described = request.HasField("modelInfo") and request.modelInfo != pb.ModelInfo()
         if described and not request.modelInfo.type:
             raise CallError(Status.INVALID_ARGUMENT, "Must provide non-empty model type string")
-        done = await self._write(vmodel, request, described=described)
-        record = done.record
+        record, active_copies = await self._write(vmodel, request, described=described)
         if record.active != record.target:
             if request.sync:
                 return await self._until_settled(vmodel, record)
             return await self._status(vmodel, record)
         target_status = None
-        if done.active_copies or request.loadNow:
+        if active_copies or request.loadNow:
             target_status = await self._models.ensure(
                 record.target,
                 last_use_ms=self._plane.clock.now_ms() - (HOUR_MS if request.loadNow else 6 * HOUR_MS),
@@ -105,8 +95,10 @@ class VModelCalls:
 
     # --- writing --------------------------------------------------------------------------------
 
-    async def _write(self, vmodel: VModelId, request: pb.SetVModelRequest, *, described: bool) -> _Set:
-        """Decide on what stands and write; again if somebody else was faster."""
+    async def _write(
+        self, vmodel: VModelId, request: pb.SetVModelRequest, *, described: bool
+    ) -> tuple[VModelRecord, int]:
+        """Decide on what stands and write; again if somebody else was faster. The record, and copies of the active model."""
         target = ModelId(request.targetModelId)
         call = Retarget(
             vmodel,
@@ -141,7 +133,7 @@ class VModelCalls:
                 used={target: last_use_ms},
             )
             if written is not None:
-                return _Set(decided.record, decided.reason, created is not None, active_copies)
+                return decided.record, active_copies
         raise _contended(vmodel)
 
     def _check_target(self, request: pb.SetVModelRequest, registered: Registered | None, *, described: bool) -> None:
