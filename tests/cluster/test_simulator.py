@@ -64,6 +64,11 @@ def test_a_ledger_that_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     found("memory: the ledger of")
 
 
+def test_a_load_that_is_foreseen_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Room, "redeem", lambda room, load: None)
+    found("foresees")
+
+
 def test_memory_freed_without_an_unload(monkeypatch: pytest.MonkeyPatch) -> None:
     async def unload(loading: Loading, entry) -> None:
         await asyncio.sleep(0)

@@ -312,6 +312,11 @@ class Cache:
         """The bytes booked for every copy; for invariants."""
         return {model: self.ledger.booked_bytes(entry.load_id) for model, entry in self._entries.items()}
 
+    @property
+    def promised(self) -> int:
+        """Loads that are decided and have not asked for memory yet; for invariants."""
+        return self._room.promised
+
     def predicted_bytes(self, model: ModelId, model_type: str) -> int:
         """The best guess of a model's size without asking anyone: its own, that of its type, the default."""
         known = self._learned.size(model) or self._learned.type_size(model_type)
@@ -640,7 +645,6 @@ class Cache:
                 self._pump()
             case CopyEffect.DEQUEUE:
                 self._queue.remove(entry.load_id)
-                self._room.redeem(entry.load_id)
             case CopyEffect.RESERVE:
                 self._room.redeem(entry.load_id)
                 if entry.waited_for:
@@ -717,6 +721,7 @@ class Cache:
 
     def _forget(self, entry: Entry) -> None:
         self._leaving.pop(entry.load_id, None)
+        self._room.redeem(entry.load_id)
         if entry.removal is not None and not entry.removal.done():
             # A new claim must not be overtaken by the removal of this copy's key.
             removal, entry.removal = entry.removal, None
@@ -724,7 +729,6 @@ class Cache:
             return
         self._entries.pop(entry.model, None)
         self._loads.pop(entry.load_id, None)
-        self._room.redeem(entry.load_id)
         self._slot_free(entry)
         self._unpin(entry.model)
         self._route_changed(entry.model)

@@ -1,7 +1,8 @@
 """What must hold in a cluster at every moment, whatever fails: checked after each turn of the simulated loop.
 
     memory      every ledger balances; nobody gets bytes that are not free, but for a copy measured above its grant
-                or a runtime that came back smaller; the runtime holds nothing that is not booked
+                or a runtime that came back smaller; the runtime holds nothing that is not booked; a load is
+                foreseen until it asks for memory, and no longer
     loads       at most one load per model and instance
     hops        a hop is never forwarded on; no call goes round without end
     answers     no call is resolved after its answer; none is held while nobody works at it
@@ -43,6 +44,7 @@ BY_CHOICE = frozenset(
 )
 """Reasons of dropping a copy for which another must stand, if the copy is in use."""
 
+_FORESEEN = frozenset({CopyState.CLAIMING, CopyState.ABANDONED, CopyState.QUEUED})
 _OPEN = frozenset({CopyState.READY, CopyState.SIZING})
 
 
@@ -210,6 +212,9 @@ class Invariants:
             self._break(f"memory: the ledger of {name} does not balance")
         if sum(booked.values()) != ledger.capacity_bytes - ledger.free_bytes:
             self._break(f"memory: {name} has booked {sum(booked.values())} bytes for copies, others for nobody")
+        waiting = sum(state in _FORESEEN for state in states.values())
+        if instance.plane.cache.promised != waiting:
+            self._break(f"memory: {name} foresees {instance.plane.cache.promised} loads, {waiting} are to come")
         before = self._books.get(name)
         books = _Books(ledger.free_bytes, ledger.capacity_bytes, booked)
         if before is not None and books.free_bytes < min(before.free_bytes, 0):
