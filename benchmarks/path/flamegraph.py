@@ -22,7 +22,7 @@ INFERNO = SCRATCH / "inferno"
 SECONDS = 4
 SAMPLES_PER_SECOND = 997
 """Not a divisor of anything that happens at regular times."""
-STACK_BYTES = 8192
+STACK_BYTES = 16384
 """Of each sample: the code has no frame pointers, so the stack itself is kept and unwound later."""
 
 
@@ -91,7 +91,7 @@ def draw(data: Path, title: str, file: Path) -> None:
     ).stdout
     stacks = "\n".join(line for line in collapsed.splitlines() if line.startswith("mm-data"))
     picture = subprocess.run(
-        [str(INFERNO / "bin" / "inferno-flamegraph"), "--title", title, "--minwidth", "0.3"],
+        [str(INFERNO / "bin" / "inferno-flamegraph"), "--title", title, "--minwidth", "0.3", "--countname", "ns"],
         input=stacks,
         capture_output=True,
         text=True,

@@ -130,12 +130,12 @@ def against_base(commit: str, runs: Runs) -> Iterator[str]:
     """This commit beside another."""
     yield f"## Against {commit}"
     yield ""
-    yield "Warm local call, CPU of the instance over the runtime's, median [range]."
+    yield "Warm local call of an instance alone (`alone`), CPU of the instance over the runtime's, median [range]."
     yield ""
     yield "| shape | now | base | now over base |"
     yield "|---|---|---|---|"
     for shape in names(runs, "shape", path="base"):
-        now, base = (list(map(cost, pick(runs, path=path, shape=shape))) for path in ("local", "base"))
+        now, base = (list(map(cost, pick(runs, path=path, shape=shape))) for path in ("alone", "base"))
         yield f"| {shape} | {spread(now, 2)} | {spread(base, 2)} | {median(now) / median(base):.3f} |"
 
 

@@ -48,6 +48,14 @@ class Stage:
         """The instance that is called."""
         return self.instances[0]
 
+    def leave_out(self, path: str, error: BenchmarkError) -> None:
+        """A contender failed: the others go on. Raises the error if it is none."""
+        if path not in self.contenders:
+            raise error
+        del self.contenders[path]
+        self.missing[path] = str(error)
+        say(f"*** {path.upper()} IS NOT MEASURED ANY MORE: {error} ***")
+
     def check_copies(self) -> None:
         """Raise BenchmarkError if the models are no longer where they were."""
         for instance, model in zip(self.instances, self.models, strict=True):
