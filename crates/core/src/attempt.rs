@@ -112,8 +112,8 @@ async fn relay(
     // A request that is one message has been looked at already.
     let checks = call.is_ingress() && !call.body.is_one_message();
     let works = (matches!(towards, Towards::Runtime(_)), checks);
-    let expanded = call.worker.shared.replay.share();
-    let injector = Injector::new(&call.rule, &call.headers, &call.subject, works, max_message, expanded);
+    let budget = &call.worker.shared.replay;
+    let injector = Injector::new(&call.rule, &call.headers, &call.subject, works, max_message, budget);
     let mut relay = Relay {
         caller: &mut call.caller,
         body: &mut call.body,
@@ -123,7 +123,7 @@ async fn relay(
             Towards::Peer { .. } => None,
         },
         place,
-        injector,
+        injector: injector.map(Box::new),
     };
     let deadline = &mut call.deadline;
     let end = poll_fn(|cx| {

@@ -2,12 +2,13 @@
 //! and written into each message on its way to the runtime.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 
-use crate::budget::Share;
+use crate::budget::{Budget, Share};
 use crate::call::{Deadline, poll_stopped};
 use crate::caller::Caller;
 use crate::compression::{self, Encoding};
@@ -131,20 +132,20 @@ impl Injector {
         subject: &Subject,
         (injects, checks): (bool, bool),
         max_message: usize,
-        expanded: Share,
+        budget: &Arc<Budget>,
     ) -> Option<Self> {
-        let injection_path = if injects { rule.injection_path.clone() } else { Vec::new() };
-        let extraction_path = if checks { rule.extraction_path.clone() } else { Vec::new() };
+        let injection_path = if injects { rule.injection_path.as_slice() } else { &[] };
+        let extraction_path = if checks { rule.extraction_path.as_slice() } else { &[] };
         let routed = if rule.extracts_vmodel { subject.vmodel.as_ref() } else { Some(&subject.model) };
         (!injection_path.is_empty() || !extraction_path.is_empty()).then(|| Self {
             deframer: Deframer::default(),
             encoding: Encoding::of(headers),
-            extraction_path,
+            extraction_path: extraction_path.to_vec(),
             routed: routed.cloned().unwrap_or_default(),
-            injection_path,
+            injection_path: injection_path.to_vec(),
             id: subject.model.clone(),
             max_message,
-            expanded,
+            expanded: budget.share(),
         })
     }
 

@@ -45,7 +45,8 @@ pub struct Relay<'a> {
     /// The local copy that serves; None over a hop.
     pub copy: Option<&'a LocalCopy>,
     pub place: &'a Place,
-    pub injector: Option<Injector>,
+    /// Rare and large, so not a part of every task.
+    pub injector: Option<Box<Injector>>,
 }
 
 /// The stream to the runtime or to a peer.

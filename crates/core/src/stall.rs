@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::limits::MOST_STALLED;
 
 /// What a client in a crowd has to take one frame.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The stalled answers of one upstream connection.
 #[derive(Debug, Default)]
