@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from contextlib import asynccontextmanager
 
@@ -411,13 +412,14 @@ async def test_a_candidate_that_never_answers_does_not_hide_the_next(tmp_path, m
     async def note(target):
         found.append(target)
 
-    deaf = await asyncio.start_unix_server(lambda reader, writer: None, f"{tmp_path}/deaf.sock")
-    async with ScriptedRuntime() as script:
-        runtime = RuntimeCandidates([f"unix://{tmp_path}/deaf.sock", script.address], note)
-        assert (await runtime.status()).state is RuntimeState.READY
-        assert found == [script.address]
-        await runtime.close()
-    deaf.close()
+    with socket.socket(socket.AF_UNIX) as deaf:  # connections to it are made, and nobody takes them
+        deaf.bind(f"{tmp_path}/deaf.sock")
+        deaf.listen()
+        async with ScriptedRuntime() as script:
+            runtime = RuntimeCandidates([f"unix://{tmp_path}/deaf.sock", script.address], note)
+            assert (await runtime.status()).state is RuntimeState.READY
+            assert found == [script.address]
+            await runtime.close()
 
 
 async def test_injection_paths_are_passed_on():

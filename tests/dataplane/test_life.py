@@ -142,7 +142,7 @@ except KeyboardInterrupt:
             sys.executable, "-c", program % (sys.path,), how, stdout=asyncio.subprocess.PIPE
         )
         assert process.stdout is not None
-        async with asyncio.timeout(WAIT):
+        async with asyncio.timeout(3 * WAIT):  # a new interpreter, on whatever machine
             await process.stdout.readline()
             if how == "wait":
                 process.send_signal(signal.SIGINT)
