@@ -66,7 +66,7 @@ def main() -> int:
     if sys.argv[1:2] == ["burn"]:
         burn(threading.Event(), float(sys.argv[2]))
     from modelmesh.instance.main import run  # noqa: PLC0415 - the control must not pay for it
-    from modelmesh.instance.sources import load_settings  # noqa: PLC0415
+    from modelmesh.instance.sources import load_settings  # noqa: PLC0415 - as above
 
     disturbance = Disturbance(Path(os.environ["BENCH_STATE_FILE"]))
     signal.signal(signal.SIGUSR1, disturbance.toggle)

@@ -5,6 +5,7 @@ Those of the old system keep its names, labels and bounds. Source: `spec/api-con
 
 import enum
 from dataclasses import dataclass
+from functools import partial
 
 TIMES_MS = (0.5, 1, 2, 5, 10, 20, 50, 75, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 6e4, 1.2e5, 3e5)
 AGES_MS = (3e4, 3e5, 9e5, 3.6e6, 1.44e7, 4.32e7, 8.64e7, 6.048e8, 2.592e9, 7.776e9)
@@ -55,9 +56,7 @@ class Family:
         return f"{self.name}_total" if self.kind is Kind.COUNTER and not self.plain else self.name
 
 
-def _core(name: str, kind: Kind, meaning: str, labels: tuple[str, ...] = (), **more: object) -> Family:
-    return Family(name, kind, meaning, labels, source=Source.CORE, **more)  # type: ignore[arg-type]
-
+_core = partial(Family, source=Source.CORE)
 
 _CALL = ("method", "code")
 _HISTOGRAM, _COUNTER, _GAUGE = Kind.HISTOGRAM, Kind.COUNTER, Kind.GAUGE
