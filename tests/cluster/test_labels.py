@@ -3,6 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
+from modelmesh.control.records import UnreadableRecordError
 from modelmesh.policy.constraints import TypeConstraint, TypeConstraints
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
@@ -58,6 +61,30 @@ def test_copies_that_stand_wrong_after_a_change_move_without_a_failed_call() -> 
                 assert (await cluster.call(model, via="abc"[second % 3])).status is Status.OK
             await asyncio.sleep(1)
         assert [cluster.holders(model) for model in models] == [["b"]] * 6
+
+    play(story)
+
+
+def test_a_record_that_became_unreadable_meanwhile_is_looked_at_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        asked: list[ModelId] = []
+
+        async def malformed(model: ModelId) -> None:
+            asked.append(model)
+            raise UnreadableRecordError(f"the record of {model} cannot be read")
+
+        await register(cluster.instances[InstanceId("a")], "m", kind="deep")
+        await cluster.call("m", via="a")
+        (holder,) = cluster.holders("m")
+        assert holder != "b"
+        with monkeypatch.context() as patched:
+            patched.setattr(cluster.instances[InstanceId(holder)].plane.models, "get", malformed)
+            constrain(cluster, GPU)
+            await asyncio.sleep(4)
+            assert asked == [ModelId("m")]
+            assert cluster.crashes == []
+        await asyncio.sleep(15)
+        assert cluster.holders("m") == ["b"]
 
     play(story)
 

@@ -3,7 +3,7 @@
 from modelmesh.control.cache import Cache
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
-from modelmesh.control.records import RecordCache, TooManyReadsError, UnreadableRecordError
+from modelmesh.control.records import NotReadError, RecordCache
 from modelmesh.control.requests import Requests
 from modelmesh.control.tasks import Tasks
 from modelmesh.policy.balance import MoveOne, next_move
@@ -82,7 +82,7 @@ class Balance:
                 self._cache.drop(model, "moved", relied_on=standing)
             else:
                 self._pause = PAUSE_TICKS
-        except (StoreError, TooManyReadsError, UnreadableRecordError):
+        except (StoreError, NotReadError):
             self._pause = PAUSE_TICKS
         finally:
             self._moving = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from modelmesh.control.cache import Cache
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
-from modelmesh.control.records import RecordCache, TooManyReadsError, UnreadableRecordError
+from modelmesh.control.records import NotReadError, RecordCache
 from modelmesh.control.requests import Requests
 from modelmesh.policy.drain import LeavingCopy, Move, plan_drain
 from modelmesh.ports import Clock, PeerState, StoreError
@@ -135,7 +135,7 @@ class Drain:
                 if self._ready_elsewhere(model) > standing:
                     self._journal.note("moved", model, move.reason.value, f"to {ensured.instance}")
                     return None
-        except (StoreError, TooManyReadsError, UnreadableRecordError) as error:
+        except (StoreError, NotReadError) as error:
             return str(error)
         return "its copies kept changing"
 

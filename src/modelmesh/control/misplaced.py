@@ -7,7 +7,7 @@ few at a time: a change of constraints must not empty an instance at once.
 from modelmesh.control.cache import Cache
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
-from modelmesh.control.records import RecordCache, TooManyReadsError
+from modelmesh.control.records import NotReadError, RecordCache
 from modelmesh.control.requests import Requests
 from modelmesh.control.tasks import Tasks
 from modelmesh.ports import StoreError
@@ -82,7 +82,7 @@ class Misplaced:
             last_use_ms = self._cache.usage.last_use_ms(model)
             if registered is None or not await self._requests.add_copy(model, registered, last_use_ms=last_use_ms):
                 self._later[model] = TRY_AGAIN_TICKS
-        except (StoreError, TooManyReadsError):
+        except (StoreError, NotReadError):
             self._later[model] = TRY_AGAIN_TICKS
         finally:
             del self._moving[model]

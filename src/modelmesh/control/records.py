@@ -28,11 +28,15 @@ Id = TypeVar("Id", ModelId, VModelId)
 Record = TypeVar("Record", ModelRecord, VModelRecord)
 
 
-class TooManyReadsError(Exception):
+class NotReadError(Exception):
+    """The store answers, and yet there is no record to work with."""
+
+
+class TooManyReadsError(NotReadError):
     """The bound of ids being read at a time is reached."""
 
 
-class UnreadableRecordError(Exception):
+class UnreadableRecordError(NotReadError):
     """The stored record cannot be read."""
 
 

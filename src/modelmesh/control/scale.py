@@ -11,7 +11,7 @@ from modelmesh.control.cache import Cache
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.rates import RateBook
-from modelmesh.control.records import RecordCache, Registered, TooManyReadsError, UnreadableRecordError
+from modelmesh.control.records import NotReadError, RecordCache, Registered
 from modelmesh.control.requests import Requests
 from modelmesh.control.tasks import Tasks
 from modelmesh.policy.copies import (
@@ -154,7 +154,7 @@ class Scaler:
         for model in models:
             try:
                 registered = await self._models.get(model)
-            except (StoreError, TooManyReadsError, UnreadableRecordError):
+            except (StoreError, NotReadError):
                 return
             if registered is None or model in self._refused or model in self._adding:
                 continue

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.keys import Keys, RegistryKey
-from modelmesh.control.records import RecordCache, TooManyReadsError, UnreadableRecordError
+from modelmesh.control.records import NotReadError, RecordCache
 from modelmesh.control.requests import Requests
 from modelmesh.control.scale import Scaler
 from modelmesh.policy.preload import ColdModel, plan_preloads
@@ -116,7 +116,7 @@ class Survey:
         for chosen in planned:
             try:
                 registered = await self._models.get(chosen.model)
-            except (TooManyReadsError, UnreadableRecordError):
+            except NotReadError:
                 continue
             if registered is not None:
                 await self._requests.ensure(chosen.model, registered, last_use_ms=chosen.last_use_ms, sync=False)

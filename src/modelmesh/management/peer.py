@@ -13,7 +13,7 @@ from modelmesh.control.copy_entry import (
     LoadVoid,
 )
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import TooManyReadsError, UnreadableRecordError
+from modelmesh.control.records import NotReadError
 from modelmesh.management.calls import Call, CallError, Method
 from modelmesh.management.explain import victims, wire_event
 from modelmesh.policy.attempt import Journey, Refuse
@@ -64,7 +64,7 @@ class Peer:
         model = ModelId(request.model_id)
         try:
             registered = await plane.models.get(model)
-        except (TooManyReadsError, UnreadableRecordError) as error:
+        except NotReadError as error:
             return _refused(Outcome.BUSY, str(error))
         except StoreError as error:
             return _refused(Outcome.STORE_AWAY, str(error))
