@@ -4,10 +4,6 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use h2::client::SendRequest;
-use http::uri::Scheme;
-use http::{HeaderMap, Method, Request, Uri, Version};
-
 use crate::call::{Call, unless_stopped};
 use crate::copy::LocalCopy;
 use crate::extraction::Injector;
@@ -69,22 +65,10 @@ async fn once(call: &mut Call, link: &Arc<Link>, towards: Towards<'_>, stage: Op
             Err(end) => return end,
         },
     };
-    let mut sender = place.sender();
-    if let Err(error) = poll_fn(|cx| sender.poll_ready(cx)).await {
-        place.mark_dead();
-        return never_sent(error.to_string());
-    }
-    relay(call, link, &place, sender, towards, stage).await
+    relay(call, link, &place, towards, stage).await
 }
 
-async fn relay(
-    call: &mut Call,
-    link: &Link,
-    place: &Place,
-    mut sender: SendRequest<bytes::Bytes>,
-    towards: Towards<'_>,
-    stage: Option<Begun>,
-) -> End {
+async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>, stage: Option<Begun>) -> End {
     let mut headers = match towards {
         Towards::Runtime(_) => headers::towards_runtime(&call.headers, &call.subject.model),
         Towards::Peer { hop, tried, view } => {
@@ -99,14 +83,14 @@ async fn relay(
     {
         headers.insert(TRACEPARENT, trace.header(stage));
     }
-    let (response, stream) = match sender.send_request(request(call, link, headers), false) {
+    let authority = link.destination.authority.as_str();
+    let (answer, request) = match place.sender().send(authority, &call.path, headers, false) {
         Ok(sent) => sent,
         Err(error) => {
             place.mark_dead();
             return never_sent(error.to_string());
         }
     };
-    drop(sender);
     call.body.rewind();
     let max_message = call.worker.shared.settings.max_message_bytes;
     // A request that is one message has been looked at already.
@@ -117,7 +101,7 @@ async fn relay(
     let mut relay = Relay {
         caller: &mut call.caller,
         body: &mut call.body,
-        upstream: Upstream::new(Outflow::new(stream), response, max_message),
+        upstream: Upstream::new(Outflow::new(request), answer, max_message),
         copy: match towards {
             Towards::Runtime(copy) => Some(copy),
             Towards::Peer { .. } => None,
@@ -144,20 +128,6 @@ async fn relay(
         place.mark_dead();
     }
     end
-}
-
-fn request(call: &Call, link: &Link, headers: HeaderMap) -> Request<()> {
-    let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(Scheme::HTTP);
-    uri.authority = Some(link.destination.authority.clone());
-    uri.path_and_query = Some(call.path.clone());
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    *request.version_mut() = Version::HTTP_2;
-    // All three parts are there, so this cannot fail; an empty path would be refused by the other side.
-    *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
-    *request.headers_mut() = headers;
-    request
 }
 
 fn never_sent(message: impl Into<String>) -> End {

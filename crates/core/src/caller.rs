@@ -3,8 +3,8 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::server::SendResponse;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
+use modelmesh_http2::SendStream;
 
 use crate::flow::{Gone, Outflow};
 use crate::headers::strip_mesh_headers;
@@ -28,18 +28,15 @@ pub struct Caller {
 }
 
 enum Side {
-    Stream {
-        respond: SendResponse<Bytes>,
-        answer: Option<Outflow>,
-    },
+    Stream(Outflow),
     /// One id of a call with several: its answer is collected.
     Part(Box<Part>),
 }
 
 impl Caller {
     #[must_use]
-    pub fn new(respond: SendResponse<Bytes>, is_instance: bool) -> Self {
-        Self::on(Side::Stream { respond, answer: None }, is_instance)
+    pub fn new(answer: SendStream, is_instance: bool) -> Self {
+        Self::on(Side::Stream(Outflow::new(answer)), is_instance)
     }
 
     #[must_use]
@@ -56,7 +53,7 @@ impl Caller {
     pub fn into_part(self) -> Option<Part> {
         match self.side {
             Side::Part(part) => Some(*part),
-            Side::Stream { .. } => None,
+            Side::Stream(_) => None,
         }
     }
 
@@ -65,7 +62,7 @@ impl Caller {
     pub fn has_begun(&self) -> bool {
         self.ended.is_some()
             || match &self.side {
-                Side::Stream { answer, .. } => answer.is_some(),
+                Side::Stream(answer) => answer.has_begun(),
                 Side::Part(part) => part.head.is_some(),
             }
     }
@@ -73,8 +70,7 @@ impl Caller {
     /// Ready once the client has reset the call or its connection has died.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.side {
-            Side::Stream { answer: Some(answer), .. } => answer.poll_gone(cx),
-            Side::Stream { respond, answer: None } => respond.poll_reset(cx).map(|_| ()),
+            Side::Stream(answer) => answer.poll_gone(cx),
             // The whole call watches its client, and drops its parts.
             Side::Part(_) => Poll::Pending,
         }
@@ -92,13 +88,12 @@ impl Caller {
             copied.headers = headers.clone();
         }
         match &mut self.side {
-            Side::Stream { respond, answer } => {
-                let stream = respond.send_response(response(headers), false).map_err(|_| Gone)?;
-                *answer = Some(Outflow::new(stream));
+            Side::Stream(answer) => answer.begin(StatusCode::OK, &headers, false),
+            Side::Part(part) => {
+                part.head = Some(headers);
+                Ok(())
             }
-            Side::Part(part) => part.head = Some(headers),
         }
-        Ok(())
     }
 
     pub fn poll_send(
@@ -108,8 +103,7 @@ impl Caller {
         mut sent: impl FnMut(usize),
     ) -> Poll<Result<(), Gone>> {
         match &mut self.side {
-            Side::Stream { answer: Some(answer), .. } => answer.poll_send(cx, chunk, false, sent),
-            Side::Stream { answer: None, .. } => Poll::Ready(Err(Gone)),
+            Side::Stream(answer) => answer.poll_send(cx, chunk, false, sent),
             Side::Part(part) => {
                 let chunk = std::mem::take(chunk);
                 sent(chunk.len());
@@ -142,8 +136,8 @@ impl Caller {
         }
         // A client that has gone needs no answer.
         match &mut self.side {
-            Side::Stream { answer: Some(answer), .. } => drop(answer.end(trailers)),
-            Side::Stream { respond, answer: None } => drop(respond.send_response(response(trailers), true)),
+            Side::Stream(answer) if answer.has_begun() => drop(answer.end(trailers)),
+            Side::Stream(answer) => drop(answer.begin(StatusCode::OK, &trailers, true)),
             Side::Part(part) => part.trailers = trailers,
         }
     }
@@ -162,16 +156,8 @@ impl Caller {
     /// Answers in plain HTTP, to what is no gRPC call.
     pub fn end_http(&mut self, code: StatusCode) {
         self.ended = Some(Code::Internal);
-        let mut response = Response::new(());
-        *response.status_mut() = code;
-        if let Side::Stream { respond, .. } = &mut self.side {
-            drop(respond.send_response(response, true));
+        if let Side::Stream(answer) = &mut self.side {
+            drop(answer.begin(code, &HeaderMap::new(), true));
         }
     }
-}
-
-fn response(headers: HeaderMap) -> Response<()> {
-    let mut response = Response::new(());
-    *response.headers_mut() = headers;
-    response
 }

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
-use h2::{Ping, PingPong};
+use modelmesh_http2::{Client, Pinger, Sender};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{interval, timeout};
 
@@ -31,9 +29,9 @@ const IDLE_AFTER_MS: u64 = 300_000;
 
 /// A connection that has answered.
 pub struct Opened {
-    pub sender: SendRequest<Bytes>,
-    connection: Connection<Watched, Bytes>,
-    ping: PingPong,
+    pub sender: Sender,
+    connection: Client<Watched>,
+    pinger: Pinger,
     last_read_ms: Arc<AtomicU64>,
     is_peer: bool,
 }
@@ -57,16 +55,16 @@ async fn open_untimed(shared: &Shared, destination: &Destination) -> io::Result<
     let socket = dial(shared, destination).await?;
     let last_read_ms = Arc::new(AtomicU64::new(clock::monotonic_ms()));
     let socket = Watched { socket, last_read_ms: Arc::clone(&last_read_ms) };
-    let (sender, mut connection) =
-        limits::client(&shared.settings).handshake(socket).await.map_err(io::Error::other)?;
-    let mut ping = connection.ping_pong().ok_or_else(|| io::Error::other("no ping"))?;
+    let (sender, mut connection) = Client::new(socket, limits::client(&shared.settings));
+    let pinger = connection.pinger();
+    pinger.ping();
     tokio::select! {
         ended = &mut connection => {
-            return Err(ended.err().map_or_else(|| io::ErrorKind::ConnectionReset.into(), io::Error::other));
+            return Err(ended.err().map_or_else(|| io::ErrorKind::ConnectionReset.into(), Into::into));
         }
-        pong = ping.ping(Ping::opaque()) => pong.map_err(io::Error::other)?,
+        pong = poll_fn(|cx| pinger.poll_pong(cx)) => pong?,
     };
-    Ok(Opened { sender, connection, ping, last_read_ms, is_peer: !destination.is_runtime() })
+    Ok(Opened { sender, connection, pinger, last_read_ms, is_peer: !destination.is_runtime() })
 }
 
 async fn dial(shared: &Shared, destination: &Destination) -> io::Result<Socket> {
@@ -91,7 +89,7 @@ async fn dial(shared: &Shared, destination: &Destination) -> io::Result<Socket> 
 impl Opened {
     /// Moves the connection's bytes until it ends.
     pub async fn drive(self, conn: &Conn) -> Ended {
-        let Self { connection, mut ping, last_read_ms, is_peer, sender } = self;
+        let Self { connection, pinger, last_read_ms, is_peer, sender } = self;
         // Held here it would keep a forgotten connection open.
         drop(sender);
         if !is_peer {
@@ -107,7 +105,7 @@ impl Opened {
         loop {
             tokio::select! {
                 _ = &mut connection => return Ended { by_us: false },
-                _ = poll_fn(|cx| ping.poll_pong(cx)), if pinged => pinged = false,
+                _ = poll_fn(|cx| pinger.poll_pong(cx)), if pinged => pinged = false,
                 _ = look.tick() => {
                     let now_ms = clock::monotonic_ms();
                     if conn.in_flight.load(Ordering::Relaxed) == 0 {
@@ -124,7 +122,7 @@ impl Opened {
                         return Ended { by_us: false };
                     }
                     if silent_ms >= PING_AFTER_MS && !pinged {
-                        pinged = ping.send_ping(Ping::opaque()).is_ok();
+                        pinged = pinger.ping();
                     }
                 }
             }

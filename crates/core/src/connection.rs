@@ -6,8 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::server;
+use modelmesh_http2::Server;
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use crate::drain::Phase;
@@ -45,13 +44,13 @@ pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: 
             accepted = poll_fn(|cx| connection.poll_accept(cx)) => accepted,
             _ = phase.wait_for(|phase| *phase != Phase::Running), if !leaving => {
                 leaving = true;
-                connection.graceful_shutdown();
+                connection.leave();
                 continue;
             }
             () = until(old), if !leaving => {
                 leaving = true;
                 over = settings.max_connection_age_grace.map(|grace| Instant::now() + grace);
-                connection.graceful_shutdown();
+                connection.leave();
                 continue;
             }
             () = until(over), if over.is_some() => return Ok(()),
@@ -65,29 +64,29 @@ pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: 
                     return Ok(());
                 }
                 leaving = true;
-                connection.graceful_shutdown();
+                connection.leave();
                 continue;
             }
         };
         match accepted {
             None => return Ok(()),
-            Some(Err(error)) => return Err(io::Error::other(error)),
-            Some(Ok((request, respond))) => {
+            Some(Err(error)) => return Err(error.into()),
+            Some(Ok(accepted)) => {
                 busy = true;
-                entry::begin(&worker, port, address, request, respond);
+                entry::begin(&worker, port, address, accepted);
             }
         }
     }
 }
 
-async fn handshake(worker: &Worker, stream: TcpStream, port: Port) -> io::Result<server::Connection<Socket, Bytes>> {
+async fn handshake(worker: &Worker, stream: TcpStream, port: Port) -> io::Result<Server<Socket>> {
     let stream = tokio::net::TcpStream::from_std(stream)?;
     let tls = match port {
         Port::Serving => &worker.shared.serving_tls,
         Port::Peer => &worker.shared.peer_tls,
     };
     let socket = tls.accept(stream).await?;
-    limits::server(&worker.shared.settings).handshake(socket).await.map_err(io::Error::other)
+    Ok(Server::handshake(socket, limits::server(&worker.shared.settings)).await?)
 }
 
 async fn until(when: Option<Instant>) {

@@ -3,11 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use h2::RecvStream;
-use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use modelmesh_http2::{Accepted, RequestHead};
 use tokio::time::Instant;
 
 use crate::budget::Share;
@@ -31,18 +29,11 @@ use crate::worker::Worker;
 /// Begins to serve one request: refuses it here, or gives it a task of its own.
 ///
 /// Not async itself: what only the beginning needs would make every task larger.
-pub fn begin(
-    worker: &Arc<Worker>,
-    port: Port,
-    address: SocketAddr,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-) {
-    let (parts, stream) = request.into_parts();
-    let headers = parts.headers;
-    let mut caller = Caller::new(respond, port == Port::Peer);
+pub fn begin(worker: &Arc<Worker>, port: Port, address: SocketAddr, (head, stream, answer): Accepted) {
+    let RequestHead { method, path, headers } = head;
+    let mut caller = Caller::new(answer, port == Port::Peer);
     let shared = &worker.shared;
-    if parts.method != Method::POST {
+    if method != Method::POST {
         shared.metrics.rejected(Rejection::NotGrpc);
         return caller.end_http(StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -50,10 +41,6 @@ pub fn begin(
         shared.metrics.rejected(Rejection::NotGrpc);
         return caller.end_http(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
-    let Some(path) = parts.uri.into_parts().path_and_query else {
-        shared.metrics.rejected(Rejection::NotGrpc);
-        return caller.end_http(StatusCode::BAD_REQUEST);
-    };
     let Admitted { deadline, rule, large_headers } = match admit(worker, port, &headers, path.path()) {
         Ok(admitted) => admitted,
         Err((why, status)) => {

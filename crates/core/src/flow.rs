@@ -3,8 +3,8 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::SendStream;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
+use modelmesh_http2::SendStream;
 
 /// A first chunk up to this size is sent without asking for window first: most calls end with it, and
 /// at most one such chunk a stream waits inside HTTP/2.
@@ -16,14 +16,28 @@ pub struct Gone;
 
 /// The sending half of a stream.
 pub struct Outflow {
-    stream: SendStream<Bytes>,
+    stream: SendStream,
     first: bool,
 }
 
 impl Outflow {
     #[must_use]
-    pub fn new(stream: SendStream<Bytes>) -> Self {
+    pub fn new(stream: SendStream) -> Self {
         Self { stream, first: true }
+    }
+
+    /// Whether a head has been sent.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.stream.has_begun()
+    }
+
+    /// Sends the head of an answer.
+    ///
+    /// # Errors
+    /// The client has gone.
+    pub fn begin(&mut self, status: StatusCode, headers: &HeaderMap, last: bool) -> Result<(), Gone> {
+        self.stream.send_head(status, headers, last).map_err(|_| Gone)
     }
 
     /// Sends what fits of `chunk` and leaves the rest in it; ready when all of it is sent.
@@ -44,14 +58,7 @@ impl Outflow {
         }
         self.first = false;
         while !chunk.is_empty() {
-            self.stream.reserve_capacity(chunk.len());
-            let room = self.stream.capacity();
-            if room == 0 {
-                match ready!(self.stream.poll_capacity(cx)) {
-                    Some(Ok(_)) => continue,
-                    Some(Err(_)) | None => return Poll::Ready(Err(Gone)),
-                }
-            }
+            let room = ready!(self.stream.poll_room(cx)).map_err(|_| Gone)?;
             let part = chunk.split_to(room.min(chunk.len()));
             let length = part.len();
             self.stream.send_data(part, last && chunk.is_empty()).map_err(|_| Gone)?;

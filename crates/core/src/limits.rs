@@ -1,7 +1,5 @@
 //! HTTP/2 settings of both sides: what we accept from strangers, and what we ask of runtimes and peers.
 
-use std::time::Duration;
-
 use crate::shared::Settings;
 
 /// Window of one stream. Smaller ones cost rate with large bodies, larger ones memory.
@@ -13,18 +11,11 @@ const FRAME: u32 = 64 << 10;
 /// Answers that nobody reads may hold half of a connection's window; beyond that they are ended.
 pub const MOST_STALLED: usize = (CONNECTION_WINDOW / STREAM_WINDOW / 2) as usize;
 const STREAMS_PER_CONNECTION: u32 = 4096;
-/// Streams we reset are remembered so that late frames for them are no error; a burst of cancelled
-/// calls must not end the connection of all others.
-const REMEMBERED_RESETS: usize = 2048;
-const REMEMBER_RESETS_FOR: Duration = Duration::from_secs(5);
 /// Resets a client may cause us over the life of its connection: a rapid-reset attack ends here,
 /// deadlines and cancels of an honest client in a month do not.
 const RESETS_PER_CONNECTION: usize = 1_000_000;
 /// Streams reset before we saw them: bursts of tiny deadlines.
 const PENDING_RESETS: usize = 1024;
-/// Unread bytes of small DATA frames. Streaming of tiny messages to a slow reader is legal; the
-/// windows bound it already.
-const SMALL_FRAMES: usize = 64 << 20;
 /// Headers up to this many times the configured bound reach us, and are refused with a gRPC status.
 const HEADER_FACTOR: u32 = 4;
 
@@ -34,35 +25,20 @@ fn header_bound(settings: &Settings) -> u32 {
 
 /// For connections that clients and peers open to us.
 #[must_use]
-pub fn server(settings: &Settings) -> h2::server::Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .max_header_list_size(header_bound(settings))
-        .max_concurrent_reset_streams(REMEMBERED_RESETS)
-        .reset_stream_duration(REMEMBER_RESETS_FOR)
-        .max_local_error_reset_streams(Some(RESETS_PER_CONNECTION))
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .data_frame_budget(SMALL_FRAMES);
-    builder
+pub fn server(settings: &Settings) -> modelmesh_http2::Settings {
+    modelmesh_http2::Settings {
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+        max_frame: FRAME,
+        max_streams: STREAMS_PER_CONNECTION,
+        max_header_list: header_bound(settings),
+        max_unseen_resets: PENDING_RESETS,
+        max_errors: Some(RESETS_PER_CONNECTION),
+    }
 }
 
 /// For connections that we open.
 #[must_use]
-pub fn client(settings: &Settings) -> h2::client::Builder {
-    let mut builder = h2::client::Builder::new();
-    builder
-        .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME)
-        .max_header_list_size(header_bound(settings))
-        .max_concurrent_reset_streams(REMEMBERED_RESETS)
-        .reset_stream_duration(REMEMBER_RESETS_FOR)
-        .max_local_error_reset_streams(None)
-        .data_frame_budget(SMALL_FRAMES);
-    builder
+pub fn client(settings: &Settings) -> modelmesh_http2::Settings {
+    modelmesh_http2::Settings { max_errors: None, ..server(settings) }
 }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
+use modelmesh_http2::Sender;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -28,7 +27,7 @@ const YOUNG_MS: u64 = 1000;
 
 /// An open connection.
 pub struct Conn {
-    sender: SendRequest<Bytes>,
+    sender: Sender,
     pub in_flight: AtomicUsize,
     crowd: Arc<Crowd>,
     dead: AtomicBool,
@@ -37,7 +36,7 @@ pub struct Conn {
 
 impl Conn {
     fn has_room(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) < self.sender.current_max_send_streams() && !self.crowd.is_large()
+        self.in_flight.load(Ordering::Relaxed) < self.sender.max_streams() && !self.crowd.is_large()
     }
 
     fn is_dead(&self) -> bool {
@@ -57,8 +56,8 @@ impl Place {
     }
 
     #[must_use]
-    pub fn sender(&self) -> SendRequest<Bytes> {
-        self.conn.sender.clone()
+    pub fn sender(&self) -> &Sender {
+        &self.conn.sender
     }
 
     /// The answers on this connection that are not read.

@@ -2,14 +2,12 @@
 //!
 //! A unary call is just a short stream. Nothing is parsed but message lengths.
 
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::RecvStream;
-use h2::client::ResponseFuture;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
+use modelmesh_http2::{Error, RecvStream, ResponseHead};
 
 use crate::caller::Caller;
 use crate::copy::LocalCopy;
@@ -55,7 +53,8 @@ pub struct Upstream {
     /// Taken from the client and not yet taken by the other side.
     outgoing: Bytes,
     outgoing_last: bool,
-    answer: Reading,
+    answer: RecvStream,
+    reading: Reading,
     /// Taken from the other side and not yet taken by the client.
     incoming: Bytes,
     /// While the client takes nothing of it.
@@ -64,19 +63,20 @@ pub struct Upstream {
 }
 
 enum Reading {
-    Headers(ResponseFuture),
+    Head,
     /// With headers that are not passed on yet: if trailers follow at once, the attempt may still fail.
-    Body(Option<HeaderMap>, RecvStream),
+    Body(Option<HeaderMap>),
 }
 
 impl Upstream {
     #[must_use]
-    pub fn new(request: Outflow, answer: ResponseFuture, max_message: usize) -> Self {
+    pub fn new(request: Outflow, answer: RecvStream, max_message: usize) -> Self {
         Self {
             request: Some(request),
             outgoing: Bytes::new(),
             outgoing_last: false,
-            answer: Reading::Headers(answer),
+            answer,
+            reading: Reading::Head,
             incoming: Bytes::new(),
             stall: None,
             follower: Follower::new(max_message),
@@ -162,23 +162,20 @@ impl Relay<'_> {
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let upstream = &mut self.upstream;
-            match &mut upstream.answer {
-                Reading::Headers(response) => match Pin::new(response).poll(cx) {
+            let stream = &mut upstream.answer;
+            match &mut upstream.reading {
+                Reading::Head => match stream.poll_head(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Err(error)) => return Poll::Ready(self.lost(&error)),
-                    Poll::Ready(Ok(response)) => {
-                        if let Some(end) = self.take_headers(response) {
+                    Poll::Ready(Ok(head)) => {
+                        if let Some(end) = self.take_headers(head) {
                             return Poll::Ready(end);
                         }
                     }
                 },
-                Reading::Body(head, stream) => {
+                Reading::Body(head) => {
                     if !upstream.incoming.is_empty() {
-                        let flow = stream.flow_control();
-                        let sent = |bytes| {
-                            let _ = flow.release_capacity(bytes);
-                        };
-                        match self.caller.poll_send(cx, &mut upstream.incoming, sent) {
+                        match self.caller.poll_send(cx, &mut upstream.incoming, |bytes| stream.release(bytes)) {
                             Poll::Pending => {
                                 let crowd = self.place.crowd();
                                 let stall = upstream.stall.get_or_insert_with(|| Stall::among(crowd));
@@ -190,12 +187,7 @@ impl Relay<'_> {
                     }
                     let data = stream.poll_data(cx);
                     if let Poll::Ready(None) = data {
-                        let trailers = match stream.poll_trailers(cx) {
-                            Poll::Pending => return Poll::Pending,
-                            Poll::Ready(Err(error)) => return Poll::Ready(self.lost(&error)),
-                            Poll::Ready(Ok(trailers)) => trailers,
-                        };
-                        let head = head.take();
+                        let (trailers, head) = (stream.trailers(), head.take());
                         return Poll::Ready(self.end_with_trailers(head, trailers));
                     }
                     if let Poll::Ready(Some(Err(error))) = data {
@@ -223,19 +215,18 @@ impl Relay<'_> {
     }
 
     /// Takes response headers; Some if they are the whole answer.
-    fn take_headers(&mut self, response: Response<RecvStream>) -> Option<End> {
-        let (parts, stream) = response.into_parts();
-        let mut headers = parts.headers;
-        if parts.status != StatusCode::OK || !is_grpc(&headers) {
-            return Some(self.end_with_trailers(None, Some(not_grpc(parts.status, &headers))));
+    fn take_headers(&mut self, head: ResponseHead) -> Option<End> {
+        let ResponseHead { status, mut headers } = head;
+        if status != StatusCode::OK || !is_grpc(&headers) {
+            return Some(self.end_with_trailers(None, Some(not_grpc(status, &headers))));
         }
         if self.copy.is_some() {
             strip_mesh_headers(&mut headers);
         }
-        if stream.is_end_stream() {
+        if self.upstream.answer.is_head_only() {
             return Some(self.end_with_trailers(None, Some(headers)));
         }
-        self.upstream.answer = Reading::Body(Some(headers), stream);
+        self.upstream.reading = Reading::Body(Some(headers));
         None
     }
 
@@ -263,13 +254,11 @@ impl Relay<'_> {
         End::Answered
     }
 
-    fn lost(&self, error: &h2::Error) -> End {
-        let unprocessed =
-            error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM));
+    fn lost(&self, error: &Error) -> End {
         let what = if self.copy.is_some() { "runtime" } else { "instance" };
         let mut failure =
             Failure::new(Outcome::Lost, Code::Unavailable, format!("connection to the {what} lost: {error}"));
-        failure.unprocessed = unprocessed;
+        failure.unprocessed = error.is_unprocessed();
         End::Failed(failure)
     }
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::RecvStream;
+use modelmesh_http2::RecvStream;
 
 use crate::budget::Share;
 use crate::framing::{Follower, PREFIX, TooLong};
@@ -117,7 +117,7 @@ impl Body {
     /// Whether the whole request is known to be one message, at most.
     #[must_use]
     pub fn is_one_message(&self) -> bool {
-        self.messages() <= 1 && self.stream.as_ref().is_none_or(RecvStream::is_end_stream)
+        self.messages() <= 1 && self.stream.as_ref().is_none_or(RecvStream::is_at_end)
     }
 
     /// What has been read and is still here.
@@ -134,7 +134,7 @@ impl Body {
     /// Whether the current attempt has had everything.
     #[must_use]
     pub fn at_end(&self) -> bool {
-        self.passed == self.chunks.len() && self.stream.as_ref().is_none_or(RecvStream::is_end_stream)
+        self.passed == self.chunks.len() && self.stream.as_ref().is_none_or(RecvStream::is_at_end)
     }
 
     /// The next chunk for the current attempt; None at the end.
@@ -230,8 +230,7 @@ impl Body {
         if let Some(stream) = &mut self.stream
             && bytes > 0
         {
-            // Fails only for a stream that has gone.
-            let _ = stream.flow_control().release_capacity(bytes);
+            stream.release(bytes);
         }
     }
 }

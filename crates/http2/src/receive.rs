@@ -1,0 +1,325 @@
+//! What the other side sends, frame by frame: RFC 9113, sections 5 and 6.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use crate::error::{Error, Fault, Reason};
+use crate::fields::{Fields, Malformed, content_length};
+use crate::frame::{self, LARGEST_FRAME, LARGEST_WINDOW, setting};
+use crate::state::{ALIVE, FAREWELL, Leaving, Role, State};
+use crate::stream::Holders;
+
+impl State {
+    /// Bytes of a stream. `length`: with padding, as windows count.
+    pub fn data(&mut self, id: u32, payload: Bytes, length: usize, last: bool) -> Result<(), Fault> {
+        let length_counted = i64::try_from(length).unwrap_or(i64::MAX);
+        self.receive_window -= length_counted;
+        if self.receive_window < 0 {
+            return Err(Fault::new(Reason::FLOW_CONTROL_ERROR, "more than the window of the connection"));
+        }
+        let Some(key) = self.ids.get(&id).copied() else {
+            self.give_back(length);
+            return self.late(id);
+        };
+        let stream = &mut self.streams[key];
+        if stream.receive_ended {
+            self.give_back(length);
+            return self.stream_error(id, Reason::STREAM_CLOSED);
+        }
+        stream.receive_window -= length_counted;
+        if stream.receive_window < 0 {
+            self.give_back(length);
+            return self.stream_error(id, Reason::FLOW_CONTROL_ERROR);
+        }
+        let in_order = self.role == Role::Server || stream.has_head;
+        let fits = match &mut stream.announced {
+            None => true,
+            Some(left) => match left.checked_sub(payload.len() as u64) {
+                Some(rest) => {
+                    *left = rest;
+                    !last || rest == 0
+                }
+                None => false,
+            },
+        };
+        if !in_order || !fits {
+            self.give_back(length);
+            return self.stream_error(id, Reason::PROTOCOL_ERROR);
+        }
+        if stream.holders.receiver || stream.holders.acceptor {
+            let padding = length - payload.len();
+            stream.owed += length;
+            stream.pieces.push(payload);
+            if last {
+                stream.receive_ended = true;
+            }
+            stream.wake_reader();
+            if padding > 0 {
+                self.give_back_on(key, padding);
+            }
+        } else {
+            stream.receive_ended |= last;
+            self.give_back(length);
+        }
+        if last {
+            self.settle(key);
+        }
+        Ok(())
+    }
+
+    /// A frame for a stream that is not there.
+    fn late(&mut self, id: u32) -> Result<(), Fault> {
+        if self.is_idle(id) {
+            return Err(Fault::protocol("a frame for a stream that was never opened"));
+        }
+        // What we reset may still send for a while; and a server's late answers are not worth a reset each.
+        if self.role == Role::Client || self.recent_resets.contains(&id) || self.leaving == Leaving::Final {
+            return Ok(());
+        }
+        self.stream_error(id, Reason::STREAM_CLOSED)
+    }
+
+    fn is_idle(&self, id: u32) -> bool {
+        // Those of clients are odd; nobody pushes. What is not served any more was told of.
+        id % 2 == 0 || (id > self.last_id && self.leaving != Leaving::Final)
+    }
+
+    /// A complete header block.
+    pub fn headers(&mut self, id: u32, fields: Fields, last: bool) -> Result<(), Fault> {
+        if let Some(key) = self.ids.get(&id).copied() {
+            let stream = &self.streams[key];
+            if stream.receive_ended {
+                return self.stream_error(id, Reason::STREAM_CLOSED);
+            }
+            if self.role == Role::Client && !stream.has_head {
+                return self.answer(id, key, fields, last);
+            }
+            return self.trailers(id, key, fields, last);
+        }
+        if self.role == Role::Server && id % 2 == 1 && id > self.last_id {
+            return self.request(id, fields, last);
+        }
+        self.late(id)
+    }
+
+    fn request(&mut self, id: u32, fields: Fields, last: bool) -> Result<(), Fault> {
+        if self.leaving == Leaving::Final {
+            // It was told that this one is not served.
+            return Ok(());
+        }
+        self.last_id = id;
+        if self.active >= self.settings.max_streams as usize {
+            return self.stream_error(id, Reason::REFUSED_STREAM);
+        }
+        if fields.is_too_large() {
+            let key = self.open(id, Holders::default());
+            self.streams[key].receive_ended = last;
+            self.send_head(key, Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), &HeaderMap::new(), true);
+            return Ok(());
+        }
+        let Ok(head) = fields.into_request() else { return self.stream_error(id, Reason::PROTOCOL_ERROR) };
+        let announced = content_length(&head.headers);
+        let Ok(announced) = announced.and_then(|length| fitting(length, last)) else {
+            return self.stream_error(id, Reason::PROTOCOL_ERROR);
+        };
+        let key = self.open(id, Holders { acceptor: true, ..Holders::default() });
+        let stream = &mut self.streams[key];
+        stream.announced = announced;
+        stream.receive_ended = last;
+        self.accepted.push_back((head, key));
+        Ok(())
+    }
+
+    fn answer(&mut self, id: u32, key: usize, fields: Fields, last: bool) -> Result<(), Fault> {
+        if fields.is_too_large() {
+            return self.stream_error(id, Reason::PROTOCOL_ERROR);
+        }
+        let Ok(head) = fields.into_response() else { return self.stream_error(id, Reason::PROTOCOL_ERROR) };
+        if head.status.is_informational() {
+            // The answer itself follows.
+            return if last { self.stream_error(id, Reason::PROTOCOL_ERROR) } else { Ok(()) };
+        }
+        let announced = content_length(&head.headers);
+        let Ok(announced) = announced.and_then(|length| fitting(length, last)) else {
+            return self.stream_error(id, Reason::PROTOCOL_ERROR);
+        };
+        let stream = &mut self.streams[key];
+        stream.announced = announced;
+        stream.has_head = true;
+        if stream.holders.receiver {
+            stream.head = Some(head);
+        }
+        self.received(key, last);
+        Ok(())
+    }
+
+    fn trailers(&mut self, id: u32, key: usize, fields: Fields, last: bool) -> Result<(), Fault> {
+        let complete = self.streams[key].announced.is_none_or(|left| left == 0);
+        if !last || !complete || fields.is_too_large() {
+            return self.stream_error(id, Reason::PROTOCOL_ERROR);
+        }
+        let Ok(trailers) = fields.into_trailers() else { return self.stream_error(id, Reason::PROTOCOL_ERROR) };
+        self.streams[key].trailers = Some(trailers);
+        self.received(key, true);
+        Ok(())
+    }
+
+    fn received(&mut self, key: usize, last: bool) {
+        let stream = &mut self.streams[key];
+        stream.receive_ended |= last;
+        stream.wake_reader();
+        if last {
+            self.settle(key);
+        }
+    }
+
+    pub fn reset_received(&mut self, id: u32, reason: Reason) -> Result<(), Fault> {
+        let Some(key) = self.ids.get(&id).copied() else {
+            return if self.is_idle(id) {
+                Err(Fault::protocol("a reset of a stream that was never opened"))
+            } else {
+                Ok(())
+            };
+        };
+        if self.streams[key].holders.acceptor {
+            self.unaccepted_resets += 1;
+            if self.unaccepted_resets > self.settings.max_unseen_resets {
+                return Err(Fault::new(Reason::ENHANCE_YOUR_CALM, "streams are reset as soon as they are opened"));
+            }
+        }
+        self.ended(key, Error::Reset { reason, by_peer: true });
+        Ok(())
+    }
+
+    pub fn window_update(&mut self, id: u32, payload: &[u8]) -> Result<(), Fault> {
+        let bytes = match frame::number(payload) {
+            Some(bytes) if payload.len() == 4 => bytes,
+            _ => return Err(Fault::new(Reason::FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong length")),
+        };
+        if id == 0 {
+            self.send_window += i64::from(bytes);
+            if bytes == 0 {
+                return Err(Fault::protocol("a window that grows by nothing"));
+            }
+            if self.send_window > i64::from(LARGEST_WINDOW) {
+                return Err(Fault::new(Reason::FLOW_CONTROL_ERROR, "a window that is too large"));
+            }
+            self.serve_waiting();
+            return Ok(());
+        }
+        let Some(key) = self.ids.get(&id).copied() else {
+            return if self.is_idle(id) {
+                Err(Fault::protocol("a window of a stream that was never opened"))
+            } else {
+                Ok(())
+            };
+        };
+        if bytes == 0 {
+            return self.stream_error(id, Reason::PROTOCOL_ERROR);
+        }
+        let stream = &mut self.streams[key];
+        stream.send_window += i64::from(bytes);
+        if stream.send_window > i64::from(LARGEST_WINDOW) {
+            return self.stream_error(id, Reason::FLOW_CONTROL_ERROR);
+        }
+        stream.wake_writer();
+        self.advance(key);
+        Ok(())
+    }
+
+    pub fn settings(&mut self, payload: &[u8]) -> Result<(), Fault> {
+        let (values, rest) = payload.as_chunks::<6>();
+        if !rest.is_empty() {
+            return Err(Fault::new(Reason::FRAME_SIZE_ERROR, "SETTINGS of a wrong length"));
+        }
+        for [a, b, value @ ..] in values {
+            let value = u32::from_be_bytes(*value);
+            match u16::from_be_bytes([*a, *b]) {
+                setting::HEADER_TABLE_SIZE => self.encoder.set_max(value as usize),
+                setting::ENABLE_PUSH if value > 1 => return Err(Fault::protocol("ENABLE_PUSH is 0 or 1")),
+                setting::MAX_CONCURRENT_STREAMS => {
+                    self.max_send_streams = value as usize;
+                    self.open_waiting();
+                }
+                setting::INITIAL_WINDOW_SIZE => self.resize_windows(value)?,
+                setting::MAX_FRAME_SIZE if !(frame::DEFAULT_FRAME..=LARGEST_FRAME).contains(&value) => {
+                    return Err(Fault::protocol("a frame size that is not permitted"));
+                }
+                setting::MAX_FRAME_SIZE => self.max_send_frame = value as usize,
+                // Others, and a bound of header lists that is only advice.
+                _ => {}
+            }
+        }
+        self.out.settings_ack();
+        self.replies += 1;
+        Ok(())
+    }
+
+    fn resize_windows(&mut self, value: u32) -> Result<(), Fault> {
+        if value > LARGEST_WINDOW {
+            return Err(Fault::new(Reason::FLOW_CONTROL_ERROR, "a window that is too large"));
+        }
+        let more = i64::from(value) - self.initial_send_window;
+        self.initial_send_window = value.into();
+        let keys: Vec<usize> = self.streams.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(stream) = self.streams.get_mut(key) else { continue };
+            stream.send_window += more;
+            if stream.send_window > i64::from(LARGEST_WINDOW) {
+                return Err(Fault::new(Reason::FLOW_CONTROL_ERROR, "a window that is too large"));
+            }
+            if more > 0 {
+                stream.wake_writer();
+                self.advance(key);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn ping_received(&mut self, payload: &[u8], is_answer: bool) -> Result<(), Fault> {
+        let Ok(payload) = <&[u8; 8]>::try_from(payload) else {
+            return Err(Fault::new(Reason::FRAME_SIZE_ERROR, "PING of a wrong length"));
+        };
+        if !is_answer {
+            self.out.ping(payload, true);
+            self.replies += 1;
+        } else if *payload == FAREWELL && self.leaving == Leaving::Asked {
+            // It has heard that we go: what it opened before is here.
+            self.leaving = Leaving::Final;
+            self.out.go_away(self.last_id, Reason::NO_ERROR, "");
+        } else if *payload == ALIVE && self.pinged.unanswered {
+            self.pinged.unanswered = false;
+            self.pinged.answered = true;
+            if let Some(waker) = self.pinged.waker.take() {
+                waker.wake();
+            }
+        }
+        Ok(())
+    }
+
+    /// The other side goes away.
+    pub fn go_away_received(&mut self, payload: &[u8]) -> Result<(), Fault> {
+        let (Some(last), Some(reason)) = (frame::number(payload), payload.get(4..).and_then(frame::number)) else {
+            return Err(Fault::new(Reason::FRAME_SIZE_ERROR, "GOAWAY of a wrong length"));
+        };
+        if self.role == Role::Server {
+            // It opens no more streams; it is its own affair to close.
+            return Ok(());
+        }
+        let error = Error::Refused { reason: Reason(reason) };
+        self.failure.get_or_insert_with(|| error.clone());
+        let unopened = std::mem::take(&mut self.unopened);
+        let late: Vec<usize> = self.ids.iter().filter(|(id, _)| **id > last).map(|(_, key)| *key).collect();
+        for key in unopened.into_iter().chain(late) {
+            if self.streams.contains(key) {
+                self.ended(key, error.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A length that is announced for a body that has ended already must be 0.
+fn fitting(length: Option<u64>, ended: bool) -> Result<Option<u64>, Malformed> {
+    if ended && length.is_some_and(|length| length > 0) { Err(Malformed) } else { Ok(length) }
+}

@@ -1,0 +1,255 @@
+//! What those who hold streams send.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use crate::error::{Error, Reason};
+use crate::frame::LARGEST_ID;
+use crate::state::State;
+use crate::stream::{Holders, SendEnd, Unopened, remember};
+
+/// Unsent bytes from which on nobody is told that there is room.
+const FULL: usize = 256 << 10;
+/// What one stream may take of the room at a time.
+const TURN: usize = 64 << 10;
+
+impl State {
+    /// A new request. It waits if the other side permits no more streams now.
+    pub fn send_request(
+        &mut self,
+        authority: &str,
+        path: &str,
+        headers: HeaderMap,
+        last: bool,
+    ) -> Result<usize, Error> {
+        if let Some(error) = &self.failure {
+            return Err(error.clone());
+        }
+        let holders = Holders { receiver: true, sender: true, acceptor: false };
+        if self.active >= self.max_send_streams {
+            let key = self.open(0, holders);
+            let stream = &mut self.streams[key];
+            let path = Bytes::copy_from_slice(path.as_bytes());
+            stream.unopened =
+                Some(Box::new(Unopened { authority: Bytes::copy_from_slice(authority.as_bytes()), path, headers }));
+            stream.send_ended = last;
+            if last {
+                stream.send_end = Some(SendEnd::Data);
+            }
+            self.unopened.push_back(key);
+            return Ok(key);
+        }
+        let id = self.next_id()?;
+        let key = self.open(id, holders);
+        self.streams[key].send_ended = last;
+        self.streams[key].send_closed = last;
+        self.write_request(id, authority.as_bytes(), path.as_bytes(), &headers, last);
+        Ok(key)
+    }
+
+    fn next_id(&mut self) -> Result<u32, Error> {
+        let id = if self.last_id == 0 { 1 } else { self.last_id + 2 };
+        if id > LARGEST_ID {
+            self.failure.get_or_insert(Error::UsedUp);
+            return Err(Error::UsedUp);
+        }
+        self.last_id = id;
+        Ok(id)
+    }
+
+    fn write_request(&mut self, id: u32, authority: &[u8], path: &[u8], headers: &HeaderMap, last: bool) {
+        let encoder = &mut self.encoder;
+        self.out.headers(id, last, self.max_send_frame, |out| {
+            encoder.begin(out);
+            encoder.field(out, b":method", b"POST", false);
+            encoder.field(out, b":scheme", b"http", false);
+            encoder.field(out, b":path", path, false);
+            encoder.field(out, b":authority", authority, false);
+            for (name, value) in headers {
+                encoder.field(out, name.as_str().as_bytes(), value.as_bytes(), value.is_sensitive());
+            }
+        });
+        self.notify();
+    }
+
+    /// Opens streams that waited, as far as the other side permits now.
+    pub fn open_waiting(&mut self) {
+        while self.active < self.max_send_streams
+            && let Some(key) = self.unopened.pop_front()
+        {
+            let Some(request) = self.streams.get_mut(key).and_then(|stream| stream.unopened.take()) else { continue };
+            let id = match self.next_id() {
+                Ok(id) => id,
+                Err(error) => {
+                    self.ended(key, error);
+                    continue;
+                }
+            };
+            let stream = &mut self.streams[key];
+            stream.id = id;
+            stream.send_window = self.initial_send_window;
+            stream.wake_writer();
+            self.ids.insert(id, key);
+            self.active += 1;
+            let last = stream.pending.is_empty() && matches!(stream.send_end, Some(SendEnd::Data));
+            if last {
+                stream.send_end = None;
+                stream.send_closed = true;
+            }
+            let Unopened { authority, path, headers } = *request;
+            self.write_request(id, &authority, &path, &headers, last);
+            self.advance(key);
+        }
+    }
+
+    /// A head (with a status, if it is an answer's) or trailers.
+    pub fn send_head(&mut self, key: usize, status: Option<StatusCode>, headers: &HeaderMap, last: bool) {
+        let stream = &mut self.streams[key];
+        stream.send_ended |= last;
+        stream.send_closed |= last;
+        let (id, encoder) = (stream.id, &mut self.encoder);
+        self.out.headers(id, last, self.max_send_frame, |out| {
+            encoder.begin(out);
+            if let Some(status) = status {
+                encoder.field(out, b":status", status.as_str().as_bytes(), false);
+            }
+            for (name, value) in headers {
+                encoder.field(out, name.as_str().as_bytes(), value.as_bytes(), value.is_sensitive());
+            }
+        });
+        self.notify();
+        if last {
+            self.settle(key);
+        }
+    }
+
+    pub fn send_data(&mut self, key: usize, payload: Bytes, last: bool) -> Result<(), Error> {
+        let stream = self.sendable(key)?;
+        if !payload.is_empty() {
+            stream.pending.push_back(payload);
+        }
+        if last {
+            stream.send_ended = true;
+            stream.send_end = Some(SendEnd::Data);
+        }
+        self.advance(key);
+        Ok(())
+    }
+
+    pub fn send_trailers(&mut self, key: usize, trailers: HeaderMap) -> Result<(), Error> {
+        let stream = self.sendable(key)?;
+        stream.send_ended = true;
+        stream.send_end = Some(SendEnd::Trailers(trailers));
+        self.advance(key);
+        Ok(())
+    }
+
+    fn sendable(&mut self, key: usize) -> Result<&mut crate::stream::Stream, Error> {
+        let stream = &mut self.streams[key];
+        match &stream.error {
+            Some(error) => Err(error.clone()),
+            None if stream.send_ended => Err(Error::Reset { reason: Reason::STREAM_CLOSED, by_peer: false }),
+            None => Ok(stream),
+        }
+    }
+
+    /// Writes what a stream has to send, as far as windows permit.
+    pub fn advance(&mut self, key: usize) {
+        let stream = &mut self.streams[key];
+        if stream.id == 0 || stream.closed || (stream.pending.is_empty() && stream.send_end.is_none()) {
+            return;
+        }
+        while let Some(chunk) = stream.pending.front_mut() {
+            let room = stream.send_window.min(self.send_window);
+            let Some(room) = usize::try_from(room).ok().filter(|room| *room > 0) else {
+                return self.wait(key);
+            };
+            let part = chunk.split_to(room.min(self.max_send_frame).min(chunk.len()));
+            if chunk.is_empty() {
+                stream.pending.pop_front();
+            }
+            let sent = i64::try_from(part.len()).unwrap_or(0);
+            stream.send_window -= sent;
+            self.send_window -= sent;
+            let last = stream.pending.is_empty() && matches!(stream.send_end, Some(SendEnd::Data));
+            if last {
+                stream.send_end = None;
+                stream.send_closed = true;
+            }
+            self.out.data(stream.id, part, last);
+        }
+        match stream.send_end.take() {
+            Some(SendEnd::Trailers(trailers)) => return self.send_head(key, None, &trailers, true),
+            Some(SendEnd::Data) => {
+                stream.send_closed = true;
+                self.out.data(stream.id, Bytes::new(), true);
+            }
+            None => {}
+        }
+        let closed = stream.send_closed;
+        self.notify();
+        if closed {
+            self.settle(key);
+        }
+    }
+
+    /// Queues a stream that waits for the connection. One that waits for its own window is told when that grows.
+    fn wait(&mut self, key: usize) {
+        let stream = &mut self.streams[key];
+        if stream.send_window > 0 && !stream.waits {
+            stream.waits = true;
+            self.waiting.push_back((key, stream.id));
+        }
+    }
+
+    /// The connection has room again.
+    pub fn serve_waiting(&mut self) {
+        for (key, id) in std::mem::take(&mut self.waiting) {
+            let Some(stream) = self.streams.get_mut(key).filter(|stream| stream.id == id) else { continue };
+            stream.waits = false;
+            stream.wake_writer();
+            self.advance(key);
+        }
+    }
+
+    /// Whether streams wait that could go on.
+    pub fn has_room_for_waiting(&self) -> bool {
+        !self.waiting.is_empty() && self.send_window > 0 && self.out.len() < FULL
+    }
+
+    /// How much may be sent on a stream now; ready when that is not nothing.
+    pub fn poll_room(&mut self, key: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        let stream = &mut self.streams[key];
+        if let Some(error) = &stream.error {
+            return Poll::Ready(Err(error.clone()));
+        }
+        let windows = usize::try_from(stream.send_window.min(self.send_window)).unwrap_or(0);
+        let room = windows.min(FULL.saturating_sub(self.out.len())).min(TURN);
+        if room > 0 && stream.pending.is_empty() && stream.id != 0 {
+            return Poll::Ready(Ok(room));
+        }
+        remember(&mut stream.writing, cx.waker());
+        self.wait(key);
+        Poll::Pending
+    }
+
+    /// Ready when the stream has been reset, or its connection has ended.
+    pub fn poll_reset(&mut self, key: usize, cx: &mut Context<'_>) -> Poll<Error> {
+        let stream = &mut self.streams[key];
+        if let Some(error) = &stream.error {
+            return Poll::Ready(error.clone());
+        }
+        remember(&mut stream.writing, cx.waker());
+        Poll::Pending
+    }
+
+    /// Whether another request could be sent, at once or in its turn.
+    pub fn check(&self) -> Result<(), Error> {
+        match &self.failure {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! A connection's streams and windows, without its socket. Whoever holds a stream writes frames into the output at
+//! once; the task of the connection is woken to send them.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use hashbrown::HashMap;
+use slab::Slab;
+
+use crate::error::{Error, Fault, Reason};
+use crate::fields::RequestHead;
+use crate::frame::{DEFAULT_FRAME, DEFAULT_WINDOW, LARGEST_ID, PREFACE, setting};
+use crate::hpack::Encoder;
+use crate::output::Output;
+use crate::settings::Settings;
+use crate::stream::{Holders, Stream};
+
+/// Streams that we reset and whose late frames are no error.
+const REMEMBERED_RESETS: usize = 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Server,
+    Client,
+}
+
+/// How far a farewell has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    No,
+    /// The other side was asked to open no more streams, and pinged: its answer tells that it has heard.
+    Asked,
+    /// Streams after the last one are not served any more.
+    Final,
+}
+
+/// A ping that we sent.
+#[derive(Default)]
+pub(crate) struct Pinged {
+    pub unanswered: bool,
+    pub answered: bool,
+    pub waker: Option<Waker>,
+}
+
+pub(crate) struct State {
+    pub role: Role,
+    pub settings: Settings,
+    pub out: Output,
+    pub encoder: Encoder,
+    pub streams: Slab<Stream>,
+    pub ids: HashMap<u32, usize>,
+    /// Streams that are open, in one direction at least.
+    pub active: usize,
+    /// The highest id that the other side (of a client: that we) opened.
+    pub last_id: u32,
+    /// Why the connection ended, or takes no new streams.
+    pub failure: Option<Error>,
+
+    // of a client
+    pub handles: usize,
+    pub unopened: VecDeque<usize>,
+    pub max_send_streams: usize,
+    pub pinged: Pinged,
+
+    // of a server
+    pub accepted: VecDeque<(RequestHead, usize)>,
+    pub unaccepted_resets: usize,
+    pub leaving: Leaving,
+
+    // windows: theirs, then ours
+    pub send_window: i64,
+    pub initial_send_window: i64,
+    pub max_send_frame: usize,
+    pub waiting: VecDeque<(usize, u32)>,
+    pub receive_window: i64,
+    pub unclaimed: u32,
+
+    /// Answers to what the other side sent without need; none are given when it does not read them.
+    pub replies: usize,
+    pub errors: usize,
+    pub recent_resets: VecDeque<u32>,
+    pub waker: Option<Waker>,
+    pub notified: bool,
+}
+
+impl State {
+    pub fn new(role: Role, settings: Settings) -> Self {
+        let mut state = Self {
+            role,
+            settings,
+            out: Output::default(),
+            encoder: Encoder::new(),
+            streams: Slab::new(),
+            ids: HashMap::new(),
+            active: 0,
+            last_id: 0,
+            failure: None,
+            handles: 0,
+            unopened: VecDeque::new(),
+            max_send_streams: usize::MAX,
+            pinged: Pinged::default(),
+            accepted: VecDeque::new(),
+            unaccepted_resets: 0,
+            leaving: Leaving::No,
+            send_window: DEFAULT_WINDOW.into(),
+            initial_send_window: DEFAULT_WINDOW.into(),
+            max_send_frame: DEFAULT_FRAME as usize,
+            waiting: VecDeque::new(),
+            receive_window: settings.connection_window.max(DEFAULT_WINDOW).into(),
+            unclaimed: 0,
+            replies: 0,
+            errors: 0,
+            recent_resets: VecDeque::new(),
+            waker: None,
+            notified: false,
+        };
+        state.begin();
+        state
+    }
+
+    /// What each side says first.
+    fn begin(&mut self) {
+        if self.role == Role::Client {
+            self.out.preface(PREFACE);
+        }
+        let settings = &self.settings;
+        let mut values = vec![
+            (setting::INITIAL_WINDOW_SIZE, settings.stream_window),
+            (setting::MAX_FRAME_SIZE, settings.max_frame),
+            (setting::MAX_HEADER_LIST_SIZE, settings.max_header_list),
+        ];
+        match self.role {
+            Role::Client => values.push((setting::ENABLE_PUSH, 0)),
+            Role::Server => values.push((setting::MAX_CONCURRENT_STREAMS, settings.max_streams)),
+        }
+        self.out.settings(&values);
+        let more = settings.connection_window.saturating_sub(DEFAULT_WINDOW);
+        if more > 0 {
+            self.out.window_update(0, more);
+        }
+    }
+
+    /// Has the connection's task send what was written.
+    pub fn notify(&mut self) {
+        if !self.notified
+            && let Some(waker) = &self.waker
+        {
+            self.notified = true;
+            waker.wake_by_ref();
+        }
+    }
+
+    /// A new stream, which counts as open.
+    pub fn open(&mut self, id: u32, holders: Holders) -> usize {
+        let stream = Stream {
+            id,
+            holders,
+            receive_window: self.settings.stream_window.into(),
+            send_window: self.initial_send_window,
+            ..Stream::default()
+        };
+        let key = self.streams.insert(stream);
+        if id != 0 {
+            self.ids.insert(id, key);
+            self.active += 1;
+        }
+        key
+    }
+
+    /// Both halves may have ended now.
+    pub fn settle(&mut self, key: usize) {
+        let stream = &mut self.streams[key];
+        if !stream.send_closed || stream.closed {
+            return;
+        }
+        if !stream.receive_ended {
+            // A server that has answered and does not read the rest says so.
+            if self.role == Role::Server && !stream.holders.is_held() {
+                self.reset(key, Reason::NO_ERROR);
+            }
+            return;
+        }
+        self.close(key);
+    }
+
+    fn close(&mut self, key: usize) {
+        let stream = &mut self.streams[key];
+        stream.closed = true;
+        if stream.id != 0 {
+            self.ids.remove(&stream.id);
+            self.active -= 1;
+        }
+        self.free(key);
+        self.open_waiting();
+        if self.active == 0 {
+            // The connection may have waited for that.
+            self.notify();
+        }
+    }
+
+    /// Forgets a stream that has ended and that nobody holds.
+    fn free(&mut self, key: usize) {
+        let stream = &self.streams[key];
+        if stream.closed && !stream.holders.is_held() {
+            let stream = self.streams.remove(key);
+            self.give_back(stream.owed);
+            if self.is_over() {
+                self.notify();
+            }
+        }
+    }
+
+    /// Ends a stream from our side.
+    pub fn reset(&mut self, key: usize, reason: Reason) {
+        let stream = &self.streams[key];
+        if stream.closed {
+            return;
+        }
+        if stream.id != 0 {
+            let id = stream.id;
+            self.out.reset(id, reason);
+            self.remember_reset(id);
+        }
+        self.ended(key, Error::Reset { reason, by_peer: false });
+        self.notify();
+    }
+
+    fn remember_reset(&mut self, id: u32) {
+        if self.recent_resets.len() == REMEMBERED_RESETS {
+            self.recent_resets.pop_front();
+        }
+        self.recent_resets.push_back(id);
+    }
+
+    /// A stream has ended before its time.
+    pub fn ended(&mut self, key: usize, error: Error) {
+        let stream = &mut self.streams[key];
+        if stream.closed {
+            return;
+        }
+        stream.error = Some(error);
+        stream.pending.clear();
+        stream.send_end = None;
+        stream.unopened = None;
+        stream.wake_all();
+        self.close(key);
+    }
+
+    /// Resets a stream over an error of the other side.
+    pub fn stream_error(&mut self, id: u32, reason: Reason) -> Result<(), Fault> {
+        self.errors += 1;
+        if self.settings.max_errors.is_some_and(|max| self.errors > max) {
+            return Err(Fault::new(Reason::ENHANCE_YOUR_CALM, "too many streams had to be reset"));
+        }
+        match self.ids.get(&id) {
+            Some(key) => self.reset(*key, reason),
+            None => {
+                self.out.reset(id, reason);
+                self.remember_reset(id);
+            }
+        }
+        self.replies += 1;
+        Ok(())
+    }
+
+    /// Ends the connection: every stream learns why.
+    pub fn fail(&mut self, error: &Error) {
+        if self.failure.is_none() {
+            self.failure = Some(error.clone());
+        }
+        self.accepted.clear();
+        self.unopened.clear();
+        let keys: Vec<usize> = self.streams.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(stream) = self.streams.get_mut(key) {
+                stream.holders.acceptor = false;
+                self.ended(key, error.clone());
+            }
+        }
+        if let Some(waker) = self.pinged.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Lets go of one half of a stream, or of both.
+    pub fn let_go(&mut self, key: usize, which: impl FnOnce(&mut Holders)) {
+        let stream = &mut self.streams[key];
+        which(&mut stream.holders);
+        if !stream.holders.receiver {
+            // Nobody will read it: its bytes must not hold the connection up.
+            stream.reading = None;
+            let owed = std::mem::take(&mut stream.owed);
+            stream.pieces = Default::default();
+            self.give_back(owed);
+        }
+        let stream = &self.streams[key];
+        if stream.holders.is_held() {
+            return;
+        }
+        if stream.closed {
+            return self.free(key);
+        }
+        let unread = !stream.receive_ended && self.role == Role::Client;
+        if !stream.send_ended || unread {
+            self.reset(key, Reason::CANCEL);
+        } else {
+            self.settle(key);
+        }
+    }
+
+    /// Bytes that have been read, or never will be: the other side may send as many on the connection.
+    pub fn give_back(&mut self, bytes: usize) {
+        self.unclaimed += u32::try_from(bytes).unwrap_or(0);
+        if self.unclaimed >= self.settings.connection_window / 2 {
+            self.out.window_update(0, self.unclaimed);
+            self.receive_window += i64::from(self.unclaimed);
+            self.unclaimed = 0;
+            self.notify();
+        }
+    }
+
+    /// As `give_back`, and as many on the stream.
+    pub fn give_back_on(&mut self, key: usize, bytes: usize) {
+        let half = self.settings.stream_window / 2;
+        let stream = &mut self.streams[key];
+        let bytes = bytes.min(stream.owed);
+        stream.owed -= bytes;
+        stream.unclaimed += u32::try_from(bytes).unwrap_or(0);
+        if stream.unclaimed >= half && !stream.receive_ended && !stream.closed {
+            let unclaimed = std::mem::take(&mut stream.unclaimed);
+            stream.receive_window += i64::from(unclaimed);
+            self.out.window_update(stream.id, unclaimed);
+            self.notify();
+        }
+        self.give_back(bytes);
+    }
+
+    /// The next stream to serve.
+    pub fn next_accepted(&mut self) -> Option<(RequestHead, usize)> {
+        loop {
+            let (head, key) = self.accepted.pop_front()?;
+            let holders = &mut self.streams[key].holders;
+            holders.acceptor = false;
+            if self.streams[key].closed {
+                // Reset meanwhile.
+                self.unaccepted_resets = self.unaccepted_resets.saturating_sub(1);
+                self.free(key);
+                continue;
+            }
+            self.streams[key].holders = Holders { receiver: true, sender: true, acceptor: false };
+            return Some((head, key));
+        }
+    }
+
+    /// Asks the other side to open no more streams.
+    pub fn leave(&mut self) {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::Asked;
+            self.out.go_away(LARGEST_ID, Reason::NO_ERROR, "");
+            self.out.ping(&FAREWELL, false);
+            self.notify();
+        }
+    }
+
+    /// Whether nothing more can happen on the connection.
+    pub fn is_over(&self) -> bool {
+        match self.role {
+            Role::Server => self.leaving == Leaving::Final && self.active == 0 && self.accepted.is_empty(),
+            Role::Client => self.streams.is_empty() && (self.handles == 0 || self.failure.is_some()),
+        }
+    }
+
+    /// Sends a ping; false if one is on its way.
+    pub fn ping(&mut self) -> bool {
+        if self.pinged.unanswered || self.failure.is_some() {
+            return false;
+        }
+        self.pinged.unanswered = true;
+        self.out.ping(&ALIVE, false);
+        self.notify();
+        true
+    }
+}
+
+/// What our pings carry.
+pub(crate) const FAREWELL: [u8; 8] = *b"farewell";
+pub(crate) const ALIVE: [u8; 8] = *b"areyouup";

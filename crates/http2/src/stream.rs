@@ -1,0 +1,178 @@
+//! One stream: what was received and not yet read, what is to be sent and may not yet be.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::task::Waker;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+
+use crate::error::Error;
+use crate::fields::ResponseHead;
+
+/// Pieces below this that are not read at once are put together: a reader who is behind must not be sent a million
+/// pieces of a byte.
+const SMALL: usize = 4096;
+
+/// Received bytes in order.
+#[derive(Default)]
+pub(crate) struct Pieces {
+    /// Most streams never have more than this one. Empty: there is none.
+    front: Bytes,
+    rest: VecDeque<Bytes>,
+    /// After `rest`, still growing.
+    small: BytesMut,
+}
+
+impl Pieces {
+    pub fn push(&mut self, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        if self.front.is_empty() {
+            self.front = piece;
+        } else if piece.len() < SMALL {
+            self.small.extend_from_slice(&piece);
+        } else {
+            if !self.small.is_empty() {
+                self.rest.push_back(self.small.split().freeze());
+            }
+            self.rest.push_back(piece);
+        }
+    }
+
+    pub fn pop(&mut self) -> Option<Bytes> {
+        let next = match self.rest.pop_front() {
+            Some(next) => next,
+            None => mem::take(&mut self.small).freeze(),
+        };
+        Some(mem::replace(&mut self.front, next)).filter(|front| !front.is_empty())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.front.is_empty()
+    }
+}
+
+/// What ends the sending half.
+pub(crate) enum SendEnd {
+    /// With the last byte.
+    Data,
+    Trailers(HeaderMap),
+}
+
+/// The request of a stream that waits for the other side to permit it.
+pub(crate) struct Unopened {
+    pub authority: Bytes,
+    pub path: Bytes,
+    pub headers: HeaderMap,
+}
+
+/// Which halves somebody here holds.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Holders {
+    pub receiver: bool,
+    pub sender: bool,
+    /// It waits to be accepted.
+    pub acceptor: bool,
+}
+
+impl Holders {
+    pub fn is_held(self) -> bool {
+        self.receiver || self.sender || self.acceptor
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Stream {
+    /// 0: not opened yet.
+    pub id: u32,
+    pub holders: Holders,
+    /// Neither side may send any more; it is only here for those who hold it.
+    pub closed: bool,
+    /// It was reset, or its connection has ended, before both halves had.
+    pub error: Option<Error>,
+
+    /// The head of the answer, until it is read.
+    pub head: Option<ResponseHead>,
+    pub has_head: bool,
+    pub pieces: Pieces,
+    pub trailers: Option<HeaderMap>,
+    pub receive_ended: bool,
+    /// What the other side may still send.
+    pub receive_window: i64,
+    /// Received, and not given back by the reader.
+    pub owed: usize,
+    /// Given back by the reader, and not yet told to the other side.
+    pub unclaimed: u32,
+    /// Bytes that must still come, if the headers said how many.
+    pub announced: Option<u64>,
+
+    pub unopened: Option<Box<Unopened>>,
+    pub send_window: i64,
+    pub pending: VecDeque<Bytes>,
+    pub send_end: Option<SendEnd>,
+    /// The end has been asked for.
+    pub send_ended: bool,
+    /// The end has been sent.
+    pub send_closed: bool,
+    /// In the queue of those that wait for the connection.
+    pub waits: bool,
+
+    /// Whoever waits for something to read …
+    pub reading: Option<Waker>,
+    /// … and for room to write, or for the end of the stream.
+    pub writing: Option<Waker>,
+}
+
+impl Stream {
+    pub fn wake_reader(&mut self) {
+        if let Some(waker) = self.reading.take() {
+            waker.wake();
+        }
+    }
+
+    pub fn wake_writer(&mut self) {
+        if let Some(waker) = self.writing.take() {
+            waker.wake();
+        }
+    }
+
+    pub fn wake_all(&mut self) {
+        self.wake_reader();
+        self.wake_writer();
+    }
+}
+
+/// Remembers whom to wake, without a new reference if it is known already.
+pub(crate) fn remember(place: &mut Option<Waker>, waker: &Waker) {
+    match place {
+        Some(known) if known.will_wake(waker) => {}
+        other => *other = Some(waker.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_out_in_order_and_small_ones_together() {
+        let mut pieces = Pieces::default();
+        let mut all = Vec::new();
+        for length in [3, 0, 1, 1, 5000, 2, 2, 9000, 4096, 1] {
+            let piece: Vec<u8> = (0..length).map(|at| (at + length) as u8).collect();
+            all.extend_from_slice(&piece);
+            pieces.push(piece.into());
+        }
+        let lengths: Vec<usize> = std::iter::from_fn(|| pieces.pop())
+            .map(|piece| {
+                assert_eq!(piece, all[..piece.len()]);
+                all.drain(..piece.len());
+                piece.len()
+            })
+            .collect();
+        assert_eq!(lengths, [3, 2, 5000, 4, 9000, 4096, 1]);
+        assert!(pieces.is_empty() && all.is_empty());
+    }
+}
