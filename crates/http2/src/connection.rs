@@ -109,6 +109,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         match self.write(cx) {
             Ok(Poll::Ready(())) if self.at_end || self.state.lock().is_over() => self.close(cx),
             Ok(Poll::Ready(()) | Poll::Pending) => Turn::Pending,
+            // It has closed, so it does not hear what we say.
+            Err(_) if self.at_end => self.close(cx),
             Err(error) => self.end(cx, error),
         }
     }

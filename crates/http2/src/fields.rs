@@ -29,6 +29,7 @@ pub(crate) struct Malformed;
 const USUAL: usize = 12;
 
 /// The fields of one block, as they come.
+#[expect(clippy::struct_excessive_bools, reason = "what was seen so far, each by itself")]
 pub(crate) struct Fields {
     method: Option<Method>,
     path: Option<PathAndQuery>,

@@ -52,15 +52,16 @@ pub(crate) struct Head {
 
 impl Head {
     pub fn read(bytes: &[u8; HEAD]) -> Self {
-        let [a, b, c, kind, flags, stream @ ..] = *bytes;
-        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        let [high, middle, low, kind, flags, stream @ ..] = *bytes;
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
         Self { length, kind, flags, stream: u32::from_be_bytes(stream) & LARGEST_ID }
     }
 
     pub fn write(self) -> [u8; HEAD] {
-        let [_, a, b, c] = u32::try_from(self.length).unwrap_or(LARGEST_FRAME).to_be_bytes();
-        let [e, f, g, h] = self.stream.to_be_bytes();
-        [a, b, c, self.kind, self.flags, e, f, g, h]
+        let [_, high, middle, low] = u32::try_from(self.length).unwrap_or(LARGEST_FRAME).to_be_bytes();
+        let mut bytes = [high, middle, low, self.kind, self.flags, 0, 0, 0, 0];
+        bytes[5..].copy_from_slice(&self.stream.to_be_bytes());
+        bytes
     }
 
     pub fn has(self, flag: u8) -> bool {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, Reason};
 use crate::fields::ResponseHead;
 use crate::state::State;
-use crate::stream::remember;
+use crate::stream::{Receiving, remember};
 
 /// The receiving half of a stream. Dropped before its end, its bytes are thrown away; once both halves are dropped,
 /// the stream is reset unless it has ended.
@@ -61,7 +61,7 @@ impl RecvStream {
         if let Some(piece) = stream.pieces.pop() {
             return Poll::Ready(Some(Ok(piece)));
         }
-        if stream.receive_ended {
+        if stream.receiving == Receiving::Ended {
             return Poll::Ready(None);
         }
         if let Some(error) = &stream.error {
@@ -82,7 +82,7 @@ impl RecvStream {
     pub fn is_at_end(&self) -> bool {
         let state = self.state.lock();
         let stream = &state.streams[self.key];
-        stream.receive_ended && stream.pieces.is_empty()
+        stream.receiving == Receiving::Ended && stream.pieces.is_empty()
     }
 
     /// Whether the head is all there is: no body, and no trailers.
@@ -90,18 +90,18 @@ impl RecvStream {
     pub fn is_head_only(&self) -> bool {
         let state = self.state.lock();
         let stream = &state.streams[self.key];
-        stream.receive_ended && stream.pieces.is_empty() && stream.trailers.is_none()
+        stream.receiving == Receiving::Ended && stream.pieces.is_empty() && stream.trailers.is_none()
     }
 
     /// So many bytes have been dealt with: the other side may send as many.
     pub fn release(&mut self, bytes: usize) {
-        self.state.lock().give_back_on(self.key, bytes);
+        self.state.lock().on_behalf(|state| state.give_back_on(self.key, bytes));
     }
 }
 
 impl Drop for RecvStream {
     fn drop(&mut self) {
-        self.state.lock().let_go(self.key, |holders| holders.receiver = false);
+        self.state.lock().on_behalf(|state| state.let_go(self.key, |holders| holders.receiver = false));
     }
 }
 
@@ -117,7 +117,7 @@ impl SendStream {
             return Err(error.clone());
         }
         self.head_is_sent = true;
-        state.send_head(self.key, Some(status), headers, last);
+        state.on_behalf(|state| state.send_head(self.key, Some(status), headers, last));
         Ok(())
     }
 
@@ -133,7 +133,7 @@ impl SendStream {
     /// The stream has ended.
     pub fn send_data(&mut self, payload: Bytes, last: bool) -> Result<(), Error> {
         debug_assert!(self.head_is_sent);
-        self.state.lock().send_data(self.key, payload, last)
+        self.state.lock().on_behalf(|state| state.send_data(self.key, payload, last))
     }
 
     /// Ends the stream with trailers.
@@ -142,7 +142,7 @@ impl SendStream {
     /// The stream has ended.
     pub fn send_trailers(&mut self, trailers: HeaderMap) -> Result<(), Error> {
         debug_assert!(self.head_is_sent);
-        self.state.lock().send_trailers(self.key, trailers)
+        self.state.lock().on_behalf(|state| state.send_trailers(self.key, trailers))
     }
 
     /// How many bytes may be sent now, once that is not none.
@@ -160,13 +160,13 @@ impl SendStream {
 
     /// Ends the stream now.
     pub fn reset(&mut self, reason: Reason) {
-        self.state.lock().reset(self.key, reason);
+        self.state.lock().on_behalf(|state| state.reset(self.key, reason));
     }
 }
 
 impl Drop for SendStream {
     fn drop(&mut self) {
-        self.state.lock().let_go(self.key, |holders| holders.sender = false);
+        self.state.lock().on_behalf(|state| state.let_go(self.key, |holders| holders.sender = false));
     }
 }
 
@@ -212,18 +212,14 @@ impl Sender {
         headers: HeaderMap,
         last: bool,
     ) -> Result<(RecvStream, SendStream), Error> {
-        let key = self.state.lock().send_request(authority, path.as_str(), headers, last)?;
+        let key = self.state.lock().on_behalf(|state| state.send_request(authority, path.as_str(), headers, last))?;
         Ok(halves(&self.state, key, true))
     }
 }
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        let mut state = self.state.lock();
-        state.handles -= 1;
-        if state.is_over() {
-            state.notify();
-        }
+        self.state.lock().on_behalf(|state| state.handles -= 1);
     }
 }
 
@@ -239,7 +235,7 @@ impl Pinger {
 
     /// Sends a ping; false if the last one has not been answered, or the connection has ended.
     pub fn ping(&self) -> bool {
-        self.state.lock().ping()
+        self.state.lock().on_behalf(State::ping)
     }
 
     /// Ready once the ping has been answered.

@@ -109,9 +109,9 @@ impl Output {
         self.head(kind::SETTINGS, flag::ACK, 0, 0);
     }
 
-    pub fn ping(&mut self, payload: &[u8; 8], ack: bool) {
+    pub fn ping(&mut self, payload: [u8; 8], ack: bool) {
         self.head(kind::PING, if ack { flag::ACK } else { 0 }, 0, 8);
-        self.put(payload);
+        self.put(&payload);
     }
 
     pub fn window_update(&mut self, stream: u32, bytes: u32) {

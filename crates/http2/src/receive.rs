@@ -7,7 +7,7 @@ use crate::error::{Error, Fault, Reason};
 use crate::fields::{Fields, Malformed, content_length};
 use crate::frame::{self, LARGEST_FRAME, LARGEST_WINDOW, setting};
 use crate::state::{ALIVE, FAREWELL, Leaving, Role, State};
-use crate::stream::Holders;
+use crate::stream::{Holders, Receiving};
 
 impl State {
     /// Bytes of a stream. `length`: with padding, as windows count.
@@ -22,7 +22,7 @@ impl State {
             return self.late(id);
         };
         let stream = &mut self.streams[key];
-        if stream.receive_ended {
+        if stream.receiving == Receiving::Ended {
             self.give_back(length);
             return self.stream_error(id, Reason::STREAM_CLOSED);
         }
@@ -31,7 +31,7 @@ impl State {
             self.give_back(length);
             return self.stream_error(id, Reason::FLOW_CONTROL_ERROR);
         }
-        let in_order = self.role == Role::Server || stream.has_head;
+        let in_order = self.role == Role::Server || stream.receiving != Receiving::Head;
         let fits = match &mut stream.announced {
             None => true,
             Some(left) => match left.checked_sub(payload.len() as u64) {
@@ -46,20 +46,19 @@ impl State {
             self.give_back(length);
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
         }
+        stream.owed += length;
+        if last {
+            stream.receiving = Receiving::Ended;
+        }
         if stream.holders.receiver || stream.holders.acceptor {
             let padding = length - payload.len();
-            stream.owed += length;
             stream.pieces.push(payload);
-            if last {
-                stream.receive_ended = true;
-            }
             stream.wake_reader();
             if padding > 0 {
                 self.give_back_on(key, padding);
             }
         } else {
-            stream.receive_ended |= last;
-            self.give_back(length);
+            self.give_back_on(key, length);
         }
         if last {
             self.settle(key);
@@ -81,23 +80,26 @@ impl State {
 
     fn is_idle(&self, id: u32) -> bool {
         // Those of clients are odd; nobody pushes. What is not served any more was told of.
-        id % 2 == 0 || (id > self.last_id && self.leaving != Leaving::Final)
+        id.is_multiple_of(2) || (id > self.last_id && self.leaving != Leaving::Final)
     }
 
     /// A complete header block.
     pub fn headers(&mut self, id: u32, fields: Fields, last: bool) -> Result<(), Fault> {
         if let Some(key) = self.ids.get(&id).copied() {
             let stream = &self.streams[key];
-            if stream.receive_ended {
+            if stream.receiving == Receiving::Ended {
                 return self.stream_error(id, Reason::STREAM_CLOSED);
             }
-            if self.role == Role::Client && !stream.has_head {
+            if self.role == Role::Client && stream.receiving == Receiving::Head {
                 return self.answer(id, key, fields, last);
             }
             return self.trailers(id, key, fields, last);
         }
-        if self.role == Role::Server && id % 2 == 1 && id > self.last_id {
+        if self.role == Role::Server && !id.is_multiple_of(2) && id > self.last_id {
             return self.request(id, fields, last);
+        }
+        if self.role == Role::Server && !self.is_idle(id) && !self.recent_resets.contains(&id) {
+            return Err(Fault::new(Reason::STREAM_CLOSED, "headers of a stream that has ended"));
         }
         self.late(id)
     }
@@ -113,7 +115,9 @@ impl State {
         }
         if fields.is_too_large() {
             let key = self.open(id, Holders::default());
-            self.streams[key].receive_ended = last;
+            if last {
+                self.streams[key].receiving = Receiving::Ended;
+            }
             self.send_head(key, Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), &HeaderMap::new(), true);
             return Ok(());
         }
@@ -125,7 +129,9 @@ impl State {
         let key = self.open(id, Holders { acceptor: true, ..Holders::default() });
         let stream = &mut self.streams[key];
         stream.announced = announced;
-        stream.receive_ended = last;
+        if last {
+            stream.receiving = Receiving::Ended;
+        }
         self.accepted.push_back((head, key));
         Ok(())
     }
@@ -145,7 +151,7 @@ impl State {
         };
         let stream = &mut self.streams[key];
         stream.announced = announced;
-        stream.has_head = true;
+        stream.receiving = Receiving::Body;
         if stream.holders.receiver {
             stream.head = Some(head);
         }
@@ -166,7 +172,9 @@ impl State {
 
     fn received(&mut self, key: usize, last: bool) {
         let stream = &mut self.streams[key];
-        stream.receive_ended |= last;
+        if last {
+            stream.receiving = Receiving::Ended;
+        }
         stream.wake_reader();
         if last {
             self.settle(key);
@@ -232,6 +240,9 @@ impl State {
         if !rest.is_empty() {
             return Err(Fault::new(Reason::FRAME_SIZE_ERROR, "SETTINGS of a wrong length"));
         }
+        // What the new windows let out comes after it.
+        self.out.settings_ack();
+        self.replies += 1;
         for [a, b, value @ ..] in values {
             let value = u32::from_be_bytes(*value);
             match u16::from_be_bytes([*a, *b]) {
@@ -250,8 +261,6 @@ impl State {
                 _ => {}
             }
         }
-        self.out.settings_ack();
-        self.replies += 1;
         Ok(())
     }
 
@@ -277,17 +286,17 @@ impl State {
     }
 
     pub fn ping_received(&mut self, payload: &[u8], is_answer: bool) -> Result<(), Fault> {
-        let Ok(payload) = <&[u8; 8]>::try_from(payload) else {
+        let Ok(payload) = <[u8; 8]>::try_from(payload) else {
             return Err(Fault::new(Reason::FRAME_SIZE_ERROR, "PING of a wrong length"));
         };
         if !is_answer {
             self.out.ping(payload, true);
             self.replies += 1;
-        } else if *payload == FAREWELL && self.leaving == Leaving::Asked {
+        } else if payload == FAREWELL && self.leaving == Leaving::Asked {
             // It has heard that we go: what it opened before is here.
             self.leaving = Leaving::Final;
             self.out.go_away(self.last_id, Reason::NO_ERROR, "");
-        } else if *payload == ALIVE && self.pinged.unanswered {
+        } else if payload == ALIVE && self.pinged.unanswered {
             self.pinged.unanswered = false;
             self.pinged.answered = true;
             if let Some(waker) = self.pinged.waker.take() {

@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use crate::error::{Error, Reason};
 use crate::frame::LARGEST_ID;
 use crate::state::State;
-use crate::stream::{Holders, SendEnd, Unopened, remember};
+use crate::stream::{Holders, SendEnd, Sending, Stream, Unopened, remember};
 
 /// Unsent bytes from which on nobody is told that there is room.
 const FULL: usize = 256 << 10;
@@ -34,8 +34,8 @@ impl State {
             let path = Bytes::copy_from_slice(path.as_bytes());
             stream.unopened =
                 Some(Box::new(Unopened { authority: Bytes::copy_from_slice(authority.as_bytes()), path, headers }));
-            stream.send_ended = last;
             if last {
+                stream.sending = Sending::Ending;
                 stream.send_end = Some(SendEnd::Data);
             }
             self.unopened.push_back(key);
@@ -43,8 +43,9 @@ impl State {
         }
         let id = self.next_id()?;
         let key = self.open(id, holders);
-        self.streams[key].send_ended = last;
-        self.streams[key].send_closed = last;
+        if last {
+            self.streams[key].sending = Sending::Ended;
+        }
         self.write_request(id, authority.as_bytes(), path.as_bytes(), &headers, last);
         Ok(key)
     }
@@ -71,7 +72,6 @@ impl State {
                 encoder.field(out, name.as_str().as_bytes(), value.as_bytes(), value.is_sensitive());
             }
         });
-        self.notify();
     }
 
     /// Opens streams that waited, as far as the other side permits now.
@@ -96,7 +96,7 @@ impl State {
             let last = stream.pending.is_empty() && matches!(stream.send_end, Some(SendEnd::Data));
             if last {
                 stream.send_end = None;
-                stream.send_closed = true;
+                stream.sending = Sending::Ended;
             }
             let Unopened { authority, path, headers } = *request;
             self.write_request(id, &authority, &path, &headers, last);
@@ -107,8 +107,9 @@ impl State {
     /// A head (with a status, if it is an answer's) or trailers.
     pub fn send_head(&mut self, key: usize, status: Option<StatusCode>, headers: &HeaderMap, last: bool) {
         let stream = &mut self.streams[key];
-        stream.send_ended |= last;
-        stream.send_closed |= last;
+        if last {
+            stream.sending = Sending::Ended;
+        }
         let (id, encoder) = (stream.id, &mut self.encoder);
         self.out.headers(id, last, self.max_send_frame, |out| {
             encoder.begin(out);
@@ -119,7 +120,6 @@ impl State {
                 encoder.field(out, name.as_str().as_bytes(), value.as_bytes(), value.is_sensitive());
             }
         });
-        self.notify();
         if last {
             self.settle(key);
         }
@@ -131,7 +131,7 @@ impl State {
             stream.pending.push_back(payload);
         }
         if last {
-            stream.send_ended = true;
+            stream.sending = Sending::Ending;
             stream.send_end = Some(SendEnd::Data);
         }
         self.advance(key);
@@ -140,17 +140,19 @@ impl State {
 
     pub fn send_trailers(&mut self, key: usize, trailers: HeaderMap) -> Result<(), Error> {
         let stream = self.sendable(key)?;
-        stream.send_ended = true;
+        stream.sending = Sending::Ending;
         stream.send_end = Some(SendEnd::Trailers(trailers));
         self.advance(key);
         Ok(())
     }
 
-    fn sendable(&mut self, key: usize) -> Result<&mut crate::stream::Stream, Error> {
+    fn sendable(&mut self, key: usize) -> Result<&mut Stream, Error> {
         let stream = &mut self.streams[key];
         match &stream.error {
             Some(error) => Err(error.clone()),
-            None if stream.send_ended => Err(Error::Reset { reason: Reason::STREAM_CLOSED, by_peer: false }),
+            None if stream.sending != Sending::Open => {
+                Err(Error::Reset { reason: Reason::STREAM_CLOSED, by_peer: false })
+            }
             None => Ok(stream),
         }
     }
@@ -176,29 +178,27 @@ impl State {
             let last = stream.pending.is_empty() && matches!(stream.send_end, Some(SendEnd::Data));
             if last {
                 stream.send_end = None;
-                stream.send_closed = true;
+                stream.sending = Sending::Ended;
             }
             self.out.data(stream.id, part, last);
         }
         match stream.send_end.take() {
             Some(SendEnd::Trailers(trailers)) => return self.send_head(key, None, &trailers, true),
             Some(SendEnd::Data) => {
-                stream.send_closed = true;
+                stream.sending = Sending::Ended;
                 self.out.data(stream.id, Bytes::new(), true);
             }
             None => {}
         }
-        let closed = stream.send_closed;
-        self.notify();
-        if closed {
+        if stream.sending == Sending::Ended {
             self.settle(key);
         }
     }
 
-    /// Queues a stream that waits for the connection. One that waits for its own window is told when that grows.
+    /// Queues a stream that waits for the connection. One that waits for its own window, or to be opened, is told then.
     fn wait(&mut self, key: usize) {
         let stream = &mut self.streams[key];
-        if stream.send_window > 0 && !stream.waits {
+        if stream.id != 0 && stream.send_window > 0 && !stream.waits {
             stream.waits = true;
             self.waiting.push_back((key, stream.id));
         }

@@ -63,7 +63,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
 
     /// Asks the client to open no more streams. Those that are open are served; then the connection ends.
     pub fn leave(&mut self) {
-        self.driver.state.lock().leave();
+        self.driver.state.lock().on_behalf(State::leave);
     }
 
     /// Whether any streams are open.

@@ -13,7 +13,7 @@ use crate::frame::{DEFAULT_FRAME, DEFAULT_WINDOW, LARGEST_ID, PREFACE, setting};
 use crate::hpack::Encoder;
 use crate::output::Output;
 use crate::settings::Settings;
-use crate::stream::{Holders, Stream};
+use crate::stream::{Holders, Pieces, Receiving, Sending, Stream};
 
 /// Streams that we reset and whose late frames are no error.
 const REMEMBERED_RESETS: usize = 1024;
@@ -140,8 +140,17 @@ impl State {
         }
     }
 
-    /// Has the connection's task send what was written.
-    pub fn notify(&mut self) {
+    /// Does something for whoever holds a stream or the connection, and has the connection's task send what that wrote.
+    pub fn on_behalf<R>(&mut self, act: impl FnOnce(&mut Self) -> R) -> R {
+        let before = self.out.len();
+        let outcome = act(self);
+        if self.out.len() > before || self.is_over() {
+            self.notify();
+        }
+        outcome
+    }
+
+    fn notify(&mut self) {
         if !self.notified
             && let Some(waker) = &self.waker
         {
@@ -155,6 +164,7 @@ impl State {
         let stream = Stream {
             id,
             holders,
+            receiving: if self.role == Role::Client { Receiving::Head } else { Receiving::Body },
             receive_window: self.settings.stream_window.into(),
             send_window: self.initial_send_window,
             ..Stream::default()
@@ -170,10 +180,10 @@ impl State {
     /// Both halves may have ended now.
     pub fn settle(&mut self, key: usize) {
         let stream = &mut self.streams[key];
-        if !stream.send_closed || stream.closed {
+        if stream.sending != Sending::Ended || stream.closed {
             return;
         }
-        if !stream.receive_ended {
+        if stream.receiving != Receiving::Ended {
             // A server that has answered and does not read the rest says so.
             if self.role == Role::Server && !stream.holders.is_held() {
                 self.reset(key, Reason::NO_ERROR);
@@ -192,10 +202,6 @@ impl State {
         }
         self.free(key);
         self.open_waiting();
-        if self.active == 0 {
-            // The connection may have waited for that.
-            self.notify();
-        }
     }
 
     /// Forgets a stream that has ended and that nobody holds.
@@ -204,9 +210,6 @@ impl State {
         if stream.closed && !stream.holders.is_held() {
             let stream = self.streams.remove(key);
             self.give_back(stream.owed);
-            if self.is_over() {
-                self.notify();
-            }
         }
     }
 
@@ -222,7 +225,6 @@ impl State {
             self.remember_reset(id);
         }
         self.ended(key, Error::Reset { reason, by_peer: false });
-        self.notify();
     }
 
     fn remember_reset(&mut self, id: u32) {
@@ -287,11 +289,11 @@ impl State {
         let stream = &mut self.streams[key];
         which(&mut stream.holders);
         if !stream.holders.receiver {
-            // Nobody will read it: its bytes must not hold the connection up.
+            // Nobody will read it: its bytes must hold up neither the connection nor the other side.
             stream.reading = None;
-            let owed = std::mem::take(&mut stream.owed);
-            stream.pieces = Default::default();
-            self.give_back(owed);
+            stream.pieces = Pieces::default();
+            let owed = stream.owed;
+            self.give_back_on(key, owed);
         }
         let stream = &self.streams[key];
         if stream.holders.is_held() {
@@ -300,8 +302,8 @@ impl State {
         if stream.closed {
             return self.free(key);
         }
-        let unread = !stream.receive_ended && self.role == Role::Client;
-        if !stream.send_ended || unread {
+        let unread = stream.receiving != Receiving::Ended && self.role == Role::Client;
+        if stream.sending == Sending::Open || unread {
             self.reset(key, Reason::CANCEL);
         } else {
             self.settle(key);
@@ -311,26 +313,24 @@ impl State {
     /// Bytes that have been read, or never will be: the other side may send as many on the connection.
     pub fn give_back(&mut self, bytes: usize) {
         self.unclaimed += u32::try_from(bytes).unwrap_or(0);
-        if self.unclaimed >= self.settings.connection_window / 2 {
+        if self.unclaimed >= (self.settings.connection_window / 2).max(1) {
             self.out.window_update(0, self.unclaimed);
             self.receive_window += i64::from(self.unclaimed);
             self.unclaimed = 0;
-            self.notify();
         }
     }
 
     /// As `give_back`, and as many on the stream.
     pub fn give_back_on(&mut self, key: usize, bytes: usize) {
-        let half = self.settings.stream_window / 2;
+        let half = (self.settings.stream_window / 2).max(1);
         let stream = &mut self.streams[key];
         let bytes = bytes.min(stream.owed);
         stream.owed -= bytes;
         stream.unclaimed += u32::try_from(bytes).unwrap_or(0);
-        if stream.unclaimed >= half && !stream.receive_ended && !stream.closed {
+        if stream.unclaimed >= half && stream.receiving != Receiving::Ended && !stream.closed {
             let unclaimed = std::mem::take(&mut stream.unclaimed);
             stream.receive_window += i64::from(unclaimed);
             self.out.window_update(stream.id, unclaimed);
-            self.notify();
         }
         self.give_back(bytes);
     }
@@ -357,8 +357,7 @@ impl State {
         if self.leaving == Leaving::No {
             self.leaving = Leaving::Asked;
             self.out.go_away(LARGEST_ID, Reason::NO_ERROR, "");
-            self.out.ping(&FAREWELL, false);
-            self.notify();
+            self.out.ping(FAREWELL, false);
         }
     }
 
@@ -376,8 +375,7 @@ impl State {
             return false;
         }
         self.pinged.unanswered = true;
-        self.out.ping(&ALIVE, false);
-        self.notify();
+        self.out.ping(ALIVE, false);
         true
     }
 }

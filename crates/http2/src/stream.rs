@@ -54,6 +54,26 @@ impl Pieces {
     }
 }
 
+/// How far the receiving half has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Receiving {
+    /// The head of the answer has not come.
+    Head,
+    #[default]
+    Body,
+    Ended,
+}
+
+/// How far the sending half has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Sending {
+    #[default]
+    Open,
+    /// The end has been asked for, and waits behind bytes.
+    Ending,
+    Ended,
+}
+
 /// What ends the sending half.
 pub(crate) enum SendEnd {
     /// With the last byte.
@@ -95,10 +115,9 @@ pub(crate) struct Stream {
 
     /// The head of the answer, until it is read.
     pub head: Option<ResponseHead>,
-    pub has_head: bool,
     pub pieces: Pieces,
     pub trailers: Option<HeaderMap>,
-    pub receive_ended: bool,
+    pub receiving: Receiving,
     /// What the other side may still send.
     pub receive_window: i64,
     /// Received, and not given back by the reader.
@@ -112,10 +131,7 @@ pub(crate) struct Stream {
     pub send_window: i64,
     pub pending: VecDeque<Bytes>,
     pub send_end: Option<SendEnd>,
-    /// The end has been asked for.
-    pub send_ended: bool,
-    /// The end has been sent.
-    pub send_closed: bool,
+    pub sending: Sending,
     /// In the queue of those that wait for the connection.
     pub waits: bool,
 
@@ -161,7 +177,7 @@ mod tests {
         let mut pieces = Pieces::default();
         let mut all = Vec::new();
         for length in [3, 0, 1, 1, 5000, 2, 2, 9000, 4096, 1] {
-            let piece: Vec<u8> = (0..length).map(|at| (at + length) as u8).collect();
+            let piece: Vec<u8> = (0..length).map(|at: usize| (at + length).to_le_bytes()[0]).collect();
             all.extend_from_slice(&piece);
             pieces.push(piece.into());
         }

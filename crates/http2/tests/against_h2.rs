@@ -87,7 +87,7 @@ async fn other_echo(io: DuplexStream, builder: h2::server::Builder) {
 }
 
 fn payload(length: usize) -> Bytes {
-    (0..length).map(|at| (at * 7 + length) as u8).collect()
+    (0..length).map(|at| (at * 7 + length).to_le_bytes()[0]).collect()
 }
 
 const LENGTHS: [usize; 9] = [0, 1, 76, 1024, 1025, 16_384, 70_000, 1 << 20, 3 << 20];
