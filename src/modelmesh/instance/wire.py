@@ -109,7 +109,7 @@ async def _connect(
     metrics: Metrics,
     certificates: CertificateSet | None,
 ) -> Wired:
-    log = JournalLog(instance)
+    log = JournalLog(instance, level)
     keys = header_keys(settings.log_request_headers)
     reflection = RuntimeReflection(settings.runtime_serving_endpoint() or settings.runtime_endpoints()[0])
 
