@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import RecordCache, Registered, Stored, TooManyReadsError, UnreadableRecordError
+from modelmesh.control.records import RecordCache, Registered, TooManyReadsError, UnreadableRecordError
 from modelmesh.management.calls import Call, CallError, Method, repeatable
-from modelmesh.ports import Compare, Delete, Get, PeerState, Put, Transaction
+from modelmesh.ports import Compare, Delete, PeerState, Put, Transaction
 from modelmesh.values.ids import ModelId
 from modelmesh.values.legacy import full_names
 from modelmesh.values.records import ModelRecord
@@ -142,23 +142,13 @@ class Models:
             if standing is None:
                 raise CallError(Status.INTERNAL, f"Failed to add model {model}")
             return standing, False
-        key = self._plane.keys.model(model)
-        result = await self._plane.store.transact(
-            Transaction(
-                compares=(Compare(key, "create", "==", 0),),
-                then=(Put(key, wanted.encode()),),
-                otherwise=(Get(key),),
-            )
-        )
-        if result.succeeded:
-            revision = result.revision
-            self._plane.models.wrote(model, wanted, create_revision=revision, mod_revision=revision)
+        try:
+            registered, created = await self._plane.models.create(model, wanted)
+        except UnreadableRecordError as error:
+            raise CallError(Status.INTERNAL, str(error)) from error
+        if created:
             self._plane.journal.note("registered", model)
-            return Stored(wanted, revision, revision), True
-        registered = await self.read(model, fresh=True)
-        if registered is None:  # deleted in between: ours is created after all
-            return await self._create(model, wanted)
-        return registered, False
+        return registered, created
 
     async def _raise_last_use(self, model: ModelId, registered: Registered, last_use_ms: int) -> None:
         """Best effort: whoever writes the record meanwhile knows better."""
