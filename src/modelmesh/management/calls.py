@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -44,12 +44,13 @@ class Call:
     method: str
     headers: Mapping[str, bytes]
     send: Callable[[Message], None]
-    requests: "asyncio.Queue[bytes | None]" = field(default_factory=asyncio.Queue)
+    requests: "asyncio.Queue[bytes | None] | None" = None
     first: bytes | None = None
     task: "asyncio.Task[None] | None" = None
 
     async def messages(self) -> AsyncIterator[bytes]:
-        """The caller's messages, until it half-closes."""
+        """The caller's messages, until it half-closes; of a streaming method."""
+        assert self.requests is not None
         while (message := await self.requests.get()) is not None:
             yield message
 
@@ -115,6 +116,7 @@ class CallServer:
         )
         self._calls[token] = call
         if method.streaming is not None:
+            call.requests = asyncio.Queue()
             call.task = self._tasks.start(self._stream(call, method), event.method)
 
     def message(self, event: CallMessage) -> None:
@@ -122,8 +124,7 @@ class CallServer:
         call = self._calls.get(event.token)
         if call is None:
             return
-        method = self._methods[call.method]
-        if method.streaming is not None:
+        if call.requests is not None:
             if call.requests.qsize() >= QUEUED_MESSAGES:
                 self._end(call, Status.RESOURCE_EXHAUSTED, f"{QUEUED_MESSAGES} messages wait unread in this call")
             else:
@@ -132,7 +133,7 @@ class CallServer:
             if call.first is None:
                 self._end(call, Status.INTERNAL, "Half-closed without a request")
             elif call.task is None:
-                call.task = self._tasks.start(self._answer(call, method, call.first), call.method)
+                call.task = self._tasks.start(self._answer(call, self._methods[call.method], call.first), call.method)
         elif call.first is not None:
             self._end(call, Status.UNIMPLEMENTED, "this method takes one message")
         else:
