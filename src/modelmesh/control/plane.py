@@ -11,6 +11,7 @@ from typing import Literal
 from modelmesh.control.answers import RETRY_HINT_MS, refusal, retry_later
 from modelmesh.control.cache import Cache
 from modelmesh.control.census import Census
+from modelmesh.control.copy_steps import CopySteps
 from modelmesh.control.decide import Decider
 from modelmesh.control.drain import Drain, Drained
 from modelmesh.control.enact import CopyWriter
@@ -225,7 +226,7 @@ class ControlPlane:
         self.rates = RateBook(limits.copies)
         self._hot: tuple[HotCopy, ...] = ()
         self._writer = CopyWriter(store=store, keys=keys, identity=self._store_identity, own=own)
-        self.cache = Cache(
+        self._copies = CopySteps(
             own=own,
             runtime=runtime,
             dataplane=dataplane,
@@ -244,8 +245,10 @@ class ControlPlane:
             ended=lambda model, *, failed: self._ready.load_ended(model, failed=failed),
             failure_expiry_ms=limits.failure_expiry_ms,
             read_only=limits.read_only,
-            in_flight_max=limits.in_flight_max,
             retention=Retention(1) if limits.eviction == "adaptive" else None,
+        )
+        self.cache = Cache(
+            own=own, steps=self._copies, clock=clock, journal=self.journal, in_flight_max=limits.in_flight_max
         )
         self.recall = Recall(journal=self.journal, cache=self.cache)
         self.routing = Routing(state=self.state, dataplane=dataplane, local_copy=self.cache.local_copy)
@@ -256,10 +259,10 @@ class ControlPlane:
             own_copy=self.cache.copy,
             own_record=lambda: self.cache.foresee(self._member_record()),
             predicted_bytes=self.cache.predicted_bytes,
-            load_ms=self.cache.load_ms,
+            load_ms=self.cache.learned.load_ms,
             failure_expiry_ms=limits.failure_expiry_ms,
         )
-        self.cache.decide_with(self.decider)
+        self._copies.decide_with(self.decider)
         self.requests = Requests(
             own=own,
             state=self.state,
@@ -282,9 +285,9 @@ class ControlPlane:
             journal=self.journal,
             tasks=self.tasks,
             held=self.cache.held,
-            opened=self.cache.runtime_opened,
-            closed=self.cache.runtime_closed,
-            emptied=self.cache.runtime_emptied,
+            opened=self._copies.runtime_opened,
+            closed=self._copies.runtime_closed,
+            emptied=self._copies.runtime_emptied,
             reported=self._runtime_reported,
         )
         self.vmodels = VModels(
@@ -433,7 +436,7 @@ class ControlPlane:
         )
 
     def _runtime_reported(self, parameters: RuntimeParameters) -> None:
-        self.cache.runtime_reported(parameters)
+        self._copies.runtime_reported(parameters)
         self._runtime_methods = RuntimeMethods(parameters.injection_paths, parameters.allows_any_method)
         self._set_rules()
 
@@ -473,7 +476,7 @@ class ControlPlane:
         Args:
             timeout_ms: What is not moved by then is left, and named in the answer.
         """
-        self.cache.draining = True
+        self.cache.drain()
         self.journal.note("draining")
         with suppress(StoreError):  # then the others learn it when we leave
             await self.membership.drain()
@@ -516,7 +519,7 @@ class ControlPlane:
                     if self._calls is not None:
                         self._calls.message(event)
                 case CopyIdle(model, load_id):
-                    self.cache.idle(model, load_id)
+                    self._copies.idle(model, load_id)
                 case LinkLost(instance):
                     self._link(instance, lost=True)
                 case LinkBack(instance):

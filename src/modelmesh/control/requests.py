@@ -316,7 +316,7 @@ class Requests:
         self._journal.note("gave_up", held.model, step.reason.value, step.message)
         match step.status:
             case Status.RESOURCE_EXHAUSTED:
-                after_ms = self._decider.retry_after_ms(self._cache.common_load_ms)
+                after_ms = self._decider.retry_after_ms(self._cache.learned.common_load_ms)
                 return self._later(step.status, step.message, after_ms)
             case Status.UNAVAILABLE:
                 return self._later(step.status, step.message)

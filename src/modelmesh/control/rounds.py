@@ -113,7 +113,6 @@ class Rounds:
         """One round."""
         self._ticks += 1
         self._cache.look_at_usage()
-        self._cache.sample_rate()
         self._cache.tick()
         since_ms = self._cut_off_since_ms()
         if since_ms is None:
