@@ -22,6 +22,7 @@ from modelmesh.control.lead import Leader
 from modelmesh.control.link import RuntimeLink, RuntimeParameters
 from modelmesh.control.live_config import LiveConfig
 from modelmesh.control.membership import Membership
+from modelmesh.control.mover import Mover
 from modelmesh.control.observe import Observer
 from modelmesh.control.pulse import Pulse
 from modelmesh.control.rates import RateBook
@@ -329,6 +330,7 @@ class ControlPlane:
             limits=limits.copies,
             bandwidth_percent=limits.bandwidth_percent,
         )
+        mover = Mover(own=own, cache=self.cache, decider=self.decider, requests=self.requests, models=self.models)
         self.rounds = Rounds(
             own=own,
             store=store,
@@ -338,6 +340,7 @@ class ControlPlane:
             cache=self.cache,
             decider=self.decider,
             requests=self.requests,
+            mover=mover,
             models=self.models,
             scaler=self.scaler,
             leader=self.leader,
@@ -363,8 +366,7 @@ class ControlPlane:
             own=own,
             cache=self.cache,
             decider=self.decider,
-            requests=self.requests,
-            models=self.models,
+            mover=mover,
             rate=self.rates.rate,
             clock=clock,
             journal=self.journal,

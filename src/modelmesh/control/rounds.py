@@ -13,6 +13,7 @@ from modelmesh.control.keys import Keys
 from modelmesh.control.last_use import LastUses
 from modelmesh.control.lead import Leader
 from modelmesh.control.misplaced import Misplaced
+from modelmesh.control.mover import Mover
 from modelmesh.control.observe import Observer
 from modelmesh.control.reconcile import Reconciler
 from modelmesh.control.records import RecordCache
@@ -58,6 +59,7 @@ class Rounds:
         cache: Cache,
         decider: Decider,
         requests: Requests,
+        mover: Mover,
         models: RecordCache[ModelId, ModelRecord],
         scaler: Scaler,
         leader: Leader,
@@ -80,11 +82,9 @@ class Rounds:
         self._cut_off_since_ms = cut_off_since_ms
         self._reconciler = Reconciler(state=state, cache=cache, observer=observer, journal=journal)
         self._misplaced = Misplaced(
-            own=own, cache=cache, decider=decider, requests=requests, models=models, journal=journal, tasks=tasks
+            own=own, cache=cache, decider=decider, mover=mover, models=models, journal=journal, tasks=tasks
         )
-        self._balance = Balance(
-            cache=cache, decider=decider, requests=requests, models=models, journal=journal, tasks=tasks
-        )
+        self._balance = Balance(cache=cache, decider=decider, mover=mover, journal=journal, tasks=tasks)
         self._last_uses = LastUses(
             store=store,
             keys=keys,
