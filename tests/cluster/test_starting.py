@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from modelmesh.control.plane import ControlLimits
+from modelmesh.control.limits import ControlLimits
 from modelmesh.machines.bootstrap import REDEEMED
 from modelmesh.policy.readiness import OTHERS_DRAIN_MS, ReadinessReason
 from modelmesh.ports import Put, Transaction

@@ -15,7 +15,8 @@ from modelmesh.adapters.peers import peer_answer, recollection
 from modelmesh.adapters.store.sqlite import SqliteStore
 from modelmesh.control.drain import Drained
 from modelmesh.control.keys import CopyKey, Keys
-from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
+from modelmesh.control.limits import ControlLimits, Identity
+from modelmesh.control.plane import ControlPlane
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.management.admin import Admin
 from modelmesh.management.calls import Call
