@@ -1,13 +1,15 @@
 """From the data plane's call events to coroutines, and back to answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from modelmesh.control.answers import RETRY_HINT_MS, retry_later
+from modelmesh.control.records import TooManyReadsError, UnreadableRecordError
 from modelmesh.control.tasks import Tasks
 from modelmesh.ports import DataPlane, StoreError
 from modelmesh.values.dataplane import Called, CallMessage, Cancelled, Headers
@@ -34,6 +36,17 @@ class CallError(Exception):
 def repeatable(status: Status, message: str) -> CallError:
     """A failure that is worth repeating after a second, and says so."""
     return CallError(status, message, retry_later(status, message, RETRY_HINT_MS).trailers)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What a record that is not read within means to the caller. Raises CallError for each `NotReadError`."""
+    try:
+        yield
+    except TooManyReadsError as error:
+        raise repeatable(Status.RESOURCE_EXHAUSTED, str(error)) from error
+    except UnreadableRecordError as error:
+        raise CallError(Status.INTERNAL, str(error)) from error
 
 
 @dataclass(slots=True)

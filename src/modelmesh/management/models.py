@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import RecordCache, Registered, Stored, TooManyReadsError, UnreadableRecordError
-from modelmesh.management.calls import Call, CallError, Method, repeatable
+from modelmesh.control.records import RecordCache, Registered, Stored
+from modelmesh.management.calls import Call, CallError, Method, reading, repeatable
 from modelmesh.ports import Compare, Delete, Get, PeerState, Put, Transaction
 from modelmesh.values.ids import ModelId
 from modelmesh.values.legacy import full_names
@@ -192,12 +192,8 @@ class Models:
 
 async def read_record(models: RecordCache[ModelId, ModelRecord], model: ModelId, *, fresh: bool) -> Registered | None:
     """A model's record, or None; `fresh`: past the cache. Raises CallError."""
-    try:
+    with reading():
         return await (models.read(model) if fresh else models.get(model))
-    except TooManyReadsError as error:
-        raise repeatable(Status.RESOURCE_EXHAUSTED, str(error)) from error
-    except UnreadableRecordError as error:
-        raise CallError(Status.INTERNAL, str(error)) from error
 
 
 def not_registered(model: ModelId) -> CallError:
