@@ -13,7 +13,7 @@ from modelmesh.control.records import TooManyReadsError, UnreadableRecordError
 from modelmesh.control.tasks import Tasks
 from modelmesh.ports import DataPlane, StoreError
 from modelmesh.values.dataplane import Called, CallMessage, Cancelled, Headers
-from modelmesh.values.ids import Token
+from modelmesh.values.ids import ModelId, Token
 from modelmesh.values.status import Status
 
 CALLS = 4096
@@ -36,6 +36,13 @@ class CallError(Exception):
 def repeatable(status: Status, message: str) -> CallError:
     """A failure that is worth repeating after a second, and says so."""
     return CallError(status, message, retry_later(status, message, RETRY_HINT_MS).trailers)
+
+
+def named_model(model_id: str) -> ModelId:
+    """The model that a request of our own services is about. Raises CallError(INVALID_ARGUMENT)."""
+    if not model_id:
+        raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
+    return ModelId(model_id)
 
 
 @contextmanager

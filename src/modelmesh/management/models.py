@@ -209,7 +209,7 @@ def refuse_read_only(read_only: bool) -> None:  # noqa: FBT001 - the setting of 
 
 def describe(view: ModelView, *, now_ms: int) -> pb.ModelStatusInfo:
     """A model's status from its copies and the failures that are still believed, newest first."""
-    failures = [failure for failure in view.failures if failure.record.until_ms > now_ms]
+    failures = [failure for failure in view.failures if failure.record.believed(now_ms)]
     if any(copy.ready for copy in view.copies):
         status = _Info.LOADED
     elif view.copies:
