@@ -24,8 +24,9 @@ from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.ports import PeerAnswer, PeerUnreachableError, RuntimeCallError, Store, StoreError
+from modelmesh.testing.attempts import Answer
 from modelmesh.testing.clock import VirtualClock
-from modelmesh.testing.dataplane import Answer, SimulatedDataPlane
+from modelmesh.testing.dataplane import SimulatedDataPlane
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import ModelScript
 from modelmesh.testing.network import FakeNetwork
