@@ -17,7 +17,8 @@ from modelmesh.adapters.store.metered import MeteredStore
 from modelmesh.adapters.telemetry.calls import mapped
 from modelmesh.adapters.telemetry.logs import JournalLog, LogLevel
 from modelmesh.control.keys import Keys
-from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
+from modelmesh.control.limits import ControlLimits, Identity
+from modelmesh.control.plane import ControlPlane
 from modelmesh.instance.certificates import (
     Certificates,
     CertificateSet,

@@ -1,17 +1,19 @@
 """From the data plane's call events to coroutines, and back to answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from modelmesh.control.answers import RETRY_HINT_MS, retry_later
+from modelmesh.control.records import TooManyReadsError, UnreadableRecordError
 from modelmesh.control.tasks import Tasks
 from modelmesh.ports import DataPlane, StoreError
 from modelmesh.values.dataplane import Called, CallMessage, Cancelled, Headers
-from modelmesh.values.ids import Token
+from modelmesh.values.ids import ModelId, Token
 from modelmesh.values.status import Status
 
 CALLS = 4096
@@ -34,6 +36,24 @@ class CallError(Exception):
 def repeatable(status: Status, message: str) -> CallError:
     """A failure that is worth repeating after a second, and says so."""
     return CallError(status, message, retry_later(status, message, RETRY_HINT_MS).trailers)
+
+
+def named_model(model_id: str) -> ModelId:
+    """The model that a request of our own services is about. Raises CallError(INVALID_ARGUMENT)."""
+    if not model_id:
+        raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
+    return ModelId(model_id)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What a record that is not read within means to the caller. Raises CallError for each `NotReadError`."""
+    try:
+        yield
+    except TooManyReadsError as error:
+        raise repeatable(Status.RESOURCE_EXHAUSTED, str(error)) from error
+    except UnreadableRecordError as error:
+        raise CallError(Status.INTERNAL, str(error)) from error
 
 
 @dataclass(slots=True)

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import RecordCache, Registered, TooManyReadsError, UnreadableRecordError
-from modelmesh.management.calls import Call, CallError, Method, repeatable
+from modelmesh.control.records import RecordCache, Registered
+from modelmesh.management.calls import Call, CallError, Method, reading, repeatable
 from modelmesh.ports import Compare, Delete, PeerState, Put, Transaction
 from modelmesh.values.ids import ModelId
 from modelmesh.values.legacy import full_names
@@ -142,10 +142,8 @@ class Models:
             if standing is None:
                 raise CallError(Status.INTERNAL, f"Failed to add model {model}")
             return standing, False
-        try:
+        with reading():
             registered, created = await self._plane.models.create(model, wanted)
-        except UnreadableRecordError as error:
-            raise CallError(Status.INTERNAL, str(error)) from error
         if created:
             self._plane.journal.note("registered", model)
         return registered, created
@@ -182,12 +180,8 @@ class Models:
 
 async def read_record(models: RecordCache[ModelId, ModelRecord], model: ModelId, *, fresh: bool) -> Registered | None:
     """A model's record, or None; `fresh`: past the cache. Raises CallError."""
-    try:
+    with reading():
         return await (models.read(model) if fresh else models.get(model))
-    except TooManyReadsError as error:
-        raise repeatable(Status.RESOURCE_EXHAUSTED, str(error)) from error
-    except UnreadableRecordError as error:
-        raise CallError(Status.INTERNAL, str(error)) from error
 
 
 def not_registered(model: ModelId) -> CallError:
@@ -203,7 +197,7 @@ def refuse_read_only(read_only: bool) -> None:  # noqa: FBT001 - the setting of 
 
 def describe(view: ModelView, *, now_ms: int) -> pb.ModelStatusInfo:
     """A model's status from its copies and the failures that are still believed, newest first."""
-    failures = [failure for failure in view.failures if failure.record.until_ms > now_ms]
+    failures = [failure for failure in view.failures if failure.record.believed(now_ms)]
     if any(copy.ready for copy in view.copies):
         status = _Info.LOADED
     elif view.copies:
