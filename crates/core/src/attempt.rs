@@ -84,7 +84,7 @@ async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>
         headers.insert(TRACEPARENT, trace.header(stage));
     }
     let authority = link.destination.authority.as_str();
-    let (answer, request) = match place.sender().send(authority, &call.path, headers, false) {
+    let (answer, request) = match place.sender().send(authority, &call.path, &headers, false) {
         Ok(sent) => sent,
         Err(error) => {
             place.mark_dead();

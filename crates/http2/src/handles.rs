@@ -209,7 +209,7 @@ impl Sender {
         &self,
         authority: &str,
         path: &PathAndQuery,
-        headers: HeaderMap,
+        headers: &HeaderMap,
         last: bool,
     ) -> Result<(RecvStream, SendStream), Error> {
         let key = self.state.lock().on_behalf(|state| state.send_request(authority, path.as_str(), headers, last))?;

@@ -21,7 +21,7 @@ impl State {
         &mut self,
         authority: &str,
         path: &str,
-        headers: HeaderMap,
+        headers: &HeaderMap,
         last: bool,
     ) -> Result<usize, Error> {
         if let Some(error) = &self.failure {
@@ -31,9 +31,8 @@ impl State {
         if self.active >= self.max_send_streams {
             let key = self.open(0, holders);
             let stream = &mut self.streams[key];
-            let path = Bytes::copy_from_slice(path.as_bytes());
-            stream.unopened =
-                Some(Box::new(Unopened { authority: Bytes::copy_from_slice(authority.as_bytes()), path, headers }));
+            let (authority, path) = (authority.to_owned(), path.to_owned());
+            stream.unopened = Some(Box::new(Unopened { authority, path, headers: headers.clone() }));
             if last {
                 stream.sending = Sending::Ending;
                 stream.send_end = Some(SendEnd::Data);
@@ -46,7 +45,7 @@ impl State {
         if last {
             self.streams[key].sending = Sending::Ended;
         }
-        self.write_request(id, authority.as_bytes(), path.as_bytes(), &headers, last);
+        self.write_request(id, authority, path, headers, last);
         Ok(key)
     }
 
@@ -60,14 +59,14 @@ impl State {
         Ok(id)
     }
 
-    fn write_request(&mut self, id: u32, authority: &[u8], path: &[u8], headers: &HeaderMap, last: bool) {
+    fn write_request(&mut self, id: u32, authority: &str, path: &str, headers: &HeaderMap, last: bool) {
         let encoder = &mut self.encoder;
         self.out.headers(id, last, self.max_send_frame, |out| {
             encoder.begin(out);
             encoder.field(out, b":method", b"POST", false);
             encoder.field(out, b":scheme", b"http", false);
-            encoder.field(out, b":path", path, false);
-            encoder.field(out, b":authority", authority, false);
+            encoder.field(out, b":path", path.as_bytes(), false);
+            encoder.field(out, b":authority", authority.as_bytes(), false);
             for (name, value) in headers {
                 encoder.field(out, name.as_str().as_bytes(), value.as_bytes(), value.is_sensitive());
             }

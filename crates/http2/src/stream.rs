@@ -83,8 +83,8 @@ pub(crate) enum SendEnd {
 
 /// The request of a stream that waits for the other side to permit it.
 pub(crate) struct Unopened {
-    pub authority: Bytes,
-    pub path: Bytes,
+    pub authority: String,
+    pub path: String,
     pub headers: HeaderMap,
 }
 

@@ -115,7 +115,7 @@ async fn call(sender: &modelmesh_http2::Sender, sent: Bytes) -> Result<(Vec<u8>,
     let mut headers = HeaderMap::new();
     headers.insert("x-length", value(&sent.len().to_string()));
     let path = PathAndQuery::from_static("/p.S/M");
-    let (mut body, mut stream) = sender.send("x", &path, headers, sent.is_empty())?;
+    let (mut body, mut stream) = sender.send("x", &path, &headers, sent.is_empty())?;
     let length = sent.len();
     let sending = async { if sent.is_empty() { Ok(()) } else { send(&mut stream, sent, true).await } };
     let receiving = async {
@@ -209,7 +209,7 @@ async fn a_call_that_waits_for_its_turn_may_be_given_up() {
     pinger.ping();
     soon(poll_fn(|cx| pinger.poll_pong(cx))).await.unwrap();
     let path = PathAndQuery::from_static("/p.S/M");
-    let open = || sender.send("x", &path, HeaderMap::new(), false).unwrap();
+    let open = || sender.send("x", &path, &HeaderMap::new(), false).unwrap();
     let (first, waiting) = (open(), open());
     drop(waiting);
     let third = open();
@@ -287,7 +287,7 @@ async fn a_server_that_leaves_serves_what_is_open_and_refuses_what_is_not() {
     let (sender, connection) = Client::new(near, Settings::default());
     let client = tokio::spawn(connection);
     let path = PathAndQuery::from_static("/p.S/M");
-    let (mut body, mut stream) = sender.send("x", &path, HeaderMap::new(), false).unwrap();
+    let (mut body, mut stream) = sender.send("x", &path, &HeaderMap::new(), false).unwrap();
     soon(poll_fn(|cx| body.poll_head(cx))).await.unwrap();
     leaving.notify_one();
     soon(async {
@@ -296,7 +296,7 @@ async fn a_server_that_leaves_serves_what_is_open_and_refuses_what_is_not() {
         }
     })
     .await;
-    let refused = sender.send("x", &path, HeaderMap::new(), false).err().unwrap();
+    let refused = sender.send("x", &path, &HeaderMap::new(), false).err().unwrap();
     assert!(refused.is_unprocessed());
     stream.send_data(Bytes::from_static(b"still"), true).unwrap();
     assert_eq!(soon(receive(&mut body)).await.unwrap(), b"still");
@@ -325,7 +325,7 @@ async fn whoever_holds_a_stream_learns_that_the_connection_is_lost() {
     let (sender, connection) = Client::new(near, Settings::default());
     let client = tokio::spawn(connection);
     let path = PathAndQuery::from_static("/p.S/M");
-    let (mut body, mut stream) = sender.send("x", &path, HeaderMap::new(), false).unwrap();
+    let (mut body, mut stream) = sender.send("x", &path, &HeaderMap::new(), false).unwrap();
     soon(poll_fn(|cx| body.poll_head(cx))).await.unwrap();
     server.abort();
     assert!(matches!(soon(poll_fn(|cx| body.poll_data(cx))).await, Some(Err(Error::Broken(_)))));
@@ -343,7 +343,7 @@ async fn an_answer_nobody_reads_holds_up_no_other() {
     let path = PathAndQuery::from_static("/p.S/M");
     let mut ignored = Vec::new();
     for _ in 0..8 {
-        let (body, mut stream) = sender.send("x", &path, HeaderMap::new(), false).unwrap();
+        let (body, mut stream) = sender.send("x", &path, &HeaderMap::new(), false).unwrap();
         soon(send(&mut stream, payload(1 << 20), true)).await.unwrap();
         ignored.push((body, stream));
     }
@@ -365,7 +365,7 @@ async fn headers_larger_than_a_frame_arrive() {
         headers.append("x-large", value(&format!("{number}-{}", "v".repeat(2000))));
     }
     let path = PathAndQuery::from_static("/p.S/M");
-    let (mut body, _stream) = sender.send("x", &path, headers.clone(), true).unwrap();
+    let (mut body, _stream) = sender.send("x", &path, &headers, true).unwrap();
     let head = soon(poll_fn(|cx| body.poll_head(cx))).await.unwrap();
     assert_eq!(head.headers, headers);
 }
@@ -382,7 +382,7 @@ async fn a_header_list_beyond_the_bound_is_answered_with_431() {
         headers.append("x-bomb", value(&"v".repeat(400)));
     }
     let path = PathAndQuery::from_static("/p.S/M");
-    let (mut body, _stream) = sender.send("x", &path, headers, true).unwrap();
+    let (mut body, _stream) = sender.send("x", &path, &headers, true).unwrap();
     assert_eq!(soon(poll_fn(|cx| body.poll_head(cx))).await.unwrap().status, 431);
     let (received, _) = soon(call(&sender, payload(5))).await.unwrap();
     assert_eq!(received.len(), 5, "the connection lives on");

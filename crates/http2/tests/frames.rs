@@ -127,7 +127,7 @@ proptest! {
             let path = http::uri::PathAndQuery::from_static("/");
             let mut calls = tokio::task::JoinSet::new();
             for _ in 0..4 {
-                let (mut body, mut stream) = sender.send("x", &path, HeaderMap::new(), false).unwrap();
+                let (mut body, mut stream) = sender.send("x", &path, &HeaderMap::new(), false).unwrap();
                 calls.spawn(async move {
                     let _ = stream.send_data(Bytes::from_static(b"hello"), true);
                     poll_fn(|cx| body.poll_head(cx)).await?;

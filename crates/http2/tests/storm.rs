@@ -164,7 +164,7 @@ async fn serve(io: DuplexStream, settings: Settings, plans: Vec<Plan>) -> bool {
 async fn call(sender: Sender, plan: Plan, call: usize) {
     let mut headers = HeaderMap::new();
     headers.insert("x-call", HeaderValue::from(call));
-    let (body, stream) = sender.send("x", &PathAndQuery::from_static("/p.S/M"), headers, false).unwrap();
+    let (body, stream) = sender.send("x", &PathAndQuery::from_static("/p.S/M"), &headers, false).unwrap();
     let outcome = side(plan.client, plan, call, body, stream, plan.sends).await;
     if let (Does::All, Does::All) = (plan.client, plan.server) {
         let (received, trailers) = outcome.expect("nobody gave it up");

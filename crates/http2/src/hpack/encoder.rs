@@ -8,7 +8,7 @@ use super::table::STATIC;
 use super::{ENTRY, TABLE_SIZE};
 
 /// Where entries of the table are found again. A collision forgets one, which then is sent as text once more.
-const SLOTS: usize = 256;
+const SLOTS: usize = 128;
 /// Values above this are not worth the entries that they displace.
 const LARGEST_INDEXED: usize = 512;
 /// Values that differ from call to call, or that nobody should be able to guess by the size of what we write.

@@ -1,44 +1,40 @@
 //! Calls that stay open in both directions and carry one message after another.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::client::ResponseFuture;
-use h2::{RecvStream, SendStream};
+use modelmesh_http2::{RecvStream, SendStream};
 
-use crate::{Connection, Load, reset_name};
+use crate::{Connection, Load, Status, reset_name};
 
 /// One open call.
 pub struct Held {
-    sending: SendStream<Bytes>,
-    answer: Answer,
-}
-
-enum Answer {
-    Headers(ResponseFuture),
-    Body(RecvStream),
+    sending: SendStream,
+    answer: RecvStream,
+    has_begun: bool,
 }
 
 impl Held {
-    pub fn new(sending: SendStream<Bytes>, response: ResponseFuture) -> Self {
-        Self { sending, answer: Answer::Headers(response) }
+    pub fn new(sending: SendStream, answer: RecvStream) -> Self {
+        Self { sending, answer, has_begun: false }
     }
 
     /// Sends a message and waits until it has come back: whether it is the same.
-    async fn exchange(&mut self, message: &Bytes) -> Result<bool, String> {
+    async fn exchange(&mut self, message: &Bytes) -> Result<bool, Status> {
         self.sending.send_data(message.clone(), false).map_err(|error| reset_name(&error))?;
-        if let Answer::Headers(response) = &mut self.answer {
-            let response = response.await.map_err(|error| reset_name(&error))?;
-            self.answer = Answer::Body(response.into_body());
+        if !self.has_begun {
+            poll_fn(|cx| self.answer.poll_head(cx)).await.map_err(|error| reset_name(&error))?;
+            self.has_begun = true;
         }
-        let Answer::Body(body) = &mut self.answer else { unreachable!("headers came") };
         let (mut received, mut same) = (0, true);
         while received < message.len() {
-            let chunk = body.data().await.ok_or("ENDED")?.map_err(|error| reset_name(&error))?;
+            let chunk = poll_fn(|cx| self.answer.poll_data(cx)).await.ok_or("ENDED")?;
+            let chunk = chunk.map_err(|error| reset_name(&error))?;
             same &= message.get(received..received + chunk.len()) == Some(&chunk[..]);
             received += chunk.len();
-            let _ = body.flow_control().release_capacity(chunk.len());
+            self.answer.release(chunk.len());
         }
         Ok(same)
     }
@@ -75,7 +71,7 @@ pub async fn held_loop(load: Rc<Load>, connection: Rc<Connection>, count: usize,
             let outcome = held.exchange(&message).await;
             let failed = outcome.is_err();
             let mut state = load.state.borrow_mut();
-            state.record(began, outcome.map(|same| ("OK".to_owned(), same)));
+            state.record(began, outcome.map(|same| (Status::Borrowed("OK"), same)));
             state.pending -= u64::from(idle);
             if failed {
                 return;
@@ -88,8 +84,8 @@ pub async fn held_loop(load: Rc<Load>, connection: Rc<Connection>, count: usize,
 }
 
 /// A call that cannot be opened spoils the run: the others must not make it look well.
-fn fail(load: &Load, error: &str) {
+fn fail(load: &Load, error: &Status) {
     eprintln!("an open call failed: {error}");
     let mut state = load.state.borrow_mut();
-    *state.statuses.entry(error.to_owned()).or_default() += 1;
+    *state.statuses.entry(error.clone()).or_default() += 1;
 }

@@ -2,18 +2,20 @@
 
 #![allow(clippy::cast_precision_loss)] // figures for people, not for machines
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use hdrhistogram::Histogram;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use modelmesh_bench_kit::arguments::Arguments;
 use modelmesh_bench_kit::cpu::{self, Process, Sample};
 use modelmesh_bench_kit::{CONNECTION_WINDOW, STREAM_WINDOW, grpc, socket, tls};
+use modelmesh_http2::{Client, Error, RecvStream, SendStream, Sender, Settings};
 use serde_json::json;
 use tokio::task::LocalSet;
 use tokio_rustls::TlsConnector;
@@ -54,7 +56,7 @@ Sends gRPC calls and prints what came back, as JSON. Each answer must hold the b
 struct Load {
     targets: Vec<String>,
     headers: HeaderMap,
-    path: String,
+    path: PathAndQuery,
     body: Body,
     models: Models,
     tls: Option<TlsConnector>,
@@ -66,7 +68,7 @@ struct State {
     /// Calls that began (closed loop) or were to begin (open loop) between these count for latency.
     measured_from: Option<Instant>,
     latencies: Histogram<u64>,
-    statuses: BTreeMap<String, u64>,
+    statuses: BTreeMap<Status, u64>,
     mismatched: u64,
     /// Answers that arrived in the measured time, whenever their calls began: what the CPU was spent on.
     completed: u64,
@@ -81,97 +83,82 @@ struct State {
 struct Connection {
     load: Rc<Load>,
     target: String,
-    uri: Uri,
-    sender: tokio::sync::Mutex<Option<SendRequest<Bytes>>>,
+    sender: tokio::sync::Mutex<Option<Sender>>,
 }
 
 impl Connection {
     fn new(load: &Rc<Load>, index: usize) -> Self {
         let target = load.targets[index % load.targets.len()].clone();
-        let authority = if target.starts_with("unix:") { "localhost" } else { &target };
-        let scheme = if load.tls.is_some() { "https" } else { "http" };
-        let uri = format!("{scheme}://{authority}{}", load.path).parse().unwrap_or_else(|error| {
-            eprintln!("--target {target} --method {}: {error}", load.path);
-            std::process::exit(2)
-        });
-        Self { load: Rc::clone(load), target, uri, sender: tokio::sync::Mutex::new(None) }
+        Self { load: Rc::clone(load), target, sender: tokio::sync::Mutex::new(None) }
     }
 
     /// A handle on which a request can be sent now.
-    async fn ready(&self) -> Result<SendRequest<Bytes>, String> {
+    async fn ready(&self) -> Result<Sender, Status> {
         let mut sender = self.sender.lock().await;
-        if let Some(handle) = &*sender {
-            let handle = handle.clone();
-            // Unlocked before the wait: the others need not wait for a stream that is not theirs.
-            drop(sender);
-            if let Ok(ready) = handle.ready().await {
-                return Ok(ready);
-            }
-            sender = self.sender.lock().await;
+        if let Some(handle) = sender.as_ref().filter(|handle| handle.check().is_ok()) {
+            return Ok(handle.clone());
         }
         let socket = socket::connect(&self.target, self.load.tls.as_ref()).await;
-        let socket = socket.map_err(|error| format!("CONNECT_{:?}", error.kind()))?;
-        let (handle, connection) = h2::client::Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_max_send_streams(100_000)
-            .max_send_buffer_size(16 << 20)
-            .enable_push(false)
-            .handshake::<_, Bytes>(socket)
-            .await
-            .map_err(|_| "CONNECT_Handshake".to_owned())?;
+        let socket = socket.map_err(|error| Status::from(format!("CONNECT_{:?}", error.kind())))?;
+        let settings =
+            Settings { stream_window: STREAM_WINDOW, connection_window: CONNECTION_WINDOW, ..Settings::default() };
+        let (handle, connection) = Client::new(socket, settings);
+        let pinger = connection.pinger();
         tokio::task::spawn_local(connection);
-        let ready = handle.clone().ready().await.map_err(|_| "CONNECT_Lost".to_owned())?;
-        *sender = Some(handle);
-        Ok(ready)
+        // Before its first answer nobody knows how many streams the other side takes.
+        pinger.ping();
+        poll_fn(|cx| pinger.poll_pong(cx)).await.map_err(|_| Status::Borrowed("CONNECT_Lost"))?;
+        *sender = Some(handle.clone());
+        Ok(handle)
     }
 
-    fn request(&self, model: Option<HeaderValue>) -> Request<()> {
-        let mut request = Request::new(());
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.load.headers.clone();
-        if let Some(model) = model {
-            request.headers_mut().insert("mm-model-id", model);
-        }
-        request
+    /// Opens a call.
+    async fn begin(&self, model: Option<HeaderValue>) -> Result<(RecvStream, SendStream), Status> {
+        let sender = self.ready().await?;
+        let authority = if self.target.starts_with("unix:") { "localhost" } else { &self.target };
+        let with_model;
+        let headers = match model {
+            None => &self.load.headers,
+            Some(model) => {
+                let mut headers = self.load.headers.clone();
+                headers.insert("mm-model-id", model);
+                with_model = headers;
+                &with_model
+            }
+        };
+        sender.send(authority, &self.load.path, headers, false).map_err(|error| reset_name(&error))
     }
 
     /// A call that stays open.
-    async fn open(&self) -> Result<Held, String> {
+    async fn open(&self) -> Result<Held, Status> {
         let model = self.load.models.draw(&mut self.load.state.borrow_mut().random);
-        let mut sender = self.ready().await?;
-        let (response, stream) = sender.send_request(self.request(model), false).map_err(|error| reset_name(&error))?;
-        Ok(Held::new(stream, response))
+        let (answer, sending) = self.begin(model).await?;
+        Ok(Held::new(sending, answer))
     }
 
     /// One call: its status, and whether the bytes came back.
-    async fn call(&self, model: Option<HeaderValue>) -> Result<(String, bool), String> {
-        let mut sender = self.ready().await?;
-        let request = self.request(model);
-        let (response, mut stream) = sender.send_request(request, false).map_err(|error| reset_name(&error))?;
+    async fn call(&self, model: Option<HeaderValue>) -> Result<(Status, bool), Status> {
+        let (mut body, mut stream) = self.begin(model).await?;
         let sent = self.load.body.next(&mut self.load.state.borrow_mut().random);
         // An early answer resets the rest of a long request; that is no error of ours.
         let _ = stream.send_data(sent.clone(), true);
-        let response = response.await.map_err(|error| reset_name(&error))?;
-        if response.status() != http::StatusCode::OK {
-            return Ok((format!("HTTP_{}", response.status().as_u16()), true));
+        let head = poll_fn(|cx| body.poll_head(cx)).await.map_err(|error| reset_name(&error))?;
+        if head.status != http::StatusCode::OK {
+            return Ok((format!("HTTP_{}", head.status.as_u16()).into(), true));
         }
-        if let Some(status) = status_name(response.headers()) {
+        if let Some(status) = status_name(&head.headers) {
             return Ok((status, true));
         }
-        let mut body = response.into_body();
         let echoes = matches!(self.load.body, Body::Echo(_));
         let mut received = 0;
         let mut same = true;
-        while let Some(chunk) = body.data().await {
+        while let Some(chunk) = poll_fn(|cx| body.poll_data(cx)).await {
             let chunk = chunk.map_err(|error| reset_name(&error))?;
             same &= !echoes || sent.get(received..received + chunk.len()) == Some(&chunk[..]);
             received += chunk.len();
-            let _ = body.flow_control().release_capacity(chunk.len());
+            body.release(chunk.len());
         }
-        let trailers = body.trailers().await.map_err(|error| reset_name(&error))?;
-        let status = trailers.as_ref().and_then(status_name).unwrap_or_else(|| "NO_STATUS".to_owned());
+        let status = body.trailers().as_ref().and_then(status_name).unwrap_or(Status::Borrowed("NO_STATUS"));
         Ok((status, same && (!echoes || received == sent.len())))
     }
 
@@ -188,18 +175,24 @@ impl Connection {
     }
 }
 
-fn status_name(headers: &HeaderMap) -> Option<String> {
+/// How a call ended: a status of gRPC, or what stands for one.
+type Status = Cow<'static, str>;
+
+fn status_name(headers: &HeaderMap) -> Option<Status> {
     let text = headers.get("grpc-status")?.to_str().unwrap_or("?");
     let name = text.parse::<usize>().ok().and_then(|code| grpc::STATUS_NAMES.get(code));
-    Some(name.map_or_else(|| format!("STATUS_{text}"), |name| (*name).to_owned()))
+    Some(name.map_or_else(|| format!("STATUS_{text}").into(), |name| Status::Borrowed(name)))
 }
 
-fn reset_name(error: &h2::Error) -> String {
-    error.reason().map_or_else(|| "CONNECTION_LOST".to_owned(), |reason| format!("RESET_{reason:?}"))
+fn reset_name(error: &Error) -> Status {
+    match error {
+        Error::Reset { reason, .. } => format!("RESET_{reason}").into(),
+        _ => Status::Borrowed("CONNECTION_LOST"),
+    }
 }
 
 impl State {
-    fn record(&mut self, since: Instant, outcome: Result<(String, bool), String>) {
+    fn record(&mut self, since: Instant, outcome: Result<(Status, bool), Status>) {
         let Some(from) = self.measured_from else { return };
         if !self.stopping {
             self.completed += 1;
@@ -239,7 +232,7 @@ fn main() {
     let load = Rc::new(Load {
         targets,
         headers: headers(&arguments),
-        path: arguments.get_or("--method", "/bench.Echo/Call".to_owned()),
+        path: arguments.get_or("--method", PathAndQuery::from_static("/bench.Echo/Call")),
         body,
         models: Models::read(&arguments),
         tls: arguments.get::<String>("--tls").map(|file| {
