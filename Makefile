@@ -80,7 +80,7 @@ demo: bytecode ## three instances, real models that do not all fit: watch them l
 	@$(BIN)/python examples/01-real-models/demo.py
 
 test: bytecode ## every test; K=expression picks some
-	@cargo test -q --locked -p modelmesh-core
+	@cargo test -q --locked -p modelmesh-http2 -p modelmesh-core
 	@$(BIN)/python -m pytest -q $(if $(K),-k "$(K)",) -n 2 --dist worksteal
 
 check: $(STAMPS)/build ## formatters, linters, types, layers, stubs: what must hold before a commit
@@ -89,7 +89,7 @@ check: $(STAMPS)/build ## formatters, linters, types, layers, stubs: what must h
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports > $(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
 	@cargo fmt --check
-	@cargo clippy -q --locked --all-targets -p modelmesh-core -p modelmesh-python -- -D warnings
+	@cargo clippy -q --locked --all-targets -p modelmesh-http2 -p modelmesh-core -p modelmesh-python -- -D warnings
 	@$(BIN)/python -m mypy.stubtest modelmesh._core._native --ignore-missing-stub > $(STAMPS)/stubs.log 2>&1 || { cat $(STAMPS)/stubs.log; exit 1; }
 	@$(MAKE) --no-print-directory check-deploy
 	@echo "check: all good"
@@ -115,6 +115,16 @@ format: $(STAMPS)/venv ## let the formatters write
 SEEDS ?= 20
 sim: $(STAMPS)/venv ## simulated clusters under faults: SEEDS=n, or SEED=n to repeat one
 	@$(BIN)/python -m modelmesh.testing.campaign $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+H2SPEC_PORT := 18080
+$(TOOLS)/h2spec:
+	@GOBIN=$(CURDIR)/$(TOOLS) go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1
+
+.PHONY: conformance
+conformance: $(TOOLS)/h2spec ## the HTTP/2 of the byte path against h2spec; needs go
+	@cargo build -q --locked -p modelmesh-http2 --example answer
+	@$(CARGO_TARGET_DIR)/debug/examples/answer $(H2SPEC_PORT) & server=$$!; trap "kill $$server" EXIT; \
+	$(TOOLS)/h2spec -p $(H2SPEC_PORT) -o 2
 
 docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
 	@$(BIN)/python -m modelmesh.instance.reference

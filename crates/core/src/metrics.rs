@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{Equivalent, HashMap};
 use parking_lot::RwLock;
 
 use crate::histogram::{ByCode, HOLDS, Histogram, SIZES, TIMES, Taken};
@@ -92,10 +92,28 @@ impl Default for OfMethod {
 
 /// The series of one model; of all models, if they are not told apart.
 struct OfModel {
-    /// By vmodel and method.
-    methods: RwLock<HashMap<String, HashMap<String, Box<OfMethod>>>>,
+    methods: RwLock<HashMap<MethodKey, Box<OfMethod>>>,
     queued: Histogram,
     missed: Histogram,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct MethodKey {
+    vmodel: String,
+    method: String,
+}
+
+/// A `MethodKey` to look one up by. Hashes as that does: field by field, in the same order.
+#[derive(Hash)]
+struct MethodLookup<'a> {
+    vmodel: &'a str,
+    method: &'a str,
+}
+
+impl Equivalent<MethodKey> for MethodLookup<'_> {
+    fn equivalent(&self, key: &MethodKey) -> bool {
+        self.method == key.method && self.vmodel == key.vmodel
+    }
 }
 
 impl Default for OfModel {
@@ -107,13 +125,14 @@ impl Default for OfModel {
 impl OfModel {
     /// The series are written under the lock that reads the table: cheaper than counting references.
     fn method(&self, vmodel: &str, method: &str, observe: impl FnOnce(&OfMethod)) {
-        if let Some(series) = self.methods.read().get(vmodel).and_then(|methods| methods.get(method)) {
+        if let Some(series) = self.methods.read().get(&MethodLookup { vmodel, method }) {
             return observe(series);
         }
-        let mut vmodels = self.methods.write();
-        let methods = vmodels.entry(vmodel.to_owned()).or_default();
-        let label = if methods.len() < MOST_METHODS { method } else { OTHER_METHOD };
-        observe(methods.entry(label.to_owned()).or_default());
+        let mut methods = self.methods.write();
+        let of_vmodel = methods.keys().filter(|key| key.vmodel == vmodel).count();
+        let label = if of_vmodel < MOST_METHODS { method } else { OTHER_METHOD };
+        let key = MethodKey { vmodel: vmodel.to_owned(), method: label.to_owned() };
+        observe(methods.entry(key).or_default());
     }
 }
 
@@ -289,17 +308,15 @@ impl Metrics {
                 }
                 labels
             };
-            for (vmodel, methods) in of_model.methods.read().iter() {
-                for (method, series) in methods {
-                    for (name, by_code) in [
-                        (REQUESTS, &series.requests),
-                        (INVOCATIONS, &series.invocations),
-                        (REQUEST_BYTES, &series.request_bytes),
-                        (RESPONSE_BYTES, &series.response_bytes),
-                    ] {
-                        for (code, histogram) in by_code.seen() {
-                            each(name, &labels(method.as_str(), code, vmodel.as_str()), histogram);
-                        }
+            for (key, series) in of_model.methods.read().iter() {
+                for (name, by_code) in [
+                    (REQUESTS, &series.requests),
+                    (INVOCATIONS, &series.invocations),
+                    (REQUEST_BYTES, &series.request_bytes),
+                    (RESPONSE_BYTES, &series.response_bytes),
+                ] {
+                    for (code, histogram) in by_code.seen() {
+                        each(name, &labels(key.method.as_str(), code, key.vmodel.as_str()), histogram);
                     }
                 }
             }

@@ -8,6 +8,8 @@
 //! Everything that a stranger sends is bounded by [`Settings`]: streams, windows, header lists, resets, answers that it
 //! does not read. Errors of a stream reset it; errors of the connection end it with GOAWAY.
 
+#![forbid(unsafe_code)]
+
 mod client;
 mod connection;
 mod error;
