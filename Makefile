@@ -118,7 +118,7 @@ sim: $(STAMPS)/venv ## simulated clusters under faults: SEEDS=n, or SEED=n to re
 
 H2SPEC_PORT := 18080
 $(TOOLS)/h2spec:
-	@GOBIN=$(CURDIR)/$(TOOLS) go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1
+	@GOBIN=$(CURDIR)/$(TOOLS) go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
 
 .PHONY: conformance
 conformance: $(TOOLS)/h2spec ## the HTTP/2 of the byte path against h2spec; needs go
