@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from modelmesh.control.state import Changed, LostCopy
 from modelmesh.testing.clock import VirtualClock, run_virtual
-from modelmesh.testing.cluster import KEYS, SimulatedCluster, register
+from modelmesh.testing.cluster import KEYS, SimulatedCluster, infer_after, register, unregister
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.dataplane import Hop
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
@@ -250,5 +250,47 @@ def test_a_copy_that_became_ready_while_the_runtime_was_not_connected_can_leave(
         assert a.plane.cache.states() == {}
         a.dataplane.runtime_link(up=True)
         await call
+
+    play(story)
+
+
+def test_a_copy_of_an_earlier_registration_answers_nothing_while_its_key_cannot_be_deleted() -> None:
+    """It was told of the new record, and went on answering from the old path until the store had confirmed the rest."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store, infer=infer_after(with_path=True))
+        b = await cluster.add("b", infer=infer_after(with_path=True))
+        await register(b, "m", path="old")
+        await hold(cluster, "m", "a")
+        store.loses_answers = True
+        await unregister(b, "m")
+        await register(b, "m", path="new")
+        await asyncio.sleep(1)
+        assert a.plane.state.revision >= (await cluster.store.range(KEYS.model(ModelId("m")))).items[0].create_revision
+        answer = await cluster.call("m", via="a")
+        assert answer.status is Status.OK, answer
+        assert answer.payload == ("m", None, "new")
+        store.loses_answers = False
+        await asyncio.sleep(10)
+
+    play(story)
+
+
+def test_a_copy_that_relied_on_another_leaves_all_the_same_when_its_record_goes() -> None:
+    """The other went with the record, the store refused, and the copy of a model that nobody knows stayed."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store)
+        b = await cluster.add("b")
+        await register(b, "m")
+        await hold(cluster, "m", "b")
+        await hold(cluster, "m", "a")
+        store.latency_ms = 1_000
+        a.plane.cache.drop(ModelId("m"), "redundant", relied_on=a.plane.cache.others(ModelId("m")))
+        await unregister(b, "m")
+        await asyncio.sleep(5)
+        assert a.plane.cache.states() == {}
 
     play(story)

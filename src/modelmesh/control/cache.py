@@ -373,7 +373,7 @@ class Cache:
             entry = self._begin(model, registered, view, waited_for=waited_for, last_use_ms=last_use_ms)
             entry.wanted = not waited_for
         elif entry.registered.create_revision < registered.create_revision:
-            self.drop(model, "record_replaced")
+            self._void(entry, "record_replaced")
         elif waited_for:
             entry.waited_for = True
             self._queue.promote(entry.load_id, now_ms=self._clock.now_ms())
@@ -482,7 +482,7 @@ class Cache:
         """The model's record was deleted (0) or is a new one."""
         entry = self._entries.get(model)
         if entry is not None and entry.registered.create_revision != create_revision:
-            self.drop(model, "unregistered", end=LoadVoid())
+            self._void(entry, "unregistered", end=LoadVoid())
 
     def record_moved(self, model: ModelId, registered: Registered) -> None:
         """The same record stands again after the store was emptied, with a new create revision."""
@@ -492,7 +492,13 @@ class Cache:
         if entry.registered.record.same_attributes(registered.record):
             entry.registered = registered
         else:
-            self.drop(model, "record_replaced")
+            self._void(entry, "record_replaced")
+
+    def _void(self, entry: Entry, reason: str, *, end: LoadEnd | None = None) -> None:
+        """Let go a copy whose record is gone or another one; its route closes before its key is deleted."""
+        self.drop(entry.model, reason, end=end)
+        if entry.machine.accepts(CopyInput.VOIDED):
+            self._step(entry, CopyInput.VOIDED)
 
     # --- events from the runtime and the data plane --------------------------------------------
 
@@ -691,7 +697,7 @@ class Cache:
                 self._journal.note(
                     "evicted" if entry.drop_reason in _EVICTIONS else "dropped", entry.model, entry.drop_reason
                 )
-                self._tasks.start(self._listing.withdraw(entry), f"withdraw {entry.model}")
+                entry.removal = self._tasks.start(self._listing.withdraw(entry), f"withdraw {entry.model}")
             case CopyEffect.REMOVE_KEY:
                 entry.removal = self._tasks.start(self._listing.remove(entry), f"remove key {entry.model}")
             case CopyEffect.CLOSE:
