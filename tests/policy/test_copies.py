@@ -146,9 +146,16 @@ def test_what_was_added_is_not_dropped_by_the_same_load(load: ModelLoad, room: C
 
 
 def test_use_counts_as_regular_when_it_was_used_seven_to_forty_minutes_ago() -> None:
-    uses = (0, 0)
+    uses = (None, None)
     hits = []
     for minute in (1000, 1003, 1008, 1020, 1100, 1101):
         hit, *uses = regular_use(*uses, minute * MINUTE)
         hits.append(hit)
     assert hits == [False, False, True, True, False, False]
+
+
+def test_the_first_use_is_not_regular_whatever_the_clock_shows() -> None:
+    """A clock that began ten minutes ago made every model regularly used with its first call."""
+    assert regular_use(None, None, 10 * MINUTE) == (False, None, 10 * MINUTE)
+    assert regular_use(None, 10 * MINUTE, 11 * MINUTE) == (False, 10 * MINUTE, 11 * MINUTE)
+    assert regular_use(None, 10 * MINUTE, 20 * MINUTE) == (True, 10 * MINUTE, 20 * MINUTE)

@@ -165,19 +165,19 @@ def fewer_copies(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits = _DEF
 
 
 def regular_use(
-    earlier_ms: int, last_ms: int, now_ms: int, limits: CopiesLimits = _DEFAULT_LIMITS
-) -> tuple[bool, int, int]:
+    earlier_ms: int | None, last_ms: int | None, now_ms: int, limits: CopiesLimits = _DEFAULT_LIMITS
+) -> tuple[bool, int | None, int]:
     """Whether a use now makes a model regularly used, and the two times to remember for the next use.
 
     Args:
-        earlier_ms: The first time that the previous use returned; 0 before the first use.
-        last_ms: The second.
-        now_ms: Time of this use; the same clock.
+        earlier_ms: The first time that the previous use returned; None before the first use.
+        last_ms: The second; likewise.
+        now_ms: Time of this use; the same clock, which may have begun at any time.
         limits: The window.
     """
     lower, upper = now_ms - limits.regular_to_ms, now_ms - limits.regular_from_ms
-    earlier_fits = lower <= earlier_ms <= upper
-    last_fits = lower <= last_ms <= upper
+    earlier_fits = earlier_ms is not None and lower <= earlier_ms <= upper
+    last_fits = last_ms is not None and lower <= last_ms <= upper
     if last_fits or not earlier_fits:
         earlier_ms = last_ms
     return earlier_fits or last_fits, earlier_ms, now_ms
