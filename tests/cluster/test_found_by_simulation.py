@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from modelmesh.control.state import Changed, LostCopy
+from modelmesh.ports import Transaction, TransactionResult
 from modelmesh.testing.clock import VirtualClock, run_virtual
-from modelmesh.testing.cluster import KEYS, SimulatedCluster, infer_after, register, unregister
+from modelmesh.testing.cluster import KEYS, SimulatedCluster, infer_after, register, set_vmodel, unregister
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.dataplane import Hop
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
@@ -292,5 +293,37 @@ def test_a_copy_that_relied_on_another_leaves_all_the_same_when_its_record_goes(
         await unregister(b, "m")
         await asyncio.sleep(5)
         assert a.plane.cache.states() == {}
+
+    play(story)
+
+
+def test_a_leader_who_has_not_seen_that_it_leads_no_more_does_not_ask_the_store_without_end() -> None:
+    """Its write was refused by the fence, and tried again at once, until the view had caught up with the store."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        store.latency_ms = 1
+        a = await cluster.add("a", store=store, load_ms=1_000)
+        await register(a, "m1", load=True)
+        await register(a, "m2")
+        await set_vmodel(a, "v", "m1")
+        await set_vmodel(a, "v", "m2")
+        await asyncio.sleep(0.5)  # the target is loading
+        store.watch_lag_ms = 3_000
+        await store.expire_leases()
+        asked = 0
+        transact = store.transact
+
+        async def counted(transaction: Transaction) -> TransactionResult:
+            nonlocal asked
+            asked += 1
+            return await transact(transaction)
+
+        store.transact = counted
+        await asyncio.sleep(3)
+        assert 0 < asked < 100
+        store.watch_lag_ms = 0
+        await asyncio.sleep(10)
+        assert told(cluster, "vmodel_moved") == 1
 
     play(story)
