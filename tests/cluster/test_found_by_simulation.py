@@ -327,3 +327,27 @@ def test_a_leader_who_has_not_seen_that_it_leads_no_more_does_not_ask_the_store_
         assert told(cluster, "vmodel_moved") == 1
 
     play(story)
+
+
+def test_a_store_emptied_while_a_watch_is_being_opened_is_met_again() -> None:
+    """It had been met a moment before; the watch from its old revision stayed silent, and nothing cold was served."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store)
+        await register(a, "m", load=True)
+        store.latency_ms = 700
+        store.break_watches()
+        while not told(cluster, "store_back"):
+            await asyncio.sleep(0.01)
+        await store.empty()
+        await asyncio.sleep(1)
+        store.latency_ms = 0
+        await asyncio.sleep(30)
+        assert told(cluster, "store_replaced") == 1
+        assert cluster.holders("m") == ["a"]
+        assert [item.key for item in (await cluster.store.range(KEYS.copies)).items] == [
+            KEYS.copy(ModelId("m"), InstanceId("a"))
+        ]
+
+    play(story)
