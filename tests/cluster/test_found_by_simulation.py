@@ -71,10 +71,10 @@ def test_an_instance_that_starts_refuses_loads_for_others() -> None:
     async def story(cluster: SimulatedCluster) -> None:
         a = await cluster.add("a")
         await register(a, "m")
-        a.plane._started = False
+        a.plane._receiver._started = False
         answer = await a.dataplane.serve_hop(ModelId("m"), None, Hop.LOAD, (), None)
         assert (answer.status, dict(answer.trailers)["mm-refused"]) == (Status.UNAVAILABLE, b"busy")
-        a.plane._started = True
+        a.plane._receiver._started = True
 
     play(story)
 

@@ -153,7 +153,7 @@ def test_a_burst_alone_gets_none() -> None:
 
 def test_where_one_place_is_left_one_copy_is_added() -> None:
     async def story(cluster: SimulatedCluster) -> None:
-        cluster.instances[InstanceId("c")].plane.cache.draining = True
+        cluster.instances[InstanceId("c")].plane.cache.drain()
         await register(cluster.instances[InstanceId("a")], "m")
         await asyncio.sleep(2)
         await calls(cluster, "m", per_second=200, seconds=5)

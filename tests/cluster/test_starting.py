@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from modelmesh.control.plane import ControlLimits
+from modelmesh.control.limits import ControlLimits
 from modelmesh.machines.bootstrap import REDEEMED
 from modelmesh.policy.readiness import OTHERS_DRAIN_MS, ReadinessReason
 from modelmesh.ports import Put, Transaction
@@ -100,7 +100,7 @@ def test_a_cluster_that_is_read_only_serves_and_changes_nothing() -> None:
         for number in range(3):
             await register(writer, f"m{number}", path="FAIL_broken" if number == 2 else "")
         reader = await cluster.add("r", limits=ControlLimits(read_only=True))
-        writer.plane.cache.draining = True
+        writer.plane.cache.drain()
         await writer.plane.membership.drain()
         before = {item.key: item.value for item in (await cluster.store.range(KEYS.registry)).items}
         assert (await cluster.call("m0", via="r")).status is Status.OK

@@ -13,7 +13,7 @@ from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeState
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import size_path
-from modelmesh.testing.runtime import LEGACY_MANAGEMENT, ScriptedError, ScriptedRuntime
+from modelmesh.testing.scripted_runtime import LEGACY_MANAGEMENT, ScriptedError, ScriptedRuntime
 from modelmesh.values.status import Status
 
 PORT_TO_METHOD = {

@@ -135,6 +135,30 @@ async def test_a_silent_watch_is_kept_by_signs_of_life(victim, suffering):
     await watch.aclose()
 
 
+async def test_a_watch_that_is_not_read_for_long_is_not_taken_for_silent(victim, suffering):
+    now = await put(suffering, "a")
+    watch = suffering.watch("b", start=Revision(now + 1))
+    watching = asyncio.ensure_future(anext(watch))
+    await put(suffering, "b1")
+    assert [change.item.key for change in await watching] == ["b1"]
+    await asyncio.sleep(2)
+    watching = asyncio.ensure_future(anext(watch))
+    await put(suffering, "b2")
+    assert [change.item.key for change in await watching] == ["b2"]
+    await watch.aclose()
+
+
+async def test_a_task_that_is_cancelled_while_its_watch_is_silent_is_told_so(victim, suffering):
+    now = await put(suffering, "a")
+    watching = asyncio.ensure_future(anext(suffering.watch("", start=Revision(now + 1))))
+    await asyncio.sleep(0.2)
+    victim.pause()
+    await asyncio.sleep(0.8)  # a sign of life was asked for
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+
+
 async def test_a_killed_etcd_keeps_keys_and_leases_when_restarted(victim, suffering):
     lease = await suffering.grant(60_000)
     before = await put(suffering, "leased", lease=lease)

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from modelmesh.adapters.store.etcd_groups import GROUP, Groups, footprint
+from modelmesh.adapters.store import etcd_groups
+from modelmesh.adapters.store.etcd_groups import GROUP, Footprint, Groups, footprint
 from modelmesh.ports import (
     Compare,
     Delete,
@@ -73,6 +74,58 @@ async def test_who_touches_the_same_keys_waits_for_the_next_group_in_order() -> 
     writes = (put("a"), put("a"), put("copies/m/i"), read, put("other"), put("b"))
     await together(Groups(etcd.run), etcd, *writes)
     assert etcd.sizes() == [1, 3, 2, 1]
+
+
+async def test_callers_who_were_answered_together_share_the_next_group_too() -> None:
+    etcd = Etcd()
+    etcd.gate.set()
+    groups = Groups(etcd.run)
+
+    async def caller(number: int) -> None:
+        for turn in range(5):
+            await groups.transact(put(f"{number}/{turn}"), Footprint(writes={f"{number}/{turn}"}))
+            for _ in range(number):  # they do not come back in the same turn of the loop
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(caller(number) for number in range(4)))
+    assert etcd.sizes() == [4, 4, 4, 4, 4]
+
+
+async def test_nobody_waits_long_for_those_who_do_not_come_back() -> None:
+    etcd = Etcd()
+    await together(Groups(etcd.run), etcd, put("a"), put("b"))
+    groups = Groups(etcd.run)
+    await asyncio.gather(*(groups.transact(put(key), footprint(put(key))) for key in "cd"))
+    async with asyncio.timeout(10):
+        await groups.transact(put("e"), footprint(put("e")))
+    assert etcd.sizes() == [1, 2, 2, 1]
+
+
+async def test_who_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_groups, "PAUSE_S", 3600)
+    etcd = Etcd()
+    etcd.gate.set()
+    groups = Groups(etcd.run)
+    for number in range(3):
+        await groups.transact(put(f"k{number}"), footprint(put(f"k{number}")))
+    # Nor does who waited for the keys of a group of several.
+    writes = (put("a"), put("b"), put("a"), put("a"))
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(groups.transact(write, footprint(write)) for write in writes))
+    assert etcd.sizes() == [1, 1, 1, 2, 1, 1]
+
+
+async def test_closing_tells_those_who_wait_for_others_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_groups, "PAUSE_S", 3600)
+    etcd = Etcd()
+    etcd.gate.set()
+    groups = Groups(etcd.run)
+    await asyncio.gather(*(groups.transact(put(key), footprint(put(key))) for key in "ab"))
+    alone = asyncio.create_task(groups.transact(put("c"), footprint(put("c"))))
+    await asyncio.sleep(0)
+    await groups.close()
+    with pytest.raises(StoreUnavailableError):
+        await alone
 
 
 @pytest.mark.parametrize(

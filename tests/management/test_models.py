@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from modelmesh._proto import model_mesh_pb2 as pb
+from modelmesh.control.identity import StoreReplacedError
 from modelmesh.management.calls import Call, CallError
 from modelmesh.management.models import HOUR_MS, LONGEST_ID
 from modelmesh.ports import Put, StoreUnavailableError, Transaction
@@ -199,6 +200,7 @@ def test_a_malformed_record_is_told_and_hurts_nobody_else() -> None:
         status, message = await refused(service.status())
         assert status is Status.INTERNAL
         assert "the record of m cannot be read" in message
+        assert await refused(service.register()) == (status, message)
         assert (await service.register("other")).status == Info.NOT_LOADED
 
     play(story)
@@ -251,6 +253,23 @@ def test_while_the_store_is_away_known_models_answer_and_the_rest_is_unavailable
             assert (await service.register("other")).status == Info.NOT_LOADED
             assert (await cluster.call("other", via="a")).status is Status.OK
             await cluster.settled()
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+def test_what_stands_in_an_emptied_store_is_not_believed_before_it_was_listed() -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=3)
+        faulty = FaultyStore(cluster.store, VirtualClock())
+        try:
+            service = Service(await cluster.add("a", store=faulty), cluster)
+            await service.register("before")
+            await faulty.empty()
+            await service.register("m")
+            with pytest.raises(StoreReplacedError):
+                await service.register("m")
         finally:
             await cluster.stop()
 

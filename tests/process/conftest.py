@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from modelmesh._proto import example_predictor_pb2 as predictor_pb
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.instance.local_cluster import LocalCluster
-from modelmesh.testing.runtime import ScriptedRuntime
+from modelmesh.testing.scripted_runtime import ScriptedRuntime
 
 PREDICT = "mmesh.ExamplePredictor/predict"
 Info = pb.ModelStatusInfo

@@ -12,7 +12,7 @@ from conftest import Mesh, eventually
 
 from modelmesh.instance.local_cluster import free_port
 from modelmesh.instance.processes import start_child
-from modelmesh.testing.runtime import LEGACY_MANAGEMENT, ScriptedRuntime
+from modelmesh.testing.scripted_runtime import LEGACY_MANAGEMENT, ScriptedRuntime
 
 pytestmark = pytest.mark.process
 

@@ -14,7 +14,7 @@ from conftest import StartMesh, eventually
 
 from modelmesh.instance.local_cluster import free_port
 from modelmesh.instance.processes import Child, start_child
-from modelmesh.testing.runtime import ScriptedRuntime
+from modelmesh.testing.scripted_runtime import ScriptedRuntime
 
 pytestmark = pytest.mark.process
 

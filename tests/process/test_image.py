@@ -14,7 +14,7 @@ from conftest import eventually
 from test_stop import Instance, answered
 
 from modelmesh.instance.sources import environment_names
-from modelmesh.testing.runtime import ScriptedRuntime
+from modelmesh.testing.scripted_runtime import ScriptedRuntime
 
 pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[2]

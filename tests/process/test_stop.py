@@ -16,7 +16,7 @@ from modelmesh.adapters.store import open_store
 from modelmesh.instance.local_cluster import free_port
 from modelmesh.instance.processes import Child, start_child
 from modelmesh.testing.etcd import running_etcd
-from modelmesh.testing.runtime import ScriptedRuntime
+from modelmesh.testing.scripted_runtime import ScriptedRuntime
 
 pytestmark = pytest.mark.process
 CLI = [sys.executable, "-m", "modelmesh.cli"]

@@ -14,7 +14,7 @@ from conftest import Mesh, eventually
 from modelmesh._proto import grpc_health_pb2 as health_pb
 from modelmesh.instance.local_cluster import LocalCluster
 from modelmesh.testing.certificates import Authority, self_signed
-from modelmesh.testing.runtime import ScriptedRuntime
+from modelmesh.testing.scripted_runtime import ScriptedRuntime
 
 pytestmark = pytest.mark.process
 

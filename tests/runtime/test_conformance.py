@@ -15,7 +15,7 @@ from modelmesh._proto import example_predictor_pb2, open_inference_pb2
 from modelmesh.runtime import serve
 from modelmesh.runtime.files import FileRuntime
 from modelmesh.testing.conformance import CHECKS, Skipped, Subject, run_check
-from modelmesh.testing.runtime import ScriptedError, ScriptedRuntime
+from modelmesh.testing.scripted_runtime import ScriptedError, ScriptedRuntime
 from modelmesh.values.status import Status
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "03-write-a-runtime"

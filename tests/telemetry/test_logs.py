@@ -61,7 +61,7 @@ def ended(**more: object) -> Logged:
 
 
 def test_a_level_may_change_while_loggers_live(level: LogLevel, output: io.StringIO) -> None:
-    log = JournalLog("i")
+    log = JournalLog("i", level)
 
     def told() -> list[str]:
         for kind in ("sent", "loaded", "load_failed"):

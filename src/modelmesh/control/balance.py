@@ -3,13 +3,10 @@
 from modelmesh.control.cache import Cache
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
-from modelmesh.control.records import NotReadError, RecordCache
-from modelmesh.control.requests import Requests
+from modelmesh.control.mover import Elsewhere, Mover, Unregistered
 from modelmesh.control.tasks import Tasks
 from modelmesh.policy.balance import MoveOne, next_move
-from modelmesh.ports import PeerState, StoreError
-from modelmesh.values.ids import ModelId
-from modelmesh.values.records import ModelRecord
+from modelmesh.values.ids import InstanceId, ModelId, Revision
 
 PAUSE_TICKS = 10
 """After a move that was refused."""
@@ -18,20 +15,10 @@ PAUSE_TICKS = 10
 class Balance:
     """Gives copies of this instance away."""
 
-    def __init__(
-        self,
-        *,
-        cache: Cache,
-        decider: Decider,
-        requests: Requests,
-        models: RecordCache[ModelId, ModelRecord],
-        journal: Journal,
-        tasks: Tasks,
-    ) -> None:
+    def __init__(self, *, cache: Cache, decider: Decider, mover: Mover, journal: Journal, tasks: Tasks) -> None:
         self._cache = cache
         self._decider = decider
-        self._requests = requests
-        self._models = models
+        self._mover = mover
         self._journal = journal
         self._tasks = tasks
         self._moving = False
@@ -64,25 +51,18 @@ class Balance:
 
     async def _move(self, model: ModelId, move: MoveOne) -> None:
         try:
-            registered = await self._models.get(model)
-            if registered is None:
-                return
             others = {entry.instance for entry in self._decider.cluster_view().instances} - {move.target}
-            ensured = await self._requests.ensure(
-                model,
-                registered,
-                last_use_ms=self._cache.usage.last_use_ms(model),
-                sync=True,
-                extra=True,
-                exclude=frozenset(others),
-            )
-            standing = self._cache.others(model) if model in self._cache.ready() else ()
-            if ensured.state is PeerState.LOADED and standing:
-                self._journal.note("moved", model, move.reason.value, f"to {ensured.instance}")
-                self._cache.drop(model, "moved", relied_on=standing)
-            else:
-                self._pause = PAUSE_TICKS
-        except (StoreError, NotReadError):
-            self._pause = PAUSE_TICKS
+            match await self._mover.load_elsewhere(model, exclude=frozenset(others)):
+                case Elsewhere(instance, ready=True) if standing := self._standing(model):
+                    self._journal.note("moved", model, move.reason.value, f"to {instance}")
+                    self._cache.drop(model, "moved", relied_on=standing)
+                case Unregistered():
+                    pass
+                case _:
+                    self._pause = PAUSE_TICKS
         finally:
             self._moving = False
+
+    def _standing(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
+        """What the removal of the copy here can rely on; nothing if that copy has gone by itself."""
+        return self._cache.others(model) if model in self._cache.ready() else ()

@@ -166,7 +166,7 @@ class Decider:
         view = self.model_view(model, registered)
         now_ms = self._clock.now_ms()
         holders = {copy.instance: None for copy in view.copies}
-        failed = {failure.instance: None for failure in view.failures if failure.record.until_ms > now_ms}
+        failed = {failure.instance: None for failure in view.failures if failure.record.believed(now_ms)}
         size_bytes = self._predicted_bytes(model, registered.record.type)
         return [
             entry

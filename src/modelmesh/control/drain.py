@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from modelmesh.control.cache import Cache
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
-from modelmesh.control.records import NotReadError, RecordCache
-from modelmesh.control.requests import Requests
+from modelmesh.control.mover import Elsewhere, Mover, NotMoved
 from modelmesh.policy.drain import LeavingCopy, Move, plan_drain
-from modelmesh.ports import Clock, PeerState, StoreError
+from modelmesh.ports import Clock
 from modelmesh.values.ids import InstanceId, ModelId
-from modelmesh.values.records import ModelRecord
 
 AT_ONCE_MAX = 64
 """Loads elsewhere at a time; fewer if the others have fewer loading slots."""
@@ -41,8 +39,7 @@ class Drain:
         own: InstanceId,
         cache: Cache,
         decider: Decider,
-        requests: Requests,
-        models: RecordCache[ModelId, ModelRecord],
+        mover: Mover,
         rate: Callable[[ModelId], int],
         clock: Clock,
         journal: Journal,
@@ -50,8 +47,7 @@ class Drain:
         self._own = own
         self._cache = cache
         self._decider = decider
-        self._requests = requests
-        self._models = models
+        self._mover = mover
         self._rate = rate
         self._clock = clock
         self._journal = journal
@@ -115,30 +111,11 @@ class Drain:
 
     async def _move(self, move: Move) -> str | None:
         """Load one copy elsewhere; None, or why not."""
-        model = move.model
-        try:
-            registered = await self._models.get(model)
-            if registered is None:
-                return None
-            standing = self._ready_elsewhere(model)
-            for _ in range(TRIES):
-                ensured = await self._requests.ensure(
-                    model,
-                    registered,
-                    last_use_ms=self._cache.usage.last_use_ms(model),
-                    sync=True,
-                    extra=True,
-                    exclude=frozenset((self._own,)),
-                )
-                if ensured.state is not PeerState.LOADED and ensured.state is not PeerState.LOADING:
-                    return ensured.message or "refused"
-                if self._ready_elsewhere(model) > standing:
-                    self._journal.note("moved", model, move.reason.value, f"to {ensured.instance}")
-                    return None
-        except (StoreError, NotReadError) as error:
-            return str(error)
-        return "its copies kept changing"
-
-    def _ready_elsewhere(self, model: ModelId) -> int:
-        copies = self._decider.model_view(model, None).copies
-        return sum(copy.ready and copy.instance != self._own for copy in copies)
+        match await self._mover.load_elsewhere(move.model, exclude=frozenset((self._own,)), tries=TRIES):
+            case NotMoved(why):
+                return why
+            case Elsewhere(seen=False):
+                return "its copies kept changing"
+            case Elsewhere(instance):
+                self._journal.note("moved", move.model, move.reason.value, f"to {instance}")
+        return None

@@ -36,7 +36,7 @@ class StoreIdentity:
         An emptied store counts its revisions from the beginning again, so an id put twice could look the
         same to those who knew the first.
         """
-        self._key = key
+        self.key = key
         self._rng = rng
         self.known: Identity | None = None
         self.doubted_until_ms = 0
@@ -47,7 +47,7 @@ class StoreIdentity:
         """The condition that a transaction sees the store we know."""
         if self.known is None:
             return ()
-        return (Compare(self._key, "create", "==", self.known.create_revision),)
+        return (Compare(self.key, "create", "==", self.known.create_revision),)
 
     async def meet(self, store: Store) -> bool:
         """Read the identity, putting ours if there is none; returns whether the store is another one.
@@ -57,9 +57,9 @@ class StoreIdentity:
         value = f"{self._rng.getrandbits(64):016x}".encode()
         result = await store.transact(
             Transaction(
-                compares=(Compare(self._key, "create", "==", 0),),
-                then=(Put(self._key, value),),
-                otherwise=(Get(self._key),),
+                compares=(Compare(self.key, "create", "==", 0),),
+                then=(Put(self.key, value),),
+                otherwise=(Get(self.key),),
             )
         )
         if result.succeeded:

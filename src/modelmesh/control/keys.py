@@ -4,10 +4,15 @@
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from modelmesh.values.ids import InstanceId, ModelId, VModelId
+
+PARSED = 256
+"""Keys remembered as parsed: a change passes through many hands, and each asks what its key is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ class Keys:
         self.vmodels = f"{self.base}vmodels/"
         self.old_instances = f"{self.base}instances/"
         """Where instances of the old system have their entries, if any runs beside us."""
+        self.parse: Callable[[str], ParsedKey | None] = lru_cache(PARSED)(self._parse)
+        """What a key is; None for keys that are not ours."""
 
     def model(self, model: ModelId) -> str:
         """`registry/<model>`, the id as it is."""
@@ -101,8 +108,7 @@ class Keys:
         """`failures/<model>/<iid>`."""
         return f"{self.failures}{quote(model, safe='')}/{instance}"
 
-    def parse(self, key: str) -> ParsedKey | None:
-        """What a key is; None for keys that are not ours."""
+    def _parse(self, key: str) -> ParsedKey | None:
         if not key.startswith(self.base):
             return None
         kind, slash, rest = key[len(self.base) :].partition("/")

@@ -7,10 +7,9 @@ few at a time: a change of constraints must not empty an instance at once.
 from modelmesh.control.cache import Cache
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
-from modelmesh.control.records import NotReadError, RecordCache
-from modelmesh.control.requests import Requests
+from modelmesh.control.mover import Elsewhere, Mover
+from modelmesh.control.records import RecordCache
 from modelmesh.control.tasks import Tasks
-from modelmesh.ports import StoreError
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.records import ModelRecord
 
@@ -30,7 +29,7 @@ class Misplaced:
         own: InstanceId,
         cache: Cache,
         decider: Decider,
-        requests: Requests,
+        mover: Mover,
         models: RecordCache[ModelId, ModelRecord],
         journal: Journal,
         tasks: Tasks,
@@ -38,7 +37,7 @@ class Misplaced:
         self._own = own
         self._cache = cache
         self._decider = decider
-        self._requests = requests
+        self._mover = mover
         self._models = models
         self._journal = journal
         self._tasks = tasks
@@ -78,11 +77,7 @@ class Misplaced:
 
     async def _load_elsewhere(self, model: ModelId) -> None:
         try:
-            registered = await self._models.get(model)
-            last_use_ms = self._cache.usage.last_use_ms(model)
-            if registered is None or not await self._requests.add_copy(model, registered, last_use_ms=last_use_ms):
+            if not isinstance(await self._mover.load_elsewhere(model, sync=False), Elsewhere):
                 self._later[model] = TRY_AGAIN_TICKS
-        except (StoreError, NotReadError):
-            self._later[model] = TRY_AGAIN_TICKS
         finally:
             del self._moving[model]

@@ -7,6 +7,7 @@ another one. While the store is away the view stays as it is.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from itertools import count
 from random import Random
 from typing import Protocol
 
@@ -30,6 +31,9 @@ PAGE = 2000
 
 RETRY_MS = 200
 RETRY_MAX_MS = 2000
+
+VIEW_BOUND_MS = 1_000
+"""How long anyone waits for the view to reach a revision."""
 
 
 class Relisted(Protocol):
@@ -79,8 +83,8 @@ class Observer:
         self._vmodel_changed = vmodel_changed
         self._config_changed = config_changed
         self._relisted = relisted
-        self._waiters: dict[int, tuple[Revision, Callable[[], None]]] = {}
-        self._next_waiter = 0
+        self._waiters: dict[int, tuple[Revision, asyncio.Future[None]]] = {}
+        self._waiter_numbers = count()
         self.connected = False
 
     async def begin(self) -> None:
@@ -109,19 +113,23 @@ class Observer:
                 await self._clock.sleep(delay_ms + self._rng.randrange(delay_ms // 2))
                 delay_ms = min(RETRY_MAX_MS, delay_ms * 2)
 
-    def wait_for(self, revision: Revision, reached: Callable[[], None]) -> Callable[[], None]:
-        """Call `reached` once the view is at `revision`; returns the function that gives up waiting."""
+    def wait_for_view(self, revision: Revision) -> "asyncio.Future[None]":
+        """Resolves when the view has reached `revision`, or after a second."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
         if self._state.revision >= revision:
-            reached()
-            return lambda: None
-        number = self._next_waiter
-        self._next_waiter += 1
-        self._waiters[number] = (revision, reached)
+            future.set_result(None)
+            return future
+        number = next(self._waiter_numbers)
+        self._waiters[number] = (revision, future)
+        timer = loop.call_later(VIEW_BOUND_MS / 1000, _resolve, future)
 
-        def give_up() -> None:
+        def ended(_: asyncio.Future[None]) -> None:
+            timer.cancel()
             self._waiters.pop(number, None)
 
-        return give_up
+        future.add_done_callback(ended)
+        return future
 
     # --- listing ------------------------------------------------------------------------------
 
@@ -217,12 +225,16 @@ class Observer:
 
     def _wake(self) -> None:
         revision = self._state.revision
-        for number, (wanted, reached) in tuple(self._waiters.items()):
+        for wanted, future in self._waiters.values():
             if revision >= wanted:
-                del self._waiters[number]
-                reached()
+                _resolve(future)
 
     def _set_connected(self, *, connected: bool, detail: str = "") -> None:
         if connected != self.connected:
             self.connected = connected
             self._journal.note("store_back" if connected else "store_away", detail=detail)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,16 +1,13 @@
 """The control plane of one instance, put together: what there is, how it starts, how it ends."""
 
-import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
-from typing import Literal
 
-from modelmesh.control.answers import RETRY_HINT_MS, refusal, retry_later
 from modelmesh.control.cache import Cache
 from modelmesh.control.census import Census
+from modelmesh.control.copy_steps import CopySteps
 from modelmesh.control.decide import Decider
 from modelmesh.control.drain import Drain, Drained
 from modelmesh.control.enact import CopyWriter
@@ -18,18 +15,24 @@ from modelmesh.control.identity import StoreIdentity
 from modelmesh.control.journal import Journal
 from modelmesh.control.keys import Keys, RegistryKey, VModelKey
 from modelmesh.control.lead import Leader
+from modelmesh.control.limits import ControlLimits, Identity
 from modelmesh.control.link import RuntimeLink, RuntimeParameters
 from modelmesh.control.live_config import LiveConfig
 from modelmesh.control.membership import Membership
+from modelmesh.control.missing import Missing
+from modelmesh.control.mover import Mover
 from modelmesh.control.observe import Observer
 from modelmesh.control.pulse import Pulse
+from modelmesh.control.put_back import PutBack
 from modelmesh.control.rates import RateBook
 from modelmesh.control.ready import Ready
 from modelmesh.control.recall import Recall
+from modelmesh.control.receive import CallHandlers, Receiver
 from modelmesh.control.records import RecordCache
 from modelmesh.control.requests import Requests
 from modelmesh.control.rounds import Rounds
 from modelmesh.control.routing import Routing
+from modelmesh.control.rules import CallRules
 from modelmesh.control.scale import Scaler
 from modelmesh.control.state import Changed, ClusterState
 from modelmesh.control.tasks import Tasks
@@ -38,54 +41,12 @@ from modelmesh.control.vmodels import VModels
 from modelmesh.machines.member import MemberState
 from modelmesh.machines.retention import Retention
 from modelmesh.policy.constraints import TypeConstraints
-from modelmesh.policy.copies import CopiesLimits
-from modelmesh.policy.methods import AllowedMethods, RuntimeMethods, combine
+from modelmesh.policy.methods import AllowedMethods
 from modelmesh.policy.readiness import ReadinessReason
-from modelmesh.ports import (
-    Change,
-    ChangeKind,
-    Clock,
-    DataPlane,
-    Peers,
-    PeerUnreachableError,
-    Put,
-    Runtime,
-    Store,
-    StoreError,
-    Transaction,
-)
-from modelmesh.ports import Compare as StoreCompare
-from modelmesh.values.dataplane import (
-    AttemptFailed,
-    Called,
-    CallMessage,
-    Cancelled,
-    CopyIdle,
-    DataPlaneEvent,
-    Hop,
-    LinkBack,
-    LinkLost,
-    Missed,
-    Outcome,
-    PeerAddress,
-    Rules,
-)
-from modelmesh.values.ids import InstanceId, ModelId, Revision, Token, VModelId
-from modelmesh.values.records import HotCopy, MemberRecord, ModelRecord, VModelRecord
-from modelmesh.values.status import Status
-
-TICK_MS = 1_000
-
-PEER_GONE_MS = 60_000
-"""How long an instance without an entry keeps its address: it may only have lost its lease."""
-STARTING = "this instance is starting"
-HEALTH = "grpc.health.v1.Health/"
-
-EARLY_MS = 5_000
-"""How long a request that came before this instance had started waits for that."""
-
-ASK_AFTER_MS = 2_000
-"""How long an instance that lost its entry may take to say that it is still there."""
+from modelmesh.ports import Change, ChangeKind, Clock, DataPlane, Peers, Runtime, Store, StoreError
+from modelmesh.values.dataplane import PeerAddress
+from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
+from modelmesh.values.records import MemberRecord, ModelRecord, VModelRecord
 
 LEAST_RATE = 10
 """Requests per minute; a live setting below is a mistake."""
@@ -93,57 +54,13 @@ LEAST_RATE = 10
 LINK_NOTICED_MS = 10_000
 """No lost link goes unnoticed for longer."""
 
-VIEW_BOUND_MS = 1_000
-"""How long anyone waits for the view to reach a revision."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this instance is. `address` is where others reach its peer port."""
-
-    instance: InstanceId
-    address: str
-    tls_name: str = ""
-    labels: tuple[str, ...] = ()
-    zone: str = ""
-    location: str = ""
-    version: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ControlLimits:
-    """What an operator sets of the control plane's behaviour."""
-
-    failure_expiry_ms: int = 900_000
-    default_vmodel_owner: str = ""
-    copies: CopiesLimits = field(default_factory=CopiesLimits)
-    bandwidth_percent: int = 90
-    """In latency mode: how much of what a copy can do it should do before one more is added."""
-
-    eviction: Literal["adaptive", "lru"] = "adaptive"
-    """Which copies leave: those that the best of several policies would not hold, or those unused longest."""
-
-    in_flight_max: int = 0
-    """Calls that run at or wait for a copy whose concurrency is limited; 0: eight times it, negative: no bound."""
-
-    read_only: bool = False
-    """Nothing is registered, changed or cleaned up; models are loaded and served."""
-
-    bootstrap_ms: int = 180_000
-    """Failing loads in so long after the start keep this instance from becoming ready; 0: they never do."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallHandlers:
-    """Who answers calls of the services that Python serves."""
-
-    called: Callable[[Called], None]
-    message: Callable[[CallMessage], None]
-    cancelled: Callable[[Cancelled], None]
-
 
 class ControlPlane:
-    """Everything that decides, of one instance."""
+    """Everything that decides, of one instance.
+
+    Attributes:
+        receive: Takes the data plane's events.
+    """
 
     routing: Routing
     _ready: Ready
@@ -180,6 +97,7 @@ class ControlPlane:
         self.peers = peers
         self.journal = Journal(own, clock)
         self.tasks = Tasks(crashed)
+        self._rules = CallRules(dataplane=dataplane, journal=self.journal)
         self.state = ClusterState(own, keys)
         self.config = LiveConfig(keys, self.journal)
         self._store_identity = StoreIdentity(keys.alive, rng)
@@ -223,13 +141,12 @@ class ControlPlane:
             relist=self._relist,
         )
         self.rates = RateBook(limits.copies)
-        self._hot: tuple[HotCopy, ...] = ()
-        self._writer = CopyWriter(store=store, keys=keys, identity=self._store_identity, own=own)
-        self.cache = Cache(
+        writer = CopyWriter(store=store, keys=keys, identity=self._store_identity, own=own)
+        self._copies = CopySteps(
             own=own,
             runtime=runtime,
             dataplane=dataplane,
-            writer=self._writer,
+            writer=writer,
             clock=clock,
             journal=self.journal,
             tasks=self.tasks,
@@ -237,15 +154,17 @@ class ControlPlane:
             lease_lost=self.membership.lease_lost,
             route_changed=lambda model: self.routing.update((model,)),
             store_there=lambda: self.observer.connected,
-            wait_for_view=self.wait_for_view,
+            wait_for_view=self.observer.wait_for_view,
             pin=self.models.pin,
             unpin=self.models.unpin,
             used=self.rates.apply,
             ended=lambda model, *, failed: self._ready.load_ended(model, failed=failed),
             failure_expiry_ms=limits.failure_expiry_ms,
             read_only=limits.read_only,
-            in_flight_max=limits.in_flight_max,
             retention=Retention(1) if limits.eviction == "adaptive" else None,
+        )
+        self.cache = Cache(
+            own=own, steps=self._copies, clock=clock, journal=self.journal, in_flight_max=limits.in_flight_max
         )
         self.recall = Recall(journal=self.journal, cache=self.cache)
         self.routing = Routing(state=self.state, dataplane=dataplane, local_copy=self.cache.local_copy)
@@ -256,10 +175,10 @@ class ControlPlane:
             own_copy=self.cache.copy,
             own_record=lambda: self.cache.foresee(self._member_record()),
             predicted_bytes=self.cache.predicted_bytes,
-            load_ms=self.cache.load_ms,
+            load_ms=self.cache.learned.load_ms,
             failure_expiry_ms=limits.failure_expiry_ms,
         )
-        self.cache.decide_with(self.decider)
+        self._copies.decide_with(self.decider)
         self.requests = Requests(
             own=own,
             state=self.state,
@@ -274,7 +193,7 @@ class ControlPlane:
             journal=self.journal,
             tasks=self.tasks,
             pulse=self.pulse,
-            wait_for_view=self.wait_for_view,
+            wait_for_view=self.observer.wait_for_view,
         )
         self.link = RuntimeLink(
             runtime=runtime,
@@ -282,9 +201,9 @@ class ControlPlane:
             journal=self.journal,
             tasks=self.tasks,
             held=self.cache.held,
-            opened=self.cache.runtime_opened,
-            closed=self.cache.runtime_closed,
-            emptied=self.cache.runtime_emptied,
+            opened=self._copies.runtime_opened,
+            closed=self._copies.runtime_closed,
+            emptied=self._copies.runtime_emptied,
             reported=self._runtime_reported,
         )
         self.vmodels = VModels(
@@ -326,6 +245,22 @@ class ControlPlane:
             limits=limits.copies,
             bandwidth_percent=limits.bandwidth_percent,
         )
+        self._put_back = PutBack(
+            store=store,
+            keys=keys,
+            cache=self.cache,
+            models=self.models,
+            membership=self.membership,
+            writer=writer,
+            clock=clock,
+            journal=self.journal,
+            tasks=self.tasks,
+            store_there=lambda: self.observer.connected,
+        )
+        self._missing = Missing(
+            state=self.state, routing=self.routing, peers=peers, clock=clock, tasks=self.tasks, viewed=self._viewed
+        )
+        mover = Mover(own=own, cache=self.cache, decider=self.decider, requests=self.requests, models=self.models)
         self.rounds = Rounds(
             own=own,
             store=store,
@@ -335,8 +270,12 @@ class ControlPlane:
             cache=self.cache,
             decider=self.decider,
             requests=self.requests,
+            mover=mover,
             models=self.models,
+            rates=self.rates,
             scaler=self.scaler,
+            put_back=self._put_back,
+            missing=self._missing,
             leader=self.leader,
             census=self.census,
             transitions=self.transitions,
@@ -360,21 +299,22 @@ class ControlPlane:
             own=own,
             cache=self.cache,
             decider=self.decider,
-            requests=self.requests,
-            models=self.models,
+            mover=mover,
             rate=self.rates.rate,
             clock=clock,
             journal=self.journal,
         )
-        self._calls: CallHandlers | None = None
-        self._services: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-        self._allowed_methods = AllowedMethods()
-        self._runtime_methods = RuntimeMethods()
-        self._missing_since: dict[InstanceId, int] = {}
+        self._receiver = Receiver(
+            dataplane=dataplane,
+            requests=self.requests,
+            decider=self.decider,
+            clock=clock,
+            tasks=self.tasks,
+            idle=self._copies.idle,
+            linked=self._linked,
+        )
+        self.receive = self._receiver.receive
         self._started_ms = clock.now_ms()
-        self._started = False
-        self._early: OrderedDict[Token, Missed] = OrderedDict()
-        """Requests that came while this instance started: it listens before it can serve."""
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -382,9 +322,8 @@ class ControlPlane:
         self, handlers: CallHandlers, *, serving_services: tuple[str, ...], peer_services: tuple[str, ...]
     ) -> None:
         """Give the services that Python serves, on either port; before `start` they say that this instance starts."""
-        self._calls = handlers
-        self._services = (serving_services, peer_services)
-        self._set_rules()
+        self._receiver.handlers = handlers
+        self._rules.answer(serving_services=serving_services, peer_services=peer_services)
 
     async def start(self) -> RuntimeParameters:
         """Come up: store, runtime, membership, and only then calls.
@@ -401,14 +340,11 @@ class ControlPlane:
         self.tasks.start(self.observer.run(), "observe the store")
         listed = await self.membership.join()
         self.tasks.start(self.membership.run(), "keep the lease")
-        self.tasks.start(self._run_ticks(), "tick")
+        self.tasks.start(self.rounds.run(), "tick")
         while self.identity.instance not in self.state.members:
-            await self.wait_for_view(listed)
+            await self.observer.wait_for_view(listed)
             await self.clock.sleep(0)
-        self._started = True
-        while self._early:
-            _, event = self._early.popitem(last=False)
-            self.requests.missed(event)
+        self._receiver.start()
         return parameters
 
     def open(self) -> None:
@@ -417,25 +353,11 @@ class ControlPlane:
 
     def allow_methods(self, allowed: AllowedMethods) -> None:
         """From now on clients may call these methods, with ids where it says."""
-        self._allowed_methods = allowed
-        self._set_rules()
-        self.journal.note("methods_changed", detail=f"{len(allowed.methods)} methods are configured")
-
-    def _set_rules(self) -> None:
-        rules = combine(self._runtime_methods, self._allowed_methods)
-        self.dataplane.set_rules(
-            Rules(
-                serving_services=self._services[0],
-                peer_services=self._services[1],
-                methods=rules.methods,
-                allow_others=rules.allow_others,
-            )
-        )
+        self._rules.allow(allowed)
 
     def _runtime_reported(self, parameters: RuntimeParameters) -> None:
-        self.cache.runtime_reported(parameters)
-        self._runtime_methods = RuntimeMethods(parameters.injection_paths, parameters.allows_any_method)
-        self._set_rules()
+        self._copies.runtime_reported(parameters)
+        self._rules.runtime_reported(parameters)
 
     def constrain(self, constraints: TypeConstraints) -> None:
         """From now on models of a type may be only where its labels are; copies elsewhere move."""
@@ -473,7 +395,7 @@ class ControlPlane:
         Args:
             timeout_ms: What is not moved by then is left, and named in the answer.
         """
-        self.cache.draining = True
+        self.cache.drain()
         self.journal.note("draining")
         with suppress(StoreError):  # then the others learn it when we leave
             await self.membership.drain()
@@ -488,78 +410,12 @@ class ControlPlane:
         await self.membership.leave()
         await self.tasks.close()
 
-    def receive(self, events: Sequence[DataPlaneEvent]) -> None:  # noqa: C901, PLR0912 - one row per event
-        """Take the data plane's events."""
-        for event in events:
-            match event:
-                case Missed(token, hop=Hop.LOAD) if not self._started:
-                    self.dataplane.resolve([(token, refusal(Outcome.BUSY, Status.UNAVAILABLE, STARTING))])
-                case Missed(token) if not self._started:
-                    self._early[token] = event
-                    self.tasks.start(self._refuse_early(token), f"request {token} before the start")
-                case Missed():
-                    self.requests.missed(event)
-                case AttemptFailed():
-                    self.requests.attempt_failed(event)
-                case Cancelled(token):
-                    self._early.pop(token, None)
-                    self.requests.cancelled(token)
-                    if self._calls is not None:
-                        self._calls.cancelled(event)
-                case Called(token) if not self._started and not event.method.startswith(HEALTH):
-                    answer = retry_later(Status.UNAVAILABLE, STARTING, self.decider.spread_ms(RETRY_HINT_MS))
-                    self.dataplane.finish(token, answer.status, answer.message, answer.trailers)
-                case Called():
-                    if self._calls is not None:
-                        self._calls.called(event)
-                case CallMessage():
-                    if self._calls is not None:
-                        self._calls.message(event)
-                case CopyIdle(model, load_id):
-                    self.cache.idle(model, load_id)
-                case LinkLost(instance):
-                    self._link(instance, lost=True)
-                case LinkBack(instance):
-                    self._link(instance, lost=False)
-
-    async def _refuse_early(self, token: Token) -> None:
-        await self.clock.sleep(EARLY_MS)
-        if self._early.pop(token, None) is not None:
-            self.dataplane.resolve(
-                [(token, retry_later(Status.UNAVAILABLE, STARTING, self.decider.spread_ms(RETRY_HINT_MS)))]
-            )
-
-    def wait_for_view(self, revision: Revision) -> "asyncio.Future[None]":
-        """Resolves when the view has reached `revision`, or after a second."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-
-        def reached() -> None:
-            if not future.done():
-                future.set_result(None)
-
-        give_up = self.observer.wait_for(revision, reached)
-        if not future.done():
-            timer = loop.call_later(VIEW_BOUND_MS / 1000, reached)
-
-            def ended(_: asyncio.Future[None]) -> None:
-                timer.cancel()
-                give_up()
-
-            future.add_done_callback(ended)
-        return future
-
     # --- changes --------------------------------------------------------------------------------
 
     def _viewed(self, changed: Changed) -> None:
         self.routing.update_peers(changed.members)
         self._ready.members_changed(changed.members)
-        for instance in changed.members:
-            if instance in self.state.members:
-                self._missing_since.pop(instance, None)
-            elif instance not in self._missing_since:
-                self._missing_since[instance] = self.clock.monotonic_ms()
-                self.tasks.start(self._ask_after(instance), f"ask after {instance}")
+        self._missing.members_changed(changed.members)
         self.routing.update(changed.models)
         self.transitions.viewed(changed.models)
         self.leader.viewed(changed)
@@ -593,66 +449,22 @@ class ControlPlane:
         self.vmodels.changed(parsed.vmodel)
         self.transitions.changed(parsed.vmodel, change)
 
-    def _link(self, instance: InstanceId, *, lost: bool) -> None:
+    def _linked(self, instance: InstanceId, *, lost: bool) -> None:
         if instance == self.identity.instance:
             (self.link.lost if lost else self.link.back)()
             return
         self.journal.note("peer_lost" if lost else "peer_back", detail=instance)
         self._viewed(self.state.link(instance, lost=lost))
 
-    async def _ask_after(self, instance: InstanceId) -> None:
-        """A member's entry went: if it does not answer either, it took its copies with it.
-
-        Without this a dead instance that nobody calls would count as a holder until somebody does.
-        """
-        address = self.routing.address(instance)
-        if address is None or instance == self.identity.instance:
-            return
-        try:
-            answered = await self.peers.ping(address, timeout_ms=ASK_AFTER_MS)
-        except PeerUnreachableError:
-            answered = None
-        if answered != instance:
-            self._viewed(self.state.gone(instance))
-
     def _relisted(self, *, replaced: bool) -> None:
-        """After a new listing: put back what should stand, let go what should not."""
         self.census.stop()
         if replaced:
             self.models.rebase()
             self.vmodel_records.rebase()
-        self.tasks.start(self._put_back(replaced=replaced), "put back")
-
-    async def _put_back(self, *, replaced: bool) -> None:
-        while True:
-            try:
-                if replaced:
-                    await self._put_back_records()
-                    self.membership.lease_lost()
-                else:
-                    await self._relist(self.membership.lease)
-                    await self.membership.publish_now()
-            except StoreError:
-                await self.clock.sleep(TICK_MS)
-            else:
-                return
-
-    async def _put_back_records(self) -> None:
-        """The store was emptied: the records of held models are put back, each if absent."""
-        for model, stored in self.models.kept().items():
-            key = self.keys.model(model)
-            result = await self.store.transact(
-                Transaction(compares=(StoreCompare(key, "create", "==", 0),), then=(Put(key, stored.record.encode()),))
-            )
-            found = await self.models.read(model)
-            if found is not None:
-                self.cache.record_moved(model, found)
-            if result.succeeded:
-                self.journal.note("record_put_back", model)
+        self._put_back.begin(replaced=replaced)
 
     async def _relist(self, lease: int) -> None:
-        for model in await self._writer.relist(self.cache.listed(), lease=lease):
-            self.cache.drop(model, "unregistered")
+        await self._put_back.relist(lease)  # made after the membership, which it needs
 
     def _member_record(self) -> MemberRecord:
         identity = self.identity
@@ -665,19 +477,9 @@ class ControlPlane:
                 zone=identity.zone,
                 location=identity.location,
                 version=identity.version,
-                hot=self._hot,
+                hot=self.rounds.hot,
             )
         )
-
-    # --- periodic -------------------------------------------------------------------------------
-
-    async def _run_ticks(self) -> None:
-        while True:
-            await self.clock.sleep(TICK_MS)
-            await self.rounds.turn()
-            self._hot = self.rates.hottest(self.scaler.limits.rate // 2)
-            await self._delete_stale_keys()
-            self._forget_peers()
 
     def _cut_off_since_ms(self) -> int | None:
         if self.state.cut_from():
@@ -685,26 +487,3 @@ class ControlPlane:
         if not self.observer.connected or self.membership.state is MemberState.ADRIFT:
             return self.membership.contact_ms
         return None
-
-    async def _delete_stale_keys(self) -> None:
-        """Keys of copies that went while the store was away."""
-        if not self.observer.connected:
-            return
-        for model, record_revision in tuple(self.cache.stale_keys.items()):
-            if self.cache.copy(model) is not None:
-                del self.cache.stale_keys[model]  # it is loaded again under the same key
-                continue
-            try:
-                await self._writer.withdraw(model, record_revision=record_revision)
-            except StoreError:
-                return
-            self.cache.stale_keys.pop(model, None)
-
-    def _forget_peers(self) -> None:
-        now_ms = self.clock.monotonic_ms()
-        gone = [instance for instance, since in self._missing_since.items() if now_ms - since >= PEER_GONE_MS]
-        for instance in gone:
-            del self._missing_since[instance]
-        self.routing.forget_peers(gone)
-        for instance in gone:
-            self._viewed(self.state.gone(instance))

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from modelmesh.control.identity import StoreIdentity
-from modelmesh.ports import Change, ChangeKind, Clock, KeyValue, Store, StoreUnavailableError
+from modelmesh.ports import (
+    Change,
+    ChangeKind,
+    Clock,
+    Compare,
+    Get,
+    KeyValue,
+    Put,
+    Store,
+    StoreUnavailableError,
+    Transaction,
+)
 from modelmesh.values.ids import ModelId, Revision, VModelId
 from modelmesh.values.records import ModelRecord, RecordError, VModelRecord
 
@@ -125,6 +136,31 @@ class RecordCache(Generic[Id, Record]):
         if self._clock.now_ms() < self._identity.doubted_until_ms:
             raise StoreUnavailableError("the store was replaced a moment ago; its records are being put back")
         return None
+
+    async def create(self, name: Id, record: Record) -> tuple[Stored[Record], bool]:
+        """Put a record if there is none; returns the standing one and whether it is ours.
+
+        Raises:
+            StoreUnavailableError: The store is away; the record may be there or not.
+            StoreReplacedError: The store is another one.
+            UnreadableRecordError: There is one, and it is malformed.
+        """
+        key = self._prefix + name
+        result = await self._store.transact(
+            Transaction(
+                compares=(Compare(key, "create", "==", 0),),
+                then=(Put(key, record.encode()),),
+                otherwise=(Get(key), Get(self._identity.key)),
+            )
+        )
+        if result.succeeded:
+            self.wrote(name, record, create_revision=result.revision, mod_revision=result.revision)
+            return Stored(record, result.revision, result.revision), True
+        standing, alive = result.answers
+        assert isinstance(standing, tuple)
+        assert isinstance(alive, tuple)
+        self._identity.check(alive)
+        return self._remember(name, standing[0]), False
 
     def changed(self, name: Id, change: Change) -> Stored[Record] | None:
         """Follow the watch: returns the new record if this one is cached or pinned and readable."""

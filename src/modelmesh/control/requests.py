@@ -24,12 +24,7 @@ from modelmesh.control.copy_entry import (
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.pulse import Pulse
-from modelmesh.control.records import (
-    RecordCache,
-    Registered,
-    TooManyReadsError,
-    UnreadableRecordError,
-)
+from modelmesh.control.records import NotReadError, RecordCache, Registered, TooManyReadsError
 from modelmesh.control.routing import Routing
 from modelmesh.control.state import ClusterState
 from modelmesh.control.tasks import Tasks
@@ -254,14 +249,12 @@ class Requests:
         """The model's record, or the answer to the caller."""
         try:
             found = await self._models.get(held.model)
-        except TooManyReadsError as error:
-            return self._later(Status.RESOURCE_EXHAUSTED, str(error))
         except StoreError as error:
             return self._store_away(
                 held, f"model {held.model} is not known here and the store cannot be asked: {error}"
             )
-        except UnreadableRecordError as error:
-            return Fail(Status.INTERNAL, str(error))
+        except NotReadError as error:
+            return self._not_read(error)
         return found if found is not None else Fail(Status.NOT_FOUND, "model not found")
 
     async def _resolve_vmodel(self, held: _Held) -> Resolution:
@@ -269,14 +262,12 @@ class Requests:
         held.reroutes += 1
         try:
             found = await self._vmodels.read(held.vmodel)
-        except TooManyReadsError as error:
-            return self._later(Status.RESOURCE_EXHAUSTED, str(error))
         except StoreError as error:
             return self._later(
                 Status.UNAVAILABLE, f"vmodel {held.vmodel} is not known here and the store cannot be asked: {error}"
             )
-        except UnreadableRecordError as error:
-            return Fail(Status.INTERNAL, str(error))
+        except NotReadError as error:
+            return self._not_read(error)
         if found is None:
             return Fail(Status.NOT_FOUND, "vmodel not found")
         if held.reroutes > REROUTES:
@@ -316,7 +307,7 @@ class Requests:
         self._journal.note("gave_up", held.model, step.reason.value, step.message)
         match step.status:
             case Status.RESOURCE_EXHAUSTED:
-                after_ms = self._decider.retry_after_ms(self._cache.common_load_ms)
+                after_ms = self._decider.retry_after_ms(self._cache.learned.common_load_ms)
                 return self._later(step.status, step.message, after_ms)
             case Status.UNAVAILABLE:
                 return self._later(step.status, step.message)
@@ -329,6 +320,11 @@ class Requests:
         if held.journey.hop is Hop.LOAD:
             return refusal(Outcome.STORE_AWAY, Status.UNAVAILABLE, message)
         return self._later(Status.UNAVAILABLE, message)
+
+    def _not_read(self, error: NotReadError) -> Fail:
+        if isinstance(error, TooManyReadsError):
+            return self._later(Status.RESOURCE_EXHAUSTED, str(error))
+        return Fail(Status.INTERNAL, str(error))
 
     def _later(self, status: Status, message: str, after_ms: int = RETRY_HINT_MS) -> Fail:
         return retry_later(status, message, self._decider.spread_ms(after_ms))

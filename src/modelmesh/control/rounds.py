@@ -13,7 +13,11 @@ from modelmesh.control.keys import Keys
 from modelmesh.control.last_use import LastUses
 from modelmesh.control.lead import Leader
 from modelmesh.control.misplaced import Misplaced
+from modelmesh.control.missing import Missing
+from modelmesh.control.mover import Mover
 from modelmesh.control.observe import Observer
+from modelmesh.control.put_back import PutBack
+from modelmesh.control.rates import RateBook
 from modelmesh.control.reconcile import Reconciler
 from modelmesh.control.records import RecordCache
 from modelmesh.control.requests import Requests
@@ -24,7 +28,9 @@ from modelmesh.control.tasks import Tasks
 from modelmesh.control.transitions import Transitions
 from modelmesh.ports import Clock, Store, StoreError
 from modelmesh.values.ids import InstanceId, ModelId
-from modelmesh.values.records import ModelRecord
+from modelmesh.values.records import HotCopy, ModelRecord
+
+TICK_MS = 1_000
 
 SWEEP_TICKS = 5
 """How often the leader removes failures that expired."""
@@ -58,8 +64,12 @@ class Rounds:
         cache: Cache,
         decider: Decider,
         requests: Requests,
+        mover: Mover,
         models: RecordCache[ModelId, ModelRecord],
+        rates: RateBook,
         scaler: Scaler,
+        put_back: PutBack,
+        missing: Missing,
         leader: Leader,
         census: Census,
         transitions: Transitions,
@@ -70,8 +80,12 @@ class Rounds:
         read_only: bool,
         cut_off_since_ms: Callable[[], int | None],
     ) -> None:
+        self._clock = clock
         self._cache = cache
+        self._rates = rates
         self._scaler = scaler
+        self._put_back = put_back
+        self._missing = missing
         self._leader = leader
         self._census = census
         self._transitions = transitions
@@ -80,11 +94,9 @@ class Rounds:
         self._cut_off_since_ms = cut_off_since_ms
         self._reconciler = Reconciler(state=state, cache=cache, observer=observer, journal=journal)
         self._misplaced = Misplaced(
-            own=own, cache=cache, decider=decider, requests=requests, models=models, journal=journal, tasks=tasks
+            own=own, cache=cache, decider=decider, mover=mover, models=models, journal=journal, tasks=tasks
         )
-        self._balance = Balance(
-            cache=cache, decider=decider, requests=requests, models=models, journal=journal, tasks=tasks
-        )
+        self._balance = Balance(cache=cache, decider=decider, mover=mover, journal=journal, tasks=tasks)
         self._last_uses = LastUses(
             store=store,
             keys=keys,
@@ -108,12 +120,18 @@ class Rounds:
         )
         self._surveying = False
         self._ticks = 0
+        self.hot: tuple[HotCopy, ...] = ()
+        """The copies here that are used most, as they were after the latest round."""
 
-    async def turn(self) -> None:
-        """One round."""
+    async def run(self) -> None:
+        """Go round until cancelled."""
+        while True:
+            await self._clock.sleep(TICK_MS)
+            await self._turn()
+
+    async def _turn(self) -> None:
         self._ticks += 1
         self._cache.look_at_usage()
-        self._cache.sample_rate()
         self._cache.tick()
         since_ms = self._cut_off_since_ms()
         if since_ms is None:
@@ -127,6 +145,9 @@ class Rounds:
         if not self._read_only:
             self._last_uses.tick()
         await self._lead()
+        self.hot = self._rates.hottest(self._scaler.limits.rate // 2)
+        await self._put_back.delete_stale_keys()
+        self._missing.forget()
 
     async def _lead(self) -> None:
         """The leader's duties; nothing at the others."""

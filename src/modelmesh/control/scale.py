@@ -285,12 +285,10 @@ class Scaler:
         return self._rates.threshold(model, max_concurrency=concurrency, bandwidth_percent=self._bandwidth_percent)
 
     def _room(self, cluster: ClusterView) -> ClusterRoom:
-        entries = [entry.record for entry in cluster.instances if entry.available]
-        oldest = [record.oldest_use_ms for record in entries if record.oldest_use_ms]
+        entries = [entry for entry in cluster.instances if entry.available]
+        oldest = [entry.record.oldest_use_ms for entry in entries if entry.record.oldest_use_ms]
         return ClusterRoom(
-            capacity_bytes=sum(record.capacity_bytes for record in entries),
-            free_bytes=sum(
-                max(0, record.capacity_bytes - record.reserve_bytes - record.used_bytes) for record in entries
-            ),
+            capacity_bytes=sum(entry.record.capacity_bytes for entry in entries),
+            free_bytes=sum(entry.free_bytes for entry in entries),
             oldest_ms=max(0, self._clock.now_ms() - min(oldest)) if oldest else 0,
         )

@@ -196,6 +196,10 @@ class ClusterState:
         parsed = self._keys.parse(item.key)
         try:
             match parsed:
+                case RegistryKey(model):  # first, because most changes are of models that nobody holds
+                    if model in self._copies and self._records.get(model) != item.create_revision:
+                        self._records[model] = item.create_revision
+                        changed.models[model] = None
                 case MemberKey(instance):
                     record = MemberRecord.decode(item.value)
                     before = self.members.get(instance)
@@ -223,10 +227,6 @@ class ClusterState:
                     failure = Failure(instance, FailureRecord.decode(item.value))
                     self._failures.setdefault(model, {})[instance] = failure
                     changed.models[model] = None
-                case RegistryKey(model) if model in self._copies:
-                    if self._records.get(model) != item.create_revision:
-                        self._records[model] = item.create_revision
-                        changed.models[model] = None
                 case _:
                     pass
         except RecordError as error:

@@ -17,7 +17,8 @@ from modelmesh.adapters.store.metered import MeteredStore
 from modelmesh.adapters.telemetry.calls import mapped
 from modelmesh.adapters.telemetry.logs import JournalLog, LogLevel
 from modelmesh.control.keys import Keys
-from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
+from modelmesh.control.limits import ControlLimits, Identity
+from modelmesh.control.plane import ControlPlane
 from modelmesh.instance.certificates import (
     Certificates,
     CertificateSet,
@@ -109,7 +110,7 @@ async def _connect(
     metrics: Metrics,
     certificates: CertificateSet | None,
 ) -> Wired:
-    log = JournalLog(instance)
+    log = JournalLog(instance, level)
     keys = header_keys(settings.log_request_headers)
     reflection = RuntimeReflection(settings.runtime_serving_endpoint() or settings.runtime_endpoints()[0])
 

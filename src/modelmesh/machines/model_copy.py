@@ -2,9 +2,8 @@
 
     absent → claiming → queued → waiting → loading → (sizing →) ready → withdrawing → leaving → unloading → absent
 
-Driven by `modelmesh.control.cache`; effects are performed by `modelmesh.control.enact`. The key of a
-copy stands in the store from `claiming` to `withdrawing`; its bytes are granted from `waiting` until
-`unloading` has been confirmed.
+Driven by `modelmesh.control.copy_steps`, which performs the effects. The key of a copy stands in the store from
+`claiming` to `withdrawing`; its bytes are granted from `waiting` until `unloading` has been confirmed.
 """
 
 import enum

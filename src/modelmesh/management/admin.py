@@ -7,7 +7,7 @@ from dataclasses import replace
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh.control.keys import RegistryKey
 from modelmesh.control.plane import ControlPlane
-from modelmesh.management.calls import Call, CallError, Method
+from modelmesh.management.calls import Call, CallError, Method, named_model
 from modelmesh.management.explain import explain, wire_event
 from modelmesh.management.models import not_registered, read_record, refuse_read_only
 from modelmesh.ports import Compare, Delete, Get, KeyValue, Put, Transaction
@@ -57,9 +57,7 @@ class Admin:
 
     async def unload_model(self, _: Call, request: pb.UnloadModelRequest) -> pb.UnloadModelResponse:
         """Delete the keys of a model's copies, which orders their holders to unload them."""
-        if not request.model_id:
-            raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
-        model = ModelId(request.model_id)
+        model = named_model(request.model_id)
         copies = self._plane.keys.copies_of(model)
         result = await self._plane.store.transact(
             Transaction(
@@ -75,9 +73,7 @@ class Admin:
 
     async def set_copies(self, _: Call, request: pb.SetCopiesRequest) -> pb.Model:
         """Write what is wanted into the model's record; the copies follow within seconds."""
-        if not request.model_id:
-            raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
-        model = ModelId(request.model_id)
+        model = named_model(request.model_id)
         while True:
             registered = await read_record(self._plane.models, model, fresh=True)
             if registered is None:
@@ -115,9 +111,7 @@ class Admin:
 
     async def explain(self, _: Call, request: pb.ExplainRequest) -> pb.ExplainResponse:
         """Say why a model is where it is."""
-        if not request.model_id:
-            raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
-        model = ModelId(request.model_id)
+        model = named_model(request.model_id)
         answer = await explain(self._plane, model, dry_run=request.dry_run)
         registered = await read_record(self._plane.models, model, fresh=False)
         if registered is None:

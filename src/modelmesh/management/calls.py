@@ -1,17 +1,19 @@
 """From the data plane's call events to coroutines, and back to answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from modelmesh.control.answers import RETRY_HINT_MS, retry_later
+from modelmesh.control.records import TooManyReadsError, UnreadableRecordError
 from modelmesh.control.tasks import Tasks
 from modelmesh.ports import DataPlane, StoreError
 from modelmesh.values.dataplane import Called, CallMessage, Cancelled, Headers
-from modelmesh.values.ids import Token
+from modelmesh.values.ids import ModelId, Token
 from modelmesh.values.status import Status
 
 CALLS = 4096
@@ -36,6 +38,24 @@ def repeatable(status: Status, message: str) -> CallError:
     return CallError(status, message, retry_later(status, message, RETRY_HINT_MS).trailers)
 
 
+def named_model(model_id: str) -> ModelId:
+    """The model that a request of our own services is about. Raises CallError(INVALID_ARGUMENT)."""
+    if not model_id:
+        raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
+    return ModelId(model_id)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What a record that is not read within means to the caller. Raises CallError for each `NotReadError`."""
+    try:
+        yield
+    except TooManyReadsError as error:
+        raise repeatable(Status.RESOURCE_EXHAUSTED, str(error)) from error
+    except UnreadableRecordError as error:
+        raise CallError(Status.INTERNAL, str(error)) from error
+
+
 @dataclass(slots=True)
 class Call:
     """One call. `headers` holds the last value of each name."""
@@ -44,12 +64,13 @@ class Call:
     method: str
     headers: Mapping[str, bytes]
     send: Callable[[Message], None]
-    requests: "asyncio.Queue[bytes | None]" = field(default_factory=asyncio.Queue)
+    requests: "asyncio.Queue[bytes | None] | None" = None
     first: bytes | None = None
     task: "asyncio.Task[None] | None" = None
 
     async def messages(self) -> AsyncIterator[bytes]:
-        """The caller's messages, until it half-closes."""
+        """The caller's messages, until it half-closes; of a streaming method."""
+        assert self.requests is not None
         while (message := await self.requests.get()) is not None:
             yield message
 
@@ -115,6 +136,7 @@ class CallServer:
         )
         self._calls[token] = call
         if method.streaming is not None:
+            call.requests = asyncio.Queue()
             call.task = self._tasks.start(self._stream(call, method), event.method)
 
     def message(self, event: CallMessage) -> None:
@@ -122,8 +144,7 @@ class CallServer:
         call = self._calls.get(event.token)
         if call is None:
             return
-        method = self._methods[call.method]
-        if method.streaming is not None:
+        if call.requests is not None:
             if call.requests.qsize() >= QUEUED_MESSAGES:
                 self._end(call, Status.RESOURCE_EXHAUSTED, f"{QUEUED_MESSAGES} messages wait unread in this call")
             else:
@@ -132,7 +153,7 @@ class CallServer:
             if call.first is None:
                 self._end(call, Status.INTERNAL, "Half-closed without a request")
             elif call.task is None:
-                call.task = self._tasks.start(self._answer(call, method, call.first), call.method)
+                call.task = self._tasks.start(self._answer(call, self._methods[call.method], call.first), call.method)
         elif call.first is not None:
             self._end(call, Status.UNIMPLEMENTED, "this method takes one message")
         else:

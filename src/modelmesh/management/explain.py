@@ -29,7 +29,7 @@ async def explain(plane: ControlPlane, model: ModelId, *, dry_run: bool) -> pb.E
     registered = await read_record(plane.models, model, fresh=True)
     if registered is None:
         raise not_registered(model)
-    measured = plane.cache.measured_bytes(model)
+    measured = plane.cache.learned.size(model)
     size_bytes = plane.cache.predicted_bytes(model, registered.record.type)
     recollections, silent = await _recollect(plane, model)
     answer = pb.ExplainResponse(

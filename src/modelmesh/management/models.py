@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import RecordCache, Registered, Stored, TooManyReadsError, UnreadableRecordError
-from modelmesh.management.calls import Call, CallError, Method, repeatable
-from modelmesh.ports import Compare, Delete, Get, PeerState, Put, Transaction
+from modelmesh.control.records import RecordCache, Registered
+from modelmesh.management.calls import Call, CallError, Method, reading, repeatable
+from modelmesh.ports import Compare, Delete, PeerState, Put, Transaction
 from modelmesh.values.ids import ModelId
 from modelmesh.values.legacy import full_names
 from modelmesh.values.records import ModelRecord
@@ -142,23 +142,11 @@ class Models:
             if standing is None:
                 raise CallError(Status.INTERNAL, f"Failed to add model {model}")
             return standing, False
-        key = self._plane.keys.model(model)
-        result = await self._plane.store.transact(
-            Transaction(
-                compares=(Compare(key, "create", "==", 0),),
-                then=(Put(key, wanted.encode()),),
-                otherwise=(Get(key),),
-            )
-        )
-        if result.succeeded:
-            revision = result.revision
-            self._plane.models.wrote(model, wanted, create_revision=revision, mod_revision=revision)
+        with reading():
+            registered, created = await self._plane.models.create(model, wanted)
+        if created:
             self._plane.journal.note("registered", model)
-            return Stored(wanted, revision, revision), True
-        registered = await self.read(model, fresh=True)
-        if registered is None:  # deleted in between: ours is created after all
-            return await self._create(model, wanted)
-        return registered, False
+        return registered, created
 
     async def _raise_last_use(self, model: ModelId, registered: Registered, last_use_ms: int) -> None:
         """Best effort: whoever writes the record meanwhile knows better."""
@@ -192,12 +180,8 @@ class Models:
 
 async def read_record(models: RecordCache[ModelId, ModelRecord], model: ModelId, *, fresh: bool) -> Registered | None:
     """A model's record, or None; `fresh`: past the cache. Raises CallError."""
-    try:
+    with reading():
         return await (models.read(model) if fresh else models.get(model))
-    except TooManyReadsError as error:
-        raise repeatable(Status.RESOURCE_EXHAUSTED, str(error)) from error
-    except UnreadableRecordError as error:
-        raise CallError(Status.INTERNAL, str(error)) from error
 
 
 def not_registered(model: ModelId) -> CallError:
@@ -213,7 +197,7 @@ def refuse_read_only(read_only: bool) -> None:  # noqa: FBT001 - the setting of 
 
 def describe(view: ModelView, *, now_ms: int) -> pb.ModelStatusInfo:
     """A model's status from its copies and the failures that are still believed, newest first."""
-    failures = [failure for failure in view.failures if failure.record.until_ms > now_ms]
+    failures = [failure for failure in view.failures if failure.record.believed(now_ms)]
     if any(copy.ready for copy in view.copies):
         status = _Info.LOADED
     elif view.copies:

@@ -14,13 +14,12 @@ from modelmesh.control.copy_entry import (
 )
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.records import NotReadError
-from modelmesh.management.calls import Call, CallError, Method
+from modelmesh.management.calls import Call, Method, named_model
 from modelmesh.management.explain import victims, wire_event
 from modelmesh.policy.attempt import Journey, Refuse
 from modelmesh.ports import StoreError
 from modelmesh.values.dataplane import Hop, Outcome
-from modelmesh.values.ids import ModelId, Revision
-from modelmesh.values.status import Status
+from modelmesh.values.ids import Revision
 
 _Answer = pb.EnsureLoadedResponse
 
@@ -41,9 +40,7 @@ class Peer:
 
     async def recall(self, _: Call, request: pb.RecallRequest) -> pb.RecallResponse:
         """Say what is remembered here of a model."""
-        if not request.model_id:
-            raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
-        found = self._plane.recall.recollect(ModelId(request.model_id), load_bytes=request.load_bytes)
+        found = self._plane.recall.recollect(named_model(request.model_id), load_bytes=request.load_bytes)
         answer = pb.RecallResponse(events=[wire_event(event) for event in found.events])
         if found.rehearsal is not None:
             answer.refusal = found.rehearsal.refusal
@@ -58,10 +55,8 @@ class Peer:
 
     async def ensure_loaded(self, _: Call, request: pb.EnsureLoadedRequest) -> pb.EnsureLoadedResponse:
         """Load here, join, or refuse; never forwards."""
-        if not request.model_id:
-            raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
         plane = self._plane
-        model = ModelId(request.model_id)
+        model = named_model(request.model_id)
         try:
             registered = await plane.models.get(model)
         except NotReadError as error:

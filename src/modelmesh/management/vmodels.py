@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import Registered, TooManyReadsError, UnreadableRecordError
+from modelmesh.control.records import Registered
 from modelmesh.control.vmodels import StoredVModel
-from modelmesh.management.calls import Call, CallError, Method, repeatable
+from modelmesh.management.calls import Call, CallError, Method, reading
 from modelmesh.management.models import HOUR_MS, LONGEST_ID, Models, describe
 from modelmesh.policy.promotion import Promote, promote
 from modelmesh.policy.retarget import Retarget, RetargetReason, RetargetRefused, retarget
@@ -237,12 +237,8 @@ class VModelCalls:
         return info
 
     async def _read(self, vmodel: VModelId) -> StoredVModel | None:
-        try:
+        with reading():
             return await self._plane.vmodels.read(vmodel)
-        except TooManyReadsError as error:
-            raise repeatable(Status.RESOURCE_EXHAUSTED, str(error)) from error
-        except UnreadableRecordError as error:
-            raise CallError(Status.INTERNAL, str(error)) from error
 
 
 def _contended(vmodel: VModelId) -> CallError:

@@ -245,7 +245,7 @@ def _asked_to_load(
     if own is not None and own.record.draining:
         return Refuse(Outcome.DRAINING, Status.UNAVAILABLE, f"instance {cluster.own} is draining")
     for failure in () if journey.retry else model.failures:
-        if failure.instance == cluster.own and failure.record.until_ms > now_ms:
+        if failure.instance == cluster.own and failure.record.believed(now_ms):
             return Refuse(Outcome.LOAD_FAILED, Status.INTERNAL, failure.record.message)
     if own is not None and (missing := constraints.missing(model_type, own.record.labels)):
         message = f"Instance does not have all required labels for type {model_type}: [{', '.join(missing)}]"
@@ -314,7 +314,7 @@ def _place(
 ) -> NextStep:
     """Load a new copy somewhere, unless that has failed too often."""
     remembered = () if journey.retry else model.failures
-    believed = [failure for failure in remembered if failure.record.until_ms > now_ms]
+    believed = [failure for failure in remembered if failure.record.believed(now_ms)]
     recent = [
         failure
         for failure in believed

@@ -33,20 +33,9 @@ def believe(
     A fault of the instance is believed for a fifteenth of the time, without growing.
     """
     kind = classify(status)
-    repeated = previous is not None and previous.record_revision == record_revision and previous.kind is kind
-    count = previous.count + 1 if previous is not None and repeated else 1
-    if kind is FailureKind.BAD_MODEL:
-        lifetime_ms = expiry_ms << min(count - 1, MAX_BACKOFF_DOUBLINGS)
-    else:
-        lifetime_ms = expiry_ms // 15
-    return FailureRecord(
-        kind=kind,
-        message=message,
-        count=count,
-        since_ms=now_ms,
-        until_ms=now_ms + lifetime_ms,
-        record_revision=record_revision,
-    )
+    count = _count(kind, previous, record_revision)
+    lifetime_ms = _doubled(expiry_ms, count) if kind is FailureKind.BAD_MODEL else expiry_ms // 15
+    return FailureRecord(kind, message, count, now_ms, now_ms + lifetime_ms, record_revision)
 
 
 def lost_while_loading(
@@ -63,13 +52,17 @@ def lost_while_loading(
     after another.
     """
     kind = FailureKind.LOST_WHILE_LOADING
-    repeated = previous is not None and previous.record_revision == record_revision and previous.kind is kind
-    count = previous.count + 1 if previous is not None and repeated else 1
-    return FailureRecord(
-        kind=kind,
-        message=f"instance {instance} went away while it loaded the model",
-        count=count,
-        since_ms=now_ms,
-        until_ms=now_ms + (expiry_ms << min(count - 1, MAX_BACKOFF_DOUBLINGS)),
-        record_revision=record_revision,
-    )
+    count = _count(kind, previous, record_revision)
+    message = f"instance {instance} went away while it loaded the model"
+    return FailureRecord(kind, message, count, now_ms, now_ms + _doubled(expiry_ms, count), record_revision)
+
+
+def _count(kind: FailureKind, previous: FailureRecord | None, record_revision: Revision) -> int:
+    """Which one in a row it is, of this kind and for the same record; from 1."""
+    if previous is None or previous.record_revision != record_revision or previous.kind is not kind:
+        return 1
+    return previous.count + 1
+
+
+def _doubled(expiry_ms: int, count: int) -> int:
+    return expiry_ms << min(count - 1, MAX_BACKOFF_DOUBLINGS)

@@ -70,7 +70,7 @@ def _verdict(
     if missing := constraints.missing(model_type, entry.record.labels):
         return PlaceReason.LACKS_LABELS, f"type {model_type} requires [{', '.join(missing)}]"
     for failure in model.failures:
-        if failure.instance == entry.instance and failure.record.until_ms > now_ms:
+        if failure.instance == entry.instance and failure.record.believed(now_ms):
             seconds = (failure.record.until_ms - now_ms) // 1000
             tried = f"not tried again for {seconds} s, failure {failure.record.count}"
             return PlaceReason.FAILED, f"{tried}: {failure.record.message}"

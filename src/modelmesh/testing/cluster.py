@@ -15,7 +15,8 @@ from modelmesh.adapters.peers import peer_answer, recollection
 from modelmesh.adapters.store.sqlite import SqliteStore
 from modelmesh.control.drain import Drained
 from modelmesh.control.keys import CopyKey, Keys
-from modelmesh.control.plane import ControlLimits, ControlPlane, Identity
+from modelmesh.control.limits import ControlLimits, Identity
+from modelmesh.control.plane import ControlPlane
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.management.admin import Admin
 from modelmesh.management.calls import Call
@@ -23,8 +24,9 @@ from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.ports import PeerAnswer, PeerUnreachableError, RuntimeCallError, Store, StoreError
+from modelmesh.testing.attempts import Answer
 from modelmesh.testing.clock import VirtualClock
-from modelmesh.testing.dataplane import Answer, SimulatedDataPlane
+from modelmesh.testing.dataplane import SimulatedDataPlane
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import ModelScript
 from modelmesh.testing.network import FakeNetwork

@@ -1,8 +1,8 @@
 """A small data plane in Python, for the simulator and for tests. Never a fallback for the native one.
 
-Calls are `FakeCall`s put in by `SimulatedDataPlane.call`; between instances they travel over a
-`FakeNetwork`. It has the same events, outcomes and order as the core, and none of its bytes: what is
-carried is a payload object. `tests/contracts/test_dataplane.py` holds both to the same behaviour.
+Calls are put in by `SimulatedDataPlane.call`; between instances they travel over a `FakeNetwork`. It has the same
+events, outcomes and order as the core, and none of its bytes: what is carried is a payload object.
+`tests/contracts/test_dataplane.py` holds both to the same behaviour.
 """
 
 import asyncio
@@ -13,8 +13,10 @@ from itertools import count
 from random import Random
 
 from modelmesh.policy.route import choose_copy
-from modelmesh.ports import RuntimeCallError
+from modelmesh.testing.attempts import Answer, AttemptEnded, refused
+from modelmesh.testing.local_copies import Infer, LocalCopies
 from modelmesh.testing.network import FakeNetwork
+from modelmesh.testing.peer_links import PeerLinks
 from modelmesh.values.dataplane import (
     AttemptFailed,
     Cancelled,
@@ -45,40 +47,6 @@ HELD_REQUESTS = 4096
 ENDLESS = 100
 """Turns of one call beyond which it counts as a loop: eight attempts, with stale views between them, are far fewer."""
 
-LINK_DETECTION_MS = 5_000
-"""How long a silent peer takes to be noticed while calls are open."""
-
-Infer = Callable[[ModelId, object], Awaitable[object]]
-"""The runtime's inference: model and payload in, answer out; raises RuntimeCallError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """How a call ended. `held`: it found no ready copy, or its first attempt failed."""
-
-    status: Status
-    message: str = ""
-    payload: object = None
-    trailers: tuple[tuple[str, bytes], ...] = ()
-    served_by: InstanceId | None = None
-    held: bool = False
-
-
-class _AttemptEnded(Exception):  # noqa: N818 - carries an outcome, it is no error of ours
-    def __init__(self, outcome: Outcome, answer: Answer, view: Revision | None = None) -> None:
-        self.outcome = outcome
-        self.answer = answer
-        self.view = view
-
-
-@dataclass(slots=True)
-class _Counters:
-    requests: int = 0
-    in_flight: int = 0
-    last_use_ms: int = 0
-    service_us: int = 0
-    told: bool = False
-
 
 @dataclass(slots=True)
 class _HeldCall:
@@ -105,22 +73,15 @@ class SimulatedDataPlane:
         self.draining = False
         self._address = address
         self._network = network
-        self._infer = infer
-        self._now_ms = now_ms
         self._rng = rng
         self._receive: Callable[[Sequence[DataPlaneEvent]], None] | None = None
         self._routes: dict[ModelId, Route] = {}
         self._vmodels: dict[VModelId, ModelId] = {}
-        self._peers: dict[InstanceId, PeerAddress] = {}
-        self._counters: dict[ModelId, _Counters] = {}
-        self._running: dict[tuple[ModelId, LoadId], int] = {}
-        self._peer_in_flight: dict[tuple[ModelId, InstanceId], int] = {}
         self._tokens = count(1)
         self._held: dict[Token, _HeldCall] = {}
         self._answered: dict[Token, None] = {}
-        self._lost: dict[InstanceId, asyncio.Task[None]] = {}
-        self._ended: dict[tuple[ModelId, LoadId], asyncio.Event] = {}
-        self._runtime_up = True
+        self._copies = LocalCopies(instance=instance, infer=infer, now_ms=now_ms, idle=self._ran_empty)
+        self._links = PeerLinks(instance=instance, network=network, tell=self._emit_soon)
         self._open = False
         self.rules: Rules | None = None
 
@@ -156,7 +117,7 @@ class SimulatedDataPlane:
             if before is not None and before.local is not None:
                 after = route.local if route is not None else None
                 closed = after is None or not after.ready or after.load_id != before.local.load_id
-                if before.local.ready and closed and not self._running.get((model, before.local.load_id)):
+                if before.local.ready and closed and not self._copies.running(model, before.local.load_id):
                     self._emit_soon(CopyIdle(model, before.local.load_id))
 
     def set_vmodels(self, vmodels: Sequence[tuple[VModelId, ModelId | None]]) -> None:
@@ -169,14 +130,7 @@ class SimulatedDataPlane:
 
     def set_peers(self, peers: Sequence[tuple[InstanceId, PeerAddress | None]]) -> None:
         """See `ports.DataPlane`."""
-        for instance, address in peers:
-            if address is None:
-                self._peers.pop(instance, None)
-                probe = self._lost.pop(instance, None)
-                if probe is not None:
-                    probe.cancel()
-            else:
-                self._peers[instance] = address
+        self._links.set_peers(peers)
 
     def set_rules(self, rules: Rules) -> None:
         """See `ports.DataPlane`."""
@@ -204,21 +158,11 @@ class SimulatedDataPlane:
 
     def end_copy(self, model: ModelId, load_id: LoadId) -> None:
         """See `ports.DataPlane`."""
-        ended = self._ended.get((model, load_id))
-        if ended is not None:
-            ended.set()
+        self._copies.end(model, load_id)
 
     def usage(self) -> Sequence[Usage]:
         """See `ports.DataPlane`."""
-        result = []
-        for model, counters in self._counters.items():
-            if counters.requests or counters.in_flight:
-                result.append(
-                    Usage(model, counters.last_use_ms, counters.requests, counters.service_us, counters.in_flight, 0)
-                )
-                counters.requests = 0
-                counters.service_us = 0
-        return result
+        return self._copies.usage()
 
     def held(self) -> tuple[int, int]:
         """See `ports.DataPlane`."""
@@ -239,11 +183,14 @@ class SimulatedDataPlane:
         for held in self._held.values():
             if not held.resolution.done():
                 held.resolution.set_result(Fail(Status.UNAVAILABLE, "the instance has stopped"))
-        for probe in self._lost.values():
-            probe.cancel()
-        self._lost.clear()
+        self._links.close()
 
     # --- what tests and the simulator do ----------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """Where peers reach it."""
+        return self._address
 
     @property
     def open(self) -> bool:
@@ -252,7 +199,7 @@ class SimulatedDataPlane:
 
     def in_flight(self, model: ModelId) -> int:
         """Requests that run on copies of the model here."""
-        return sum(running for (name, _), running in self._running.items() if name == model)
+        return self._copies.in_flight(model)
 
     def held_calls(self) -> tuple[tuple[Token, ModelId], ...]:
         """Calls that wait for a resolution."""
@@ -264,8 +211,8 @@ class SimulatedDataPlane:
 
     def runtime_link(self, *, up: bool) -> None:
         """The connection to the runtime breaks or is back."""
-        if up != self._runtime_up:
-            self._runtime_up = up
+        if up != self._copies.runtime_up:
+            self._copies.runtime_up = up
             self._emit_soon(LinkBack(self.instance) if up else LinkLost(self.instance))
 
     async def call(
@@ -326,16 +273,14 @@ class SimulatedDataPlane:
                     answer = await attempt
                     return replace(answer, held=was_held)
                 answer = await self._perform(model, payload, resolution, token)
-            except _AttemptEnded as failure:
+            except AttemptEnded as failure:
                 was_held = True
                 resolution = await self._failed(token, model, label, failure)
             else:
                 return replace(answer, held=was_held)
         raise AssertionError("unreachable")
 
-    async def _failed(
-        self, token: Token, model: ModelId, vmodel: VModelId | None, failure: _AttemptEnded
-    ) -> Resolution:
+    async def _failed(self, token: Token, model: ModelId, vmodel: VModelId | None, failure: AttemptEnded) -> Resolution:
         assert failure.answer.served_by is not None
         event = AttemptFailed(
             token,
@@ -385,12 +330,12 @@ class SimulatedDataPlane:
             case Serve():
                 local = self._local(model)
                 if local is None:
-                    raise _AttemptEnded(
+                    raise AttemptEnded(
                         Outcome.NOT_HERE, Answer(Status.UNAVAILABLE, "no ready copy", served_by=self.instance)
                     )
-                return await self._serve(model, local, payload)
+                return await self._copies.serve(model, local, payload)
             case Forward(instance, hop, tried, view):
-                return await self._forward(model, payload, instance, hop, tried, view)
+                return await self._links.forward(model, payload, instance, hop, tried, view)
             case _:
                 raise AssertionError((resolution, token))
 
@@ -400,150 +345,26 @@ class SimulatedDataPlane:
             return None
         local = self._local(model)
         if local is not None and balanced:
-            return self._serve(model, local, payload)
+            return self._copies.serve(model, local, payload)
         choices: list[LocalCopy | RemoteCopy] = [local] if local is not None else []
-        choices += [copy for copy in route.remote if copy.instance in self._peers and copy.instance not in self._lost]
+        choices += [copy for copy in route.remote if self._links.usable(copy.instance)]
         if not choices:
             return None
         loads = [
-            self._running.get((model, copy.load_id), 0)
+            self._copies.running(model, copy.load_id)
             if isinstance(copy, LocalCopy)
-            else self._peer_in_flight.get((model, copy.instance), 0)
+            else self._links.in_flight(model, copy.instance)
             for copy in choices
         ]
         chosen = choices[choose_copy(loads, (self._rng.getrandbits(32), self._rng.getrandbits(32)))]
         if isinstance(chosen, LocalCopy):
-            return self._serve(model, chosen, payload)
-        return self._forward(model, payload, chosen.instance, Hop.HIT, (), None)
+            return self._copies.serve(model, chosen, payload)
+        return self._links.forward(model, payload, chosen.instance, Hop.HIT, (), None)
 
     def _local(self, model: ModelId) -> LocalCopy | None:
         route = self._routes.get(model)
         local = route.local if route is not None else None
-        return local if local is not None and local.ready and self._runtime_up else None
-
-    async def _serve(self, model: ModelId, copy: LocalCopy, payload: object) -> Answer:
-        key = (model, copy.load_id)
-        counters = self._counters.setdefault(model, _Counters())
-        counters.in_flight += 1
-        counters.requests += 1
-        counters.last_use_ms = self._now_ms()
-        self._running[key] = self._running.get(key, 0) + 1
-        ended = self._ended.setdefault(key, asyncio.Event())
-        work = asyncio.ensure_future(self._infer(model, payload))
-        stop = asyncio.ensure_future(ended.wait())
-        try:
-            await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise _AttemptEnded(
-                    Outcome.ENDED, Answer(Status.UNAVAILABLE, "the copy was taken away", served_by=self.instance)
-                )
-            return Answer(Status.OK, payload=work.result(), served_by=self.instance)
-        except RuntimeCallError as error:
-            answer = Answer(error.status, error.message, served_by=self.instance)
-            outcome = _outcome(error.status, runtime_up=self._runtime_up)
-            if outcome is None:
-                return answer
-            raise _AttemptEnded(outcome, answer) from error
-        finally:
-            work.cancel()
-            stop.cancel()
-            counters.in_flight -= 1
-            self._finished(key)
-
-    def _finished(self, key: tuple[ModelId, LoadId]) -> None:
-        left = self._running[key] - 1
-        if left:
-            self._running[key] = left
-            return
-        del self._running[key]
-        self._ended.pop(key, None)
-        route = self._routes.get(key[0])
-        local = route.local if route is not None else None
-        if local is None or local.load_id != key[1] or not local.ready:
-            self._emit_soon(CopyIdle(*key))
-
-    async def _forward(
-        self,
-        model: ModelId,
-        payload: object,
-        instance: InstanceId,
-        hop: Hop,
-        tried: tuple[InstanceId, ...],
-        view: Revision | None,
-    ) -> Answer:
-        key = (model, instance)
-        self._peer_in_flight[key] = self._peer_in_flight.get(key, 0) + 1
-        try:
-            peer = self._reach(instance)
-            await asyncio.sleep(self._network.latency_ms / 1000)
-            answer = await self._at_peer(peer, model, payload, hop, tried, view)
-            await asyncio.sleep(self._network.latency_ms / 1000)
-        finally:
-            left = self._peer_in_flight[key] - 1
-            if left:
-                self._peer_in_flight[key] = left
-            else:
-                del self._peer_in_flight[key]
-        refused = dict(answer.trailers).get("mm-refused")
-        if refused is not None:
-            seen = dict(answer.trailers).get("mm-view")
-            outcome = Outcome(refused.decode())
-            raise _AttemptEnded(
-                outcome,
-                Answer(answer.status, answer.message, served_by=instance),
-                Revision(int(seen)) if seen is not None else None,
-            )
-        if answer.status is Status.UNAVAILABLE:
-            raise _AttemptEnded(Outcome.UNAVAILABLE, Answer(answer.status, answer.message, served_by=instance))
-        if answer.status is Status.RESOURCE_EXHAUSTED:
-            raise _AttemptEnded(Outcome.EXHAUSTED, Answer(answer.status, answer.message, served_by=instance))
-        return answer
-
-    async def _at_peer(
-        self,
-        peer: "SimulatedDataPlane",
-        model: ModelId,
-        payload: object,
-        hop: Hop,
-        tried: tuple[InstanceId, ...],
-        view: Revision | None,
-    ) -> Answer:
-        """The peer's part; a connection that breaks meanwhile is noticed after the detection time."""
-        work = asyncio.ensure_future(peer.serve_hop(model, payload, hop, tried, view))
-        try:
-            silent_ms = 0
-            while True:
-                await asyncio.wait({work}, timeout=0.25)
-                if work.done() and peer.open:
-                    break
-                if peer.open and self._network.plane(self.instance, peer.address) is peer:
-                    silent_ms = 0
-                    continue
-                silent_ms += 250
-                if not peer.open or silent_ms >= LINK_DETECTION_MS:  # the dead answer nothing
-                    self._lose(peer.instance)
-                    raise _AttemptEnded(
-                        Outcome.LOST,
-                        Answer(Status.UNAVAILABLE, f"connection to {peer.instance} lost", served_by=peer.instance),
-                    )
-            return work.result()
-        finally:
-            work.cancel()
-
-    @property
-    def address(self) -> str:
-        """Where peers reach it."""
-        return self._address
-
-    def _reach(self, instance: InstanceId) -> "SimulatedDataPlane":
-        address = self._peers.get(instance)
-        peer = self._network.plane(self.instance, address.address) if address is not None else None
-        if peer is None:
-            self._lose(instance)
-            raise _AttemptEnded(
-                Outcome.LOST, Answer(Status.UNAVAILABLE, f"{instance} cannot be reached", served_by=instance)
-            )
-        return peer
+        return local if local is not None and local.ready and self._copies.runtime_up else None
 
     async def serve_hop(
         self,
@@ -558,7 +379,7 @@ class SimulatedDataPlane:
         try:
             local = self._local(model)
             if local is None and hop is Hop.HIT:
-                return _refused(Outcome.NOT_HERE, "no ready copy here", self.instance)
+                return refused(Outcome.NOT_HERE, "no ready copy here", self.instance)
             resolution: Resolution = Serve()
             if local is None:
                 missed = Missed(token, model, None, "/test/infer", None, hop, tried, view, balanced=True)
@@ -568,7 +389,7 @@ class SimulatedDataPlane:
                     f"{self.instance}: a hop for {model} was forwarded to {resolution.instance}"
                 )
             return await self._perform(model, payload, resolution, token)
-        except _AttemptEnded as failure:
+        except AttemptEnded as failure:
             if failure.outcome in {Outcome.UNAVAILABLE, Outcome.EXHAUSTED}:
                 return failure.answer
             self._emit_soon(
@@ -584,7 +405,7 @@ class SimulatedDataPlane:
                     message=failure.answer.message,
                 )
             )
-            return _refused(Outcome.NOT_HERE, failure.answer.message, self.instance)
+            return refused(Outcome.NOT_HERE, failure.answer.message, self.instance)
         except asyncio.CancelledError:
             self._gone(token)
             raise
@@ -599,6 +420,13 @@ class SimulatedDataPlane:
             return route.local.load_id if route.local is not None else LoadId(0)
         return next((copy.load_id for copy in route.remote if copy.instance == instance), LoadId(0))
 
+    def _ran_empty(self, model: ModelId, load_id: LoadId) -> None:
+        """Nothing runs on a copy any more: told if it is closed."""
+        route = self._routes.get(model)
+        local = route.local if route is not None else None
+        if local is None or local.load_id != load_id or not local.ready:
+            self._emit_soon(CopyIdle(model, load_id))
+
     def _gone(self, token: Token) -> None:
         self._emit_soon(Cancelled(token))
 
@@ -608,40 +436,6 @@ class SimulatedDataPlane:
     def _emit(self, event: DataPlaneEvent) -> None:
         if self._open and self._receive is not None:
             self._receive((event,))
-
-    def _lose(self, instance: InstanceId) -> None:
-        if instance in self._lost or instance not in self._peers:
-            return
-        self._lost[instance] = asyncio.get_running_loop().create_task(self._probe(instance))
-        self._emit_soon(LinkLost(instance))
-
-    async def _probe(self, instance: InstanceId) -> None:
-        delay = 0.04
-        while True:
-            await asyncio.sleep(delay)
-            delay = min(2.0, delay * 2)
-            address = self._peers.get(instance)
-            if address is not None and self._network.plane(self.instance, address.address) is not None:
-                self._lost.pop(instance, None)
-                self._emit_soon(LinkBack(instance))
-                return
-
-
-def _outcome(status: Status, *, runtime_up: bool) -> Outcome | None:
-    """What a runtime's error means to the request; None: it is the client's answer."""
-    match status:
-        case Status.NOT_FOUND:
-            return Outcome.NOT_HERE
-        case Status.UNAVAILABLE:
-            return Outcome.UNAVAILABLE if runtime_up else Outcome.LOST
-        case Status.RESOURCE_EXHAUSTED:
-            return Outcome.EXHAUSTED
-        case _:
-            return None
-
-
-def _refused(outcome: Outcome, message: str, instance: InstanceId) -> Answer:
-    return Answer(Status.UNAVAILABLE, message, trailers=(("mm-refused", outcome.value.encode()),), served_by=instance)
 
 
 def _refuse_malformed(trailers: Sequence[tuple[str, bytes]]) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from modelmesh.testing.attempts import Answer
 from modelmesh.testing.clock import EPOCH_MS, VirtualClock, run_virtual
 from modelmesh.testing.cluster import SimulatedCluster
-from modelmesh.testing.dataplane import Answer
 from modelmesh.testing.faults import VMODELS, Faults
 from modelmesh.testing.invariants import Invariants
 from modelmesh.testing.world import MOST_INSTANCES, Artefact, World

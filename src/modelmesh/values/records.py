@@ -194,6 +194,10 @@ class FailureRecord:
     until_ms: int
     record_revision: Revision
 
+    def believed(self, now_ms: int) -> bool:
+        """Whether it still counts; epoch milliseconds."""
+        return self.until_ms > now_ms
+
     def encode(self) -> bytes:
         """The stored form."""
         return _encode(

@@ -156,8 +156,7 @@ class EtcdChannel:
 
         gRPC raises CancelledError for both, and a task that sees one that nobody sent would end silently.
         """
-        task = asyncio.current_task()
-        return self._closed and (task is None or not task.cancelling())
+        return self._closed and not task_is_ending()
 
     async def close(self) -> None:
         """Close all connections; calls under way fail."""
@@ -181,6 +180,12 @@ class EtcdChannel:
         # Many calls fail together; only the first of them may turn the wheel.
         if index == self._current:
             self._current = (index + 1) % len(self._settings.endpoints)
+
+
+def task_is_ending() -> bool:
+    """Whether somebody cancelled the running task: then a CancelledError is meant for it."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def is_token_refusal(error: grpc.aio.AioRpcError) -> bool:

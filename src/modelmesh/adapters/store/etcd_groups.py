@@ -23,6 +23,9 @@ from modelmesh.ports import (
 GROUP = 64
 """Transactions in one; half of what etcd takes by default, since nested lists count against the rest."""
 
+PAUSE_S = 0.001
+"""How long the next group waits at most for those whom the last one answered; about what a fast etcd takes for one."""
+
 Run = Callable[[Transaction], Awaitable[TransactionResult]]
 
 
@@ -51,8 +54,10 @@ class Footprint:
 def _writes_into(one: Footprint, other: Footprint) -> bool:
     if not one.writes.isdisjoint(other.writes) or not one.writes.isdisjoint(other.reads):
         return True
-    if any(key.startswith(prefix) for prefix in other.read_prefixes for key in one.writes):
+    if other.read_prefixes and any(key.startswith(prefix) for prefix in other.read_prefixes for key in one.writes):
         return True
+    if not one.write_prefixes:
+        return False
     if any(key.startswith(prefix) for prefix in one.write_prefixes for key in (*other.writes, *other.reads)):
         return True
     return any(
@@ -108,6 +113,10 @@ class Groups:
         self._run = run
         self._waiting: deque[_Waiting] = deque()
         self._sender: asyncio.Task[None] | None = None
+        self._barred = False
+        """Somebody had to wait for the keys of the last group."""
+        self._expected = 0
+        self._gathered: asyncio.Future[None] | None = None
 
     async def transact(self, transaction: Transaction, touched: Footprint) -> TransactionResult:
         """Run it, alone or with others. Giving up the wait does not undo what is under way."""
@@ -115,6 +124,8 @@ class Groups:
         self._waiting.append(entry)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send())
+        elif self._gathered is not None and len(self._waiting) >= self._expected:
+            _resolve(self._gathered)
         return await entry.done
 
     async def close(self) -> None:
@@ -128,6 +139,7 @@ class Groups:
         try:
             while group := self._next_group():
                 await self._perform(group)
+                await self._gather(len(group))
         finally:
             # Left over only if this task was cancelled.
             for entry in (*group, *self._waiting):
@@ -135,6 +147,22 @@ class Groups:
                     entry.done.set_exception(StoreUnavailableError("the store is closed"))
             self._waiting.clear()
             self._sender = None
+
+    async def _gather(self, answered: int) -> None:
+        """Wait for those who were answered together: callers in a loop come back at once, and share a group again.
+
+        Without this the first of them would go alone, and the others behind it. Who was alone waits for nobody.
+        """
+        self._expected = min(GROUP, answered + len(self._waiting))
+        if answered > 1 and len(self._waiting) < GROUP and not self._barred:
+            loop = asyncio.get_running_loop()
+            self._gathered = loop.create_future()
+            timer = loop.call_later(PAUSE_S, _resolve, self._gathered)
+            try:
+                await self._gathered
+            finally:
+                timer.cancel()
+                self._gathered = None
 
     def _next_group(self) -> list[_Waiting]:
         """The longest waiting, and whoever waits behind it and touches nothing of the group's."""
@@ -147,12 +175,13 @@ class Groups:
             if entry.done.done():
                 continue  # given up
             # Nobody overtakes somebody else who touches the same keys.
-            if entry.touched.meets(touched) or entry.touched.meets(passed):
+            if entry.touched.meets(touched) or (left and entry.touched.meets(passed)):
                 left.append(entry)
                 passed.add(entry.touched)
             else:
                 group.append(entry)
                 touched.add(entry.touched)
+        self._barred = len(left) > 0
         left.extend(self._waiting)
         self._waiting = left
         return group
@@ -184,6 +213,11 @@ class Groups:
         else:
             if not entry.done.done():
                 entry.done.set_result(result)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _fail(entry: _Waiting, error: Exception) -> None:

@@ -19,13 +19,19 @@ from modelmesh.ports import (
 )
 from modelmesh.values.ids import Revision
 
-_RESULTS = {"==": "EQUAL", "!=": "NOT_EQUAL", "<": "LESS", ">": "GREATER"}
-_TARGETS = {
-    "create": ("CREATE", "create_revision"),
-    "mod": ("MOD", "mod_revision"),
-    "version": ("VERSION", "version"),
-    "value": ("VALUE", "value"),
+_RESULTS = {
+    "==": rpc.Compare.EQUAL,
+    "!=": rpc.Compare.NOT_EQUAL,
+    "<": rpc.Compare.LESS,
+    ">": rpc.Compare.GREATER,
 }
+_TARGETS = {
+    "create": (rpc.Compare.CREATE, "create_revision"),
+    "mod": (rpc.Compare.MOD, "mod_revision"),
+    "version": (rpc.Compare.VERSION, "version"),
+    "value": (rpc.Compare.VALUE, "value"),
+}
+_DELETE = rpc.Event.DELETE
 
 
 class Messages:
@@ -62,46 +68,55 @@ class Messages:
 
     def change(self, event: Any) -> Change:
         """One event of a watch."""
-        kind = ChangeKind.DELETE if event.type == rpc.Event.DELETE else ChangeKind.PUT
+        kind = ChangeKind.DELETE if event.type == _DELETE else ChangeKind.PUT
         return Change(kind, self.item(event.kv))
 
     def transaction(self, transaction: Transaction) -> Any:
         """A request, nested ones included."""
-        return rpc.TxnRequest(
-            compare=[self._compare(compare) for compare in transaction.compares],
-            success=[self._operation(operation) for operation in transaction.then],
-            failure=[self._operation(operation) for operation in transaction.otherwise],
-        )
+        request = rpc.TxnRequest()
+        self._fill(request, transaction)
+        return request
 
-    def _compare(self, compare: Compare) -> Any:
-        target, field = _TARGETS[compare.target]
-        low, high = self.bounds(compare.key) if compare.prefix else (self.encode(compare.key), b"")
-        result = rpc.Compare.CompareResult.Value(_RESULTS[compare.operator])
-        target = rpc.Compare.CompareTarget.Value(target)
-        return rpc.Compare(result=result, target=target, key=low, range_end=high, **{field: compare.operand})
+    # Messages are filled where they stand: one that is made apart and then put into another is copied, at each level.
 
-    def _operation(self, operation: Operation) -> Any:
+    def _fill(self, request: Any, transaction: Transaction) -> None:
+        for compare in transaction.compares:
+            self._compare(request.compare.add(), compare)
+        for operation in transaction.then:
+            self._operation(request.success.add(), operation)
+        for operation in transaction.otherwise:
+            self._operation(request.failure.add(), operation)
+
+    def _compare(self, message: Any, compare: Compare) -> None:
+        message.key, message.range_end = self._span(compare)
+        message.result = _RESULTS[compare.operator]
+        message.target, field = _TARGETS[compare.target]
+        setattr(message, field, compare.operand)
+
+    def _operation(self, message: Any, operation: Operation) -> None:
         match operation:
             case Put():
-                put = rpc.PutRequest(
-                    key=self.encode(operation.key),
-                    value=b"" if operation.keep_value else operation.value,
-                    lease=operation.lease,
-                    ignore_value=operation.keep_value,
-                )
-                return rpc.RequestOp(request_put=put)
+                put = message.request_put
+                put.key = self.encode(operation.key)
+                put.lease = operation.lease
+                if operation.keep_value:
+                    put.ignore_value = True
+                else:
+                    put.value = operation.value
             case Delete():
-                low, high = self._span(operation)
-                return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=low, range_end=high))
+                delete = message.request_delete_range
+                delete.key, delete.range_end = self._span(operation)
             case Get():
-                low, high = self._span(operation)
-                get = rpc.RangeRequest(key=low, range_end=high, limit=operation.limit)
-                return rpc.RequestOp(request_range=get)
+                get = message.request_range
+                get.key, get.range_end = self._span(operation)
+                get.limit = operation.limit
             case Transaction():
-                return rpc.RequestOp(request_txn=self.transaction(operation))
+                nested = message.request_txn
+                nested.SetInParent()  # an empty one is an operation too
+                self._fill(nested, operation)
 
-    def _span(self, operation: Delete | Get) -> tuple[bytes, bytes]:
-        return self.bounds(operation.key) if operation.prefix else (self.encode(operation.key), b"")
+    def _span(self, named: Compare | Delete | Get) -> tuple[bytes, bytes]:
+        return self.bounds(named.key) if named.prefix else (self.encode(named.key), b"")
 
     def result(self, transaction: Transaction, answer: Any, revision: Revision) -> TransactionResult:
         """The answer to a request; nested answers come without a header of their own."""

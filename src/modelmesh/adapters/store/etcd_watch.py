@@ -9,17 +9,20 @@ import grpc
 from aetcd import rpc
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forgot it
 
-from modelmesh.adapters.store.etcd_channel import EtcdChannel, is_token_refusal, translated
+from modelmesh.adapters.store.etcd_channel import EtcdChannel, is_token_refusal, task_is_ending, translated
 from modelmesh.ports import CompactedError, StoreError, StoreUnavailableError
 
 T = TypeVar("T")
+
+_SIGN_OF_LIFE = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
 
 
 class WatchStream:
     """A stream with one watch. `open`, `read` until it raises, `close` in any case.
 
     A watch says nothing for hours if nothing happens, and nothing either if the server has stopped or the
-    network is cut. So after `silence_s` without an answer it asks for one, and gives it `answer_s`.
+    network is cut. So after `silence_s` without an answer it asks for one, and gives it `answer_s`. One task
+    looks after that beside the reads, because a time-out for each read costs more than all else about it.
     """
 
     def __init__(self, channel: EtcdChannel, *, answer_s: float, silence_s: float) -> None:
@@ -28,7 +31,10 @@ class WatchStream:
         self._answer_s = answer_s
         self._silence_s = silence_s
         self._stream: Any = None
-        self._reading: asyncio.Task[Any] | None = None
+        self._guard: asyncio.Task[None] | None = None
+        self._reading_since_s: float | None = None
+        self._silent = False
+        """Asked for a sign of life, and none came yet."""
 
     async def open(self, create: Any) -> None:
         """Ask for the watch; a refusal comes with `read`."""
@@ -37,6 +43,7 @@ class WatchStream:
             # A member cut off from the others would stay silent, and alive; with `hasleader` it hangs up instead.
             self._stream = self._endpoint.watch.Watch(metadata=(*metadata, ("hasleader", "true")))
             await self._in_time(self._stream.write(rpc.WatchRequest(create_request=create)))
+            self._guard = asyncio.create_task(self._end_if_silent())
 
     async def read(self) -> Any:
         """The next answer, maybe without events.
@@ -46,7 +53,12 @@ class WatchStream:
             StoreUnavailableError: The connection is lost, or etcd ended the watch.
         """
         with self._translated():
-            answer = await self._next()
+            self._reading_since_s = asyncio.get_running_loop().time()
+            try:
+                answer = await self._stream.read()
+            finally:
+                self._reading_since_s = None
+            self._silent = False
             if answer is EOF:
                 raise StoreUnavailableError("etcd ended the watch")
             if answer.canceled:
@@ -57,22 +69,28 @@ class WatchStream:
         """End the stream."""
         if self._stream is not None:
             self._stream.cancel()
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        if self._guard is not None:
+            self._guard.cancel()
+            await asyncio.gather(self._guard, return_exceptions=True)
 
-    async def _next(self) -> Any:
-        # A task and not asyncio.timeout: gRPC ends the stream when a read is cancelled.
-        self._reading = asyncio.ensure_future(self._stream.read())
-        await asyncio.wait((self._reading,), timeout=self._silence_s)
-        if not self._reading.done():
-            await self._in_time(self._stream.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())))
-            await asyncio.wait((self._reading,), timeout=self._answer_s)
-            if not self._reading.done():
-                silence_s = self._silence_s + self._answer_s
-                raise StoreUnavailableError(f"etcd at {self._endpoint.address} was silent for {silence_s} s")
-        reading, self._reading = self._reading, None
-        return reading.result()
+    async def _end_if_silent(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            since_s = self._reading_since_s
+            await asyncio.sleep(self._silence_s if since_s is None else since_s + self._silence_s - loop.time())
+            if since_s is None or self._reading_since_s != since_s:
+                continue  # an answer came
+            self._silent = True
+            asked_s = loop.time()
+            try:
+                with contextlib.suppress(StoreUnavailableError):
+                    await self._in_time(self._stream.write(_SIGN_OF_LIFE))
+                    await asyncio.sleep(asked_s + self._answer_s - loop.time())
+            except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+                return  # the stream is at its end, and the read tells why
+            if self._reading_since_s == since_s:
+                self._stream.cancel()
+                return
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         try:
@@ -103,6 +121,10 @@ class WatchStream:
         except (asyncio.CancelledError, grpc.aio.UsageError, asyncio.InvalidStateError) as err:
             if self._channel.closed_under_call():
                 raise StoreUnavailableError("the store is closed") from err
+            if self._silent and not task_is_ending():
+                self._channel.leave(self._endpoint)
+                silence_s = self._silence_s + self._answer_s
+                raise StoreUnavailableError(f"etcd at {self._endpoint.address} was silent for {silence_s} s") from err
             raise
         except StoreUnavailableError:
             self._channel.leave(self._endpoint)

@@ -34,6 +34,7 @@ _LEVELS = {
 """Everything else is INFO."""
 
 
+_NUMBERS = logging.getLevelNamesMapping()
 _OLD_NAMES = {"TRACE": "DEBUG", "ALL": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL"}
 
 
@@ -41,8 +42,12 @@ class LogLevel:
     """The least level that is logged; it may change while the process runs."""
 
     def __init__(self, usual: str) -> None:
-        self._usual = logging.getLevelNamesMapping()[usual.upper()]
+        self._usual = _NUMBERS[usual.upper()]
         self._least = self._usual
+
+    def takes(self, number: int) -> bool:
+        """Whether a line of this level is logged; asked where making the line costs more than asking."""
+        return number >= self._least
 
     def set(self, name: str | None) -> None:
         """Take a level by its name, in the words of Python or Java; None: the usual one. Raises ValueError."""
@@ -50,16 +55,14 @@ class LogLevel:
             self._least = self._usual
             return
         upper = name.upper()
-        number = (
-            logging.CRITICAL + 1 if upper == "OFF" else logging.getLevelNamesMapping().get(_OLD_NAMES.get(upper, upper))
-        )
+        number = logging.CRITICAL + 1 if upper == "OFF" else _NUMBERS.get(_OLD_NAMES.get(upper, upper))
         if number is None:
             raise ValueError(f"{name!r} is no level; there are debug, info, warning, error and off")
         self._least = number
 
     def __call__(self, _: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         """Drop what is below."""
-        if logging.getLevelNamesMapping()[method.upper()] < self._least:
+        if not self.takes(_NUMBERS[method.upper()]):
             raise structlog.DropEvent
         return event
 
@@ -95,14 +98,18 @@ def configure_logs(*, form: str, level: str) -> LogLevel:
 class JournalLog:
     """Writes journal events as log lines."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, level: LogLevel) -> None:
         self._log = structlog.get_logger("modelmesh").bind(instance=instance)
+        self._level = level
 
     def __call__(self, event: Event) -> None:
         """One event."""
+        number = _LEVELS.get(event.kind, logging.INFO)
+        if not self._level.takes(number):
+            return
         fields = {"model": event.model, "reason": event.reason, "detail": event.detail}
         self._log.log(
-            _LEVELS.get(event.kind, logging.INFO),
+            number,
             event.kind,
             **{name: value for name, value in fields.items() if value},
         )

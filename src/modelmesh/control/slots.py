@@ -1,0 +1,59 @@
+"""The runtime's loading slots: which loads have one, and which wait for their turn."""
+
+from collections.abc import Callable
+
+from modelmesh.machines.load_queue import LoadQueue
+from modelmesh.values.ids import LoadId
+
+
+class LoadingSlots:
+    """Gives free slots to queued loads, in the queue's order.
+
+    Args:
+        offered: How many slots the runtime has; 0 while it takes no loads.
+        begin: Called when a queued load has its slot.
+    """
+
+    def __init__(self, *, offered: Callable[[], int], begin: Callable[[LoadId], None]) -> None:
+        self._offered = offered
+        self._begin = begin
+        self._queue = LoadQueue()
+        self._taken: dict[LoadId, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._queue) + len(self._taken)
+
+    @property
+    def queued(self) -> int:
+        """Loads that wait for a slot."""
+        return len(self._queue)
+
+    def taken(self) -> tuple[LoadId, ...]:
+        """Loads that have a slot, in the order in which they got it."""
+        return tuple(self._taken)
+
+    def enqueue(self, load: LoadId, *, waited_for: bool, last_use_ms: int, now_ms: int) -> None:
+        """A load waits for a slot from now on; it has none before the next `fill`. Times are epoch milliseconds."""
+        self._queue.push(load, waited_for=waited_for, last_use_ms=last_use_ms, now_ms=now_ms)
+
+    def promote(self, load: LoadId, *, now_ms: int) -> None:
+        """A caller waits for a load now; nothing happens if it is not queued."""
+        self._queue.promote(load, now_ms=now_ms)
+
+    def dequeue(self, load: LoadId) -> None:
+        """A load wants no slot any more; nothing happens if it is not queued."""
+        self._queue.remove(load)
+
+    def release(self, load: LoadId) -> None:
+        """A load needs its slot no longer; nothing happens if it has none."""
+        if self._taken.pop(load, 0) is None:
+            self.fill()
+
+    def fill(self) -> None:
+        """Begin queued loads while slots are free."""
+        while len(self._taken) < self._offered():
+            load = self._queue.pop()
+            if load is None:
+                return
+            self._taken[load] = None
+            self._begin(load)
