@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from modelmesh.control.state import Changed, LostCopy
+from modelmesh.ports import Transaction, TransactionResult
 from modelmesh.testing.clock import VirtualClock, run_virtual
-from modelmesh.testing.cluster import KEYS, SimulatedCluster, register
+from modelmesh.testing.cluster import KEYS, SimulatedCluster, infer_after, register, set_vmodel, unregister
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.dataplane import Hop
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
@@ -250,5 +251,103 @@ def test_a_copy_that_became_ready_while_the_runtime_was_not_connected_can_leave(
         assert a.plane.cache.states() == {}
         a.dataplane.runtime_link(up=True)
         await call
+
+    play(story)
+
+
+def test_a_copy_of_an_earlier_registration_answers_nothing_while_its_key_cannot_be_deleted() -> None:
+    """It was told of the new record, and went on answering from the old path until the store had confirmed the rest."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store, infer=infer_after(with_path=True))
+        b = await cluster.add("b", infer=infer_after(with_path=True))
+        await register(b, "m", path="old")
+        await hold(cluster, "m", "a")
+        store.loses_answers = True
+        await unregister(b, "m")
+        await register(b, "m", path="new")
+        await asyncio.sleep(1)
+        assert a.plane.state.revision >= (await cluster.store.range(KEYS.model(ModelId("m")))).items[0].create_revision
+        answer = await cluster.call("m", via="a")
+        assert answer.status is Status.OK, answer
+        assert answer.payload == ("m", None, "new")
+        store.loses_answers = False
+        await asyncio.sleep(10)
+
+    play(story)
+
+
+def test_a_copy_that_relied_on_another_leaves_all_the_same_when_its_record_goes() -> None:
+    """The other went with the record, the store refused, and the copy of a model that nobody knows stayed."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store)
+        b = await cluster.add("b")
+        await register(b, "m")
+        await hold(cluster, "m", "b")
+        await hold(cluster, "m", "a")
+        store.latency_ms = 1_000
+        a.plane.cache.drop(ModelId("m"), "redundant", relied_on=a.plane.cache.others(ModelId("m")))
+        await unregister(b, "m")
+        await asyncio.sleep(5)
+        assert a.plane.cache.states() == {}
+
+    play(story)
+
+
+def test_a_leader_who_has_not_seen_that_it_leads_no_more_does_not_ask_the_store_without_end() -> None:
+    """Its write was refused by the fence, and tried again at once, until the view had caught up with the store."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        store.latency_ms = 1
+        a = await cluster.add("a", store=store, load_ms=1_000)
+        await register(a, "m1", load=True)
+        await register(a, "m2")
+        await set_vmodel(a, "v", "m1")
+        await set_vmodel(a, "v", "m2")
+        await asyncio.sleep(0.5)  # the target is loading
+        store.watch_lag_ms = 3_000
+        await store.expire_leases()
+        asked = 0
+        transact = store.transact
+
+        async def counted(transaction: Transaction) -> TransactionResult:
+            nonlocal asked
+            asked += 1
+            return await transact(transaction)
+
+        store.transact = counted
+        await asyncio.sleep(3)
+        assert 0 < asked < 100
+        store.watch_lag_ms = 0
+        await asyncio.sleep(10)
+        assert told(cluster, "vmodel_moved") == 1
+
+    play(story)
+
+
+def test_a_store_emptied_while_a_watch_is_being_opened_is_met_again() -> None:
+    """It had been met a moment before; the watch from its old revision stayed silent, and nothing cold was served."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store)
+        await register(a, "m", load=True)
+        store.latency_ms = 700
+        store.break_watches()
+        while not told(cluster, "store_back"):
+            await asyncio.sleep(0.01)
+        await store.empty()
+        await asyncio.sleep(1)
+        store.latency_ms = 0
+        await asyncio.sleep(30)
+        assert told(cluster, "store_replaced") == 1
+        assert cluster.holders("m") == ["a"]
+        assert [item.key for item in (await cluster.store.range(KEYS.copies)).items] == [
+            KEYS.copy(ModelId("m"), InstanceId("a"))
+        ]
 
     play(story)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
-from modelmesh.values.ids import InstanceId
+from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
 
 Story = Callable[[SimulatedCluster], Awaitable[None]]
@@ -78,6 +78,65 @@ def test_regular_use_gets_a_spare() -> None:
         assert len(cluster.holders("m")) == 2
         reasons = [event.reason for event in cluster.story if event.kind == "adds_copies"]
         assert reasons == ["regular_use"]
+
+    play(story)
+
+
+async def used(cluster: SimulatedCluster, models: int, *, seconds: int, via: str = "a") -> None:
+    """A call for each of the models m0, m1, … every two seconds."""
+    for _ in range(seconds // 2):
+        for number in range(models):
+            await cluster.call(f"m{number}", via=via)
+        await asyncio.sleep(2)
+
+
+async def used_regularly(cluster: SimulatedCluster, models: int) -> None:
+    """Register them, use them for a moment, and again after eight minutes."""
+    for number in range(models):
+        await register(cluster.instances[InstanceId("a")], f"m{number}")
+    await used(cluster, models, seconds=4)
+    await asyncio.sleep(480)
+    await used(cluster, models, seconds=20)
+
+
+def spares(cluster: SimulatedCluster) -> list[str]:
+    return [event.model for event in cluster.story if event.kind == "adds_copies" and event.reason == "regular_use"]
+
+
+def test_spares_take_the_room_that_is_free_and_not_each_others() -> None:
+    """All saw the same room, took each other's in turn, and some that of models in use."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        await used_regularly(cluster, 12)
+        assert [event for event in cluster.story if event.kind == "evicted"] == []
+        pairs = [number for number in range(12) if len(cluster.holders(f"m{number}")) == 2]
+        assert len(pairs) == 5
+
+    play(story, names="ab")
+
+
+def test_a_spare_that_was_evicted_is_not_added_again_at_once() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a, b = (cluster.instances[InstanceId(name)] for name in "ab")
+        await used_regularly(cluster, 1)
+        assert spares(cluster) == ["m0"]
+        (b if cluster.holders("m0")[0] == "a" else a).plane.cache.drop(ModelId("m0"), "redundant")
+        await used(cluster, 1, seconds=360)
+        assert spares(cluster) == ["m0"]
+        await used(cluster, 1, seconds=90)
+        assert spares(cluster) == ["m0", "m0"]
+
+    play(story, names="ab")
+
+
+def test_a_spare_that_went_with_its_instance_is_added_again_at_once() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        await used_regularly(cluster, 1)
+        first = next(event.instance for event in cluster.story if event.kind == "adds_copies")
+        await cluster.crash(next(name for name in cluster.holders("m0") if name != first))
+        await used(cluster, 1, seconds=20, via=first)
+        assert len(cluster.holders("m0")) == 2
+        assert spares(cluster) == ["m0", "m0"]
 
     play(story)
 

@@ -18,10 +18,12 @@ from modelmesh.policy.attempt import AttemptReason, GiveUp, SendTo, next_step
 from modelmesh.policy.copies import AddCopies, CopiesReason, DropCopy
 from modelmesh.policy.eviction import choose_victims
 from modelmesh.testing.clock import VirtualClock, run_virtual
-from modelmesh.testing.cluster import SimulatedCluster, infer_after, register
+from modelmesh.testing.cluster import KEYS, SimulatedCluster, infer_after, register, unregister
+from modelmesh.testing.faults import Faults
 from modelmesh.testing.invariants import Invariants
 from modelmesh.testing.simulation import simulate
 from modelmesh.testing.store import FaultyStore
+from modelmesh.testing.world import Artefact, DiedError, World
 from modelmesh.values.dataplane import Hop
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
@@ -46,6 +48,11 @@ def test_without_a_bug_nothing_is_found() -> None:
     assert outcome.problem == ""
     assert outcome.steps > 100
     assert outcome.calls["OK"] > 50
+
+
+def test_models_get_spares_for_regular_use() -> None:
+    story = simulate(3, faulty_s=FAULTY_S).story
+    assert any(event.kind == "adds_copies" and event.reason == "regular_use" for event in story)
 
 
 def test_the_same_seed_tells_the_same_story() -> None:
@@ -252,3 +259,42 @@ def test_a_task_that_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(balance, "next_move", crash)
     found("a background task crashed")
+
+
+def test_an_instance_may_be_crashed_while_it_starts() -> None:
+    """It was no instance yet that can be crashed, and yet one of those to be drawn."""
+
+    async def main() -> None:
+        world = World.drawn(1)
+        await world.add()
+        world.store_paused = True  # so that it takes a while
+        adding = asyncio.create_task(world.add())
+        await asyncio.sleep(0.1)
+        _, name = world.cluster.instances
+        await world.crash(name)
+        with pytest.raises(DiedError):
+            await adding
+        assert name not in world.cluster.instances
+        await world.close()
+
+    run_virtual(main())
+
+
+def test_a_model_whose_owner_cannot_tell_whether_it_is_still_registered_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store was emptied while it was being replaced; later a caller was told that there is no such model."""
+
+    async def without_answer(world: World, artefact: Artefact) -> bool:
+        await unregister(world.cluster.instances[world.some()], artefact.model)
+        return False
+
+    async def main() -> None:
+        world = World.drawn(1)
+        await world.add()
+        artefact = next(iter(world.artefacts.values()))
+        await world.register(artefact)
+        monkeypatch.setattr(World, "unregister", without_answer)
+        await Faults(world)._replace(artefact)
+        assert await world.memory.get(KEYS.model(artefact.model)) is not None
+        await world.close()
+
+    run_virtual(main())

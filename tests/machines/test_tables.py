@@ -57,6 +57,13 @@ def test_a_copy_can_be_dropped_in_every_state_but_absent() -> None:
     assert dropped == set(CopyState) - {CopyState.ABSENT}
 
 
+def test_a_copy_whose_record_is_gone_closes_though_its_key_still_stands() -> None:
+    machine = Machine(model_copy.TRANSITIONS, CopyState.READY)
+    assert CopyEffect.CLOSE not in machine.step(CopyInput.DROPPED)
+    assert machine.step(CopyInput.VOIDED) == (CopyEffect.CLOSE, CopyEffect.AWAIT_IDLE)
+    assert machine.state is CopyState.LEAVING
+
+
 @given(st.lists(st.sampled_from(CopyInput), max_size=40))
 def test_whatever_happens_a_copys_memory_and_key_are_given_back_exactly_once(inputs) -> None:  # noqa: C901 - a row per effect
     """Along every path: bytes are reserved at most once before they are freed, and absent means nothing is left."""

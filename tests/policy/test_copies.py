@@ -21,7 +21,8 @@ MINUTE = 60_000
 HOUR = 60 * MINUTE
 ROOMY = ClusterRoom(capacity_bytes=1000, free_bytes=500, oldest_ms=HOUR)
 FULL = ClusterRoom(capacity_bytes=1000, free_bytes=10, oldest_ms=10 * HOUR)
-IDLE = ModelLoad(ready=1, loading=0, places=4, rate=0, threshold=2000)
+IDLE = ModelLoad(ready=1, loading=0, places=4, rate=0, threshold=2000, size_bytes=100, fits=True)
+SPARE = AddCopies(1, CopiesReason.REGULAR_USE, displaces=False)
 TRIPLE = ModelLoad(ready=3, loading=0, places=0, rate=10, threshold=2000, newest_ms=HOUR)
 
 
@@ -58,10 +59,33 @@ def test_a_minimum_is_kept_also_for_a_model_without_use() -> None:
 
 
 def test_regular_use_is_worth_a_spare_where_there_is_room() -> None:
-    assert more_copies(replace(IDLE, regular=True), ROOMY) == AddCopies(1, CopiesReason.REGULAR_USE)
-    assert more_copies(replace(IDLE, regular=True), FULL) == KeepCopies(CopiesReason.ENOUGH)
-    old = replace(FULL, oldest_ms=21 * HOUR)
-    assert more_copies(replace(IDLE, regular=True), old) == AddCopies(1, CopiesReason.REGULAR_USE)
+    assert more_copies(replace(IDLE, regular=True), ROOMY) == SPARE
+    assert more_copies(replace(IDLE, regular=True), FULL) == KeepCopies(CopiesReason.NO_ROOM)
+    assert more_copies(replace(IDLE, regular=True, ready=2), ROOMY) == KeepCopies(CopiesReason.ENOUGH)
+
+
+def test_a_spare_leaves_a_tenth_of_the_room_free() -> None:
+    regular = replace(IDLE, regular=True)
+    assert more_copies(regular, replace(ROOMY, free_bytes=200)) == SPARE
+    assert more_copies(regular, replace(ROOMY, free_bytes=199)) == KeepCopies(CopiesReason.NO_ROOM)
+    under_way = replace(ROOMY, free_bytes=299, promised_bytes=100)
+    assert more_copies(regular, under_way) == KeepCopies(CopiesReason.NO_ROOM)
+
+
+def test_a_spare_displaces_nothing_unless_that_is_very_old() -> None:
+    regular = replace(IDLE, regular=True)
+    scattered = replace(regular, fits=False, displaced_ms=20 * HOUR)
+    assert more_copies(scattered, ROOMY) == KeepCopies(CopiesReason.NO_ROOM)
+    old = replace(regular, fits=False, displaced_ms=21 * HOUR)
+    assert more_copies(old, FULL) == AddCopies(1, CopiesReason.REGULAR_USE, displaces=True)
+
+
+def test_a_spare_that_was_given_up_is_not_added_again_for_a_while() -> None:
+    regular = replace(IDLE, regular=True)
+    assert more_copies(replace(regular, spared_ago_ms=7 * MINUTE - 1), ROOMY) == KeepCopies(CopiesReason.GIVEN_UP)
+    assert more_copies(replace(regular, spared_ago_ms=7 * MINUTE), ROOMY) == SPARE
+    hot = replace(regular, spared_ago_ms=0, rate=2000)
+    assert more_copies(hot, ROOMY) == AddCopies(1, CopiesReason.RATE)
 
 
 def test_copies_above_the_maximum_go_at_once() -> None:
@@ -112,9 +136,17 @@ loads = st.builds(
     duplicated=st.booleans(),
     minimum=st.integers(0, 4),
     maximum=st.none() | st.integers(4, 8),
+    size_bytes=st.integers(1, 400),
+    fits=st.booleans(),
+    displaced_ms=st.integers(0, 300 * HOUR),
+    spared_ago_ms=st.none() | st.integers(0, HOUR),
 )
 rooms = st.builds(
-    ClusterRoom, capacity_bytes=st.just(1000), free_bytes=st.integers(0, 1000), oldest_ms=st.integers(0, 300 * HOUR)
+    ClusterRoom,
+    capacity_bytes=st.just(1000),
+    free_bytes=st.integers(0, 1000),
+    oldest_ms=st.integers(0, 300 * HOUR),
+    promised_bytes=st.integers(0, 400),
 )
 
 
@@ -146,9 +178,16 @@ def test_what_was_added_is_not_dropped_by_the_same_load(load: ModelLoad, room: C
 
 
 def test_use_counts_as_regular_when_it_was_used_seven_to_forty_minutes_ago() -> None:
-    uses = (0, 0)
+    uses = (None, None)
     hits = []
     for minute in (1000, 1003, 1008, 1020, 1100, 1101):
         hit, *uses = regular_use(*uses, minute * MINUTE)
         hits.append(hit)
     assert hits == [False, False, True, True, False, False]
+
+
+def test_the_first_use_is_not_regular_whatever_the_clock_shows() -> None:
+    """A clock that began ten minutes ago made every model regularly used with its first call."""
+    assert regular_use(None, None, 10 * MINUTE) == (False, None, 10 * MINUTE)
+    assert regular_use(None, 10 * MINUTE, 11 * MINUTE) == (False, 10 * MINUTE, 11 * MINUTE)
+    assert regular_use(None, 10 * MINUTE, 20 * MINUTE) == (True, 10 * MINUTE, 20 * MINUTE)

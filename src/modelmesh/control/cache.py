@@ -16,6 +16,7 @@ from modelmesh.control.copy_entry import (
     OPEN,
     USABLE,
     Accepted,
+    Entry,
     Loaded,
     LoadEnd,
     LoadMoved,
@@ -25,7 +26,7 @@ from modelmesh.control.copy_steps import CopySteps
 from modelmesh.control.journal import Journal
 from modelmesh.control.link import RuntimeParameters
 from modelmesh.control.records import Registered
-from modelmesh.machines.model_copy import CopyState
+from modelmesh.machines.model_copy import CopyInput, CopyState
 from modelmesh.ports import Clock
 from modelmesh.values import records
 from modelmesh.values.dataplane import LocalCopy
@@ -225,7 +226,7 @@ class Cache:
             entry = self._steps.begin(model, registered, view, waited_for=waited_for, last_use_ms=last_use_ms)
             entry.wanted = not waited_for
         elif entry.registered.create_revision < registered.create_revision:
-            self.drop(model, "record_replaced")
+            self._void(entry, "record_replaced")
         elif waited_for:
             entry.waited_for = True
             self._steps.slots.promote(entry.load_id, now_ms=self._clock.now_ms())
@@ -290,7 +291,7 @@ class Cache:
         """The model's record was deleted (0) or is a new one."""
         entry = self._entries.get(model)
         if entry is not None and entry.registered.create_revision != create_revision:
-            self.drop(model, "unregistered", end=LoadVoid())
+            self._void(entry, "unregistered", end=LoadVoid())
 
     def record_moved(self, model: ModelId, registered: Registered) -> None:
         """The same record stands again after the store was emptied, with a new create revision."""
@@ -300,7 +301,13 @@ class Cache:
         if entry.registered.record.same_attributes(registered.record):
             entry.registered = registered
         else:
-            self.drop(model, "record_replaced")
+            self._void(entry, "record_replaced")
+
+    def _void(self, entry: Entry, reason: str, *, end: LoadEnd | None = None) -> None:
+        """Let go a copy whose record is gone or another one; its route closes before its key is deleted."""
+        self.drop(entry.model, reason, end=end)
+        if entry.machine.accepts(CopyInput.VOIDED):
+            self._steps.step(entry, CopyInput.VOIDED)
 
     # --- once a second ------------------------------------------------------------------------
 

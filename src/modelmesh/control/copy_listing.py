@@ -124,27 +124,33 @@ class CopyListing:
         return False
 
     async def withdraw(self, entry: Entry) -> None:
-        """Delete the key of a copy that is to leave, unless those it relies on are gone."""
+        """Delete the key of a copy that is to leave, unless those it relies on are gone.
+
+        One that became void meanwhile leaves whatever stands, and does not wait for the store.
+        """
         while True:
+            void = entry.state is not CopyState.WITHDRAWING
             try:
                 gone = await self._writer.withdraw(
                     entry.model,
                     record_revision=entry.registered.create_revision,
-                    relied_on=entry.relied_on,
+                    relied_on=() if void else entry.relied_on,
                     last=self._last(entry),
                 )
             except StoreError:
-                if entry.forced:
+                if entry.forced or entry.state is not CopyState.WITHDRAWING:
                     self.stale[entry.model] = entry.registered.create_revision
                     gone = True
                 else:
                     await self._clock.sleep(RETRY_MS)
                     continue
-            if not gone:
-                entry.relied_in_vain = entry.relied_on
             if entry.state is CopyState.WITHDRAWING:
+                if not gone:
+                    entry.relied_in_vain = entry.relied_on
                 self._step(entry, CopyInput.WITHDRAWN if gone else CopyInput.KEPT)
-            return
+                return
+            if gone:
+                return
 
     def _last(self, entry: Entry) -> tuple[Revision, ModelRecord] | None:
         """The record with what this copy knows of its use."""

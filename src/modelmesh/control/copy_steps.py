@@ -408,7 +408,7 @@ class CopySteps:
                 self._journal.note(
                     "evicted" if entry.drop_reason in _EVICTIONS else "dropped", entry.model, entry.drop_reason
                 )
-                self._tasks.start(self.listing.withdraw(entry), f"withdraw {entry.model}")
+                entry.removal = self._tasks.start(self.listing.withdraw(entry), f"withdraw {entry.model}")
             case CopyEffect.REMOVE_KEY:
                 entry.removal = self._tasks.start(self.listing.remove(entry), f"remove key {entry.model}")
             case CopyEffect.CLOSE:

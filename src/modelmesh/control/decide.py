@@ -158,12 +158,17 @@ class Decider:
 
     def places(self, model: ModelId, registered: Registered, cluster: ClusterView) -> int:
         """How many instances may hold the model: its holders, and those where nothing speaks against a load."""
+        holders = {copy.instance: None for copy in self.model_view(model, registered).copies}
+        return len(holders) + len(self.free_places(model, registered, cluster))
+
+    def free_places(self, model: ModelId, registered: Registered, cluster: ClusterView) -> list[InstanceView]:
+        """Instances without a copy of the model where nothing speaks against a load."""
         view = self.model_view(model, registered)
         now_ms = self._clock.now_ms()
         holders = {copy.instance: None for copy in view.copies}
         failed = {failure.instance: None for failure in view.failures if failure.record.believed(now_ms)}
         size_bytes = self._predicted_bytes(model, registered.record.type)
-        free = [
+        return [
             entry
             for entry in self.constraints.allowed(registered.record.type, cluster.instances)
             if entry.instance not in holders
@@ -171,7 +176,6 @@ class Decider:
             and entry.available
             and size_bytes <= entry.record.capacity_bytes
         ]
-        return len(holders) + len(free)
 
     def victims(self, oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool) -> tuple[Victim, ...]:
         """Which copies leave."""

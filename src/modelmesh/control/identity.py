@@ -4,6 +4,7 @@ A store that was emptied or replaced keeps answering, and an absence in it means
 a random id, put once; its value and create revision are the identity of the store.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -39,6 +40,8 @@ class StoreIdentity:
         self._rng = rng
         self.known: Identity | None = None
         self.doubted_until_ms = 0
+        self.another: Callable[[], None] = lambda: None
+        """Called when a read finds another store than the known one."""
 
     def compare(self) -> tuple[Compare, ...]:
         """The condition that a transaction sees the store we know."""
@@ -77,7 +80,7 @@ class StoreIdentity:
         """
         result = await store.transact(Transaction(compares=self.compare(), then=operations))
         if not result.succeeded:
-            raise StoreReplacedError("the store is not the one this instance knows; it is being listed again")
+            raise self._replaced()
         return result
 
     def check(self, alive: tuple[KeyValue, ...]) -> None:
@@ -87,10 +90,14 @@ class StoreIdentity:
             StoreReplacedError: The store is not the one we know.
         """
         if self.known is not None and (not alive or alive[0].create_revision != self.known.create_revision):
-            raise StoreReplacedError("the store is not the one this instance knows; it is being listed again")
+            raise self._replaced()
 
     async def get(self, store: Store, key: str) -> KeyValue | None:
         """Read one key. Raises StoreReplacedError."""
         answer = (await self.read(store, Get(key))).answers[0]
         assert isinstance(answer, tuple)
         return answer[0] if answer else None
+
+    def _replaced(self) -> StoreReplacedError:
+        self.another()
+        return StoreReplacedError("the store is not the one this instance knows; it is being listed again")

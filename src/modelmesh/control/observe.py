@@ -73,6 +73,8 @@ class Observer:
         self._keys = keys
         self._state = state
         self._identity = identity
+        self._identity.another = self._meet_again
+        self._watching: asyncio.Timeout | None = None
         self._clock = clock
         self._journal = journal
         self._rng = rng
@@ -102,10 +104,7 @@ class Observer:
                 first = False
                 self._set_connected(connected=True)
                 delay_ms = RETRY_MS
-                async for changes in self._store.watch(self._keys.base, start=Revision(self._state.revision + 1)):
-                    if self._identity_gone(changes):
-                        break
-                    self._apply(changes)
+                await self._watch()
             except CompactedError:
                 self._journal.note("store_compacted", detail="the watch fell behind; listing again")
                 await self._try_listing(replaced=False)
@@ -133,6 +132,26 @@ class Observer:
         return future
 
     # --- listing ------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Follow one watch until it breaks, or the store is another one."""
+        watching = self._watching = asyncio.timeout(None)
+        try:
+            async with watching:
+                async for changes in self._store.watch(self._keys.base, start=Revision(self._state.revision + 1)):
+                    if self._identity_gone(changes):
+                        break
+                    self._apply(changes)
+        except TimeoutError:
+            if not watching.expired():
+                raise  # else `_meet_again` ended it
+        finally:
+            self._watching = None
+
+    def _meet_again(self) -> None:
+        """A read found another store: it came after the last meeting, and the watch of the old one stays silent."""
+        if self._watching is not None and not self._watching.expired():
+            self._watching.reschedule(asyncio.get_running_loop().time())
 
     async def _catch_up(self) -> None:
         """Before each new watch: is it the store we know?"""

@@ -35,8 +35,8 @@ class _Use:
     service_us: int = 0
     before_completed: int = 0
     before_service_us: int = 0
-    earlier_ms: int = 0
-    last_ms: int = 0
+    earlier_ms: int | None = None
+    last_ms: int | None = None
     regular: bool = False
     heavy_ms: int | None = None
 

@@ -404,9 +404,16 @@ class Requests:
             journey = turn
         return Ensured(PeerState.FAILED, f"the copies of model {model} keep changing; repeat the call")
 
-    async def add_copy(self, model: ModelId, registered: Registered, *, last_use_ms: int) -> bool:
-        """Start the load of one more copy; False: nobody can. Raises StoreUnavailableError."""
-        ensured = await self.ensure(model, registered, last_use_ms=last_use_ms, sync=False, extra=True)
+    async def add_copy(
+        self,
+        model: ModelId,
+        registered: Registered,
+        *,
+        last_use_ms: int,
+        exclude: frozenset[InstanceId] = frozenset(),
+    ) -> bool:
+        """Start the load of one more copy, not at those excluded; False: nobody can. Raises StoreUnavailableError."""
+        ensured = await self.ensure(model, registered, last_use_ms=last_use_ms, sync=False, extra=True, exclude=exclude)
         if ensured.store_away:
             raise StoreUnavailableError(ensured.message)
         return ensured.state in {PeerState.LOADED, PeerState.LOADING}

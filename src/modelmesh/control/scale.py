@@ -6,6 +6,7 @@ the copies relied on still stand. The decision is `modelmesh.policy.copies`.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from modelmesh.control.cache import Cache
 from modelmesh.control.decide import Decider
@@ -13,6 +14,7 @@ from modelmesh.control.journal import Journal
 from modelmesh.control.rates import RateBook
 from modelmesh.control.records import NotReadError, RecordCache, Registered
 from modelmesh.control.requests import Requests
+from modelmesh.control.spares import Spares
 from modelmesh.control.tasks import Tasks
 from modelmesh.policy.copies import (
     AddCopies,
@@ -74,6 +76,7 @@ class Scaler:
         self._adding: dict[ModelId, None] = {}
         self._refused: dict[ModelId, int] = {}
         self._dropped: dict[ModelId, int] = {}
+        self._spares = Spares(changing=self._changing, again_ms=limits.spare_again_ms)
         self._cut_off_since_ms: int | None = None
         self._cut_off_ended_ms: int | None = None
         self._rejoined_ms = 0
@@ -103,6 +106,7 @@ class Scaler:
             self._rates.keep(self._cache.models())
             self._dropped = {model: at for model, at in self._dropped.items() if now_ms - at < self.limits.dropped_ms}
         cluster = self._decider.cluster_view()
+        self._spares.look(cluster, now_ms)
         room = self._room(cluster)
         for model in self._rates.used():
             self._rates.note_heavy(model, self._threshold(model), now_ms)
@@ -129,9 +133,12 @@ class Scaler:
         oldest = min(copies, key=lambda copy: (copy.create_revision, copy.instance))
         if oldest.instance != self._own:
             return
-        decision = more_copies(self._load(model, registered, copies, cluster), room, self.limits)
+        load = self._load(model, registered, copies, cluster)
+        decision = more_copies(load, replace(room, promised_bytes=self._spares.promised_bytes), self.limits)
         if isinstance(decision, AddCopies):
             self._adding[model] = None
+            if decision.reason is CopiesReason.REGULAR_USE:
+                self._spares.begins(model, load.size_bytes)
             self._journal.note("adds_copies", model, decision.reason.value, f"{decision.count} to {len(copies)}")
             self._tasks.start(self._add(model, registered, decision), f"add copies of {model}")
 
@@ -139,11 +146,16 @@ class Scaler:
         last_use_ms = self._cache.usage.last_use_ms(model)
         if decision.reason in {CopiesReason.RATE, CopiesReason.SATURATED}:
             last_use_ms = self._clock.now_ms() + NEW_COPY_AHEAD_MS
+        full: frozenset[InstanceId] = frozenset()
+        if not decision.displaces:  # as of now: spares that were decided in the same turn have taken some
+            full = self._spares.full(model, self._decider.cluster_view())
         try:
             for _ in range(decision.count):
-                if not await self._requests.add_copy(model, registered, last_use_ms=last_use_ms):
+                if not await self._requests.add_copy(model, registered, last_use_ms=last_use_ms, exclude=full):
                     self._refused[model] = self._clock.monotonic_ms() + REFUSED_MS
                     return
+                if decision.reason is CopiesReason.REGULAR_USE:
+                    self._spares.added(model, self._clock.monotonic_ms())
         except StoreError:
             self._refused[model] = self._clock.monotonic_ms() + REFUSED_MS
         finally:
@@ -197,6 +209,12 @@ class Scaler:
 
     # --- the facts --------------------------------------------------------------------------------
 
+    def _changing(self, model: ModelId) -> bool:
+        """Whether a copy of the model is being added from here, or loaded somewhere."""
+        if model in self._adding:
+            return True
+        return any(not copy.ready for copy in self._decider.model_view(model, self._models.cached(model)).copies)
+
     def _ready_copies(self, model: ModelId, cluster: ClusterView) -> tuple[Copy, ...]:
         """Ready copies at instances that can be reached and stay."""
         return tuple(
@@ -223,11 +241,14 @@ class Scaler:
                     rate += hot.rate
                     waiting = waiting or hot.waiting > 0
         dropped_ms = self._dropped.get(model)
+        size_bytes = max(copy.size_bytes for copy in copies)
+        free = self._decider.free_places(model, registered, cluster)
+        oldest_ms = min((place.record.oldest_use_ms or now_ms for place in free), default=now_ms)
         newest = max(copies, key=lambda copy: copy.create_revision)
         return ModelLoad(
             ready=len(copies),
             loading=sum(not copy.ready for copy in everywhere),
-            places=self._decider.places(model, registered, cluster) - len(everywhere),
+            places=len(free),
             rate=rate,
             threshold=self._threshold(model),
             saturated=waiting,
@@ -236,18 +257,22 @@ class Scaler:
             heavy_ago_ms=self._rates.heavy_ago_ms(model, monotonic_ms),
             newest_ms=max(0, now_ms - newest.since_ms),
             dropped_ago_ms=None if dropped_ms is None else monotonic_ms - dropped_ms,
-            duplicated=self._duplicated(copies),
+            duplicated=self._duplicated(model, copies),
             minimum=record.minimum_copies,
             maximum=record.maximum_copies or None,
+            size_bytes=size_bytes,
+            fits=self._spares.fits(size_bytes, free),
+            displaced_ms=max(0, now_ms - oldest_ms),
+            spared_ago_ms=self._spares.added_ago_ms(model, monotonic_ms),
         )
 
-    def _duplicated(self, copies: tuple[Copy, ...]) -> bool:
+    def _duplicated(self, model: ModelId, copies: tuple[Copy, ...]) -> bool:
         """Whether another copy was loaded while this instance was cut off, and did not know of the one here.
 
-        Copies added since then, here or elsewhere, are wanted.
+        Copies added since then, here or elsewhere, are wanted; so are spares added from here, whenever that was.
         """
         since_ms = self._cut_off_since_ms
-        if since_ms is None or self._cut_off_ended_ms is None:
+        if since_ms is None or self._cut_off_ended_ms is None or self._spares.was_added(model):
             return False
         if any(copy.instance == self._own and copy.since_ms > self._rejoined_ms for copy in copies):
             return False

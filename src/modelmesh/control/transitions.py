@@ -39,6 +39,9 @@ LOOK_AGAIN_MS = 2_000
 FAILED_AGAIN_MS = 5_000
 """How long after a failed try the target is tried again; recent failures answer without a load."""
 
+REFUSED_AGAIN_MS = 100
+"""How long after a refused write a transition is looked at again: by then the view may show what has changed."""
+
 AT_ONCE = 32
 """Transitions being worked on at a time; the others wait."""
 
@@ -167,9 +170,11 @@ class Transitions:
         match step:
             case Promote(reason):
                 moved = replace(record, active=record.target, failed=False)
-                if await self._vmodels.write(vmodel, found, moved, fence=fence) is not None:
-                    detail = f"{vmodel} from {record.active} with {ready} of {len(active.copies)} copies"
-                    self._journal.note("vmodel_moved", record.target, reason.value, detail)
+                if await self._vmodels.write(vmodel, found, moved, fence=fence) is None:
+                    await self._clock.sleep(REFUSED_AGAIN_MS)
+                    return refused
+                detail = f"{vmodel} from {record.active} with {ready} of {len(active.copies)} copies"
+                self._journal.note("vmodel_moved", record.target, reason.value, detail)
             case LoadTarget(missing):
                 last_use_ms = await self._last_use_ms(record.active)
                 for _ in range(missing):

@@ -41,6 +41,7 @@ class CopyInput(enum.Enum):
     LOAD_FAILED = "load_failed"
     LOAD_NOT_BEGUN = "load_not_begun"
     DROPPED = "dropped"
+    VOIDED = "voided"
     WITHDRAWN = "withdrawn"
     KEPT = "kept"
     IDLE = "idle"
@@ -103,6 +104,8 @@ TRANSITIONS: dict[tuple[CopyState, CopyInput], tuple[CopyState, tuple[CopyEffect
     (S.READY, I.DROPPED): (S.WITHDRAWING, (E.LEAVE, E.WITHDRAW)),
     (S.WITHDRAWING, I.WITHDRAWN): (S.LEAVING, (E.CLOSE, E.AWAIT_IDLE)),
     (S.WITHDRAWING, I.KEPT): (S.READY, (E.STAY,)),
+    # Its record is gone or another one: nobody may be answered from it, however long the store takes for its key.
+    (S.WITHDRAWING, I.VOIDED): (S.LEAVING, (E.CLOSE, E.AWAIT_IDLE)),
     (S.LEAVING, I.IDLE): (S.UNLOADING, (E.UNLOAD,)),
     (S.UNLOADING, I.UNLOADED): (S.ABSENT, (E.FREE, E.FORGET)),
     # Measured after all, on a copy that was to leave and stayed.

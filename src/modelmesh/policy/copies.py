@@ -24,6 +24,8 @@ class CopiesReason(enum.Enum):
     LITTLE_USED = "little_used"
     LONG_UNUSED = "long_unused"
     ENOUGH = "enough"
+    NO_ROOM = "no_room"
+    GIVEN_UP = "given_up"
     CHANGING = "changing"
     NO_PLACE = "no_place"
 
@@ -36,7 +38,9 @@ class CopiesLimits:
         rate: Requests per minute and copy from which one more is added.
         heavy_divisor: Above `rate` - `rate`/this a model counts as heavily used.
         regular_from_ms, regular_to_ms: A model used now and also so long ago is used regularly.
-        regular_cache_age_ms: A full cluster keeps spares only if its oldest copy is at least so old.
+        spare_free_percent: A spare for regular use leaves so much of the room free, and displaces nobody, unless
+        regular_cache_age_ms: what it displaces is older than this.
+        spare_again_ms: A spare that did not stay is not added again so soon: the shortest time that tells regular use.
         full_percent: Copies are dropped for lack of use only if less than this is free.
         settled_ms: Nor while the newest copy is younger than this, nor
         dropped_ms: so soon after another was dropped.
@@ -47,7 +51,9 @@ class CopiesLimits:
     heavy_divisor: int = 4
     regular_from_ms: int = 420_000
     regular_to_ms: int = 2_400_000
+    spare_free_percent: int = 10
     regular_cache_age_ms: int = 72_000_000
+    spare_again_ms: int = 420_000
     full_percent: int = 5
     settled_ms: int = 1_800_000
     dropped_ms: int = 80_000
@@ -71,6 +77,11 @@ class ModelLoad:
         dropped_ago_ms: Since a copy was last dropped; None: never, as far as is known.
         duplicated: A copy elsewhere was loaded while this instance was cut off.
         minimum, maximum: What an operator wants; `maximum` None: no bound.
+        size_bytes: Of one copy.
+        fits: At one of `places` there is room for it, so that nobody has to leave.
+        displaced_ms: Age of the oldest copy at `places`; 0: nothing is held there.
+        spared_ago_ms: Since a spare was last added for regular use, though no instance has gone since; None: never,
+            as far as is known. If there is one copy all the same, the spare was given up for something better.
     """
 
     ready: int
@@ -87,15 +98,26 @@ class ModelLoad:
     duplicated: bool = False
     minimum: int = 0
     maximum: int | None = None
+    size_bytes: int = 0
+    fits: bool = False
+    displaced_ms: int = 0
+    spared_ago_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterRoom:
-    """How full the instances are that may hold the model. `oldest_ms`: age of their oldest copy."""
+    """How full the instances are.
+
+    Attributes:
+        capacity_bytes, free_bytes: Of all together.
+        oldest_ms: Age of their oldest copy.
+        promised_bytes: What spares that are under way will take of it.
+    """
 
     capacity_bytes: int
     free_bytes: int
     oldest_ms: int
+    promised_bytes: int = 0
 
     @property
     def free_percent(self) -> int:
@@ -105,10 +127,11 @@ class ClusterRoom:
 
 @dataclass(frozen=True, slots=True)
 class AddCopies:
-    """Load `count` more."""
+    """Load `count` more. `displaces`: others may leave for them; else they go only where there is room."""
 
     count: int
     reason: CopiesReason
+    displaces: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +156,14 @@ def more_copies(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits = _DEFA
     if load.loading:
         return KeepCopies(CopiesReason.CHANGING)
     wanted, reason = _wanted(load, room, limits)
+    if wanted <= load.ready:
+        return KeepCopies(reason)
     if load.maximum is not None:
         wanted = min(wanted, load.maximum)
     count = min(wanted - load.ready, load.places)
     if count > 0:
-        return AddCopies(count, reason)
+        displaces = reason is not CopiesReason.REGULAR_USE or not _leaves_room(load, room, limits)
+        return AddCopies(count, reason, displaces)
     return KeepCopies(CopiesReason.NO_PLACE if wanted > load.ready else CopiesReason.ENOUGH)
 
 
@@ -165,36 +191,49 @@ def fewer_copies(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits = _DEF
 
 
 def regular_use(
-    earlier_ms: int, last_ms: int, now_ms: int, limits: CopiesLimits = _DEFAULT_LIMITS
-) -> tuple[bool, int, int]:
+    earlier_ms: int | None, last_ms: int | None, now_ms: int, limits: CopiesLimits = _DEFAULT_LIMITS
+) -> tuple[bool, int | None, int]:
     """Whether a use now makes a model regularly used, and the two times to remember for the next use.
 
     Args:
-        earlier_ms: The first time that the previous use returned; 0 before the first use.
-        last_ms: The second.
-        now_ms: Time of this use; the same clock.
+        earlier_ms: The first time that the previous use returned; None before the first use.
+        last_ms: The second; likewise.
+        now_ms: Time of this use; the same clock, which may have begun at any time.
         limits: The window.
     """
     lower, upper = now_ms - limits.regular_to_ms, now_ms - limits.regular_from_ms
-    earlier_fits = lower <= earlier_ms <= upper
-    last_fits = lower <= last_ms <= upper
+    earlier_fits = earlier_ms is not None and lower <= earlier_ms <= upper
+    last_fits = last_ms is not None and lower <= last_ms <= upper
     if last_fits or not earlier_fits:
         earlier_ms = last_ms
     return earlier_fits or last_fits, earlier_ms, now_ms
 
 
 def _wanted(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits) -> tuple[int, CopiesReason]:
-    """The number of copies wished for, and the strongest wish."""
+    """The number of copies wished for, and the strongest wish; or why none is, though there might be."""
     if load.threshold is not None and load.rate >= load.threshold * load.ready:
         return max(load.rate // load.threshold + 1, load.minimum), CopiesReason.RATE
     if load.saturated:
         return load.ready + 1, CopiesReason.SATURATED
     if load.ready < load.minimum:
         return load.minimum, CopiesReason.BELOW_MINIMUM
-    spare = room.free_percent >= 10 or room.oldest_ms > limits.regular_cache_age_ms
-    if load.ready == 1 and load.regular and spare:
+    if load.ready > 1 or not load.regular:
+        return load.ready, CopiesReason.ENOUGH
+    if load.spared_ago_ms is not None and load.spared_ago_ms < limits.spare_again_ms:
+        return load.ready, CopiesReason.GIVEN_UP
+    if load.displaced_ms > limits.regular_cache_age_ms or _leaves_room(load, room, limits):
         return 2, CopiesReason.REGULAR_USE
-    return load.ready, CopiesReason.ENOUGH
+    return load.ready, CopiesReason.NO_ROOM
+
+
+def _leaves_room(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits) -> bool:
+    """Whether a spare takes no room that others use.
+
+    Those would be models in use, whose callers then wait for a load, or other spares, which would be added again
+    in their turn, and so on.
+    """
+    left_bytes = room.free_bytes - room.promised_bytes - load.size_bytes
+    return load.fits and 100 * left_bytes >= limits.spare_free_percent * room.capacity_bytes
 
 
 def _light(load: ModelLoad, limits: CopiesLimits) -> bool:

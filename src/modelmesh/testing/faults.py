@@ -11,7 +11,7 @@ from random import Random
 from modelmesh.ports import RuntimeCallError, StoreError
 from modelmesh.testing.cluster import SimulatedInstance, set_vmodel
 from modelmesh.testing.store import FaultyStore
-from modelmesh.testing.world import CONSTRAINED, MOST_INSTANCES, UNCONSTRAINED, UNIT_BYTES, Artefact, World
+from modelmesh.testing.world import CONSTRAINED, MOST_INSTANCES, UNCONSTRAINED, UNIT_BYTES, Artefact, DiedError, World
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
 
@@ -129,7 +129,7 @@ class Faults:
         for _ in range(60):
             try:
                 await self._world.add()
-            except StoreError as error:  # whoever supervises it tries again
+            except (StoreError, DiedError) as error:  # whoever supervises it tries again
                 self._world.cluster.note(f"start failed: {error}")
                 await asyncio.sleep(1)
             else:
@@ -245,7 +245,9 @@ class Faults:
                 await self._for_a_while(0, 3)
             await self._world.register(artefact)
         else:
+            # Perhaps it is registered, perhaps not: an answer was lost, or the store was emptied meanwhile.
             self._world.corrupt.pop(artefact.model, None)
+            await self._world.register(artefact)
         artefact.unsure_ms = self._now_ms() + SETTLING_MS
         self._again.pop(artefact.model, None)
 

@@ -9,6 +9,7 @@ from modelmesh.adapters.store.sqlite import SqliteStore
 from modelmesh.control.limits import ControlLimits
 from modelmesh.management.calls import CallError
 from modelmesh.policy.constraints import TypeConstraint, TypeConstraints
+from modelmesh.policy.copies import CopiesLimits
 from modelmesh.ports import ModelSource, RuntimeCallError, StoreError
 from modelmesh.testing.clock import VirtualClock
 from modelmesh.testing.cluster import SimulatedCluster, SimulatedInstance, infer_after, register, unregister
@@ -21,6 +22,9 @@ from modelmesh.values.status import Status
 UNIT_BYTES = 100
 MOST_INSTANCES = 12
 FAILURE_EXPIRY_MS = 30_000
+COPIES = CopiesLimits(regular_from_ms=20_000, regular_to_ms=120_000, spare_again_ms=20_000)
+"""What makes use regular in minutes elsewhere does in seconds here: a run of minutes would hardly see a spare."""
+
 SUPERVISED_MS = 1000
 """How soon a runtime that died by itself is noticed by whoever restarts it."""
 
@@ -48,6 +52,10 @@ class Artefact:
         return f"g{self.generation}-{self.size_bytes}-{self.load_ms}"
 
 
+class DiedError(Exception):
+    """An instance was crashed before it had started."""
+
+
 @dataclass(slots=True)
 class World:
     """One cluster, its stores and its models; everything drawn comes from `rng`."""
@@ -64,6 +72,7 @@ class World:
     store_paused: bool = False
     watch_lag_ms: int = 0
     emptied: Callable[[], None] = lambda: None
+    starting: dict[InstanceId, asyncio.Task[SimulatedInstance]] = field(default_factory=dict)
     supervisors: dict[InstanceId, asyncio.Task[None]] = field(default_factory=dict)
 
     @classmethod
@@ -84,7 +93,9 @@ class World:
     async def add(self) -> SimulatedInstance:
         """Start an instance of a drawn size and speed, on a host with a drawn clock error.
 
-        Raises StoreError if it cannot start because the store is away; then it is gone again.
+        Raises:
+            StoreError: It cannot start because the store is away; then it is gone again.
+            DiedError: It was crashed before it had started.
         """
         self.added += 1
         name = InstanceId(f"i{self.added:02}")
@@ -109,26 +120,40 @@ class World:
         )
         runtime.load_failures = self.corrupt
         calls = Random(self.rng.getrandbits(32))  # noqa: S311 - a simulation
-        try:
-            instance = await self.cluster.add(
+        starting = self.starting[name] = asyncio.create_task(
+            self.cluster.add(
                 name,
                 skew_ms=clock.skew_ms,
                 labels=self.labels[name],
                 runtime=runtime,
                 store=store,
-                limits=ControlLimits(failure_expiry_ms=FAILURE_EXPIRY_MS),
+                limits=ControlLimits(failure_expiry_ms=FAILURE_EXPIRY_MS, copies=COPIES),
                 infer=infer_after(lambda: calls.choice((1, 1, 5, 20, 200, 3000)), with_path=True),
             )
+        )
+        try:
+            instance = await starting
         except StoreError:
-            await self.cluster.crash(name)
+            if name in self.cluster.instances:
+                await self.cluster.crash(name)
             raise
+        except asyncio.CancelledError:
+            if name in self.starting:
+                starting.cancel()
+                raise  # not the instance ends, but the world
+            raise DiedError(f"{name} died") from None
+        finally:
+            self.starting.pop(name, None)
         instance.plane.constrain(self.constraints)
         self.supervisors[name] = asyncio.create_task(self._supervise(name, instance))
         return instance
 
     async def crash(self, name: InstanceId) -> None:
-        """The instance and its runtime die."""
-        self.supervisors.pop(name).cancel()
+        """The instance and its runtime die, perhaps before it has started."""
+        starting, supervisor = self.starting.pop(name, None), self.supervisors.pop(name, None)
+        for task in (starting, supervisor):
+            if task is not None:
+                task.cancel()
         await self.cluster.crash(name)
 
     async def leave(self, name: InstanceId, timeout_ms: int) -> None:
