@@ -13,7 +13,8 @@ pub struct Settings {
     pub max_streams: u32,
     /// The largest list of headers, by the rule of RFC 9113, 6.5.2. A request beyond it is answered with 431.
     pub max_header_list: u32,
-    /// Streams reset before they were seen here: beyond that the connection ends, for it is an attack.
+    /// Streams reset before they were seen here, in excess of those that were not: beyond that the connection ends, for
+    /// it is an attack.
     pub max_unseen_resets: usize,
     /// Errors of single streams that the other side may make in all.
     pub max_errors: Option<usize>,

@@ -343,10 +343,11 @@ impl State {
             holders.acceptor = false;
             if self.streams[key].closed {
                 // Reset meanwhile.
-                self.unaccepted_resets = self.unaccepted_resets.saturating_sub(1);
                 self.free(key);
                 continue;
             }
+            // Each that is meant makes up for one that was not.
+            self.unaccepted_resets = self.unaccepted_resets.saturating_sub(1);
             self.streams[key].holders = Holders { receiver: true, sender: true, acceptor: false };
             return Some((head, key));
         }

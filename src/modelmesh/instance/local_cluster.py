@@ -5,6 +5,8 @@ Everything binds loopback. One instance keeps its state in SQLite; several share
 
 import asyncio
 import contextlib
+import errno
+import secrets
 import shutil
 import socket
 import sys
@@ -222,9 +224,18 @@ def _refuse_ports_in_use(ports: Sequence[int]) -> None:
                 ) from error
 
 
+_FIRST_PORT, _LAST_PORT = 10_000, 32_000
+"""Below those that systems give to outgoing connections: one of these would soon be taken again."""
+
+
 def free_port() -> int:
-    """A port that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is free at this moment, drawn so that others who look for one get another.
+
+    Raises OSError if there is none.
+    """
+    for _ in range(1000):
+        port = secrets.choice(range(_FIRST_PORT, _LAST_PORT))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(errno.EADDRINUSE, f"no port from {_FIRST_PORT} to {_LAST_PORT} is free on 127.0.0.1")
