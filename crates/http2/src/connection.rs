@@ -17,10 +17,10 @@ use crate::hpack::Decoder;
 use crate::state::{Role, State};
 use crate::stream::remember;
 
-/// What is read at a time.
+/// What is read at a time; more while it comes faster than that, because a frame that is cut off by the end of a read is
+/// copied once.
 const READ: usize = 64 << 10;
-/// A buffer with less room than this is made larger before it is read into.
-const ROOM: usize = 16 << 10;
+const MOST_READ: usize = 256 << 10;
 /// After so many reads another connection gets its turn.
 const READS: usize = 16;
 /// Payloads up to this are copied out, so that they do not hold the buffer that they came in.
@@ -56,6 +56,8 @@ pub(crate) struct Driver<T> {
     pub state: Arc<Mutex<State>>,
     reader: Reader,
     reads: usize,
+    /// Bytes of the next read.
+    room: usize,
     /// Nothing more is read or written.
     done: Option<Result<(), Error>>,
     /// The other side has closed its half.
@@ -81,7 +83,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             max_frame: state.settings.max_frame as usize,
             max_header_list: state.settings.max_header_list as usize,
         };
-        Self { io, state: Arc::new(Mutex::new(state)), reader, reads: 0, done: None, at_end: false }
+        Self { io, state: Arc::new(Mutex::new(state)), reader, reads: 0, room: READ, done: None, at_end: false }
     }
 
     pub fn has_preface(&self) -> bool {
@@ -123,9 +125,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             return Ok(Poll::Pending);
         }
         let buffer = &mut self.reader.buffer;
-        if buffer.capacity() - buffer.len() < ROOM {
-            buffer.reserve(READ);
+        if buffer.capacity() - buffer.len() < self.room {
+            buffer.reserve(self.room);
         }
+        let room = buffer.capacity() - buffer.len();
         let read = match poll_read_buf(Pin::new(&mut self.io), cx, buffer) {
             Poll::Ready(Ok(read)) => read,
             Poll::Ready(Err(error)) => return Err(Error::Broken(error.kind())),
@@ -145,6 +148,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             return Ok(Poll::Pending);
         }
         self.reads += 1;
+        self.room = if read == room { (self.room * 2).min(MOST_READ) } else { READ };
         let mut state = self.state.lock();
         match self.reader.frames(&mut state) {
             Ok(()) => Ok(Poll::Ready(())),
@@ -239,7 +243,7 @@ impl Reader {
             if self.buffer.len() < end {
                 let missing = end - self.buffer.len();
                 self.buffer.advance(at);
-                self.buffer.reserve(missing.max(ROOM));
+                self.buffer.reserve(missing);
                 return Ok(());
             }
             if !self.has_settings && (head.kind != kind::SETTINGS || head.has(flag::ACK)) {
@@ -358,7 +362,7 @@ fn decoded(
     block: &[u8],
     state: &mut State,
 ) -> Result<(), Fault> {
-    let mut fields = Fields::new(max_list);
+    let mut fields = Fields::new(max_list, block.len());
     decoder.decode(block, |name, value, size| fields.take(name, value, size))?;
     state.headers(stream, fields, last)
 }

@@ -27,6 +27,8 @@ pub(crate) struct Malformed;
 
 /// Most lists have no more; a larger one grows.
 const USUAL: usize = 12;
+/// Fields of HTTP/2 itself in a request.
+const PSEUDO: usize = 4;
 
 /// The fields of one block, as they come.
 #[expect(clippy::struct_excessive_bools, reason = "what was seen so far, each by itself")]
@@ -44,8 +46,9 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// `bound`: the largest list that is kept, by the rule of RFC 9113, 6.5.2.
-    pub fn new(bound: usize) -> Self {
+    /// `bound`: the largest list that is kept, by the rule of RFC 9113, 6.5.2. `block`: the bytes it comes in, one for each
+    /// field that is known.
+    pub fn new(bound: usize, block: usize) -> Self {
         Self {
             method: None,
             path: None,
@@ -53,7 +56,7 @@ impl Fields {
             has_scheme: false,
             has_authority: false,
             has_pseudo: false,
-            headers: HeaderMap::with_capacity(USUAL),
+            headers: HeaderMap::with_capacity(block.saturating_sub(PSEUDO).min(USUAL)),
             size: 0,
             bound,
             malformed: false,
@@ -146,7 +149,7 @@ mod tests {
     }
 
     fn fields(list: &[(Name, &'static str)]) -> Fields {
-        let mut fields = Fields::new(10_000);
+        let mut fields = Fields::new(10_000, 0);
         for (name, value) in list {
             fields.take(name, &HeaderValue::from_static(value), 40);
         }
@@ -200,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_list_beyond_the_bound_is_not_kept() {
-        let mut fields = Fields::new(100);
+        let mut fields = Fields::new(100, 0);
         for _ in 0..1000 {
             fields.take(&regular("x"), &HeaderValue::from_static("y"), 34);
         }

@@ -11,7 +11,7 @@ use crate::state::State;
 use crate::stream::{Holders, SendEnd, Sending, Stream, Unopened, remember};
 
 /// Unsent bytes from which on nobody is told that there is room.
-const FULL: usize = 256 << 10;
+const FULL: usize = 512 << 10;
 /// What one stream may take of the room at a time.
 const TURN: usize = 64 << 10;
 
@@ -125,7 +125,19 @@ impl State {
     }
 
     pub fn send_data(&mut self, key: usize, payload: Bytes, last: bool) -> Result<(), Error> {
+        let window = self.send_window.min(i64::try_from(self.max_send_frame).unwrap_or(0));
         let stream = self.sendable(key)?;
+        let length = i64::try_from(payload.len()).unwrap_or(i64::MAX);
+        if stream.pending.is_empty() && stream.id != 0 && length <= stream.send_window.min(window).max(0) {
+            // Most payloads: nothing is kept.
+            if length > 0 || last {
+                self.send_frame(key, payload, last);
+            }
+            if last {
+                self.settle(key);
+            }
+            return Ok(());
+        }
         if !payload.is_empty() {
             stream.pending.push_back(payload);
         }
@@ -139,9 +151,12 @@ impl State {
 
     pub fn send_trailers(&mut self, key: usize, trailers: HeaderMap) -> Result<(), Error> {
         let stream = self.sendable(key)?;
-        stream.sending = Sending::Ending;
-        stream.send_end = Some(SendEnd::Trailers(trailers));
-        self.advance(key);
+        if stream.pending.is_empty() && stream.id != 0 {
+            self.send_head(key, None, &trailers, true);
+        } else {
+            stream.sending = Sending::Ending;
+            stream.send_end = Some(SendEnd::Trailers(Box::new(trailers)));
+        }
         Ok(())
     }
 
@@ -156,13 +171,26 @@ impl State {
         }
     }
 
-    /// Writes what a stream has to send, as far as windows permit.
-    pub fn advance(&mut self, key: usize) {
+    /// Writes bytes that the windows permit.
+    fn send_frame(&mut self, key: usize, payload: Bytes, last: bool) {
         let stream = &mut self.streams[key];
-        if stream.id == 0 || stream.closed || (stream.pending.is_empty() && stream.send_end.is_none()) {
-            return;
+        let sent = i64::try_from(payload.len()).unwrap_or(0);
+        stream.send_window -= sent;
+        self.send_window -= sent;
+        if last {
+            stream.sending = Sending::Ended;
         }
-        while let Some(chunk) = stream.pending.front_mut() {
+        self.out.data(stream.id, payload, last);
+    }
+
+    /// Writes what a stream has kept, as far as windows permit.
+    pub fn advance(&mut self, key: usize) {
+        loop {
+            let stream = &mut self.streams[key];
+            if stream.id == 0 || stream.closed {
+                return;
+            }
+            let Some(chunk) = stream.pending.front_mut() else { break };
             let room = stream.send_window.min(self.send_window);
             let Some(room) = usize::try_from(room).ok().filter(|room| *room > 0) else {
                 return self.wait(key);
@@ -171,25 +199,18 @@ impl State {
             if chunk.is_empty() {
                 stream.pending.pop_front();
             }
-            let sent = i64::try_from(part.len()).unwrap_or(0);
-            stream.send_window -= sent;
-            self.send_window -= sent;
             let last = stream.pending.is_empty() && matches!(stream.send_end, Some(SendEnd::Data));
             if last {
                 stream.send_end = None;
-                stream.sending = Sending::Ended;
             }
-            self.out.data(stream.id, part, last);
+            self.send_frame(key, part, last);
         }
-        match stream.send_end.take() {
+        match self.streams[key].send_end.take() {
             Some(SendEnd::Trailers(trailers)) => return self.send_head(key, None, &trailers, true),
-            Some(SendEnd::Data) => {
-                stream.sending = Sending::Ended;
-                self.out.data(stream.id, Bytes::new(), true);
-            }
+            Some(SendEnd::Data) => self.send_frame(key, Bytes::new(), true),
             None => {}
         }
-        if stream.sending == Sending::Ended {
+        if self.streams[key].sending == Sending::Ended {
             self.settle(key);
         }
     }

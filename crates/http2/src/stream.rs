@@ -78,7 +78,7 @@ pub(crate) enum Sending {
 pub(crate) enum SendEnd {
     /// With the last byte.
     Data,
-    Trailers(HeaderMap),
+    Trailers(Box<HeaderMap>),
 }
 
 /// The request of a stream that waits for the other side to permit it.
