@@ -24,6 +24,12 @@ def between_us(run: Run) -> float:
     return us_of(run, "instance", *CONTENDERS)
 
 
+def cpus_used(run: Run) -> float:
+    """CPUs that generator, runtime and what is between them used together."""
+    per_call_us: float = sum(process["us_per_request"] for process in run["cpu"].values())
+    return per_call_us * run["per_second"] / 1e6
+
+
 def names(runs: Runs, key: str, **which: Any) -> list[str]:
     """Values in the order in which they came."""
     return list(dict.fromkeys(run[key] for run in pick(runs, **which)))
@@ -95,9 +101,11 @@ def rows(judged: dict[str, dict[str, Any]]) -> Iterator[str]:
 def closed_loops(runs: Runs) -> Iterator[str]:
     """A line for each path and shape."""
     yield "Closed loop: as many calls at a time as connections x streams (6 x 11 where three instances are entered)."
+    yield "Generator, runtime and what is between them together use *CPUs*: where that is less than the machine has, the rate"
+    yield "is bound by how fast processes wake each other, for the calls travel together, and not by what a call costs."
     yield ""
-    yield "| shape | path | calls/s | p50 µs | p99 µs | CPU µs a call: between | runtime | ratio |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| shape | path | calls/s | p50 µs | p99 µs | CPU µs a call: between | runtime | ratio | CPUs |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for shape in (BUSY, ONE, TEN_KB, ONE_MB):
         for path in names(runs, "path", shape=shape):
             which = {"path": path, "shape": shape}
@@ -109,7 +117,8 @@ def closed_loops(runs: Runs) -> Iterator[str]:
             yield (
                 f"| {shape} | {path} | {spread(values(runs, 'per_second', **which))}"
                 f" | {spread(values(runs, 'latency_us', 'p50', **which))}"
-                f" | {spread(values(runs, 'latency_us', 'p99', **which))} | {between} | {runtime} | {ratio} |"
+                f" | {spread(values(runs, 'latency_us', 'p99', **which))} | {between} | {runtime} | {ratio}"
+                f" | {median(map(cpus_used, found)):.2f} |"
             )
 
 
