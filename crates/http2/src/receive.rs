@@ -9,6 +9,9 @@ use crate::frame::{self, LARGEST_FRAME, LARGEST_WINDOW, setting};
 use crate::state::{ALIVE, FAREWELL, Leaving, Role, State};
 use crate::stream::{Holders, Receiving};
 
+/// Changes of the windows of all streams, in the life of a connection.
+const MOST_RESIZED: usize = 1000;
+
 impl State {
     /// Bytes of a stream. `length`: with padding, as windows count.
     pub fn data(&mut self, id: u32, payload: Bytes, length: usize, last: bool) -> Result<(), Fault> {
@@ -269,6 +272,14 @@ impl State {
             return Err(Fault::new(Reason::FLOW_CONTROL_ERROR, "a window that is too large"));
         }
         let more = i64::from(value) - self.initial_send_window;
+        if more == 0 {
+            return Ok(());
+        }
+        // Each costs a look at every stream. Who adapts its windows to the line does so a dozen times.
+        self.resized += 1;
+        if self.resized > MOST_RESIZED {
+            return Err(Fault::new(Reason::ENHANCE_YOUR_CALM, "the windows of all streams are changed over and over"));
+        }
         self.initial_send_window = value.into();
         let keys: Vec<usize> = self.streams.iter().map(|(key, _)| key).collect();
         for key in keys {

@@ -78,6 +78,8 @@ pub(crate) struct State {
     /// Answers to what the other side sent without need; none are given when it does not read them.
     pub replies: usize,
     pub errors: usize,
+    /// How often the other side changed the windows of all streams.
+    pub resized: usize,
     pub recent_resets: VecDeque<u32>,
     pub waker: Option<Waker>,
     pub notified: bool,
@@ -110,6 +112,7 @@ impl State {
             unclaimed: 0,
             replies: 0,
             errors: 0,
+            resized: 0,
             recent_resets: VecDeque::new(),
             waker: None,
             notified: false,

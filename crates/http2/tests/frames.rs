@@ -236,6 +236,16 @@ fn errors_without_end_are_ended() {
 }
 
 #[test]
+fn windows_that_change_without_end_are_ended() {
+    run(async {
+        let change = |value: u32| frame(4, 0, 0, [&4u16.to_be_bytes()[..], &value.to_be_bytes()].concat());
+        let attack: Vec<Frame> = (0..1200).map(|at| change(50_000 + at % 2)).collect();
+        assert_eq!(goes_away_over(&said_to(&attack, Settings::default()).await), Some(11));
+        assert_eq!(goes_away_over(&said_to(&attack[..900], Settings::default()).await), None);
+    });
+}
+
+#[test]
 fn more_streams_than_permitted_are_refused() {
     run(async {
         let requests: Vec<Frame> = (0..6).map(|at| frame(1, 4, at * 2 + 1, REQUEST)).collect();
