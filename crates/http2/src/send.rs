@@ -273,3 +273,24 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+    use crate::state::Role;
+
+    #[test]
+    fn a_connection_whose_ids_are_used_up_says_so_and_finishes_what_is_open() {
+        let mut state = State::new(Role::Client, Settings::default());
+        state.last_id = LARGEST_ID - 2;
+        let mut send = || state.send_request("x", "/p.S/M", &HeaderMap::new(), false);
+        let last = send().unwrap();
+        let refused = send().unwrap_err();
+        assert_eq!(refused, Error::UsedUp);
+        assert!(refused.is_unprocessed(), "it may be sent on another connection");
+        assert_eq!(state.check(), Err(Error::UsedUp));
+        assert_eq!(state.streams[last].error, None);
+        state.send_data(last, Bytes::from_static(b"still"), true).unwrap();
+    }
+}
