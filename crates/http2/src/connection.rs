@@ -188,10 +188,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     fn end(&mut self, cx: &mut Context<'_>, error: Error) -> Turn {
         let mut state = self.state.lock();
         state.fail(&error);
-        if matches!(error, Error::Protocol { .. }) && state.out.poll_write(Pin::new(&mut self.io), cx).is_ready() {
-            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
-        }
         drop(state);
+        if matches!(error, Error::Protocol { .. }) {
+            self.say_last(cx);
+        }
         self.done = Some(Err(error.clone()));
         Turn::Over(Err(error))
     }
@@ -203,12 +203,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             state.out.go_away(0, Reason::NO_ERROR, "");
         }
         state.fail(&Error::Broken(io::ErrorKind::NotConnected));
-        if state.out.poll_write(Pin::new(&mut self.io), cx).is_ready() {
-            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
-        }
         drop(state);
+        self.say_last(cx);
         self.done = Some(Ok(()));
         Turn::Over(Ok(()))
+    }
+
+    /// Writes what the socket takes at once, and closes it if that is all.
+    fn say_last(&mut self, cx: &mut Context<'_>) {
+        if self.state.lock().out.poll_write(Pin::new(&mut self.io), cx).is_ready() {
+            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+        }
     }
 }
 
@@ -256,18 +261,15 @@ impl Reader {
                     return Err(Fault::protocol("DATA on no stream"));
                 }
                 let payload = if to - from <= COPIED {
-                    Bytes::copy_from_slice(&self.buffer[at + HEAD + from..at + HEAD + to])
+                    let payload = Bytes::copy_from_slice(&self.buffer[at + HEAD + from..at + HEAD + to]);
+                    at = end;
+                    payload
                 } else {
                     self.buffer.advance(at);
-                    let frame = self.buffer.split_to(HEAD + head.length).freeze();
                     at = 0;
-                    frame.slice(HEAD + from..HEAD + to)
+                    self.buffer.split_to(HEAD + head.length).freeze().slice(HEAD + from..HEAD + to)
                 };
-                let copied = to - from <= COPIED;
                 state.data(head.stream, payload, head.length, head.has(flag::END_STREAM))?;
-                if copied {
-                    at = end;
-                }
                 continue;
             }
             let payload = &self.buffer[at + HEAD..end];
@@ -336,16 +338,14 @@ fn block(
     }
     let (from, to) = unpadded(head, payload)?;
     let mut payload = &payload[from..to];
-    let mut depends_on_itself = false;
     if head.has(flag::PRIORITY) {
         let (priority, rest) = payload
             .split_at_checked(5)
             .ok_or_else(|| Fault::new(Reason::FRAME_SIZE_ERROR, "HEADERS too short for a priority"))?;
-        depends_on_itself = frame::number(priority) == Some(head.stream);
+        if frame::number(priority) == Some(head.stream) {
+            return Err(Fault::protocol("a stream that depends on itself"));
+        }
         payload = rest;
-    }
-    if depends_on_itself {
-        return Err(Fault::protocol("a stream that depends on itself"));
     }
     let last = head.has(flag::END_STREAM);
     if head.has(flag::END_HEADERS) {

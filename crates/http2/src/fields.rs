@@ -121,15 +121,15 @@ impl Fields {
     }
 }
 
-/// The bytes of the body, if the headers say how many there are.
-pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+/// The bytes of the body, if the headers say how many there are. `ended`: it has ended with them, so there are none.
+pub(crate) fn content_length(headers: &HeaderMap, ended: bool) -> Result<Option<u64>, Malformed> {
     let Some(value) = headers.get(header::CONTENT_LENGTH) else { return Ok(None) };
     let digits = value.as_bytes();
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(Malformed);
     }
     let length = value.to_str().ok().and_then(|text| text.parse().ok());
-    length.map(Some).ok_or(Malformed)
+    length.filter(|length| !ended || *length == 0).map(Some).ok_or(Malformed)
 }
 
 /// Fields that say something about one connection of HTTP/1; HTTP/2 has other means.
@@ -216,12 +216,17 @@ mod tests {
         let of = |text: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static(text));
-            content_length(&headers)
+            content_length(&headers, false)
         };
         assert_eq!(of("12"), Ok(Some(12)));
         for wrong in ["", "-1", "+1", "1 ", "99999999999999999999"] {
             assert_eq!(of(wrong), Err(Malformed), "{wrong}");
         }
-        assert_eq!(content_length(&HeaderMap::new()), Ok(None));
+        assert_eq!(content_length(&HeaderMap::new(), true), Ok(None));
+        for (text, outcome) in [("0", Ok(Some(0))), ("12", Err(Malformed))] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static(text));
+            assert_eq!(content_length(&headers, true), outcome, "{text} bytes of a body that has ended");
+        }
     }
 }

@@ -80,9 +80,7 @@ impl RecvStream {
     /// Whether everything was read, trailers aside.
     #[must_use]
     pub fn is_at_end(&self) -> bool {
-        let state = self.state.lock();
-        let stream = &state.streams[self.key];
-        stream.receiving == Receiving::Ended && stream.pieces.is_empty()
+        self.state.lock().streams[self.key].is_at_end()
     }
 
     /// Whether the head is all there is: no body, and no trailers.
@@ -90,7 +88,7 @@ impl RecvStream {
     pub fn is_head_only(&self) -> bool {
         let state = self.state.lock();
         let stream = &state.streams[self.key];
-        stream.receiving == Receiving::Ended && stream.pieces.is_empty() && stream.trailers.is_none()
+        stream.is_at_end() && stream.trailers.is_none()
     }
 
     /// So many bytes have been dealt with: the other side may send as many.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use crate::error::{Error, Fault, Reason};
-use crate::fields::{Fields, Malformed, content_length};
+use crate::fields::{Fields, content_length};
 use crate::frame::{self, LARGEST_FRAME, LARGEST_WINDOW, setting};
 use crate::state::{ALIVE, FAREWELL, Leaving, Role, State};
 use crate::stream::{Holders, Receiving};
@@ -71,14 +71,16 @@ impl State {
 
     /// A frame for a stream that is not there.
     fn late(&mut self, id: u32) -> Result<(), Fault> {
-        if self.is_idle(id) {
-            return Err(Fault::protocol("a frame for a stream that was never opened"));
-        }
+        self.must_have_been_open(id)?;
         // What we reset may still send for a while; and a server's late answers are not worth a reset each.
         if self.role == Role::Client || self.recent_resets.contains(&id) || self.leaving == Leaving::Final {
             return Ok(());
         }
         self.stream_error(id, Reason::STREAM_CLOSED)
+    }
+
+    fn must_have_been_open(&self, id: u32) -> Result<(), Fault> {
+        if self.is_idle(id) { Err(Fault::protocol("a frame for a stream that was never opened")) } else { Ok(()) }
     }
 
     fn is_idle(&self, id: u32) -> bool {
@@ -125,8 +127,7 @@ impl State {
             return Ok(());
         }
         let Ok(head) = fields.into_request() else { return self.stream_error(id, Reason::PROTOCOL_ERROR) };
-        let announced = content_length(&head.headers);
-        let Ok(announced) = announced.and_then(|length| fitting(length, last)) else {
+        let Ok(announced) = content_length(&head.headers, last) else {
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
         };
         let key = self.open(id, Holders { acceptor: true, ..Holders::default() });
@@ -148,8 +149,7 @@ impl State {
             // The answer itself follows.
             return if last { self.stream_error(id, Reason::PROTOCOL_ERROR) } else { Ok(()) };
         }
-        let announced = content_length(&head.headers);
-        let Ok(announced) = announced.and_then(|length| fitting(length, last)) else {
+        let Ok(announced) = content_length(&head.headers, last) else {
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
         };
         let stream = &mut self.streams[key];
@@ -186,11 +186,7 @@ impl State {
 
     pub fn reset_received(&mut self, id: u32, reason: Reason) -> Result<(), Fault> {
         let Some(key) = self.ids.get(&id).copied() else {
-            return if self.is_idle(id) {
-                Err(Fault::protocol("a reset of a stream that was never opened"))
-            } else {
-                Ok(())
-            };
+            return self.must_have_been_open(id);
         };
         if self.streams[key].holders.acceptor {
             self.unaccepted_resets += 1;
@@ -219,11 +215,7 @@ impl State {
             return Ok(());
         }
         let Some(key) = self.ids.get(&id).copied() else {
-            return if self.is_idle(id) {
-                Err(Fault::protocol("a window of a stream that was never opened"))
-            } else {
-                Ok(())
-            };
+            return self.must_have_been_open(id);
         };
         if bytes == 0 {
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
@@ -337,9 +329,4 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// A length that is announced for a body that has ended already must be 0.
-fn fitting(length: Option<u64>, ended: bool) -> Result<Option<u64>, Malformed> {
-    if ended && length.is_some_and(|length| length > 0) { Err(Malformed) } else { Ok(length) }
 }

@@ -24,9 +24,7 @@ impl State {
         headers: &HeaderMap,
         last: bool,
     ) -> Result<usize, Error> {
-        if let Some(error) = &self.failure {
-            return Err(error.clone());
-        }
+        self.check()?;
         let holders = Holders { receiver: true, sender: true, acceptor: false };
         if self.active >= self.max_send_streams {
             let key = self.open(0, holders);

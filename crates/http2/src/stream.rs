@@ -142,6 +142,11 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// Whether everything was read, trailers aside.
+    pub fn is_at_end(&self) -> bool {
+        self.receiving == Receiving::Ended && self.pieces.is_empty()
+    }
+
     pub fn wake_reader(&mut self) {
         if let Some(waker) = self.reading.take() {
             waker.wake();
