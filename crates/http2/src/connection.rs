@@ -23,6 +23,9 @@ const READ: usize = 64 << 10;
 const MOST_READ: usize = 256 << 10;
 /// After so many reads another connection gets its turn.
 const READS: usize = 16;
+/// After so many header blocks others get their turn: those whose calls came first, above all. Without that all calls that
+/// came together travel together, and each process waits while the next one has them.
+const BLOCKS: usize = 32;
 /// Payloads up to this are copied out, so that they do not hold the buffer that they came in.
 const COPIED: usize = 1024;
 /// Answers to pings, settings and errors that may wait until the other side reads them.
@@ -48,6 +51,8 @@ struct Reader {
     has_settings: bool,
     max_frame: usize,
     max_header_list: usize,
+    /// Frames that have come may be left for the next turn.
+    is_behind: bool,
 }
 
 /// What drives a connection.
@@ -82,6 +87,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             has_settings: false,
             max_frame: state.settings.max_frame as usize,
             max_header_list: state.settings.max_header_list as usize,
+            is_behind: false,
         };
         Self { io, state: Arc::new(Mutex::new(state)), reader, reads: 0, room: READ, done: None, at_end: false }
     }
@@ -124,6 +130,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             cx.waker().wake_by_ref();
             return Ok(Poll::Pending);
         }
+        if self.reader.is_behind {
+            return self.deal();
+        }
         let buffer = &mut self.reader.buffer;
         if buffer.capacity() - buffer.len() < self.room {
             buffer.reserve(self.room);
@@ -149,9 +158,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
         self.reads += 1;
         self.room = if read == room { (self.room * 2).min(MOST_READ) } else { READ };
+        self.deal()
+    }
+
+    /// Deals with what was read, or with a part of it: then this was the turn.
+    fn deal(&mut self) -> Result<Poll<()>, Error> {
         let mut state = self.state.lock();
         match self.reader.frames(&mut state) {
-            Ok(()) => Ok(Poll::Ready(())),
+            Ok(()) => {
+                if self.reader.is_behind {
+                    self.reads = READS;
+                }
+                Ok(Poll::Ready(()))
+            }
             Err(Fault { reason, why }) => {
                 let last = state.last_id;
                 state.out.go_away(last, reason, why);
@@ -225,7 +244,7 @@ impl<T> Drop for Driver<T> {
 }
 
 impl Reader {
-    /// All frames that are complete.
+    /// All frames that are complete, or as many as have [`BLOCKS`] header blocks.
     fn frames(&mut self, state: &mut State) -> Result<(), Fault> {
         let mut at = 0;
         if !self.has_preface {
@@ -239,7 +258,13 @@ impl Reader {
             self.has_preface = true;
             at = known;
         }
+        self.is_behind = false;
+        let mut blocks = 0;
         while let Some(bytes) = self.buffer[at..].first_chunk::<HEAD>() {
+            if blocks == BLOCKS {
+                self.is_behind = true;
+                break;
+            }
             let head = Head::read(bytes);
             if head.length > self.max_frame {
                 return Err(Fault::new(Reason::FRAME_SIZE_ERROR, "a frame larger than we take"));
@@ -275,6 +300,7 @@ impl Reader {
             let payload = &self.buffer[at + HEAD..end];
             match head.kind {
                 kind::HEADERS | kind::CONTINUATION => {
+                    blocks += 1;
                     block(&mut self.partial, &mut self.decoder, self.max_header_list, head, payload, state)?;
                 }
                 _ if self.partial.is_some() => return Err(Fault::protocol("a frame inside a header block")),

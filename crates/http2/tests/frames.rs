@@ -2,6 +2,8 @@
 //! panics nor waits for what will not come.
 
 use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -279,5 +281,37 @@ fn a_client_that_reads_no_answers_to_its_pings_is_not_read_any_more() {
         let taken = flood.await;
         assert!((1000..30_000).contains(&taken), "{taken} pings were taken");
         server.abort();
+    });
+}
+
+#[test]
+fn the_first_of_many_requests_goes_on_before_the_last_is_read() {
+    run(async {
+        let (mut near, far) = duplex(1 << 20);
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let server = tokio::spawn({
+            let accepted = Arc::clone(&accepted);
+            async move {
+                let mut server = Server::handshake(far, Settings { max_streams: 1000, ..Settings::default() }).await?;
+                let mut first = None;
+                while let Some(request) = poll_fn(|cx| server.poll_accept(cx)).await.transpose()? {
+                    let seen = Arc::clone(&accepted);
+                    first.get_or_insert_with(|| tokio::spawn(async move { seen.load(Ordering::Relaxed) }));
+                    if accepted.fetch_add(1, Ordering::Relaxed) + 1 == 200 {
+                        break;
+                    }
+                    drop(request);
+                }
+                Ok::<_, Error>(first.expect("a request").await.expect("no panic"))
+            }
+        });
+        let mut bytes = BytesMut::from(&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..]);
+        for at in 0..200 {
+            frame(1, 5, at * 2 + 1, REQUEST).write(&mut bytes);
+        }
+        near.write_all(&bytes).await.unwrap();
+        let when_it_went_on = server.await.expect("no panic").expect("all is right");
+        assert_eq!(accepted.load(Ordering::Relaxed), 200, "the others are read all the same");
+        assert!((1..100).contains(&when_it_went_on), "after {when_it_went_on}");
     });
 }
