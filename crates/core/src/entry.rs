@@ -97,10 +97,11 @@ pub fn begin(worker: &Arc<Worker>, port: Port, address: SocketAddr, (head, strea
         attempts: 0,
         notes,
     };
-    tokio::spawn(async move {
+    // Boxed: a task moves what it is made of three times, and a call is large.
+    tokio::spawn(Box::pin(async move {
         serve(&mut call, began).await;
         drop(open);
-    });
+    }));
 }
 
 /// Serves one inference call to its end.
