@@ -141,6 +141,18 @@ def test_a_spare_that_went_with_its_instance_is_added_again_at_once() -> None:
     play(story)
 
 
+def test_constant_use_gets_a_spare() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        await register(cluster.instances[InstanceId("a")], "m")
+        await calls(cluster, "m", per_second=1, seconds=6 * 60)
+        assert len(cluster.holders("m")) == 1
+        await calls(cluster, "m", per_second=1, seconds=2 * 60)
+        assert len(cluster.holders("m")) == 2
+        assert spares(cluster) == ["m"]
+
+    play(story)
+
+
 def test_a_burst_alone_gets_none() -> None:
     async def story(cluster: SimulatedCluster) -> None:
         await register(cluster.instances[InstanceId("a")], "m")

@@ -186,6 +186,17 @@ def test_use_counts_as_regular_when_it_was_used_seven_to_forty_minutes_ago() -> 
     assert hits == [False, False, True, True, False, False]
 
 
+def test_constant_use_is_regular_from_its_eighth_minute_on() -> None:
+    """The old system never gave a spare to a model that was used all the time: each use replaced the one before."""
+    uses = (None, None)
+    hits = {}
+    for second in range(0, 60 * 60, 10):
+        hits[second], *uses = regular_use(*uses, second * 1000)
+    assert not any(hits[second] for second in range(0, 7 * 60, 10))
+    assert all(hits[second] for second in range(7 * 60, 40 * 60, 10))
+    assert hits[59 * 60]
+
+
 def test_the_first_use_is_not_regular_whatever_the_clock_shows() -> None:
     """A clock that began ten minutes ago made every model regularly used with its first call."""
     assert regular_use(None, None, 10 * MINUTE) == (False, None, 10 * MINUTE)

@@ -204,7 +204,8 @@ def regular_use(
     lower, upper = now_ms - limits.regular_to_ms, now_ms - limits.regular_from_ms
     earlier_fits = earlier_ms is not None and lower <= earlier_ms <= upper
     last_fits = last_ms is not None and lower <= last_ms <= upper
-    if last_fits or not earlier_fits:
+    # One that is too young to count is kept until it does: of a model in constant use the last never gets old enough.
+    if last_fits or earlier_ms is None or earlier_ms < lower:
         earlier_ms = last_ms
     return earlier_fits or last_fits, earlier_ms, now_ms
 
