@@ -4,6 +4,7 @@ import asyncio
 import json
 
 from modelmesh._proto import model_mesh_pb2 as pb
+from modelmesh.control.copy_entry import DropReason
 from modelmesh.management.calls import Call
 from modelmesh.ports import Put, Transaction
 from modelmesh.testing.adopted import HOLDER, adopted_items, leased_items
@@ -41,7 +42,7 @@ def test_models_and_vmodels_of_the_old_system_are_served_and_what_we_do_not_know
             assert a.plane.scaler.limits.rate == 3000
             # A write of ours keeps what only the old system, or a later one, knows.
             for model in cluster.instances[InstanceId("a")].plane.cache.models():
-                a.plane.cache.drop(model, "unload_asked")
+                a.plane.cache.drop(model, DropReason.UNLOAD_ASKED)
             request = pb.SetVModelRequest(vModelId="moving", targetModelId=LOADED, force=True)
             await a.vmodels.set_vmodel(NO_CALL, request)
             await cluster.settled()

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from modelmesh.control.copy_entry import DropReason
 from modelmesh.control.state import Changed, LostCopy
+from modelmesh.policy.eviction import EvictionReason
 from modelmesh.ports import Transaction, TransactionResult
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, infer_after, register, set_vmodel, unregister
@@ -164,7 +166,7 @@ def test_redundant_copies_whose_others_are_gone_are_not_dropped_over_and_over() 
         await asyncio.sleep(1)
         store.watch_lag_ms = 3000
         for number in range(9):
-            a.plane.cache.drop(ModelId(f"m{number}"), "test")
+            a.plane.cache.drop(ModelId(f"m{number}"), DropReason.UNLOAD_ASKED)
         await asyncio.sleep(0.5)
         await hold(cluster, "m10", "b")
         assert told(cluster, "victim") < 12
@@ -246,7 +248,7 @@ def test_a_copy_that_became_ready_while_the_runtime_was_not_connected_can_leave(
         a.dataplane.runtime_link(up=False)
         await asyncio.sleep(1.5)
         assert a.plane.cache.ready() == ("m",)
-        a.plane.cache.drop(ModelId("m"), "unload_asked")
+        a.plane.cache.drop(ModelId("m"), DropReason.UNLOAD_ASKED)
         await asyncio.sleep(2)
         assert a.plane.cache.states() == {}
         a.dataplane.runtime_link(up=True)
@@ -289,7 +291,7 @@ def test_a_copy_that_relied_on_another_leaves_all_the_same_when_its_record_goes(
         await hold(cluster, "m", "b")
         await hold(cluster, "m", "a")
         store.latency_ms = 1_000
-        a.plane.cache.drop(ModelId("m"), "redundant", relied_on=a.plane.cache.others(ModelId("m")))
+        a.plane.cache.drop(ModelId("m"), EvictionReason.REDUNDANT, relied_on=a.plane.cache.others(ModelId("m")))
         await unregister(b, "m")
         await asyncio.sleep(5)
         assert a.plane.cache.states() == {}

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from modelmesh.control.copy_entry import DropReason
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
 from modelmesh.testing.model_paths import size_path
@@ -224,7 +225,7 @@ def test_a_copy_dropped_while_its_runtime_is_away_leaves_when_it_is_back() -> No
         await cluster.call("m", via="a")
         a.dataplane.runtime_link(up=False)
         await asyncio.sleep(0.1)
-        a.plane.cache.drop(ModelId("m"), "test")
+        a.plane.cache.drop(ModelId("m"), DropReason.UNLOAD_ASKED)
         await asyncio.sleep(5)
         a.dataplane.runtime_link(up=True)
 
@@ -240,7 +241,7 @@ def test_an_instance_whose_view_lags_waits_for_it_instead_of_asking_again_and_ag
         store.watch_lag_ms = 800
         for _ in range(5):
             await cluster.call("m", via="a")
-            a.plane.cache.drop(ModelId("m"), "test")
+            a.plane.cache.drop(ModelId("m"), DropReason.UNLOAD_ASKED)
             await asyncio.sleep(0.1)
         assert (await cluster.call("m", via="b")).status is Status.OK
         moved = [event for event in cluster.story if event.kind == "attempt_failed" and event.reason == "moved"]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from modelmesh.policy.eviction import EvictionReason
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
 from modelmesh.values.ids import InstanceId, ModelId
@@ -120,7 +121,7 @@ def test_a_spare_that_was_evicted_is_not_added_again_at_once() -> None:
         a, b = (cluster.instances[InstanceId(name)] for name in "ab")
         await used_regularly(cluster, 1)
         assert spares(cluster) == ["m0"]
-        (b if cluster.holders("m0")[0] == "a" else a).plane.cache.drop(ModelId("m0"), "redundant")
+        (b if cluster.holders("m0")[0] == "a" else a).plane.cache.drop(ModelId("m0"), EvictionReason.REDUNDANT)
         await used(cluster, 1, seconds=360)
         assert spares(cluster) == ["m0"]
         await used(cluster, 1, seconds=90)

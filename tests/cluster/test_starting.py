@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from modelmesh.control.copy_entry import DropReason
 from modelmesh.control.limits import ControlLimits
 from modelmesh.machines.bootstrap import REDEEMED
 from modelmesh.policy.readiness import OTHERS_DRAIN_MS, ReadinessReason
@@ -106,7 +107,7 @@ def test_a_cluster_that_is_read_only_serves_and_changes_nothing() -> None:
         assert (await cluster.call("m0", via="r")).status is Status.OK
         assert (await cluster.call("m2", via="r")).status is Status.INTERNAL
         assert cluster.holders("m0") == ["r"]
-        reader.plane.cache.drop(reader.plane.cache.models()[0], "unload_asked")
+        reader.plane.cache.drop(reader.plane.cache.models()[0], DropReason.UNLOAD_ASKED)
         await asyncio.sleep(10)
         after = {item.key: item.value for item in (await cluster.store.range(KEYS.registry)).items}
         assert after == before

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from modelmesh._proto import model_mesh_pb2 as pb
+from modelmesh.control.copy_entry import DropReason
 from modelmesh.control.limits import ControlLimits
 from modelmesh.management import vmodels
 from modelmesh.management.calls import Call, CallError
@@ -256,7 +257,7 @@ def test_a_new_leader_goes_on_with_the_transition_of_the_old_one() -> None:
         await v.cluster.call("m1", via="i1")
         while v.cluster.holders("m1") == ["i0"]:  # the story needs its copy elsewhere
             await v.cluster.instances[InstanceId("i0")].models.read(ModelId("m1"))
-            v.cluster.instances[InstanceId("i0")].plane.cache.drop(ModelId("m1"), "moved by hand")
+            v.cluster.instances[InstanceId("i0")].plane.cache.drop(ModelId("m1"), DropReason.MOVED)
             await asyncio.sleep(1)
             await v.cluster.call("m1", via="i1")
         for instance in v.cluster.instances.values():

@@ -1,6 +1,7 @@
 """Copies move to an instance that joined empty: loaded there first, then let go here. One at a time."""
 
 from modelmesh.control.cache import Cache
+from modelmesh.control.copy_entry import DropReason
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.mover import Elsewhere, Mover, Unregistered
@@ -55,7 +56,7 @@ class Balance:
             match await self._mover.load_elsewhere(model, exclude=frozenset(others)):
                 case Elsewhere(instance, ready=True) if standing := self._standing(model):
                     self._journal.note("moved", model, move.reason.value, f"to {instance}")
-                    self._cache.drop(model, "moved", relied_on=standing)
+                    self._cache.drop(model, DropReason.MOVED, relied_on=standing)
                 case Unregistered():
                     pass
                 case _:

@@ -16,6 +16,7 @@ from modelmesh.control.copy_entry import (
     OPEN,
     USABLE,
     Accepted,
+    DropReason,
     Entry,
     Loaded,
     LoadEnd,
@@ -226,7 +227,7 @@ class Cache:
             entry = self._steps.begin(model, registered, view, waited_for=waited_for, last_use_ms=last_use_ms)
             entry.wanted = not waited_for
         elif entry.registered.create_revision < registered.create_revision:
-            self._void(entry, "record_replaced")
+            self._void(entry, DropReason.RECORD_REPLACED)
         elif waited_for:
             entry.waited_for = True
             self._steps.slots.promote(entry.load_id, now_ms=self._clock.now_ms())
@@ -273,13 +274,13 @@ class Cache:
         entry = self._entries.get(model)
         if entry is not None and entry.load_id == load_id and entry.state in OPEN and self._steps.offered:
             self._journal.note("vanished", model, detail="the runtime answered that it does not know the model")
-            self.drop(model, "vanished")
+            self.drop(model, DropReason.VANISHED)
 
     def key_deleted(self, model: ModelId, revision: Revision) -> None:
         """Somebody deleted our copy's key: an order to unload."""
         entry = self._entries.get(model)
         if entry is not None and entry.state in LISTED and entry.written < revision:
-            self.drop(model, "unload_asked")
+            self.drop(model, DropReason.UNLOAD_ASKED)
 
     def record_edited(self, model: ModelId, registered: Registered) -> None:
         """The record of a copy here was written again, and is still the same model."""
@@ -291,7 +292,7 @@ class Cache:
         """The model's record was deleted (0) or is a new one."""
         entry = self._entries.get(model)
         if entry is not None and entry.registered.create_revision != create_revision:
-            self._void(entry, "unregistered", end=LoadVoid())
+            self._void(entry, DropReason.UNREGISTERED, end=LoadVoid())
 
     def record_moved(self, model: ModelId, registered: Registered) -> None:
         """The same record stands again after the store was emptied, with a new create revision."""
@@ -301,9 +302,9 @@ class Cache:
         if entry.registered.record.same_attributes(registered.record):
             entry.registered = registered
         else:
-            self._void(entry, "record_replaced")
+            self._void(entry, DropReason.RECORD_REPLACED)
 
-    def _void(self, entry: Entry, reason: str, *, end: LoadEnd | None = None) -> None:
+    def _void(self, entry: Entry, reason: DropReason, *, end: LoadEnd | None = None) -> None:
         """Let go a copy whose record is gone or another one; its route closes before its key is deleted."""
         self.drop(entry.model, reason, end=end)
         if entry.machine.accepts(CopyInput.VOIDED):

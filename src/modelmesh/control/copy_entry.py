@@ -1,10 +1,13 @@
 """One copy here, from the wish to its end, and how those who wait for it are answered."""
 
 import asyncio
+import enum
 from dataclasses import dataclass, field
 
 from modelmesh.control.records import Registered
 from modelmesh.machines.model_copy import CopyState, ModelCopyMachine
+from modelmesh.policy.copies import CopiesReason
+from modelmesh.policy.eviction import EvictionReason
 from modelmesh.ports import ModelSource
 from modelmesh.values import records
 from modelmesh.values.dataplane import Outcome
@@ -65,6 +68,23 @@ class LoadStoreAway:
 
 LoadEnd = Loaded | Accepted | LoadFailed | LoadMoved | LoadVoid | LoadRefused | LoadStoreAway
 
+
+class DropReason(enum.Enum):
+    """Why a copy goes that no policy chose."""
+
+    MISPLACED = "misplaced"
+    MOVED = "moved"
+    NO_MEMORY = "no_memory"
+    RECORD_REPLACED = "record_replaced"
+    RUNTIME_RESTARTED = "runtime_restarted"
+    UNLOAD_ASKED = "unload_asked"
+    UNREGISTERED = "unregistered"
+    UNWANTED = "unwanted"
+    VANISHED = "vanished"
+
+
+LeavingReason = DropReason | EvictionReason | CopiesReason
+
 # Copies others may join or use; the rest only goes.
 JOINABLE = frozenset({CopyState.CLAIMING, CopyState.QUEUED, CopyState.WAITING, CopyState.LOADING})
 OPEN = frozenset({CopyState.SIZING, CopyState.READY})
@@ -91,7 +111,7 @@ class Entry:
     claim_waiters: dict[int, asyncio.Future[LoadEnd]] = field(default_factory=dict)
     end: LoadEnd | None = None
     failed_before: bool = False
-    drop_reason: str = ""
+    drop_reason: LeavingReason | None = None
     forced: bool = False
     idle: bool = False
     missed: bool = False
@@ -113,6 +133,11 @@ class Entry:
     def state(self) -> CopyState:
         """Of its machine."""
         return self.machine.state
+
+    @property
+    def drop_word(self) -> str:
+        """Why it goes, for the journal."""
+        return self.drop_reason.value if self.drop_reason is not None else ""
 
     @property
     def source(self) -> ModelSource:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from modelmesh.control.copy_entry import OPEN, Entry, LoadFailed
+from modelmesh.control.copy_entry import OPEN, DropReason, Entry, LoadFailed
 from modelmesh.control.enact import CopyWriter
 from modelmesh.control.records import Registered
 from modelmesh.control.tasks import Tasks
@@ -44,7 +44,7 @@ class CopyListing:
         view: Callable[[ModelId, Registered | None], ModelView],
         others: Callable[[ModelId], tuple[tuple[InstanceId, Revision], ...]],
         step: Callable[[Entry, CopyInput], None],
-        drop: Callable[[ModelId, str], None],
+        drop: Callable[[ModelId, DropReason], None],
         failure_expiry_ms: int,
         read_only: bool,
     ) -> None:
@@ -115,7 +115,7 @@ class CopyListing:
             pass
         else:
             if revision is None:
-                self._drop(entry.model, "unregistered")
+                self._drop(entry.model, DropReason.UNREGISTERED)
             else:
                 entry.written = revision
                 entry.published.set()

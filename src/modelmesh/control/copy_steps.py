@@ -7,7 +7,17 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from modelmesh.control.copy_entry import OPEN, USABLE, Accepted, Entry, LoadEnd, LoadRefused, answer
+from modelmesh.control.copy_entry import (
+    OPEN,
+    USABLE,
+    Accepted,
+    DropReason,
+    Entry,
+    LeavingReason,
+    LoadEnd,
+    LoadRefused,
+    answer,
+)
 from modelmesh.control.copy_listing import CopyListing
 from modelmesh.control.decide import Decider
 from modelmesh.control.enact import CopyWriter
@@ -23,6 +33,7 @@ from modelmesh.machines.memory import MemoryLedger, reserve_bytes
 from modelmesh.machines.model_copy import CopyEffect, CopyInput, CopyState
 from modelmesh.machines.retention import Retention
 from modelmesh.policy.admission import LoadCondition
+from modelmesh.policy.eviction import EvictionReason
 from modelmesh.ports import Clock, DataPlane, Runtime
 from modelmesh.values.dataplane import Outcome, Usage
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
@@ -38,8 +49,6 @@ ABANDONED_MS = 10_000
 
 STALE_USE_MS = 1_800_000
 """A model loaded for a use longer ago says nothing about what is used now."""
-
-_EVICTIONS = frozenset({"redundant", "oldest_idle", "oldest_busy"})
 
 
 class CopySteps:
@@ -208,7 +217,7 @@ class CopySteps:
     def drop(
         self,
         model: ModelId,
-        reason: str,
+        reason: LeavingReason,
         *,
         forced: bool = False,
         end: LoadEnd | None = None,
@@ -229,7 +238,7 @@ class CopySteps:
         if entry.state in USABLE:
             entry.drop_reason = reason
             entry.relied_on = relied_on
-            entry.end = end or LoadRefused(Outcome.NOT_HERE, f"the load was given up: {reason}")
+            entry.end = end or LoadRefused(Outcome.NOT_HERE, f"the load was given up: {reason.value}")
         entry.forced = entry.forced or forced
         entry.last_use_ms = max(entry.last_use_ms, self.usage.last_use_ms(model))
         self.step(entry, CopyInput.DROPPED)
@@ -265,7 +274,7 @@ class CopySteps:
         """The runtime has lost every model."""
         for entry in tuple(self.entries.values()):
             if entry.machine.accepts(CopyInput.RUNTIME_EMPTIED):
-                entry.drop_reason = "runtime_restarted"
+                entry.drop_reason = DropReason.RUNTIME_RESTARTED
                 self.step(entry, CopyInput.RUNTIME_EMPTIED)
 
     def idle(self, model: ModelId, load_id: LoadId) -> None:
@@ -298,7 +307,7 @@ class CopySteps:
             entry = self._loads[load]
             if entry.state is CopyState.WAITING and now_ms - entry.entered_ms >= MEMORY_BOUND_MS:
                 message = f"no memory became free for model {entry.model} within {MEMORY_BOUND_MS // 1000} s"
-                self.drop(entry.model, "no_memory", end=LoadRefused(Outcome.NO_ROOM, message))
+                self.drop(entry.model, DropReason.NO_MEMORY, end=LoadRefused(Outcome.NO_ROOM, message))
         for entry in tuple(self.entries.values()):
             self._abandon(entry, now_ms)
         for load in tuple(self._leaving):
@@ -317,7 +326,7 @@ class CopySteps:
         elif entry.abandoned_ms is None:
             entry.abandoned_ms = now_ms
         elif now_ms - entry.abandoned_ms >= ABANDONED_MS:
-            self.drop(entry.model, "unwanted")
+            self.drop(entry.model, DropReason.UNWANTED)
 
     # --- stepping -----------------------------------------------------------------------------
 
@@ -405,9 +414,8 @@ class CopySteps:
                 self._grant(self.ledger.stay(entry.load_id))
                 self.room.make(entry)
             case CopyEffect.WITHDRAW:
-                self._journal.note(
-                    "evicted" if entry.drop_reason in _EVICTIONS else "dropped", entry.model, entry.drop_reason
-                )
+                kind = "evicted" if isinstance(entry.drop_reason, EvictionReason) else "dropped"
+                self._journal.note(kind, entry.model, entry.drop_word)
                 entry.removal = self._tasks.start(self.listing.withdraw(entry), f"withdraw {entry.model}")
             case CopyEffect.REMOVE_KEY:
                 entry.removal = self._tasks.start(self.listing.remove(entry), f"remove key {entry.model}")

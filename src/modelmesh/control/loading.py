@@ -206,6 +206,6 @@ class Loading:
                 await self._clock.sleep(delay_ms)
                 delay_ms = min(UNLOAD_RETRY_MAX_MS, delay_ms * 2)
             else:
-                self._journal.note("unloaded", entry.model, entry.drop_reason)
+                self._journal.note("unloaded", entry.model, entry.drop_word)
                 self._step(entry, CopyInput.UNLOADED)
                 return

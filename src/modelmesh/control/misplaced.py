@@ -5,6 +5,7 @@ few at a time: a change of constraints must not empty an instance at once.
 """
 
 from modelmesh.control.cache import Cache
+from modelmesh.control.copy_entry import DropReason
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.mover import Elsewhere, Mover
@@ -65,8 +66,10 @@ class Misplaced:
                 continue
             allowed = {entry.instance for entry in constraints.allowed(model_type, view.instances)}
             if standing := tuple(place for place in self._cache.others(model) if place[0] in allowed):
-                self._journal.note("drops_copy", model, "misplaced", f"this instance lacks [{', '.join(missing)}]")
-                self._cache.drop(model, "misplaced", relied_on=standing)
+                self._journal.note(
+                    "drops_copy", model, DropReason.MISPLACED.value, f"this instance lacks [{', '.join(missing)}]"
+                )
+                self._cache.drop(model, DropReason.MISPLACED, relied_on=standing)
             elif any(entry.available and entry.instance in allowed for entry in view.instances):
                 self._moving[model] = None
                 self._tasks.start(self._load_elsewhere(model), f"move {model} to where its type belongs")

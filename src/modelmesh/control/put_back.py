@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from modelmesh.control.cache import Cache
+from modelmesh.control.copy_entry import DropReason
 from modelmesh.control.enact import CopyWriter
 from modelmesh.control.journal import Journal
 from modelmesh.control.keys import Keys
@@ -82,7 +83,7 @@ class PutBack:
     async def relist(self, lease: int) -> None:
         """Put the keys of held copies again under a lease; a copy whose model is gone is dropped. Raises StoreError."""
         for model in await self._writer.relist(self._cache.listed(), lease=lease):
-            self._cache.drop(model, "unregistered")
+            self._cache.drop(model, DropReason.UNREGISTERED)
 
     async def delete_stale_keys(self) -> None:
         """Delete the keys of copies that went while the store was away; those it does not take stay for the next time."""

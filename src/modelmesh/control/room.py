@@ -11,7 +11,7 @@ from modelmesh.control.usage import Learned, UsageBook
 from modelmesh.machines.memory import MemoryLedger
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.policy.admission import settled
-from modelmesh.policy.eviction import HeldCopy
+from modelmesh.policy.eviction import EvictionReason, HeldCopy
 from modelmesh.ports import Clock
 from modelmesh.values.explanation import Rehearsal, RehearsedVictim
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
@@ -24,7 +24,12 @@ class DropVictim(Protocol):
     """Lets a copy go."""
 
     def __call__(
-        self, model: ModelId, reason: str, *, forced: bool, relied_on: tuple[tuple[InstanceId, Revision], ...]
+        self,
+        model: ModelId,
+        reason: EvictionReason,
+        *,
+        forced: bool,
+        relied_on: tuple[tuple[InstanceId, Revision], ...],
     ) -> None:
         """As `Cache.drop`."""
 
@@ -114,7 +119,7 @@ class Room:
         self._look_at_usage()
         gained = 0
         for victim in self._decider().victims(self._oldest_first(cause), need_bytes=excess, forced=forced):
-            relied_on = self.others(victim.model) if victim.reason.value == "redundant" else ()
+            relied_on = self.others(victim.model) if victim.reason is EvictionReason.REDUNDANT else ()
             self._journal.note(
                 "victim",
                 victim.model,
@@ -124,7 +129,7 @@ class Room:
                 cause=cause.model,
                 idle_ms=max(0, self._clock.now_ms() - self._usage.last_use_ms(victim.model)),
             )
-            self._drop(victim.model, victim.reason.value, forced=forced, relied_on=relied_on)
+            self._drop(victim.model, victim.reason, forced=forced, relied_on=relied_on)
             gained += victim.size_bytes
         if gained < excess:
             self._press()

@@ -205,7 +205,7 @@ class Scaler:
             dropped_bytes += 0 if free else copy.size_bytes
             self._dropped[model] = self._clock.monotonic_ms()
             self._journal.note("drops_copy", model, decision.reason.value, f"one of {len(copies)}")
-            self._cache.drop(model, decision.reason.value, relied_on=relied_on)
+            self._cache.drop(model, decision.reason, relied_on=relied_on)
 
     # --- the facts --------------------------------------------------------------------------------
 
