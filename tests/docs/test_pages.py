@@ -11,7 +11,15 @@ import source_files
 
 from modelmesh._proto import admin_pb2, model_mesh_pb2, model_runtime_pb2, peer_pb2
 from modelmesh.cli import reference as commands
+from modelmesh.control.copy_entry import DropReason
 from modelmesh.machines.model_copy import CopyState
+from modelmesh.policy.attempt import AttemptReason
+from modelmesh.policy.balance import BalanceReason
+from modelmesh.policy.copies import CopiesReason
+from modelmesh.policy.drain import DrainReason
+from modelmesh.policy.eviction import EvictionReason
+from modelmesh.policy.promotion import PromotionReason
+from modelmesh.values.dataplane import Outcome
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -172,6 +180,58 @@ def test_every_test_file_has_a_name_of_its_own() -> None:
     """Tests are no packages: of two files with one name only the first would run."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
+
+
+def kinds_of_events() -> set[str]:
+    """First arguments of all notes in the journal."""
+    kinds = set()
+    for path in (ROOT / "src" / "modelmesh").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "note"
+                and ast.unparse(node.func.value).endswith("journal")
+            ):
+                words = {leaf.value for leaf in ast.walk(node.args[0]) if isinstance(leaf, ast.Constant)}
+                kinds |= words or VARIABLE_KINDS[ast.unparse(node.args[0])]
+    return kinds
+
+
+VARIABLE_KINDS = {"kind": {"evicted", "dropped"}}
+
+
+def test_the_page_of_events_names_them_all_and_their_reasons() -> None:
+    page = (ROOT / "docs" / "reference" / "events.md").read_text()
+    events: set[str] = set()
+    reasons: dict[str, set[str]] = {}
+    for table in re.findall(
+        r"^(\| (?:event|reason of .*?) \|.*\n)\|---\|---\|\n((?:\| .*\n)+)", page, flags=re.MULTILINE
+    ):
+        title, rows = table
+        words = {word for row in rows.splitlines() for word in re.findall(r"`([\w-]+)`", row.split("|")[1])}
+        if title.startswith("| event "):
+            events |= words
+        else:
+            reasons[" ".join(re.findall(r"`(\w+)`", title))] = words
+    assert events == kinds_of_events()
+    quiet = {CopiesReason.ENOUGH, CopiesReason.NO_ROOM, CopiesReason.GIVEN_UP, CopiesReason.CHANGING}
+    assert reasons == {
+        "sent local gave_up": {reason.value for reason in AttemptReason},
+        "attempt_failed": {outcome.value for outcome in Outcome},
+        "victim evicted": {reason.value for reason in EvictionReason},
+        "dropped": {reason.value for reason in DropReason},
+        "adds_copies drops_copy": {
+            reason.value for reason in CopiesReason if reason not in {*quiet, CopiesReason.NO_PLACE}
+        },
+        "moved": {
+            reason.value for reason in (BalanceReason.JOINED_EMPTY, DrainReason.IN_USE, DrainReason.USED_RECENTLY)
+        },
+        "vmodel_moved": {
+            reason.value
+            for reason in (PromotionReason.ACTIVE_UNUSED, PromotionReason.PARITY, PromotionReason.AS_MANY_AS_FIT)
+        },
+    }
 
 
 def test_nothing_was_left_for_later() -> None:
