@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "development" / "files.md"
 FOLDERS = (
-    *("crates/core/src", "crates/http2/src", "crates/http2/src/hpack", "crates/python/src"),
+    *sorted({path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("crates/*/src/**/*.rs")}),
     *(f"src/modelmesh/{name}" for name in ("values", "policy", "machines", "", "control", "management")),
     *(f"src/modelmesh/adapters/{name}" for name in ("", "dataplane", "store", "runtime", "peers", "http")),
     *(f"src/modelmesh/adapters/{name}" for name in ("telemetry", "payloads")),

@@ -1,6 +1,7 @@
 //! Counters and histograms of the data plane, in the names of the old system and some of ours.
 
-use std::fmt::Write;
+mod text;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +11,8 @@ use parking_lot::RwLock;
 
 use crate::histogram::{ByCode, HOLDS, Histogram, SIZES, TIMES, Taken};
 use crate::status::Code;
+
+pub use text::Counts;
 
 /// Methods with series of their own. Clients name methods at will; the others share one label.
 const MOST_METHODS: usize = 256;
@@ -164,20 +167,6 @@ pub struct Metrics {
 pub struct Taps {
     pub told: AtomicU64,
     pub dropped: AtomicU64,
-}
-
-/// Counts that are kept elsewhere, at the time of rendering.
-pub struct Counts {
-    pub held_requests: usize,
-    pub held_bytes: usize,
-    pub refused_requests: u64,
-    pub waiting_events: usize,
-    pub refused_events: u64,
-    pub dropped_events: u64,
-    pub replay_bytes: usize,
-    pub tapped_bytes: usize,
-    pub connections: usize,
-    pub open_calls: usize,
 }
 
 /// What one series has observed since it was last taken.
@@ -352,75 +341,6 @@ impl Metrics {
         });
         taken
     }
-
-    /// Prometheus text format, or OpenMetrics (without its end mark).
-    ///
-    /// `names`: only these families, if any are named.
-    #[must_use]
-    pub fn render(&self, counts: &Counts, open_metrics: bool, names: &[String]) -> String {
-        let wanted = |family: &str| names.is_empty() || names.iter().any(|name| belongs_to(name, family));
-        let mut lines: HashMap<&'static str, String> = HashMap::new();
-        self.visit(|name, labels, histogram| {
-            if wanted(name) {
-                let mut text = String::new();
-                for (label, value) in labels {
-                    let value = value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
-                    let _ = write!(text, "{label}=\"{value}\",");
-                }
-                histogram.render(name, &text, lines.entry(name).or_default());
-            }
-        });
-        let mut text = String::new();
-        for (name, help) in HISTOGRAMS {
-            if wanted(name) {
-                let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
-                text.push_str(lines.get(name).map_or("", String::as_str));
-            }
-        }
-        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        for ((name, help), value) in GAUGES.into_iter().zip([
-            number(counts.held_requests),
-            number(counts.held_bytes),
-            number(counts.replay_bytes),
-            number(counts.tapped_bytes),
-            number(counts.waiting_events),
-            number(counts.connections),
-            number(counts.open_calls),
-        ]) {
-            if wanted(name) {
-                let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
-            }
-        }
-        for (((family, help), labels), values) in COUNTERS.into_iter().zip(COUNTER_LABELS).zip([
-            self.rejected.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
-            vec![counts.refused_requests],
-            vec![counts.refused_events],
-            vec![counts.dropped_events],
-            vec![self.taps.told.load(Ordering::Relaxed)],
-            vec![self.taps.dropped.load(Ordering::Relaxed)],
-        ]) {
-            if wanted(family) {
-                // Only OpenMetrics names the family without its suffix.
-                let suffix = if open_metrics { "" } else { "_total" };
-                let _ = writeln!(text, "# HELP {family}{suffix} {help}\n# TYPE {family}{suffix} counter");
-                for (index, value) in values.iter().enumerate() {
-                    let label = if labels.is_empty() {
-                        String::new()
-                    } else {
-                        format!("{{{labels}=\"{}\"}}", REJECTIONS[index].1)
-                    };
-                    let _ = writeln!(text, "{family}_total{label} {value}");
-                }
-            }
-        }
-        text
-    }
-}
-
-/// Whether a sample or family of this name is of the family.
-fn belongs_to(name: &str, family: &str) -> bool {
-    name.strip_prefix(family)
-        .is_some_and(|suffix| matches!(suffix, "" | "_bucket" | "_count" | "_sum" | "_total" | "_created"))
 }
 
 const REQUESTS: &str = "modelmesh_api_request_milliseconds";
@@ -432,54 +352,9 @@ const MISSED: &str = "modelmesh_cache_miss_milliseconds";
 const MANAGED: &str = "modelmesh_management_milliseconds";
 const HELD: &str = "modelmesh_hold_milliseconds";
 
-const HISTOGRAMS: [(&str, &str); 8] = [
-    (REQUESTS, "Inference calls of clients of this instance, from the first header to the last."),
-    (INVOCATIONS, "Calls to the local runtime that it answered, without the wait for a load or a turn."),
-    (REQUEST_BYTES, "Message bytes of inference calls of clients of this instance."),
-    (RESPONSE_BYTES, "Message bytes of the answers to successful inference calls of clients of this instance."),
-    (QUEUED, "Wait for a turn at a copy whose concurrency is limited."),
-    (MISSED, "Inference calls that waited more than 10 ms for their model to be loaded here, and how long."),
-    (MANAGED, "Calls of the services that the control plane answers."),
-    (HELD, "Requests that waited for a decision of the control plane, and how long."),
-];
-const GAUGES: [(&str, &str); 7] = [
-    ("modelmesh_held_requests", "Requests that wait for a decision."),
-    ("modelmesh_held_bytes", "Bytes of requests that wait for a decision."),
-    ("modelmesh_replay_bytes", "Bytes of replay copies."),
-    ("modelmesh_tapped_bytes", "Bytes of payloads that wait for the control plane to take them."),
-    ("modelmesh_core_events", "Events that wait for the control plane to take them."),
-    ("modelmesh_connections", "Open connections of clients and instances."),
-    ("modelmesh_open_calls", "Calls that run, wait, or are being answered by the control plane."),
-];
-const COUNTERS: [(&str, &str); 6] = [
-    ("modelmesh_rejected_requests", "Calls refused before it was looked at what model they are about."),
-    ("modelmesh_held_requests_refused", "Requests refused because too many wait for a decision."),
-    ("modelmesh_core_events_refused", "Events refused because the control plane is behind."),
-    (
-        "modelmesh_core_events_dropped",
-        "Events for payloads, logs or traces dropped because the control plane is behind.",
-    ),
-    ("modelmesh_tapped_calls", "Calls whose payloads were handed to the control plane."),
-    ("modelmesh_tapped_calls_dropped", "Calls whose payloads were wanted and dropped, because too many wait."),
-];
-const COUNTER_LABELS: [&str; COUNTERS.len()] = ["reason", "", "", "", "", ""];
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const NONE: Counts = Counts {
-        held_requests: 0,
-        held_bytes: 0,
-        refused_requests: 0,
-        waiting_events: 0,
-        refused_events: 0,
-        dropped_events: 0,
-        replay_bytes: 0,
-        tapped_bytes: 0,
-        connections: 0,
-        open_calls: 0,
-    };
 
     fn call<'a>(method: &'a str, model: &'a str, code: Code) -> Ended<'a> {
         let time = Duration::from_micros(700);
@@ -495,7 +370,7 @@ mod tests {
         let metrics = Metrics::new(Counted::default());
         metrics.requested(&call("p.S/M", "m", Code::Ok));
         metrics.requested(&call("q.T/M", "m", Code::Internal));
-        let text = metrics.render(&NONE, false, &[]);
+        let text = metrics.render(&Counts::default(), false, &[]);
         let has = |line: &str| assert!(text.lines().any(|other| other == line), "{line} in\n{text}");
         has(r#"modelmesh_api_request_milliseconds_bucket{method="M",code="OK",le="0.5"} 0"#);
         has(r#"modelmesh_api_request_milliseconds_bucket{method="M",code="OK",le="1.0"} 1"#);
@@ -519,13 +394,13 @@ mod tests {
                 "modelmesh_api_request_milliseconds_count{{method=\"M\",code=\"{code}\",modelId=\"{model}\",vModelId=\"\"}}"
             )
         };
-        let text = metrics.render(&NONE, false, &[]);
+        let text = metrics.render(&Counts::default(), false, &[]);
         for line in [count("a", "OK") + " 1", count("(other)", "OK") + " 2", count("", "NOT_FOUND") + " 1"] {
             assert!(text.contains(&line), "{line} in\n{text}");
         }
         assert!(!text.contains("invented"));
         metrics.forget("a");
-        assert!(!metrics.render(&NONE, false, &[]).contains(&count("a", "OK")));
+        assert!(!metrics.render(&Counts::default(), false, &[]).contains(&count("a", "OK")));
     }
 
     #[test]
@@ -534,26 +409,9 @@ mod tests {
         for n in 0..1000 {
             metrics.requested(&call(&format!("p.S/M{n}"), "", Code::Unimplemented));
         }
-        let text = metrics.render(&NONE, false, &[]);
+        let text = metrics.render(&Counts::default(), false, &[]);
         assert!(text.contains(r#"_count{method="other",code="UNIMPLEMENTED"} 744"#));
         assert!(text.contains(r#"_count{method="p.S/M0",code="UNIMPLEMENTED"} 1"#));
-    }
-
-    #[test]
-    fn names_pick_families_and_open_metrics_names_counters_its_way() {
-        let metrics = Metrics::new(Counted::default());
-        metrics.requested(&call("p.S/M", "", Code::Ok));
-        let names = ["modelmesh_tapped_calls_total".to_owned(), "modelmesh_held_bytes".to_owned()];
-        let text = metrics.render(&NONE, true, &names);
-        assert_eq!(
-            text.lines().filter(|line| !line.starts_with("# HELP")).collect::<Vec<_>>(),
-            [
-                "# TYPE modelmesh_held_bytes gauge",
-                "modelmesh_held_bytes 0",
-                "# TYPE modelmesh_tapped_calls counter",
-                "modelmesh_tapped_calls_total 0",
-            ]
-        );
     }
 
     #[test]
@@ -563,7 +421,7 @@ mod tests {
             metrics.held("m", HoldEnd::Served, Duration::from_millis(ms));
             metrics.held("m", HoldEnd::Gone, Duration::from_millis(ms));
         }
-        let text = metrics.render(&NONE, false, &[]);
+        let text = metrics.render(&Counts::default(), false, &[]);
         assert!(text.contains("modelmesh_cache_miss_milliseconds_count 1"), "{text}");
         assert!(text.contains(r#"modelmesh_hold_milliseconds_count{end="served"} 2"#));
         let taken = metrics.take();
