@@ -13,7 +13,7 @@ TOOLS := .tools
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export PYTHONHASHSEED ?= 0
 
-RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -v /target/) Cargo.toml $(wildcard Cargo.lock)
+RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -vE '/(target|fuzz)/') Cargo.toml $(wildcard Cargo.lock)
 
 .PHONY: help tools build demo test check format sim faults bench bench-path flame-path bench-observed bench-cluster bench-cache bench-micro lock proto docs check-deploy check-manifests
 
@@ -88,7 +88,7 @@ check: $(STAMPS)/build ## formatters, linters, types, layers, stubs: what must h
 	@$(BIN)/ruff check -q .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports > $(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
-	@cargo fmt --check
+	@cargo fmt --check && cargo fmt --check --manifest-path crates/http2/fuzz/Cargo.toml
 	@cargo clippy -q --locked --all-targets -p modelmesh-http2 -p modelmesh-core -p modelmesh-python -- -D warnings
 	@$(BIN)/python -m mypy.stubtest modelmesh._core._native --ignore-missing-stub > $(STAMPS)/stubs.log 2>&1 || { cat $(STAMPS)/stubs.log; exit 1; }
 	@$(MAKE) --no-print-directory check-deploy
@@ -125,6 +125,21 @@ conformance: $(TOOLS)/h2spec ## the HTTP/2 of the byte path against h2spec; need
 	@cargo build -q --locked -p modelmesh-http2 --example answer
 	@$(CARGO_TARGET_DIR)/debug/examples/answer $(H2SPEC_PORT) & server=$$!; trap "kill $$server" EXIT; \
 	$(TOOLS)/h2spec -p $(H2SPEC_PORT) -o 2
+
+# Counts what code was reached; stable Rust has it as passes of LLVM.
+COVERAGE := -Cpasses=sancov-module -Ccodegen-units=1 $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters pc-table trace-compares)
+FUZZED := $(CARGO_TARGET_DIR)/fuzz
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: ## the HTTP/2 of the byte path under bytes that are chosen by what code they reach; FUZZ_SECONDS=n for each side; needs c++
+	@host=$$(rustc -vV | sed -n 's/^host: //p'); \
+	RUSTFLAGS="$(COVERAGE)" CARGO_TARGET_DIR=$(FUZZED) cargo build -q --release --locked --manifest-path crates/http2/fuzz/Cargo.toml --target $$host; \
+	for side in server client; do \
+		mkdir -p $(FUZZED)/corpus/$$side; \
+		$(FUZZED)/$$host/release/$$side $(FUZZED)/corpus/$$side -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 \
+			-artifact_prefix=$(FUZZED)/$$side- -print_final_stats=1 2> $(FUZZED)/$$side.log || { tail -40 $(FUZZED)/$$side.log; exit 1; }; \
+		sed -n "s/^stat::number_of_executed_units: */$$side: nothing found in inputs: /p" $(FUZZED)/$$side.log; \
+	done
 
 docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
 	@$(BIN)/python -m modelmesh.instance.reference
