@@ -231,6 +231,33 @@ async def test_requests_that_never_complete_end_with_their_connection(one: Insta
     await until(lambda: not one.plane.busy())
 
 
+@pytest.mark.parametrize("where", ["head", "trailers", "trailers only"])
+async def test_an_answer_with_more_headers_than_the_client_takes(
+    one: Instance, connect: Connect, runtime: Runtime, where: str
+) -> None:
+    """Clients on Netty end the connection over it, and with that all their calls."""
+
+    async def verbose(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        large = (("x-large", "x" * 2000),)
+        if where == "head":
+            await context.send_initial_metadata(large)
+        else:
+            context.set_trailing_metadata(large)
+        if where == "trailers only":
+            await context.abort(grpc.StatusCode.INTERNAL, "no")
+        yield b"answer"
+
+    runtime.script["Verbose"] = verbose
+    client = await connect(MAX_HEADER_LIST_SIZE=2000)
+    stream = client.request((":path", "/test.S/Verbose"))
+    answer = await client.answer(stream)
+    if where == "trailers":
+        answer = dict((await client.next(h2.events.TrailersReceived, stream)).headers)
+    assert answer["grpc-status"] == "8"
+    assert answer["grpc-message"].endswith("and the other side takes 2000")
+    assert (await client.answer(client.request()))[":status"] == "200"
+
+
 async def test_answers_that_nobody_reads_do_not_stop_others(one: Instance, connect: Connect, runtime: Runtime) -> None:
     """Their bytes fill the window of a connection to the runtime, which all calls share."""
     running = 0

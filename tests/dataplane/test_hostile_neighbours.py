@@ -1,13 +1,14 @@
 """Runtimes and instances that answer what nobody could mean: calls end, nothing hangs, nobody else is hurt."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 
 import grpc
 import h2.events
 import h2.settings
 import pytest
-from frames import HEADERS, OK, Connection, ForgedServer
+from frames import HEADERS, OK, Client, Connection, ForgedServer
 from scripted import ID, WAIT, Instance, Runtime, status_of, until
 
 from modelmesh.values.dataplane import (
@@ -156,13 +157,74 @@ async def test_answer_headers_beyond_every_bound(make: Make, forged: ForgedServe
     await until(lambda: not one.plane.busy())
 
 
+async def test_a_call_with_more_headers_than_the_runtime_takes(make: Make, forged: ForgedServer) -> None:
+    """Runtimes on Netty end the connection over it, and with that everybody's calls."""
+    forged.settings = {h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 8192}
+    one = make(runtime=forged.address)
+    one.local()
+    code, said = await status_of(one.unary()(b"", metadata=(*ID, ("x-large", "x" * 8200))))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert re.fullmatch(r"a header list of 8\d\d\d bytes, and the other side takes 8192", said)
+    assert await one.unary()(b"", metadata=(*ID, ("x-large", "x" * 7000))) == b""
+    assert (forged.requests(), len(forged.connections)) == (1, 1)
+    assert one.brain.events == []
+
+
 async def test_endless_resets_of_a_runtime(make: Make, forged: ForgedServer) -> None:
-    """It takes every call and resets it; each is Python's to decide, and the link lives on."""
-    one = forger(make, forged, lambda connection, stream: connection.h2.reset_stream(stream, 2))
+    """It takes every call and cancels it; each is Python's to decide, and the link lives on."""
+    one = forger(make, forged, lambda connection, stream: connection.h2.reset_stream(stream, 8))
     for _ in range(300):
         assert (await status_of(one.unary()(b"", metadata=ID)))[0] == grpc.StatusCode.UNAVAILABLE
     assert one.brain.count(AttemptFailed) == 300
+    assert len(forged.connections) == 1
     await until(lambda: not one.plane.busy())
+
+
+@pytest.mark.parametrize("reason", [0, 1, 2, 3, 6, 11, 12, 13])
+async def test_a_reset_is_the_answer_that_grpc_says_it_is(make: Make, forged: ForgedServer, reason: int) -> None:
+    """The runtime is there and wants no more of this call: another copy would do the same."""
+    code = {11: grpc.StatusCode.RESOURCE_EXHAUSTED, 12: grpc.StatusCode.PERMISSION_DENIED}.get(
+        reason, grpc.StatusCode.INTERNAL
+    )
+    one = forger(make, forged, lambda connection, stream: connection.h2.reset_stream(stream, reason))
+    found, said = await status_of(one.unary()(b"", metadata=ID))
+    assert found is code
+    assert said.startswith("the runtime reset the call: ")
+    failed = [event.outcome for event in one.brain.events if isinstance(event, AttemptFailed)]
+    assert failed == ([Outcome.EXHAUSTED] if reason == 11 else [])
+
+
+async def test_a_reset_in_the_middle_of_an_answer(make: Make, forged: ForgedServer) -> None:
+    def answer(connection: Connection, stream: int) -> None:
+        connection.h2.send_headers(stream, HEADERS)
+        connection.h2.send_data(stream, b"\0\0\0\0\1x")
+        connection.h2.reset_stream(stream, 2)
+
+    one = forger(make, forged, answer)
+    call = one.channel.unary_stream("/test.S/Many")(b"", metadata=ID)
+    assert await call.read() == b"x"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert (caught.value.code(), caught.value.details()) == (
+        grpc.StatusCode.INTERNAL,
+        "the runtime reset the call: INTERNAL_ERROR",
+    )
+
+
+async def test_a_runtime_that_keeps_the_deadline_by_itself(make: Make, forged: ForgedServer) -> None:
+    """Those on Netty cancel the call, and may be a little earlier than we are: nothing failed that could be repeated."""
+    loop = asyncio.get_running_loop()
+
+    def cancel(connection: Connection, stream: int) -> None:
+        connection.h2.reset_stream(stream, 8)
+        connection.flush()
+
+    one = forger(make, forged, lambda connection, stream: loop.call_later(0.195, cancel, connection, stream))
+    client = await Client.connect(one.plane.serving_port)
+    answer = await client.answer(client.request(("grpc-timeout", "200m")))
+    assert answer["grpc-status"] == "4"
+    assert one.brain.events == []
+    client.writer.close()
 
 
 @pytest.mark.parametrize("refused", ["nonsense", "moved", ""])

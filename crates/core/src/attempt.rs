@@ -4,6 +4,8 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
+use modelmesh_http2::Error;
+
 use crate::call::{Call, unless_stopped};
 use crate::copy::LocalCopy;
 use crate::extraction::Injector;
@@ -14,7 +16,7 @@ use crate::link::{Link, Place};
 use crate::outcome::{Failure, Outcome};
 use crate::peers::Destination;
 use crate::relay::{End, Relay, Upstream};
-use crate::status::Code;
+use crate::status::{Code, Status};
 use crate::timeout;
 use crate::trace::{Begun, TRACEPARENT};
 
@@ -86,6 +88,9 @@ async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>
     let authority = link.destination.authority.as_str();
     let (answer, request) = match place.sender().send(authority, &call.path, &headers, false) {
         Ok(sent) => sent,
+        Err(error @ Error::TooLarge { .. }) => {
+            return End::Refused(Status::new(Code::ResourceExhausted, error.to_string()));
+        }
         Err(error) => {
             place.mark_dead();
             return never_sent(error.to_string());
@@ -107,6 +112,7 @@ async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>
             Towards::Peer { .. } => None,
         },
         place,
+        deadline: call.deadline.as_ref().map(|deadline| deadline.at),
         injector: injector.map(Box::new),
     };
     let deadline = &mut call.deadline;

@@ -79,13 +79,17 @@ impl Caller {
     /// Sends response headers.
     ///
     /// # Errors
-    /// The client has gone.
+    /// The client has gone, or does not take so many headers and was told so.
     pub fn begin(&mut self, mut headers: HeaderMap) -> Result<(), Gone> {
         if !self.is_instance {
             strip_mesh_headers(&mut headers);
         }
         if let Some(copied) = &mut self.copied {
             copied.headers = headers.clone();
+        }
+        if let Some(status) = self.too_many(&headers) {
+            self.end(status);
+            return Err(Gone);
         }
         match &mut self.side {
             Side::Stream(answer) => answer.begin(StatusCode::OK, &headers, false),
@@ -123,16 +127,20 @@ impl Caller {
     }
 
     /// Ends the answer with trailers as they came (a trailers-only block if it has not begun).
-    pub fn end_with(&mut self, mut trailers: HeaderMap, code: Code) {
+    pub fn end_with(&mut self, mut trailers: HeaderMap, mut code: Code) {
         if self.ended.is_some() {
             return;
+        }
+        if !self.is_instance {
+            strip_mesh_headers(&mut trailers);
+        }
+        if let Some(status) = self.too_many(&trailers) {
+            code = status.code;
+            trailers = if self.has_begun() { status.into_trailers() } else { status.into_trailers_only() };
         }
         self.ended = Some(code);
         if code != Code::Ok && !self.is_instance {
             self.message = Some(status::message_of(&trailers));
-        }
-        if !self.is_instance {
-            strip_mesh_headers(&mut trailers);
         }
         // A client that has gone needs no answer.
         match &mut self.side {
@@ -140,6 +148,14 @@ impl Caller {
             Side::Stream(answer) => drop(answer.begin(StatusCode::OK, &trailers, true)),
             Side::Part(part) => part.trailers = trailers,
         }
+    }
+
+    /// What a client is told instead of headers that it does not take. Many end the connection, and with it all their
+    /// calls, if they get them all the same.
+    fn too_many(&self, headers: &HeaderMap) -> Option<Status> {
+        let Side::Stream(answer) = &self.side else { return None };
+        let error = answer.fits(headers).err()?;
+        Some(Status::new(Code::ResourceExhausted, format!("the answer has {error}")))
     }
 
     /// As `end_with`; the code is read from the trailers.

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use modelmesh_http2::SendStream;
+use modelmesh_http2::{Error, SendStream};
 
 /// A first chunk up to this size is sent without asking for window first: most calls end with it, and
 /// at most one such chunk a stream waits inside HTTP/2.
@@ -30,6 +30,14 @@ impl Outflow {
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.stream.has_begun()
+    }
+
+    /// Whether the other side takes so many headers.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn fits(&self, headers: &HeaderMap) -> Result<(), Error> {
+        self.stream.fits(headers)
     }
 
     /// Sends the head of an answer.

@@ -3,11 +3,13 @@
 //! A unary call is just a short stream. Nothing is parsed but message lengths.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
-use modelmesh_http2::{Error, RecvStream, ResponseHead};
+use modelmesh_http2::{Error, Reason, RecvStream, ResponseHead};
+use tokio::time::Instant;
 
 use crate::caller::Caller;
 use crate::copy::LocalCopy;
@@ -20,6 +22,9 @@ use crate::outcome::{self, Answer, Failure, Outcome};
 use crate::replay::{Body, BodyError};
 use crate::stall::Stall;
 use crate::status::{self, Code, Status};
+
+/// A runtime that keeps the deadline as well may cancel the call so much earlier: our timer rounds up.
+const EARLY: Duration = Duration::from_millis(10);
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -43,6 +48,7 @@ pub struct Relay<'a> {
     /// The local copy that serves; None over a hop.
     pub copy: Option<&'a LocalCopy>,
     pub place: &'a Place,
+    pub deadline: Option<Instant>,
     /// Rare and large, so not a part of every task.
     pub injector: Option<Box<Injector>>,
 }
@@ -254,7 +260,22 @@ impl Relay<'_> {
         End::Answered
     }
 
-    fn lost(&self, error: &Error) -> End {
+    /// The stream broke.
+    fn lost(&mut self, error: &Error) -> End {
+        if self.copy.is_some()
+            && let Error::Reset { reason, by_peer: true } = error
+            && let Some(code) = Code::from_reset(*reason)
+        {
+            // The runtime is there and has ended this call: another copy would do the same.
+            let status = Status::new(code, format!("the runtime reset the call: {reason}"));
+            let begun = self.caller.has_begun();
+            let trailers = if begun { status.into_trailers() } else { status.into_trailers_only() };
+            return self.end_with_trailers(None, Some(trailers));
+        }
+        let cancelled = matches!(error, Error::Reset { reason: Reason::CANCEL, by_peer: true });
+        if cancelled && self.deadline.is_some_and(|deadline| deadline <= Instant::now() + EARLY) {
+            return End::Late;
+        }
         let what = if self.copy.is_some() { "runtime" } else { "instance" };
         let mut failure =
             Failure::new(Outcome::Lost, Code::Unavailable, format!("connection to the {what} lost: {error}"));

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use modelmesh_http2::Reason;
 
 use crate::headers::{GRPC_MESSAGE, GRPC_STATUS};
 
@@ -82,6 +83,20 @@ impl Code {
             404 => Self::Unimplemented,
             429 | 502 | 503 | 504 => Self::Unavailable,
             _ => Self::Unknown,
+        }
+    }
+
+    /// The code of a stream that the server reset; None if that says nothing about the call: it was not processed, or the
+    /// server stops.
+    ///
+    /// Source: gRPC, `PROTOCOL-HTTP2.md`, "HTTP2 Transport Mapping", "Errors".
+    #[must_use]
+    pub fn from_reset(reason: Reason) -> Option<Self> {
+        match reason {
+            Reason::REFUSED_STREAM | Reason::CANCEL => None,
+            Reason::ENHANCE_YOUR_CALM => Some(Self::ResourceExhausted),
+            Reason::INADEQUATE_SECURITY => Some(Self::PermissionDenied),
+            _ => Some(Self::Internal),
         }
     }
 

@@ -63,6 +63,8 @@ pub enum Error {
     Broken(io::ErrorKind),
     /// All stream ids of the connection have been used.
     UsedUp,
+    /// A header list is larger than the other side takes. Nothing was sent: many would end the connection over it.
+    TooLarge { bytes: usize, most: usize },
 }
 
 impl Error {
@@ -70,7 +72,7 @@ impl Error {
     #[must_use]
     pub fn is_unprocessed(&self) -> bool {
         match self {
-            Self::Refused { .. } | Self::UsedUp => true,
+            Self::Refused { .. } | Self::UsedUp | Self::TooLarge { .. } => true,
             Self::Reset { reason, by_peer } => *by_peer && *reason == Reason::REFUSED_STREAM,
             Self::Protocol { .. } | Self::Broken(_) => false,
         }
@@ -86,6 +88,9 @@ impl fmt::Display for Error {
             Self::Protocol { reason, why } => write!(formatter, "connection error: {reason} ({why})"),
             Self::Broken(kind) => write!(formatter, "{kind}"),
             Self::UsedUp => formatter.write_str("all stream ids of the connection are used up"),
+            Self::TooLarge { bytes, most } => {
+                write!(formatter, "a header list of {bytes} bytes, and the other side takes {most}")
+            }
         }
     }
 }

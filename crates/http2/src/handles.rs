@@ -104,6 +104,14 @@ impl Drop for RecvStream {
 }
 
 impl SendStream {
+    /// Whether the other side takes a head or trailers with these headers. It is for the caller to send something else.
+    ///
+    /// # Errors
+    /// They are too large.
+    pub fn fits(&self, headers: &HeaderMap) -> Result<(), Error> {
+        self.state.lock().answer_fits(headers)
+    }
+
     /// Sends the head of an answer.
     ///
     /// # Errors
@@ -202,7 +210,7 @@ impl Sender {
     /// Sends the head of a POST request. Beyond the streams that the other side permits it waits for its turn.
     ///
     /// # Errors
-    /// The connection has ended, or the other side goes away.
+    /// The connection has ended, the other side goes away, or it does not take so many headers.
     pub fn send(
         &self,
         authority: &str,

@@ -252,7 +252,7 @@ impl State {
                     return Err(Fault::protocol("a frame size that is not permitted"));
                 }
                 setting::MAX_FRAME_SIZE => self.max_send_frame = value as usize,
-                // Others, and a bound of header lists that is only advice.
+                setting::MAX_HEADER_LIST_SIZE => self.max_send_list = value as usize,
                 _ => {}
             }
         }

@@ -14,6 +14,12 @@ use crate::stream::{Holders, SendEnd, Sending, Stream, Unopened, remember};
 const FULL: usize = 512 << 10;
 /// What one stream may take of the room at a time.
 const TURN: usize = 64 << 10;
+/// What an entry of a header list counts beside its name and value.
+const ENTRY: usize = 32;
+/// `:status` and its value.
+const STATUS: usize = 10 + ENTRY;
+/// `:method POST`, `:scheme http`, and what `:path` and `:authority` count without their values.
+const REQUEST: usize = 11 + 11 + 5 + 10 + 4 * ENTRY;
 
 impl State {
     /// A new request. It waits if the other side permits no more streams now.
@@ -25,6 +31,7 @@ impl State {
         last: bool,
     ) -> Result<usize, Error> {
         self.check()?;
+        self.fits(REQUEST + path.len() + authority.len(), headers)?;
         let holders = Holders { receiver: true, sender: true, acceptor: false };
         if self.active >= self.max_send_streams {
             let key = self.open(0, holders);
@@ -45,6 +52,21 @@ impl State {
         }
         self.write_request(id, authority, path, headers, last);
         Ok(key)
+    }
+
+    /// Whether the other side takes an answer's head, or trailers, with these headers.
+    pub fn answer_fits(&self, headers: &HeaderMap) -> Result<(), Error> {
+        self.fits(STATUS, headers)
+    }
+
+    fn fits(&self, others: usize, headers: &HeaderMap) -> Result<(), Error> {
+        let most = self.max_send_list;
+        if most == usize::MAX {
+            return Ok(());
+        }
+        let entries = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ENTRY);
+        let bytes = others + entries.sum::<usize>();
+        if bytes > most { Err(Error::TooLarge { bytes, most }) } else { Ok(()) }
     }
 
     fn next_id(&mut self) -> Result<u32, Error> {

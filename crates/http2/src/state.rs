@@ -71,6 +71,8 @@ pub(crate) struct State {
     pub send_window: i64,
     pub initial_send_window: i64,
     pub max_send_frame: usize,
+    /// Of a header list, as RFC 9113, section 6.5.2, counts it.
+    pub max_send_list: usize,
     pub waiting: VecDeque<(usize, u32)>,
     pub receive_window: i64,
     pub unclaimed: u32,
@@ -107,6 +109,7 @@ impl State {
             send_window: DEFAULT_WINDOW.into(),
             initial_send_window: DEFAULT_WINDOW.into(),
             max_send_frame: DEFAULT_FRAME as usize,
+            max_send_list: usize::MAX,
             waiting: VecDeque::new(),
             receive_window: settings.connection_window.max(DEFAULT_WINDOW).into(),
             unclaimed: 0,
