@@ -126,6 +126,10 @@ conformance: $(TOOLS)/h2spec ## the HTTP/2 of the byte path against h2spec; need
 	@$(CARGO_TARGET_DIR)/debug/examples/answer $(H2SPEC_PORT) & server=$$!; trap "kill $$server" EXIT; \
 	$(TOOLS)/h2spec -p $(H2SPEC_PORT) -o 2
 
+.PHONY: interop
+interop: bytecode ## clients of grpc-java and grpc-js, and a runtime of grpc-java; needs Java 17, Maven and Node
+	@$(BIN)/python tests/interop/run.py $(CARGO_TARGET_DIR)/interop
+
 # Counts what code was reached; stable Rust has it as passes of LLVM.
 COVERAGE := -Cpasses=sancov-module -Ccodegen-units=1 $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters pc-table trace-compares)
 FUZZED := $(CARGO_TARGET_DIR)/fuzz
