@@ -12,8 +12,9 @@ import io.grpc.netty.shaded.io.netty.channel.unix.DomainSocketAddress;
 import io.grpc.stub.ServerCalls;
 import io.grpc.stub.StreamObserver;
 import java.io.ByteArrayOutputStream;
+import java.util.concurrent.TimeUnit;
 
-/** A model server on grpc-java, on a unix socket: loads at once, and echoes. */
+/** A model server on grpc-java, on a unix socket, whose connections age: loads at once, and echoes. */
 public final class EchoRuntime {
     private static final long CAPACITY = 1L << 30;
     private static final long SIZE = 1L << 20;
@@ -25,6 +26,7 @@ public final class EchoRuntime {
             .workerEventLoopGroup(new MultiThreadIoEventLoopGroup(1, EpollIoHandler.newFactory()))
             .fallbackHandlerRegistry(new Methods())
             .maxInboundMessageSize(16 << 20)
+            .maxConnectionAge(3, TimeUnit.SECONDS)
             .build()
             .start()
             .awaitTermination();
