@@ -138,7 +138,10 @@ class Faults:
     async def _drain(self) -> bool:
         if len(self._world.cluster.instances) < 2:
             return False
-        await self._world.leave(self._world.some(), self._rng.choice((500, 20_000)))
+        name = self._world.some()
+        if self._world.cluster.instances[name].plane.cache.draining:
+            return False
+        await self._world.leave(name, self._rng.choice((500, 20_000)))
         return True
 
     def _two(self) -> tuple[InstanceId, InstanceId] | None:
