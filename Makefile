@@ -15,7 +15,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -vE '/(target|fuzz)/') Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo test check format sim faults bench bench-path flame-path bench-observed bench-cluster bench-cache bench-micro lock proto docs check-deploy check-manifests
+.PHONY: help tools build demo test check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-micro lock proto docs check-deploy check-manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -178,6 +178,10 @@ bench-path: bytecode ## what a call costs on its way, beside Envoy and others (7
 flame-path: bytecode ## a flame graph of a warm call; needs perf
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python benchmarks/path/flamegraph.py
+
+timeline-path: bytecode ## who runs on which CPU during warm calls; needs perf
+	@cargo build -q --release -p modelmesh-bench-kit
+	@$(BIN)/python benchmarks/path/timeline.py
 
 bench-observed: bytecode ## what metrics, payload taps, access control and traces cost a call (3 minutes)
 	@cargo build -q --release -p modelmesh-bench-kit

@@ -30,7 +30,7 @@ MLSERVER = "mlserver==1.7.*"
 SETTINGS = {
     "envoy": f"{ENVOY}, static routes, HTTP/2 on both sides, no access log, one worker thread (as the instance has one "
     "data thread)",
-    "envoy 2": "the same with two worker threads, its default on two CPUs",
+    "envoy 2": "the same with two worker threads, its default on two CPUs, and connections spread evenly over them",
     "grpc.aio": f"{AIO}, benchmarks/path/aio_proxy.py, one process",
     "mlserver": f"{MLSERVER}, a model that gives its input back, in the process (parallel_workers 0), metrics on; it is "
     "no proxy: model and server are one, and the message is an Open Inference Protocol request of a 76-byte tensor",
@@ -128,7 +128,13 @@ def envoy_config(port: int, runtime_port: int) -> dict[str, Any]:
         ],
     }
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
-    listener = {"name": "bench", "address": address(port), "filter_chains": [{"filters": filters}]}
+    listener = {
+        "name": "bench",
+        "address": address(port),
+        "filter_chains": [{"filters": filters}],
+        # As Envoy's manual advises for few long connections: else chance decides which worker has how many of the four.
+        "connection_balance_config": {"exact_balance": {}},
+    }
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 

@@ -45,7 +45,7 @@ def render(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "![CPU per call](path-cpu.svg)"
     yield ""
-    yield from closed_loops(runs)
+    yield from closed_loops(runs, result["environment"]["machine"]["cpus"])
     yield ""
     yield from open_loops(runs)
     yield ""
@@ -98,11 +98,19 @@ def rows(judged: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield f"| {name} | {row.what} | {value} | {sign} {row.must:g} | {aim} | {'yes' if found['ok'] else '**no**'} |"
 
 
-def closed_loops(runs: Runs) -> Iterator[str]:
+def closed_loops(runs: Runs, cpus: int) -> Iterator[str]:
     """A line for each path and shape."""
     yield "Closed loop: as many calls at a time as connections x streams (6 x 11 where three instances are entered)."
     yield "Generator, runtime and what is between them together use *CPUs*: where that is less than the machine has, the rate"
-    yield "is bound by how fast processes wake each other, for the calls travel together, and not by what a call costs."
+    yield "is bound by how fast processes wake each other, for the calls travel together, and not by what a call costs"
+    yield "([who runs when](warm-timeline.svg), `make timeline-path`)."
+    if local := pick(runs, path="local", shape=BUSY):
+        all_us = median(cpus_used(run) / run["per_second"] * 1e6 for run in local)
+        others_us = all_us - median(map(between_us, local))
+        yield (
+            f"Of the {all_us:.1f} µs that a local call of {BUSY} costs all three, generator and runtime take {others_us:.1f}:"
+            f" with every CPU full it would be {1e6 * cpus / all_us:,.0f} calls/s."
+        )
     yield ""
     yield "| shape | path | calls/s | p50 µs | p99 µs | CPU µs a call: between | runtime | ratio | CPUs |"
     yield "|---|---|---|---|---|---|---|---|---|"
