@@ -6,9 +6,6 @@ pub mod grpc;
 pub mod socket;
 pub mod tls;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Received but unread bytes of one stream. Beyond 1 MB nothing gets faster.
 pub const STREAM_WINDOW: u32 = 1 << 20;
 /// Of one connection: many stuck streams must not stop the others.

@@ -28,6 +28,9 @@ use content::{Body, Models};
 use held::{Held, held_loop};
 use timer::Timer;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "\
 Sends gRPC calls and prints what came back, as JSON. Each answer must hold the bytes that were sent.
   --target host:port|unix:///path  repeat for several; connections take turns
