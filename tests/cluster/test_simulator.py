@@ -229,6 +229,40 @@ def test_a_redundant_copy_dropped_without_its_guard(monkeypatch: pytest.MonkeyPa
     assert "dropped the last copy of m (duplicated) while it is in use" in (broken or "")
 
 
+@pytest.mark.parametrize("ends", ["the lease", "the copy"])
+def test_a_key_that_goes_with_its_lease_was_not_dropped(ends: str) -> None:
+    """A copy was to be dropped, the store was away for too long, and all keys of the instance went (seed 226)."""
+
+    async def main() -> str | None:
+        memory = SqliteStore(":memory:", expires_leases=True)
+        store = FaultyStore(memory, VirtualClock())
+        cluster = SimulatedCluster(seed=1, store=memory)
+        invariants = Invariants(cluster, memory)
+        await invariants.begin()
+        await cluster.add("a", store=store, infer=infer_after(lambda: 2_000))
+        a = cluster.instances[InstanceId("a")]
+        await register(a, "m", load=True)
+        await asyncio.sleep(1)
+        call = asyncio.create_task(cluster.call("m", via="a"))
+        await asyncio.sleep(0.5)
+        if ends == "the lease":
+            store.pause()
+        a.plane.cache.drop(ModelId("m"), CopiesReason.DUPLICATED)
+        if ends == "the lease":
+            await memory.revoke(a.plane.membership.lease)
+        await asyncio.sleep(0.5)
+        call.cancel()
+        await invariants.end()
+        await cluster.stop()
+        return invariants.broken
+
+    broken = run_virtual(main())
+    if ends == "the lease":
+        assert broken is None
+    else:
+        assert "dropped the last copy of m (duplicated)" in (broken or "")
+
+
 def test_an_answer_from_the_model_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cache, "record_changed", lambda *_: None)
     found("but knew of")

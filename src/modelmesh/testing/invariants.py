@@ -15,10 +15,10 @@
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from modelmesh.control.keys import CopyKey, RegistryKey
+from modelmesh.control.keys import CopyKey, MemberKey, RegistryKey
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.ports import Change, ChangeKind, CompactedError, KeyValue, Store
 from modelmesh.testing.clock import VirtualClock, VirtualLoop
@@ -295,6 +295,10 @@ class Invariants:
                 for item in listing.items:
                     self._put(item)
                 async for changes in self._store.watch(KEYS.base, start=Revision(listing.revision + 1)):
+                    for instance in _left(changes):
+                        # What goes with its lease, nobody has dropped.
+                        for model in self._keys.get(instance, {}):
+                            self._relying.pop((instance, model), None)
                     for change in changes:
                         self._change(change)
 
@@ -343,3 +347,9 @@ class _Books:
         self.free_bytes = free_bytes
         self.capacity_bytes = capacity_bytes
         self.booked = booked
+
+
+def _left(changes: Sequence[Change]) -> list[InstanceId]:
+    """Instances whose own key was deleted, and with it all that their lease held."""
+    deleted = (KEYS.parse(change.item.key) for change in changes if change.kind is not ChangeKind.PUT)
+    return [key.instance for key in deleted if isinstance(key, MemberKey)]
