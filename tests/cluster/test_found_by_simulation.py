@@ -3,7 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from modelmesh.control.copy_entry import DropReason
+from modelmesh.control.enact import CopyWriter
 from modelmesh.control.state import Changed, LostCopy
 from modelmesh.policy.eviction import EvictionReason
 from modelmesh.ports import Transaction, TransactionResult
@@ -351,5 +354,32 @@ def test_a_store_emptied_while_a_watch_is_being_opened_is_met_again() -> None:
         assert [item.key for item in (await cluster.store.range(KEYS.copies)).items] == [
             KEYS.copy(ModelId("m"), InstanceId("a"))
         ]
+
+    play(story)
+
+
+def test_a_copy_that_stays_after_all_has_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its key went with the lease while it was to be dropped, so it was not put again with the others (seed 415)."""
+    withdraw = CopyWriter.withdraw
+
+    async def late(self, model: ModelId, **given) -> bool:
+        await asyncio.sleep(4)
+        return await withdraw(self, model, **given)
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store)
+        b = await cluster.add("b")
+        await register(b, "m")
+        await hold(cluster, "m", "b")
+        await hold(cluster, "m", "a")
+        monkeypatch.setattr(CopyWriter, "withdraw", late)
+        a.plane.cache.drop(ModelId("m"), EvictionReason.REDUNDANT, relied_on=a.plane.cache.others(ModelId("m")))
+        await store.expire_leases()
+        b.plane.cache.drop(ModelId("m"), DropReason.UNLOAD_ASKED)
+        await asyncio.sleep(5)
+        assert a.plane.cache.ready() == ("m",)
+        held = await cluster.store.range(KEYS.copies_of(ModelId("m")))
+        assert [item.key for item in held.items] == [KEYS.copy(ModelId("m"), InstanceId("a"))]
 
     play(story)

@@ -103,7 +103,8 @@ TRANSITIONS: dict[tuple[CopyState, CopyInput], tuple[CopyState, tuple[CopyEffect
     (S.SIZING, I.DROPPED): (S.WITHDRAWING, (E.LEAVE, E.WITHDRAW)),
     (S.READY, I.DROPPED): (S.WITHDRAWING, (E.LEAVE, E.WITHDRAW)),
     (S.WITHDRAWING, I.WITHDRAWN): (S.LEAVING, (E.CLOSE, E.AWAIT_IDLE)),
-    (S.WITHDRAWING, I.KEPT): (S.READY, (E.STAY,)),
+    # Its key may have gone with the lease meanwhile, and those that leave are not put again with the others.
+    (S.WITHDRAWING, I.KEPT): (S.READY, (E.STAY, E.PUBLISH)),
     # Its record is gone or another one: nobody may be answered from it, however long the store takes for its key.
     (S.WITHDRAWING, I.VOIDED): (S.LEAVING, (E.CLOSE, E.AWAIT_IDLE)),
     (S.LEAVING, I.IDLE): (S.UNLOADING, (E.UNLOAD,)),
