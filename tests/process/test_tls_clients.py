@@ -246,7 +246,11 @@ async def test_one_self_signed_certificate_will_do_for_everybody(start: Start, t
         await mesh.register(f"m{number}", via=number % 2)
         assert (await mesh.predict(f"m{number}", via=(number + 1) % 2)).results
     await mesh.register("m", load=True, sync=True)
-    assert await mesh.state("m", via=1) == "LOADED"
+
+    async def is_seen() -> bool:
+        return await mesh.state("m", via=1) == "LOADED"
+
+    await eventually(is_seen)  # by the other instance, whose view is a moment behind
 
 
 @pytest.mark.parametrize(
