@@ -11,7 +11,15 @@ from modelmesh.control.state import Changed, LostCopy
 from modelmesh.policy.eviction import EvictionReason
 from modelmesh.ports import Transaction, TransactionResult
 from modelmesh.testing.clock import VirtualClock, run_virtual
-from modelmesh.testing.cluster import KEYS, SimulatedCluster, infer_after, register, set_vmodel, unregister
+from modelmesh.testing.cluster import (
+    KEYS,
+    SimulatedCluster,
+    SimulatedInstance,
+    infer_after,
+    register,
+    set_vmodel,
+    unregister,
+)
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.dataplane import Hop
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
@@ -36,6 +44,17 @@ def play(story: Story, *, seed: int = 1) -> None:
 
 def told(cluster: SimulatedCluster, kind: str, reason: str = "") -> int:
     return sum(event.kind == kind and reason in {"", event.reason} for event in cluster.story)
+
+
+async def two_holders(cluster: SimulatedCluster) -> tuple[SimulatedInstance, SimulatedInstance, FaultyStore]:
+    """The model `m` loaded at `a` and `b`; the store is as `a` sees it."""
+    store = FaultyStore(cluster.store, VirtualClock())
+    a = await cluster.add("a", store=store)
+    b = await cluster.add("b")
+    await register(b, "m")
+    await hold(cluster, "m", "b")
+    await hold(cluster, "m", "a")
+    return a, b, store
 
 
 async def hold(cluster: SimulatedCluster, model: str, name: str) -> None:
@@ -287,12 +306,7 @@ def test_a_copy_that_relied_on_another_leaves_all_the_same_when_its_record_goes(
     """The other went with the record, the store refused, and the copy of a model that nobody knows stayed."""
 
     async def story(cluster: SimulatedCluster) -> None:
-        store = FaultyStore(cluster.store, VirtualClock())
-        a = await cluster.add("a", store=store)
-        b = await cluster.add("b")
-        await register(b, "m")
-        await hold(cluster, "m", "b")
-        await hold(cluster, "m", "a")
+        a, b, store = await two_holders(cluster)
         store.latency_ms = 1_000
         a.plane.cache.drop(ModelId("m"), EvictionReason.REDUNDANT, relied_on=a.plane.cache.others(ModelId("m")))
         await unregister(b, "m")
@@ -367,12 +381,7 @@ def test_a_copy_that_stays_after_all_has_its_key(monkeypatch: pytest.MonkeyPatch
         return await withdraw(self, model, **given)
 
     async def story(cluster: SimulatedCluster) -> None:
-        store = FaultyStore(cluster.store, VirtualClock())
-        a = await cluster.add("a", store=store)
-        b = await cluster.add("b")
-        await register(b, "m")
-        await hold(cluster, "m", "b")
-        await hold(cluster, "m", "a")
+        a, b, store = await two_holders(cluster)
         monkeypatch.setattr(CopyWriter, "withdraw", late)
         a.plane.cache.drop(ModelId("m"), EvictionReason.REDUNDANT, relied_on=a.plane.cache.others(ModelId("m")))
         await store.expire_leases()

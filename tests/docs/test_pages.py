@@ -182,6 +182,10 @@ def test_every_test_file_has_a_name_of_its_own() -> None:
     assert sorted(names) == sorted(set(names))
 
 
+VARIABLE_KINDS = {"kind": {"evicted", "dropped"}}
+"""What a name may be that stands there instead of a text."""
+
+
 def kinds_of_events() -> set[str]:
     """First arguments of all notes in the journal."""
     kinds = set()
@@ -198,32 +202,32 @@ def kinds_of_events() -> set[str]:
     return kinds
 
 
-VARIABLE_KINDS = {"kind": {"evicted", "dropped"}}
-
-
 def test_the_page_of_events_names_them_all_and_their_reasons() -> None:
     page = (ROOT / "docs" / "reference" / "events.md").read_text()
     events: set[str] = set()
     reasons: dict[str, set[str]] = {}
-    for table in re.findall(
-        r"^(\| (?:event|reason of .*?) \|.*\n)\|---\|---\|\n((?:\| .*\n)+)", page, flags=re.MULTILINE
-    ):
-        title, rows = table
+    tables = re.findall(r"^(\| (?:event|reason of .*?) \|.*\n)\|---\|---\|\n((?:\| .*\n)+)", page, flags=re.MULTILINE)
+    for title, rows in tables:
         words = {word for row in rows.splitlines() for word in re.findall(r"`([\w-]+)`", row.split("|")[1])}
         if title.startswith("| event "):
             events |= words
         else:
             reasons[" ".join(re.findall(r"`(\w+)`", title))] = words
     assert events == kinds_of_events()
-    quiet = {CopiesReason.ENOUGH, CopiesReason.NO_ROOM, CopiesReason.GIVEN_UP, CopiesReason.CHANGING}
+    # Why nothing is done is no event.
+    quiet = {
+        CopiesReason.ENOUGH,
+        CopiesReason.NO_ROOM,
+        CopiesReason.GIVEN_UP,
+        CopiesReason.CHANGING,
+        CopiesReason.NO_PLACE,
+    }
     assert reasons == {
         "sent local gave_up": {reason.value for reason in AttemptReason},
         "attempt_failed": {outcome.value for outcome in Outcome},
         "victim evicted": {reason.value for reason in EvictionReason},
         "dropped": {reason.value for reason in DropReason},
-        "adds_copies drops_copy": {
-            reason.value for reason in CopiesReason if reason not in {*quiet, CopiesReason.NO_PLACE}
-        },
+        "adds_copies drops_copy": {reason.value for reason in CopiesReason if reason not in quiet},
         "moved": {
             reason.value for reason in (BalanceReason.JOINED_EMPTY, DrainReason.IN_USE, DrainReason.USED_RECENTLY)
         },

@@ -119,11 +119,13 @@ impl Caller {
     /// Ends the answer; trailers-only if it has not begun.
     pub fn end(&mut self, status: Status) {
         let code = status.code;
-        if self.has_begun() {
-            self.end_with(status.into_trailers(), code);
-        } else {
-            self.end_with(status.into_trailers_only(), code);
-        }
+        self.end_with(self.last_block(status), code);
+    }
+
+    /// A status as the header block that ends the answer.
+    #[must_use]
+    pub fn last_block(&self, status: Status) -> HeaderMap {
+        if self.has_begun() { status.into_trailers() } else { status.into_trailers_only() }
     }
 
     /// Ends the answer with trailers as they came (a trailers-only block if it has not begun).
@@ -136,7 +138,7 @@ impl Caller {
         }
         if let Some(status) = self.too_many(&trailers) {
             code = status.code;
-            trailers = if self.has_begun() { status.into_trailers() } else { status.into_trailers_only() };
+            trailers = self.last_block(status);
         }
         self.ended = Some(code);
         if code != Code::Ok && !self.is_instance {

@@ -268,9 +268,7 @@ impl Relay<'_> {
         {
             // The runtime is there and has ended this call: another copy would do the same.
             let status = Status::new(code, format!("the runtime reset the call: {reason}"));
-            let begun = self.caller.has_begun();
-            let trailers = if begun { status.into_trailers() } else { status.into_trailers_only() };
-            return self.end_with_trailers(None, Some(trailers));
+            return self.end_with_trailers(None, Some(self.caller.last_block(status)));
         }
         let cancelled = matches!(error, Error::Reset { reason: Reason::CANCEL, by_peer: true });
         if cancelled && self.deadline.is_some_and(|deadline| deadline <= Instant::now() + EARLY) {

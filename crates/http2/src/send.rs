@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::error::{Error, Reason};
 use crate::frame::LARGEST_ID;
+use crate::hpack::ENTRY;
 use crate::state::State;
 use crate::stream::{Holders, SendEnd, Sending, Stream, Unopened, remember};
 
@@ -14,8 +15,6 @@ use crate::stream::{Holders, SendEnd, Sending, Stream, Unopened, remember};
 const FULL: usize = 512 << 10;
 /// What one stream may take of the room at a time.
 const TURN: usize = 64 << 10;
-/// What an entry of a header list counts beside its name and value.
-const ENTRY: usize = 32;
 /// `:status` and its value.
 const STATUS: usize = 10 + ENTRY;
 /// `:method POST`, `:scheme http`, and what `:path` and `:authority` count without their values.
