@@ -32,3 +32,12 @@ def test_a_long_load_weighs_more_than_a_common_one() -> None:
     assert learned.weight(ModelId("slow")) == 3
     assert learned.weight(ModelId("m0")) == learned.weight(ModelId("never loaded")) == 0
     assert 1_000 <= learned.common_load_ms < 1_200
+
+
+def test_a_prediction_counts_until_the_model_was_measured() -> None:
+    learned = Learned()
+    learned.predicted(ModelId("a"), 500)
+    assert learned.prediction(ModelId("a")) == 500
+    assert learned.size(ModelId("a")) is None
+    learned.measured(ModelId("a"), "onnx", 800)
+    assert learned.prediction(ModelId("a")) is None

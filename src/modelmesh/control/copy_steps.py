@@ -186,8 +186,9 @@ class CopySteps:
         )
 
     def predicted_bytes(self, model: ModelId, model_type: str) -> int:
-        """The best guess of a model's size without asking anyone: its own, that of its type, the default."""
-        known = self.learned.size(model) or self.learned.type_size(model_type)
+        """The best guess of a model's size without asking anyone: measured, predicted, that of its type, the default."""
+        learned = self.learned
+        known = learned.size(model) or learned.prediction(model) or learned.type_size(model_type)
         return known or self.parameters.default_size_bytes
 
     # --- from the wish to the end --------------------------------------------------------------

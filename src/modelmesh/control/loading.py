@@ -9,7 +9,7 @@ from modelmesh.control.enact import Claimed, ClaimMoved, CopyWriter
 from modelmesh.control.journal import Journal
 from modelmesh.control.link import RuntimeParameters
 from modelmesh.control.usage import Learned
-from modelmesh.machines.model_copy import CopyInput
+from modelmesh.machines.model_copy import CopyInput, CopyState
 from modelmesh.policy.admission import AdmissionReason, LoadCondition, admit
 from modelmesh.ports import Clock, LeaseNotFoundError, Runtime, RuntimeCallError, StoreError
 from modelmesh.values.dataplane import Outcome
@@ -83,23 +83,47 @@ class Loading:
         self._uncertain = uncertain
 
     async def claim(self, entry: Entry) -> None:
-        """Claim the load: ours, or why not."""
-        end = await self._try_claim(entry)
-        if end is None:
-            self._step(entry, CopyInput.CLAIMED)
-        else:
+        """Claim the load: ours, or why not.
+
+        The runtime is asked for the size of a model never loaded here while the claim is written, which stands on
+        the best guess until the copy is ready. A model that turns out not to be taken is given back.
+        """
+        asked: asyncio.Task[None] | None = None
+        if self._learned.size(entry.model) is None and self._offered():
+            asked = asyncio.create_task(self._predict(entry))
+        try:
+            end = await self._admitted_claim(entry, asked)
+            if end is not None:
+                given = CopyInput.CLAIM_REFUSED
+            elif asked is None or entry.state is not CopyState.CLAIMING:
+                given = CopyInput.CLAIMED
+            else:
+                await asked
+                end = self._admission(entry)
+                given = CopyInput.CLAIMED if end is None else CopyInput.CLAIMED_IN_VAIN
+        finally:
+            if asked is not None:
+                asked.cancel()
+        if end is not None:
             entry.end = end
-            self._step(entry, CopyInput.CLAIM_REFUSED)
+        self._step(entry, given)
+
+    async def _predict(self, entry: Entry) -> None:
+        """Let the runtime predict the size, for the next guess too."""
+        size = await self._runtime.predict_size(entry.source)
+        if size is not None:
+            self._learned.predicted(entry.model, size)
+
+    async def _admitted_claim(self, entry: Entry, asked: "asyncio.Task[None] | None") -> LoadEnd | None:
+        """Admit and claim on the best guess; None if the load is ours. No guess refuses what the runtime would not."""
+        refused = self._admission(entry)
+        if refused is not None and asked is not None:
+            await asked
+            refused = self._admission(entry)
+        return refused or await self._try_claim(entry)
 
     async def _try_claim(self, entry: Entry) -> LoadEnd | None:
-        """Predict, admit, claim; None if the load is ours."""
-        size = self._learned.size(entry.model)
-        if size is None and self._offered():
-            size = await self._runtime.predict_size(entry.source)
-        entry.size_bytes = max(1, size or self._predicted_bytes(entry.model, entry.registered.record.type))
-        refused = self._admission(entry)
-        if refused is not None:
-            return refused
+        """Write the claim; None if the load is ours."""
         for _ in range(2):
             if not self._store_there():
                 return LoadStoreAway(f"model {entry.model} cannot be loaded while the store is away")
@@ -122,6 +146,8 @@ class Loading:
         return LoadStoreAway(f"model {entry.model} cannot be loaded: this instance has no lease at the moment")
 
     def _admission(self, entry: Entry) -> LoadRefused | None:
+        """Set the size to the best guess there is now, and admit on it."""
+        entry.size_bytes = max(1, self._predicted_bytes(entry.model, entry.registered.record.type))
         return self.refusal(entry.model, entry.size_bytes, last_use_ms=None if entry.waited_for else entry.last_use_ms)
 
     def refusal(self, model: ModelId, size_bytes: int, *, last_use_ms: int | None) -> LoadRefused | None:

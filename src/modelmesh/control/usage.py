@@ -20,17 +20,21 @@ EXPECTED_MS = 2_000
 
 
 LEARNED = 100_000
-"""Models whose size and load time are remembered; about 20 MB when full."""
+"""Models whose size and load time are remembered, and those not loaded yet of which a size was predicted; about 20 MB when full."""
 
 SHORTEST_MS = 50
 """Loads shorter than this cost the same."""
 
 
 class Learned:
-    """What loads taught: the size of each model, and how long its load takes compared with others."""
+    """What loads taught: the size of each model, and how long its load takes compared with others.
+
+    A size that the runtime predicted counts until the model has been measured.
+    """
 
     def __init__(self) -> None:
         self._sizes: OrderedDict[ModelId, int] = OrderedDict()
+        self._predictions: OrderedDict[ModelId, int] = OrderedDict()
         self._times: OrderedDict[ModelId, float] = OrderedDict()
         self._types: OrderedDict[str, float] = OrderedDict()
         self._average = 0.0
@@ -39,14 +43,23 @@ class Learned:
         """The measured size in bytes; None before the first load."""
         return self._sizes.get(model)
 
+    def prediction(self, model: ModelId) -> int | None:
+        """The size in bytes that the runtime predicted; None: it did not, or the model has been measured since."""
+        return self._predictions.get(model)
+
     def type_size(self, model_type: str) -> int | None:
         """The mean measured size of models of a type, the latest counting most; None: none was loaded yet."""
         mean = self._types.get(model_type)
         return None if mean is None else round(mean)
 
+    def predicted(self, model: ModelId, size_bytes: int) -> None:
+        """The runtime predicted the size of a model that was not measured yet."""
+        _remember(self._predictions, model, size_bytes)
+
     def measured(self, model: ModelId, model_type: str, size_bytes: int) -> None:
         """A load was measured."""
         _remember(self._sizes, model, size_bytes)
+        self._predictions.pop(model, None)
         mean = self._types.get(model_type)
         _remember(self._types, model_type, size_bytes if mean is None else mean + (size_bytes - mean) / 8)
 

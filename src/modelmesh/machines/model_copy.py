@@ -33,6 +33,7 @@ class CopyInput(enum.Enum):
     REQUESTED = "requested"
     CLAIMED = "claimed"
     CLAIM_REFUSED = "claim_refused"
+    CLAIMED_IN_VAIN = "claimed_in_vain"
     SLOT_FREE = "slot_free"
     MEMORY_GRANTED = "memory_granted"
     LOADED = "loaded"
@@ -82,8 +83,11 @@ TRANSITIONS: dict[tuple[CopyState, CopyInput], tuple[CopyState, tuple[CopyEffect
     # The claim decides who loads. Nothing is queued or reserved before it is won.
     (S.CLAIMING, I.CLAIMED): (S.QUEUED, (E.ENQUEUE,)),
     (S.CLAIMING, I.CLAIM_REFUSED): (S.ABSENT, (E.RELEASE, E.FORGET)),
+    # The runtime told meanwhile that the model is larger than was guessed, so it is not taken after all.
+    (S.CLAIMING, I.CLAIMED_IN_VAIN): (S.ABSENT, (E.REMOVE_KEY, E.RELEASE, E.FORGET)),
     (S.CLAIMING, I.DROPPED): (S.ABANDONED, (E.RELEASE,)),
     (S.ABANDONED, I.CLAIMED): (S.ABSENT, (E.REMOVE_KEY, E.FORGET)),
+    (S.ABANDONED, I.CLAIMED_IN_VAIN): (S.ABSENT, (E.REMOVE_KEY, E.FORGET)),
     (S.ABANDONED, I.CLAIM_REFUSED): (S.ABSENT, (E.FORGET,)),
     (S.ABANDONED, I.DROPPED): (S.ABANDONED, ()),
     # Queued: a key stands, no memory is granted.

@@ -41,6 +41,7 @@ class FakeRuntime:
         slowdown: Loads take so many times longer.
         problems: Misuse by the instance: a load of a model whose load runs already.
         predicts: What `predict_size` answers: nothing (UNIMPLEMENTED), or the true size through this function.
+        predict_ms: How long it takes to.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class FakeRuntime:
         script: Callable[[ModelSource], ModelScript] | None = None,
         reported_size: Callable[[int], int] = lambda size_bytes: size_bytes,
         predicts: Callable[[int], int] | None = None,
+        predict_ms: int = 0,
         answers_size: bool = True,
         measure_ms: int = 0,
         overflow: Literal["allow", "refuse", "crash"] = "allow",
@@ -75,6 +77,7 @@ class FakeRuntime:
         self.script = script
         self.reported_size = reported_size
         self.predicts = predicts
+        self.predict_ms = predict_ms
         self.answers_size = answers_size
         self.measure_ms = measure_ms
         self.overflow = overflow
@@ -240,6 +243,7 @@ class FakeRuntime:
         """The true size through `predicts`; None without it, and for paths that do not say a size."""
         try:
             await self._begin("predict_size")
+            await self._sleep(self.predict_ms)
         except RuntimeCallError:
             return None
         if self.predicts is None:

@@ -115,6 +115,7 @@ class World:
             random=Random(self.rng.getrandbits(32)),  # noqa: S311 - a simulation
             script=_script,
             predicts=self.rng.choice((None, lambda size: size)),
+            predict_ms=self.rng.choice((0, 5, 400)),
             answers_size=self.rng.random() < 0.7,
             measure_ms=self.rng.choice((0, 50)),
         )
