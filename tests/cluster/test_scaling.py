@@ -116,6 +116,35 @@ def test_spares_take_the_room_that_is_free_and_not_each_others() -> None:
     play(story, names="ab")
 
 
+def test_models_that_want_no_copy_are_not_looked_at_closely() -> None:
+    """An instance that used 10,000 models in a second was busy with them for most of the next."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        for number in range(200):
+            await register(a, f"m{number}")
+        await used(cluster, 200, seconds=2)
+        looked: list[ModelId] = []
+        look = a.plane.decider.free_places
+        a.plane.decider.free_places = lambda model, *more: looked.append(model) or look(model, *more)  # type: ignore[method-assign,func-returns-value]
+        await used(cluster, 200, seconds=10)
+        assert len(a.plane.rates.used()) > 50
+        assert looked == []
+        await calls(cluster, "m0", per_second=200, seconds=4)
+        assert set(looked) == {"m0"}
+
+    play(story, names="ab", capacity_bytes=100_000)
+
+
+def test_of_many_models_in_regular_use_each_gets_its_spare() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        await used_regularly(cluster, 150)
+        await used(cluster, 150, seconds=20)
+        assert sorted(spares(cluster)) == sorted(f"m{number}" for number in range(150))
+
+    play(story, names="ab", capacity_bytes=100_000)
+
+
 def test_a_spare_that_was_evicted_is_not_added_again_at_once() -> None:
     async def story(cluster: SimulatedCluster) -> None:
         a, b = (cluster.instances[InstanceId(name)] for name in "ab")

@@ -53,13 +53,18 @@ class RateBook:
         self._uses: dict[ModelId, _Use] = {}
         self._window: deque[tuple[int, dict[ModelId, int]]] = deque()
         self._latest: dict[ModelId, int] = {}
+        self._busy: dict[ModelId, None] = {}
 
     def apply(self, batch: Sequence[Usage]) -> None:
         """Take in what the data plane counted since the last look."""
-        for use in self._uses.values():
-            use.in_flight = use.waiting = 0
+        for model in self._busy:
+            if (idle := self._uses.get(model)) is not None:
+                idle.in_flight = idle.waiting = 0
+        self._busy = {counted.model: None for counted in batch if counted.in_flight or counted.waiting}
         for counted in batch:
-            use = self._uses.setdefault(counted.model, _Use())
+            use = self._uses.get(counted.model)
+            if use is None:
+                use = self._uses[counted.model] = _Use()
             use.in_flight, use.waiting = counted.in_flight, counted.waiting
             if counted.requests:
                 self._latest[counted.model] = self._latest.get(counted.model, 0) + counted.requests

@@ -5,7 +5,7 @@ drops its own. Two that both think so are harmless: a claim lets one win, and a 
 the copies relied on still stand. The decision is `modelmesh.policy.copies`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from modelmesh.control.cache import Cache
@@ -36,6 +36,12 @@ SPARE_TICKS = 10
 
 AT_ONCE = 8
 """Models to which this instance adds copies at a time."""
+
+LOOKS = 64
+"""Models in regular use that are looked at in a tick, the others in the next ones: a spare is never urgent."""
+
+LOOKS_AT_SPARES = 512
+"""Models with copies elsewhere that are looked at in a turn of dropping, likewise."""
 
 REFUSED_MS = 10_000
 """How long a model is left alone after no copy could be added."""
@@ -108,8 +114,7 @@ class Scaler:
         cluster = self._decider.cluster_view()
         self._spares.look(cluster, now_ms)
         room = self._room(cluster)
-        for model in self._rates.used():
-            self._rates.note_heavy(model, self._threshold(model), now_ms)
+        for model in self._candidates(cluster, now_ms):
             self._add_if_wanted(model, cluster, room)
         for model in self._cache.ready():
             registered = self._models.cached(model)
@@ -117,11 +122,42 @@ class Scaler:
                 self._add_if_wanted(model, cluster, room)
         rejoined = self._cut_off_ended_ms is not None
         if spare_turn or rejoined:
-            self._drop_spares(cluster, room)
+            shared = [model for model in self._cache.ready() if self._decider.elsewhere(model)]
+            if not rejoined:
+                shared = _in_turn(shared, LOOKS_AT_SPARES, self._ticks // SPARE_TICKS)
+            self._drop_spares(shared, cluster, room)
         if rejoined and now_ms - (self._cut_off_ended_ms or 0) > 2 * REFUSED_MS:
             self._cut_off_since_ms = self._cut_off_ended_ms = None
 
     # --- adding -----------------------------------------------------------------------------------
+
+    def _candidates(self, cluster: ClusterView, now_ms: int) -> list[ModelId]:
+        """Of the models used here those that `more_copies` might want more of.
+
+        To look closely takes a tenth of a millisecond, and an instance may use ten thousand models in a second.
+        """
+        elsewhere = self._hot_elsewhere(cluster)
+        urgent, regular = [], []
+        for model in self._rates.used():
+            threshold = self._threshold(model)
+            self._rates.note_heavy(model, threshold, now_ms)
+            rate, waiting = elsewhere.get(model, (0, False))
+            hot = threshold is not None and self._rates.rate(model) + rate >= threshold
+            if hot or waiting or self._rates.saturated(model):
+                urgent.append(model)
+            elif self._rates.regular(model):
+                regular.append(model)
+        return urgent + _in_turn(regular, LOOKS, self._ticks)
+
+    def _hot_elsewhere(self, cluster: ClusterView) -> dict[ModelId, tuple[int, bool]]:
+        """What the others tell of their hot copies: requests per minute, and whether some wait."""
+        told: dict[ModelId, tuple[int, bool]] = {}
+        for place in cluster.instances:
+            if place.instance != self._own:
+                for hot in place.record.hot:
+                    rate, waiting = told.get(hot.model, (0, False))
+                    told[hot.model] = (rate + hot.rate, waiting or hot.waiting > 0)
+        return told
 
     def _add_if_wanted(self, model: ModelId, cluster: ClusterView, room: ClusterRoom) -> None:
         registered = self._models.cached(model)
@@ -179,22 +215,20 @@ class Scaler:
 
     # --- dropping ---------------------------------------------------------------------------------
 
-    def _drop_spares(self, cluster: ClusterView, room: ClusterRoom) -> None:
+    def _drop_spares(self, shared: Sequence[ModelId], cluster: ClusterView, room: ClusterRoom) -> None:
         """Budget per turn: a twentieth of the capacity; the first is always allowed, duplicates cost nothing."""
         budget = self._cache.ledger.capacity_bytes // 20
         dropped_bytes = 0
-        for model in self._cache.ready():
-            if not self._decider.elsewhere(model):
-                continue
+        for model in shared:
             copies = self._ready_copies(model, cluster)
             registered = self._models.cached(model)
             relied_on = self._cache.others(model) if len(copies) > 1 else ()
             if registered is None or not relied_on:
                 continue
-            load = self._load(model, registered, copies, cluster)
             newest = max(copies, key=lambda copy: (copy.create_revision, copy.instance))
-            if newest.instance != self._own and not load.duplicated:
+            if newest.instance != self._own and not self._duplicated(model, copies):
                 continue
+            load = self._load(model, registered, copies, cluster)
             decision = fewer_copies(load, room, self.limits)
             if not isinstance(decision, DropCopy):
                 continue
@@ -292,3 +326,9 @@ class Scaler:
             free_bytes=sum(entry.free_bytes for entry in entries),
             oldest_ms=max(0, self._clock.now_ms() - min(oldest)) if oldest else 0,
         )
+
+
+def _in_turn(models: Sequence[ModelId], count: int, turn: int) -> list[ModelId]:
+    """`count` of them, in each turn the next."""
+    first = turn * count % len(models) if len(models) > count else 0
+    return [*models[first:], *models[:first]][:count]

@@ -5,9 +5,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from sortedcontainers import SortedDict
-
-from modelmesh.machines.retention import Retention
+from modelmesh.machines.ordering import Ordering
+from modelmesh.machines.retention import REPEATED, Retention
 from modelmesh.values.dataplane import Usage
 from modelmesh.values.ids import LoadId, ModelId
 
@@ -21,6 +20,9 @@ EXPECTED_MS = 2_000
 
 LEARNED = 100_000
 """Models whose size and load time are remembered, and those not loaded yet of which a size was predicted; about 20 MB when full."""
+
+USES_AT_A_LOOK = 4_000
+"""Uses that are told to the retention at a look, if there are not more models; each costs about 10 µs."""
 
 SHORTEST_MS = 50
 """Loads shorter than this cost the same."""
@@ -101,8 +103,7 @@ class UsageBook:
     def __init__(self, learned: Learned, retention: Retention | None = None) -> None:
         self._learned = learned
         self.retention = retention
-        self._ranks: dict[ModelId, tuple[int, LoadId]] = {}
-        self._order: SortedDict[tuple[int, LoadId], ModelId] = SortedDict()
+        self._order: Ordering[tuple[int, int], ModelId] = Ordering()
         self._busy: dict[ModelId, None] = {}
         self._expected: dict[ModelId, int] = {}
         self._now_ms = 0
@@ -111,7 +112,7 @@ class UsageBook:
         self.requests_per_minute = 0
 
     def __len__(self) -> int:
-        return len(self._ranks)
+        return len(self._order)
 
     def missed(self, model: ModelId, size_bytes: int) -> None:
         """A load begins for which callers wait."""
@@ -120,21 +121,14 @@ class UsageBook:
 
     def add(self, model: ModelId, load_id: LoadId, last_use_ms: int, size_bytes: int, *, missed: bool) -> None:
         """A copy is held from now on; `missed`: its load was told of before."""
-        self._rank(model, (last_use_ms, load_id))
+        self._order.put(model, (last_use_ms, load_id))
         if self.retention is not None:
             self.retention.add(model, size_bytes, missed=missed)
 
-    def _rank(self, model: ModelId, rank: tuple[int, LoadId]) -> None:
-        self._ranks[model] = rank
-        self._order[rank] = model
-
     def remove(self, model: ModelId) -> None:
         """A copy is not held any more."""
-        rank = self._ranks.pop(model, None)
-        if rank is not None:
-            del self._order[rank]
-            if self.retention is not None:
-                self.retention.remove(model)
+        if self._order.remove(model) is not None and self.retention is not None:
+            self.retention.remove(model)
         self._busy.pop(model, None)
         self._expected.pop(model, None)
 
@@ -145,14 +139,14 @@ class UsageBook:
 
     def touch(self, model: ModelId, last_use_ms: int) -> None:
         """A copy was used; the last use never goes back."""
-        rank = self._ranks.get(model)
+        rank = self._order.rank(model)
         if rank is not None and last_use_ms > rank[0]:
-            del self._order[rank]
-            self._rank(model, (last_use_ms, rank[1]))
+            self._order.put(model, (last_use_ms, rank[1]))
 
     def apply(self, batch: list[Usage], now_ms: int, size_bytes: Callable[[ModelId], int]) -> None:
         """Take in what the data plane counted since the last look."""
-        self._busy = {use.model: None for use in batch if use.in_flight + use.waiting > 0 and use.model in self._ranks}
+        order = self._order
+        self._busy = {use.model: None for use in batch if use.in_flight + use.waiting > 0 and use.model in order}
         self._now_ms = now_ms
         for use in batch:
             if use.requests:
@@ -162,10 +156,11 @@ class UsageBook:
                 self.touch(use.model, now_ms if use.in_flight else min(use.last_use_ms, now_ms))
             self._requests += use.requests
         if self.retention is not None:
+            most = max(1, min(REPEATED, USES_AT_A_LOOK // max(1, len(batch))))
             for use in sorted(batch, key=lambda use: use.last_use_ms):
-                if use.requests and use.model in self._ranks:
+                if use.requests and use.model in order:
                     weight = self._learned.weight(use.model)
-                    self.retention.used(use.model, size_bytes(use.model), use.requests, weight)
+                    self.retention.used(use.model, size_bytes(use.model), use.requests, weight, most=most)
 
     def busy(self, model: ModelId) -> bool:
         """Whether requests were in flight, waiting or expected at the last look."""
@@ -173,16 +168,17 @@ class UsageBook:
 
     def last_use_ms(self, model: ModelId) -> int:
         """Last use of a held copy; 0 if it is not held."""
-        rank = self._ranks.get(model)
+        rank = self._order.rank(model)
         return rank[0] if rank else 0
 
     def oldest_use_ms(self) -> int:
         """Last use of the copy unused longest; 0 if nothing is held."""
-        return self._order.peekitem(0)[0][0] if self._order else 0
+        oldest = self._order.first()
+        return self.last_use_ms(oldest) if oldest is not None else 0
 
     def leaving_order(self) -> Iterator[ModelId]:
         """Held models, the one that would leave first first; read on only while nothing changes."""
-        return iter(self._order.values()) if self.retention is None else self.retention.order()
+        return iter(self._order) if self.retention is None else self.retention.order()
 
     def sample_rate(self, now_ms: int) -> None:
         """Measure the rate over the last minute; call it about once a second."""

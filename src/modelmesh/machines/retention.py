@@ -48,6 +48,8 @@ class Retention:
         self._missed = dict.fromkeys(self._shadows, 0.0)
         self._counted = 0.0
         self._now = 0
+        self._scaled = 0
+        self._decay = 1.0
         self._sure: dict[ModelId, int] = {}
         self.following = "decayed_frequency"
         """The shadow whose order is used."""
@@ -95,10 +97,10 @@ class Retention:
         for shadow in self._shadows.values():
             shadow.forget(model)
 
-    def used(self, model: ModelId, size: int, count: int, weight: float = 0.0) -> None:
-        """A held model was used `count` times since the last look."""
+    def used(self, model: ModelId, size: int, count: int, weight: float = 0.0, *, most: int = REPEATED) -> None:
+        """A held model was used `count` times since the last look, of which no more than `most` count."""
         count -= self._sure.pop(model, 0)
-        for _ in range(min(count, REPEATED)):
+        for _ in range(min(count, most)):
             self._use(model, size, weight)
 
     def order(self) -> Iterator[ModelId]:
@@ -111,18 +113,22 @@ class Retention:
 
     def _use(self, model: ModelId, size: int, weight: float) -> None:
         held = max(SMALLEST, len(self._held))
-        decay = 0.5 ** (1.0 / (MEMORY_PER_HELD * held))
+        if held != self._scaled:
+            self._scaled = held
+            self._decay = 0.5 ** (1.0 / (MEMORY_PER_HELD * held))
+            for shadow in self._shadows.values():
+                shadow.scale(held)
+        decay = self._decay
         weight = max(-MOST_WEIGHT, min(MOST_WEIGHT, weight))
         cost = 2.0**weight
         self._now += 1
         self._counted = self._counted * decay + cost
         for name, shadow in self._shadows.items():
-            shadow.scale(held)
             hit, left = shadow.use(model, size, weight, self._now)
             self._missed[name] = self._missed[name] * decay + (0.0 if hit else cost)
             outcasts = self._outcasts[name]
-            if shadow.holds(model):
-                outcasts.pop(model, None)
+            if model in outcasts and shadow.holds(model):
+                del outcasts[model]
             for victim in left:
                 if victim in self._held:
                     outcasts[victim] = None

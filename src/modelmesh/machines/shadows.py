@@ -10,8 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Protocol
 
-from sortedcontainers import SortedDict
-
+from modelmesh.machines.ordering import Ordering
 from modelmesh.values.ids import ModelId
 
 LONG_AGO = -1_000_000_000
@@ -101,8 +100,8 @@ class _Ranked:
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self._held: dict[ModelId, tuple[float, int]] = {}
-        self._order: SortedDict[tuple[float, ModelId], int] = SortedDict()
+        self._held: dict[ModelId, int] = {}
+        self._order: Ordering[float, ModelId] = Ordering()
         self._used = 0
 
     def _rank(self, model: ModelId, size: int, weight: float, now: int) -> float:
@@ -115,18 +114,20 @@ class _Ranked:
     def use(self, model: ModelId, size: int, weight: float, now: int) -> tuple[bool, list[ModelId]]:
         """As `Shadow.use`."""
         rank = self._rank(model, size, weight, now)
-        hit = model in self._held
+        known = self._held.get(model)
+        if known == size and self._used <= self.room:
+            self._order.put(model, rank)
+            return True, []
         self._remove(model)
         left = []
-        while self._order and self._used + size > self.room:
-            victim = self._order.peekitem(0)[0][1]
+        while self._used + size > self.room and (victim := self._order.first()) is not None:
             self._remove(victim)
             left.append(victim)
-        self._held[model] = (rank, size)
-        self._order[rank, model] = size
+        self._held[model] = size
+        self._order.put(model, rank)
         self._used += size
         self._prune()
-        return hit, left
+        return known is not None, left
 
     def holds(self, model: ModelId) -> bool:
         """As `Shadow.holds`."""
@@ -134,13 +135,12 @@ class _Ranked:
 
     def order(self) -> Iterator[ModelId]:
         """As `Shadow.order`."""
-        return (model for _, model in self._order)
+        return iter(self._order)
 
     def _remove(self, model: ModelId) -> None:
-        known = self._held.pop(model, None)
-        if known is not None:
-            rank, size = known
-            del self._order[rank, model]
+        size = self._held.pop(model, None)
+        if size is not None:
+            self._order.remove(model)
             self._used -= size
 
 
