@@ -23,7 +23,7 @@ from modelmesh.testing.cluster import (
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.dataplane import Hop
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
-from modelmesh.values.records import CopyState
+from modelmesh.values.records import CopyState, ModelRecord
 from modelmesh.values.status import Status
 from modelmesh.values.view import Copy
 
@@ -368,6 +368,28 @@ def test_a_store_emptied_while_a_watch_is_being_opened_is_met_again() -> None:
         assert [item.key for item in (await cluster.store.range(KEYS.copies)).items] == [
             KEYS.copy(ModelId("m"), InstanceId("a"))
         ]
+
+    play(story)
+
+
+def test_a_record_that_is_put_back_counts_no_vmodels_that_are_gone() -> None:
+    """It kept its count, and could not be unregistered for ever (seed 8)."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store)
+        await register(a, "m", load=True)
+        await set_vmodel(a, "v", "m")
+        await asyncio.sleep(1)
+        await store.empty()
+        store.emptied()
+        store.break_watches()
+        await asyncio.sleep(60)
+        assert told(cluster, "record_put_back") == 1
+        await set_vmodel(a, "v", "m")
+        item = await cluster.store.get(KEYS.model(ModelId("m")))
+        assert item is not None
+        assert ModelRecord.decode(item.value).references == 1
 
     play(story)
 

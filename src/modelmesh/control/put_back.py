@@ -1,6 +1,7 @@
 """Puts back what must stand in the store and does not, and deletes what stands there of copies that have gone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from modelmesh.control.cache import Cache
 from modelmesh.control.copy_entry import DropReason
@@ -68,11 +69,15 @@ class PutBack:
                 return
 
     async def _put_back_records(self) -> None:
-        """The store was emptied: the records of held models are put back, each if absent."""
+        """The store was emptied: the records of held models are put back, each if absent.
+
+        The vmodels that named them are gone, and count anew when they are set again.
+        """
         for model, stored in self._models.kept().items():
             key = self._keys.model(model)
+            unnamed = replace(stored.record, references=0)
             result = await self._store.transact(
-                Transaction(compares=(Compare(key, "create", "==", 0),), then=(Put(key, stored.record.encode()),))
+                Transaction(compares=(Compare(key, "create", "==", 0),), then=(Put(key, unnamed.encode()),))
             )
             found = await self._models.read(model)
             if found is not None:
