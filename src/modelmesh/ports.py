@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from modelmesh.values.dataplane import DataPlaneEvent, PeerAddress, Resolution, Route, Rules, Usage
+from modelmesh.values.dataplane import DataPlaneEvent, Naming, PeerAddress, Resolution, Route, Rules, Usage
 from modelmesh.values.explanation import Recollection
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
 from modelmesh.values.status import Status
@@ -368,8 +368,11 @@ class DataPlane(Protocol):
         """Replace the routes of some models; None drops one. Applied in order."""
         ...
 
-    def set_vmodels(self, vmodels: Sequence[tuple[VModelId, ModelId | None]]) -> None:
-        """Replace what vmodels stand for; None drops one."""
+    def set_vmodels(self, vmodels: Sequence[tuple[VModelId, Naming | None]]) -> None:
+        """Replace what vmodels stand for; None drops one.
+
+        A call belongs to the same share each time it is looked up: by chance, or by the client's `mm-split-key`.
+        """
         ...
 
     def set_peers(self, peers: Sequence[tuple[InstanceId, PeerAddress | None]]) -> None:

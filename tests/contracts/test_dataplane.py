@@ -28,6 +28,7 @@ from modelmesh.values.dataplane import (
     Hop,
     LocalCopy,
     Missed,
+    Naming,
     Outcome,
     PeerAddress,
     RemoteCopy,
@@ -365,8 +366,39 @@ async def test_an_unknown_vmodel_is_a_miss_and_is_routed_once_known(pair: tuple[
     call = asyncio.create_task(a.call("v", vmodel=True))
     missed = await a.brain.next(Missed)
     assert (missed.model, missed.vmodel) == ("", "v")
-    a.plane.set_vmodels([(VModelId("v"), M)])
+    a.plane.set_vmodels([(VModelId("v"), Naming(M))])
     a.plane.resolve([(missed.token, Reroute())])
     assert (await call)[2] == b"hello"
     assert (await a.call("v", vmodel=True))[2] == b"hello"
     assert a.brain.count(Missed) == 1
+
+
+async def test_the_calls_of_a_vmodel_are_split(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    other = ModelId("other")
+    a.plane.set_routes([(model, Route(LocalCopy(LoadId(1), ready=True))) for model in (M, other)])
+    a.plane.set_vmodels([(VModelId("v"), Naming(M, ((other, 30),)))])
+    for _ in range(300):
+        assert (await a.call("v", vmodel=True))[0] is Status.OK
+    counts = {use.model: use.requests for use in a.plane.usage()}
+    assert counts[M] + counts[other] == 300
+    assert 50 < counts[other] < 130  # 90, and more than five standard deviations of 8 to either side
+    a.plane.set_vmodels([(VModelId("v"), Naming(M, ((other, 100),)))])
+    for _ in range(20):
+        await a.call("v", vmodel=True)
+    assert {use.model: use.requests for use in a.plane.usage() if use.requests} == {other: 20}
+
+
+async def test_a_call_stays_in_its_share_however_often_it_is_looked_up(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    other = ModelId("other")
+    naming = Naming(M, ((other, 50),))
+    a.plane.set_vmodels([(VModelId("v"), naming)])
+    calls = [asyncio.create_task(a.call("v", vmodel=True)) for _ in range(40)]
+    missed = [await a.brain.next(Missed) for _ in range(40)]
+    assert {event.model for event in missed} == {M, other}
+    a.plane.resolve([(event.token, Reroute()) for event in missed])
+    again = [await a.brain.next(Missed) for _ in range(40)]
+    assert {event.token: event.model for event in again} == {event.token: event.model for event in missed}
+    a.plane.resolve([(event.token, Fail(Status.UNAVAILABLE, "enough")) for event in again])
+    assert {(await call)[0] for call in calls} == {Status.UNAVAILABLE}

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from scripted import ID, WAIT, Instance, Runtime, status_of, until
 
-from modelmesh.values.dataplane import CopyIdle, LocalCopy, Route, Rules
+from modelmesh.values.dataplane import CopyIdle, LocalCopy, Naming, Route, Rules
 
 
 async def test_unary_and_headers(one: Instance, runtime: Runtime) -> None:
@@ -45,13 +45,29 @@ async def test_ids_that_are_refused(one: Instance, metadata: tuple[tuple[str, st
 async def test_vmodel_stands_for_a_model(one: Instance, runtime: Runtime) -> None:
     one.local("m1")
     one.local("m2")
-    one.plane.set_vmodels([("v", "m1")])
+    one.plane.set_vmodels([("v", Naming("m1"))])
     await one.unary()(b"", metadata=(("mm-vmodel-id", "v"),))
     assert runtime.metadata()["mm-model-id"] == "m1"
-    one.plane.set_vmodels([("v", "m2")])
+    one.plane.set_vmodels([("v", Naming("m2"))])
     await one.unary()(b"", metadata=(("mm-vmodel-id", "v"),))
     assert runtime.metadata()["mm-model-id"] == "m2"
     assert "mm-vmodel-id" not in runtime.metadata()
+
+
+async def test_a_client_with_a_key_always_gets_the_same_model_of_a_split_vmodel(
+    one: Instance, runtime: Runtime
+) -> None:
+    one.local("m1")
+    one.local("m2")
+    one.plane.set_vmodels([("v", Naming("m1", (("m2", 50),)))])
+    answered = {}
+    for _ in range(3):
+        for user in range(20):
+            await one.unary()(b"", metadata=(("mm-vmodel-id", "v"), ("mm-split-key", f"user-{user}")))
+            model = runtime.metadata()["mm-model-id"]
+            assert answered.setdefault(user, model) == model
+    assert set(answered.values()) == {"m1", "m2"}
+    assert "mm-split-key" not in runtime.metadata()
 
 
 async def test_every_shape_of_stream(one: Instance, runtime: Runtime) -> None:

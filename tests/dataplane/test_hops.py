@@ -7,7 +7,7 @@ import grpc
 import pytest
 from scripted import ID, WAIT, Instance, Runtime, status_of, until
 
-from modelmesh.values.dataplane import AttemptFailed, Cancelled, Fail, Forward, Hop, Missed, Outcome, Serve
+from modelmesh.values.dataplane import AttemptFailed, Cancelled, Fail, Forward, Hop, Missed, Naming, Outcome, Serve
 from modelmesh.values.status import Status
 
 Make = Callable[..., Instance]
@@ -64,7 +64,7 @@ async def test_a_copy_that_is_not_there_is_refused_without_python(pair: tuple[In
 async def test_load_is_decided_by_the_other_python(pair: tuple[Instance, Instance]) -> None:
     near, far = pair
     call = near.unary()(b"x", metadata=(("mm-vmodel-id", "v"),), timeout=WAIT)
-    near.plane.set_vmodels([("v", "m")])
+    near.plane.set_vmodels([("v", Naming("m"))])
     missed = await near.brain.next(Missed)
     near.plane.resolve([(missed.token, Forward("far", Hop.LOAD, ("i8", "i9"), 42))])
     asked = await far.brain.next(Missed)

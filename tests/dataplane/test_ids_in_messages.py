@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from scripted import ID, Instance, Runtime, status_of
 
-from modelmesh.values.dataplane import MethodRule, Missed, Rules
+from modelmesh.values.dataplane import MethodRule, Missed, Naming, Rules
 
 Make = Callable[..., Instance]
 
@@ -52,7 +52,7 @@ async def test_the_last_occurrence_counts(ruled: Instance, runtime: Runtime) -> 
 
 
 async def test_a_vmodel_in_the_message(ruled: Instance, runtime: Runtime) -> None:
-    ruled.plane.set_vmodels([("v", "m")])
+    ruled.plane.set_vmodels([("v", Naming("m"))])
     await ruled.unary("VExtract")(field(1, b"v"))
     assert runtime.metadata()["mm-model-id"] == "m"
 
@@ -138,7 +138,7 @@ async def test_over_a_hop_the_message_is_not_read_again(make: Make, runtime: Run
 
 async def test_a_message_of_a_stream_cannot_name_another_model(ruled: Instance, runtime: Runtime, make: Make) -> None:
     """Neither here nor over a hop: the first message was routed, and the runtime reads every one."""
-    ruled.plane.set_vmodels([("v", "m")])
+    ruled.plane.set_vmodels([("v", Naming("m"))])
     near = make("near")
     near.plane.set_rules(Rules((), (), methods=(MethodRule("test.S/Extract", extraction_path=(1, 2)),)))
     near.remote(ruled)

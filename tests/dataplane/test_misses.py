@@ -15,6 +15,7 @@ from modelmesh.values.dataplane import (
     Hop,
     LocalCopy,
     Missed,
+    Naming,
     Outcome,
     Reroute,
     Route,
@@ -51,7 +52,7 @@ async def test_an_unknown_vmodel_is_a_miss_without_model(one: Instance, runtime:
     missed = await one.brain.next(Missed)
     assert (missed.model, missed.vmodel, missed.timeout_ms) == ("", "v", None)
     one.local("m1")
-    one.plane.set_vmodels([("v", "m1")])
+    one.plane.set_vmodels([("v", Naming("m1"))])
     one.plane.resolve([(missed.token, Reroute())])
     assert await call == b""
     assert runtime.metadata()["mm-model-id"] == "m1"

@@ -11,6 +11,7 @@ from modelmesh.values.dataplane import (
     Fail,
     Logged,
     Missed,
+    Naming,
     Observing,
     Resolution,
     Serve,
@@ -83,7 +84,7 @@ async def test_streams_failures_and_compressed_calls_are_told_as_they_came(one: 
 async def test_taps_choose_by_method_model_and_vmodel(one: Instance) -> None:
     one.local("m")
     one.local("n")
-    one.plane.set_vmodels([("v", "m")])
+    one.plane.set_vmodels([("v", Naming("m"))])
     one.plane.observe(
         taps(
             Tap(method="Echo"),

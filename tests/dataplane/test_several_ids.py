@@ -7,7 +7,7 @@ import grpc
 import pytest
 from scripted import WAIT, Instance, Runtime, status_of, until
 
-from modelmesh.values.dataplane import AttemptFailed, Cancelled, Fail, Missed, Serve
+from modelmesh.values.dataplane import AttemptFailed, Cancelled, Fail, Missed, Naming, Serve
 from modelmesh.values.status import Status
 
 Make = Callable[..., Instance]
@@ -42,7 +42,7 @@ async def test_answers_are_joined_in_header_order(three: Instance) -> None:
 
 
 async def test_vmodels(three: Instance) -> None:
-    three.plane.set_vmodels([("v", "a"), ("w", "b")])
+    three.plane.set_vmodels([("v", Naming("a")), ("w", Naming("b"))])
     metadata = (("mm-vmodel-id", "w"), ("mm-vmodel-id", "v"))
     assert await three.unary("Name")(b"", metadata=metadata) == b"ba"
 

@@ -82,6 +82,21 @@ async def test_vmodels_from_creation_to_the_end(start_mesh: StartMesh) -> None:
     assert (status, output, error) == (1, "", "modelmesh: Model b has referents (FAILED_PRECONDITION)\n")
     status, output, error = await command("vmodels", "set", "best", "c", *at)
     assert (status, error) == (1, "modelmesh: moving best to c: Target model c not found (NOT_FOUND)\n")
+    assert (await command("vmodels", "split", "best", "a=10", *at)) == (0, "best: 90 % to b\n  10 % to a\n", "")
+    status, output, _ = await command("vmodels", "status", "best", *at)
+    assert (status, output.splitlines()) == (0, ["best: DEFINED", "  active b: LOADED", "  10 % to a"])
+    status, output, _ = await command("vmodels", "list", *at)
+    assert [line.split() for line in output.splitlines()] == [
+        ["VMODEL", "ACTIVE", "TARGET", "SPLIT", "OWNER"],
+        ["best", "b", "-", "a", "10", "%", "-"],
+    ]
+    status, output, _ = await command("vmodels", "list", "--json", *at)
+    assert json.loads(output)["vmodels"][0]["split"] == {"a": 10}
+    assert (await command("vmodels", "split", "best", "--end", *at))[:2] == (0, "best: 100 % to b\n")
+    for shares, said in [((), "--end"), (("a",), "'a' is not MODEL=PERCENT"), (("a=101",), "1 to 100 percent")]:
+        status, _, error = await command("vmodels", "split", "best", *shares, *at)
+        assert status == 2
+        assert said in " ".join(error.split())
     assert (await command("vmodels", "delete", "best", *at))[:2] == (0, "best: deleted\n")
     assert (await command("vmodels", "status", "best", *at))[:2] == (1, "best: NOT_FOUND\n")
 

@@ -18,6 +18,7 @@ use crate::held::Resolution;
 use crate::identify::{Hop, Hopped, Subject};
 use crate::local::LocalUse;
 use crate::metrics::HoldEnd;
+use crate::naming;
 use crate::observe::{self, Notes};
 use crate::outcome::{Failure, Outcome};
 use crate::peer::RemoteUse;
@@ -81,6 +82,8 @@ pub struct Call {
     pub rule: MethodRule,
     /// By what Python knows the call: drawn when it first hears of it, and the same at each further attempt.
     pub token: Option<u64>,
+    /// Which share of a vmodel's calls it belongs to; the same however often that is looked up.
+    pub draw: Option<u8>,
     pub attempts: u32,
     /// What is noted down of it; None for most.
     pub notes: Option<Box<Notes>>,
@@ -192,7 +195,9 @@ impl Call {
         }
         if let Some(vmodel) = &self.subject.vmodel {
             // Looked up each time: the vmodel may have moved while the request was held.
-            match self.shared().table.model_of(vmodel) {
+            let (draw, headers) = (&mut self.draw, &self.headers);
+            let drawn = || *draw.get_or_insert_with(|| naming::draw(vmodel, headers));
+            match self.worker.shared.table.model_of(vmodel, drawn) {
                 Some(model) => self.subject.model = model.to_string(),
                 None => {
                     self.subject.model.clear();

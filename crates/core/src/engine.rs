@@ -20,6 +20,7 @@ use crate::held::Resolution;
 use crate::link::Links;
 use crate::listen::{self, Listener, Port};
 use crate::metrics::{Counts, Series};
+use crate::naming::Naming;
 use crate::observe::Observing;
 use crate::peers::{Destination, Kind};
 use crate::rules::Rules;
@@ -142,7 +143,7 @@ impl Engine {
         slots
     }
 
-    pub fn set_vmodels(&self, vmodels: Vec<(String, Option<String>)>) {
+    pub fn set_vmodels(&self, vmodels: Vec<(String, Option<Naming>)>) {
         self.shared.table.set_vmodels(vmodels);
     }
 

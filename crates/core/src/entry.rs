@@ -94,6 +94,7 @@ pub fn begin(worker: &Arc<Worker>, port: Port, address: SocketAddr, (head, strea
         deadline,
         rule,
         token: None,
+        draw: None,
         attempts: 0,
         notes,
     };

@@ -10,6 +10,7 @@ use crate::identify::Subject;
 pub const MM_MODEL_ID: HeaderName = HeaderName::from_static("mm-model-id");
 pub const MM_MODEL_ID_BIN: HeaderName = HeaderName::from_static("mm-model-id-bin");
 pub const MM_VMODEL_ID_BIN: HeaderName = HeaderName::from_static("mm-vmodel-id-bin");
+pub const MM_SPLIT_KEY: HeaderName = HeaderName::from_static("mm-split-key");
 pub const MM_HOP: HeaderName = HeaderName::from_static("mm-hop");
 pub const MM_TRIED: HeaderName = HeaderName::from_static("mm-tried");
 pub const MM_VIEW: HeaderName = HeaderName::from_static("mm-view");

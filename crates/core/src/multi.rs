@@ -182,6 +182,7 @@ fn sub_call(call: &Call, id: String, vmodels: bool, request: &[Bytes], left: &Ar
         deadline: call.deadline.as_ref().map(|deadline| Deadline::after(deadline.left())),
         rule: call.rule.clone(),
         token: None,
+        draw: None,
         attempts: 0,
         notes: None,
     }

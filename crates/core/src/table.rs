@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::copy::{LocalCopy, RemoteCopy};
 use crate::gate::Bounds;
+use crate::naming::Naming;
 use crate::peers::Peers;
 
 /// Slot of a dropped route.
@@ -73,7 +74,7 @@ pub struct Table {
     shards: [RwLock<HashTable<Arc<Route>>>; SHARDS],
     hasher: RandomState,
     slots: Mutex<Slots>,
-    vmodels: RwLock<HashMap<String, Arc<str>>>,
+    vmodels: RwLock<HashMap<String, Naming>>,
 }
 
 /// Slot numbers; those of dropped routes are given out again, so that they stay dense.
@@ -119,17 +120,16 @@ impl Table {
         self.shard(hash).read().find(hash, |route| *route.model == *model).cloned()
     }
 
-    /// The model that a vmodel stands for.
-    #[must_use]
-    pub fn model_of(&self, vmodel: &str) -> Option<Arc<str>> {
-        self.vmodels.read().get(vmodel).cloned()
+    /// The model that a vmodel stands for in a call; as `Naming::model`.
+    pub fn model_of(&self, vmodel: &str, draw: impl FnOnce() -> u8) -> Option<Arc<str>> {
+        self.vmodels.read().get(vmodel).map(|naming| Arc::clone(naming.model(draw)))
     }
 
-    pub fn set_vmodels(&self, changes: Vec<(String, Option<String>)>) {
+    pub fn set_vmodels(&self, changes: Vec<(String, Option<Naming>)>) {
         let mut vmodels = self.vmodels.write();
-        for (vmodel, model) in changes {
-            match model {
-                Some(model) => vmodels.insert(vmodel, model.into()),
+        for (vmodel, naming) in changes {
+            match naming {
+                Some(naming) => vmodels.insert(vmodel, naming),
                 None => vmodels.remove(&vmodel),
             };
         }

@@ -6,7 +6,7 @@ use std::process;
 use std::time::Duration;
 
 use modelmesh_core::{
-    Bounds, Counted, Engine, MethodRule, NewLocal, NewRoute, Observing, Rules, Series, Settings, TapRule,
+    Bounds, Counted, Engine, MethodRule, Naming, NewLocal, NewRoute, Observing, Rules, Series, Settings, TapRule,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -17,6 +17,8 @@ use crate::resolutions::{Trailers, resolution, status};
 use crate::tls::Tls;
 
 /// (local copy, remote copies), as the stub documents it.
+/// The active model, and the hundredths of the calls that others get.
+type NamingTuple = (String, Vec<(String, u8)>);
 type RouteTuple = (Option<(bool, u64, u32, u32)>, Vec<(String, u64)>);
 /// (method, extraction path, extracts a vmodel's id, injection path, idempotent).
 type MethodTuple = (String, Vec<u32>, bool, Vec<u32>, bool);
@@ -142,9 +144,12 @@ impl Core {
         }))
     }
 
-    fn set_vmodels(&self, py: Python<'_>, vmodels: Vec<(String, Option<String>)>) -> PyResult<()> {
+    fn set_vmodels(&self, py: Python<'_>, vmodels: Vec<(String, Option<NamingTuple>)>) -> PyResult<()> {
         let engine = self.engine()?;
-        py.detach(|| engine.set_vmodels(vmodels));
+        py.detach(|| {
+            let named = |(active, split): NamingTuple| Naming::new(&active, &split);
+            engine.set_vmodels(vmodels.into_iter().map(|(vmodel, naming)| (vmodel, naming.map(named))).collect());
+        });
         Ok(())
     }
 

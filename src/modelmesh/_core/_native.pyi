@@ -163,7 +163,11 @@ class Core:
         a copy that stays (same load id) go on. A local copy that turns from ready to not ready, or whose
         route is set not ready while requests run, gives COPY_IDLE once nothing runs on it.
         """
-    def set_vmodels(self, vmodels: list[tuple[str, str | None]]) -> None: ...
+    def set_vmodels(self, vmodels: list[tuple[str, tuple[str, list[tuple[str, int]]] | None]]) -> None:
+        """(vmodel, (active model, [(model, percent of the calls that it gets instead)]) | None). None: forget it.
+
+        With a choice a call is drawn by chance, or by the client's `mm-split-key`: the same key, the same model.
+        """
     def set_peers(self, peers: list[tuple[str, tuple[str, str | None] | None]]) -> None:
         """(instance, (address, TLS name | None) | None). None: forget it and close its connections."""
     def set_runtime(self, runtime: str) -> None: ...

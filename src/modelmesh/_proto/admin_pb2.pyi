@@ -273,6 +273,152 @@ class SetCopiesRequest(_message.Message):
 Global___SetCopiesRequest: _TypeAlias = SetCopiesRequest  # noqa: Y015
 
 @_typing.final
+class ListVModelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """1 to 1000; 0 means 100."""
+    page_token: _builtins.str
+    """From the last answer; empty: the first page."""
+    prefix: _builtins.str
+    """Only ids that start so."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        prefix: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "prefix", b"prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListVModelsRequest: _TypeAlias = ListVModelsRequest  # noqa: Y015
+
+@_typing.final
+class ListVModelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VMODELS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def vmodels(self) -> _containers.RepeatedCompositeFieldContainer[Global___VModel]: ...
+    def __init__(
+        self,
+        *,
+        vmodels: _abc.Iterable[Global___VModel] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "vmodels", b"vmodels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListVModelsResponse: _TypeAlias = ListVModelsResponse  # noqa: Y015
+
+@_typing.final
+class VModel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ACTIVE_MODEL_ID_FIELD_NUMBER: _builtins.int
+    TARGET_MODEL_ID_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    active_model_id: _builtins.str
+    """Gets the calls that `split` leaves."""
+    target_model_id: _builtins.str
+    """Another than the active one while the vmodel moves there."""
+    failed: _builtins.bool
+    """Loading the target has failed so far."""
+    owner: _builtins.str
+    @_builtins.property
+    def split(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        active_model_id: _builtins.str = ...,
+        target_model_id: _builtins.str = ...,
+        failed: _builtins.bool = ...,
+        owner: _builtins.str = ...,
+        split: _abc.Iterable[Global___Share] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_model_id", b"active_model_id", "failed", b"failed", "id", b"id", "owner", b"owner", "split", b"split", "target_model_id", b"target_model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VModel: _TypeAlias = VModel  # noqa: Y015
+
+@_typing.final
+class Share(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    percent: _builtins.int
+    """Of the calls; 1 to 100, and no more than 100 together."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "percent", b"percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Share: _TypeAlias = Share  # noqa: Y015
+
+@_typing.final
+class SetSplitRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VMODEL_ID_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    vmodel_id: _builtins.str
+    owner: _builtins.str
+    """If given, of the vmodel."""
+    force: _builtins.bool
+    """Do not load the models first."""
+    @_builtins.property
+    def split(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]:
+        """Replaces what there was; none: the active model gets all."""
+
+    def __init__(
+        self,
+        *,
+        vmodel_id: _builtins.str = ...,
+        split: _abc.Iterable[Global___Share] | None = ...,
+        owner: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "owner", b"owner", "split", b"split", "vmodel_id", b"vmodel_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSplitRequest: _TypeAlias = SetSplitRequest  # noqa: Y015
+
+@_typing.final
 class ListInstancesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -168,7 +168,7 @@ def list_models(
         described = [MessageToDict(model, preserving_proto_field_name=True) for model in found]
         typer.echo(json.dumps({"models": described, "more": bool(token)}))
         return
-    _table(
+    table(
         ("MODEL", "TYPE", "LOADED AT", "LAST USED", "FAILURES"),
         [
             (
@@ -232,11 +232,12 @@ def _ago(time_ms: int) -> str:
     return f"{seconds} s ago"
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print rows under a header."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header, box=None, pad_edge=False)
+    printed = Table(*header, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        printed.add_row(*row)
+    Console().print(printed)

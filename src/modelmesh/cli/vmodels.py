@@ -1,17 +1,21 @@
 """`modelmesh vmodels`: give models stable names, and move the names to other models."""
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelmesh.cli.models import LOCAL, Address, AsJson, Authority
+from modelmesh.cli.models import LOCAL, Address, AsJson, Authority, table
 
 if TYPE_CHECKING:
-    from modelmesh._proto import model_mesh_pb2
+    from modelmesh._proto import admin_pb2, model_mesh_pb2
+    from modelmesh.cli.client import Client
 
 vmodels = typer.Typer(
-    help="Stable names for changing models: set, look at and delete them.", no_args_is_help=True, rich_markup_mode=None
+    help="Stable names for changing models: set, split, look at and delete them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 VModelArgument = Annotated[str, typer.Argument(metavar="VMODEL", help="The stable name.")]
@@ -64,21 +68,99 @@ def set_vmodel(
             timeout_s=MOVE_TIMEOUT_S,
             doing=f"moving {vmodel} to {target}",
         )
-    _show(vmodel, info, as_json=as_json)
+        shares = _shares(client, vmodel)
+    _show(vmodel, info, shares, as_json=as_json)
+
+
+@vmodels.command()
+def split(
+    vmodel: VModelArgument,
+    shares: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL=PERCENT]…", help="Models, and the percent of its calls that each shall get."),
+    ] = None,
+    end: Annotated[bool, typer.Option("--end", help="The active model gets all calls again.")] = False,
+    owner: Owner = "",
+    force: Annotated[bool, typer.Option("--force", help="Do not load the models first.")] = False,
+    address: Address = LOCAL,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a part of a vmodel's calls to other models (a canary); they are loaded first. The active model gets the rest."""
+    from modelmesh._proto import admin_pb2 as pb
+    from modelmesh.cli.client import connect
+
+    if bool(shares) is end:
+        raise typer.BadParameter("name MODEL=PERCENT at least once, or --end")
+    request = pb.SetSplitRequest(
+        vmodel_id=vmodel, split=[_share(text) for text in shares or ()], owner=owner, force=force
+    )
+    with connect(address, ca) as client:
+        answer = client.call(
+            "modelmesh.v1.Admin/SetSplit", request, pb.VModel, timeout_s=MOVE_TIMEOUT_S, doing=f"splitting {vmodel}"
+        )
+    if as_json:
+        typer.echo(json.dumps(_as_json(answer)))
+        return
+    typer.echo(f"{vmodel}: {_percent_left(answer.split)} % to {answer.active_model_id}")
+    _print_shares(answer.split)
+
+
+@vmodels.command("list")
+def list_vmodels(
+    prefix: Annotated[str, typer.Option("--prefix", help="Only ids that start so.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Show at most so many.")] = 1000,
+    address: Address = LOCAL,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """List vmodels, the models that they name, and how their calls are split."""
+    from modelmesh._proto import admin_pb2 as pb
+    from modelmesh.cli.client import connect
+
+    found: list[pb.VModel] = []
+    token = ""
+    with connect(address, ca) as client:
+        while len(found) < limit:
+            request = pb.ListVModelsRequest(page_size=min(1000, limit - len(found)), page_token=token, prefix=prefix)
+            page = client.call("modelmesh.v1.Admin/ListVModels", request, pb.ListVModelsResponse)
+            found.extend(page.vmodels)
+            token = page.next_page_token
+            if not token:
+                break
+    if as_json:
+        typer.echo(json.dumps({"vmodels": [_as_json(vmodel) for vmodel in found], "more": bool(token)}))
+        return
+    table(
+        ("VMODEL", "ACTIVE", "TARGET", "SPLIT", "OWNER"),
+        [
+            (
+                vmodel.id,
+                vmodel.active_model_id,
+                "-" if vmodel.target_model_id == vmodel.active_model_id else vmodel.target_model_id,
+                ", ".join(f"{share.model_id} {share.percent} %" for share in vmodel.split) or "-",
+                vmodel.owner or "-",
+            )
+            for vmodel in found
+        ],
+    )
+    if token:
+        typer.echo(f"(there are more; --limit is {limit})")
 
 
 @vmodels.command()
 def status(
     vmodel: VModelArgument, owner: Owner = "", address: Address = LOCAL, ca: Authority = None, as_json: AsJson = False
 ) -> None:
-    """Show which model a vmodel names, and whether it is moving."""
+    """Show which model a vmodel names, whether it is moving, and how its calls are split."""
     from modelmesh._proto import model_mesh_pb2 as pb
     from modelmesh.cli.client import connect
 
     request = pb.GetVModelStatusRequest(vModelId=vmodel, owner=owner)
     with connect(address, ca) as client:
         info = client.call("mmesh.ModelMesh/getVModelStatus", request, pb.VModelStatusInfo)
-    _show(vmodel, info, as_json=as_json)
+        shares = _shares(client, vmodel)
+    _show(vmodel, info, shares, as_json=as_json)
 
 
 @vmodels.command()
@@ -98,7 +180,48 @@ def delete(
     typer.echo(json.dumps({"vmodel": vmodel}) if as_json else f"{vmodel}: deleted")
 
 
-def _show(vmodel: str, info: "model_mesh_pb2.VModelStatusInfo", *, as_json: bool) -> None:
+def _share(text: str) -> "admin_pb2.Share":
+    from modelmesh._proto import admin_pb2 as pb
+
+    model, _, percent = text.rpartition("=")
+    if not model or not percent.isdecimal():
+        raise typer.BadParameter(f"{text!r} is not MODEL=PERCENT")
+    if not 0 < int(percent) <= 100:
+        raise typer.BadParameter(f"{text!r}: 1 to 100 percent are possible")
+    return pb.Share(model_id=model, percent=int(percent))
+
+
+def _shares(client: "Client", vmodel: str) -> "list[admin_pb2.Share]":
+    """How the calls of a vmodel are split."""
+    from modelmesh._proto import admin_pb2 as pb
+
+    request = pb.ListVModelsRequest(page_size=1, prefix=vmodel)  # of all ids that start so, it is the first
+    found = client.call("modelmesh.v1.Admin/ListVModels", request, pb.ListVModelsResponse).vmodels
+    return [share for entry in found if entry.id == vmodel for share in entry.split]
+
+
+def _percent_left(shares: "Iterable[admin_pb2.Share]") -> int:
+    return 100 - sum(share.percent for share in shares)
+
+
+def _print_shares(shares: "Iterable[admin_pb2.Share]") -> None:
+    for share in shares:
+        typer.echo(f"  {share.percent} % to {share.model_id}")
+
+
+def _as_json(vmodel: "admin_pb2.VModel") -> dict[str, object]:
+    return {
+        "vmodel": vmodel.id,
+        "active": vmodel.active_model_id,
+        "target": vmodel.target_model_id,
+        "owner": vmodel.owner,
+        "split": {share.model_id: share.percent for share in vmodel.split},
+    }
+
+
+def _show(
+    vmodel: str, info: "model_mesh_pb2.VModelStatusInfo", shares: "list[admin_pb2.Share]", *, as_json: bool
+) -> None:
     from modelmesh._proto import model_mesh_pb2 as pb
 
     status_name = pb.VModelStatusInfo.VModelStatus.Name(info.status)
@@ -116,6 +239,7 @@ def _show(vmodel: str, info: "model_mesh_pb2.VModelStatusInfo", *, as_json: bool
                     "active_status": of_model(info.activeModelStatus.status),
                     "target": info.targetModelId,
                     "target_status": of_model(info.targetModelStatus.status) if moving else None,
+                    "split": {share.model_id: share.percent for share in shares},
                     "errors": errors,
                 }
             )
@@ -126,6 +250,7 @@ def _show(vmodel: str, info: "model_mesh_pb2.VModelStatusInfo", *, as_json: bool
             typer.echo(f"  active {info.activeModelId}: {of_model(info.activeModelStatus.status)}")
         if moving:
             typer.echo(f"  target {info.targetModelId}: {of_model(info.targetModelStatus.status)}")
+        _print_shares(shares)
         for error in errors:
             typer.echo(f"  error: {error}")
     if info.status in {pb.VModelStatusInfo.NOT_FOUND, pb.VModelStatusInfo.TRANSITION_FAILED}:

@@ -44,7 +44,7 @@ from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.methods import AllowedMethods
 from modelmesh.policy.readiness import ReadinessReason
 from modelmesh.ports import Change, ChangeKind, Clock, DataPlane, Peers, Runtime, Store, StoreError
-from modelmesh.values.dataplane import PeerAddress
+from modelmesh.values.dataplane import Naming, PeerAddress
 from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
 from modelmesh.values.records import MemberRecord, ModelRecord, VModelRecord
 
@@ -445,7 +445,8 @@ class ControlPlane:
         parsed = self.keys.parse(change.item.key)
         assert isinstance(parsed, VModelKey)
         stored = self.vmodel_records.changed(parsed.vmodel, change)
-        self.dataplane.set_vmodels([(parsed.vmodel, stored.record.active if stored is not None else None)])
+        naming = Naming(stored.record.active, stored.record.split) if stored is not None else None
+        self.dataplane.set_vmodels([(parsed.vmodel, naming)])
         self.vmodels.changed(parsed.vmodel)
         self.transitions.changed(parsed.vmodel, change)
 

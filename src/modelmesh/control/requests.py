@@ -47,6 +47,7 @@ from modelmesh.values.dataplane import (
     Forward,
     Hop,
     Missed,
+    Naming,
     Outcome,
     Reroute,
     Resolution,
@@ -270,10 +271,16 @@ class Requests:
             return self._not_read(error)
         if found is None:
             return Fail(Status.NOT_FOUND, "vmodel not found")
+        record = found.record
         if held.reroutes > REROUTES:
-            message = f"active model {found.record.active} of vmodel {held.vmodel} is not registered"
+            message = f"active model {record.active} of vmodel {held.vmodel} is not registered"
             return Fail(Status.INTERNAL, message)
-        self._dataplane.set_vmodels([(held.vmodel, found.record.active)])
+        split = record.split
+        if held.model != record.active and held.model in dict(split):
+            # Its record is gone, though the vmodel refers to it. Its share goes to the active model.
+            self._journal.note("split_without", held.model, detail=f"{held.vmodel}: it is not registered")
+            split = record.split_without(held.model)
+        self._dataplane.set_vmodels([(held.vmodel, Naming(record.active, split))])
         return Reroute()
 
     async def _act(self, held: _Held, step: NextStep, registered: Registered) -> Resolution | None:

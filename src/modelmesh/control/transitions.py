@@ -169,7 +169,7 @@ class Transitions:
         )
         match step:
             case Promote(reason):
-                moved = replace(record, active=record.target, failed=False)
+                moved = record.moved(record.target)
                 if await self._vmodels.write(vmodel, found, moved, fence=fence) is None:
                     await self._clock.sleep(REFUSED_AGAIN_MS)
                     return refused

@@ -7,7 +7,7 @@ from dataclasses import replace
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh.control.keys import RegistryKey
 from modelmesh.control.plane import ControlPlane
-from modelmesh.management.calls import Call, CallError, Method, named_model
+from modelmesh.management.calls import Call, CallError, Method, named_model, page_size
 from modelmesh.management.explain import explain, wire_event
 from modelmesh.management.models import not_registered, read_record, refuse_read_only
 from modelmesh.ports import Compare, Delete, Get, KeyValue, Put, Transaction
@@ -16,8 +16,6 @@ from modelmesh.values.ids import ModelId, Revision
 from modelmesh.values.records import ModelRecord, RecordError
 from modelmesh.values.status import Status
 
-PAGE = 100
-PAGE_MAX = 1000
 EVENTS_QUEUED = 1024
 """Events a slow reader may lag behind; older ones are lost to it, and it is told how many."""
 
@@ -41,13 +39,11 @@ class Admin:
 
     async def list_models(self, _: Call, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
         """A page of registered models, ordered by id."""
-        if request.page_size > PAGE_MAX:
-            raise CallError(Status.INVALID_ARGUMENT, f"page_size is {request.page_size}, {PAGE_MAX} are allowed")
         keys = self._plane.keys
         page = await self._plane.store.range(
             keys.registry + request.prefix,
             start_after=keys.registry + request.page_token if request.page_token else "",
-            limit=request.page_size or PAGE,
+            limit=page_size(request.page_size),
         )
         models = [self._model(item) for item in page.items]
         return pb.ListModelsResponse(

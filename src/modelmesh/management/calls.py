@@ -19,6 +19,10 @@ from modelmesh.values.status import Status
 CALLS = 4096
 """Calls being answered at a time; beyond that RESOURCE_EXHAUSTED."""
 
+PAGE = 100
+PAGE_MAX = 1000
+"""Items of a listing, if the caller says nothing, and at most."""
+
 QUEUED_MESSAGES = 64
 """Messages of one streaming call that wait to be read."""
 
@@ -43,6 +47,13 @@ def named_model(model_id: str) -> ModelId:
     if not model_id:
         raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_id")
     return ModelId(model_id)
+
+
+def page_size(asked: int) -> int:
+    """How many a page shall hold. Raises CallError(INVALID_ARGUMENT)."""
+    if asked > PAGE_MAX:
+        raise CallError(Status.INVALID_ARGUMENT, f"page_size is {asked}, {PAGE_MAX} are allowed")
+    return asked or PAGE
 
 
 @contextmanager

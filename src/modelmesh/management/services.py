@@ -10,6 +10,7 @@ from modelmesh.management.health import Health
 from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
 from modelmesh.management.reflection import AskRuntime, Reflection
+from modelmesh.management.splits import Splits
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.values.dataplane import Headers
 
@@ -36,6 +37,7 @@ def serve(
         **models.methods(),
         **VModelCalls(plane, models).methods(),
         **Admin(plane).methods(),
+        **Splits(plane, models).methods(),
         **Reflection(ask_runtime).methods(),
     }
     peer = Peer(plane).methods()

@@ -51,7 +51,7 @@ class VModelCalls:
 
     async def set_vmodel(self, _: Call, request: pb.SetVModelRequest) -> pb.VModelStatusInfo:
         """Create a vmodel or move it; with `sync` wait until it has moved."""
-        vmodel = _checked_id(request.vModelId)
+        vmodel = checked_vmodel(request.vModelId)
         if not request.targetModelId:
             raise CallError(Status.INVALID_ARGUMENT, f"Must provide target modelId for vmodel {vmodel}")
         if len(request.targetModelId) > LONGEST_ID:
@@ -75,7 +75,7 @@ class VModelCalls:
 
     async def delete_vmodel(self, _: Call, request: pb.DeleteVModelRequest) -> pb.DeleteVModelResponse:
         """Delete a vmodel; one that is absent, or of another owner, is left as it is."""
-        vmodel = _checked_id(request.vModelId)
+        vmodel = checked_vmodel(request.vModelId)
         for _attempt in range(WRITES):
             found = await self._read(vmodel)
             if found is None or (request.owner and request.owner != found.record.owner):
@@ -83,11 +83,11 @@ class VModelCalls:
             self._refuse_read_only()
             if await self._plane.vmodels.write(vmodel, found, None) is not None:
                 return pb.DeleteVModelResponse()
-        raise _contended(vmodel)
+        raise contended(vmodel)
 
     async def vmodel_status(self, _: Call, request: pb.GetVModelStatusRequest) -> pb.VModelStatusInfo:
         """Tell what is; an absent vmodel, or one of another owner, is NOT_FOUND."""
-        vmodel = _checked_id(request.vModelId)
+        vmodel = checked_vmodel(request.vModelId)
         found = await self._read(vmodel)
         if found is None or (request.owner and request.owner != found.record.owner):
             return _VInfo(status=_VInfo.NOT_FOUND)
@@ -134,7 +134,7 @@ class VModelCalls:
             )
             if written is not None:
                 return decided.record, active_copies
-        raise _contended(vmodel)
+        raise contended(vmodel)
 
     def _check_target(self, request: pb.SetVModelRequest, registered: Registered | None, *, described: bool) -> None:
         if not described and registered is None:
@@ -241,12 +241,14 @@ class VModelCalls:
             return await self._plane.vmodels.read(vmodel)
 
 
-def _contended(vmodel: VModelId) -> CallError:
+def contended(vmodel: VModelId) -> CallError:
+    """The error of who lost every race for the record."""
     message = f"vmodel {vmodel} keeps changing under the call; repeat it"
     return CallError(Status.ABORTED, message)
 
 
-def _checked_id(vmodel: str) -> VModelId:
+def checked_vmodel(vmodel: str) -> VModelId:
+    """The id of a request. Raises CallError(INVALID_ARGUMENT)."""
     if not vmodel:
         raise CallError(Status.INVALID_ARGUMENT, "Must provide vModelId")
     if len(vmodel) > LONGEST_ID:

@@ -78,22 +78,17 @@ def retarget(
     if existing.target == call.target and (existing.active == call.target or not call.force):
         return Retargeted(existing, RetargetReason.UNCHANGED)
     if existing.active == call.target or call.force or may_switch:
-        switched = replace(existing, active=call.target, target=call.target, failed=False)
-        return Retargeted(switched, RetargetReason.SWITCHED)
+        return Retargeted(existing.moved(call.target), RetargetReason.SWITCHED)
     return Retargeted(replace(existing, target=call.target, failed=False), RetargetReason.RETARGETED)
 
 
 def reference_changes(before: VModelRecord | None, after: VModelRecord | None) -> Mapping[ModelId, int]:
     """How many references each model gains or loses when the record goes from `before` to `after`.
 
-    A model counts once per vmodel that has it as active or target, whichever way it came there.
+    A model counts once per vmodel that names it, whichever way it came there.
     """
-    old = _named(before)
-    new = _named(after)
+    old = before.models if before is not None else ()
+    new = after.models if after is not None else ()
     gained = {model: 1 for model in new if model not in old}
     lost = {model: -1 for model in old if model not in new}
     return gained | lost
-
-
-def _named(record: VModelRecord | None) -> tuple[ModelId, ...]:
-    return tuple(dict.fromkeys((record.active, record.target))) if record is not None else ()

@@ -5,12 +5,12 @@ instance. Everything that decides is what runs in production.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
 
-from modelmesh._proto import model_mesh_pb2, peer_pb2
+from modelmesh._proto import admin_pb2, model_mesh_pb2, peer_pb2
 from modelmesh.adapters.peers import peer_answer, recollection
 from modelmesh.adapters.store.sqlite import SqliteStore
 from modelmesh.control.drain import Drained
@@ -22,6 +22,7 @@ from modelmesh.management.admin import Admin
 from modelmesh.management.calls import Call
 from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
+from modelmesh.management.splits import Splits
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.ports import PeerAnswer, PeerUnreachableError, RuntimeCallError, Store, StoreError
 from modelmesh.testing.attempts import Answer
@@ -113,6 +114,7 @@ class SimulatedInstance:
     models: Models
     vmodels: VModelCalls
     admin: Admin
+    splits: Splits
     clock: VirtualClock
 
     def set_skew(self, skew_ms: int) -> None:
@@ -208,7 +210,7 @@ class SimulatedCluster:
         dataplane.start()
         models = Models(plane)
         simulated = SimulatedInstance(
-            plane, dataplane, runtime, models, VModelCalls(plane, models), Admin(plane), clock
+            plane, dataplane, runtime, models, VModelCalls(plane, models), Admin(plane), Splits(plane, models), clock
         )
         self.instances[instance] = simulated
         await plane.start()
@@ -346,6 +348,15 @@ async def set_vmodel(instance: SimulatedInstance, vmodel: str, target: str) -> N
     unary = instance.vmodels.methods()["mmesh.ModelMesh/setVModel"].unary
     assert unary is not None
     await unary(call, request)
+
+
+async def set_split(
+    instance: SimulatedInstance, vmodel: str, shares: Mapping[str, int], *, force: bool = False
+) -> None:
+    """Give models a share of a vmodel's calls, in percent; they are loaded first unless `force`."""
+    split = [admin_pb2.Share(model_id=model, percent=percent) for model, percent in shares.items()]
+    request = admin_pb2.SetSplitRequest(vmodel_id=vmodel, split=split, force=force)
+    await instance.splits.set_split(Call(Token(0), "", {}, send=lambda _: None), request)
 
 
 def _script(size_bytes: int, load_ms: int) -> ModelScript:

@@ -29,6 +29,7 @@ from modelmesh.values.dataplane import (
     LinkLost,
     LocalCopy,
     Missed,
+    Naming,
     Outcome,
     PeerAddress,
     RemoteCopy,
@@ -76,7 +77,7 @@ class SimulatedDataPlane:
         self._rng = rng
         self._receive: Callable[[Sequence[DataPlaneEvent]], None] | None = None
         self._routes: dict[ModelId, Route] = {}
-        self._vmodels: dict[VModelId, ModelId] = {}
+        self._vmodels: dict[VModelId, Naming] = {}
         self._tokens = count(1)
         self._held: dict[Token, _HeldCall] = {}
         self._answered: dict[Token, None] = {}
@@ -120,13 +121,13 @@ class SimulatedDataPlane:
                 if before.local.ready and closed and not self._copies.running(model, before.local.load_id):
                     self._emit_soon(CopyIdle(model, before.local.load_id))
 
-    def set_vmodels(self, vmodels: Sequence[tuple[VModelId, ModelId | None]]) -> None:
+    def set_vmodels(self, vmodels: Sequence[tuple[VModelId, Naming | None]]) -> None:
         """See `ports.DataPlane`."""
-        for vmodel, model in vmodels:
-            if model is None:
+        for vmodel, naming in vmodels:
+            if naming is None:
                 self._vmodels.pop(vmodel, None)
             else:
-                self._vmodels[vmodel] = model
+                self._vmodels[vmodel] = naming
 
     def set_peers(self, peers: Sequence[tuple[InstanceId, PeerAddress | None]]) -> None:
         """See `ports.DataPlane`."""
@@ -254,10 +255,11 @@ class SimulatedDataPlane:
         label = VModelId(name) if vmodel else None
         resolution: Resolution = Reroute()
         was_held = False
+        draw = self._rng.randrange(100) if vmodel else 0
         for turn in count(1):
             if turn == ENDLESS:
                 self._network.problems.append(f"{self.instance}: call {token} for {name} goes round without end")
-            model = self._vmodels.get(VModelId(name), ModelId("")) if vmodel else ModelId(name)
+            model = self._named(VModelId(name), draw) if vmodel else ModelId(name)
             try:
                 if isinstance(resolution, Reroute):
                     attempt = self._hit(model, payload, balanced=balanced)
@@ -279,6 +281,18 @@ class SimulatedDataPlane:
             else:
                 return replace(answer, held=was_held)
         raise AssertionError("unreachable")
+
+    def _named(self, vmodel: VModelId, draw: int) -> ModelId:
+        """The model of a call; empty if the vmodel is not known."""
+        naming = self._vmodels.get(vmodel)
+        if naming is None:
+            return ModelId("")
+        below = 0
+        for model, percent in naming.split:
+            below += percent
+            if draw < below:
+                return model
+        return naming.active
 
     async def _failed(self, token: Token, model: ModelId, vmodel: VModelId | None, failure: AttemptEnded) -> Resolution:
         assert failure.answer.served_by is not None

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from random import Random
 
+from modelmesh.management.calls import CallError
 from modelmesh.ports import RuntimeCallError, StoreError
-from modelmesh.testing.cluster import SimulatedInstance, set_vmodel
+from modelmesh.testing.cluster import SimulatedInstance, set_split, set_vmodel
 from modelmesh.testing.store import FaultyStore
 from modelmesh.testing.world import CONSTRAINED, MOST_INSTANCES, UNCONSTRAINED, UNIT_BYTES, Artefact, DiedError, World
 from modelmesh.values.ids import InstanceId, ModelId
@@ -46,6 +47,7 @@ class Faults:
             "model_corrupt": self._corrupt,
             "model_registered_again": self._register_again,
             "vmodel_moved": self._move_vmodel,
+            "vmodel_split": self._split_vmodel,
             "load_slow": self._slow_loads,
             "load_failed": self._fail_load,
             "constraints_changed": self._change_constraints,
@@ -275,6 +277,23 @@ class Faults:
 
         async def work(instance: SimulatedInstance) -> None:
             await set_vmodel(instance, vmodel, artefact.model)
+
+        return await self._world.try_until_done(work)
+
+    async def _split_vmodel(self) -> bool:
+        """Other models get a share of a name's calls, or it ends."""
+        known = sorted(model for model, artefact in self._world.artefacts.items() if artefact.registered)
+        models = self._rng.sample(known, min(len(known), self._rng.randint(0, 2)))
+        shares = {str(model): self._rng.randint(1, 50) for model in models}
+        vmodel = self._rng.choice(VMODELS)
+        force = self._rng.random() < 0.3
+
+        async def work(instance: SimulatedInstance) -> None:
+            try:
+                await set_split(instance, vmodel, shares, force=force)
+            except CallError as error:
+                if error.status not in {Status.NOT_FOUND, Status.INVALID_ARGUMENT}:
+                    raise  # else there is no such vmodel or model now, or it is the active one
 
         return await self._world.try_until_done(work)
 

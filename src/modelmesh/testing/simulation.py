@@ -14,12 +14,13 @@ from random import Random
 
 from modelmesh.testing.attempts import Answer
 from modelmesh.testing.clock import EPOCH_MS, VirtualClock, run_virtual
-from modelmesh.testing.cluster import SimulatedCluster
+from modelmesh.testing.cluster import KEYS, SimulatedCluster
 from modelmesh.testing.faults import VMODELS, Faults
 from modelmesh.testing.invariants import Invariants
 from modelmesh.testing.world import MOST_INSTANCES, Artefact, World
 from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.records import ModelRecord, VModelRecord
 from modelmesh.values.status import Status
 
 FAULTY_S = 500
@@ -227,6 +228,16 @@ class Simulation:
         await asyncio.sleep(QUIET_S)
         self._repeats(began, None, "at rest")
         await self.world.cluster.settled(within_ms=40_000)
+        await self._references_are_exact()
+
+    async def _references_are_exact(self) -> None:
+        """Each model counts the vmodels that name it."""
+        store = self.world.memory
+        vmodels = [VModelRecord.decode(item.value) for item in (await store.range(KEYS.vmodels)).items]
+        for item in (await store.range(KEYS.registry)).items:
+            model, counted = item.key.removeprefix(KEYS.registry), ModelRecord.decode(item.value).references
+            named = sum(model in vmodel.models for vmodel in vmodels)
+            assert counted == named, f"{model} counts {counted} references, {named} vmodels name it"
 
     def _repeats(self, began: int, kinds: "set[str] | None", when: str) -> None:
         """No proposal repeats forever: the story since event `began` has none that came again and again."""

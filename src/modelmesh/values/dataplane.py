@@ -39,6 +39,14 @@ class Outcome(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Naming:
+    """What a vmodel stands for: `active`, but for the percent of its calls that `split` gives to other models."""
+
+    active: ModelId
+    split: tuple[tuple[ModelId, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LocalCopy:
     """The copy at this instance. Bounds: 0 means none."""
 

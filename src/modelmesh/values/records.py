@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 
 _DEFAULT_TYPE = "NLCLASSIFIER"
+
+WHOLE_PERCENT = 100
 """What a record without `type` means; kept from the old system."""
 
 OLD_INSTANCE_FIELDS = ("instanceIds", "failedIn", "fails")
@@ -105,19 +107,23 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class VModelRecord:
-    """A movable name. A transition is in progress iff `active` and `target` differ."""
+    """A movable name. A transition is in progress iff `active` and `target` differ.
+
+    `split` is ours: other models, each with the percent of the calls that it gets; `active` gets the rest. The old
+    system keeps it as it keeps all fields that it does not know.
+    """
 
     active: ModelId
     target: ModelId
     owner: str = ""
     failed: bool = False
+    split: tuple[tuple[ModelId, int], ...] = ()
     extras: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
         """The stored form."""
-        return _encode(
-            {**self.extras, "o": self.owner, "amid": self.active, "tmid": self.target, "failed": self.failed}
-        )
+        fields = {"o": self.owner, "amid": self.active, "tmid": self.target, "failed": self.failed}
+        return _encode({**self.extras, **fields, **({"split": dict(self.split)} if self.split else {})})
 
     @classmethod
     def decode(cls, value: bytes) -> "VModelRecord":
@@ -129,8 +135,22 @@ class VModelRecord:
             target=ModelId(_take(known, "tmid", str, active)),
             owner=_take(known, "o", str, ""),
             failed=_take(known, "failed", bool, default=False),
+            split=_split(known.pop("split", None) or {}),
             extras=MappingProxyType(known),
         )
+
+    @property
+    def models(self) -> tuple[ModelId, ...]:
+        """Those that it names, each once."""
+        return tuple(dict.fromkeys((self.active, self.target, *(model for model, _ in self.split))))
+
+    def moved(self, model: ModelId) -> "VModelRecord":
+        """With another active model, which gets what the others leave and no share of its own."""
+        return replace(self, active=model, target=model, failed=False, split=self.split_without(model))
+
+    def split_without(self, model: ModelId) -> tuple[tuple[ModelId, int], ...]:
+        """The shares of all other models."""
+        return tuple(share for share in self.split if share[0] != model)
 
 
 class CopyState(enum.Enum):
@@ -348,6 +368,14 @@ def _take(fields: dict[str, Any], name: str, kind: type[_Scalar], default: _Scal
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise RecordError(f"{name} is not of type {kind.__name__}")
     return value
+
+
+def _split(value: object) -> tuple[tuple[ModelId, int], ...]:
+    if not isinstance(value, dict) or not all(type(percent) is int and percent > 0 for percent in value.values()):
+        raise RecordError("split is not an object of numbers above 0")
+    if sum(value.values()) > WHOLE_PERCENT:
+        raise RecordError(f"split gives away {sum(value.values())} percent")
+    return tuple((ModelId(model), percent) for model, percent in value.items())
 
 
 def _hot(value: object) -> tuple[HotCopy, ...]:

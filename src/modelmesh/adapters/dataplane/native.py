@@ -26,6 +26,7 @@ from modelmesh.values.dataplane import (
     LinkLost,
     Logged,
     Missed,
+    Naming,
     Observing,
     Outcome,
     PeerAddress,
@@ -187,9 +188,11 @@ class NativeDataPlane:
             self._slot_of_model[model] = slot
             self._model_of_slot[slot] = model
 
-    def set_vmodels(self, vmodels: Sequence[tuple[VModelId, ModelId | None]]) -> None:
-        """Say which model each vmodel stands for; None drops one."""
-        self._core.set_vmodels([*vmodels])
+    def set_vmodels(self, vmodels: Sequence[tuple[VModelId, Naming | None]]) -> None:
+        """Say what each vmodel stands for; None drops one."""
+        self._core.set_vmodels(
+            [(vmodel, (naming.active, [*naming.split]) if naming is not None else None) for vmodel, naming in vmodels]
+        )
 
     def set_peers(self, peers: Sequence[tuple[InstanceId, PeerAddress | None]]) -> None:
         """Say where instances are; None forgets one and closes its connections."""
