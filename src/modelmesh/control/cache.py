@@ -25,6 +25,7 @@ from modelmesh.control.copy_entry import (
 )
 from modelmesh.control.copy_steps import CopySteps
 from modelmesh.control.journal import Journal
+from modelmesh.control.limits import Identity
 from modelmesh.control.link import RuntimeParameters
 from modelmesh.control.records import Registered
 from modelmesh.machines.model_copy import CopyInput, CopyState
@@ -85,10 +86,19 @@ class Cache:
         """The runtime's parameters; set before anything is loaded."""
         return self._steps.parameters
 
-    def describe(self, record: records.MemberRecord) -> records.MemberRecord:
-        """This instance's entry, with what the cache knows."""
-        return replace(
-            record,
+    def describe(
+        self, identity: Identity, *, started_ms: int, hot: tuple[records.HotCopy, ...]
+    ) -> records.MemberRecord:
+        """This instance's entry."""
+        return records.MemberRecord(
+            address=identity.address,
+            tls_name=identity.tls_name,
+            started_ms=started_ms,
+            labels=identity.labels,
+            zone=identity.zone,
+            location=identity.location,
+            version=identity.version,
+            hot=hot,
             capacity_bytes=self.ledger.capacity_bytes,
             used_bytes=self.ledger.used_bytes,
             reserve_bytes=self.ledger.reserve,

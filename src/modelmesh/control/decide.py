@@ -4,27 +4,20 @@ A policy sees one question; here stand the views it gets and the rules that no p
 never the last copy of a model in use, one change in flight per model.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from random import Random
 
+from modelmesh.control.placed import Placed
 from modelmesh.control.records import Registered
 from modelmesh.control.state import ClusterState
 from modelmesh.policy.admission import retry_after_ms, spread_ms
 from modelmesh.policy.attempt import AttemptReason, Journey, NextStep, SendTo, next_step
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.eviction import HeldCopy, Victim, choose_victims
-from modelmesh.policy.upgrade import outdated
 from modelmesh.ports import Clock
-from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.ids import ModelId
 from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, Copy, InstanceView, ModelView
-
-ENTRY_LAG_MS = 2_000
-"""A load sent to an instance shows in its entry by then: it publishes a change within a second."""
-
-OUTDATED_LOOK_MS = 10_000
 
 
 class Decider:
@@ -59,10 +52,9 @@ class Decider:
         self._failure_expiry_ms = failure_expiry_ms
         self.constraints = TypeConstraints()
         """Where models of which type may go; replaced when the operator changes it."""
-        self._placed: deque[tuple[int, InstanceId, int]] = deque()
-        self._seen: ClusterView | None = None
-        self._others: ClusterView | None = None
-        self._going: frozenset[InstanceId] = frozenset()
+        self._placed = Placed()
+        self._seen: tuple[InstanceView, ...] | None = None
+        self._others: tuple[InstanceView, ...] = ()
         self._until_ms = 0
 
     def next_step(
@@ -71,10 +63,9 @@ class Decider:
         """What happens next to a request. `remaining_ms`: until its deadline."""
         step = self._ask(journey, model, registered, self._rng, remaining_ms)
         if isinstance(step, SendTo) and step.reason is AttemptReason.PLACED_ELSEWHERE:
-            self._placed.append(
-                (self._clock.monotonic_ms(), step.instance, self._predicted_bytes(model, registered.record.type))
-            )
-            self._until_ms = 0
+            size_bytes = self._predicted_bytes(model, registered.record.type)
+            self._placed.sent(step.instance, size_bytes, self._clock.monotonic_ms())
+            self._seen = None
         return step
 
     def rehearse(self, model: ModelId, registered: Registered) -> NextStep:
@@ -134,27 +125,11 @@ class Decider:
         """The instances, this one as it stands now."""
         view = self._state.cluster()
         now_ms = self._clock.monotonic_ms()
-        if self._others is None or view is not self._seen or now_ms >= self._until_ms:
-            self._seen = view
-            self._others = self._look_at_others(view, now_ms)
-        own = InstanceView(view.own, self._own_record(), outdated=view.own in self._going)
-        return self._others.with_instance(own)
-
-    def _look_at_others(self, view: ClusterView, now_ms: int) -> ClusterView:
-        """The others with what their entries cannot say yet: loads sent there from here, and that they will go.
-
-        Without the former all misses of a second would choose the same instance.
-        """
-        while self._placed and self._placed[0][0] <= now_ms - ENTRY_LAG_MS:
-            self._placed.popleft()
-        self._until_ms = self._placed[0][0] + ENTRY_LAG_MS if self._placed else now_ms + OUTDATED_LOOK_MS
-        going = self._going = outdated(view.instances, now_ms=self._clock.now_ms())
-        if not self._placed and not going:
-            return view
-        sent: dict[InstanceId, list[int]] = {}
-        for _, instance, size_bytes in self._placed:
-            sent.setdefault(instance, []).append(size_bytes)
-        return replace(view, instances=tuple(_adjusted(entry, sent, going) for entry in view.instances))
+        if view.instances is not self._seen or now_ms >= self._until_ms:
+            self._seen = view.instances
+            self._others, self._until_ms = self._placed.look(view, now_ms, epoch_ms=self._clock.now_ms())
+        own = InstanceView(view.own, self._own_record(), outdated=self._placed.goes(view.own))
+        return ClusterView(view.own, view.revision, self._others).with_instance(own)
 
     def places(self, model: ModelId, registered: Registered, cluster: ClusterView) -> int:
         """How many instances may hold the model: its holders, and those where nothing speaks against a load."""
@@ -180,13 +155,3 @@ class Decider:
     def victims(self, oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool) -> tuple[Victim, ...]:
         """Which copies leave."""
         return choose_victims(oldest_first, need_bytes=need_bytes, forced=forced)
-
-
-def _adjusted(entry: InstanceView, sent: Mapping[InstanceId, list[int]], going: frozenset[InstanceId]) -> InstanceView:
-    sizes = sent.get(entry.instance)
-    record = entry.record
-    if sizes is not None:
-        record = replace(record, used_bytes=record.used_bytes + sum(sizes), loads=record.loads + len(sizes))
-    elif entry.instance not in going:
-        return entry
-    return replace(entry, record=record, outdated=entry.instance in going)

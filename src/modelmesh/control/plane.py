@@ -468,19 +468,7 @@ class ControlPlane:
         await self._put_back.relist(lease)  # made after the membership, which it needs
 
     def _member_record(self) -> MemberRecord:
-        identity = self.identity
-        return self.cache.describe(
-            MemberRecord(
-                address=identity.address,
-                tls_name=identity.tls_name,
-                started_ms=self._started_ms,
-                labels=identity.labels,
-                zone=identity.zone,
-                location=identity.location,
-                version=identity.version,
-                hot=self.rounds.hot,
-            )
-        )
+        return self.cache.describe(self.identity, started_ms=self._started_ms, hot=self.rounds.hot)
 
     def _cut_off_since_ms(self) -> int | None:
         if self.state.cut_from():

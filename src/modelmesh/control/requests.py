@@ -86,6 +86,7 @@ class _Held:
     sent_ms: int = 0
     deadline_ms: int | None = None
     doubted: bool = False
+    gave_up: GiveUp | None = None
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
@@ -217,6 +218,8 @@ class Requests:
         if not isinstance(resolution, Forward | Serve | Reroute):
             self._held.pop(held.token, None)
         self._dataplane.resolve([(held.token, resolution)])
+        if held.gave_up is not None:  # the caller does not wait until that is written down
+            self._journal.note("gave_up", held.model, held.gave_up.reason.value, held.gave_up.message)
 
     async def _resolution(self, held: _Held) -> Resolution:
         if not held.model:
@@ -311,7 +314,7 @@ class Requests:
                 return self._given_up(held, step)
 
     def _given_up(self, held: _Held, step: GiveUp) -> Fail:
-        self._journal.note("gave_up", held.model, step.reason.value, step.message)
+        held.gave_up = step
         match step.status:
             case Status.RESOURCE_EXHAUSTED:
                 after_ms = self._decider.retry_after_ms(self._cache.learned.common_load_ms)

@@ -48,19 +48,26 @@ class ClusterState:
         self._records: dict[ModelId, Revision] = {}
         """Create revision of the record of each model that has copies; 0 once it is unregistered."""
         self._lost_links: dict[InstanceId, None] = {}
-        self._cluster: ClusterView | None = None
+        self._places: dict[InstanceId, InstanceView] = {}
+        self._instances: tuple[InstanceView, ...] | None = None
 
     # --- reading ------------------------------------------------------------------------------
 
     def cluster(self) -> ClusterView:
-        """The instances; built once per change."""
-        if self._cluster is None:
-            entries = tuple(
-                InstanceView(instance, member.record, instance == self.own or instance not in self._lost_links)
-                for instance, member in sorted(self.members.items())
-            )
-            self._cluster = ClusterView(self.own, self.revision, entries)
-        return self._cluster
+        """The instances. Their tuple is the same as long as none of them changes."""
+        if self._instances is None:
+            self._instances = tuple(self._places[instance] for instance in sorted(self._places))
+        return ClusterView(self.own, self.revision, self._instances)
+
+    def _look_at(self, instance: InstanceId) -> None:
+        """What is known of an instance changed."""
+        member = self.members.get(instance)
+        if member is None:
+            self._places.pop(instance, None)
+        else:
+            reachable = instance == self.own or instance not in self._lost_links
+            self._places[instance] = InstanceView(instance, member.record, reachable)
+        self._instances = None
 
     def model(self, model: ModelId) -> ModelView:
         """A model's copies and failures, void ones left out."""
@@ -126,6 +133,8 @@ class ClusterState:
         self._copies.clear()
         self._failures.clear()
         self.members.clear()
+        self._places.clear()
+        self._instances = None
         self._records.clear()
         for item in items:
             self._put(item, changed)
@@ -139,7 +148,6 @@ class ClusterState:
                     )
                     self._copies.setdefault(model, {})[instance] = unlisted
         self.revision = revision
-        self._cluster = None
         return changed
 
     def apply(self, changes: Iterable[Change]) -> Changed:
@@ -157,8 +165,6 @@ class ClusterState:
             else:
                 self._delete(change.item, lost, changed)
             self.revision = max(self.revision, change.item.mod_revision)
-        if batch:
-            self._cluster = None
         return changed
 
     def cut_from(self) -> bool:
@@ -173,7 +179,7 @@ class ClusterState:
             self._drop_unlisted(instance, changed)
         else:
             self._lost_links.pop(instance, None)
-        self._cluster = None
+        self._look_at(instance)
         return changed
 
     def gone(self, instance: InstanceId) -> Changed:
@@ -204,6 +210,7 @@ class ClusterState:
                     record = MemberRecord.decode(item.value)
                     before = self.members.get(instance)
                     self.members[instance] = Member(instance, record, item.create_revision)
+                    self._look_at(instance)
                     if before is None or before.create_revision != item.create_revision:
                         # Its copies were put again before it; what is still unlisted is gone.
                         self._drop_unlisted(instance, changed)
@@ -236,6 +243,7 @@ class ClusterState:
         match self._keys.parse(item.key):
             case MemberKey(instance):
                 if self.members.pop(instance, None) is not None:
+                    self._look_at(instance)
                     changed.members[instance] = None
             case CopyKey(model, instance):
                 with_its_lease = (item.mod_revision, instance) in lost

@@ -1,0 +1,87 @@
+"""The other instances with what their entries cannot say yet: loads sent there from here, and that they will go.
+
+Without the former all misses of a second would choose the same instance.
+"""
+
+import bisect
+from collections import deque
+from dataclasses import replace
+
+from modelmesh.policy.upgrade import outdated
+from modelmesh.values.ids import InstanceId
+from modelmesh.values.view import ClusterView, InstanceView
+
+ENTRY_LAG_MS = 2_000
+"""A load sent to an instance shows in its entry by then: it publishes a change within a second."""
+
+OUTDATED_LOOK_MS = 10_000
+"""Who is being replaced is looked at as often, and whenever instances come or go."""
+
+
+class Placed:
+    """Loads placed from here. Times are monotonic milliseconds where nothing else is said.
+
+    Made for clusters of a thousand instances of which each tells of itself every second, and for many loads at once:
+    an entry is written anew only if it, or what was sent there, changed.
+    """
+
+    def __init__(self) -> None:
+        self._sent: deque[tuple[int, InstanceId, int]] = deque()
+        self._sums: dict[InstanceId, tuple[int, int]] = {}
+        self._adjusted: dict[InstanceId, tuple[InstanceView, InstanceView]] = {}
+        self._going: frozenset[InstanceId] = frozenset()
+        self._members: tuple[InstanceId, ...] = ()
+        self._look_ms = 0
+
+    def sent(self, instance: InstanceId, size_bytes: int, now_ms: int) -> None:
+        """A load of about this size was sent to an instance."""
+        self._sent.append((now_ms + ENTRY_LAG_MS, instance, size_bytes))
+        self._add(instance, size_bytes, 1)
+
+    def goes(self, instance: InstanceId) -> bool:
+        """Whether it is being replaced by a newer one."""
+        return instance in self._going
+
+    def look(self, view: ClusterView, now_ms: int, *, epoch_ms: int) -> tuple[tuple[InstanceView, ...], int]:
+        """The instances of `view`, adjusted, and until when they can be taken so if nothing is sent."""
+        while self._sent and self._sent[0][0] <= now_ms:
+            _, instance, size_bytes = self._sent.popleft()
+            self._add(instance, -size_bytes, -1)
+        members = tuple(entry.instance for entry in view.instances)
+        if now_ms >= self._look_ms or members != self._members:
+            self._members = members
+            self._look_ms = now_ms + OUTDATED_LOOK_MS
+            going = outdated(view.instances, now_ms=epoch_ms)
+            if going != self._going:
+                self._going = going
+                self._adjusted.clear()
+        until_ms = min(self._look_ms, self._sent[0][0]) if self._sent else self._look_ms
+        touched = dict.fromkeys((*self._sums, *sorted(self._going)))
+        if not touched:
+            return view.instances, until_ms
+        entries = list(view.instances)
+        for instance in touched:
+            at = bisect.bisect_left(members, instance)
+            if at < len(members) and members[at] == instance:
+                entries[at] = self._adjust(entries[at])
+        return tuple(entries), until_ms
+
+    def _add(self, instance: InstanceId, size_bytes: int, loads: int) -> None:
+        all_bytes, all_loads = self._sums.get(instance, (0, 0))
+        if all_loads + loads:
+            self._sums[instance] = (all_bytes + size_bytes, all_loads + loads)
+        else:
+            del self._sums[instance]
+        self._adjusted.pop(instance, None)
+
+    def _adjust(self, entry: InstanceView) -> InstanceView:
+        known = self._adjusted.get(entry.instance)
+        if known is not None and known[0] is entry:
+            return known[1]
+        size_bytes, loads = self._sums.get(entry.instance, (0, 0))
+        record = entry.record
+        if loads:
+            record = replace(record, used_bytes=record.used_bytes + size_bytes, loads=record.loads + loads)
+        adjusted = replace(entry, record=record, outdated=entry.instance in self._going)
+        self._adjusted[entry.instance] = (entry, adjusted)
+        return adjusted
