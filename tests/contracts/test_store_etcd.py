@@ -3,18 +3,21 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from aetcd import rpc
 
-from modelmesh.adapters.store import open_store
+from modelmesh.adapters.store import connection_file, open_store
 from modelmesh.adapters.store.etcd import EtcdStore
 from modelmesh.adapters.store.etcd_settings import EtcdSettings
+from modelmesh.adapters.store.sqlite import SqliteStore
 from modelmesh.instance.local_etcd import LocalEtcd, LocalEtcdError
 from modelmesh.ports import (
     CompactedError,
@@ -343,6 +346,136 @@ async def test_tls_with_certificates_on_both_sides(tmp_path: Path):
                 await open_store(f"etcd:{tmp_path / 'connection.json'}")
     finally:
         etcd.stop()
+
+
+# --- a connection file that changes ---
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> AsyncIterator[tuple[LocalEtcd, rpc.AuthStub, Path]]:
+    """An etcd over TLS with a password, and the file that tells how to reach it; `guarded[1]` changes passwords."""
+    authority = Authority()
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    certificate, key = authority.issue("127.0.0.1").write(tmp_path / "etcd-tls")
+    plain, secure = free_ports(2)
+    etcd = LocalEtcd(
+        tmp_path / "etcd",
+        durable=False,
+        arguments=(
+            f"--listen-client-urls=http://127.0.0.1:{plain},https://127.0.0.1:{secure}",
+            f"--cert-file={certificate}",
+            f"--key-file={key}",
+        ),
+    )
+    etcd.port = plain
+    await asyncio.to_thread(etcd.start)
+    try:
+        async with grpc.aio.insecure_channel(etcd.endpoint) as channel:
+            auth = rpc.AuthStub(channel)
+            await auth.UserAdd(rpc.AuthUserAddRequest(name="root", password="first"))
+            await auth.UserGrantRole(rpc.AuthUserGrantRoleRequest(user="root", role="root"))
+            await auth.AuthEnable(rpc.AuthEnableRequest())
+            file = tmp_path / "connection.json"
+            write(file, port=secure)
+            yield etcd, auth, file
+    finally:
+        await asyncio.to_thread(etcd.stop)
+
+
+def write(file: Path, **changes: Any) -> None:
+    """The connection file, with what is new in it."""
+    port = changes.pop("port", None)
+    fields = json.loads(file.read_text()) if file.exists() else {"userid": "root", "password": "first"}
+    if port is not None:
+        fields |= {"endpoints": f"https://127.0.0.1:{port}", "certificate_file": "ca.pem"}
+    file.write_text(json.dumps(fields | changes))
+
+
+class Followed:
+    """A store, the file that it follows, and what was said of that."""
+
+    def __init__(self, store: EtcdStore, path: Path) -> None:
+        self.said: list[str] = []
+        self.store = store
+        file = connection_file(
+            f"etcd:{path}", store, changed=lambda: self.said.append("changed"), refused=self.said.append
+        )
+        assert file is not None
+        self.file = file
+
+    async def looks(self, times: int = 2) -> list[str]:
+        """Look so often at the file; returns what is new to say."""
+        before = len(self.said)
+        for _ in range(times):
+            await self.file.look()
+        return self.said[before:]
+
+
+async def change_password(auth: rpc.AuthStub, password: str, old: str) -> None:
+    answer = await auth.Authenticate(rpc.AuthenticateRequest(name="root", password=old))
+    request = rpc.AuthUserChangePasswordRequest(name="root", password=password)
+    await auth.UserChangePassword(request, metadata=(("token", answer.token),))
+
+
+async def test_a_renewed_password_and_authority_take_hold_without_a_restart(guarded, tmp_path: Path):
+    etcd, auth, file = guarded
+    store = await open_store(f"etcd:{file}")
+    assert isinstance(store, EtcdStore)
+    followed = Followed(store, file)
+    watching = asyncio.ensure_future(anext(store.watch("w", start=await put(store, "a"))))
+    assert await followed.looks(3) == []
+
+    await change_password(auth, "second", "first")
+    write(file, password="second")
+    authority = Authority("the next")
+    authority.issue("127.0.0.1").write(tmp_path / "etcd-tls")
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    assert await followed.looks(1) == [], "half of it may still be under way"
+    assert await followed.looks(1) == ["changed"]
+    assert await put(store, "w1") > 0
+    assert [change.item.key for change in await asyncio.wait_for(watching, 10)] == ["w1"], "what ran goes on"
+
+    await asyncio.to_thread(etcd.stop)
+    await asyncio.to_thread(etcd.start)  # tokens and connections from before are void
+    await eventually(store)
+    assert await put(store, "a") > 0
+    assert await followed.looks() == []
+    await store.close()
+
+
+async def test_a_connection_file_that_does_not_let_us_in_is_not_used(guarded, tmp_path: Path):
+    _, auth, file = guarded
+    store = await open_store(f"etcd:{file}")
+    assert isinstance(store, EtcdStore)
+    followed = Followed(store, file)
+    for changes, said in [
+        ({"password": "wrong"}, "authentication failed"),
+        ({"password": 7}, "password in .* must be text"),
+        ({"password": "first", "certificate_file": "gone.pem"}, "certificate_file in .* names gone.pem"),
+        ({"certificate_file": "ca.pem", "root_prefix": "other"}, "root_prefix cannot change"),
+    ]:
+        write(file, **changes)
+        (why,) = await followed.looks(4)
+        assert re.search(said + ".*; what was before stays in use", why), why
+        assert await put(store, "a") > 0
+    file.unlink()
+    (why,) = await followed.looks(3)
+    assert "there is no file" in why
+    write(file, port=int(store.settings.endpoints[0].rpartition(":")[2]))
+    assert await followed.looks(3) == [], "it says again what is in use"
+
+    await change_password(auth, "second", "first")
+    write(file, password="second")
+    assert await followed.looks() == ["changed"]
+    await store.close()
+
+
+def test_only_a_file_is_followed(tmp_path: Path):
+    store = EtcdStore(EtcdSettings((REFUSED,)))
+    assert connection_file(f"etcd:{REFUSED}", store, changed=print, refused=print) is None
+    memory = SqliteStore(":memory:")
+    (tmp_path / "db").touch()
+    assert connection_file(f"sqlite:{tmp_path / 'db'}", memory, changed=print, refused=print) is None
 
 
 def free_ports(count: int) -> list[int]:

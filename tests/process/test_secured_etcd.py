@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 from aetcd import rpc
-from conftest import StartMesh
+from conftest import StartMesh, eventually
 from test_faults import serve
 
 from modelmesh.instance.local_cluster import free_port
@@ -39,6 +39,7 @@ async def test_an_instance_over_tls_with_a_password(start_mesh: StartMesh, tmp_p
             await auth.UserAdd(rpc.AuthUserAddRequest(name="root", password="secret words"))
             await auth.UserGrantRole(rpc.AuthUserGrantRoleRequest(user="root", role="root"))
             await auth.AuthEnable(rpc.AuthEnableRequest())
+            token = (await auth.Authenticate(rpc.AuthenticateRequest(name="root", password="secret words"))).token
         connection = {
             "endpoints": f"https://127.0.0.1:{secure}",
             "certificate_file": "ca.pem",
@@ -52,6 +53,18 @@ async def test_an_instance_over_tls_with_a_password(start_mesh: StartMesh, tmp_p
         await mesh.register("m", load=True, sync=True)
         assert (await mesh.predict("m")).results
         assert "secret words" not in mesh.log()
+
+        async with grpc.aio.insecure_channel(etcd.endpoint) as channel:
+            renewed = rpc.AuthUserChangePasswordRequest(name="root", password="new words")
+            await rpc.AuthStub(channel).UserChangePassword(renewed, metadata=(("token", token),))
+        file.write_text(json.dumps({**connection, "password": "new words"}))
+
+        async def is_taken() -> bool:
+            return "store_connection_changed" in mesh.log()
+
+        await eventually(is_taken)
+        await mesh.register("n", load=True, sync=True)
+        assert "new words" not in mesh.log()
 
         (tmp_path / "ca.pem").write_bytes(Authority("strange").pem)
         status, output = await serve(tmp_path, KV_STORE=f"etcd:{file}")

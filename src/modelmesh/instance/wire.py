@@ -12,7 +12,7 @@ from modelmesh.adapters.peers import GrpcPeers, PeerCertificates
 from modelmesh.adapters.runtime.candidates import RuntimeCandidates
 from modelmesh.adapters.runtime.metered import MeteredRuntime
 from modelmesh.adapters.runtime.reflection import RuntimeReflection
-from modelmesh.adapters.store import open_store
+from modelmesh.adapters.store import connection_file, open_store
 from modelmesh.adapters.store.metered import MeteredStore
 from modelmesh.adapters.telemetry.calls import mapped
 from modelmesh.adapters.telemetry.logs import JournalLog, LogLevel
@@ -172,6 +172,7 @@ async def _connect(
     )
     await metrics.start(settings, plane, dataplane)
     observers.start(plane, dataplane, level)
+    _watch_etcd(settings.kv_store, store, plane)
     if certificates is not None:
         _watch_certificates(settings, certificates.files, plane, dataplane, peers)
     return Wired(
@@ -207,6 +208,18 @@ def _watch_certificates(
         refused=lambda why: plane.journal.note("certificates_refused", detail=why),
     )
     plane.tasks.start(watch.run(), "watch the certificates")
+
+
+def _watch_etcd(kv_store: str, store: Store, plane: ControlPlane) -> None:
+    """A renewed password, or renewed certificates, take hold while the instance runs."""
+    file = connection_file(
+        kv_store,
+        store,
+        changed=lambda: plane.journal.note("store_connection_changed"),
+        refused=lambda why: plane.journal.note("store_connection_refused", detail=why),
+    )
+    if file is not None:
+        plane.tasks.start(file.run(), "watch the connection file of etcd")
 
 
 def _caller(certificates: Certificates | None) -> PeerCertificates | None:

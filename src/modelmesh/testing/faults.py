@@ -206,7 +206,8 @@ class Faults:
         _, instance = self._some()
         instance.dataplane.runtime_link(up=False)
         await self._for_a_while(0.1, 5)
-        instance.dataplane.runtime_link(up=True)
+        if not instance.runtime.down:  # else it died meanwhile, and the link is back when it is
+            instance.dataplane.runtime_link(up=True)
 
     async def _vanish(self) -> bool:
         """A runtime loses a model without being told to."""

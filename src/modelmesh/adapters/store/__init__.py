@@ -4,11 +4,16 @@ Read first: `malformed` (what both refuse), then `sqlite_tables`, `sqlite`, `etc
 `etcd`. One contract suite, `tests/contracts/test_store.py`, holds them to `modelmesh.ports.Store`.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 from modelmesh.adapters.store.etcd import EtcdStore
+from modelmesh.adapters.store.etcd_file import EtcdFile
 from modelmesh.adapters.store.etcd_settings import StoreSettingError, parse_etcd
 from modelmesh.adapters.store.sqlite import SqliteStore
+from modelmesh.ports import Store
 
-__all__ = ["StoreSettingError", "open_store"]
+__all__ = ["StoreSettingError", "connection_file", "open_store"]
 
 _FORMS = "KV_STORE is etcd:<JSON file>, etcd:host:port,host:port;rootPrefix=<prefix>, or sqlite:<file>"
 
@@ -37,3 +42,13 @@ async def open_store(kv_store: str) -> EtcdStore | SqliteStore:
         await store.close()
         raise
     return store
+
+
+def connection_file(
+    kv_store: str, store: Store, *, changed: Callable[[], None], refused: Callable[[str], None]
+) -> EtcdFile | None:
+    """What lets a store that was opened with `kv_store` follow the file named there; None if none is."""
+    text = kv_store.strip().partition(":")[2]
+    if not isinstance(store, EtcdStore) or not Path(text).is_file():
+        return None
+    return EtcdFile(text, store, changed=changed, refused=refused)

@@ -15,7 +15,7 @@ from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forgot it
 from modelmesh.adapters.store.etcd_channel import CALL_TIMEOUT_S, EtcdChannel
 from modelmesh.adapters.store.etcd_groups import Groups, footprint
 from modelmesh.adapters.store.etcd_messages import Messages
-from modelmesh.adapters.store.etcd_settings import EtcdSettings
+from modelmesh.adapters.store.etcd_settings import EtcdSettings, StoreSettingError
 from modelmesh.adapters.store.etcd_watch import WatchStream
 from modelmesh.adapters.store.malformed import refuse_malformed
 from modelmesh.ports import (
@@ -45,7 +45,8 @@ class EtcdStore:
         self, settings: EtcdSettings, *, call_timeout_s: float = CALL_TIMEOUT_S, silence_s: float = SILENCE_S
     ) -> None:
         """Connects at the first call; `connect` makes sure of it."""
-        self._settings = settings
+        self.settings = settings
+        """How etcd is reached; `renew` changes it."""
         self._channel = EtcdChannel(settings, call_timeout_s)
         self._call_timeout_s = call_timeout_s
         self._silence_s = silence_s
@@ -62,7 +63,26 @@ class EtcdStore:
         try:
             await self.get(_PROBE)
         except StoreError as err:
-            raise StoreUnavailableError(f"Problem connecting to etcd at {self._settings.described}: {err}") from err
+            raise StoreUnavailableError(f"Problem connecting to etcd at {self.settings.described}: {err}") from err
+
+    async def renew(self, settings: EtcdSettings) -> None:
+        """Reach etcd in another way from now on: another password, other certificates, other endpoints.
+
+        What is under way goes on over the connection it has.
+
+        Raises:
+            StoreSettingError: It would be another part of the store.
+            StoreUnavailableError: etcd does not answer so, or does not let us in; nothing is changed.
+        """
+        if settings.root_prefix != self.settings.root_prefix:
+            raise StoreSettingError("root_prefix cannot change while an instance runs; restart it")
+        trial = EtcdStore(settings, call_timeout_s=self._call_timeout_s)
+        try:
+            await trial.connect()
+        finally:
+            await trial.close()
+        self.settings = settings
+        await self._channel.renew(settings)
 
     # --- the port ---
 
@@ -97,7 +117,7 @@ class EtcdStore:
                 return await groups.transact(transaction, touched)
         except TimeoutError as err:
             raise StoreUnavailableError(
-                f"etcd at {self._settings.described} did not answer within {self._call_timeout_s} s"
+                f"etcd at {self.settings.described} did not answer within {self._call_timeout_s} s"
             ) from err
 
     async def _transact(self, transaction: Transaction) -> TransactionResult:

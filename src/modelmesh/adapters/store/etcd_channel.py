@@ -4,7 +4,7 @@ Knows gRPC and nothing of keys.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -67,9 +67,11 @@ class EtcdChannel:
         self._settings = settings
         self._timeout_s = call_timeout_s
         self._endpoints: list[_Endpoint] = []
+        self._retired: list[_Endpoint] = []
+        """Those of the settings before, for the streams that still run there."""
         self._current = 0
         self._token = ""
-        self._authentication: asyncio.Task[None] | None = None
+        self._authentication: asyncio.Task[str] | None = None
         self._closed = False
 
     async def call(self, perform: Callable[[_Endpoint, Metadata], Awaitable[Any]], *, repeatable: bool) -> Any:
@@ -119,24 +121,30 @@ class EtcdChannel:
         """What to send with every call; asks for a token first if there is a user and no token."""
         if not self._settings.user:
             return ()
-        if not self._token:
+        token = self._token
+        if not token:
             # One request for many waiting calls; it goes on if the call that began it is given up.
             if self._authentication is None or self._authentication.done():
                 self._authentication = asyncio.create_task(self._authenticate())
                 # Everybody may have given up before it fails.
                 self._authentication.add_done_callback(lambda done: done.cancelled() or done.exception())
-            await asyncio.shield(self._authentication)
-        return (("token", self._token),) if self._token else ()
+            token = await asyncio.shield(self._authentication)
+        return (("token", token),) if token else ()
 
-    async def _authenticate(self) -> None:
-        request = rpc.AuthenticateRequest(name=self._settings.user, password=self._settings.password)
+    async def _authenticate(self) -> str:
+        """A new token; empty if etcd wants none."""
+        settings = self._settings
+        request = rpc.AuthenticateRequest(name=settings.user, password=settings.password)
         try:
             answer = await self._endpoint(self._current).auth.Authenticate(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as err:
             if "authentication is not enabled" in (err.details() or ""):
-                return  # a user is configured for when it will be
+                return ""  # a user is configured for when it will be
             raise
-        self._token = answer.token
+        token = str(answer.token)
+        if self._settings is settings:
+            self._token = token
+        return token
 
     def endpoint(self) -> _Endpoint:
         """The endpoint in use, for streams."""
@@ -158,15 +166,24 @@ class EtcdChannel:
         """
         return self._closed and not task_is_ending()
 
+    async def renew(self, settings: EtcdSettings) -> None:
+        """Make calls in another way from now on. Calls and streams of the settings before the last ones fail."""
+        retired, self._retired, self._endpoints = self._retired, self._endpoints, []
+        self._settings = settings
+        self._current = 0
+        self._token = ""
+        self._authentication = None  # who waits for it gets what it brings
+        await _close(retired)
+
     async def close(self) -> None:
         """Close all connections; calls under way fail."""
         self._closed = True
         if self._authentication is not None:
             self._authentication.cancel()
             await asyncio.gather(self._authentication, return_exceptions=True)
-        for endpoint in self._endpoints:
-            await endpoint.channel.close(None)
+        await _close([*self._endpoints, *self._retired])
         self._endpoints.clear()
+        self._retired.clear()
 
     def _endpoint(self, index: int) -> _Endpoint:
         if self._closed:
@@ -180,6 +197,11 @@ class EtcdChannel:
         # Many calls fail together; only the first of them may turn the wheel.
         if index == self._current:
             self._current = (index + 1) % len(self._settings.endpoints)
+
+
+async def _close(endpoints: Iterable[_Endpoint]) -> None:
+    for endpoint in endpoints:
+        await endpoint.channel.close(None)
 
 
 def task_is_ending() -> bool:

@@ -16,6 +16,7 @@ _LEVELS = {
     "runtime_rejected": logging.ERROR,
     "peer_lost": logging.WARNING,
     "certificates_refused": logging.ERROR,
+    "store_connection_refused": logging.ERROR,
     "load_failed": logging.WARNING,
     "unload_failed": logging.WARNING,
     "loads_fail": logging.ERROR,
