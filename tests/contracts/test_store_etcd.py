@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -27,7 +26,7 @@ from modelmesh.ports import (
     Transaction,
 )
 from modelmesh.testing.certificates import Authority
-from modelmesh.testing.etcd import FaultyEtcd, running_etcd
+from modelmesh.testing.etcd import FaultyEtcd, GuardedEtcd, guarded_etcd, running_etcd
 from modelmesh.values.ids import Revision
 
 REFUSED = "127.0.0.1:1"
@@ -352,43 +351,12 @@ async def test_tls_with_certificates_on_both_sides(tmp_path: Path):
 
 
 @pytest.fixture
-async def guarded(tmp_path: Path) -> AsyncIterator[tuple[LocalEtcd, rpc.AuthStub, Path]]:
-    """An etcd over TLS with a password, and the file that tells how to reach it; `guarded[1]` changes passwords."""
-    authority = Authority()
-    (tmp_path / "ca.pem").write_bytes(authority.pem)
-    certificate, key = authority.issue("127.0.0.1").write(tmp_path / "etcd-tls")
-    plain, secure = free_ports(2)
-    etcd = LocalEtcd(
-        tmp_path / "etcd",
-        durable=False,
-        arguments=(
-            f"--listen-client-urls=http://127.0.0.1:{plain},https://127.0.0.1:{secure}",
-            f"--cert-file={certificate}",
-            f"--key-file={key}",
-        ),
-    )
-    etcd.port = plain
-    await asyncio.to_thread(etcd.start)
-    try:
-        async with grpc.aio.insecure_channel(etcd.endpoint) as channel:
-            auth = rpc.AuthStub(channel)
-            await auth.UserAdd(rpc.AuthUserAddRequest(name="root", password="first"))
-            await auth.UserGrantRole(rpc.AuthUserGrantRoleRequest(user="root", role="root"))
-            await auth.AuthEnable(rpc.AuthEnableRequest())
-            file = tmp_path / "connection.json"
-            write(file, port=secure)
-            yield etcd, auth, file
-    finally:
-        await asyncio.to_thread(etcd.stop)
-
-
-def write(file: Path, **changes: Any) -> None:
-    """The connection file, with what is new in it."""
-    port = changes.pop("port", None)
-    fields = json.loads(file.read_text()) if file.exists() else {"userid": "root", "password": "first"}
-    if port is not None:
-        fields |= {"endpoints": f"https://127.0.0.1:{port}", "certificate_file": "ca.pem"}
-    file.write_text(json.dumps(fields | changes))
+async def guarded(tmp_path: Path) -> AsyncIterator[tuple[GuardedEtcd, Path]]:
+    """An etcd over TLS with a password, and the file that tells how to reach it."""
+    async with guarded_etcd(tmp_path, "first") as guarded:
+        file = tmp_path / "connection.json"
+        file.write_text(json.dumps(guarded.connection))
+        yield guarded, file
 
 
 class Followed:
@@ -411,22 +379,16 @@ class Followed:
         return self.said[before:]
 
 
-async def change_password(auth: rpc.AuthStub, password: str, old: str) -> None:
-    answer = await auth.Authenticate(rpc.AuthenticateRequest(name="root", password=old))
-    request = rpc.AuthUserChangePasswordRequest(name="root", password=password)
-    await auth.UserChangePassword(request, metadata=(("token", answer.token),))
-
-
 async def test_a_renewed_password_and_authority_take_hold_without_a_restart(guarded, tmp_path: Path):
-    etcd, auth, file = guarded
+    server, file = guarded
     store = await open_store(f"etcd:{file}")
     assert isinstance(store, EtcdStore)
     followed = Followed(store, file)
     watching = asyncio.ensure_future(anext(store.watch("w", start=await put(store, "a"))))
     assert await followed.looks(3) == []
 
-    await change_password(auth, "second", "first")
-    write(file, password="second")
+    await server.change_password("second")
+    file.write_text(json.dumps(server.connection))
     authority = Authority("the next")
     authority.issue("127.0.0.1").write(tmp_path / "etcd-tls")
     (tmp_path / "ca.pem").write_bytes(authority.pem)
@@ -435,8 +397,8 @@ async def test_a_renewed_password_and_authority_take_hold_without_a_restart(guar
     assert await put(store, "w1") > 0
     assert [change.item.key for change in await asyncio.wait_for(watching, 10)] == ["w1"], "what ran goes on"
 
-    await asyncio.to_thread(etcd.stop)
-    await asyncio.to_thread(etcd.start)  # tokens and connections from before are void
+    await asyncio.to_thread(server.etcd.stop)
+    await asyncio.to_thread(server.etcd.start)  # tokens and connections from before are void
     await eventually(store)
     assert await put(store, "a") > 0
     assert await followed.looks() == []
@@ -444,28 +406,28 @@ async def test_a_renewed_password_and_authority_take_hold_without_a_restart(guar
 
 
 async def test_a_connection_file_that_does_not_let_us_in_is_not_used(guarded, tmp_path: Path):
-    _, auth, file = guarded
+    server, file = guarded
     store = await open_store(f"etcd:{file}")
     assert isinstance(store, EtcdStore)
     followed = Followed(store, file)
     for changes, said in [
         ({"password": "wrong"}, "authentication failed"),
         ({"password": 7}, "password in .* must be text"),
-        ({"password": "first", "certificate_file": "gone.pem"}, "certificate_file in .* names gone.pem"),
-        ({"certificate_file": "ca.pem", "root_prefix": "other"}, "root_prefix cannot change"),
+        ({"certificate_file": "gone.pem"}, "certificate_file in .* names gone.pem"),
+        ({"root_prefix": "other"}, "root_prefix cannot change"),
     ]:
-        write(file, **changes)
+        file.write_text(json.dumps(server.connection | changes))
         (why,) = await followed.looks(4)
         assert re.search(said + ".*; what was before stays in use", why), why
         assert await put(store, "a") > 0
     file.unlink()
     (why,) = await followed.looks(3)
     assert "there is no file" in why
-    write(file, port=int(store.settings.endpoints[0].rpartition(":")[2]))
+    file.write_text(json.dumps(server.connection))
     assert await followed.looks(3) == [], "it says again what is in use"
 
-    await change_password(auth, "second", "first")
-    write(file, password="second")
+    await server.change_password("second")
+    file.write_text(json.dumps(server.connection))
     assert await followed.looks() == ["changed"]
     await store.close()
 

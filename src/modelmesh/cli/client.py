@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,10 @@ CERTIFICATE = "MODELMESH_CERT"
 KEY = "MODELMESH_KEY"
 """Variables that name PEM files, for instances that ask clients for a certificate."""
 
+LARGEST_PAGE = 1000
+
 Answer = TypeVar("Answer", bound=Message)
+Item = TypeVar("Item")
 
 
 class Client:
@@ -63,6 +66,19 @@ class Client:
         with _shown(doing):
             result: Answer = call(request, timeout=timeout_s or self._timeout_s)
         return result
+
+    def pages(self, page: Callable[[int, str], tuple[Iterable[Item], str]], *, limit: int) -> tuple[list[Item], bool]:
+        """Ask for page after page of a listing: at most `limit` items, and whether there are more.
+
+        `page` asks for at most so many items, from a token on, and returns them and the token of the next page.
+        """
+        found: list[Item] = []
+        token = ""
+        while True:
+            items, token = page(min(LARGEST_PAGE, limit - len(found)), token)
+            found.extend(items)
+            if not token or len(found) >= limit:
+                return found, bool(token)
 
 
 def _shown(doing: str) -> AbstractContextManager[object]:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -152,21 +153,19 @@ def list_models(
     """List registered models and where they are loaded."""
     from modelmesh._proto import admin_pb2 as pb
 
-    found: list[pb.Model] = []
-    token = ""
     with _client(address, ca) as client:
-        while len(found) < limit:
-            request = pb.ListModelsRequest(page_size=min(1000, limit - len(found)), page_token=token, prefix=prefix)
-            page = client.call("modelmesh.v1.Admin/ListModels", request, pb.ListModelsResponse)
-            found.extend(page.models)
-            token = page.next_page_token
-            if not token:
-                break
+
+        def page(size: int, token: str) -> tuple[Iterable[pb.Model], str]:
+            request = pb.ListModelsRequest(page_size=size, page_token=token, prefix=prefix)
+            answer = client.call("modelmesh.v1.Admin/ListModels", request, pb.ListModelsResponse)
+            return answer.models, answer.next_page_token
+
+        found, more = client.pages(page, limit=limit)
     if as_json:
         from google.protobuf.json_format import MessageToDict
 
         described = [MessageToDict(model, preserving_proto_field_name=True) for model in found]
-        typer.echo(json.dumps({"models": described, "more": bool(token)}))
+        typer.echo(json.dumps({"models": described, "more": more}))
         return
     table(
         ("MODEL", "TYPE", "LOADED AT", "LAST USED", "FAILURES"),
@@ -184,7 +183,7 @@ def list_models(
             for model in found
         ],
     )
-    if token:
+    if more:
         typer.echo(f"(there are more; --limit is {limit})")
 
 

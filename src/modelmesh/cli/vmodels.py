@@ -118,18 +118,16 @@ def list_vmodels(
     from modelmesh._proto import admin_pb2 as pb
     from modelmesh.cli.client import connect
 
-    found: list[pb.VModel] = []
-    token = ""
     with connect(address, ca) as client:
-        while len(found) < limit:
-            request = pb.ListVModelsRequest(page_size=min(1000, limit - len(found)), page_token=token, prefix=prefix)
-            page = client.call("modelmesh.v1.Admin/ListVModels", request, pb.ListVModelsResponse)
-            found.extend(page.vmodels)
-            token = page.next_page_token
-            if not token:
-                break
+
+        def page(size: int, token: str) -> tuple[Iterable[pb.VModel], str]:
+            request = pb.ListVModelsRequest(page_size=size, page_token=token, prefix=prefix)
+            answer = client.call("modelmesh.v1.Admin/ListVModels", request, pb.ListVModelsResponse)
+            return answer.vmodels, answer.next_page_token
+
+        found, more = client.pages(page, limit=limit)
     if as_json:
-        typer.echo(json.dumps({"vmodels": [_as_json(vmodel) for vmodel in found], "more": bool(token)}))
+        typer.echo(json.dumps({"vmodels": [_as_json(vmodel) for vmodel in found], "more": more}))
         return
     table(
         ("VMODEL", "ACTIVE", "TARGET", "SPLIT", "OWNER"),
@@ -144,7 +142,7 @@ def list_vmodels(
             for vmodel in found
         ],
     )
-    if token:
+    if more:
         typer.echo(f"(there are more; --limit is {limit})")
 
 

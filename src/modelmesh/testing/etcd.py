@@ -1,16 +1,22 @@
 """A real etcd for tests, which can be made to fail in the ways etcds do."""
 
+import asyncio
 import contextlib
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from modelmesh.instance.local_etcd import LocalEtcd
+import grpc
+from aetcd import rpc
 
-__all__ = ["FaultyEtcd", "running_etcd"]
+from modelmesh.instance.local_cluster import free_port
+from modelmesh.instance.local_etcd import LocalEtcd
+from modelmesh.testing.certificates import Authority
+
+__all__ = ["FaultyEtcd", "GuardedEtcd", "guarded_etcd", "running_etcd"]
 
 _MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  # a folder of ours is made inside
 
@@ -39,6 +45,65 @@ class FaultyEtcd(LocalEtcd):
         self.kill()
         shutil.rmtree(self.data_folder, ignore_errors=True)
         self.start()
+
+
+class GuardedEtcd:
+    """An etcd that lets in only user `root` with a password, over TLS; made by `guarded_etcd`.
+
+    Attributes:
+        etcd: The server.
+        connection: What a connection file says: endpoint, authority (`ca.pem` beside it), user, password.
+    """
+
+    def __init__(self, etcd: LocalEtcd, connection: dict[str, str]) -> None:
+        self.etcd = etcd
+        self.connection = connection
+
+    async def enable(self) -> None:
+        """Ask for the password from now on."""
+        async with grpc.aio.insecure_channel(self.etcd.endpoint) as channel:
+            auth = rpc.AuthStub(channel)
+            await auth.UserAdd(rpc.AuthUserAddRequest(name="root", password=self.connection["password"]))
+            await auth.UserGrantRole(rpc.AuthUserGrantRoleRequest(user="root", role="root"))
+            await auth.AuthEnable(rpc.AuthEnableRequest())
+
+    async def change_password(self, password: str) -> None:
+        """Let `root` in with this password only."""
+        async with grpc.aio.insecure_channel(self.etcd.endpoint) as channel:
+            auth = rpc.AuthStub(channel)
+            known = rpc.AuthenticateRequest(name="root", password=self.connection["password"])
+            token = (await auth.Authenticate(known)).token
+            renewed = rpc.AuthUserChangePasswordRequest(name="root", password=password)
+            await auth.UserChangePassword(renewed, metadata=(("token", token),))
+        self.connection["password"] = password
+
+
+@contextlib.asynccontextmanager
+async def guarded_etcd(folder: Path, password: str) -> AsyncIterator[GuardedEtcd]:
+    """Start one; its certificate is `etcd-tls` in the folder, and may be exchanged while it runs."""
+    authority = Authority()
+    (folder / "ca.pem").write_bytes(authority.pem)
+    certificate, key = authority.issue("127.0.0.1").write(folder / "etcd-tls")
+    plain, secure = free_port(), free_port()
+    etcd = LocalEtcd(
+        folder / "etcd",
+        durable=False,
+        arguments=(
+            f"--listen-client-urls=http://127.0.0.1:{plain},https://127.0.0.1:{secure}",
+            f"--cert-file={certificate}",
+            f"--key-file={key}",
+        ),
+    )
+    etcd.port = plain
+    await asyncio.to_thread(etcd.start)
+    try:
+        endpoint = f"https://127.0.0.1:{secure}"
+        connection = {"endpoints": endpoint, "certificate_file": "ca.pem", "userid": "root", "password": password}
+        guarded = GuardedEtcd(etcd, connection)
+        await guarded.enable()
+        yield guarded
+    finally:
+        await asyncio.to_thread(etcd.stop)
 
 
 @contextlib.contextmanager
