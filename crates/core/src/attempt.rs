@@ -10,7 +10,7 @@ use crate::call::{Call, unless_stopped};
 use crate::copy::LocalCopy;
 use crate::extraction::Injector;
 use crate::flow::Outflow;
-use crate::headers::{self, GRPC_TIMEOUT, HopHeaders};
+use crate::headers::{self, GRPC_TIMEOUT, HopHeaders, TowardsRuntime};
 use crate::identify::Hop;
 use crate::link::{Link, Place};
 use crate::outcome::{Failure, Outcome};
@@ -71,22 +71,29 @@ async fn once(call: &mut Call, link: &Arc<Link>, towards: Towards<'_>, stage: Op
 }
 
 async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>, stage: Option<Begun>) -> End {
-    let mut headers = match towards {
-        Towards::Runtime(_) => headers::towards_runtime(&call.headers, &call.subject.model),
+    let timeout = call.deadline.as_ref().map(|deadline| timeout::format(deadline.left()));
+    let trace = call.notes.as_ref().and_then(|notes| notes.trace.as_ref());
+    let traceparent = stage.and_then(|stage| Some(trace?.header(stage)));
+    let authority = link.destination.authority.as_str();
+    let sent = match towards {
+        Towards::Runtime(_) => {
+            let (from, model) = (&call.headers, call.subject.model.as_str());
+            let (timeout, traceparent) = (timeout.as_ref(), traceparent.as_ref());
+            let headers = TowardsRuntime { from, model, timeout, traceparent };
+            place.sender().send(authority, &call.path, &headers, false)
+        }
         Towards::Peer { hop, tried, view } => {
-            headers::towards_peer(&call.headers, &call.subject, &HopHeaders { hop: hop.text(), tried, view })
+            let hop = HopHeaders { hop: hop.text(), tried, view };
+            let mut headers = headers::towards_peer(&call.headers, &call.subject, &hop);
+            for (name, value) in [(GRPC_TIMEOUT, timeout), (TRACEPARENT, traceparent)] {
+                if let Some(value) = value {
+                    headers.insert(name, value);
+                }
+            }
+            place.sender().send(authority, &call.path, &headers, false)
         }
     };
-    if let Some(deadline) = &call.deadline {
-        headers.insert(GRPC_TIMEOUT, timeout::format(deadline.left()));
-    }
-    if let (Some(stage), Some(notes)) = (stage, &call.notes)
-        && let Some(trace) = &notes.trace
-    {
-        headers.insert(TRACEPARENT, trace.header(stage));
-    }
-    let authority = link.destination.authority.as_str();
-    let (answer, request) = match place.sender().send(authority, &call.path, &headers, false) {
+    let (answer, request) = match sent {
         Ok(sent) => sent,
         Err(error @ Error::TooLarge { .. }) => {
             return End::Refused(Status::new(Code::ResourceExhausted, error.to_string()));

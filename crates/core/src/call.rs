@@ -84,6 +84,8 @@ pub struct Call {
     pub token: Option<u64>,
     /// Which share of a vmodel's calls it belongs to; the same however often that is looked up.
     pub draw: Option<u8>,
+    /// How the runtime beside us answered, and how long that took; counted when the call ends.
+    pub invoked: Option<(Code, Duration)>,
     pub attempts: u32,
     /// What is noted down of it; None for most.
     pub notes: Option<Box<Notes>>,
@@ -243,11 +245,19 @@ impl Call {
             _ => None,
         };
         if let Some(code) = code {
-            let vmodel = self.subject.vmodel.as_deref().unwrap_or_default();
-            self.shared().metrics.invoked(&self.subject.model, vmodel, self.method(), code, used.ran_for());
+            self.count_invocation(); // of an attempt before this one
+            self.invoked = Some((code, used.ended()));
         }
         self.staged(infer, code, &tried.instance);
         (end, tried)
+    }
+
+    /// Counts how the runtime answered, where that is not told with the end of the call.
+    pub fn count_invocation(&mut self) {
+        if let Some((code, time)) = self.invoked.take() {
+            let vmodel = self.subject.vmodel.as_deref().unwrap_or_default();
+            self.shared().metrics.invoked(&self.subject.model, vmodel, self.method(), code, time);
+        }
     }
 
     /// One attempt over a hop.

@@ -13,7 +13,7 @@ use crate::call::{Call, Deadline};
 use crate::caller::Caller;
 use crate::calls::{self, Opening};
 use crate::extraction;
-use crate::headers::{GRPC_TIMEOUT, list_size};
+use crate::headers::{GRPC_TIMEOUT, MM_BALANCED, list_size};
 use crate::identify::{self, Ids, Subject};
 use crate::listen::Port;
 use crate::metrics::{Ended, Rejection};
@@ -79,7 +79,7 @@ pub fn begin(worker: &Arc<Worker>, port: Port, address: SocketAddr, (head, strea
     if let Some(notes) = &notes {
         (body.copied, caller.copied) = notes.copies(shared);
     }
-    let balanced = headers.get("mm-balanced").is_some_and(|value| value == HeaderValue::from_static("true"));
+    let balanced = headers.get(MM_BALANCED).is_some_and(|value| value == HeaderValue::from_static("true"));
     let worker = Arc::clone(worker);
     let subject = Subject::default();
     let mut call = Call {
@@ -95,6 +95,7 @@ pub fn begin(worker: &Arc<Worker>, port: Port, address: SocketAddr, (head, strea
         rule,
         token: None,
         draw: None,
+        invoked: None,
         attempts: 0,
         notes,
     };
@@ -124,7 +125,7 @@ async fn serve(call: &mut Call, began: Instant) {
     }
     let code = call.caller.ended.unwrap_or(Code::Cancelled);
     let time = began.elapsed();
-    if call.hopped.is_none() {
+    if call.is_ingress() {
         call.worker.shared.metrics.requested(&Ended {
             method: call.method(),
             model: &call.subject.model,
@@ -133,7 +134,10 @@ async fn serve(call: &mut Call, began: Instant) {
             time,
             request_bytes: call.body.message_bytes(),
             response_bytes: call.caller.message_bytes,
+            invoked: call.invoked,
         });
+    } else {
+        call.count_invocation();
     }
     observe::ended(call, code, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
 }

@@ -5,11 +5,18 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
 
+use modelmesh_http2::Headers;
+
 use crate::identify::Subject;
+use crate::trace::TRACEPARENT;
 
 pub const MM_MODEL_ID: HeaderName = HeaderName::from_static("mm-model-id");
 pub const MM_MODEL_ID_BIN: HeaderName = HeaderName::from_static("mm-model-id-bin");
+pub const MM_VMODEL_ID: HeaderName = HeaderName::from_static("mm-vmodel-id");
 pub const MM_VMODEL_ID_BIN: HeaderName = HeaderName::from_static("mm-vmodel-id-bin");
+/// The old name of `mm-model-id`.
+pub const TAS_MODEL_ID: HeaderName = HeaderName::from_static("tas-model-id");
+pub const MM_BALANCED: HeaderName = HeaderName::from_static("mm-balanced");
 pub const MM_SPLIT_KEY: HeaderName = HeaderName::from_static("mm-split-key");
 pub const MM_HOP: HeaderName = HeaderName::from_static("mm-hop");
 pub const MM_TRIED: HeaderName = HeaderName::from_static("mm-tried");
@@ -20,6 +27,8 @@ pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
+const GRPC: &str = "application/grpc";
 
 /// gRPC libraries write `-bin` values with and without padding; both are read, the shorter is written.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -75,24 +84,36 @@ fn is_transport(name: &str) -> bool {
     )
 }
 
-/// The headers of a call to the runtime, without the deadline.
-#[must_use]
-pub fn towards_runtime(from: &HeaderMap, model: &str) -> HeaderMap {
-    let mut to = HeaderMap::with_capacity(from.len() + 4);
-    copy_content_type(from, &mut to);
-    to.insert(TE, HeaderValue::from_static("trailers"));
-    for (name, value) in from {
-        if passes_to_runtime(name) {
-            to.append(name.clone(), value.clone());
+/// The headers of a call to the runtime.
+pub struct TowardsRuntime<'a> {
+    pub from: &'a HeaderMap,
+    pub model: &'a str,
+    /// `grpc-timeout`.
+    pub timeout: Option<&'a HeaderValue>,
+    /// Instead of the client's own `traceparent`, if the call is traced.
+    pub traceparent: Option<&'a HeaderValue>,
+}
+
+impl Headers for TowardsRuntime<'_> {
+    fn each(&self, mut take: impl FnMut(&[u8], &[u8], bool)) {
+        let content_type = self.from.get(CONTENT_TYPE).map_or(GRPC.as_bytes(), HeaderValue::as_bytes);
+        take(CONTENT_TYPE.as_str().as_bytes(), content_type, false);
+        take(TE.as_str().as_bytes(), b"trailers", false);
+        for (name, value) in self.from {
+            if passes_to_runtime(name) && (self.traceparent.is_none() || *name != TRACEPARENT) {
+                take(name.as_str().as_bytes(), value.as_bytes(), value.is_sensitive());
+            }
+        }
+        take(MM_MODEL_ID_BIN.as_str().as_bytes(), BASE64.encode(self.model).as_bytes(), false);
+        if self.model.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+            take(MM_MODEL_ID.as_str().as_bytes(), self.model.as_bytes(), false);
+        }
+        for (name, value) in [(GRPC_TIMEOUT, self.timeout), (TRACEPARENT, self.traceparent)] {
+            if let Some(value) = value {
+                take(name.as_str().as_bytes(), value.as_bytes(), false);
+            }
         }
     }
-    to.insert(MM_MODEL_ID_BIN, encode_bin(model.as_bytes()));
-    if model.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
-        && let Ok(value) = HeaderValue::from_str(model)
-    {
-        to.insert(MM_MODEL_ID, value);
-    }
-    to
 }
 
 /// What the sender of a hop tells the receiver.
@@ -144,7 +165,7 @@ pub fn towards_peer(from: &HeaderMap, subject: &Subject, hop: &HopHeaders<'_>) -
 /// `application/grpc+proto` and friends say how messages are encoded, so the subtype is kept.
 fn copy_content_type(from: &HeaderMap, to: &mut HeaderMap) {
     let value = from.get(CONTENT_TYPE).cloned();
-    to.insert(CONTENT_TYPE, value.unwrap_or_else(|| HeaderValue::from_static("application/grpc")));
+    to.insert(CONTENT_TYPE, value.unwrap_or_else(|| HeaderValue::from_static(GRPC)));
 }
 
 /// Takes out of an answer what only instances say to each other.
@@ -179,6 +200,18 @@ mod tests {
         map
     }
 
+    fn fields(headers: &impl Headers) -> Vec<String> {
+        let mut fields = Vec::new();
+        headers.each(|name, value, _| {
+            fields.push(format!("{}={}", str::from_utf8(name).unwrap(), str::from_utf8(value).unwrap()));
+        });
+        fields
+    }
+
+    fn towards_runtime(from: &HeaderMap, model: &str) -> Vec<String> {
+        fields(&TowardsRuntime { from, model, timeout: None, traceparent: None })
+    }
+
     #[test]
     fn the_runtime_sees_the_clients_headers_but_not_ours() {
         let from = map(&[
@@ -199,8 +232,7 @@ mod tests {
             ("twice", "1"),
             ("twice", "2"),
         ]);
-        let to = towards_runtime(&from, "m 1");
-        let mut names: Vec<_> = to.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
+        let mut names = towards_runtime(&from, "m 1");
         names.sort();
         assert_eq!(
             names,
@@ -223,8 +255,23 @@ mod tests {
     #[test]
     fn an_id_beyond_ascii_travels_as_bytes_only() {
         let to = towards_runtime(&HeaderMap::new(), "modèle");
-        assert!(to.get(MM_MODEL_ID).is_none());
-        assert_eq!(decode_bin(to[MM_MODEL_ID_BIN].as_bytes()).unwrap(), "modèle".as_bytes());
+        let id = to.iter().filter_map(|field| field.strip_prefix("mm-model-id-bin=")).collect::<Vec<_>>();
+        assert!(!to.iter().any(|field| field.starts_with("mm-model-id=")));
+        assert_eq!(decode_bin(id[0].as_bytes()).unwrap(), "modèle".as_bytes());
+    }
+
+    #[test]
+    fn our_deadline_and_our_span_replace_the_clients() {
+        let from = map(&[("traceparent", "theirs"), ("grpc-timeout", "9S"), ("x", "y")]);
+        let (timeout, span) = (HeaderValue::from_static("1S"), HeaderValue::from_static("ours"));
+        let given = |traceparent| {
+            let to = TowardsRuntime { from: &from, model: "m", timeout: Some(&timeout), traceparent };
+            assert_eq!(to.list_size(), fields(&to).iter().map(|field| field.len() - 1 + 32).sum::<usize>());
+            fields(&to).into_iter().filter(|field| !field.starts_with("mm-")).collect::<Vec<_>>()
+        };
+        let rest = ["content-type=application/grpc", "te=trailers"];
+        assert_eq!(given(Some(&span)), [&rest[..], &["x=y", "grpc-timeout=1S", "traceparent=ours"]].concat());
+        assert_eq!(given(None), [&rest[..], &["traceparent=theirs", "x=y", "grpc-timeout=1S"]].concat());
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! Id rules: the headers in order of precedence, and the errors that the old system gave.
 
 use http::HeaderMap;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 
-use crate::headers::decode_bin;
+use crate::headers::{MM_MODEL_ID, MM_MODEL_ID_BIN, MM_VMODEL_ID, MM_VMODEL_ID_BIN, TAS_MODEL_ID, decode_bin};
 use crate::status::{Code, Status};
 
 /// What a request is about. `model` is empty while `vmodel` is unknown.
@@ -69,14 +69,14 @@ const MOST_IDS: usize = 1000;
 /// None, two kinds, too many, an empty or endless one, or one that is not UTF-8: INVALID_ARGUMENT, with
 /// the old texts where the old system had one.
 pub fn ids_of(headers: &HeaderMap) -> Result<Ids, Status> {
-    let model = one_kind(headers, "mm-model-id", "mm-model-id-bin");
-    let vmodel = one_kind(headers, "mm-vmodel-id", "mm-vmodel-id-bin");
+    let model = one_kind(headers, MM_MODEL_ID, MM_MODEL_ID_BIN);
+    let vmodel = one_kind(headers, MM_VMODEL_ID, MM_VMODEL_ID_BIN);
     let (values, vmodels) = match (model, vmodel) {
         (Some(_), Some(_)) => return Err(invalid("must include only one of model id and vmodel id")),
         (Some(values), None) => (values, false),
         (None, Some(values)) => (values, true),
-        (None, None) if headers.contains_key("tas-model-id") => {
-            (Values { headers, name: "tas-model-id", encoded: false }, false)
+        (None, None) if headers.contains_key(TAS_MODEL_ID) => {
+            (Values { headers, name: TAS_MODEL_ID, encoded: false }, false)
         }
         (None, None) => return Err(invalid("must include mm-model-id header")),
     };
@@ -100,15 +100,15 @@ pub fn ids_of(headers: &HeaderMap) -> Result<Ids, Status> {
 /// Values of one header name, that has at least one.
 struct Values<'a> {
     headers: &'a HeaderMap,
-    name: &'static str,
+    name: HeaderName,
     encoded: bool,
 }
 
 /// The `-bin` form counts only where the plain one is absent.
-fn one_kind<'a>(headers: &'a HeaderMap, plain: &'static str, bin: &'static str) -> Option<Values<'a>> {
-    if headers.contains_key(plain) {
+fn one_kind(headers: &HeaderMap, plain: HeaderName, bin: HeaderName) -> Option<Values<'_>> {
+    if headers.contains_key(&plain) {
         Some(Values { headers, name: plain, encoded: false })
-    } else if headers.contains_key(bin) {
+    } else if headers.contains_key(&bin) {
         Some(Values { headers, name: bin, encoded: true })
     } else {
         None

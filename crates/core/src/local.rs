@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::copy::LocalCopy;
@@ -19,6 +19,7 @@ pub struct LocalUse {
     from_here: bool,
     key: Option<usize>,
     running_since: Option<Instant>,
+    ran: Option<Duration>,
 }
 
 impl LocalUse {
@@ -38,6 +39,7 @@ impl LocalUse {
             from_here,
             key: None,
             running_since: None,
+            ran: None,
         };
         ready.then_some(used)
     }
@@ -69,10 +71,10 @@ impl LocalUse {
         Poll::Ready(Ok(()))
     }
 
-    /// How long the request has run so far.
-    #[must_use]
-    pub fn ran_for(&self) -> std::time::Duration {
-        self.running_since.map(|since| since.elapsed()).unwrap_or_default()
+    /// The request has ended; returns how long it ran.
+    pub fn ended(&mut self) -> Duration {
+        let ran = self.running_since.map(|since| since.elapsed()).unwrap_or_default();
+        *self.ran.get_or_insert(ran)
     }
 }
 
@@ -82,7 +84,8 @@ impl Drop for LocalUse {
             self.copy.leave_gate(key);
         }
         if self.running_since.is_some() {
-            let service_us = u64::try_from(self.ran_for().as_micros()).unwrap_or(u64::MAX);
+            let ran = self.ran.unwrap_or_else(|| self.ended());
+            let service_us = u64::try_from(ran.as_micros()).unwrap_or(u64::MAX);
             self.copy.service_us.fetch_add(service_us, Ordering::Relaxed);
             self.copy.requests.fetch_add(1, Ordering::Relaxed);
             self.route.touch(clock::epoch_ms());

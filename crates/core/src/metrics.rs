@@ -148,6 +148,8 @@ pub struct Ended<'a> {
     pub time: Duration,
     pub request_bytes: u64,
     pub response_bytes: u64,
+    /// How the runtime beside us answered it, and how long that took.
+    pub invoked: Option<(Code, Duration)>,
 }
 
 /// All metrics of one core.
@@ -225,16 +227,23 @@ impl Metrics {
         // Clients can invent ids without end: what is not there gets no series of its own.
         let invented = ended.code == Code::NotFound;
         let (model, vmodel) = if invented { ("", "") } else { (ended.model, ended.vmodel) };
+        let invoked = ended.invoked.filter(|_| !invented);
         self.of_method(model, vmodel, ended.method, |series| {
             series.requests.observe(ended.code, micros(ended.time));
             series.request_bytes.observe(ended.code, ended.request_bytes);
             if ended.code == Code::Ok {
                 series.response_bytes.observe(ended.code, ended.response_bytes);
             }
+            if let Some((code, time)) = invoked {
+                series.invocations.observe(code, micros(time));
+            }
         });
+        if let (true, Some((code, time))) = (invented, ended.invoked) {
+            self.invoked(ended.model, ended.vmodel, ended.method, code, time);
+        }
     }
 
-    /// The runtime has answered; waiting for the gate is not counted.
+    /// The runtime has answered, and that is not told with the end of a client's call; waiting for the gate is not counted.
     pub fn invoked(&self, model: &str, vmodel: &str, method: &str, code: Code, time: Duration) {
         if self.counted.enabled {
             self.of_method(model, vmodel, method, |series| series.invocations.observe(code, micros(time)));
@@ -358,7 +367,7 @@ mod tests {
 
     fn call<'a>(method: &'a str, model: &'a str, code: Code) -> Ended<'a> {
         let time = Duration::from_micros(700);
-        Ended { method, model, vmodel: "", code, time, request_bytes: 5, response_bytes: 600 }
+        Ended { method, model, vmodel: "", code, time, request_bytes: 5, response_bytes: 600, invoked: None }
     }
 
     fn per_model(models_max: usize) -> Metrics {
@@ -380,6 +389,22 @@ mod tests {
         has(r#"modelmesh_rejected_requests_total{reason="not-allowed"} 0"#);
         assert!(!text.contains(r#"modelmesh_response_size_bytes_count{method="M",code="INTERNAL"}"#));
         assert!(!text.contains("modelId"));
+    }
+
+    #[test]
+    fn an_answer_of_the_runtime_is_counted_with_the_call_and_under_the_model_that_was_asked() {
+        let metrics = per_model(2);
+        for (code, model) in [(Code::Ok, "a"), (Code::NotFound, "b")] {
+            let invoked = Some((code, Duration::from_micros(300)));
+            metrics.requested(&Ended { invoked, ..call("p.S/M", model, code) });
+        }
+        let text = metrics.render(&Counts::default(), false, &[]);
+        for (model, code) in [("a", "OK"), ("b", "NOT_FOUND")] {
+            let line = format!(
+                "modelmesh_invoke_model_milliseconds_sum{{method=\"M\",code=\"{code}\",modelId=\"{model}\",vModelId=\"\"}} 0.3"
+            );
+            assert!(text.contains(&line), "{line} in\n{text}");
+        }
     }
 
     #[test]

@@ -163,6 +163,7 @@ fn trailers_only(mut trailers: HeaderMap) -> HeaderMap {
 
 async fn one(mut call: Call, index: usize) -> (usize, Option<Code>, Option<Part>) {
     call.run().await;
+    call.count_invocation();
     (index, call.caller.ended, call.caller.into_part())
 }
 
@@ -183,6 +184,7 @@ fn sub_call(call: &Call, id: String, vmodels: bool, request: &[Bytes], left: &Ar
         rule: call.rule.clone(),
         token: None,
         draw: None,
+        invoked: None,
         attempts: 0,
         notes: None,
     }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Reason};
 use crate::fields::ResponseHead;
+use crate::head::Headers;
 use crate::state::State;
 use crate::stream::{Receiving, remember};
 
@@ -215,7 +216,7 @@ impl Sender {
         &self,
         authority: &str,
         path: &PathAndQuery,
-        headers: &HeaderMap,
+        headers: &impl Headers,
         last: bool,
     ) -> Result<(RecvStream, SendStream), Error> {
         let key = self.state.lock().on_behalf(|state| state.send_request(authority, path.as_str(), headers, last))?;

@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::error::{Error, Reason};
 use crate::frame::LARGEST_ID;
+use crate::head::{Headers, Kept};
 use crate::hpack::ENTRY;
 use crate::state::State;
 use crate::stream::{Holders, SendEnd, Sending, Stream, Unopened, remember};
@@ -26,7 +27,7 @@ impl State {
         &mut self,
         authority: &str,
         path: &str,
-        headers: &HeaderMap,
+        headers: &impl Headers,
         last: bool,
     ) -> Result<usize, Error> {
         self.check()?;
@@ -36,7 +37,7 @@ impl State {
             let key = self.open(0, holders);
             let stream = &mut self.streams[key];
             let (authority, path) = (authority.to_owned(), path.to_owned());
-            stream.unopened = Some(Box::new(Unopened { authority, path, headers: headers.clone() }));
+            stream.unopened = Some(Box::new(Unopened { authority, path, headers: Kept::of(headers) }));
             if last {
                 stream.sending = Sending::Ending;
                 stream.send_end = Some(SendEnd::Data);
@@ -58,13 +59,12 @@ impl State {
         self.fits(STATUS, headers)
     }
 
-    fn fits(&self, others: usize, headers: &HeaderMap) -> Result<(), Error> {
+    fn fits(&self, others: usize, headers: &impl Headers) -> Result<(), Error> {
         let most = self.max_send_list;
         if most == usize::MAX {
             return Ok(());
         }
-        let entries = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ENTRY);
-        let bytes = others + entries.sum::<usize>();
+        let bytes = others + headers.list_size();
         if bytes > most { Err(Error::TooLarge { bytes, most }) } else { Ok(()) }
     }
 
@@ -78,7 +78,7 @@ impl State {
         Ok(id)
     }
 
-    fn write_request(&mut self, id: u32, authority: &str, path: &str, headers: &HeaderMap, last: bool) {
+    fn write_request(&mut self, id: u32, authority: &str, path: &str, headers: &impl Headers, last: bool) {
         let encoder = &mut self.encoder;
         self.out.headers(id, last, self.max_send_frame, |out| {
             encoder.begin(out);
@@ -86,9 +86,7 @@ impl State {
             encoder.field(out, b":scheme", b"http", false);
             encoder.field(out, b":path", path.as_bytes(), false);
             encoder.field(out, b":authority", authority.as_bytes(), false);
-            for (name, value) in headers {
-                encoder.field(out, name.as_str().as_bytes(), value.as_bytes(), value.is_sensitive());
-            }
+            headers.each(|name, value, sensitive| encoder.field(out, name, value, sensitive));
         });
     }
 
@@ -134,9 +132,7 @@ impl State {
             if let Some(status) = status {
                 encoder.field(out, b":status", status.as_str().as_bytes(), false);
             }
-            for (name, value) in headers {
-                encoder.field(out, name.as_str().as_bytes(), value.as_bytes(), value.is_sensitive());
-            }
+            headers.each(|name, value, sensitive| encoder.field(out, name, value, sensitive));
         });
         if last {
             self.settle(key);

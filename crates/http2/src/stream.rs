@@ -9,6 +9,7 @@ use http::HeaderMap;
 
 use crate::error::Error;
 use crate::fields::ResponseHead;
+use crate::head::Kept;
 
 /// Pieces below this that are not read at once are put together: a reader who is behind must not be sent a million
 /// pieces of a byte.
@@ -85,7 +86,7 @@ pub(crate) enum SendEnd {
 pub(crate) struct Unopened {
     pub authority: String,
     pub path: String,
-    pub headers: HeaderMap,
+    pub headers: Kept,
 }
 
 /// Which halves somebody here holds.

@@ -168,7 +168,7 @@ async def _connect(
         ready=lambda: plane.ready,
         ask_runtime=reflection.ask,
         failed=log.crashed,
-        entered=lambda headers: bind_contextvars(**mapped(headers, keys)),
+        entered=(lambda headers: bind_contextvars(**mapped(headers, keys))) if keys else lambda _: None,
     )
     await metrics.start(settings, plane, dataplane)
     observers.start(plane, dataplane, level)
