@@ -128,7 +128,10 @@ async fn answer(
         let chunk = chunk?;
         let size = chunk.len();
         send(&mut stream, chunk).await?;
-        body.flow_control().release_capacity(size)?;
+        if !body.is_end_stream() {
+            // What came last is released with the stream.
+            body.flow_control().release_capacity(size)?;
+        }
     }
     stream.send_trailers(runtime.trailers.clone())
 }

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use modelmesh_bench_kit::arguments::Arguments;
 use modelmesh_bench_kit::cpu::{self, Process, Sample};
 use modelmesh_bench_kit::{CONNECTION_WINDOW, STREAM_WINDOW, grpc, socket, tls};
-use modelmesh_http2::{Client, Error, RecvStream, SendStream, Sender, Settings};
+use modelmesh_http2::{Client, Error, Headers, RecvStream, SendStream, Sender, Settings};
 use serde_json::json;
 use tokio::task::LocalSet;
 use tokio_rustls::TlsConnector;
@@ -86,20 +86,30 @@ struct State {
 struct Connection {
     load: Rc<Load>,
     target: String,
-    sender: tokio::sync::Mutex<Option<Sender>>,
+    current: RefCell<Option<Rc<Sender>>>,
+    /// Held by the call that opens a connection.
+    opening: tokio::sync::Mutex<()>,
 }
 
 impl Connection {
     fn new(load: &Rc<Load>, index: usize) -> Self {
         let target = load.targets[index % load.targets.len()].clone();
-        Self { load: Rc::clone(load), target, sender: tokio::sync::Mutex::new(None) }
+        Self { load: Rc::clone(load), target, current: RefCell::default(), opening: tokio::sync::Mutex::default() }
     }
 
-    /// A handle on which a request can be sent now.
-    async fn ready(&self) -> Result<Sender, Status> {
-        let mut sender = self.sender.lock().await;
-        if let Some(handle) = sender.as_ref().filter(|handle| handle.check().is_ok()) {
-            return Ok(handle.clone());
+    /// The handle on which a request can be sent now, if there is one.
+    fn open_now(&self) -> Option<Rc<Sender>> {
+        self.current.borrow().as_ref().filter(|handle| handle.check().is_ok()).map(Rc::clone)
+    }
+
+    /// A handle on which a request can be sent; opens a connection if there is none.
+    async fn ready(&self) -> Result<Rc<Sender>, Status> {
+        if let Some(handle) = self.open_now() {
+            return Ok(handle);
+        }
+        let _opening = self.opening.lock().await;
+        if let Some(handle) = self.open_now() {
+            return Ok(handle);
         }
         let socket = socket::connect(&self.target, self.load.tls.as_ref()).await;
         let socket = socket.map_err(|error| Status::from(format!("CONNECT_{:?}", error.kind())))?;
@@ -111,7 +121,8 @@ impl Connection {
         // Before its first answer nobody knows how many streams the other side takes.
         pinger.ping();
         poll_fn(|cx| pinger.poll_pong(cx)).await.map_err(|_| Status::Borrowed("CONNECT_Lost"))?;
-        *sender = Some(handle.clone());
+        let handle = Rc::new(handle);
+        self.current.replace(Some(Rc::clone(&handle)));
         Ok(handle)
     }
 
@@ -119,17 +130,8 @@ impl Connection {
     async fn begin(&self, model: Option<HeaderValue>) -> Result<(RecvStream, SendStream), Status> {
         let sender = self.ready().await?;
         let authority = if self.target.starts_with("unix:") { "localhost" } else { &self.target };
-        let with_model;
-        let headers = match model {
-            None => &self.load.headers,
-            Some(model) => {
-                let mut headers = self.load.headers.clone();
-                headers.insert("mm-model-id", model);
-                with_model = headers;
-                &with_model
-            }
-        };
-        sender.send(authority, &self.load.path, headers, false).map_err(|error| reset_name(&error))
+        let headers = CallHeaders { of_all: &self.load.headers, model: model.as_ref() };
+        sender.send(authority, &self.load.path, &headers, false).map_err(|error| reset_name(&error))
     }
 
     /// A call that stays open.
@@ -368,6 +370,21 @@ async fn begin(load: &Rc<Load>, arguments: &Arguments, rate: Option<f64>) {
 async fn closed_loop(load: Rc<Load>, connection: Rc<Connection>) {
     while !load.state.borrow().stopping {
         connection.measured_call(Instant::now()).await;
+    }
+}
+
+/// The headers of a call: those of all, and its model.
+struct CallHeaders<'a> {
+    of_all: &'a HeaderMap,
+    model: Option<&'a HeaderValue>,
+}
+
+impl Headers for CallHeaders<'_> {
+    fn each(&self, mut take: impl FnMut(&[u8], &[u8], bool)) {
+        self.of_all.each(&mut take);
+        if let Some(model) = self.model {
+            take(b"mm-model-id", model.as_bytes(), false);
+        }
     }
 }
 
