@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use modelmesh_http2::{Accepted, RequestHead};
+use modelmesh_http2::{Accepted, Headers, RequestHead};
 use tokio::time::Instant;
 
 use crate::budget::Share;
@@ -13,7 +13,7 @@ use crate::call::{Call, Deadline};
 use crate::caller::Caller;
 use crate::calls::{self, Opening};
 use crate::extraction;
-use crate::headers::{GRPC_TIMEOUT, MM_BALANCED, list_size};
+use crate::headers::{GRPC_TIMEOUT, MM_BALANCED};
 use crate::identify::{self, Ids, Subject};
 use crate::listen::Port;
 use crate::metrics::{Ended, Rejection};
@@ -155,7 +155,7 @@ struct Admitted {
 /// What is refused before any routing.
 fn admit(worker: &Worker, port: Port, headers: &HeaderMap, path: &str) -> Result<Admitted, (Rejection, Status)> {
     let max = worker.shared.settings.max_header_bytes;
-    let size = list_size(headers);
+    let size = headers.list_size();
     if size > max {
         let message = format!("Received header list larger than max ({size} vs. {max})");
         return Err((Rejection::HeadersTooLarge, Status::new(Code::ResourceExhausted, message)));

@@ -36,12 +36,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What a header list costs by the rule of RFC 9113, 6.5.2.
-#[must_use]
-pub fn list_size(headers: &HeaderMap) -> usize {
-    headers.iter().map(entry_size).sum()
-}
-
 /// What one entry of a header list costs.
 #[must_use]
 pub fn entry_size((name, value): (&HeaderName, &HeaderValue)) -> usize {

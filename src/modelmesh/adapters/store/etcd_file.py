@@ -3,12 +3,10 @@
 import asyncio
 from collections.abc import Callable
 
+from modelmesh.adapters.files import POLL_S
 from modelmesh.adapters.store.etcd import EtcdStore
 from modelmesh.adapters.store.etcd_settings import EtcdSettings, StoreSettingError, parse_etcd
 from modelmesh.ports import StoreError
-
-POLL_S = 1.0
-"""A Secret is swapped by symbolic links, and tools replace files: looking is surer than being told."""
 
 
 class EtcdFile:
