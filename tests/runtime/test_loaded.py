@@ -5,12 +5,13 @@ import gc
 import random
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
 from modelmesh.runtime import CapacityError, LoadedModels, ModelNotLoadedError, ModelRuntime, ModelSource
 from modelmesh.runtime.errors import LoadEndedError, LoadError
+from modelmesh.runtime.loaded import call
 
 
 class Model:
@@ -334,18 +335,46 @@ class TestUse:
         assert runtime.story == ["load m1", "unload m1"]
 
 
+class Lingering(Executor):
+    """A pool whose threads never come to forget what they ran, as one that is out of turns just after an answer."""
+
+    def __init__(self, pool):
+        self.pool = pool
+        self.ran = []
+
+    def submit(self, function, /, *arguments):
+        future = self.pool.submit(function, *arguments)
+        self.ran.append((function, arguments, future))
+        return future
+
+
 async def test_an_unloaded_model_is_really_gone(pool):
-    models = LoadedModels(Scripted(), pool)
+    class Plain(ModelRuntime[Model]):
+        capacity_bytes = 1000
+
+        def load(self, source):
+            return Model(100)
+
+        def size(self, model):
+            return model.size_bytes
+
+        def unload(self, model):
+            assert model.itself is model
+
+    lingering = Lingering(pool)
+    models = LoadedModels(Plain(), lingering)
     await models.load(source())
     with models.use("m1") as use:
         model = weakref.ref(use.model)
         use.model.itself = use.model  # a cycle, which only a collection frees
+        await call(lingering, use.model.__eq__, use.model)
     gc.disable()
     try:
         await models.unload("m1")
         assert model() is None
     finally:
         gc.enable()
+    assert len(lingering.ran) >= 5
 
 
 async def test_a_model_that_cannot_be_unloaded_stays_accounted_until_it_can(pool):

@@ -38,32 +38,49 @@ async def call(pool: Executor, function: Callable[..., Any], *arguments: object)
     """
     if inspect.iscoroutinefunction(function):
         return await function(*arguments)
-    work = pool.submit(_guarded, function, arguments)
-    ended = asyncio.wrap_future(work)
+    work = _Work(function, arguments)
+    running = pool.submit(work)
+    ended = asyncio.wrap_future(running)
     try:
-        result = await asyncio.shield(ended)
+        await asyncio.shield(ended)
     except asyncio.CancelledError:
-        if not work.cancel():
+        if not running.cancel():
             ended.add_done_callback(_retrieve)
             await asyncio.wait([ended])
         raise
+    result = work.take()
     return await result if inspect.isawaitable(result) else result
 
 
-def _guarded(function: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
-    """Call a plain method so that whatever it raises can be answered.
+class _Work:
+    """A plain method to be called once, and what it returned.
 
-    asyncio cannot carry StopIteration (the caller would wait for ever), and SystemExit, or a panic of an extension,
-    would end the event loop and with it every other model.
+    A thread of a pool may hold what it ran, with arguments and result, for a while after the answer is there. Such a
+    thread would keep a model past the collection that follows its unload, so nothing is left here to be held.
     """
-    try:
-        return function(*arguments)
-    except StopIteration as error:
-        raise RuntimeError("StopIteration") from error
-    except Exception:
-        raise
-    except BaseException as error:
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+        self._todo: list[tuple[Callable[..., Any], tuple[object, ...]]] = [(function, arguments)]
+        self._results: list[Any] = []
+
+    def __call__(self) -> None:
+        """Call the method so that whatever it raises can be answered.
+
+        asyncio cannot carry StopIteration (the caller would wait for ever), and SystemExit, or a panic of an
+        extension, would end the event loop and with it every other model.
+        """
+        function, arguments = self._todo.pop()
+        try:
+            self._results.append(function(*arguments))
+        except StopIteration as error:
+            raise RuntimeError("StopIteration") from error
+        except Exception:
+            raise
+        except BaseException as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+    def take(self) -> Any:
+        return self._results.pop()
 
 
 class _State(enum.Enum):
