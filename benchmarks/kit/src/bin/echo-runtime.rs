@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -25,6 +27,10 @@ Speaks mmesh.ModelRuntime, and echoes every other method. Prints where it listen
   --strict                          NOT_FOUND for models that are not loaded";
 
 const PREFIX: &str = "/mmesh.ModelRuntime/";
+
+/// Calls of a connection that are answered before their answers are written. More, and those that came first wait for
+/// those that came last, and whoever is between with them; fewer cost more writes.
+const AT_A_TIME: usize = 16;
 
 struct Runtime {
     capacity_bytes: u64,
@@ -90,11 +96,28 @@ async fn serve(runtime: Rc<Runtime>, socket: Socket) {
         .max_send_buffer_size(16 << 20)
         .handshake::<_, Bytes>(socket);
     let Ok(mut connection) = handshake.await else { return };
-    while let Some(Ok((request, respond))) = connection.accept().await {
-        // A call whose client has gone ends by itself, with an error that nobody needs.
-        // Boxed, for a task is moved three times before it runs.
-        tokio::task::spawn_local(Box::pin(answer(Rc::clone(&runtime), request, respond)));
-    }
+    let mut answers = Vec::with_capacity(AT_A_TIME);
+    poll_fn(|cx| {
+        loop {
+            while answers.len() < AT_A_TIME
+                && let Poll::Ready(accepted) = connection.poll_accept(cx)
+            {
+                let Some(Ok((request, respond))) = accepted else { return Poll::Ready(()) };
+                answers.push(Box::pin(answer(Rc::clone(&runtime), request, respond)));
+            }
+            if answers.is_empty() {
+                return Poll::Pending;
+            }
+            // The connection writes when it is asked for the next call: once for all of these. A call whose message is
+            // here needs no task. One whose client has gone ends by itself, with an error that nobody needs.
+            for mut answer in answers.drain(..) {
+                if answer.as_mut().poll(cx).is_pending() {
+                    tokio::task::spawn_local(answer);
+                }
+            }
+        }
+    })
+    .await;
 }
 
 async fn answer(
