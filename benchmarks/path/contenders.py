@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +30,8 @@ MLSERVER = "mlserver==1.7.*"
 
 SETTINGS = {
     "envoy": f"{ENVOY}, a static route by `mm-model-id`, HTTP/2 on both sides, no access log, calls counted, timed and "
-    "measured by method as the instance does (`grpc_stats` with the method named, request and response sizes), one worker "
-    "thread (as the instance has one data thread)",
+    "measured by method as the instance does (`grpc_stats` with the method named, request and response sizes), TCP without "
+    "pacing as the instance has it on loopback, one worker thread (as the instance has one data thread)",
     "envoy 2": "the same with two worker threads, its default on two CPUs, and connections spread evenly over them",
     "envoy bare": "as `envoy 2`, but one route for all, no id in the calls, and only the statistics that it always keeps",
     "grpc.aio": f"{AIO}, benchmarks/path/aio_proxy.py, one process",
@@ -105,6 +106,8 @@ def envoy_config(port: int, runtime_port: int, *, bare: bool) -> dict[str, Any]:
         return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
 
     extensions = "type.googleapis.com/envoy.extensions"
+    # As the instance does on loopback: not the system's choice, which may send by timers.
+    unpaced = [{"level": socket.IPPROTO_TCP, "name": socket.TCP_CONGESTION, "buf_value": b64encode(b"reno").decode()}]
     http2 = {
         "@type": f"{extensions}.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http2_protocol_options": {}},
@@ -115,6 +118,7 @@ def envoy_config(port: int, runtime_port: int, *, bare: bool) -> dict[str, Any]:
         "type": "STATIC",
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
         "load_assignment": {"cluster_name": "runtime", "endpoints": [endpoint]},
+        "upstream_bind_config": {"socket_options": unpaced},
         "track_cluster_stats": {"request_response_sizes": not bare},
         # Its defaults (1024 pending) would refuse nothing of ours; no retries, no health checks.
     }
@@ -147,6 +151,7 @@ def envoy_config(port: int, runtime_port: int, *, bare: bool) -> dict[str, Any]:
     listener = {
         "name": "bench",
         "address": address(port),
+        "socket_options": unpaced,  # its connections inherit them
         "filter_chains": [{"filters": filters}],
         # As Envoy's manual advises for few long connections: else chance decides which worker has how many of the four.
         "connection_balance_config": {"exact_balance": {}},

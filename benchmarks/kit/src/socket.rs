@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustls::pki_types::ServerName;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -38,12 +40,20 @@ pub async fn connect(address: &str, tls: Option<&TlsConnector>) -> io::Result<So
         return Ok(Socket::Unix(UnixStream::connect(path).await?));
     }
     let stream = TcpStream::connect(address).await?;
-    // Without it a small answer waits 40 ms for an acknowledgement.
-    stream.set_nodelay(true)?;
+    prepare(&stream)?;
     let Some(tls) = tls else { return Ok(Socket::Tcp(stream)) };
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
     let name = ServerName::try_from(host).map_err(io::Error::other)?;
     Ok(Socket::Tls(Box::new(tls.connect(name, stream).await?)))
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // Without it a small answer waits 40 ms for an acknowledgement.
+    stream.set_nodelay(true)?;
+    // As the instance and Envoy have it here: BBR, the choice of some systems, sends by timers.
+    #[cfg(target_os = "linux")]
+    SockRef::from(stream).set_tcp_congestion(b"reno")?;
+    Ok(())
 }
 
 impl Listener {
@@ -81,7 +91,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                prepare(&stream)?;
                 Ok(Socket::Tcp(stream))
             }
             Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),

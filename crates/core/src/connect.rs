@@ -15,7 +15,7 @@ use crate::limits;
 use crate::link::Conn;
 use crate::peers::{Address, Destination, Kind};
 use crate::shared::Shared;
-use crate::socket::{Socket, Watched};
+use crate::socket::{self, Socket, Watched};
 
 /// From the first packet to the answer to our first ping.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -72,8 +72,7 @@ async fn dial(shared: &Shared, destination: &Destination) -> io::Result<Socket> 
         Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
         Address::Tcp(address) => {
             let stream = TcpStream::connect(address).await?;
-            // Without it every small message waits for a delayed acknowledgement.
-            stream.set_nodelay(true)?;
+            socket::prepare(&stream)?;
             match &destination.kind {
                 Kind::Runtime => Ok(Socket::Tcp(stream)),
                 Kind::Peer { tls_name } => {

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use crate::clock;
 use crate::drain::Phase;
+use crate::socket;
 use crate::worker::{Command, Handle};
 
 const BACKLOG: i32 = 1024;
@@ -172,8 +173,7 @@ async fn accept(listener: Listener, workers: Arc<[Handle]>, connections: Arc<Con
 
 /// The socket leaves this thread's runtime for another's.
 fn prepare(stream: tokio::net::TcpStream) -> io::Result<std::net::TcpStream> {
-    // Without it every small answer waits for a delayed acknowledgement.
-    stream.set_nodelay(true)?;
+    socket::prepare(&stream)?;
     // A client whose machine has gone would hold its streams for ever.
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
     socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
