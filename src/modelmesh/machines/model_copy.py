@@ -95,8 +95,9 @@ TRANSITIONS: dict[tuple[CopyState, CopyInput], tuple[CopyState, tuple[CopyEffect
     (S.QUEUED, I.DROPPED): (S.ABSENT, (E.DEQUEUE, E.REMOVE_KEY, E.RELEASE, E.FORGET)),
     (S.WAITING, I.MEMORY_GRANTED): (S.LOADING, (E.LOAD,)),
     (S.WAITING, I.DROPPED): (S.ABSENT, (E.FREE, E.REMOVE_KEY, E.RELEASE, E.FORGET)),
-    (S.LOADING, I.LOADED): (S.READY, (E.SETTLE, E.OPEN, E.PUBLISH, E.RELEASE)),
-    (S.LOADING, I.LOADED_UNSIZED): (S.SIZING, (E.OPEN, E.PUBLISH, E.RELEASE, E.MEASURE)),
+    # Callers go on before the others are told.
+    (S.LOADING, I.LOADED): (S.READY, (E.SETTLE, E.OPEN, E.RELEASE, E.PUBLISH)),
+    (S.LOADING, I.LOADED_UNSIZED): (S.SIZING, (E.OPEN, E.RELEASE, E.PUBLISH, E.MEASURE)),
     # The runtime may hold part of a model whose load failed: its bytes are ours again when it confirms.
     # Callers are told once the failure is recorded, so that what they ask next shows it.
     (S.LOADING, I.LOAD_FAILED): (S.UNLOADING, (E.LEAVE, E.RECORD_FAILURE, E.UNLOAD)),
