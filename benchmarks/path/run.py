@@ -33,7 +33,7 @@ SHAPES = {
 EVERYWHERE = ("direct", "local", "hop", "envoy")
 """In every shape; the others only in the busiest one."""
 RATE = 1000
-OPEN_S, OPEN_TURNS = 2.5, 2
+OPEN_S, OPEN_TURNS = 2.5, 4
 """Of each open loop, and how often in one repeat: tails need more of them than costs do."""
 IDLE_STREAMS = HELD = 1000
 MISSES = frozenset({"INTERNAL", "UNAVAILABLE", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"})
