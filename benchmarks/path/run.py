@@ -33,8 +33,9 @@ SHAPES = {
 EVERYWHERE = ("direct", "local", "hop", "envoy")
 """In every shape; the others only in the busiest one."""
 RATE = 1000
-OPEN_S, OPEN_TURNS = 2.5, 4
-"""Of each open loop, and how often in one repeat: tails need more of them than costs do."""
+OPEN_S, OPEN_TURNS = 2.5, 3
+"""Of each open loop, and how often in one repeat: tails need more of them than costs do. All of it must end before a model
+that is used for seven minutes gets a second copy."""
 IDLE_STREAMS = HELD = 1000
 MISSES = frozenset({"INTERNAL", "UNAVAILABLE", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"})
 """How calls of a model that cannot be loaded may end."""
