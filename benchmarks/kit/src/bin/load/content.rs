@@ -1,5 +1,7 @@
 //! What calls carry: bytes, and the id of a model.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use http::HeaderValue;
 use modelmesh_bench_kit::arguments::Arguments;
@@ -14,7 +16,7 @@ pub enum Body {
 }
 
 pub enum Numbers {
-    From(std::cell::Cell<u64>),
+    From(Cell<u64>),
     Below(u64),
 }
 
@@ -33,7 +35,7 @@ impl Body {
         let at = framed.windows(NUMBER.len()).position(|window| window == NUMBER);
         let numbers = match arguments.get("--below") {
             Some(bound) => Numbers::Below(bound),
-            None => Numbers::From(std::cell::Cell::new(arguments.get_or("--from", 0))),
+            None => Numbers::From(Cell::new(arguments.get_or("--from", 0))),
         };
         Self::Numbered { framed, at, numbers }
     }
@@ -70,13 +72,29 @@ pub enum Models {
     One(HeaderValue),
     /// Cumulative weights; the last is 1.
     Zipf(Vec<f64>, Vec<HeaderValue>),
+    /// In this order, again and again.
+    Trace {
+        ids: Vec<HeaderValue>,
+        next: Cell<usize>,
+    },
 }
 
 impl Models {
     pub fn read(arguments: &Arguments) -> Self {
+        let plain = |option: &str, id: &str| {
+            HeaderValue::from_str(id).unwrap_or_else(|_| arguments.fail(&format!("{option}: {id:?} is not plain text")))
+        };
         if let Some(id) = arguments.get::<String>("--model") {
-            let id = HeaderValue::from_str(&id);
-            return Self::One(id.unwrap_or_else(|_| arguments.fail("--model must be plain text")));
+            return Self::One(plain("--model", &id));
+        }
+        if let Some(file) = arguments.get::<String>("--trace") {
+            let text = std::fs::read_to_string(&file);
+            let text = text.unwrap_or_else(|error| arguments.fail(&format!("--trace {file}: {error}")));
+            let ids: Vec<_> = text.lines().filter(|line| !line.is_empty()).map(|id| plain("--trace", id)).collect();
+            if ids.is_empty() {
+                arguments.fail(&format!("--trace {file}: no id in it"));
+            }
+            return Self::Trace { ids, next: Cell::new(0) };
         }
         let Some(count) = arguments.get::<u32>("--models").filter(|count| *count > 0) else { return Self::None };
         let exponent: f64 = arguments.get_or("--zipf", 0.0);
@@ -102,6 +120,7 @@ impl Models {
                 let index = cumulative.partition_point(|weight| *weight < point);
                 Some(ids[index.min(ids.len() - 1)].clone())
             }
+            Self::Trace { ids, next } => Some(ids[next.replace((next.get() + 1) % ids.len())].clone()),
         }
     }
 }

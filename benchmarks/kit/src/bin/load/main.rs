@@ -51,6 +51,7 @@ Sends gRPC calls and prints what came back, as JSON. Each answer must hold the b
                                    stand for a number: counting from --from (default 0), or drawn below --below
   --model ID                       send as mm-model-id
   --models N --zipf A              or one of m-0 … m-(N-1), the k-th with weight 1/k^A; A 0: all alike
+  --trace FILE                     or the ids in FILE, one a line, in this order, again and again
   --header name=value              repeat; sent with every call
   --seed N                         of everything that is drawn, default 1
   --pid name=PID                   repeat; CPU time of that process over the measured time, and its memory before
