@@ -60,7 +60,7 @@ ROWS = {
     "register_sqlite": Row("registerModel by 16 callers, SQLite", 5_000, at_least=True, unit="/s"),
     "status": Row("getModelStatus by 16 callers", 10_000, at_least=True, unit="/s"),
     "idle_memory": Row("memory of an idle instance", 90, unit=" MB"),
-    "growth_registered": Row("growth of an instance by 100,000 registered models, the largest of 3", 50, unit=" MB"),
+    "growth_registered": Row("growth of an instance by 100,000 registered models, the largest of 3", 10, unit=" MB"),
     "route": Row("memory of a route to a copy elsewhere, in the core", 250, unit=" B"),
     "ready_registered": Row("from start to ready with 100,000 registered", 1.5, unit=" s"),
     "cold_over_warm": Row("cold call with a load time of 0, p50 over a warm call's", 5, unit=" ms"),
