@@ -9,7 +9,7 @@
 //! - moving: `attempt`, `local`, `peer`, `relay`, `replay` (request body), `caller` (answer), `flow`, `multi` (several
 //!   ids in one call);
 //! - upstream: `peers` (addresses), `link` (connections), `connect`;
-//! - Python's own services: `calls`;
+//! - Python's own services: `calls`; Python's own calls: `client` (a connection without a socket), `pipe` (its bytes);
 //! - rules of the wire: `headers`, `status`, `timeout`, `framing`, `compression`, `limits`, `tls`;
 //! - around it: `engine` (composition root), `shared`, `events`, `budget`, `accounting`, `drain`;
 //! - told of it: `metrics`, `histogram`, `observe` (payloads and log lines), `trace`.
@@ -22,6 +22,7 @@ mod budget;
 mod call;
 mod caller;
 mod calls;
+mod client;
 mod clock;
 mod compression;
 mod connect;
@@ -51,6 +52,7 @@ mod outcome;
 mod peer;
 mod peers;
 mod pinned;
+mod pipe;
 mod relay;
 mod replay;
 mod resolve;
@@ -66,6 +68,7 @@ mod tls;
 mod trace;
 mod worker;
 
+pub use client::{CallId, ClientConnection, Next};
 pub use copy::choose_copy;
 pub use engine::Engine;
 pub use events::Event;
@@ -81,5 +84,5 @@ pub use rules::{MethodRule, Rules};
 pub use shared::Settings;
 pub use status::{Code, Status};
 pub use table::{NO_SLOT, NewLocal, NewRoute};
-pub use tls::{ClientAuth, Material};
+pub use tls::{ClientAuth, ClientTls, Material};
 pub use trace::Span;

@@ -48,19 +48,12 @@ impl Material {
     /// # Errors
     /// A sentence for people, if something is missing or does not fit together.
     pub fn new(chain: &[u8], key: &[u8], trusted: Option<&[u8]>, auth: ClientAuth) -> Result<Self, String> {
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("the certificate chain is not PEM: {error}"))?;
-        if chain.is_empty() {
-            return Err("the certificate chain holds no certificate".into());
-        }
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|error| format!("the private key is not unencrypted PEM: {error}"))?;
+        let chain = certificates(chain)?;
+        let key = private_key(key)?;
         let (roots, named) = roots(trusted)?;
         let roots = Arc::new(roots);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let unusable = |error: VerifierBuilderError| format!("the trusted certificates cannot be used: {error}");
-        let misfit = |error: rustls::Error| format!("certificate and private key do not fit: {error}");
 
         let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -76,18 +69,74 @@ impl Material {
         let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(misfit)?;
         server.alpn_protocols = vec![HTTP2.to_vec()];
 
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build().map_err(unusable)?;
-        let mut client = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(misfit)?
-            .dangerous() // it adds to what rustls accepts, and `pinned` says what
-            .with_custom_certificate_verifier(Pinned::new(named, verifier))
-            .with_client_auth_cert(chain, key)
-            .map_err(misfit)?;
-        client.alpn_protocols = vec![HTTP2.to_vec()];
+        let client = client(roots, named, Some((chain, key)))?;
         Ok(Self { server: Arc::new(server), client: Arc::new(client) })
     }
+}
+
+fn misfit(error: rustls::Error) -> String {
+    format!("certificate and private key do not fit: {error}")
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("the certificate chain is not PEM: {error}"))?;
+    if chain.is_empty() { Err("the certificate chain holds no certificate".into()) } else { Ok(chain) }
+}
+
+fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| format!("the private key is not unencrypted PEM: {error}"))
+}
+
+/// What a client needs: whom it trusts, and who it is if servers ask.
+fn client(
+    roots: Arc<RootCertStore>,
+    named: Arc<[CertificateDer<'static>]>,
+    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+) -> Result<ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
+    let verifier = verifier.map_err(|error| format!("the trusted certificates cannot be used: {error}"))?;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(misfit)?
+        .dangerous() // it adds to what rustls accepts, and `pinned` says what
+        .with_custom_certificate_verifier(Pinned::new(named, verifier));
+    let mut config = match identity {
+        Some((chain, key)) => config.with_client_auth_cert(chain, key).map_err(misfit)?,
+        None => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    Ok(config)
+}
+
+/// How the control plane's own connections are made safe.
+#[derive(Clone, Debug)]
+pub struct ClientTls(Arc<ClientConfig>);
+
+impl ClientTls {
+    /// All in PEM. `trusted` None: the web's authorities. `identity`: chain and key, if servers want one.
+    ///
+    /// # Errors
+    /// A sentence for people, if something does not fit together.
+    pub fn new(trusted: Option<&[u8]>, identity: Option<(&[u8], &[u8])>) -> Result<Self, String> {
+        let (roots, named) = roots(trusted)?;
+        let identity = match identity {
+            Some((chain, key)) => Some((certificates(chain)?, private_key(key)?)),
+            None => None,
+        };
+        Ok(Self(Arc::new(client(Arc::new(roots), named, identity)?)))
+    }
+
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
+    }
+}
+
+/// Whether the other side agreed to HTTP/2, or said nothing: some gRPC libraries do not.
+pub fn speaks_http2(connection: &rustls::CommonState) -> bool {
+    connection.alpn_protocol().is_none_or(|protocol| protocol == HTTP2)
 }
 
 /// The authorities, and the certificates that were named; the well-known authorities are not named.
@@ -131,8 +180,7 @@ impl Slot {
         let config = self.0.read().as_ref().map(|material| Arc::clone(&material.server));
         let Some(config) = config else { return Ok(Socket::Tcp(stream)) };
         let stream = TlsAcceptor::from(config).accept(stream).await?;
-        // No ALPN at all is let through: some gRPC clients do not send it.
-        if stream.get_ref().1.alpn_protocol().is_some_and(|protocol| protocol != HTTP2) {
+        if !speaks_http2(stream.get_ref().1) {
             return Err(io::Error::other("the client does not speak HTTP/2"));
         }
         Ok(Socket::Server(Box::new(stream)))

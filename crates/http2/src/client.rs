@@ -27,6 +27,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
     pub fn pinger(&self) -> Pinger {
         Pinger::new(&self.driver.state)
     }
+
+    /// Whether the other side has spoken HTTP/2 yet.
+    #[must_use]
+    pub fn has_settings(&self) -> bool {
+        self.driver.has_settings()
+    }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Future for Client<T> {

@@ -96,6 +96,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         self.reader.has_preface
     }
 
+    pub fn has_settings(&self) -> bool {
+        self.reader.has_settings
+    }
+
     /// Reads once, or writes and waits.
     pub fn turn(&mut self, cx: &mut Context<'_>) -> Turn {
         if let Some(done) = &self.done {

@@ -2,6 +2,7 @@
 //!
 //! `_native.pyi` documents it; `modelmesh-core` does the work. Every call releases the interpreter.
 
+mod client;
 mod core;
 mod events;
 mod resolutions;
@@ -28,6 +29,8 @@ mod _native {
 
     #[pymodule_export]
     use super::choose_copy;
+    #[pymodule_export]
+    use super::client::{ClientConnection, ClientTls};
     #[pymodule_export]
     use super::core::Core;
     #[pymodule_export]

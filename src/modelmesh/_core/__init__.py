@@ -1,4 +1,4 @@
-"""The native module, fenced off: imported from `modelmesh.adapters.dataplane` only."""
+"""The native module, fenced off: imported from `modelmesh.adapters.dataplane` and `.channel` only."""
 
 import warnings
 

@@ -4,6 +4,9 @@ One object, `Core`, owns the listeners, the routing table, the upstream connecti
 that move bytes. No call blocks on I/O and every call releases the interpreter while it works; core
 threads never take the interpreter lock. All ids are `str`; all messages are `bytes`.
 
+Beside it `ClientConnection`: calls of the control plane itself, on the thread of its event loop. Each of its
+methods takes microseconds and holds the interpreter for them.
+
 Source of the contract: the architecture notes, "The contract between core and control plane".
 """
 
@@ -258,6 +261,64 @@ class Core:
         """Send GOAWAY on every connection and take no new ones; running calls go on."""
     def close(self) -> None:
         """Stop: cancel what runs, join the threads. Idempotent."""
+
+@final
+class ClientTls:
+    """What a connection of the control plane needs to speak TLS. PEM."""
+
+    def __new__(
+        cls, *, trusted: bytes | None = None, certificate_chain: bytes | None = None, private_key: bytes | None = None
+    ) -> ClientTls:
+        """Raises ValueError if the material does not fit together.
+
+        `trusted`: certificate authorities, or the server's own certificate; None: the bundled web roots.
+        The chain and its key: who we are, for servers that ask; both or none.
+        """
+
+@final
+class ClientConnection:
+    """The client's side of one gRPC connection, without a socket.
+
+    Whoever has the socket hands in what it read (`receive`), and sends what `take` has after each other call.
+    """
+
+    def __new__(
+        cls, *, authority: str, max_message_bytes: int, tls: ClientTls | None = None, tls_name: str = ""
+    ) -> ClientConnection:
+        """Raises ValueError if a name cannot be one. `tls_name` is the name in the server's certificate."""
+    def open(self, path: str, metadata: list[tuple[str, str]], timeout_ms: int | None) -> int:
+        """Begin a call; returns its id. `metadata` in wire form (`-bin` values in base64).
+
+        Raises:
+            ConnectionError: Nothing was sent: the connection has ended, or the server lets it end.
+            ValueError: Path or metadata cannot be sent.
+        """
+    def send(self, call: int, message: bytes, last: bool) -> None:
+        """Send a message; `last` ends the request. Nothing happens if the call has ended."""
+    def next(self, call: int) -> bytes | tuple[int, str, bool] | None:
+        """The next message of a call, or how it ended: (status, message, nothing of it was processed). After
+        that the call is forgotten. None: nothing yet, and `receive` names the call once there is."""
+    def cancel(self, call: int) -> None:
+        """End a call and forget it."""
+    def receive(self, data: bytes) -> list[int]:
+        """Take in what came; returns the calls about which there is news."""
+    def lost(self, why: str) -> list[int]:
+        """The socket has been closed or broke. `next` has what came before, then UNAVAILABLE with `why`."""
+    def close(self, why: str) -> list[int]:
+        """End all calls, UNAVAILABLE with `why`, and the connection; `take` has the last bytes."""
+    def take(self) -> bytes:
+        """What is to be sent now."""
+    def ping(self) -> None:
+        """Ask the server whether it is there. Whatever comes from it is an answer."""
+    @property
+    def is_settled(self) -> bool:
+        """Whether the server has said that it speaks HTTP/2."""
+    @property
+    def takes_calls(self) -> bool:
+        """Whether calls can be begun: it has not ended, and the server does not let it end."""
+    @property
+    def failure(self) -> str | None:
+        """Why the connection has ended; None: it has not."""
 
 def choose_copy(loads: list[int], draws: tuple[int, int]) -> int:
     """Index of the copy that gets a request: the less loaded of two drawn ones.

@@ -4,10 +4,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TypeVar
 
-import grpc.aio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from modelmesh._proto import peer_pb2 as pb
+from modelmesh.adapters.channel import CallError, Channel, ClientTls, Target
 from modelmesh.ports import PeerAnswer, PeerState, PeerUnreachableError
 from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.events import Event
@@ -40,7 +40,7 @@ class PeerCertificates:
 class _Connection:
     """A channel, and how many calls run on it: a retired one is closed when none does."""
 
-    channel: grpc.aio.Channel
+    channel: Channel
     calls: int = 0
 
 
@@ -48,13 +48,13 @@ class GrpcPeers:
     """Implements `ports.Peers`. `certificates` None: clear text."""
 
     def __init__(self, certificates: PeerCertificates | None = None) -> None:
-        self._certificates = certificates
+        self._tls = None if certificates is None else _tls(certificates)
         self._connections: OrderedDict[PeerAddress, _Connection] = OrderedDict()
         self._retired: list[_Connection] = []
 
     def set_certificates(self, certificates: PeerCertificates) -> None:
         """Use these for new connections; calls that run end on the connections they have."""
-        self._certificates = certificates
+        self._tls = _tls(certificates)
         while self._connections:
             self._retired.append(self._connections.popitem()[1])
 
@@ -90,7 +90,7 @@ class GrpcPeers:
     async def close(self) -> None:
         """Close all connections."""
         for connection in (*self._connections.values(), *self._retired):
-            await connection.channel.close(None)
+            await connection.channel.close()
         self._connections.clear()
         self._retired.clear()
 
@@ -98,50 +98,43 @@ class GrpcPeers:
         self, address: PeerAddress, name: str, request: Message, kind: type[Answer], timeout_ms: int
     ) -> Answer:
         connection = self._connection(address)
-        call = connection.channel.unary_unary(
-            f"/modelmesh.v1.Peer/{name}",
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=kind.FromString,
-        )
         connection.calls += 1
         try:
-            answer: Answer = await call(request, timeout=timeout_ms / 1000)
-        except grpc.aio.AioRpcError as error:
-            raise PeerUnreachableError(
-                f"the instance at {address.address} did not answer {name}: {error.code().name}: {error.details()}"
-            ) from error
+            data = await connection.channel.unary(
+                f"/modelmesh.v1.Peer/{name}", request.SerializeToString(), timeout_s=timeout_ms / 1000
+            )
+            return kind.FromString(data)
+        except (CallError, DecodeError) as error:
+            raise PeerUnreachableError(f"the instance at {address.address} did not answer {name}: {error}") from error
         finally:
             connection.calls -= 1
             await self._close_retired()
-        return answer
 
     async def _close_retired(self) -> None:
         for connection in [one for one in self._retired if one.calls == 0]:
             if connection in self._retired:  # another call may have closed it meanwhile
                 self._retired.remove(connection)
-                await connection.channel.close(None)
+                await connection.channel.close()
 
     def _connection(self, address: PeerAddress) -> _Connection:
         connection = self._connections.get(address)
         if connection is not None:
             self._connections.move_to_end(address)
             return connection
-        options: list[tuple[str, object]] = [("grpc.enable_retries", 0)]
-        if self._certificates is None:
-            channel = grpc.aio.insecure_channel(address.address, options=options)
-        else:
-            if address.tls_name:
-                options.append(("grpc.ssl_target_name_override", address.tls_name))
-            credentials = grpc.ssl_channel_credentials(
-                root_certificates=self._certificates.trusted,
-                private_key=self._certificates.private_key,
-                certificate_chain=self._certificates.certificate_chain,
-            )
-            channel = grpc.aio.secure_channel(address.address, credentials, options=options)
+        host = address.address.rpartition(":")[0].strip("[]")
+        channel = Channel(Target(address.address, address.address, self._tls, address.tls_name or host))
         connection = self._connections[address] = _Connection(channel)
         if len(self._connections) > CHANNELS:
             self._retired.append(self._connections.popitem(last=False)[1])
         return connection
+
+
+def _tls(certificates: PeerCertificates) -> ClientTls:
+    return ClientTls(
+        trusted=certificates.trusted,
+        certificate_chain=certificates.certificate_chain,
+        private_key=certificates.private_key,
+    )
 
 
 def peer_answer(answer: pb.EnsureLoadedResponse) -> PeerAnswer:

@@ -1,13 +1,12 @@
 """`ports.Runtime` over gRPC, to a TCP or unix-socket endpoint."""
 
-import asyncio
 import logging
 from typing import Protocol, Self, TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
 from modelmesh._proto import model_runtime_pb2 as pb
+from modelmesh.adapters.channel import CallError, Channel, Target
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeLoaded, RuntimeState, RuntimeStatus
 from modelmesh.values import legacy
 from modelmesh.values.ids import ModelId
@@ -20,20 +19,8 @@ SERVICE = "mmesh.ModelRuntime"
 PREDICT_TIMEOUT_S = 0.5
 MEASURE_TIMEOUT_S = 30.0
 
-_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    # Over a unix socket the library would send the socket's path, which servers may refuse.
-    ("grpc.default_authority", "localhost"),
-    # Always on this machine: a proxy from the environment would be in the way.
-    ("grpc.enable_http_proxy", 0),
-    # The control plane decides what is tried again, and when.
-    ("grpc.enable_retries", 0),
-    # A runtime that comes back is noticed within a second, not after minutes of growing pauses.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # Two instances in one process do not share a connection.
-    ("grpc.use_local_subchannel_pool", 1),
-)
+_AUTHORITY = "localhost"
+"""The path of a unix socket would be none, and servers may refuse it."""
 
 _STATES = {
     pb.RuntimeStatusResponse.STARTING: RuntimeState.STARTING,
@@ -58,7 +45,7 @@ class GrpcRuntime:
 
     def __init__(self, target: str) -> None:
         self.target = target
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._channel = Channel(Target(target, _AUTHORITY))
         self._service = SERVICE
         self._predicts = True
 
@@ -135,24 +122,14 @@ class GrpcRuntime:
 
     async def close(self) -> None:
         """Close the connection; running calls fail UNAVAILABLE."""
-        await self._channel.close(None)
+        await self._channel.close()
 
     async def _call(self, method: str, request: Message, answer: type[A], *, timeout_s: float | None = None) -> A:
         try:
-            # Bytes in and out: an answer that cannot be parsed gets a message of ours.
-            rpc = self._channel.unary_unary(f"/{self._service}/{method}", None, None)
-            data: bytes = await rpc(request.SerializeToString(), timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            number: int = error.code().value[0]
-            raise RuntimeCallError(Status(number), error.details() or "") from error
-        except grpc.aio.UsageError as error:
-            raise RuntimeCallError(Status.UNAVAILABLE, "the connection to the runtime is closed") from error
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # gRPC cancels the callers when the channel closes under them; nobody cancelled this task.
-            raise RuntimeCallError(Status.UNAVAILABLE, "the connection to the runtime was closed") from None
+            path = f"/{self._service}/{method}"
+            data = await self._channel.unary(path, request.SerializeToString(), timeout_s=timeout_s)
+        except CallError as error:
+            raise RuntimeCallError(error.status, error.details) from error
         try:
             return answer.FromString(data)
         except DecodeError as error:

@@ -1,6 +1,7 @@
 """The runtime's own server reflection, where it has it."""
 
-import grpc.aio
+from modelmesh.adapters.channel import CallError, Channel, Target
+from modelmesh.values.status import Status
 
 TIMEOUT_S = 2.0
 _METHODS = (
@@ -23,32 +24,27 @@ class RuntimeReflection:
     async def move(self, target: str) -> None:
         """The runtime is there."""
         before, self._channel, self._absent = self._channel, _channel(target), False
-        await before.close(None)
+        await before.close()
 
     async def ask(self, request: bytes) -> bytes | None:
         """The runtime's answer; None if it has no reflection or does not answer."""
         if self._absent:
             return None
         for method in _METHODS:
-            call = self._channel.stream_stream(method, request_serializer=bytes, response_deserializer=bytes)(
-                iter([request]), timeout=TIMEOUT_S
-            )
             try:
-                async for answer in call:
-                    call.cancel()
-                    return bytes(answer)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                # A stream, of which one message is enough.
+                return await self._channel.unary(method, request, timeout_s=TIMEOUT_S)
+            except CallError as error:
+                if error.status is not Status.UNIMPLEMENTED:
                     return None
         self._absent = True
         return None
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._channel.close(None)
+        await self._channel.close()
 
 
-def _channel(target: str) -> grpc.aio.Channel:
-    # Over a unix socket the path would become the authority, which strict servers refuse.
-    options = [("grpc.enable_retries", 0), ("grpc.default_authority", "localhost")]
-    return grpc.aio.insecure_channel(target, options=options)
+def _channel(target: str) -> Channel:
+    # The path of a unix socket would be no authority, and strict servers refuse it.
+    return Channel(Target(target, "localhost"))

@@ -10,9 +10,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from aetcd import rpc
-from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forgot it
 
-from modelmesh.adapters.store.etcd_channel import CALL_TIMEOUT_S, EtcdChannel
+from modelmesh.adapters.store.etcd_channel import (
+    CALL_TIMEOUT_S,
+    COMPACT,
+    LEASE_GRANT,
+    LEASE_KEEP_ALIVE,
+    LEASE_REVOKE,
+    RANGE,
+    TXN,
+    EtcdChannel,
+)
 from modelmesh.adapters.store.etcd_groups import Groups, footprint
 from modelmesh.adapters.store.etcd_messages import Messages
 from modelmesh.adapters.store.etcd_settings import EtcdSettings, StoreSettingError
@@ -122,7 +130,7 @@ class EtcdStore:
 
     async def _transact(self, transaction: Transaction) -> TransactionResult:
         request = self._messages.transaction(transaction)
-        answer = await self._channel.call(lambda at, meta: at.kv.Txn(request, metadata=meta), repeatable=False)
+        answer = await self._channel.call(TXN, request, repeatable=False)
         return self._messages.result(transaction, answer, Revision(answer.header.revision))
 
     async def watch(self, prefix: str, *, start: Revision) -> AsyncIterator[tuple[Change, ...]]:
@@ -145,25 +153,13 @@ class EtcdStore:
         if ttl_ms <= 0:
             raise ValueError(f"a lease of {ttl_ms} ms")
         request = rpc.LeaseGrantRequest(TTL=-(-ttl_ms // 1000))
-        answer = await self._channel.call(
-            lambda at, meta: at.lease.LeaseGrant(request, metadata=meta), repeatable=False
-        )
+        answer = await self._channel.call(LEASE_GRANT, request, repeatable=False)
         return int(answer.ID)
 
     async def keep_alive(self, lease: int) -> None:
         """Renew a lease."""
-
-        async def renew(at: Any, metadata: Any) -> Any:
-            stream = at.lease.LeaseKeepAlive(metadata=metadata)
-            try:
-                await stream.write(rpc.LeaseKeepAliveRequest(ID=lease))
-                return await stream.read()
-            finally:
-                stream.cancel()
-
-        answer = await self._channel.call(renew, repeatable=True)
-        if answer is EOF:
-            raise StoreUnavailableError("etcd ended the renewal of a lease without an answer")
+        # A stream, of which one message is enough.
+        answer = await self._channel.call(LEASE_KEEP_ALIVE, rpc.LeaseKeepAliveRequest(ID=lease), repeatable=True)
         if answer.TTL <= 0:
             raise LeaseNotFoundError(f"lease {lease} is gone")
 
@@ -171,7 +167,7 @@ class EtcdStore:
         """End a lease and delete its keys."""
         request = rpc.LeaseRevokeRequest(ID=lease)
         with contextlib.suppress(LeaseNotFoundError):
-            await self._channel.call(lambda at, meta: at.lease.LeaseRevoke(request, metadata=meta), repeatable=True)
+            await self._channel.call(LEASE_REVOKE, request, repeatable=True)
 
     async def close(self) -> None:
         """Close all connections; calls and watches under way raise StoreUnavailableError."""
@@ -182,9 +178,9 @@ class EtcdStore:
     async def compact(self, revision: Revision) -> None:
         """Drop the history up to a revision, for the whole etcd: an operator's or a test's business."""
         request = rpc.CompactionRequest(revision=revision, physical=True)
-        await self._channel.call(lambda at, meta: at.kv.Compact(request, metadata=meta), repeatable=True)
+        await self._channel.call(COMPACT, request, repeatable=True)
 
     # --- calls ---
 
     async def _range(self, request: Any) -> Any:
-        return await self._channel.call(lambda at, meta: at.kv.Range(request, metadata=meta), repeatable=True)
+        return await self._channel.call(RANGE, request, repeatable=True)

@@ -4,14 +4,17 @@ Knows gRPC and nothing of keys.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-import grpc
 from aetcd import rpc
+from google.protobuf.message import DecodeError
 
+from modelmesh.adapters.channel import CallError, Channel, ClientTls, KeepAlive, Target
 from modelmesh.adapters.store.etcd_settings import EtcdSettings
 from modelmesh.ports import CompactedError, LeaseNotFoundError, StoreError, StoreUnavailableError
+from modelmesh.values.status import Status
 
 CALL_TIMEOUT_S = 3.5
 """For each read, write and transaction, as ModelMesh always had it."""
@@ -19,44 +22,28 @@ CALL_TIMEOUT_S = 3.5
 _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """One answer may hold a whole table."""
 
-_OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-    # etcd ends connections that ping more often than every 5 s, or without an open call.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_500),
-    ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.http2.max_pings_without_data", 0),
-    # gRPC would wait up to two minutes before it looks again whether a server has come back.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Two stores in one process must not share a connection: one may have to be dropped.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_retries", 0),
-]
+_KEEP_ALIVE = KeepAlive(after_s=10.0, answer_s=CALL_TIMEOUT_S)
+"""etcd ends connections that ping more often than every 5 s."""
 
 Metadata = tuple[tuple[str, str], ...]
 
 
-class _Endpoint:
-    """One address, and the stubs of its channel."""
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One of etcd's: its path, and the class of its answers."""
 
-    def __init__(self, address: str, settings: EtcdSettings) -> None:
-        options = list(_OPTIONS)
-        if settings.override_authority:
-            options.append(("grpc.default_authority", settings.override_authority))
-            options.append(("grpc.ssl_target_name_override", settings.override_authority))
-        if settings.tls:
-            credentials = grpc.ssl_channel_credentials(settings.ca, settings.client_key, settings.client_certificate)
-            self.channel = grpc.aio.secure_channel(address, credentials, options=options)
-        else:
-            self.channel = grpc.aio.insecure_channel(address, options=options)
-        self.address = address
-        self.kv = rpc.KVStub(self.channel)
-        self.watch = rpc.WatchStub(self.channel)
-        self.lease = rpc.LeaseStub(self.channel)
-        self.auth = rpc.AuthStub(self.channel)
+    path: str
+    answer: type[Any]
+
+
+RANGE = Method("/etcdserverpb.KV/Range", rpc.RangeResponse)
+TXN = Method("/etcdserverpb.KV/Txn", rpc.TxnResponse)
+COMPACT = Method("/etcdserverpb.KV/Compact", rpc.CompactionResponse)
+WATCH = Method("/etcdserverpb.Watch/Watch", rpc.WatchResponse)
+LEASE_GRANT = Method("/etcdserverpb.Lease/LeaseGrant", rpc.LeaseGrantResponse)
+LEASE_KEEP_ALIVE = Method("/etcdserverpb.Lease/LeaseKeepAlive", rpc.LeaseKeepAliveResponse)
+LEASE_REVOKE = Method("/etcdserverpb.Lease/LeaseRevoke", rpc.LeaseRevokeResponse)
+_AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", rpc.AuthenticateResponse)
 
 
 class EtcdChannel:
@@ -66,19 +53,20 @@ class EtcdChannel:
         """Connects at the first call."""
         self._settings = settings
         self._timeout_s = call_timeout_s
-        self._endpoints: list[_Endpoint] = []
-        self._retired: list[_Endpoint] = []
+        self._endpoints: list[Channel] = []
+        self._retired: list[Channel] = []
         """Those of the settings before, for the streams that still run there."""
         self._current = 0
         self._token = ""
         self._authentication: asyncio.Task[str] | None = None
         self._closed = False
 
-    async def call(self, perform: Callable[[_Endpoint, Metadata], Awaitable[Any]], *, repeatable: bool) -> Any:
-        """Perform an RPC at the current endpoint, elsewhere if that cannot be connected, all within the time-out.
+    async def call(self, method: Method, request: Any, *, repeatable: bool) -> Any:
+        """Call the current endpoint, or another if that cannot be connected, all within the time-out.
 
         Args:
-            perform: Starts the call with the endpoint's stubs and the metadata to send.
+            method: Which.
+            request: Its message.
             repeatable: May also be sent again after it may have been executed: reads.
 
         Raises:
@@ -86,34 +74,30 @@ class EtcdChannel:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._call(perform, repeatable=repeatable)
+                return await self._call(method, request.SerializeToString(), repeatable=repeatable)
         except TimeoutError as err:
             self._leave(self._current)
             raise StoreUnavailableError(
                 f"etcd at {self._settings.described} did not answer within {self._timeout_s} s"
             ) from err
 
-    async def _call(self, perform: Callable[[_Endpoint, Metadata], Awaitable[Any]], *, repeatable: bool) -> Any:
+    async def _call(self, method: Method, request: bytes, *, repeatable: bool) -> Any:
         renewed = False
         failures = 0
         while True:
             index = self._current
             endpoint = self._endpoint(index)
             try:
-                return await perform(endpoint, await self.metadata())
-            except (asyncio.CancelledError, grpc.aio.UsageError) as err:
-                if self.closed_under_call():
-                    raise StoreUnavailableError("the store is closed") from err
-                raise
-            except grpc.aio.AioRpcError as err:
+                return parsed(method, await endpoint.unary(method.path, request, metadata=await self.metadata()))
+            except CallError as err:
                 if not renewed and is_token_refusal(err):
                     renewed = True
                     self._token = ""
                     continue
-                if err.code() is grpc.StatusCode.UNAVAILABLE:
+                if err.status is Status.UNAVAILABLE:
                     failures += 1
                     self._leave(index)
-                    if failures < len(self._settings.endpoints) and (repeatable or _was_never_sent(err)):
+                    if failures < len(self._settings.endpoints) and (repeatable or err.unprocessed):
                         continue
                 raise translated(err) from err
 
@@ -135,22 +119,23 @@ class EtcdChannel:
         """A new token; empty if etcd wants none."""
         settings = self._settings
         request = rpc.AuthenticateRequest(name=settings.user, password=settings.password)
+        endpoint = self._endpoint(self._current)
         try:
-            answer = await self._endpoint(self._current).auth.Authenticate(request, timeout=self._timeout_s)
-        except grpc.aio.AioRpcError as err:
-            if "authentication is not enabled" in (err.details() or ""):
+            data = await endpoint.unary(_AUTHENTICATE.path, request.SerializeToString(), timeout_s=self._timeout_s)
+        except CallError as err:
+            if "authentication is not enabled" in err.details:
                 return ""  # a user is configured for when it will be
             raise
-        token = str(answer.token)
+        token = str(parsed(_AUTHENTICATE, data).token)
         if self._settings is settings:
             self._token = token
         return token
 
-    def endpoint(self) -> _Endpoint:
+    def endpoint(self) -> Channel:
         """The endpoint in use, for streams."""
         return self._endpoint(self._current)
 
-    def leave(self, endpoint: _Endpoint) -> None:
+    def leave(self, endpoint: Channel) -> None:
         """A stream to this endpoint failed: try another for what comes next."""
         if self._endpoints and self._endpoints[self._current] is endpoint:
             self._leave(self._current)
@@ -158,13 +143,6 @@ class EtcdChannel:
     def forget_token(self) -> None:
         """The server refused the token: ask for another at the next call."""
         self._token = ""
-
-    def closed_under_call(self) -> bool:
-        """Whether a call that was just cancelled was so by `close`, and not by the task that waits for it.
-
-        gRPC raises CancelledError for both, and a task that sees one that nobody sent would end silently.
-        """
-        return self._closed and not task_is_ending()
 
     async def renew(self, settings: EtcdSettings) -> None:
         """Make calls in another way from now on. Calls and streams of the settings before the last ones fail."""
@@ -185,12 +163,12 @@ class EtcdChannel:
         self._endpoints.clear()
         self._retired.clear()
 
-    def _endpoint(self, index: int) -> _Endpoint:
+    def _endpoint(self, index: int) -> Channel:
         if self._closed:
             raise StoreUnavailableError("the store is closed")
         if not self._endpoints:
             # All at once: an idle channel costs no connection.
-            self._endpoints = [_Endpoint(address, self._settings) for address in self._settings.endpoints]
+            self._endpoints = _channels(self._settings)
         return self._endpoints[index]
 
     def _leave(self, index: int) -> None:
@@ -199,41 +177,61 @@ class EtcdChannel:
             self._current = (index + 1) % len(self._settings.endpoints)
 
 
-async def _close(endpoints: Iterable[_Endpoint]) -> None:
+def _channels(settings: EtcdSettings) -> list[Channel]:
+    tls = None
+    if settings.tls:
+        try:
+            tls = ClientTls(
+                trusted=settings.ca, certificate_chain=settings.client_certificate, private_key=settings.client_key
+            )
+        except ValueError as err:
+            raise StoreUnavailableError(f"etcd at {settings.described} cannot be called: {err}") from err
+    return [
+        Channel(
+            Target(
+                address=address,
+                authority=settings.override_authority or address,
+                tls=tls,
+                tls_name=settings.override_authority or address.rpartition(":")[0].strip("[]"),
+                max_message_bytes=_MAX_MESSAGE_BYTES,
+                keep_alive=_KEEP_ALIVE,
+            )
+        )
+        for address in settings.endpoints
+    ]
+
+
+async def _close(endpoints: Iterable[Channel]) -> None:
     for endpoint in endpoints:
-        await endpoint.channel.close(None)
+        await endpoint.close()
 
 
-def task_is_ending() -> bool:
-    """Whether somebody cancelled the running task: then a CancelledError is meant for it."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+def parsed(method: Method, data: bytes) -> Any:
+    """An answer of etcd.
+
+    Raises:
+        StoreUnavailableError: It is none.
+    """
+    try:
+        return method.answer.FromString(data)
+    except DecodeError as err:
+        raise StoreUnavailableError(f"the answer to {method.path} is malformed ({len(data)} bytes)") from err
 
 
-def is_token_refusal(error: grpc.aio.AioRpcError) -> bool:
+def is_token_refusal(error: CallError) -> bool:
     """Whether a new token may cure it; the call was not executed."""
-    details = error.details() or ""
-    return "invalid auth token" in details or "revision of auth store is old" in details
+    return "invalid auth token" in error.details or "revision of auth store is old" in error.details
 
 
-def _was_never_sent(error: grpc.aio.AioRpcError) -> bool:
-    # gRPC has no code for "no connection"; its message for it has been stable for years.
-    return "failed to connect" in (error.details() or "")
-
-
-def translated(error: grpc.aio.AioRpcError) -> StoreError:
+def translated(error: CallError) -> StoreError:
     """The port's error for one of gRPC's."""
-    code, details = error.code(), error.details() or "no details"
+    status, details = error.status, error.details or "no details"
     if "requested lease not found" in details:
         return LeaseNotFoundError("the lease is gone; nothing was written")
-    if code is grpc.StatusCode.OUT_OF_RANGE:
+    if status is Status.OUT_OF_RANGE:
         # Compacted, or above the current revision: then this is a younger store than the one that told it.
         return CompactedError(details)
-    message = f"etcd answered {code.name}: {details}"
+    message = f"etcd answered {status.name}: {details}"
     # What etcd refuses for what it is will be refused again; everything else may pass.
-    refused = {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-    return StoreError(message) if code in refused else StoreUnavailableError(message)
+    refused = {Status.INVALID_ARGUMENT, Status.PERMISSION_DENIED, Status.UNIMPLEMENTED}
+    return StoreError(message) if status in refused else StoreUnavailableError(message)

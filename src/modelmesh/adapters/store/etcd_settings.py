@@ -30,7 +30,7 @@ class EtcdSettings:
     password: str = field(default="", repr=False)
     tls: bool = False
     ca: bytes | None = None
-    """None: the system's authorities."""
+    """None: the web's authorities."""
     client_certificate: bytes | None = None
     client_key: bytes | None = field(default=None, repr=False)
     override_authority: str = ""

@@ -5,16 +5,15 @@ import contextlib
 from collections.abc import Awaitable, Iterator
 from typing import Any, TypeVar
 
-import grpc
 from aetcd import rpc
-from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forgot it
 
-from modelmesh.adapters.store.etcd_channel import EtcdChannel, is_token_refusal, task_is_ending, translated
+from modelmesh.adapters.channel import CallError, Stream
+from modelmesh.adapters.store.etcd_channel import WATCH, EtcdChannel, is_token_refusal, parsed, translated
 from modelmesh.ports import CompactedError, StoreError, StoreUnavailableError
 
 T = TypeVar("T")
 
-_SIGN_OF_LIFE = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
+_SIGN_OF_LIFE = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()).SerializeToString()
 
 
 class WatchStream:
@@ -30,7 +29,7 @@ class WatchStream:
         self._endpoint = channel.endpoint()
         self._answer_s = answer_s
         self._silence_s = silence_s
-        self._stream: Any = None
+        self._stream: Stream | None = None
         self._guard: asyncio.Task[None] | None = None
         self._reading_since_s: float | None = None
         self._silent = False
@@ -41,8 +40,9 @@ class WatchStream:
         with self._translated():
             metadata = await self._in_time(self._channel.metadata())
             # A member cut off from the others would stay silent, and alive; with `hasleader` it hangs up instead.
-            self._stream = self._endpoint.watch.Watch(metadata=(*metadata, ("hasleader", "true")))
-            await self._in_time(self._stream.write(rpc.WatchRequest(create_request=create)))
+            begun = self._endpoint.stream(WATCH.path, metadata=(*metadata, ("hasleader", "true")))
+            self._stream = await self._in_time(begun)
+            self._stream.send(rpc.WatchRequest(create_request=create).SerializeToString())
             self._guard = asyncio.create_task(self._end_if_silent())
 
     async def read(self) -> Any:
@@ -52,15 +52,17 @@ class WatchStream:
             CompactedError: The revision asked for is gone.
             StoreUnavailableError: The connection is lost, or etcd ended the watch.
         """
+        assert self._stream is not None, "read before open"
         with self._translated():
             self._reading_since_s = asyncio.get_running_loop().time()
             try:
-                answer = await self._stream.read()
+                data = await self._stream.read()
             finally:
                 self._reading_since_s = None
             self._silent = False
-            if answer is EOF:
+            if data is None:
                 raise StoreUnavailableError("etcd ended the watch")
+            answer = parsed(WATCH, data)
             if answer.canceled:
                 raise self._cancellation(answer)
             return answer
@@ -68,7 +70,7 @@ class WatchStream:
     async def close(self) -> None:
         """End the stream."""
         if self._stream is not None:
-            self._stream.cancel()
+            self._stream.close()
         if self._guard is not None:
             self._guard.cancel()
             await asyncio.gather(self._guard, return_exceptions=True)
@@ -81,15 +83,11 @@ class WatchStream:
             if since_s is None or self._reading_since_s != since_s:
                 continue  # an answer came
             self._silent = True
-            asked_s = loop.time()
-            try:
-                with contextlib.suppress(StoreUnavailableError):
-                    await self._in_time(self._stream.write(_SIGN_OF_LIFE))
-                    await asyncio.sleep(asked_s + self._answer_s - loop.time())
-            except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
-                return  # the stream is at its end, and the read tells why
+            assert self._stream is not None
+            self._stream.send(_SIGN_OF_LIFE)
+            await asyncio.sleep(self._answer_s)
             if self._reading_since_s == since_s:
-                self._stream.cancel()
+                self._stream.close()
                 return
 
     async def _in_time(self, work: Awaitable[T]) -> T:
@@ -98,7 +96,7 @@ class WatchStream:
                 return await work
         except TimeoutError as err:
             raise StoreUnavailableError(
-                f"etcd at {self._endpoint.address} did not answer within {self._answer_s} s"
+                f"etcd at {self._endpoint.target.address} did not answer within {self._answer_s} s"
             ) from err
 
     def _cancellation(self, answer: Any) -> StoreError:
@@ -113,19 +111,16 @@ class WatchStream:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except grpc.aio.AioRpcError as err:
+        except CallError as err:
             if is_token_refusal(err):
                 self._channel.forget_token()
             self._channel.leave(self._endpoint)
-            raise translated(err) from err
-        except (asyncio.CancelledError, grpc.aio.UsageError, asyncio.InvalidStateError) as err:
-            if self._channel.closed_under_call():
-                raise StoreUnavailableError("the store is closed") from err
-            if self._silent and not task_is_ending():
-                self._channel.leave(self._endpoint)
+            if self._silent:
                 silence_s = self._silence_s + self._answer_s
-                raise StoreUnavailableError(f"etcd at {self._endpoint.address} was silent for {silence_s} s") from err
-            raise
+                raise StoreUnavailableError(
+                    f"etcd at {self._endpoint.target.address} was silent for {silence_s} s"
+                ) from err
+            raise translated(err) from err
         except StoreUnavailableError:
             self._channel.leave(self._endpoint)
             raise

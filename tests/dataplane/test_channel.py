@@ -1,0 +1,558 @@
+"""Calls of the control plane: against gRPC's own server, and against servers that say what no library would."""
+
+import asyncio
+import contextlib
+import gc
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import h2.errors
+import h2.events
+import h2.settings
+import pytest
+from frames import HEADERS, Connection, ForgedServer
+from scripted import WAIT, until
+
+from modelmesh.adapters import channel as module
+from modelmesh.adapters.channel import CallError, Channel, ClientTls, KeepAlive, Target
+from modelmesh.instance.local_cluster import free_port
+from modelmesh.testing.certificates import Authority
+from modelmesh.values.status import Status
+
+MIB = 1 << 20
+
+
+class Server:
+    """gRPC's own server with one service, `/test.S/…`, and what became of its calls."""
+
+    def __init__(self) -> None:
+        self.metadata: dict[str, Any] = {}
+        self.deadline_s: float | None = None
+        self.started = 0
+        self.cancelled = 0
+        self.release = asyncio.Event()
+        self.address = ""
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, address: str = "127.0.0.1:0", *, credentials: Any = None, **options: int) -> "Server":
+        limits = {"grpc.max_receive_message_length": 64 * MIB, "grpc.max_send_message_length": 64 * MIB}
+        chosen = {**limits, **{f"grpc.{name}": value for name, value in options.items()}}
+        self._server = grpc.aio.server(options=list(chosen.items()))
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        handlers = {
+            "Echo": unary(self._echo),
+            "Fail": unary(self._fail),
+            "Wait": unary(self._wait),
+            "Each": stream(self._each),
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.S", handlers),))
+        if credentials is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, credentials)
+        self.address = address if address.startswith("unix:") else f"127.0.0.1:{port}"
+        await self._server.start()
+        return self
+
+    async def stop(self, grace: float | None = None) -> None:
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    async def _echo(self, request: bytes, context: Any) -> bytes:
+        self.metadata = dict(context.invocation_metadata())
+        self.deadline_s = context.time_remaining()
+        return request
+
+    async def _fail(self, request: bytes, context: Any) -> bytes:
+        code, _, details = request.decode().partition(" ")
+        await context.abort(grpc.StatusCode[code], details)
+        raise AssertionError
+
+    async def _wait(self, request: bytes, _: Any) -> bytes:
+        self.started += 1
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return request
+
+    async def _each(self, requests: Any, _: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request
+            yield request.upper()
+
+
+def target(address: str, **others: Any) -> Target:
+    return Target(address, "localhost", **others)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = await Server().start()
+    yield server
+    server.release.set()
+    await server.stop()
+
+
+@pytest.fixture
+async def channel(server: Server) -> AsyncIterator[Channel]:
+    async with opened(target(server.address, max_message_bytes=32 * MIB)) as channel:
+        yield channel
+
+
+@contextlib.asynccontextmanager
+async def saying(words: bytes, *, hangs_up: bool) -> AsyncIterator[str]:
+    """A server that says so much to whoever connects; its address."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        writer.write(words)
+        if hangs_up:
+            writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def opened(where: Target) -> AsyncIterator[Channel]:
+    """A channel that has forgotten all its calls at the end."""
+    channel = Channel(where)
+    try:
+        yield channel
+        connection = channel._connection
+        assert connection is None or not connection.streams
+    finally:
+        await channel.close()
+
+
+async def fails(status: Status, call: Any, match: str = ".") -> CallError:
+    with pytest.raises(CallError, match=match or ".") as raised:
+        async with asyncio.timeout(WAIT):
+            await call
+    assert raised.value.status is status
+    return raised.value
+
+
+# --- against gRPC's own server ---
+
+
+async def test_an_answer_comes_back_whole_whatever_its_size(channel: Channel):
+    for size in (0, 1, 16_384, 70_000, 5 * MIB, 30 * MIB):
+        assert await channel.unary("/test.S/Echo", b"x" * size) == b"x" * size
+
+
+async def test_a_server_sees_metadata_and_deadline(channel: Channel, server: Server):
+    await channel.unary("/test.S/Echo", b"", metadata=(("token", "secret"), ("a-bin", "AQI")), timeout_s=20)
+    assert server.metadata["token"] == "secret"
+    assert server.metadata["a-bin"] == b"\x01\x02"
+    assert server.deadline_s is not None
+    assert 10 < server.deadline_s <= 20
+    await channel.unary("/test.S/Echo", b"")
+    assert server.deadline_s is None
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
+async def test_a_status_and_its_text_arrive(channel: Channel, status: Status):
+    error = await fails(status, channel.unary("/test.S/Fail", f"{status.name} 100 % über".encode()))
+    assert error.details == "100 % über"
+    assert not error.unprocessed
+
+
+async def test_a_method_that_is_not_there_is_unimplemented(channel: Channel):
+    await fails(Status.UNIMPLEMENTED, channel.unary("/test.S/None", b""))
+
+
+async def test_an_answer_larger_than_permitted_ends_the_call_and_not_the_connection(server: Server):
+    async with opened(target(server.address, max_message_bytes=1000)) as channel:
+        assert await channel.unary("/test.S/Echo", b"x" * 1000)
+        before = channel._connection
+        await fails(Status.RESOURCE_EXHAUSTED, channel.unary("/test.S/Echo", b"x" * 1001), r"\(1001 vs\. 1000\)")
+        assert await channel.unary("/test.S/Echo", b"x") == b"x"
+        assert channel._connection is before
+
+
+async def test_many_calls_share_a_connection_that_permits_few_at_a_time(server: Server):
+    few = await Server().start(max_concurrent_streams=3)
+    try:
+        async with opened(target(few.address)) as channel:
+            messages = [str(number).encode() * 50 for number in range(500)]
+            answers = await asyncio.gather(*(channel.unary("/test.S/Echo", message) for message in messages))
+            assert answers == messages
+    finally:
+        await few.stop()
+
+
+async def test_messages_go_both_ways_on_a_stream(channel: Channel):
+    with await channel.stream("/test.S/Each") as stream:
+        for text in ("a", "b", "c" * 200_000):
+            stream.send(text.encode())
+            assert await stream.read() == text.encode()
+            assert await stream.read() == text.upper().encode()
+        stream.send(b"last", last=True)
+        assert [await stream.read() for _ in range(3)] == [b"last", b"LAST", None]
+        assert await stream.read() is None
+
+
+async def test_a_reader_that_waits_holds_the_server_back(channel: Channel):
+    """What is not read stays within a window, however much the server would send."""
+    with await channel.stream("/test.S/Each") as stream:
+        for _ in range(40):
+            stream.send(b"x" * MIB)
+        assert await stream.read() == b"x" * MIB
+        connection = channel._connection
+        assert connection is not None
+        seen = 0
+        # Other calls on the connection are served meanwhile.
+        for _ in range(50):
+            await channel.unary("/test.S/Echo", b"y")
+        for _ in range(79):
+            seen += len(await stream.read() or b"")
+        assert seen == 79 * MIB
+
+
+async def test_a_call_that_is_given_up_is_given_up_at_the_server(channel: Channel, server: Server):
+    call = asyncio.create_task(channel.unary("/test.S/Wait", b"1"))
+    other = asyncio.create_task(channel.unary("/test.S/Wait", b"2"))
+    await until(lambda: server.started == 2)
+    call.cancel()
+    await until(lambda: server.cancelled == 1)
+    server.release.set()
+    assert await other == b"2"
+
+
+async def test_a_deadline_ends_a_call_here_and_at_the_server(channel: Channel, server: Server):
+    await fails(Status.DEADLINE_EXCEEDED, channel.unary("/test.S/Wait", b"", timeout_s=0.05))
+    await until(lambda: server.cancelled == 1)
+
+
+async def test_a_server_that_stops_in_order_ends_its_calls_and_gets_no_new_ones(channel: Channel, server: Server):
+    call = asyncio.create_task(channel.unary("/test.S/Wait", b"1"))
+    await until(lambda: server.started == 1)
+    stopping = asyncio.create_task(server.stop(grace=WAIT))
+    await until(lambda: channel._connection is None or not channel._connection.native.takes_calls)
+    await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "failed to connect")
+    server.release.set()
+    assert await call == b"1"
+    await stopping
+
+
+async def test_a_server_that_dies_and_comes_back_is_found_again():
+    port = free_port()
+    server = await Server().start(f"127.0.0.1:{port}")
+    async with opened(target(server.address)) as channel:
+        call = asyncio.create_task(channel.unary("/test.S/Wait", b"1"))
+        await until(lambda: server.started == 1)
+        await server.stop()
+        await fails(Status.UNAVAILABLE, call)
+        error = await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b"2"), "failed to connect to")
+        assert error.unprocessed
+        again = await Server().start(f"127.0.0.1:{port}")
+        try:
+            async with asyncio.timeout(WAIT):
+                while True:
+                    with contextlib.suppress(CallError):
+                        assert await channel.unary("/test.S/Echo", b"3") == b"3"
+                        break
+                    await asyncio.sleep(0.02)
+        finally:
+            await again.stop()
+
+
+async def test_nobody_there_is_said_at_once_and_not_tried_for_every_call(monkeypatch: pytest.MonkeyPatch):
+    attempts = 0
+    begin = module._Connection.open
+
+    async def counted(connection: Any) -> None:
+        nonlocal attempts
+        attempts += 1
+        await begin(connection)
+
+    monkeypatch.setattr(module._Connection, "open", counted)
+    async with opened(target(f"127.0.0.1:{free_port()}")) as channel:
+        calls = [channel.unary("/test.S/Echo", b"") for _ in range(20)]
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(outcome, CallError)
+            assert outcome.unprocessed
+            assert "Connect call failed" in outcome.details
+        await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""))
+        assert attempts == 1
+
+
+async def test_a_unix_socket_is_called(tmp_path: Path):
+    server = await Server().start(f"unix://{tmp_path / 'socket'}")
+    try:
+        async with opened(target(server.address)) as channel:
+            assert await channel.unary("/test.S/Echo", b"1") == b"1"
+    finally:
+        await server.stop()
+
+
+async def test_closing_ends_calls_and_refuses_new_ones(server: Server):
+    channel = Channel(target(server.address))
+    call = asyncio.create_task(channel.unary("/test.S/Wait", b"1"))
+    await until(lambda: server.started == 1)
+    await channel.close()
+    await fails(Status.UNAVAILABLE, call, "the connection was closed")
+    await until(lambda: server.cancelled == 1)
+    await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "the connection is closed")
+
+
+async def test_closing_while_it_connects_tells_who_waits():
+    async with saying(b"", hangs_up=False) as address:
+        channel = Channel(target(address))
+        call = asyncio.create_task(channel.unary("/test.S/Echo", b"1"))
+        await until(lambda: channel._opening is not None)
+        await channel.close()
+        await fails(Status.UNAVAILABLE, call, "closed")
+
+
+async def test_a_channel_that_is_forgotten_leaves_nothing(server: Server):
+    channel = Channel(target(server.address))
+    await channel.unary("/test.S/Echo", b"1")
+    connection = channel._connection
+    assert connection is not None
+    await channel.close()
+    async with asyncio.timeout(WAIT):
+        while connection._transport is not None:
+            await asyncio.sleep(0)
+    del channel, connection
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, module._Connection | module.Stream)]
+
+
+@pytest.mark.parametrize("wrong", ["no slash", "/a b", ""])
+async def test_a_path_that_is_none_is_refused(channel: Channel, wrong: str):
+    with pytest.raises(ValueError, match="path"):
+        await channel.unary(wrong, b"")
+    assert await channel.unary("/test.S/Echo", b"1") == b"1"
+
+
+@pytest.mark.parametrize("wrong", [("a b", "c"), ("a", "b\nc"), ("", "x")])
+async def test_metadata_that_cannot_be_sent_is_refused(channel: Channel, wrong: tuple[str, str]):
+    with pytest.raises(ValueError, match="metadata"):
+        await channel.unary("/test.S/Echo", b"", metadata=(wrong,))
+
+
+# --- TLS ---
+
+
+async def test_tls_on_both_sides():
+    authority, stranger = Authority(), Authority("stranger")
+    issued, ours, theirs = authority.issue("mesh.example"), authority.issue(), stranger.issue()
+    credentials = grpc.ssl_server_credentials(
+        [(issued.key, issued.certificate)], root_certificates=authority.pem, require_client_auth=True
+    )
+    server = await Server().start(credentials=credentials)
+
+    def tls(trusted: bytes, identity: Any) -> ClientTls:
+        if identity is None:
+            return ClientTls(trusted=trusted)
+        return ClientTls(trusted=trusted, certificate_chain=identity.certificate, private_key=identity.key)
+
+    def where(trusted: bytes, identity: Any, name: str = "mesh.example") -> Target:
+        return target(server.address, tls=tls(trusted, identity), tls_name=name, max_message_bytes=32 * MIB)
+
+    try:
+        async with opened(where(authority.pem, ours)) as channel:
+            for size in (0, 10, 9 * MIB):
+                assert await channel.unary("/test.S/Echo", b"x" * size) == b"x" * size
+        refused = [
+            (where(stranger.pem, ours), "invalid peer certificate"),
+            (where(authority.pem, ours, "other.example"), "not valid for name"),
+            (where(authority.pem, None), ""),
+            (where(authority.pem, theirs), ""),
+        ]
+        for one, why in refused:
+            async with opened(one) as channel:
+                error = await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b"x"), why)
+                assert error.details.startswith("failed to connect to")
+        async with opened(target(server.address)) as channel:
+            await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b"x"), "failed to connect to")
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("material", "why"),
+    [
+        ({"trusted": b"nothing"}, "hold no certificate"),
+        ({"certificate_chain": b"x", "private_key": b"y"}, "holds no certificate"),
+    ],
+)
+def test_material_that_is_none_is_refused(material: dict[str, bytes], why: str):
+    with pytest.raises(ValueError, match=why):
+        ClientTls(**material)
+
+
+# --- against servers that say what no library would ---
+
+
+@pytest.fixture
+async def forged() -> AsyncIterator[ForgedServer]:
+    server = await ForgedServer().start()
+    yield server
+    server.close()
+
+
+def at_the_end(answer: Callable[[Connection, int], None]) -> Callable[[Connection, h2.events.Event], None]:
+    def script(connection: Connection, event: h2.events.Event) -> None:
+        if isinstance(event, h2.events.StreamEnded):
+            answer(connection, event.stream_id)
+
+    return script
+
+
+def _headers(connection: Connection, stream: int, *headers: tuple[str, str], end: bool = True) -> None:
+    connection.h2.send_headers(stream, headers, end_stream=end)
+
+
+def _half_a_message(connection: Connection, stream: int) -> None:
+    connection.h2.send_headers(stream, HEADERS)
+    connection.h2.send_data(stream, b"\0\0\0\0\x09half")
+    connection.h2.send_headers(stream, (("grpc-status", "0"),), end_stream=True)
+
+
+def _no_trailers(connection: Connection, stream: int) -> None:
+    connection.h2.send_headers(stream, HEADERS)
+    connection.h2.send_data(stream, b"\0\0\0\0\0", end_stream=True)
+
+
+def _status_after_answer(connection: Connection, stream: int) -> None:
+    connection.h2.send_headers(stream, HEADERS)
+    connection.h2.send_data(stream, b"\0\0\0\0\0")
+    connection.h2.send_headers(stream, (("grpc-status", "9"), ("grpc-message", "after%20all")), end_stream=True)
+
+
+def _reset(reason: h2.errors.ErrorCodes) -> Callable[[Connection, int], None]:
+    return lambda connection, stream: connection.h2.reset_stream(stream, reason)
+
+
+ANSWERS: dict[str, tuple[Callable[[Connection, int], None], Status, str]] = {
+    "no message": (lambda c, s: c.fail(s, 0), Status.INTERNAL, "no answer"),
+    "two messages": (lambda c, s: c.answer(s, b"\0\0\0\0\0" * 2), Status.INTERNAL, "several answers"),
+    "half a message": (_half_a_message, Status.INTERNAL, "within a message"),
+    "a compressed message": (lambda c, s: c.answer(s, b"\1\0\0\0\1x"), Status.INTERNAL, "compressed"),
+    "no trailers": (_no_trailers, Status.UNKNOWN, "no grpc-status"),
+    "a status after the answer": (_status_after_answer, Status.FAILED_PRECONDITION, "after all"),
+    "a status that is none": (lambda c, s: c.fail(s, 99), Status.UNKNOWN, ""),
+    "no gRPC": (lambda c, s: _headers(c, s, (":status", "503")), Status.UNAVAILABLE, "503"),
+    "not found": (lambda c, s: _headers(c, s, (":status", "404")), Status.UNIMPLEMENTED, "404"),
+    "a reset": (_reset(h2.errors.ErrorCodes.CANCEL), Status.CANCELLED, "CANCEL"),
+    "too much": (_reset(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM), Status.RESOURCE_EXHAUSTED, ""),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_answers_that_are_none(forged: ForgedServer, name: str):
+    """Each ends its call with a status, and the connection serves the next one."""
+    answer, status, why = ANSWERS[name]
+    forged.script = at_the_end(answer)
+    async with opened(target(forged.address)) as channel:
+        error = await fails(status, channel.unary("/test.S/Echo", b"x"), re.escape(why))
+        assert not error.unprocessed
+        forged.script = at_the_end(lambda connection, stream: connection.answer(stream))
+        assert await channel.unary("/test.S/Echo", b"x") == b""
+    assert len(forged.connections) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 500, b"\x15\x03\x03\x00\x02\x02\x28", b""]
+)
+async def test_a_server_that_does_not_speak_http2(words: bytes):
+    async with saying(words, hangs_up=True) as address:
+        for tls in (None, ClientTls()):
+            async with opened(target(address, tls=tls, tls_name="localhost")) as channel:
+                error = await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "failed to connect to")
+                assert error.unprocessed
+
+
+async def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.1)
+    async with saying(b"", hangs_up=False) as address, opened(target(address)) as channel:
+        await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "said nothing in HTTP/2 within 0.1 s")
+
+
+async def test_a_connection_that_breaks_the_rules_ends_and_another_is_opened(forged: ForgedServer):
+    forged.script = at_the_end(lambda connection, _: connection.transport.write(b"\0\0\0\x04\0\0\0\0\x01"))
+    async with opened(target(forged.address)) as channel:
+        await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "PROTOCOL_ERROR")
+        forged.script = at_the_end(lambda connection, stream: connection.answer(stream))
+        assert await channel.unary("/test.S/Echo", b"") == b""
+    assert len(forged.connections) == 2
+
+
+async def test_an_answer_is_read_though_the_server_hangs_up_behind_it(forged: ForgedServer):
+    def script(connection: Connection, stream: int) -> None:
+        connection.answer(stream, b"\0\0\0\0\1x")
+        connection.flush()
+        connection.transport.close()
+
+    forged.script = at_the_end(script)
+    for _ in range(20):
+        async with opened(target(forged.address)) as channel:
+            assert await channel.unary("/test.S/Echo", b"") == b"x"
+
+
+async def test_calls_that_a_goaway_refuses_are_sent_again(forged: ForgedServer):
+    def script(connection: Connection, stream: int) -> None:
+        if connection.number < 3:
+            connection.h2.close_connection(last_stream_id=0)
+        else:
+            connection.answer(stream)
+
+    forged.script = at_the_end(script)
+    async with opened(target(forged.address)) as channel:
+        assert await channel.unary("/test.S/Echo", b"") == b""
+    assert len(forged.connections) == 3
+
+
+async def test_a_call_that_is_always_refused_fails(forged: ForgedServer):
+    forged.script = at_the_end(_reset(h2.errors.ErrorCodes.REFUSED_STREAM))
+    async with opened(target(forged.address)) as channel:
+        error = await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b"x"), "REFUSED_STREAM")
+        assert error.unprocessed
+    assert forged.requests() == module.SENDS
+
+
+async def test_a_silent_server_is_pinged_and_then_lost(forged: ForgedServer):
+    """One that answers pings may take its time; one that does not is lost, with all calls."""
+    forged.script = lambda *_: None
+    keep_alive = KeepAlive(after_s=0.03, answer_s=0.03)
+    async with opened(target(forged.address, keep_alive=keep_alive)) as channel:
+        call = asyncio.create_task(channel.unary("/test.S/Echo", b""))
+        pings = h2.events.PingReceived
+        await until(lambda: sum(isinstance(event, pings) for event in forged.seen) >= 5)
+        assert not call.done()
+        forged.connections[0].flush = lambda: None  # type: ignore[method-assign]
+        await fails(Status.UNAVAILABLE, call, "did not answer a ping")
+
+
+async def test_a_server_without_calls_is_not_pinged(forged: ForgedServer):
+    keep_alive = KeepAlive(after_s=0.02, answer_s=0.02)
+    async with opened(target(forged.address, keep_alive=keep_alive)) as channel:
+        await channel.unary("/test.S/Echo", b"")
+        connection = channel._connection
+        assert connection is not None
+        looked: list[asyncio.TimerHandle] = []
+
+        def again() -> bool:
+            if connection._look is not None and connection._look not in looked:
+                looked.append(connection._look)
+            return len(looked) >= 4
+
+        await until(again)
+    assert not any(isinstance(event, h2.events.PingReceived) for event in forged.seen)
