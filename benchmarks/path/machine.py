@@ -4,12 +4,16 @@ import datetime as dt
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 from fleet import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
+
+IDLE = 0.94
+LOOK_S, LONGEST_S = 0.25, 3.0
 
 
 def environment() -> dict[str, Any]:
@@ -34,6 +38,24 @@ def environment() -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version(), "rustc": output("rustc", "--version").split()[1], **crates},
     }
+
+
+def settle() -> None:
+    """Wait until the machine has done what the run before left behind: it is in nobody's tail then. For seconds at most."""
+    until = time.monotonic() + LONGEST_S
+    idle = 0.0
+    before = _ticks()
+    while idle < IDLE and time.monotonic() < until:
+        time.sleep(LOOK_S)
+        after = _ticks()
+        idle = (after[0] - before[0]) / max(1, after[1] - before[1])
+        before = after
+
+
+def _ticks() -> tuple[int, int]:
+    """Of all CPUs since the start: idle, and all."""
+    ticks = [int(word) for word in proc("stat")[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def proc(name: str) -> list[str]:

@@ -79,7 +79,7 @@ async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>
         Towards::Runtime(_) => {
             let (from, model) = (&call.headers, call.subject.model.as_str());
             let (timeout, traceparent) = (timeout.as_ref(), traceparent.as_ref());
-            let headers = TowardsRuntime { from, model, timeout, traceparent };
+            let headers = TowardsRuntime { from, from_bytes: call.header_bytes, model, timeout, traceparent };
             place.sender().send(authority, &call.path, &headers, false)
         }
         Towards::Peer { hop, tried, view } => {

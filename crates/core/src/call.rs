@@ -73,6 +73,8 @@ pub struct Call {
     pub caller: Caller,
     pub body: Body,
     pub headers: HeaderMap,
+    /// The list size of `headers`.
+    pub header_bytes: usize,
     pub path: PathAndQuery,
     pub subject: Subject,
     /// As another instance sent it; None at the ingress.
@@ -93,7 +95,7 @@ pub struct Call {
 
 /// What an attempt was made with, as `AttemptFailed` names it.
 struct Tried {
-    instance: String,
+    instance: Arc<str>,
     load_id: u64,
 }
 
@@ -213,7 +215,7 @@ impl Call {
     /// One attempt at the local copy.
     async fn serve(&mut self, used: Option<LocalUse>) -> (End, Tried) {
         self.attempts += 1;
-        let instance = self.shared().settings.instance.clone();
+        let instance = Arc::clone(&self.shared().settings.instance);
         let Some(mut used) = used else {
             let failure = Failure::new(Outcome::NotHere, Code::Unavailable, "the copy is not ready").unprocessed();
             return (End::Failed(failure), Tried { instance, load_id: 0 });
@@ -263,7 +265,7 @@ impl Call {
     /// One attempt over a hop.
     async fn forward(&mut self, used: RemoteUse, hop: Hop, tried: &[String], view: Option<u64>) -> (End, Tried) {
         self.attempts += 1;
-        let who = Tried { instance: used.peer.instance.to_string(), load_id: used.load_id() };
+        let who = Tried { instance: Arc::clone(&used.peer.instance), load_id: used.load_id() };
         let Some(destination) = used.peer.destination() else {
             let message = format!("the address of {} is not known", who.instance);
             return (End::Failed(Failure::new(Outcome::Lost, Code::Unavailable, message).unprocessed()), who);
@@ -305,7 +307,7 @@ impl Call {
         let event = Event::AttemptFailed {
             token: self.known_token(),
             subject: self.subject.clone(),
-            instance: tried.instance,
+            instance: tried.instance.to_string(),
             load_id: tried.load_id,
             outcome: failure.outcome,
             replayable,

@@ -41,7 +41,7 @@ pub fn begin(worker: &Arc<Worker>, port: Port, address: SocketAddr, (head, strea
         shared.metrics.rejected(Rejection::NotGrpc);
         return caller.end_http(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
-    let Admitted { deadline, rule, large_headers } = match admit(worker, port, &headers, path.path()) {
+    let Admitted { deadline, rule, header_bytes, large_headers } = match admit(worker, port, &headers, path.path()) {
         Ok(admitted) => admitted,
         Err((why, status)) => {
             shared.metrics.rejected(why);
@@ -87,6 +87,7 @@ pub fn begin(worker: &Arc<Worker>, port: Port, address: SocketAddr, (head, strea
         caller,
         body,
         headers,
+        header_bytes,
         path,
         subject,
         hopped,
@@ -149,6 +150,8 @@ const LARGE_HEADERS: usize = 8 << 10;
 struct Admitted {
     deadline: Option<Deadline>,
     rule: Option<MethodRule>,
+    /// The list size of its headers.
+    header_bytes: usize,
     large_headers: Option<Share>,
 }
 
@@ -182,7 +185,7 @@ fn admit(worker: &Worker, port: Port, headers: &HeaderMap, path: &str) -> Result
         Answerer::Python => None,
         Answerer::Model(rule) => Some(rule.clone()),
     };
-    Ok(Admitted { deadline, rule, large_headers })
+    Ok(Admitted { deadline, rule, header_bytes: size, large_headers })
 }
 
 /// Looks into the first message of a method whose messages carry ids.

@@ -36,6 +36,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// What the headers of ours that a runtime sees count in a list, but for their values; those of content type and TE
+/// included.
+const ADDED: usize = 512;
+
 /// What one entry of a header list costs.
 #[must_use]
 pub fn entry_size((name, value): (&HeaderName, &HeaderValue)) -> usize {
@@ -81,6 +85,8 @@ fn is_transport(name: &str) -> bool {
 /// The headers of a call to the runtime.
 pub struct TowardsRuntime<'a> {
     pub from: &'a HeaderMap,
+    /// The list size of `from`.
+    pub from_bytes: usize,
     pub model: &'a str,
     /// `grpc-timeout`.
     pub timeout: Option<&'a HeaderValue>,
@@ -107,6 +113,12 @@ impl Headers for TowardsRuntime<'_> {
                 take(name.as_str().as_bytes(), value.as_bytes(), false);
             }
         }
+    }
+
+    fn list_size_bound(&self) -> usize {
+        // Base64 makes four bytes of three.
+        let added = [self.timeout, self.traceparent].into_iter().flatten().map(HeaderValue::len).sum::<usize>();
+        self.from_bytes + ADDED + 3 * self.model.len() + added
     }
 }
 
@@ -203,7 +215,7 @@ mod tests {
     }
 
     fn towards_runtime(from: &HeaderMap, model: &str) -> Vec<String> {
-        fields(&TowardsRuntime { from, model, timeout: None, traceparent: None })
+        fields(&TowardsRuntime { from, from_bytes: from.list_size(), model, timeout: None, traceparent: None })
     }
 
     #[test]
@@ -259,7 +271,9 @@ mod tests {
         let from = map(&[("traceparent", "theirs"), ("grpc-timeout", "9S"), ("x", "y")]);
         let (timeout, span) = (HeaderValue::from_static("1S"), HeaderValue::from_static("ours"));
         let given = |traceparent| {
-            let to = TowardsRuntime { from: &from, model: "m", timeout: Some(&timeout), traceparent };
+            let from_bytes = from.list_size();
+            let to = TowardsRuntime { from: &from, from_bytes, model: "m", timeout: Some(&timeout), traceparent };
+            assert!(to.list_size() <= to.list_size_bound());
             assert_eq!(to.list_size(), fields(&to).iter().map(|field| field.len() - 1 + 32).sum::<usize>());
             fields(&to).into_iter().filter(|field| !field.starts_with("mm-")).collect::<Vec<_>>()
         };

@@ -1,11 +1,11 @@
 //! The connections of one data thread to one destination: opened when needed, opened again at once
 //! when they die, and probed in the background when that fails.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use modelmesh_http2::Sender;
 use parking_lot::Mutex;
 use tokio::sync::watch;

@@ -176,6 +176,7 @@ fn sub_call(call: &Call, id: String, vmodels: bool, request: &[Bytes], left: &Ar
         // The chunks are shared, and paid for by the whole call.
         body: Body::whole(request.iter().cloned(), call.worker.shared.replay.share()),
         headers: call.headers.clone(),
+        header_bytes: call.header_bytes,
         path: call.path.clone(),
         subject,
         hopped: None,

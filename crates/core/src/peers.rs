@@ -100,7 +100,7 @@ impl Destination {
 /// Another instance. Routes name it before and after its address is known.
 #[derive(Debug)]
 pub struct Peer {
-    pub instance: Box<str>,
+    pub instance: Arc<str>,
     destination: RwLock<Option<Arc<Destination>>>,
 }
 

@@ -1,6 +1,6 @@
 //! Which methods exist, and who answers them. Replaced as a whole by `set_rules`.
 
-use std::collections::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet};
 
 use crate::listen::Port;
 use crate::status::{Code, Status};

@@ -21,7 +21,7 @@ use crate::tls;
 /// Settings of a core; the native stub documents them.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub instance: String,
+    pub instance: Arc<str>,
     pub runtime: String,
     pub serving: Option<String>,
     pub peer: Option<String>,

@@ -1,6 +1,5 @@
 //! The engine between a scripted HTTP/2 client and a scripted runtime, over loopback sockets.
 
-use std::collections::HashSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -175,7 +174,7 @@ fn bomb() -> Bytes {
 #[tokio::test]
 async fn what_messages_to_python_expand_to_is_paid_for() {
     let engine = with(Settings { held_bytes_max: 8 << 20, ..Settings::default() });
-    let serving_services = HashSet::from(["p.Python".to_owned()]);
+    let serving_services = std::iter::once("p.Python".to_owned()).collect();
     engine.set_rules(Rules { serving_services, ..Rules::default() });
     let socket = TcpStream::connect(("127.0.0.1", engine.serving_port().unwrap())).await.unwrap();
     let (mut sender, connection) = client::handshake(socket).await.unwrap();

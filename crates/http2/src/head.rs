@@ -14,6 +14,11 @@ pub trait Headers {
         self.each(|name, value, _| bytes += name.len() + value.len() + crate::hpack::ENTRY);
         bytes
     }
+
+    /// At least as much as `list_size`, where that takes time to find out.
+    fn list_size_bound(&self) -> usize {
+        self.list_size()
+    }
 }
 
 impl Headers for HeaderMap {

@@ -64,6 +64,9 @@ impl State {
         if most == usize::MAX {
             return Ok(());
         }
+        if others + headers.list_size_bound() <= most {
+            return Ok(());
+        }
         let bytes = others + headers.list_size();
         if bytes > most { Err(Error::TooLarge { bytes, most }) } else { Ok(()) }
     }

@@ -1,6 +1,6 @@
 //! The class `Core`: one engine, and the guard against use in a forked child.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::os::fd::RawFd;
 use std::process;
 use std::time::Duration;
@@ -82,7 +82,7 @@ impl Core {
         metrics_models_max: usize,
     ) -> PyResult<Self> {
         let engine = Engine::new(Settings {
-            instance,
+            instance: instance.into(),
             runtime,
             serving,
             peer,
@@ -185,11 +185,10 @@ impl Core {
     ) -> PyResult<()> {
         let engine = self.engine()?;
         py.detach(|| {
-            let methods: HashMap<_, _> = methods.into_iter().map(method_rule).collect();
             engine.set_rules(Rules {
                 serving_services: serving_services.into_iter().collect(),
                 peer_services: peer_services.into_iter().collect(),
-                methods,
+                methods: methods.into_iter().map(method_rule).collect(),
                 allow_others,
                 forbidden_services: forbidden_services.into_iter().collect(),
             });
