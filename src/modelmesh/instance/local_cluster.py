@@ -11,6 +11,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,16 +227,21 @@ def _refuse_ports_in_use(ports: Sequence[int]) -> None:
 
 _FIRST_PORT, _LAST_PORT = 10_000, 32_000
 """Below those that systems give to outgoing connections: one of these would soon be taken again."""
+_drawn: deque[int] = deque(maxlen=1000)
+"""By this process: who asked for them may not have bound them yet."""
 
 
 def free_port() -> int:
-    """A port that is free at this moment, drawn so that others who look for one get another.
+    """A port that is free at this moment, drawn so that others who look for one get another; not one of the last drawn here.
 
     Raises OSError if there is none.
     """
     for _ in range(1000):
         port = secrets.choice(range(_FIRST_PORT, _LAST_PORT))
+        if port in _drawn:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _drawn.append(port)
             return port
     raise OSError(errno.EADDRINUSE, f"no port from {_FIRST_PORT} to {_LAST_PORT} is free on 127.0.0.1")
