@@ -14,8 +14,14 @@ impl Arguments {
     /// Read the command line; a name that is not in `usage` ends the process.
     #[must_use]
     pub fn read(usage: &'static str) -> Self {
+        Self::of(std::env::args().skip(1), usage)
+    }
+
+    /// As `read`, of other words.
+    #[must_use]
+    pub fn of(words: impl IntoIterator<Item = String>, usage: &'static str) -> Self {
         let mut arguments = Self { values: HashMap::new(), usage };
-        let mut words = std::env::args().skip(1).peekable();
+        let mut words = words.into_iter().peekable();
         while let Some(word) = words.next() {
             if word == "--help" || word == "-h" {
                 println!("{usage}");

@@ -140,6 +140,7 @@ class Channel:
             return connection
         self._connection = None
         self._retired.add(connection)
+        connection.close_if_spent()
         return None
 
     async def _connected(self) -> "_Connection":
@@ -229,8 +230,8 @@ class Stream:
                 case bytes(message):
                     return message
                 case (code, details, unprocessed):
-                    self._connection.streams.pop(self._call, None)
                     self._is_over = True
+                    self._connection.forget(self._call)
                     if code != Status.OK:
                         self._end = CallError(Status(code), details, unprocessed=unprocessed)
                 case None:
@@ -245,9 +246,9 @@ class Stream:
             return
         self._is_over = True
         self._end = CallError(Status.CANCELLED, "the call was ended by its own side")
-        self._connection.streams.pop(self._call, None)
         self._connection.native.cancel(self._call)
         self._connection.flush()
+        self._connection.forget(self._call)
         self.wake()
 
     def wake(self) -> None:
@@ -312,6 +313,16 @@ class _Connection(asyncio.Protocol):
         stream = self.streams[call] = Stream(self, call)
         return stream
 
+    def forget(self, call: int) -> None:
+        """A call has ended."""
+        del self.streams[call]
+        self.close_if_spent()
+
+    def close_if_spent(self) -> None:
+        """End it if it has no calls and takes none."""
+        if not self.streams and not self.native.takes_calls:
+            self.close("the server wanted the connection to end")
+
     def flush(self) -> None:
         """Send what there is to send."""
         if self._transport is not None and (data := self.native.take()):
@@ -346,8 +357,8 @@ class _Connection(asyncio.Protocol):
             self._settled.set_result(None)
         if native.failure is not None:
             self.close(native.failure)
-        elif not self.streams and not native.takes_calls:
-            self.close("the server wanted the connection to end")
+        else:
+            self.close_if_spent()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

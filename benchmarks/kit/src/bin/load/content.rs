@@ -124,3 +124,47 @@ impl Models {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(words: &[&str]) -> Arguments {
+        Arguments::of(words.iter().map(ToString::to_string), "--trace --models --zipf --message --from --below")
+    }
+
+    fn drawn(words: &[&str], count: usize) -> Vec<String> {
+        let models = Models::read(&arguments(words));
+        let mut random = fastrand::Rng::with_seed(1);
+        (0..count).map(|_| models.draw(&mut random).unwrap().to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_trace_is_played_in_its_order_and_again() {
+        let file = std::env::temp_dir().join(format!("trace-{}", std::process::id()));
+        std::fs::write(&file, "a\nb\n\na\nc\n").unwrap();
+        assert_eq!(drawn(&["--trace", file.to_str().unwrap()], 6), ["a", "b", "a", "c", "a", "b"]);
+        std::fs::remove_file(file).unwrap();
+    }
+
+    #[test]
+    fn the_first_models_are_drawn_as_often_as_zipf_says() {
+        let ids = drawn(&["--models", "100", "--zipf", "0.9"], 100_000);
+        let all: f64 = (1..=100).map(|k| f64::from(k).powf(-0.9)).sum();
+        for k in [1, 2, 10] {
+            let count = ids.iter().filter(|id| **id == format!("m-{}", k - 1)).count();
+            let expected = 100_000.0 * f64::from(k).powf(-0.9) / all;
+            assert!((count as f64 - expected).abs() < 4.0 * expected.sqrt(), "{count} of {expected} for {k}");
+        }
+    }
+
+    #[test]
+    fn numbers_stand_where_the_message_has_room_for_them() {
+        let hex = b"id-#########".map(|byte| format!("{byte:02x}")).concat();
+        let mut random = fastrand::Rng::with_seed(1);
+        let body = Body::read(&arguments(&["--message", &hex, "--from", "7"]), &mut random);
+        for number in [7, 8] {
+            assert_eq!(body.next(&mut random), grpc::framed(format!("id-{number:09}").as_bytes()));
+        }
+    }
+}
