@@ -18,9 +18,6 @@ CONNECT_TIMEOUT_S = 3.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
 """After an attempt to connect that failed there is none for so long; twice as long after each that follows."""
 
-NEXT_ADDRESS_AFTER_S = 0.25
-"""If the first address of a name does not answer, the next is tried beside it."""
-
 SENDS = 5
 """A call is sent again if the server says that it has done nothing of it, so often in all."""
 
@@ -133,6 +130,7 @@ class Channel:
         for connection in (self._connection, *self._retired):
             if connection is not None:
                 connection.close("the connection was closed")
+                await connection.gone.wait()
 
     def _usable(self) -> "_Connection | None":
         connection = self._connection
@@ -157,7 +155,8 @@ class Channel:
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            if opening.cancelled() and self._closed:
+            task = asyncio.current_task()
+            if opening.cancelled() and not (task and task.cancelling()) and self._closed:
                 raise CallError(Status.UNAVAILABLE, "the connection was closed", unprocessed=True) from None
             raise
 
@@ -279,6 +278,8 @@ class _Connection(asyncio.Protocol):
         self.streams: dict[int, Stream] = {}
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self.gone = asyncio.Event()
+        """Its socket is closed."""
         self._settled: asyncio.Future[None] = self._loop.create_future()
         self._heard_s = 0.0
         self._is_pinged = False
@@ -296,12 +297,13 @@ class _Connection(asyncio.Protocol):
                 await self._loop.create_unix_connection(lambda: self, address.removeprefix(UNIX))
             else:
                 host, _, port = address.rpartition(":")
-                await self._loop.create_connection(
-                    lambda: self, host.strip("[]"), int(port), happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S
-                )
+                # One address of a name after the other: a race of them leaks sockets when it is cancelled.
+                await self._loop.create_connection(lambda: self, host.strip("[]"), int(port))
             await self._settled
         except BaseException:
             self.close("the connection was given up")
+            if self._transport is not None:
+                await self.gone.wait()
             raise
 
     def begin(self, path: str, metadata: Metadata, timeout_s: float | None) -> Stream:
@@ -333,7 +335,10 @@ class _Connection(asyncio.Protocol):
         self._wake(self.native.close(why))
         if self._transport is not None:
             self.flush()
-            self._transport.close()
+            if self._transport.get_write_buffer_size() > 0:
+                self._transport.abort()  # who does not read now is not waited for
+            else:
+                self._transport.close()
         self._end(why)
 
     # --- asyncio.Protocol ---
@@ -362,6 +367,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self.gone.set()
         why = "the server closed the connection" if exc is None else f"the connection broke: {exc}"
         self._wake(self.native.lost(why))
         self._end(why)
