@@ -32,9 +32,8 @@ SHAPES = {
 }
 EVERYWHERE = ("direct", "local", "hop", "envoy")
 """In every shape; the others only in the busiest one."""
-RATED = ("local", "envoy", "envoy 2")
-RATED_TURNS = 3
-"""Whose rates are compared, and how often each is measured in one repeat: one slow second of the machine decides nothing."""
+AGAIN = {BUSY: ("local", "envoy", "envoy 2"), ONE: ("direct", "local", "hop")}
+"""What is measured twice in a repeat: rates and medians that are compared, which one slow second must not decide."""
 RATE = 1000
 OPEN_S, OPEN_TURNS = 2.5, 3
 """Of each open loop, and how often in one repeat: tails need more of them than costs do. All of it must end before a model
@@ -150,7 +149,7 @@ def measure(stage: Stage, repeats: int, seconds: float) -> Runs:
             found = ways(stage)
             compared = {"alone", "base"} if stage.base is not None else set()
             measured = [path for path in found if shape == BUSY or path in EVERYWHERE or path in compared]
-            again = [path for path in RATED if shape == BUSY and path in found] * (RATED_TURNS - 1)
+            again = [path for path in AGAIN.get(shape, ()) if path in found]
             for path in (*measured, *again):
                 if path in stage.missing:
                     continue
