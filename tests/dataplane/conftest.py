@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from frames import ForgedServer
 from scripted import Instance, Runtime
 
 from modelmesh.adapters.dataplane import NativeDataPlane
@@ -21,6 +22,13 @@ async def runtime() -> AsyncIterator[Runtime]:
     runtime = await Runtime().start()
     yield runtime
     await runtime.stop()
+
+
+@pytest.fixture
+async def forged() -> AsyncIterator[ForgedServer]:
+    server = await ForgedServer().start()
+    yield server
+    server.close()
 
 
 @pytest.fixture

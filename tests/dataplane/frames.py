@@ -92,6 +92,16 @@ def answer_all(connection: Connection, event: h2.events.Event) -> None:
         connection.answer(event.stream_id)
 
 
+def at_the_end(answer: Callable[[Connection, int], None]) -> Callable[[Connection, h2.events.Event], None]:
+    """A script that answers each request once it is whole."""
+
+    def script(connection: Connection, event: h2.events.Event) -> None:
+        if isinstance(event, h2.events.StreamEnded):
+            answer(connection, event.stream_id)
+
+    return script
+
+
 REQUEST = (
     (":method", "POST"),
     (":scheme", "http"),

@@ -15,7 +15,7 @@ import h2.errors
 import h2.events
 import h2.settings
 import pytest
-from frames import HEADERS, Connection, ForgedServer
+from frames import HEADERS, Connection, ForgedServer, at_the_end
 from scripted import WAIT, until
 
 from modelmesh.adapters import channel as module
@@ -399,21 +399,6 @@ def test_material_that_is_none_is_refused(material: dict[str, bytes], why: str):
 
 
 # --- against servers that say what no library would ---
-
-
-@pytest.fixture
-async def forged() -> AsyncIterator[ForgedServer]:
-    server = await ForgedServer().start()
-    yield server
-    server.close()
-
-
-def at_the_end(answer: Callable[[Connection, int], None]) -> Callable[[Connection, h2.events.Event], None]:
-    def script(connection: Connection, event: h2.events.Event) -> None:
-        if isinstance(event, h2.events.StreamEnded):
-            answer(connection, event.stream_id)
-
-    return script
 
 
 def _headers(connection: Connection, stream: int, *headers: tuple[str, str], end: bool = True) -> None:

@@ -16,13 +16,6 @@ from modelmesh.values.status import Status
 Make = Callable[..., Instance]
 
 
-@pytest.fixture
-async def forged() -> AsyncIterator[ForgedServer]:
-    server = await ForgedServer().start()
-    yield server
-    server.close()
-
-
 def first_then_answer(first: Callable[[Connection, int], None]) -> Callable[[Connection, h2.events.Event], None]:
     """Does `first` to the first call, and answers the others."""
     done = False

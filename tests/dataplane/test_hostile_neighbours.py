@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import grpc
 import h2.events
 import h2.settings
 import pytest
-from frames import HEADERS, OK, Client, Connection, ForgedServer
+from frames import HEADERS, OK, Client, Connection, ForgedServer, at_the_end
 from scripted import ID, WAIT, Instance, Runtime, status_of, until
 
 from modelmesh.values.dataplane import (
@@ -26,21 +26,6 @@ from modelmesh.values.status import Status
 
 Make = Callable[..., Instance]
 UNKNOWN = grpc.StatusCode.UNKNOWN
-
-
-@pytest.fixture
-async def forged() -> AsyncIterator[ForgedServer]:
-    server = await ForgedServer().start()
-    yield server
-    server.close()
-
-
-def at_the_end(answer: Callable[[Connection, int], None]) -> Callable[[Connection, h2.events.Event], None]:
-    def script(connection: Connection, event: h2.events.Event) -> None:
-        if isinstance(event, h2.events.StreamEnded):
-            answer(connection, event.stream_id)
-
-    return script
 
 
 def forger(make: Make, forged: ForgedServer, answer: Callable[[Connection, int], None]) -> Instance:
