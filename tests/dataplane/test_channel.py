@@ -1,95 +1,24 @@
-"""Calls of the control plane: against gRPC's own server, and against servers that say what no library would."""
+"""Calls of the control plane, against gRPC's own server."""
 
 import asyncio
 import contextlib
 import gc
-import re
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
-import h2.errors
-import h2.events
-import h2.settings
 import pytest
-from frames import HEADERS, Connection, ForgedServer, at_the_end
+from channels import MIB, Server, fails, opened, saying, target
 from scripted import WAIT, until
 
 from modelmesh.adapters import channel as module
-from modelmesh.adapters.channel import CallError, Channel, ClientTls, KeepAlive, Target
+from modelmesh.adapters.channel import CallError, Channel, ClientTls, Target
 from modelmesh.instance.local_cluster import free_port
 from modelmesh.testing.certificates import Authority
 from modelmesh.values.status import Status
-
-MIB = 1 << 20
-
-
-class Server:
-    """gRPC's own server with one service, `/test.S/…`, and what became of its calls."""
-
-    def __init__(self) -> None:
-        self.metadata: dict[str, Any] = {}
-        self.deadline_s: float | None = None
-        self.started = 0
-        self.cancelled = 0
-        self.release = asyncio.Event()
-        self.address = ""
-        self._server: grpc.aio.Server | None = None
-
-    async def start(self, address: str = "127.0.0.1:0", *, credentials: Any = None, **options: int) -> "Server":
-        limits = {"grpc.max_receive_message_length": 64 * MIB, "grpc.max_send_message_length": 64 * MIB}
-        chosen = {**limits, **{f"grpc.{name}": value for name, value in options.items()}}
-        self._server = grpc.aio.server(options=list(chosen.items()))
-        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
-        handlers = {
-            "Echo": unary(self._echo),
-            "Fail": unary(self._fail),
-            "Wait": unary(self._wait),
-            "Each": stream(self._each),
-        }
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.S", handlers),))
-        if credentials is None:
-            port = self._server.add_insecure_port(address)
-        else:
-            port = self._server.add_secure_port(address, credentials)
-        self.address = address if address.startswith("unix:") else f"127.0.0.1:{port}"
-        await self._server.start()
-        return self
-
-    async def stop(self, grace: float | None = None) -> None:
-        if self._server is not None:
-            await self._server.stop(grace)
-
-    async def _echo(self, request: bytes, context: Any) -> bytes:
-        self.metadata = dict(context.invocation_metadata())
-        self.deadline_s = context.time_remaining()
-        return request
-
-    async def _fail(self, request: bytes, context: Any) -> bytes:
-        code, _, details = request.decode().partition(" ")
-        await context.abort(grpc.StatusCode[code], details)
-        raise AssertionError
-
-    async def _wait(self, request: bytes, _: Any) -> bytes:
-        self.started += 1
-        try:
-            await self.release.wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        return request
-
-    async def _each(self, requests: Any, _: Any) -> AsyncIterator[bytes]:
-        async for request in requests:
-            yield request
-            yield request.upper()
-
-
-def target(address: str, **others: Any) -> Target:
-    return Target(address, "localhost", **others)
 
 
 @pytest.fixture
@@ -104,51 +33,6 @@ async def server() -> AsyncIterator[Server]:
 async def channel(server: Server) -> AsyncIterator[Channel]:
     async with opened(target(server.address, max_message_bytes=32 * MIB)) as channel:
         yield channel
-
-
-@contextlib.asynccontextmanager
-async def saying(words: bytes, *, hangs_up: bool) -> AsyncIterator[str]:
-    """A server that says so much to whoever connects; its address."""
-    writers: list[asyncio.StreamWriter] = []
-
-    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        writer.write(words)
-        if hangs_up:
-            writer.close()
-
-    server = await asyncio.start_server(speak, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for writer in writers:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-
-
-@contextlib.asynccontextmanager
-async def opened(where: Target) -> AsyncIterator[Channel]:
-    """A channel that has forgotten all its calls at the end."""
-    channel = Channel(where)
-    try:
-        yield channel
-        connection = channel._connection
-        assert connection is None or not connection.streams
-    finally:
-        await channel.close()
-
-
-async def fails(status: Status, call: Any, match: str = ".") -> CallError:
-    with pytest.raises(CallError, match=match or ".") as raised:
-        async with asyncio.timeout(WAIT):
-            await call
-    assert raised.value.status is status
-    return raised.value
-
-
-# --- against gRPC's own server ---
 
 
 async def test_an_answer_comes_back_whole_whatever_its_size(channel: Channel):
@@ -396,148 +280,3 @@ async def test_tls_on_both_sides():
 def test_material_that_is_none_is_refused(material: dict[str, bytes], why: str):
     with pytest.raises(ValueError, match=why):
         ClientTls(**material)
-
-
-# --- against servers that say what no library would ---
-
-
-def _headers(connection: Connection, stream: int, *headers: tuple[str, str], end: bool = True) -> None:
-    connection.h2.send_headers(stream, headers, end_stream=end)
-
-
-def _half_a_message(connection: Connection, stream: int) -> None:
-    connection.h2.send_headers(stream, HEADERS)
-    connection.h2.send_data(stream, b"\0\0\0\0\x09half")
-    connection.h2.send_headers(stream, (("grpc-status", "0"),), end_stream=True)
-
-
-def _no_trailers(connection: Connection, stream: int) -> None:
-    connection.h2.send_headers(stream, HEADERS)
-    connection.h2.send_data(stream, b"\0\0\0\0\0", end_stream=True)
-
-
-def _status_after_answer(connection: Connection, stream: int) -> None:
-    connection.h2.send_headers(stream, HEADERS)
-    connection.h2.send_data(stream, b"\0\0\0\0\0")
-    connection.h2.send_headers(stream, (("grpc-status", "9"), ("grpc-message", "after%20all")), end_stream=True)
-
-
-def _reset(reason: h2.errors.ErrorCodes) -> Callable[[Connection, int], None]:
-    return lambda connection, stream: connection.h2.reset_stream(stream, reason)
-
-
-ANSWERS: dict[str, tuple[Callable[[Connection, int], None], Status, str]] = {
-    "no message": (lambda c, s: c.fail(s, 0), Status.INTERNAL, "no answer"),
-    "two messages": (lambda c, s: c.answer(s, b"\0\0\0\0\0" * 2), Status.INTERNAL, "several answers"),
-    "half a message": (_half_a_message, Status.INTERNAL, "within a message"),
-    "a compressed message": (lambda c, s: c.answer(s, b"\1\0\0\0\1x"), Status.INTERNAL, "compressed"),
-    "no trailers": (_no_trailers, Status.UNKNOWN, "no grpc-status"),
-    "a status after the answer": (_status_after_answer, Status.FAILED_PRECONDITION, "after all"),
-    "a status that is none": (lambda c, s: c.fail(s, 99), Status.UNKNOWN, ""),
-    "no gRPC": (lambda c, s: _headers(c, s, (":status", "503")), Status.UNAVAILABLE, "503"),
-    "not found": (lambda c, s: _headers(c, s, (":status", "404")), Status.UNIMPLEMENTED, "404"),
-    "a reset": (_reset(h2.errors.ErrorCodes.CANCEL), Status.CANCELLED, "CANCEL"),
-    "too much": (_reset(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM), Status.RESOURCE_EXHAUSTED, ""),
-}
-
-
-@pytest.mark.parametrize("name", ANSWERS)
-async def test_answers_that_are_none(forged: ForgedServer, name: str):
-    """Each ends its call with a status, and the connection serves the next one."""
-    answer, status, why = ANSWERS[name]
-    forged.script = at_the_end(answer)
-    async with opened(target(forged.address)) as channel:
-        error = await fails(status, channel.unary("/test.S/Echo", b"x"), re.escape(why))
-        assert not error.unprocessed
-        forged.script = at_the_end(lambda connection, stream: connection.answer(stream))
-        assert await channel.unary("/test.S/Echo", b"x") == b""
-    assert len(forged.connections) == 1
-
-
-@pytest.mark.parametrize(
-    "words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 500, b"\x15\x03\x03\x00\x02\x02\x28", b""]
-)
-async def test_a_server_that_does_not_speak_http2(words: bytes):
-    async with saying(words, hangs_up=True) as address:
-        for tls in (None, ClientTls()):
-            async with opened(target(address, tls=tls, tls_name="localhost")) as channel:
-                error = await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "failed to connect to")
-                assert error.unprocessed
-
-
-async def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.1)
-    async with saying(b"", hangs_up=False) as address, opened(target(address)) as channel:
-        await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "said nothing in HTTP/2 within 0.1 s")
-
-
-async def test_a_connection_that_breaks_the_rules_ends_and_another_is_opened(forged: ForgedServer):
-    forged.script = at_the_end(lambda connection, _: connection.transport.write(b"\0\0\0\x04\0\0\0\0\x01"))
-    async with opened(target(forged.address)) as channel:
-        await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "PROTOCOL_ERROR")
-        forged.script = at_the_end(lambda connection, stream: connection.answer(stream))
-        assert await channel.unary("/test.S/Echo", b"") == b""
-    assert len(forged.connections) == 2
-
-
-async def test_an_answer_is_read_though_the_server_hangs_up_behind_it(forged: ForgedServer):
-    def script(connection: Connection, stream: int) -> None:
-        connection.answer(stream, b"\0\0\0\0\1x")
-        connection.flush()
-        connection.transport.close()
-
-    forged.script = at_the_end(script)
-    for _ in range(20):
-        async with opened(target(forged.address)) as channel:
-            assert await channel.unary("/test.S/Echo", b"") == b"x"
-
-
-async def test_calls_that_a_goaway_refuses_are_sent_again(forged: ForgedServer):
-    def script(connection: Connection, stream: int) -> None:
-        if connection.number < 3:
-            connection.h2.close_connection(last_stream_id=0)
-        else:
-            connection.answer(stream)
-
-    forged.script = at_the_end(script)
-    async with opened(target(forged.address)) as channel:
-        assert await channel.unary("/test.S/Echo", b"") == b""
-    assert len(forged.connections) == 3
-
-
-async def test_a_call_that_is_always_refused_fails(forged: ForgedServer):
-    forged.script = at_the_end(_reset(h2.errors.ErrorCodes.REFUSED_STREAM))
-    async with opened(target(forged.address)) as channel:
-        error = await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b"x"), "REFUSED_STREAM")
-        assert error.unprocessed
-    assert forged.requests() == module.SENDS
-
-
-async def test_a_silent_server_is_pinged_and_then_lost(forged: ForgedServer):
-    """One that answers pings may take its time; one that does not is lost, with all calls."""
-    forged.script = lambda *_: None
-    keep_alive = KeepAlive(after_s=0.03, answer_s=0.03)
-    async with opened(target(forged.address, keep_alive=keep_alive)) as channel:
-        call = asyncio.create_task(channel.unary("/test.S/Echo", b""))
-        pings = h2.events.PingReceived
-        await until(lambda: sum(isinstance(event, pings) for event in forged.seen) >= 5)
-        assert not call.done()
-        forged.connections[0].flush = lambda: None  # type: ignore[method-assign]
-        await fails(Status.UNAVAILABLE, call, "did not answer a ping")
-
-
-async def test_a_server_without_calls_is_not_pinged(forged: ForgedServer):
-    keep_alive = KeepAlive(after_s=0.02, answer_s=0.02)
-    async with opened(target(forged.address, keep_alive=keep_alive)) as channel:
-        await channel.unary("/test.S/Echo", b"")
-        connection = channel._connection
-        assert connection is not None
-        looked: list[asyncio.TimerHandle] = []
-
-        def again() -> bool:
-            if connection._look is not None and connection._look not in looked:
-                looked.append(connection._look)
-            return len(looked) >= 4
-
-        await until(again)
-    assert not any(isinstance(event, h2.events.PingReceived) for event in forged.seen)

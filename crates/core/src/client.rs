@@ -200,7 +200,7 @@ impl ClientConnection {
         }
         let pipe = Arc::new(Mutex::new(Pipe::new(tls)?));
         let (sender, driver) = Client::new(End(Arc::clone(&pipe)), WINDOWS);
-        let mut connection = Self {
+        Ok(Self {
             pipe,
             pinger: driver.pinger(),
             driver: Some(driver),
@@ -213,9 +213,7 @@ impl ClientConnection {
             max_message,
             is_settled: false,
             failure: None,
-        };
-        connection.turn();
-        Ok(connection)
+        })
     }
 
     /// Begins a call. `metadata` in wire form (`-bin` values in base64).
@@ -258,7 +256,6 @@ impl ClientConnection {
         if let Some(call) = self.calls.get_mut(&call) {
             let _ = call.sender.send_data(framed(message), last);
         }
-        self.turn();
     }
 
     /// What comes next on a call.
@@ -266,18 +263,13 @@ impl ClientConnection {
         let Some(call) = self.calls.get_mut(&id) else { return Next::ended(Code::Cancelled, "the call has ended") };
         let next = call.next(self.failure.as_deref());
         if matches!(next, Next::Ended { .. }) {
-            self.forget(id);
+            self.cancel(id);
         }
         next
     }
 
     /// Ends a call.
     pub fn cancel(&mut self, id: CallId) {
-        self.forget(id);
-        self.turn();
-    }
-
-    fn forget(&mut self, id: CallId) {
         if let Some(mut call) = self.calls.remove(&id) {
             // Nothing is said of a stream that has ended.
             call.sender.reset(Reason::CANCEL);

@@ -63,11 +63,16 @@ class Target:
     tls: ClientTls | None = None
     """None: in the clear."""
     tls_name: str = ""
-    """The name in the server's certificate."""
+    """The name in the server's certificate; empty: the address's host."""
     max_message_bytes: int = 4 * 1024 * 1024
     """The largest answer."""
     keep_alive: KeepAlive | None = None
     """None: a connection is alive as long as its socket is."""
+
+    @property
+    def host(self) -> str:
+        """The host in a TCP address, an IPv6 one without its brackets."""
+        return self.address.rpartition(":")[0].strip("[]")
 
 
 class Channel:
@@ -101,14 +106,15 @@ class Channel:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                for _ in range(SENDS - 1):
+                sends = 0
+                while True:
                     stream = await self.stream(path, metadata=metadata, timeout_s=timeout_s)
+                    sends += 1
                     try:
                         return await _answer(stream, request)
                     except CallError as error:
-                        if not error.unprocessed:
+                        if sends == SENDS or not error.unprocessed:
                             raise
-                return await _answer(await self.stream(path, metadata=metadata, timeout_s=timeout_s), request)
         except TimeoutError:
             raise CallError(Status.DEADLINE_EXCEEDED, f"no answer within {timeout_s} s") from None
 
@@ -273,7 +279,7 @@ class _Connection(asyncio.Protocol):
             authority=target.authority,
             max_message_bytes=target.max_message_bytes,
             tls=target.tls,
-            tls_name=target.tls_name,
+            tls_name=target.tls_name or target.host,
         )
         self.streams: dict[int, Stream] = {}
         self._loop = asyncio.get_running_loop()
@@ -296,9 +302,9 @@ class _Connection(asyncio.Protocol):
             if address.startswith(UNIX):
                 await self._loop.create_unix_connection(lambda: self, address.removeprefix(UNIX))
             else:
-                host, _, port = address.rpartition(":")
+                port = int(address.rpartition(":")[2])
                 # One address of a name after the other: a race of them leaks sockets when it is cancelled.
-                await self._loop.create_connection(lambda: self, host.strip("[]"), int(port))
+                await self._loop.create_connection(lambda: self, self._target.host, port)
             await self._settled
         except BaseException:
             self.close("the connection was given up")

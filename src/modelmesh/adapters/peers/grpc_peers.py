@@ -121,8 +121,7 @@ class GrpcPeers:
         if connection is not None:
             self._connections.move_to_end(address)
             return connection
-        host = address.address.rpartition(":")[0].strip("[]")
-        channel = Channel(Target(address.address, address.address, self._tls, address.tls_name or host))
+        channel = Channel(Target(address.address, address.address, self._tls, address.tls_name or ""))
         connection = self._connections[address] = _Connection(channel)
         if len(self._connections) > CHANNELS:
             self._retired.append(self._connections.popitem(last=False)[1])

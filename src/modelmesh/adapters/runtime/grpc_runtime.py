@@ -19,9 +19,6 @@ SERVICE = "mmesh.ModelRuntime"
 PREDICT_TIMEOUT_S = 0.5
 MEASURE_TIMEOUT_S = 30.0
 
-_AUTHORITY = "localhost"
-"""The path of a unix socket would be none, and servers may refuse it."""
-
 _STATES = {
     pb.RuntimeStatusResponse.STARTING: RuntimeState.STARTING,
     pb.RuntimeStatusResponse.READY: RuntimeState.READY,
@@ -36,6 +33,12 @@ class _Parsed(Protocol):
 A = TypeVar("A", bound=_Parsed)
 
 
+def runtime_channel(target: str) -> Channel:
+    """Calls to a runtime at `host:port` or `unix:///path`."""
+    # The path of a unix socket would be no authority, and strict servers refuse it.
+    return Channel(Target(target, "localhost"))
+
+
 class GrpcRuntime:
     """A runtime's management endpoint. One connection, opened with the first call.
 
@@ -45,7 +48,7 @@ class GrpcRuntime:
 
     def __init__(self, target: str) -> None:
         self.target = target
-        self._channel = Channel(Target(target, _AUTHORITY))
+        self._channel = runtime_channel(target)
         self._service = SERVICE
         self._predicts = True
 

@@ -1,6 +1,7 @@
 """The runtime's own server reflection, where it has it."""
 
-from modelmesh.adapters.channel import CallError, Channel, Target
+from modelmesh.adapters.channel import CallError
+from modelmesh.adapters.runtime.grpc_runtime import runtime_channel
 from modelmesh.values.status import Status
 
 TIMEOUT_S = 2.0
@@ -18,12 +19,12 @@ class RuntimeReflection:
     """
 
     def __init__(self, target: str) -> None:
-        self._channel = _channel(target)
+        self._channel = runtime_channel(target)
         self._absent = False
 
     async def move(self, target: str) -> None:
         """The runtime is there."""
-        before, self._channel, self._absent = self._channel, _channel(target), False
+        before, self._channel, self._absent = self._channel, runtime_channel(target), False
         await before.close()
 
     async def ask(self, request: bytes) -> bytes | None:
@@ -43,8 +44,3 @@ class RuntimeReflection:
     async def close(self) -> None:
         """Close the connection."""
         await self._channel.close()
-
-
-def _channel(target: str) -> Channel:
-    # The path of a unix socket would be no authority, and strict servers refuse it.
-    return Channel(Target(target, "localhost"))

@@ -192,7 +192,7 @@ def _channels(settings: EtcdSettings) -> list[Channel]:
                 address=address,
                 authority=settings.override_authority or address,
                 tls=tls,
-                tls_name=settings.override_authority or address.rpartition(":")[0].strip("[]"),
+                tls_name=settings.override_authority,
                 max_message_bytes=_MAX_MESSAGE_BYTES,
                 keep_alive=_KEEP_ALIVE,
             )
