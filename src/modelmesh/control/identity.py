@@ -92,12 +92,6 @@ class StoreIdentity:
         if self.known is not None and (not alive or alive[0].create_revision != self.known.create_revision):
             raise self._replaced()
 
-    async def get(self, store: Store, key: str) -> KeyValue | None:
-        """Read one key. Raises StoreReplacedError."""
-        answer = (await self.read(store, Get(key))).answers[0]
-        assert isinstance(answer, tuple)
-        return answer[0] if answer else None
-
     def _replaced(self) -> StoreReplacedError:
         self.another()
         return StoreReplacedError("the store is not the one this instance knows; it is being listed again")

@@ -3,8 +3,9 @@
 Source: `spec/cluster-state.md` 1.10. A value that cannot be used counts as absent, and is told.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from modelmesh.control.feed import Relisting
 from modelmesh.control.journal import Journal
 from modelmesh.control.keys import ConfigKey, Keys
 from modelmesh.ports import Change, ChangeKind
@@ -15,7 +16,7 @@ class StartDisabledError(Exception):
 
 
 class LiveConfig:
-    """Follows the keys and tells who asked for them."""
+    """Follows the keys (`modelmesh.control.feed.Fed`) and tells who asked for them."""
 
     def __init__(self, keys: Keys, journal: Journal) -> None:
         self._keys = keys
@@ -29,18 +30,48 @@ class LiveConfig:
         if name in self._values:
             self._tell(name, self._values[name])
 
-    def changed(self, change: Change) -> None:
-        """A key was put or deleted."""
-        parsed = self._keys.parse(change.item.key)
-        assert isinstance(parsed, ConfigKey)
-        if change.kind is ChangeKind.DELETE:
-            self._values.pop(parsed.name, None)
-            self._tell(parsed.name, None)
+    def ranges(self) -> tuple[str, ...]:
+        """All settings; there are few."""
+        return (self._keys.config,)
+
+    def remembered(self) -> Sequence[str]:
+        """Nothing else."""
+        return ()
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """See `Fed`."""
+        for change in changes:
+            parsed = self._keys.parse(change.item.key)
+            if isinstance(parsed, ConfigKey):
+                self._set(parsed.name, None if change.kind is ChangeKind.DELETE else change.item.value)
+
+    def replace(self, listing: Relisting) -> None:
+        """See `Fed`."""
+        found: dict[str, bytes] = {}
+        for item in listing.items:
+            parsed = self._keys.parse(item.key)
+            if isinstance(parsed, ConfigKey):
+                found[parsed.name] = item.value
+        for name in dict.fromkeys([*self._values, *found]):
+            self._set(name, found.get(name))
+
+    def settle(self) -> None:
+        """All is done."""
+
+    def _set(self, name: str, value: bytes | None) -> None:
+        text = None if value is None else value.decode(errors="replace").strip()
+        if self._values.get(name) == text:
             return
-        text = change.item.value.decode(errors="replace").strip()
-        if self._values.get(parsed.name) != text:
-            self._values[parsed.name] = text
-            self._tell(parsed.name, text)
+        if text is None:
+            del self._values[name]
+        else:
+            self._values[name] = text
+        self._tell(name, text)
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The keys that there are."""
+        return dict(self._values)
 
     def check_start(self) -> None:
         """Raise StartDisabledError if the cluster is disabled."""

@@ -1,33 +1,29 @@
-"""From the store's changes to the view.
+"""From the store's changes to everything that is fed by them.
 
-One watch over the whole prefix feeds everything, so the view has one revision and one order. It begins
-after a listing at one revision and begins again, from a new listing, when the store compacts or is
-another one. While the store is away the view stays as it is.
+One watch over the whole prefix feeds everything (`modelmesh.control.feed`), so all of it has one revision and one
+order. It begins after a listing at one revision and begins again, from a new listing, when the store compacts or is
+another one. While the store is away everything stays as it is.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count
 from random import Random
 from typing import Protocol
 
+from modelmesh.control.feed import Fed, Relisting
 from modelmesh.control.identity import DOUBT_MS, StoreIdentity
 from modelmesh.control.journal import Journal
-from modelmesh.control.keys import AliveKey, ConfigKey, Keys, RegistryKey, VModelKey
-from modelmesh.control.state import Changed, ClusterState
-from modelmesh.ports import (
-    Change,
-    ChangeKind,
-    Clock,
-    CompactedError,
-    KeyValue,
-    Store,
-    StoreError,
-)
+from modelmesh.control.keys import AliveKey, Keys
+from modelmesh.control.state import ClusterState
+from modelmesh.ports import Change, ChangeKind, Clock, CompactedError, Get, KeyValue, Store, StoreError
 from modelmesh.values.ids import Revision
 
 PAGE = 2000
 """Keys per listed page: about 1 MB of copies."""
+
+BATCH = 100
+"""Keys read again in one transaction; etcd's default limit is 128 operations."""
 
 RETRY_MS = 200
 RETRY_MAX_MS = 2000
@@ -45,11 +41,10 @@ class Relisted(Protocol):
 
 
 class Observer:
-    """Keeps a `ClusterState` equal to the store, and passes registry, vmodel and config changes on.
+    """Keeps all that is fed equal to the store.
 
     Args:
-        viewed: Called after every applied batch with what changed.
-        registry_changed, vmodel_changed, config_changed: Called with each such change, in order.
+        state: The view, one of those that are fed: its revision is that of all.
         relisted: Called after every listing but the first; `replaced` says that it is another store.
     """
 
@@ -63,10 +58,6 @@ class Observer:
         clock: Clock,
         journal: Journal,
         rng: Random,
-        viewed: Callable[[Changed], None],
-        registry_changed: Callable[[Change], None],
-        vmodel_changed: Callable[[Change], None],
-        config_changed: Callable[[Change], None],
         relisted: Relisted,
     ) -> None:
         self._store = store
@@ -78,14 +69,19 @@ class Observer:
         self._clock = clock
         self._journal = journal
         self._rng = rng
-        self._viewed = viewed
-        self._registry_changed = registry_changed
-        self._vmodel_changed = vmodel_changed
-        self._config_changed = config_changed
+        self._feeds: tuple[Fed, ...] = ()
         self._relisted = relisted
+        self._behind = False
+        """What is known may lack changes, and is to be listed before it is watched."""
+        self._another = False
+        """What is known is of another store."""
         self._waiters: dict[int, tuple[Revision, asyncio.Future[None]]] = {}
         self._waiter_numbers = count()
         self.connected = False
+
+    def feed(self, *feeds: Fed) -> None:
+        """What is fed, in the order in which each takes a batch; once, before `begin`."""
+        self._feeds = feeds
 
     async def begin(self) -> None:
         """List for the first time. Raises StoreUnavailableError."""
@@ -107,7 +103,7 @@ class Observer:
                 await self._watch()
             except CompactedError:
                 self._journal.note("store_compacted", detail="the watch fell behind; listing again")
-                await self._try_listing(replaced=False)
+                self._behind = True
             except StoreError as error:
                 self._set_connected(connected=False, detail=str(error))
                 await self._clock.sleep(delay_ms + self._rng.randrange(delay_ms // 2))
@@ -154,33 +150,29 @@ class Observer:
             self._watching.reschedule(asyncio.get_running_loop().time())
 
     async def _catch_up(self) -> None:
-        """Before each new watch: is it the store we know?"""
+        """Before each new watch: is it the store we know, and do we know all that the watch will not tell?"""
         if await self._identity.meet(self._store):
-            await self._replaced()
-
-    async def _replaced(self) -> None:
-        self._identity.doubted_until_ms = self._clock.now_ms() + DOUBT_MS
-        self._journal.note(
-            "store_replaced",
-            detail="the store was emptied or is another one; nothing is unloaded, what this instance holds is put back",
-        )
-        await self._list(replaced=True)
-        self._relisted(replaced=True)
-
-    async def _try_listing(self, *, replaced: bool) -> None:
-        try:
-            await self._list()
-        except StoreError as error:
-            self._set_connected(connected=False, detail=str(error))
-            await self._clock.sleep(RETRY_MS)
-        else:
+            self._another = True
+            self._identity.doubted_until_ms = self._clock.now_ms() + DOUBT_MS
+            self._journal.note(
+                "store_replaced",
+                detail="the store was emptied or is another one; nothing is unloaded, what this instance holds is put back",
+            )
+        if self._another or self._behind:
+            replaced = self._another
+            await self._list(replaced=replaced)
+            self._another = self._behind = False
             self._relisted(replaced=replaced)
 
     async def _list(self, *, replaced: bool = False) -> None:
-        """List the shared keys at one revision; large ranges in pages."""
+        """List the mirrored keys at one revision, large ranges in pages, and read again what else is remembered.
+
+        Raises:
+            StoreError: The store is away, or another one again.
+        """
         items: list[KeyValue] = []
         revision: Revision | None = None
-        for prefix in (self._keys.members, self._keys.copies, self._keys.failures, self._keys.config):
+        for prefix in [prefix for fed in self._feeds for prefix in fed.ranges()]:
             after = ""
             while True:
                 page = await self._store.range(prefix, start_after=after, limit=PAGE, revision=revision)
@@ -190,12 +182,20 @@ class Observer:
                     break
                 after = page.items[-1].key
         assert revision is not None
-        changed = self._state.load(items, revision, replaced=replaced)
-        for item in items:
-            if isinstance(self._keys.parse(item.key), ConfigKey):
-                self._config_changed(Change(ChangeKind.PUT, item))
-        self._viewed(changed)
-        self._wake()
+        again: dict[str, KeyValue | None] = {}
+        while unread := [key for fed in self._feeds for key in fed.remembered() if key not in again]:
+            # Meanwhile more is remembered: it may have been read before the listing, and changed since.
+            await self._read_again(unread[:BATCH], again)
+        listing = Relisting(tuple(items), again, revision, replaced)
+        for fed in self._feeds:
+            fed.replace(listing)
+        self._settle()
+
+    async def _read_again(self, keys: Sequence[str], again: dict[str, KeyValue | None]) -> None:
+        result = await self._identity.read(self._store, *(Get(key) for key in keys))
+        for key, answer in zip(keys, result.answers, strict=True):
+            assert isinstance(answer, tuple)
+            again[key] = answer[0] if answer else None
 
     # --- changes ------------------------------------------------------------------------------
 
@@ -207,20 +207,13 @@ class Observer:
         return False
 
     def _apply(self, changes: tuple[Change, ...]) -> None:
-        changed = self._state.apply(changes)
-        for change in changes:
-            match self._keys.parse(change.item.key):
-                case RegistryKey():
-                    self._registry_changed(change)
-                case VModelKey():
-                    self._vmodel_changed(change)
-                case ConfigKey():
-                    self._config_changed(change)
-                case _:
-                    pass
-        for text in changed.unreadable:
-            self._journal.note("unreadable_key", detail=text)
-        self._viewed(changed)
+        for fed in self._feeds:
+            fed.apply(changes)
+        self._settle()
+
+    def _settle(self) -> None:
+        for fed in self._feeds:
+            fed.settle()
         self._wake()
 
     def _wake(self) -> None:

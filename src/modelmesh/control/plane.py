@@ -11,9 +11,10 @@ from modelmesh.control.copy_steps import CopySteps
 from modelmesh.control.decide import Decider
 from modelmesh.control.drain import Drain, Drained
 from modelmesh.control.enact import CopyWriter
+from modelmesh.control.feed import ViewFeed
 from modelmesh.control.identity import StoreIdentity
 from modelmesh.control.journal import Journal
-from modelmesh.control.keys import Keys, RegistryKey, VModelKey
+from modelmesh.control.keys import Keys
 from modelmesh.control.lead import Leader
 from modelmesh.control.limits import ControlLimits, Identity
 from modelmesh.control.link import RuntimeLink, RuntimeParameters
@@ -21,6 +22,7 @@ from modelmesh.control.live_config import LiveConfig
 from modelmesh.control.membership import Membership
 from modelmesh.control.missing import Missing
 from modelmesh.control.mover import Mover
+from modelmesh.control.names import Names, VModelFeed
 from modelmesh.control.observe import Observer
 from modelmesh.control.pulse import Pulse
 from modelmesh.control.put_back import PutBack
@@ -29,6 +31,7 @@ from modelmesh.control.ready import Ready
 from modelmesh.control.recall import Recall
 from modelmesh.control.receive import CallHandlers, Receiver
 from modelmesh.control.records import RecordCache
+from modelmesh.control.registry import RegistryFeed
 from modelmesh.control.requests import Requests
 from modelmesh.control.rounds import Rounds
 from modelmesh.control.routing import Routing
@@ -43,9 +46,9 @@ from modelmesh.machines.retention import Retention
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.methods import AllowedMethods
 from modelmesh.policy.readiness import ReadinessReason
-from modelmesh.ports import Change, ChangeKind, Clock, DataPlane, Peers, Runtime, Store, StoreError
-from modelmesh.values.dataplane import Naming, PeerAddress
-from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
+from modelmesh.ports import Change, Clock, DataPlane, Peers, Runtime, Store, StoreError
+from modelmesh.values.dataplane import PeerAddress
+from modelmesh.values.ids import InstanceId, ModelId, VModelId
 from modelmesh.values.records import MemberRecord, ModelRecord, VModelRecord
 
 LEAST_RATE = 10
@@ -85,7 +88,6 @@ class ControlPlane:
         `crashed` is told of every background task that ended by an unexpected exception, `forgotten` of every
         model that is no longer registered.
         """
-        self._forgotten = forgotten
         own = identity.instance
         store = self.pulse = Pulse(store, clock, probe=keys.alive)
         self.identity = identity
@@ -109,6 +111,7 @@ class ControlPlane:
             kind=ModelRecord,
             store_there=lambda: self.observer.connected,
         )
+        names = Names(dataplane)
         self.vmodel_records: RecordCache[VModelId, VModelRecord] = RecordCache(
             store=store,
             identity=self._store_identity,
@@ -116,6 +119,7 @@ class ControlPlane:
             prefix=keys.vmodels,
             kind=VModelRecord,
             store_there=lambda: self.observer.connected,
+            told=names.tell,
         )
         self.observer = Observer(
             store=store,
@@ -125,10 +129,6 @@ class ControlPlane:
             clock=clock,
             journal=self.journal,
             rng=rng,
-            viewed=self._viewed,
-            registry_changed=self._registry_changed,
-            vmodel_changed=self._vmodel_changed,
-            config_changed=self.config.changed,
             relisted=self._relisted,
         )
         self.membership = Membership(
@@ -166,6 +166,29 @@ class ControlPlane:
         self.cache = Cache(
             own=own, steps=self._copies, clock=clock, journal=self.journal, in_flight_max=limits.in_flight_max
         )
+        self.census = Census(store=store, keys=keys, clock=clock)
+        self.observer.feed(
+            ViewFeed(
+                state=self.state,
+                keys=keys,
+                viewed=self._viewed,
+                unreadable=lambda text: self.journal.note("unreadable_key", detail=text),
+            ),
+            RegistryFeed(
+                keys=keys,
+                models=self.models,
+                cache=self.cache,
+                census=self.census,
+                identity=self._store_identity,
+                clock=clock,
+                registered=names.registered,
+                forgotten=forgotten,
+            ),
+            VModelFeed(
+                keys=keys, vmodels=self.vmodel_records, changed=self._vmodel_changed, relisted=self._vmodels_relisted
+            ),
+            self.config,
+        )
         self.recall = Recall(journal=self.journal, cache=self.cache)
         self.routing = Routing(state=self.state, dataplane=dataplane, local_copy=self.cache.local_copy)
         self.decider = Decider(
@@ -187,6 +210,7 @@ class ControlPlane:
             routing=self.routing,
             models=self.models,
             vmodels=self.vmodel_records,
+            names=names,
             dataplane=dataplane,
             peers=peers,
             clock=clock,
@@ -209,7 +233,6 @@ class ControlPlane:
         self.vmodels = VModels(
             store=store, keys=keys, models=self.models, vmodels=self.vmodel_records, journal=self.journal
         )
-        self.census = Census(store=store, keys=keys, clock=clock)
         self.leader = Leader(
             store=store,
             keys=keys,
@@ -425,30 +448,13 @@ class ControlPlane:
         for model, revision in changed.own_deleted:
             self.cache.key_deleted(model, revision)
 
-    def _registry_changed(self, change: Change) -> None:
-        parsed = self.keys.parse(change.item.key)
-        assert isinstance(parsed, RegistryKey)
-        self.census.changed(change)
-        stored = self.models.changed(parsed.model, change)
-        if stored is not None and self.clock.now_ms() < self._store_identity.doubted_until_ms:
-            # The store was replaced: somebody puts records back, and what we hold may be just that.
-            self.cache.record_moved(parsed.model, stored)
-            return
-        if stored is not None:
-            self.cache.record_edited(parsed.model, stored)
-        if change.kind is ChangeKind.DELETE:
-            self._forgotten(parsed.model)
-        created = Revision(0) if change.kind is ChangeKind.DELETE else change.item.create_revision
-        self.cache.record_changed(parsed.model, created)
+    def _vmodel_changed(self, vmodel: VModelId, change: Change) -> None:
+        self.vmodels.changed(vmodel)
+        self.transitions.changed(vmodel, change)
 
-    def _vmodel_changed(self, change: Change) -> None:
-        parsed = self.keys.parse(change.item.key)
-        assert isinstance(parsed, VModelKey)
-        stored = self.vmodel_records.changed(parsed.vmodel, change)
-        naming = Naming(stored.record.active, stored.record.split) if stored is not None else None
-        self.dataplane.set_vmodels([(parsed.vmodel, naming)])
-        self.vmodels.changed(parsed.vmodel)
-        self.transitions.changed(parsed.vmodel, change)
+    def _vmodels_relisted(self) -> None:
+        self.vmodels.relisted()
+        self.transitions.relisted()
 
     def _linked(self, instance: InstanceId, *, lost: bool) -> None:
         if instance == self.identity.instance:
@@ -458,10 +464,6 @@ class ControlPlane:
         self._viewed(self.state.link(instance, lost=lost))
 
     def _relisted(self, *, replaced: bool) -> None:
-        self.census.stop()
-        if replaced:
-            self.models.rebase()
-            self.vmodel_records.rebase()
         self._put_back.begin(replaced=replaced)
 
     async def _relist(self, lease: int) -> None:

@@ -23,6 +23,7 @@ from modelmesh.control.copy_entry import (
 )
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
+from modelmesh.control.names import Names
 from modelmesh.control.pulse import Pulse
 from modelmesh.control.records import NotReadError, RecordCache, Registered, TooManyReadsError
 from modelmesh.control.routing import Routing
@@ -47,7 +48,6 @@ from modelmesh.values.dataplane import (
     Forward,
     Hop,
     Missed,
-    Naming,
     Outcome,
     Reroute,
     Resolution,
@@ -107,6 +107,7 @@ class Requests:
         routing: Routing,
         models: RecordCache[ModelId, ModelRecord],
         vmodels: RecordCache[VModelId, VModelRecord],
+        names: Names,
         dataplane: DataPlane,
         peers: Peers,
         clock: Clock,
@@ -122,6 +123,7 @@ class Requests:
         self._routing = routing
         self._models = models
         self._vmodels = vmodels
+        self._names = names
         self._dataplane = dataplane
         self._peers = peers
         self._clock = clock
@@ -278,12 +280,10 @@ class Requests:
         if held.reroutes > REROUTES:
             message = f"active model {record.active} of vmodel {held.vmodel} is not registered"
             return Fail(Status.INTERNAL, message)
-        split = record.split
-        if held.model != record.active and held.model in dict(split):
+        if held.model != record.active and held.model in dict(record.split):
             # Its record is gone, though the vmodel refers to it. Its share goes to the active model.
             self._journal.note("split_without", held.model, detail=f"{held.vmodel}: it is not registered")
-            split = record.split_without(held.model)
-        self._dataplane.set_vmodels([(held.vmodel, Naming(record.active, split))])
+            self._names.tell_without(held.vmodel, found, held.model)
         return Reroute()
 
     async def _act(self, held: _Held, step: NextStep, registered: Registered) -> Resolution | None:

@@ -158,7 +158,7 @@ class Rounds:
             return
         if self._census.models is None and not self._census.counting:
             self._tasks.start(self._census.take(), "count the models")
-        if won or self._ticks % TRANSITION_TICKS == 0:
+        if won or self._transitions.due or self._ticks % TRANSITION_TICKS == 0:
             with suppress(StoreError):
                 await self._transitions.sweep()
         if self._ticks % SWEEP_TICKS == 0:

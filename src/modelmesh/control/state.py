@@ -127,7 +127,7 @@ class ClusterState:
         unlisted, until they list themselves again.
         """
         changed = Changed()
-        held = dict(self._copies) if replaced else {}
+        held = dict(self._copies)
         changed.models.update(dict.fromkeys([*self._copies, *self._failures]))
         changed.members.update(dict.fromkeys(self.members))
         self._copies.clear()
@@ -141,12 +141,16 @@ class ClusterState:
         for model, copies in held.items():
             for instance, copy in copies.items():
                 listed = instance in self.members or instance in self._copies.get(model, {})
-                if instance != self.own and instance not in self._lost_links and not listed:
+                if instance == self.own or listed:
+                    continue
+                if replaced and instance not in self._lost_links:
                     none = Revision(0)
                     unlisted = replace(
                         copy, unlisted=True, record_revision=none, create_revision=none, mod_revision=none
                     )
                     self._copies.setdefault(model, {})[instance] = unlisted
+                elif not replaced:
+                    changed.lost.append(LostCopy(model, copy))  # with its instance, while nobody told us
         self.revision = revision
         return changed
 

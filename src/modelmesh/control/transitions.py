@@ -91,6 +91,8 @@ class Transitions:
         self._running: dict[VModelId, asyncio.Task[None]] = {}
         self._watched: dict[ModelId, dict[VModelId, asyncio.Event]] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self.due = False
+        """Whether transitions may have begun unseen: `sweep` finds them."""
 
     def __len__(self) -> int:
         return len(self._running)
@@ -110,6 +112,11 @@ class Transitions:
             for event in self._watched.get(model, {}).values():
                 event.set()
 
+    def relisted(self) -> None:
+        """Any record, copy or failure may have changed unseen."""
+        self.due = True
+        self.viewed(tuple(self._watched))
+
     async def sweep(self) -> None:
         """Take up every transition there is; on becoming leader, and now and then. Raises StoreError."""
         after = ""
@@ -120,6 +127,7 @@ class Transitions:
                 if isinstance(parsed, VModelKey) and _in_transition(item.value):
                     self._start(parsed.vmodel)
             if not page.more:
+                self.due = False
                 return
             after = page.items[-1].key
 

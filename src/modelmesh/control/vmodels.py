@@ -91,13 +91,15 @@ class VModels:
             compares.append(self._unchanged(model, found))
             change = changes.get(model, 0 if wanted is None else 1)
             operations += self._counted(model, found, wanted, change, (used or {}).get(model, 0))
+        began = self._vmodels.listings
         result = await self._store.transact(Transaction(compares=tuple(compares), then=tuple(operations)))
         if not result.succeeded:
             return None
-        self._vmodels.forget(vmodel)
-        if after is not None:
+        if after is None:
+            self._vmodels.forget(vmodel)
+        else:
             created_at = before.create_revision if before is not None else result.revision
-            self._vmodels.wrote(vmodel, after, create_revision=created_at, mod_revision=result.revision)
+            self._vmodels.wrote(vmodel, Stored(after, created_at, result.revision), began=began)
         for model in changes:
             self._models.forget(model)
         detail = f"active {after.active}, target {after.target}" if after is not None else "deleted"
@@ -126,6 +128,11 @@ class VModels:
         for future in self._waiters.pop(vmodel, ()):
             if not future.done():
                 future.set_result(None)
+
+    def relisted(self) -> None:
+        """Any record may have changed: whoever waits looks again."""
+        for vmodel in tuple(self._waiters):
+            self.changed(vmodel)
 
     def next_change(self, vmodel: VModelId) -> "asyncio.Future[None]":
         """Resolves when the record changes; cancel it to give up."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh.control.keys import RegistryKey
 from modelmesh.control.plane import ControlPlane
+from modelmesh.control.records import Stored
 from modelmesh.management.calls import Call, CallError, Method, named_model, page_size
 from modelmesh.management.explain import explain, wire_event
 from modelmesh.management.models import not_registered, read_record, refuse_read_only
@@ -87,7 +88,7 @@ class Admin:
                     f"minimum {wanted.minimum_copies} is above maximum {wanted.maximum_copies} of model {model}",
                 )
             refuse_read_only(self._plane.limits.read_only)
-            key = self._plane.keys.model(model)
+            key, began = self._plane.keys.model(model), self._plane.models.listings
             result = await self._plane.store.transact(
                 Transaction(
                     compares=(Compare(key, "mod", "==", registered.mod_revision),),
@@ -96,9 +97,7 @@ class Admin:
             )
             if result.succeeded:
                 break
-        self._plane.models.wrote(
-            model, wanted, create_revision=registered.create_revision, mod_revision=result.revision
-        )
+        self._plane.models.wrote(model, Stored(wanted, registered.create_revision, result.revision), began=began)
         self._plane.journal.note(
             "copies_set", model, detail=f"{wanted.minimum_copies} to {wanted.maximum_copies or 'any number'}"
         )

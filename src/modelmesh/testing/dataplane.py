@@ -210,6 +210,10 @@ class SimulatedDataPlane:
         """The route of a model, as told last."""
         return self._routes.get(model)
 
+    def namings(self) -> dict[VModelId, Naming]:
+        """What vmodels stand for, as told last."""
+        return dict(self._vmodels)
+
     def runtime_link(self, *, up: bool) -> None:
         """The connection to the runtime breaks or is back."""
         if up != self._copies.runtime_up:

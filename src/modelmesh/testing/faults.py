@@ -12,6 +12,7 @@ from modelmesh.management.calls import CallError
 from modelmesh.ports import RuntimeCallError, StoreError
 from modelmesh.testing.cluster import SimulatedInstance, set_split, set_vmodel
 from modelmesh.testing.store import FaultyStore
+from modelmesh.testing.view_faults import ViewFaults
 from modelmesh.testing.world import CONSTRAINED, MOST_INSTANCES, UNCONSTRAINED, UNIT_BYTES, Artefact, DiedError, World
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
@@ -63,6 +64,8 @@ class Faults:
             "store_restarted": self._restart_store,
             "store_emptied": self._empty_store,
         }
+        self._view_faults = ViewFaults(world, meanwhile=self._move_vmodel)
+        self.kinds.update(self._view_faults.kinds)
 
     async def inject(self, until_ms: int) -> None:
         """One fault after the other until it is time."""
@@ -271,8 +274,11 @@ class Faults:
 
     async def _move_vmodel(self) -> bool:
         """A name is pointed at another model while it is called."""
+        return await self.point(self._rng.choice(VMODELS))
+
+    async def point(self, vmodel: str) -> bool:
+        """Point a name at some model; False if there is none."""
         artefact = self._artefact()
-        vmodel = self._rng.choice(VMODELS)
         if artefact is None or not artefact.registered:
             return False
 

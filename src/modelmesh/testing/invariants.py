@@ -10,6 +10,7 @@
     last copy   the last ready copy of a model in use is not dropped by choice
     time        passes: nobody does something over and over without waiting
     paths       an answer comes from the newest record that the answering instance had seen when the call began
+    names       a vmodel's answer comes from a model that it named, as of what the instance had seen when the call began
 
 `keys` and `answers` are bounded in time (`SOON_MS`) because instances that die, or lose the store, need some.
 """
@@ -18,14 +19,15 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from modelmesh.control.keys import CopyKey, MemberKey, RegistryKey
+from modelmesh.control.keys import CopyKey, MemberKey, RegistryKey, VModelKey
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.ports import Change, ChangeKind, CompactedError, KeyValue, Store
 from modelmesh.testing.clock import VirtualClock, VirtualLoop
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance
+from modelmesh.testing.named_models import NamedModels
 from modelmesh.values.events import Event
-from modelmesh.values.ids import InstanceId, ModelId, Revision
-from modelmesh.values.records import CopyRecord, ModelRecord
+from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
+from modelmesh.values.records import CopyRecord, ModelRecord, VModelRecord
 from modelmesh.values.records import CopyState as Listed
 
 SOON_MS = 45_000
@@ -82,6 +84,7 @@ class Invariants:
         self._keys: dict[InstanceId, dict[ModelId, CopyRecord]] = {}
         self._records: dict[ModelId, Revision] = {}
         self._paths: dict[ModelId, dict[str, Revision]] = {}
+        self._named = NamedModels()
         self._unsound: dict[tuple[InstanceId, ModelId, str], int] = {}
         self._relying: dict[tuple[InstanceId, ModelId], str] = {}
         self._replaced_ms = -SOON_MS
@@ -118,6 +121,7 @@ class Invariants:
         self._keys.clear()
         self._records.clear()
         self._paths.clear()
+        self._named.clear()
         self._relying.clear()
         if self._mirror is not None:
             self._mirror.cancel()
@@ -143,6 +147,16 @@ class Invariants:
         if registered.get(path, 0) < newest:
             wanted = next(name for name, revision in registered.items() if revision == newest)
             self._break(f"paths: {by} answered a call for {model} from {path}, but knew of {wanted} when it began")
+
+    def name_answered(
+        self, vmodel: VModelId, model: ModelId, *, via: InstanceId, began_ms: int, known: dict[InstanceId, Revision]
+    ) -> None:
+        """A call for a vmodel that entered at `via` was answered by a model."""
+        if via not in known or began_ms < self._replaced_ms + SOON_MS:
+            return
+        named = self._named.since(vmodel, known[via])
+        if model not in named:
+            self._break(f"names: a call for {vmodel} via {via} was answered by {model}, which named {list(named)}")
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -312,6 +326,8 @@ class Invariants:
                 self._deleted(model, instance)
             case RegistryKey(model):
                 self._records.pop(model, None)
+            case VModelKey(vmodel):
+                self._named.delete(vmodel, change.item.mod_revision)
             case _:
                 pass
 
@@ -323,6 +339,8 @@ class Invariants:
                 self._records[model] = item.create_revision
                 path = ModelRecord.decode(item.value).path
                 self._paths.setdefault(model, {})[path] = item.create_revision
+            case VModelKey(vmodel):
+                self._named.put(vmodel, VModelRecord.decode(item.value), item.mod_revision)
             case _:
                 pass
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from modelmesh.testing.at_rest import caches_equal_the_store
 from modelmesh.testing.attempts import Answer
 from modelmesh.testing.clock import EPOCH_MS, VirtualClock, run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster
@@ -19,7 +20,7 @@ from modelmesh.testing.faults import VMODELS, Faults
 from modelmesh.testing.invariants import Invariants
 from modelmesh.testing.world import MOST_INSTANCES, Artefact, World
 from modelmesh.values.events import Event
-from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.ids import InstanceId, ModelId, VModelId
 from modelmesh.values.records import ModelRecord, VModelRecord
 from modelmesh.values.status import Status
 
@@ -134,6 +135,8 @@ class Simulation:
             await self.world.add()
         for artefact in self.world.artefacts.values():
             await self.world.register(artefact)
+        for vmodel in VMODELS:
+            await self._faults.point(vmodel)
         until_ms = self._clock.monotonic_ms() + self._faulty_s * 1000
         callers = [asyncio.create_task(self._caller(number)) for number in range(CALLERS)]
         lanes = [asyncio.create_task(self._faults.inject(until_ms)) for _ in range(LANES)]
@@ -172,7 +175,7 @@ class Simulation:
             if not names:
                 continue
             via = rng.choice(names)
-            if rng.random() < 0.05:
+            if rng.random() < 0.1:
                 await self._call_vmodel(rng.choice(VMODELS), via, number)
                 continue
             artefact = models[min(int(rng.paretovariate(0.7)) - 1, len(models) - 1)]
@@ -199,8 +202,15 @@ class Simulation:
         return answer
 
     async def _call_vmodel(self, vmodel: str, via: str, payload: object) -> None:
+        began_ms, known = self._clock.monotonic_ms(), self._invariants.call_begins(InstanceId(via))
         answer = await self.world.cluster.call(vmodel, via=via, payload=payload, vmodel=True, timeout_ms=30_000)
         self.outcome.calls[f"vmodel_{answer.status.name}"] += 1
+        if answer.status is Status.OK:
+            assert isinstance(answer.payload, tuple)
+            model, returned, path = answer.payload
+            assert returned == payload, f"{vmodel} was answered {answer.payload}"
+            self._invariants.name_answered(VModelId(vmodel), model, via=InstanceId(via), began_ms=began_ms, known=known)
+            self._invariants.call_answered(model, path, by=answer.served_by, began_ms=began_ms, known=known)
         assert answer.status in _UNSURE, f"a call for {vmodel} ended in {answer.status.name}: {answer.message}"
 
     # --- after the faults -------------------------------------------------------------------------
@@ -229,6 +239,7 @@ class Simulation:
         self._repeats(began, None, "at rest")
         await self.world.cluster.settled(within_ms=40_000)
         await self._references_are_exact()
+        await caches_equal_the_store(self.world.cluster, self.world.memory)
 
     async def _references_are_exact(self) -> None:
         """Each model counts the vmodels that name it."""

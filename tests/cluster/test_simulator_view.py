@@ -1,0 +1,49 @@
+"""The simulator finds bugs in what instances know: each invariant of the view broken on purpose, and caught."""
+
+import pytest
+from test_simulator import found
+
+from modelmesh.control.live_config import LiveConfig
+from modelmesh.control.names import Names, VModelFeed
+from modelmesh.control.registry import RegistryFeed
+from modelmesh.control.state import Changed, ClusterState
+
+
+def test_a_name_that_keeps_its_model_though_the_instance_has_seen_it_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    tell = Names.tell
+
+    def once(names: Names, vmodel, stored) -> None:
+        known = names.__dict__.setdefault("told", set())
+        if stored is None or vmodel not in known:
+            tell(names, vmodel, stored)
+        (known.discard if stored is None else known.add)(vmodel)
+
+    monkeypatch.setattr(Names, "tell", once)
+    found("names: a call for")
+
+
+def test_names_that_a_listing_does_not_replace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VModelFeed, "replace", lambda *_: None)
+    found("name-")
+
+
+def test_settings_that_a_listing_does_not_replace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LiveConfig, "replace", lambda *_: None)
+    found("knows the settings")
+
+
+def test_records_that_a_listing_does_not_replace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RegistryFeed, "replace", lambda *_: None)
+    found("remembers model")
+
+
+def test_a_view_that_a_listing_only_adds_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add(state: ClusterState, items, revision, *, replaced: bool = False) -> Changed:
+        changed = Changed()
+        for item in items:
+            state._put(item, changed)
+        state.revision = revision
+        return changed
+
+    monkeypatch.setattr(ClusterState, "load", add)
+    found("at rest")
