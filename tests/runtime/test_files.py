@@ -242,9 +242,9 @@ class TestPaths:
 
     def test_without_a_folder_paths_are_absolute(self, trained):
         runtime = FileRuntime()
-        assert runtime.load(ModelSource("m1", "", str(trained / "iris.joblib"))).size_bytes > 0
+        assert runtime.load(ModelSource("m1", "", str(trained / "iris.onnx"))).size_bytes > 0
         with pytest.raises(LoadError, match="start the runtime with --models"):
-            runtime.load(ModelSource("m1", "", "iris.joblib"))
+            runtime.load(ModelSource("m1", "", "iris.onnx"))
 
     @pytest.mark.parametrize(
         "kind", ["sklearn", "SKLearn", "mt:sklearn", "mt:sklearn:1", "mt:sklearn|pv:v2", "rt:x", ""]

@@ -10,6 +10,7 @@ from modelmesh._proto import open_inference_pb2 as pb
 from modelmesh.runtime import tensors
 from modelmesh.runtime.contract import TensorSpec
 from modelmesh.runtime.errors import RequestError, RuntimeFault
+from modelmesh.values.status import Status
 
 EXACT = {
     "BOOL": np.bool_,
@@ -228,6 +229,45 @@ class TestResponses:
     def test_what_cannot_be_the_datatype_is_the_runtimes_fault(self):
         with pytest.raises(RuntimeFault, match="output 'y' is BYTES, the model's signature says FP32"):
             self.filled({"y": np.array(["a"])}, specs=(TensorSpec("y", "FP32", (-1,)),))
+
+    @pytest.mark.parametrize(
+        ("output", "spec", "said"),
+        [
+            (np.array(["a", 1], dtype=object), "BYTES", "objects of the kinds int, str"),
+            (np.array([None], dtype=object), None, "objects of the kinds NoneType"),
+            (np.array([1, True], dtype=object), None, "objects of the kinds bool, int"),
+            (np.array([2**70], dtype=object), None, "cannot be sent"),
+            ([[1, 2], [3]], None, "cannot be sent"),
+            (np.array([2**40]), "INT32", "INT32, the datatype of the model's signature, cannot hold"),
+            (np.array([1e300]), "FP32", "FP32, the datatype of the model's signature, cannot hold"),
+            (np.array([-1]), "UINT8", "the model's signature says UINT8"),
+        ],
+    )
+    def test_what_would_be_changed_is_an_error_of_the_model(self, output, spec, said):
+        specs = [TensorSpec("y", spec, (-1,))] if spec else []
+        with pytest.raises(RuntimeFault, match=said) as caught:
+            tensors.fill_response(pb.ModelInferResponse(), {"y": output}, specs=specs)
+        assert caught.value.status is Status.INTERNAL
+
+    @pytest.mark.parametrize(
+        ("output", "datatype"),
+        [([1, 2], "INT64"), ([1.5, np.float32(2)], "FP64"), ([True, np.bool_(False)], "BOOL"), (["a", b"b"], "BYTES")],
+    )
+    def test_objects_of_one_kind_are_that_kind(self, output, datatype):
+        array = np.empty(2, dtype=object)
+        array[:] = output
+        response = pb.ModelInferResponse()
+        tensors.fill_response(response, {"y": array})
+        assert response.outputs[0].datatype == datatype
+        raw = tensors.decode_raw("y", datatype, [2], response.raw_output_contents[0])
+        assert list(raw) == ([b"a", b"b"] if datatype == "BYTES" else output)
+
+    def test_infinity_stays_and_rounding_is_allowed(self):
+        response = pb.ModelInferResponse()
+        specs = [TensorSpec("y", "FP32", (-1,))]
+        tensors.fill_response(response, {"y": np.array([0.1, np.inf, np.nan])}, specs=specs)
+        answer = tensors.decode_raw("y", "FP32", [3], response.raw_output_contents[0])
+        np.testing.assert_array_equal(answer, np.array([0.1, np.inf, np.nan], np.float32))
 
     def test_wanted_outputs_only_in_their_order(self):
         outputs = {name: np.array([1]) for name in "abc"}

@@ -42,7 +42,7 @@ impl Rules {
     /// # Errors
     /// UNIMPLEMENTED, before any routing, for methods that nobody may call.
     pub fn answerer(&self, port: Port, method: &str) -> Result<Answerer<'_>, Status> {
-        let service = method.rsplit_once('/').map_or("", |(service, _)| service);
+        let (service, name) = method.rsplit_once('/').unwrap_or_default();
         let ours = match port {
             Port::Serving => &self.serving_services,
             Port::Peer => &self.peer_services,
@@ -51,7 +51,8 @@ impl Rules {
             return Ok(Answerer::Python);
         }
         let rule = self.methods.get(method);
-        if service.is_empty() || self.forbidden_services.contains(service) || (rule.is_none() && !self.allow_others) {
+        let listed = rule.is_some() || (self.allow_others && is_plain(service) && is_plain(name));
+        if !listed || service.is_empty() || self.forbidden_services.contains(service) {
             return Err(Status::new(
                 Code::Unimplemented,
                 format!("{method}: UNIMPLEMENTED: Method not found or not permitted: {method}"),
@@ -59,6 +60,13 @@ impl Rules {
         }
         Ok(Answerer::Model(rule.unwrap_or(&ORDINARY)))
     }
+}
+
+/// Whether a part of a path means itself to every server. One that folds `//`, `.` or `%2E` would take another path for
+/// a service that nobody may call.
+fn is_plain(part: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'\\' | b'%' | b'?' | b'#' | b';');
+    !part.is_empty() && part.bytes().all(plain) && part.bytes().any(|byte| byte != b'.')
 }
 
 #[cfg(test)]
@@ -91,5 +99,27 @@ mod tests {
             assert_eq!(rules.answerer(Port::Serving, method).unwrap_err().code, Code::Unimplemented);
         }
         assert!(rules(false).answerer(Port::Serving, "p.S/Known").is_ok());
+    }
+
+    #[test]
+    fn other_spellings_of_a_forbidden_method_are_unimplemented() {
+        for method in [
+            "mmesh.ModelRuntime//loadModel",
+            "mmesh.ModelRuntime/./loadModel",
+            "x/../mmesh.ModelRuntime/loadModel",
+            "/mmesh.ModelRuntime/loadModel",
+            "mmesh%2EModelRuntime/loadModel",
+            "mmesh.ModelRuntime/load%4Dodel",
+            "mmesh.ModelRuntime/loadModel?x",
+            "mmesh.ModelRuntime#/loadModel",
+            "mmesh.ModelRuntime\\/loadModel",
+            "./loadModel",
+            "mmesh.ModelRuntime/",
+            "mmesh.ModelRuntime /loadModel",
+        ] {
+            let refused = rules(true).answerer(Port::Serving, method).expect_err(method);
+            assert_eq!(refused.code, Code::Unimplemented, "{method}");
+        }
+        assert!(rules(true).answerer(Port::Serving, "my-package.v1.Service_2/Do.it").is_ok());
     }
 }

@@ -26,8 +26,8 @@ def runtime(
     models: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the models. Paths outside of it are refused. Without it any file of this machine may be"
-            " loaded, and loading a joblib or pickle file runs the code in it.",
+            help="Folder of the models. Paths outside of it are refused. Files of formats that can run code (joblib,"
+            " pickle) are loaded from this folder only; without it they are not loaded at all.",
             exists=True,
             file_okay=False,
         ),

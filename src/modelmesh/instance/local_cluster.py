@@ -6,6 +6,7 @@ Everything binds loopback. One instance keeps its state in SQLite; several share
 import asyncio
 import contextlib
 import errno
+import os
 import secrets
 import shutil
 import socket
@@ -21,7 +22,8 @@ import grpc.aio
 
 from modelmesh._proto import grpc_health_pb2
 from modelmesh.instance.local_etcd import LocalEtcd
-from modelmesh.instance.processes import Child, last_lines, start_child
+from modelmesh.instance.processes import Child, inherited, last_lines, start_child
+from modelmesh.instance.sources import setting_names
 
 READY_S = 60.0
 POLL_S = 0.05
@@ -109,8 +111,8 @@ class LocalCluster:
             _refuse_ports_in_use(range(self.first_port, self.first_port + self.count))
         if self.folder is None:
             self.folder = self._temporary = Path(tempfile.mkdtemp(prefix="modelmesh-"))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.logs.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.logs.mkdir(exist_ok=True, mode=0o700)
         if self.count > 1:
             self.progress("starting etcd")
             if self.etcd is None:
@@ -147,6 +149,9 @@ class LocalCluster:
             [sys.executable, "-m", "modelmesh.cli", "serve"],
             log=self.logs / f"{instance.name}.log",
             environment={
+                **inherited(
+                    os.environ, settings=setting_names() | {name for name in os.environ if name.startswith("MM_")}
+                ),
                 "MM_SERVICE_NAME": SERVICE,
                 "MM_INSTANCE_ID": instance.name,
                 "KV_STORE": self._store,

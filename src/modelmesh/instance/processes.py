@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 STOP_S = 15.0
@@ -22,6 +22,45 @@ if os.getppid() != int(sys.argv[1]):
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 # A program of its own, not a function run between fork and exec: gRPC's fork handlers abort there.
+
+
+_INHERITED = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "VIRTUAL_ENV",
+        "LD_LIBRARY_PATH",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "XDG_RUNTIME_DIR",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "RUST_BACKTRACE",
+    ]
+)
+_INHERITED_PREFIXES = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_", "MALLOC_", "COV_", "COVERAGE_")
+
+
+def inherited(environment: Mapping[str, str], *, settings: Collection[str] = ()) -> dict[str, str]:
+    """What a child needs of an environment: how programs run on this machine, and the settings that it reads.
+
+    Credentials, proxies and all else that stands there for other programs stays with us.
+
+    Args:
+        environment: Ours.
+        settings: Names of the child's own settings.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES) or name in settings
+    }
 
 
 class ChildEndedError(Exception):
@@ -84,14 +123,17 @@ def told_when_we_die(command: Sequence[str]) -> list[str]:
 async def start_child(
     name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
 ) -> Child:
-    """Start a child, in a process group of its own so that Ctrl-C reaches us alone."""
+    """Start a child, in a process group of its own so that Ctrl-C reaches us alone.
+
+    Its environment is `environment` on top of `inherited`.
+    """
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *told_when_we_die(command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **(environment or {})},
+            env={**inherited(os.environ), **(environment or {})},
             start_new_session=True,
         )
     return Child(name, process, log)

@@ -34,6 +34,11 @@ def environment_names(field: str) -> tuple[str, ...]:
     return tuple(str(choice) for choice in alias.choices)
 
 
+def setting_names() -> frozenset[str]:
+    """The environment names of all settings, those of old among them."""
+    return frozenset(name for field in Settings.model_fields for name in environment_names(field))
+
+
 def load_settings(
     environment: Mapping[str, str] | None = None, *, config: Path | None = None, **given: Any
 ) -> Settings:

@@ -1,6 +1,8 @@
 """The built-in runtime: models from files, in the formats of `modelmesh.runtime.formats`."""
 
 import logging
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,13 +10,16 @@ from urllib.parse import unquote, urlsplit
 
 from modelmesh.runtime.contract import MIB, ModelRuntime, ModelSignature, ModelSource
 from modelmesh.runtime.errors import LoadError
-from modelmesh.runtime.formats import Format, Formats, LoadedFile, discovered
+from modelmesh.runtime.formats import Format, Formats, LoadedFile, discovered, runs_code
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
     from modelmesh.runtime.contract import Tensor
 
 _log = logging.getLogger("modelmesh.runtime")
+
+MAX_PATH_BYTES = 4096
+"""As the system's."""
 
 
 class FileRuntime(ModelRuntime[LoadedFile]):
@@ -24,12 +29,13 @@ class FileRuntime(ModelRuntime[LoadedFile]):
     which goes by the file's suffix. Types as the Kubernetes controller writes them (`mt:sklearn:1`) are understood.
 
     A path is a local file, a `file://` URI, or a folder with one model file. Loading a joblib or pickle file runs
-    code that is in it: whoever may write to the models' folder, or register models when there is none, may run
-    programs here.
+    code that is in it, so such files are loaded from the models' folder only: whoever may write there may run
+    programs here, and nobody else.
 
     Args:
-        models: Folder that every path must lie in, symbolic links followed; relative paths start there. None: any
-            absolute path is allowed.
+        models: Folder that every path must lie in, symbolic links followed; relative paths start there. A snapshot
+            folder of a Hugging Face cache may link to the files of its repository. None: formats that cannot run code
+            are loaded from any absolute path, the others from nowhere.
         capacity_bytes, default_size_bytes, loading_concurrency, load_timeout_ms: As in `ModelRuntime`.
         formats: For tests.
     """
@@ -47,6 +53,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         formats: Formats | None = None,
     ) -> None:
         self.models = None if models is None else models.resolve()
+        self._root = None if self.models is None else _root(self.models)
         self.capacity_bytes = capacity_bytes
         self.default_size_bytes = default_size_bytes
         self.loading_concurrency = loading_concurrency
@@ -95,22 +102,32 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         return model.infer(inputs, parameters)
 
     def _resolve(self, source: ModelSource) -> tuple[Format, Path]:
+        """The format and the file, by the name that the file has here: what it links to may have another."""
         path = self._path(source.path)
         kind = _type_name(source.type)
-        if path.is_dir():
+        mode = _mode(path)
+        if stat.S_ISDIR(mode):
             path = self._file_in(path, kind)
-        if not path.exists():
-            raise LoadError(f"{path}: no such file", status=Status.FAILED_PRECONDITION)
+            mode = _mode(path)
+        if not stat.S_ISREG(mode):
+            raise LoadError(f"{path}: is not a regular file")
         name = kind or self._formats.by_suffix(path)
         if name is None:
             raise LoadError(
                 f"{path}: the suffix tells no format; register the model with one of the types"
                 f" {', '.join(self._formats.names)}"
             )
-        return self._formats.get(name), path
+        form = self._formats.get(name)
+        if self.models is None and runs_code(form):
+            raise LoadError(
+                f"{path}: a file of type {name} can run code when it is loaded, so it is taken only from a folder that"
+                " the operator names; start the runtime, or `modelmesh up`, with --models FOLDER",
+                status=Status.PERMISSION_DENIED,
+            )
+        return form, path
 
     def _path(self, text: str) -> Path:
-        """The file meant, symbolic links followed, checked to lie in the models' folder."""
+        """The file meant, as it is named; what it links to is checked to lie in the models' folder."""
         if not text:
             raise LoadError("the model has no path; register it with the path of its file")
         if "://" in text:
@@ -120,15 +137,21 @@ class FileRuntime(ModelRuntime[LoadedFile]):
             text = unquote(uri.path)
         if "\0" in text:
             raise LoadError(f"{text!r} is no path")
+        if len(os.fsencode(text)) > MAX_PATH_BYTES:
+            raise LoadError(f"the path {text[:64]!r}… has {len(os.fsencode(text))} bytes, at most {MAX_PATH_BYTES}")
         path = Path(text)
-        if self.models is None:
+        if self.models is None or self._root is None:
             if not path.is_absolute():
                 raise LoadError(f"{text}: a relative path needs a models' folder; start the runtime with --models")
-            return path.resolve()
-        resolved = (self.models / path).resolve()
-        if not resolved.is_relative_to(self.models):
+            return Path(os.path.normpath(path))
+        named = Path(os.path.normpath(self.models / path))
+        try:
+            inside = (self.models / path).resolve().is_relative_to(self._root)
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+            raise LoadError(f"{text}: cannot be followed ({error})") from error
+        if not inside:
             raise LoadError(f"{text}: lies outside of the models' folder {self.models}")
-        return resolved
+        return named
 
     def _file_in(self, folder: Path, kind: str) -> Path:
         """The one model file of a folder."""
@@ -141,6 +164,27 @@ class FileRuntime(ModelRuntime[LoadedFile]):
             raise LoadError(f"{folder}: holds {len(found)} model files; give the path of one")
         # A symbolic link in the folder may lead out of it.
         return self._path(str(found[0]))
+
+
+def _mode(path: Path) -> int:
+    """What is there, of the file that a link leads to."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError as error:
+        raise LoadError(f"{path}: no such file", status=Status.FAILED_PRECONDITION) from error
+    except OSError as error:
+        raise LoadError(f"{path}: {error.strerror}", status=Status.FAILED_PRECONDITION) from error
+
+
+def _root(models: Path) -> Path:
+    """What the files of a models' folder may link to: the folder, or the repository of a Hugging Face cache around it.
+
+    Such a repository is `models--…` with the files in `blobs` and links to them in `snapshots/<revision>`.
+    """
+    for parent in models.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            return parent.parent
+    return models
 
 
 def _type_name(text: str) -> str:

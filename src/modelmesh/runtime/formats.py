@@ -60,6 +60,9 @@ class Format(Protocol):
 
     Attributes:
         suffixes: Of its files, with the dot, lower case; how a model of type `auto` finds its format.
+
+    A class may say `runs_code = False` if loading a file of any content cannot run code. Without it the format is taken
+    to run code, and its files are loaded from folders only that the operator named.
     """
 
     suffixes: tuple[str, ...]
@@ -71,6 +74,11 @@ class Format(Protocol):
     def load(self, path: Path) -> LoadedFile:
         """Load a file. Raises LoadError, naming path and cause."""
         ...
+
+
+def runs_code(form: Format) -> bool:
+    """Whether loading a file of this format may run code that its author chose."""
+    return getattr(form, "runs_code", True) is not False
 
 
 class Formats:

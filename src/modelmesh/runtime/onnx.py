@@ -4,8 +4,12 @@ Names, types and shapes of inputs and outputs are those of the file. Maps of cla
 scikit-learn converters add) become a tensor [batch, classes] in the order of the classes.
 """
 
+import logging
+import math
 import mmap
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +17,13 @@ import numpy as np
 import onnxruntime
 
 from modelmesh.runtime.contract import ModelSignature, TensorSpec
-from modelmesh.runtime.errors import LoadError, RequestError
+from modelmesh.runtime.errors import LoadError, RequestError, RuntimeFault
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
     from modelmesh.runtime.contract import Tensor
+
+_log = logging.getLogger("modelmesh.runtime")
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -35,6 +41,23 @@ _DATATYPES = {
     "tensor(string)": "BYTES",
 }
 
+_NUMPY = {
+    **{
+        name: np.dtype(name.lower())
+        for name in ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+    },
+    "BOOL": np.dtype(bool),
+    "FP16": np.dtype("f2"),
+    "FP32": np.dtype("f4"),
+    "FP64": np.dtype("f8"),
+    "BYTES": np.dtype(object),
+}
+_SOURCE = re.compile(r"\S+\.(?:h|cc|cpp):\d+ (?:[^()]*\([^()]*\)|\w+) ")
+"""A place in onnxruntime's source and the function there."""
+
+TRIED_ELEMENTS = 16 * 1024 * 1024
+"""Inputs of one answer to be tried; more would take longer than a load should."""
+
 # Calibrated on 11 files of 0.5 kB to 7 MB against the growth of the process's memory. Weights take 1.2 to 1.6 times
 # their size (some are packed again for the matrix kernels); what stands in attributes, above all trees and support
 # vectors, takes 4.8 to 6.8 times its size in the file; an empty session takes 60 to 130 kB.
@@ -51,6 +74,7 @@ class OnnxFormat:
     """
 
     suffixes = (".onnx",)
+    runs_code = False
 
     def __init__(self, intra_op_threads: int = 1) -> None:
         self._intra_op_threads = intra_op_threads
@@ -87,7 +111,7 @@ class OnnxFormat:
         except MemoryError:
             raise
         except Exception as error:  # onnxruntime's own exceptions share no base
-            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            cause = f"{type(error).__name__}: {_cause(error)}"
             raise LoadError(f"{path}: is no ONNX model that can be loaded here ({cause})") from error
         return OnnxModel(path, session, self.predict_size(path))
 
@@ -105,21 +129,57 @@ class OnnxModel:
             "onnx",
         )
         self._texts = {spec.name for spec in self.signature.inputs if spec.datatype == "BYTES"}
+        self._maps = {spec.name: spec.datatype for spec in self.signature.outputs}
+        self._tied = tied_sizes({one.name: one.shape for one in session.get_inputs()})
+        self._try(path)
 
     def infer(
         self, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
     ) -> "Mapping[str, Tensor]":
-        """Run the session."""
+        """Run the session.
+
+        Raises:
+            RequestError: Sizes do not fit each other, or an operator refuses what it is given.
+        """
         del parameters
+        _check_tied(self._tied, inputs)
         feed = {name: _as_text(array) if name in self._texts else array for name, array in inputs.items()}
         try:
             values = self._session.run(self._outputs, feed)
         except Exception as error:
-            # Types and ranks were checked; what is left are sizes that the graph ties together.
-            if type(error).__name__ == "InvalidArgument":
-                raise RequestError(" ".join(str(error).split())) from error
-            raise
-        return {name: _as_array(value) for name, value in zip(self._outputs, values, strict=True)}
+            if isinstance(error, MemoryError) or "allocat" in str(error).lower():
+                raise
+            # It answered when it was loaded, so what is left is the request: sizes that operators tie together.
+            shapes = ", ".join(f"{name!r} {list(array.shape)}" for name, array in inputs.items())
+            raise RequestError(
+                f"the model cannot take inputs of these shapes and values: {shapes} ({_cause(error)})"
+            ) from error
+        return {
+            name: _as_array(name, value, self._maps[name]) for name, value in zip(self._outputs, values, strict=True)
+        }
+
+    def _try(self, path: Path) -> None:
+        """Let the model answer zeros of the smallest shapes, so that it is known to work here.
+
+        Where more than the first size of an input is open, 1 may be too small for the model: that is no fault.
+        """
+        shapes = {spec.name: tuple(max(1, size) for size in spec.shape) for spec in self.signature.inputs}
+        if sum(math.prod(shape) for shape in shapes.values()) > TRIED_ELEMENTS:
+            return
+        kinds = {spec.name: spec.datatype for spec in self.signature.inputs}
+        feed = {
+            name: np.full(shape, "", dtype=object) if name in self._texts else np.zeros(shape, _NUMPY[kinds[name]])
+            for name, shape in shapes.items()
+        }
+        try:
+            values = self._session.run(self._outputs, feed)
+        except Exception as error:
+            if any(-1 in spec.shape[1:] for spec in self.signature.inputs):
+                _log.info("%s was not tried, it is open which sizes it takes (%s)", path, _cause(error))
+                return
+            raise LoadError(f"{path}: the model cannot answer ({_cause(error)})") from error
+        for name, value in zip(self._outputs, values, strict=True):
+            _as_array(name, value, self._maps[name])
 
     def close(self) -> None:
         """End the session."""
@@ -143,10 +203,41 @@ def _as_text(array: "Tensor") -> "Tensor":
     return texts.reshape(array.shape)
 
 
-def _as_array(value: Any) -> "Tensor":
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return np.array([[row[key] for key in sorted(row)] for row in value], dtype=np.float32)
-    return np.asarray(value)
+def _as_array(name: str, value: Any, datatype: str) -> "Tensor":
+    """An output as a tensor; maps of class probabilities become rows, in the order of the classes.
+
+    Raises:
+        RuntimeFault: INTERNAL, it is no tensor.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, list) and all(isinstance(row, dict) and row.keys() == value[0].keys() for row in value):
+        return np.array([[row[key] for key in sorted(row)] for row in value], dtype=_NUMPY[datatype])
+    raise RuntimeFault(f"output {name!r} is a {type(value).__name__} that is no tensor")
+
+
+def tied_sizes(shapes: Mapping[str, Sequence[Any]]) -> dict[str, list[tuple[str, int]]]:
+    """Where one open size, by its name in the graph, stands: input and axis. Those that stand once tie nothing."""
+    places: dict[str, list[tuple[str, int]]] = {}
+    for name, shape in shapes.items():
+        for axis, size in enumerate(shape):
+            if isinstance(size, str):
+                places.setdefault(size, []).append((name, axis))
+    return {size: where for size, where in places.items() if len(where) > 1}
+
+
+def _check_tied(tied: Mapping[str, Sequence[tuple[str, int]]], inputs: "Mapping[str, Tensor]") -> None:
+    for size, places in tied.items():
+        found = {name: inputs[name].shape[axis] for name, axis in places}
+        if len(set(found.values())) > 1:
+            said = ", ".join(f"{name!r} has {count}" for name, count in found.items())
+            raise RequestError(f"the model wants one size {size!r} in several inputs, but {said}")
+
+
+def _cause(error: Exception) -> str:
+    """What onnxruntime says, on one line and without the places in its source."""
+    text = " ".join(str(error).split())
+    return _SOURCE.sub("", text.rpartition("Status Message: ")[2])
 
 
 # --- the file's layout ------------------------------------------------------------------------
@@ -214,6 +305,7 @@ def _external_files(path: Path) -> list[Path]:
                     entry = {key: bytes(data[a:b]) for key, a, b in _fields(data, first, last)}
                     if entry.get(1) == b"location":
                         locations[entry.get(2, b"").decode("utf-8", "replace")] = None
-    folder = path.parent.resolve()
-    files = [(folder / location).resolve() for location in locations]
+    # By their names, as onnxruntime does: in a Hugging Face cache both the model and its weights are links elsewhere.
+    folder = Path(os.path.normpath(path.parent))
+    files = [Path(os.path.normpath(folder / location)) for location in locations]
     return [file for file in files if file.is_relative_to(folder) and file.is_file()]

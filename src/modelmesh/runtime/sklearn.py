@@ -1,33 +1,38 @@
 """scikit-learn models from joblib or pickle files. Loading one runs the code that is in it.
 
-Inputs: `input` [batch, features], FP64 (FP32 and integers are taken too), or [batch] BYTES for text models.
+Inputs: see `sklearn_inputs`.
 Outputs: `label` and, where the model has them, `probabilities` [batch, classes]; `output` of regressors and
 transformers.
 """
 
 import io
+import logging
 import pickle
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
+import sklearn
 from sklearn.base import BaseEstimator, is_classifier, is_clusterer, is_outlier_detector
-from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
-from sklearn.pipeline import Pipeline
 
 from modelmesh.runtime.contract import ModelSignature, TensorSpec
 from modelmesh.runtime.errors import LoadError
+from modelmesh.runtime.sklearn_inputs import Kind, inputs_of
 from modelmesh.runtime.tensors import datatype_of
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
     from modelmesh.runtime.contract import Tensor
 
-INPUT = "input"
-NUMBERS = ("FP32", "FP16", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BOOL")
-"""Taken besides FP64, which scikit-learn computes with."""
+_log = logging.getLogger("modelmesh.runtime")
+
+# Models fitted on data frames know their columns by name, and get them in that order.
+warnings.filterwarnings("ignore", message="X does not have valid feature names", module="sklearn")
 
 # Calibrated on 19 models of 0.4 kB to 43 MB against the growth of the process's memory: arrays count as they are,
 # and what is pickled besides them (trees of small objects, vocabularies) took 2 to 10 times its pickled size.
@@ -46,6 +51,7 @@ class SklearnFormat:
     """Files written by `joblib.dump` or `pickle.dump`."""
 
     suffixes = (".joblib", ".pkl", ".pickle")
+    runs_code = True
 
     def predict_size(self, path: Path) -> int:
         """From the file's size, and whether it is compressed."""
@@ -56,11 +62,11 @@ class SklearnFormat:
         return int(file_bytes * factor) + FILE_EXTRA_BYTES
 
     def load(self, path: Path) -> "SklearnModel":
-        """Load a file, and try the model on one row of zeros to learn its outputs.
+        """Load a file, and let the model answer one row: so it is known to work here, and what its outputs are.
 
         Raises:
-            LoadError: INVALID_ARGUMENT: the file is broken or holds no estimator. FAILED_PRECONDITION: it cannot be
-                read, or needs a module that is not installed.
+            LoadError: INVALID_ARGUMENT: the file is broken, holds no estimator, or one that cannot answer.
+                FAILED_PRECONDITION: it cannot be read, or needs a module that is not installed.
         """
         try:
             model = joblib.load(path)
@@ -78,33 +84,38 @@ class SklearnFormat:
             raise LoadError(f"{path}: is no scikit-learn model that can be loaded here ({cause})") from error
         if not isinstance(model, BaseEstimator) or not (hasattr(model, "predict") or hasattr(model, "transform")):
             raise LoadError(f"{path}: holds a {type(model).__name__}, not a model that can predict or transform")
-        return SklearnModel(model)
+        try:
+            return SklearnModel(model)
+        except LoadError as error:
+            raise LoadError(f"{path}: {error}", status=error.status) from error
 
 
 class SklearnModel:
-    """An estimator in memory."""
+    """An estimator in memory.
+
+    Raises:
+        LoadError: It takes what no tensor can hold, or cannot answer the rows that it was made for.
+    """
 
     def __init__(self, estimator: Any) -> None:
         self._estimator = estimator
-        self._takes_text = _takes_text(estimator)
         self.size_bytes = measured_bytes(estimator)
-        self.signature = ModelSignature((self._input_spec(),), self._output_specs(), "sklearn")
+        self._inputs = inputs_of(estimator)
+        outputs = self._tried()
+        self.signature = ModelSignature(self._inputs.specs(), outputs, "sklearn")
 
     def infer(
         self, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
     ) -> "Mapping[str, Tensor]":
-        """Predict, or transform. Raises ValueError where scikit-learn does: NaN, wrong number of features."""
+        """Predict, or transform. Raises ValueError where scikit-learn does: NaN, an unknown category."""
         del parameters
-        rows = inputs[INPUT]
-        if self._takes_text:
-            rows = np.array([item.decode() for item in rows.ravel()], dtype=object)
-        return self._answer(rows)
+        return self._answer(self._inputs.rows(inputs))
 
     def close(self) -> None:
         """Drop the estimator."""
         self._estimator = None
 
-    def _answer(self, rows: "Tensor") -> "dict[str, Tensor]":
+    def _answer(self, rows: Any) -> "dict[str, Tensor]":
         model = self._estimator
         if not hasattr(model, "predict"):
             return {"output": _dense(model.transform(rows))}
@@ -120,29 +131,35 @@ class SklearnModel:
                 outputs["probabilities"] = np.asarray(probabilities)
         return outputs
 
-    def _input_spec(self) -> TensorSpec:
-        if self._takes_text:
-            return TensorSpec(INPUT, "BYTES", (-1,))
-        return TensorSpec(INPUT, "FP64", (-1, getattr(self._estimator, "n_features_in_", -1)), NUMBERS)
+    def _tried(self) -> tuple[TensorSpec, ...]:
+        """The outputs, learned by asking.
 
-    def _output_specs(self) -> tuple[TensorSpec, ...]:
-        """Learned by asking; a model that cannot answer zeros leaves its outputs open."""
-        features = self._input_spec().shape[-1]
-        if not self._takes_text and features < 1:
+        A model that does not say how many columns it takes may refuse the one that it is given: its outputs stay open.
+        """
+        named = getattr(self._estimator, "feature_names_in_", None) is not None
+        cause: Exception | None = None
+        for as_frame, inputs in product((False, True) if named else (False,), self._inputs.tried()):
+            self._inputs = replace(self._inputs, as_frame=as_frame)
+            try:
+                outputs = self._answer(self._inputs.rows(inputs))
+                return tuple(
+                    TensorSpec(name, datatype_of(each), (-1, *each.shape[1:])) for name, each in outputs.items()
+                )
+            except Exception as error:  # noqa: BLE001 - a model may raise anything
+                cause = error
+        if isinstance(cause, ModuleNotFoundError) and cause.name == "pandas":
+            raise LoadError(
+                "the model looks for its columns by name, which needs pandas: pip install pandas",
+                status=Status.FAILED_PRECONDITION,
+            ) from cause
+        why = " ".join(f"{type(cause).__name__}: {cause}".split())
+        if self._inputs.kind is Kind.NUMBERS and not self._inputs.names:
+            _log.info("a %s was not tried, it does not say how many columns it takes (%s)", type(self._estimator), why)
             return ()
-        row: Tensor = np.array([""], dtype=object) if self._takes_text else np.zeros((1, features))
-        try:
-            outputs = self._answer(row)
-            return tuple(TensorSpec(name, datatype_of(each), (-1, *each.shape[1:])) for name, each in outputs.items())
-        except Exception:  # noqa: BLE001 - no more than a guess was tried
-            return ()
-
-
-def _takes_text(estimator: Any) -> bool:
-    first = estimator
-    while isinstance(first, Pipeline):
-        first = first.steps[0][1]
-    return isinstance(first, CountVectorizer | HashingVectorizer)
+        raise LoadError(
+            f"the model cannot answer a row of the kind that it was fitted on; it may be of another version of"
+            f" scikit-learn than {sklearn.__version__} ({why})"
+        ) from cause
 
 
 def _dense(array: Any) -> "Tensor":

@@ -58,6 +58,13 @@ _FIELDS = {
 }
 _NAMES = {np.dtype(code): name for name, code in _LITTLE.items()}
 
+_OBJECTS: dict[str, tuple[type, ...]] = {
+    "BYTES": (str, bytes),
+    "BOOL": (bool, np.bool_),
+    "INT64": (int, np.integer),
+    "FP64": (float, np.floating),
+}
+
 DATATYPES = (*_LITTLE, "BF16", "BYTES")
 """Every datatype of the protocol."""
 
@@ -116,17 +123,30 @@ def decode_typed(name: str, datatype: str, shape: Sequence[int], contents: pb.In
 
 
 def datatype_of(array: "Tensor") -> str:
-    """The protocol's name for an array's type; text, bytes and objects are BYTES.
+    """The protocol's name for an array's type; text and bytes are BYTES, and objects what all of them are.
 
     Raises:
-        ValueError: The protocol has none (complex numbers, dates).
+        ValueError: The protocol has none (complex numbers, dates), or objects are of several kinds.
     """
-    if array.dtype.kind in "OSUT":
+    if array.dtype.kind == "O":
+        return _datatype_of_objects(array)
+    if array.dtype.kind in "SUT":
         return "BYTES"
     name = _NAMES.get(array.dtype.newbyteorder("<"))
     if name is None:
         raise ValueError(f"the Open Inference Protocol has no datatype for {array.dtype}")
     return name
+
+
+def _datatype_of_objects(array: "Tensor") -> str:
+    kinds = {type(item) for item in array.ravel().tolist()}
+    for datatype, taken in _OBJECTS.items():
+        if kinds and all(issubclass(kind, taken) for kind in kinds) and (bool not in kinds or datatype == "BOOL"):
+            return datatype
+    if not kinds:
+        return "BYTES"
+    names = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise ValueError(f"objects of the kinds {names} are no tensor; make them text or numbers of one kind")
 
 
 def encode_raw(array: "Tensor", datatype: str) -> bytes:
@@ -289,7 +309,7 @@ def fill_response(
 
     Raises:
         RequestError: `wanted` names no output.
-        RuntimeFault: INTERNAL, an array cannot be what its spec says.
+        RuntimeFault: INTERNAL, an array is no tensor, or cannot be what its spec says without a loss.
     """
     datatypes = {spec.name: spec.datatype for spec in specs}
     chosen: list[tuple[str, Tensor, str]] = []
@@ -297,8 +317,14 @@ def fill_response(
         if name not in outputs:
             known = ", ".join(repr(one) for one in outputs)
             raise RequestError(f"the model has no output {name!r}; its outputs are {known}")
-        array = np.asarray(outputs[name])
-        chosen.append((name, array, _output_datatype(name, array, datatypes.get(name))))
+        try:
+            array = np.asarray(outputs[name])
+            if array.dtype.kind == "O" and (found := datatype_of(array)) != "BYTES":
+                array = array.astype(_LITTLE[found])
+            datatype = _output_datatype(name, array, datatypes.get(name))
+        except (ValueError, TypeError, OverflowError) as error:  # of the model, not of the request
+            raise RuntimeFault(f"output {name!r} cannot be sent: {error}") from error
+        chosen.append((name, array, datatype))
     raw = raw or any(datatype not in _FIELDS for _, _, datatype in chosen)
     for name, array, datatype in chosen:
         tensor = response.outputs.add(name=name, datatype=datatype, shape=array.shape)
@@ -314,4 +340,19 @@ def _output_datatype(name: str, array: "Tensor", spec: str | None) -> str:
         return actual
     if "BYTES" in (spec, actual) or (spec != "BF16" and not np.can_cast(array.dtype, _LITTLE[spec], "same_kind")):
         raise RuntimeFault(f"output {name!r} is {actual}, the model's signature says {spec}")
+    if not _keeps_values(array, spec):
+        raise RuntimeFault(
+            f"output {name!r} has a value that {spec}, the datatype of the model's signature, cannot hold"
+        )
     return spec
+
+
+def _keeps_values(array: "Tensor", datatype: str) -> bool:
+    """Whether whole numbers stay what they are, and finite ones finite; rounding is what a smaller float is for."""
+    if datatype == "BF16" or array.size == 0:
+        return True
+    with np.errstate(over="ignore"):
+        cast = array.astype(_LITTLE[datatype])
+    if cast.dtype.kind in "iu":
+        return bool((cast == array).all())
+    return bool((np.isfinite(cast) | ~np.isfinite(array.astype(np.float64))).all()) if cast.dtype.kind == "f" else True
