@@ -283,7 +283,7 @@ async def test_certificates_that_cannot_be_used_end_the_start(
             **{name: value.format(tmp=tmp_path) for name, value in environment.items()},
         },
     )
-    assert (status, said in output) == (3, True), output
+    assert (status, said in output) == (1, True), output
     assert "right" not in output
 
 

@@ -3,6 +3,8 @@
 One file per command; this one only names them, and imports nothing heavy, so that `--help` is quick.
 """
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -53,5 +55,8 @@ def root(
 
 def main() -> int:
     """Run the command line; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # ids may have characters that a terminal has not
     app()
     return 0

@@ -1,6 +1,7 @@
 """Calls of the command line to an instance, and what goes wrong with them, in words."""
 
 import contextlib
+import ipaddress
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -12,12 +13,16 @@ import grpc
 import typer
 from google.protobuf.message import Message
 
+from modelmesh.cli.text import console, printable, say
+
 DEFAULT_ADDRESS = "localhost:8033"
 CERTIFICATE = "MODELMESH_CERT"
 KEY = "MODELMESH_KEY"
 """Variables that name PEM files, for instances that ask clients for a certificate."""
 
 LARGEST_PAGE = 1000
+CONNECT_S = 1.0
+"""To find out whether anybody is there, after a call failed."""
 
 Answer = TypeVar("Answer", bound=Message)
 Item = TypeVar("Item")
@@ -39,16 +44,25 @@ class Client:
         self._address = address
         self._timeout_s = timeout_s
         self.doing = ""
+        options = channel_options(address)
         if authority is None:
-            self._channel = grpc.insecure_channel(address)
+            self._channel = grpc.insecure_channel(address, options=options)
         else:
             certificate, key = _named(CERTIFICATE), _named(KEY)
             credentials = grpc.ssl_channel_credentials(authority.read_bytes(), key, certificate)
-            self._channel = grpc.secure_channel(address, credentials)
+            self._channel = grpc.secure_channel(address, credentials, options=options)
 
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
+
+    def reaches(self) -> bool:
+        """Whether an instance is there at all."""
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=CONNECT_S)
+        except grpc.FutureTimeoutError:
+            return False
+        return True
 
     def call(
         self, method: str, request: Message, answer: type[Answer], *, timeout_s: float | None = None, doing: str = ""
@@ -81,14 +95,23 @@ class Client:
                 return found, bool(token)
 
 
+def channel_options(address: str) -> list[tuple[str, int]]:
+    """Of a channel to `host:port`: what is on this machine is not asked for by way of a proxy from the environment."""
+    host = address.removeprefix("dns:///").rpartition(":")[0].strip("[]")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    return [("grpc.enable_http_proxy", 0)] if loopback else []
+
+
 def _shown(doing: str) -> AbstractContextManager[object]:
     """A sign of life on a terminal, beside what machines read."""
     if not doing or not sys.stderr.isatty():
         return contextlib.nullcontext()
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
-    return Console(stderr=True).status(f"{escape(doing)} …")
+    return console(error=True).status(Text(f"{printable(doing)} …"))
 
 
 def _named(variable: str) -> bytes | None:
@@ -108,13 +131,13 @@ def connect(address: str, authority: Path | None = None) -> Iterator[Client]:
         yield client
     except grpc.RpcError as error:
         code, details = error.code(), error.details() or ""
-        if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details.lower() or not details):
+        if code is grpc.StatusCode.UNAVAILABLE and not client.reaches():
             text = f"no instance answers at {address}; start one with `modelmesh up`, or give --address"
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
             text = f"the instance at {address} did not answer in time"
         else:
             text = f"{details or 'the call failed'} ({code.name})"
-        typer.echo(f"modelmesh: {f'{client.doing}: ' * bool(client.doing)}{text}", err=True)
+        say(f"modelmesh: {f'{client.doing}: ' * bool(client.doing)}{text}", error=True)
         raise typer.Exit(1) from error
     finally:
         client.close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelmesh.cli.models import LOCAL, Address, AsJson, Authority, ModelIdArgument
+from modelmesh.cli.text import say
 
 if TYPE_CHECKING:
     from modelmesh._proto import admin_pb2
@@ -35,7 +36,7 @@ def explain(
         typer.echo(json.dumps(MessageToDict(answer, preserving_proto_field_name=True)))
         return
     for line in lines(answer, now_s=time.time(), dry_run=dry_run):
-        typer.echo(line)
+        say(line)
 
 
 def lines(answer: "admin_pb2.ExplainResponse", *, now_s: float, dry_run: bool) -> list[str]:

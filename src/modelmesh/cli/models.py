@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelmesh.cli.text import console, printable, say
+
 if TYPE_CHECKING:
     from modelmesh._proto import model_mesh_pb2
     from modelmesh.cli.client import Client
@@ -98,9 +100,9 @@ def unload(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = Non
     if as_json:
         typer.echo(json.dumps({"model": model, "instances": instances}))
     elif instances:
-        typer.echo(f"{model}: unloading at {', '.join(instances)}")
+        say(f"{model}: unloading at {', '.join(instances)}")
     else:
-        typer.echo(f"{model}: no copy was loaded")
+        say(f"{model}: no copy was loaded")
 
 
 @models.command()
@@ -127,7 +129,7 @@ def copies(
     else:
         bound = f"at most {answer.maximum_copies}" if answer.maximum_copies else "any number"
         kept = "pinned" if answer.pinned else "not pinned"
-        typer.echo(f"{model}: at least {answer.minimum_copies} copies, {bound}, {kept}; {len(answer.copies)} now")
+        say(f"{model}: at least {answer.minimum_copies} copies, {bound}, {kept}; {len(answer.copies)} now")
 
 
 @models.command()
@@ -184,7 +186,7 @@ def list_models(
         ],
     )
     if more:
-        typer.echo(f"(there are more; --limit is {limit})")
+        say(f"(there are more; --limit is {limit})")
 
 
 def _client(address: str, ca: Path | None) -> AbstractContextManager["Client"]:
@@ -212,11 +214,11 @@ def _show(model: str, info: "model_mesh_pb2.ModelStatusInfo", *, as_json: bool) 
             )
         )
     else:
-        typer.echo(f"{model}: {names(info.status)}")
+        say(f"{model}: {names(info.status)}")
         for copy in info.modelCopyInfos:
-            typer.echo(f"  {copy.location}: {names(copy.copyStatus)} since {_ago(copy.time)}")
+            say(f"  {copy.location}: {names(copy.copyStatus)} since {_ago(copy.time)}")
         for error in info.errors:
-            typer.echo(f"  error: {error}")
+            say(f"  error: {error}")
     if info.status in {pb.ModelStatusInfo.LOADING_FAILED, pb.ModelStatusInfo.NOT_FOUND}:
         raise typer.Exit(1)
 
@@ -233,10 +235,9 @@ def _ago(time_ms: int) -> str:
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Print rows under a header."""
-    from rich.console import Console
     from rich.table import Table
 
     printed = Table(*header, box=None, pad_edge=False)
     for row in rows:
-        printed.add_row(*row)
-    Console().print(printed)
+        printed.add_row(*map(printable, row))
+    console().print(printed)

@@ -40,6 +40,16 @@ def runtime(
     load_timeout: Annotated[
         float, typer.Option(help="Seconds the mesh waits for a load.", min=0.1, rich_help_panel=_PANEL)
     ] = 60.0,
+    max_message: Annotated[
+        int,
+        typer.Option(
+            help="Largest request and answer, in bytes.",
+            min=1024,
+            max=2**31 - 1,
+            envvar="MM_SVC_GRPC_MAX_MSG_SIZE",
+            rich_help_panel=_PANEL,
+        ),
+    ] = 16 * 1024 * 1024,
     threads: Annotated[
         int, typer.Option(help="Inferences at once; 0: one per CPU.", min=0, rich_help_panel=_PANEL)
     ] = 0,
@@ -60,7 +70,7 @@ def runtime(
             loading_concurrency=loading_concurrency,
             load_timeout_ms=int(load_timeout * 1000),
         )
-        run(served, listen=listen, inference_threads=threads or None)
+        run(served, listen=listen, inference_threads=threads or None, max_message_bytes=max_message)
     except ModuleNotFoundError as error:
         typer.echo(f"The built-in runtime needs {error.name}: pip install pymodelmesh[runtime]", err=True)
         raise typer.Exit(1) from error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelmesh.cli.models import LOCAL, Address, AsJson, Authority, table
+from modelmesh.cli.text import say
 
 if TYPE_CHECKING:
     from modelmesh._proto import admin_pb2, model_mesh_pb2
@@ -102,7 +103,7 @@ def split(
     if as_json:
         typer.echo(json.dumps(_as_json(answer)))
         return
-    typer.echo(f"{vmodel}: {_percent_left(answer.split)} % to {answer.active_model_id}")
+    say(f"{vmodel}: {_percent_left(answer.split)} % to {answer.active_model_id}")
     _print_shares(answer.split)
 
 
@@ -143,7 +144,7 @@ def list_vmodels(
         ],
     )
     if more:
-        typer.echo(f"(there are more; --limit is {limit})")
+        say(f"(there are more; --limit is {limit})")
 
 
 @vmodels.command()
@@ -204,7 +205,7 @@ def _percent_left(shares: "Iterable[admin_pb2.Share]") -> int:
 
 def _print_shares(shares: "Iterable[admin_pb2.Share]") -> None:
     for share in shares:
-        typer.echo(f"  {share.percent} % to {share.model_id}")
+        say(f"  {share.percent} % to {share.model_id}")
 
 
 def _as_json(vmodel: "admin_pb2.VModel") -> dict[str, object]:
@@ -243,13 +244,13 @@ def _show(
             )
         )
     else:
-        typer.echo(f"{vmodel}: {status_name}")
+        say(f"{vmodel}: {status_name}")
         if info.activeModelId:
-            typer.echo(f"  active {info.activeModelId}: {of_model(info.activeModelStatus.status)}")
+            say(f"  active {info.activeModelId}: {of_model(info.activeModelStatus.status)}")
         if moving:
-            typer.echo(f"  target {info.targetModelId}: {of_model(info.targetModelStatus.status)}")
+            say(f"  target {info.targetModelId}: {of_model(info.targetModelStatus.status)}")
         _print_shares(shares)
         for error in errors:
-            typer.echo(f"  error: {error}")
+            say(f"  error: {error}")
     if info.status in {pb.VModelStatusInfo.NOT_FOUND, pb.VModelStatusInfo.TRANSITION_FAILED}:
         raise typer.Exit(1)

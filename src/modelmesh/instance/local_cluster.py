@@ -12,8 +12,9 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,19 +22,28 @@ import grpc
 import grpc.aio
 
 from modelmesh._proto import grpc_health_pb2
-from modelmesh.instance.local_etcd import LocalEtcd
+from modelmesh.control.keys import Keys
+from modelmesh.instance.local_etcd import LocalEtcd, LocalEtcdError
 from modelmesh.instance.processes import Child, inherited, last_lines, start_child
+from modelmesh.instance.restarts import Restarts
 from modelmesh.instance.sources import setting_names
+from modelmesh.instance.state_folder import ETCD, StateFolder
+from modelmesh.ports import StoreError
 
 READY_S = 60.0
 POLL_S = 0.05
 SERVICE = "local"
+KEY_PREFIX = "tas-runtime"
+"""The default of MM_KVSTORE_PREFIX."""
+RUNTIME_SETTINGS = frozenset({"MM_SVC_GRPC_MAX_MSG_SIZE"})
+"""Of the instance, and of the built-in runtime as well."""
 
 _IMPATIENT = [
     # gRPC would wait a second after the first connection that is refused, and longer after each further one.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.enable_http_proxy", 0),  # of the environment, which does not lead to this machine
 ]
 
 RuntimeCommand = Callable[[int, str], Sequence[str]]
@@ -68,7 +78,7 @@ class LocalCluster:
         count: How many instances.
         runtime_command: Starts a runtime; None: somebody else listens on each instance's socket.
         first_port: Serving ports count up from here; 0: any free ports.
-        folder: Where state and logs go; None: a temporary folder, removed at the end.
+        folder: Where state and logs go, for us alone; None: a temporary folder, removed at the end.
         environment: Further settings of every instance.
         own_environment: Further settings of one instance, by its number.
         progress: Told what is being waited for.
@@ -88,7 +98,11 @@ class LocalCluster:
     etcd: LocalEtcd | None = None
     authority: bytes | None = None
     _temporary: Path | None = None
+    _state: StateFolder | None = None
     _store: str = ""
+    _restarts: Restarts = field(default_factory=Restarts)
+    _due_s: dict[str, float] = field(default_factory=dict)
+    """When which child that ended is started again."""
 
     @property
     def logs(self) -> Path:
@@ -105,22 +119,16 @@ class LocalCluster:
         """Start everything and wait until every instance is ready.
 
         Raises:
-            ClusterStartError, ChildEndedError, LocalEtcdError: Something did not come up.
+            ClusterStartError, ChildEndedError, LocalEtcdError, StateFolderError: Something did not come up.
         """
         if self.first_port:
             _refuse_ports_in_use(range(self.first_port, self.first_port + self.count))
         if self.folder is None:
             self.folder = self._temporary = Path(tempfile.mkdtemp(prefix="modelmesh-"))
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._state = StateFolder(self.folder)
+        self._state.take()
         self.logs.mkdir(exist_ok=True, mode=0o700)
-        if self.count > 1:
-            self.progress("starting etcd")
-            if self.etcd is None:
-                self.etcd = LocalEtcd(self.folder / "etcd", durable=self._temporary is None)
-            await asyncio.to_thread(self.etcd.start)
-            self._store = f"etcd:{self.etcd.endpoint}"
-        else:
-            self._store = f"sqlite:{self.folder / 'store.db'}"
+        await self._open_store(self._state)
         for number in range(1, self.count + 1):
             port = self.first_port + number - 1 if self.first_port else free_port()
             self.instances.append(LocalInstance(f"instance-{number}", port, self.folder / f"runtime-{number}.sock"))
@@ -131,6 +139,28 @@ class LocalCluster:
             self.progress(f"waiting for {instance.name}")
             await self.wait_ready(instance)
 
+    @property
+    def state(self) -> StateFolder:
+        """The folder, once started."""
+        assert self._state is not None
+        return self._state
+
+    async def _open_store(self, state: StateFolder) -> None:
+        if not state.needs_etcd(self.count) and self.etcd is None:
+            self._store = state.sqlite()
+            return
+        self.progress("starting etcd")
+        if self.etcd is None:
+            self.etcd = LocalEtcd(state.path / ETCD, durable=self._temporary is None)
+        await asyncio.to_thread(self.etcd.start)
+        self._store = f"etcd:{self.etcd.endpoint}"
+        try:
+            copied = await state.fill_etcd(self._store, Keys(root="", prefix=KEY_PREFIX, service=SERVICE))
+        except StoreError as error:
+            raise ClusterStartError(f"what {state.path} keeps of one instance cannot be read: {error}") from error
+        if copied:
+            self.progress(f"took {copied} registrations over from {state.path}, which one instance had used")
+
     async def start_runtime(self, instance: LocalInstance) -> None:
         """Start an instance's runtime (again), if runtimes are ours to start."""
         if self.runtime_command is None:
@@ -139,7 +169,10 @@ class LocalCluster:
         instance.socket_path.unlink(missing_ok=True)
         command = self.runtime_command(number, f"unix://{instance.socket_path}")
         instance.runtime = await start_child(
-            f"runtime of {instance.name}", command, log=self.logs / f"runtime-{number}.log"
+            f"runtime of {instance.name}",
+            command,
+            log=self.logs / f"runtime-{number}.log",
+            environment=inherited(os.environ, settings=RUNTIME_SETTINGS),
         )
 
     async def start_mesh(self, instance: LocalInstance) -> None:
@@ -198,12 +231,38 @@ class LocalCluster:
         credentials = grpc.ssl_channel_credentials(self.authority)
         return grpc.aio.secure_channel(f"localhost:{instance.port}", credentials, options=_IMPATIENT)
 
-    def check(self) -> None:
-        """Raise ChildEndedError if a process has ended by itself."""
+    async def mend(self) -> None:
+        """Start again what has ended by itself, each after its own wait; what still runs is not touched.
+
+        Call it again and again. `progress` is told of each end and each start.
+        """
+        if self.etcd is not None and self.etcd.pid is None and self._is_due("etcd", "etcd has ended"):
+            with self._trying("etcd"):
+                await asyncio.to_thread(self.etcd.start)
         for instance in self.instances:
-            for child in (instance.mesh, instance.runtime):
-                if child is not None:
-                    child.check()
+            for child, start in ((instance.runtime, self.start_runtime), (instance.mesh, self.start_mesh)):
+                if child is not None and not child.running and self._is_due(child.name, child.epitaph):
+                    with self._trying(child.name):
+                        await start(instance)
+
+    def _is_due(self, name: str, ended: str) -> bool:
+        now_s = time.monotonic()
+        if name not in self._due_s:
+            delay_s = self._restarts.ended(name, now_s=now_s)
+            self._due_s[name] = now_s + delay_s
+            self.progress(f"{ended}; it is started again in {delay_s:.0f} s")
+        return now_s >= self._due_s[name]
+
+    @contextlib.contextmanager
+    def _trying(self, name: str) -> Iterator[None]:
+        """Start a child; that it cannot be started counts as its end."""
+        del self._due_s[name]
+        self._restarts.started(name, now_s=time.monotonic())
+        self.progress(f"starting {name} again")
+        try:
+            yield
+        except (OSError, LocalEtcdError) as error:
+            self.progress(f"{name} cannot be started: {error}")
 
     async def stop(self) -> None:
         """End every process, instances first; remove the temporary folder."""
@@ -213,6 +272,8 @@ class LocalCluster:
         await asyncio.gather(*(child.stop() for child in runtimes))
         if self.etcd is not None:
             await asyncio.to_thread(self.etcd.stop)
+        if self._state is not None:
+            self._state.release()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 

@@ -16,6 +16,9 @@ from modelmesh.instance.processes import told_when_we_die
 START_TIMEOUT_S = 15.0
 _ATTEMPTS = 3
 
+HISTORY = "10m"
+"""How far back a watch may start."""
+
 
 class LocalEtcdError(Exception):
     """etcd cannot be started; the message says what to do."""
@@ -136,6 +139,9 @@ class LocalEtcd:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=local={peer}",
             "--log-level=warn",
+            # Nothing is read further back; without it the file grows with every change there ever was.
+            "--auto-compaction-mode=periodic",
+            f"--auto-compaction-retention={HISTORY}",
         ]
         if not self._durable:
             command.append("--unsafe-no-fsync")

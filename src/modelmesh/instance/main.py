@@ -38,6 +38,9 @@ MOVE_PERCENT = 80
 
 PING_TIMEOUT_MS = 5_000
 
+ETCD_PROBLEM = "Problem connecting to etcd"
+"""How such a message begins; the old controller and people's alerts know it."""
+
 LAST_RESORT_S = 5.0
 """A stop that takes so much longer than it may has got stuck, and the process ends where it stands."""
 
@@ -93,7 +96,10 @@ async def _live(settings: Settings, level: LogLevel, health: Health, stop: async
     log = structlog.get_logger("modelmesh")
     try:
         wired = await _until(wire(settings, level), stop)
-    except (SettingsError, StoreSettingError, StoreError, OSError, ValueError) as error:
+    except (SettingsError, StoreSettingError) as error:
+        _start_failed(settings, str(error))
+        return EXIT_USAGE
+    except (StoreError, OSError, ValueError) as error:
         return _start_failed(settings, _explain(error, settings))
     if wired is None:
         return EXIT_OK
@@ -258,9 +264,10 @@ async def _until(work: Coroutine[Any, Any, Result], stop: asyncio.Event) -> Resu
 
 
 def _explain(error: Exception, settings: Settings) -> str:
-    if isinstance(error, StoreError) and settings.kv_store.startswith("etcd"):
-        return f"Problem connecting to etcd: {error}"
-    return str(error)
+    text = str(error)
+    if isinstance(error, StoreError) and settings.kv_store.startswith("etcd") and not text.startswith(ETCD_PROBLEM):
+        return f"{ETCD_PROBLEM}: {text}"
+    return text
 
 
 def _start_failed(settings: Settings, message: str) -> int:

@@ -85,13 +85,17 @@ class Child:
         """Whether it has not ended."""
         return self._process.returncode is None
 
+    @property
+    def epitaph(self) -> str:
+        """That it ended, and how."""
+        status = self._process.returncode or 0
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return f"{self.name} {how} ({self.log})"
+
     def check(self) -> None:
         """Raise ChildEndedError if it has ended."""
         if not self.running:
-            raise ChildEndedError(
-                f"{self.name} ended with status {self._process.returncode}; its last words ({self.log}):\n"
-                + last_lines(self.log)
-            )
+            raise ChildEndedError(f"{self.epitaph}; its last words:\n{last_lines(self.log)}")
 
     async def wait(self) -> None:
         """Wait until it ends."""

@@ -22,6 +22,9 @@ HOUR_MS = 3_600_000
 LONGEST_ID = 2_048
 """Characters of an id; the store's keys and the header limits of clients bound it anyway."""
 
+LARGEST_FIELDS = {"type": 2_048, "path": 8_192, "key": 65_536}
+"""Bytes of each field of a modelInfo. Every instance that looks at a model holds its record, and so does the store."""
+
 _Info = pb.ModelStatusInfo
 
 
@@ -47,8 +50,7 @@ class Models:
         """Create the record if it is new; with `loadNow` go on as ensureLoaded."""
         model = _checked_id(request.modelId)
         info = request.modelInfo
-        if not info.type:
-            raise CallError(Status.INVALID_ARGUMENT, "Must provide non-empty model type string")
+        check_info(info)
         now_ms = self._plane.clock.now_ms()
         if request.lastUsedTime > 0:
             last_use_ms = min(request.lastUsedTime, now_ms)
@@ -223,6 +225,16 @@ def describe(view: ModelView, *, now_ms: int) -> pb.ModelStatusInfo:
         errors=[failure.record.message for failure in newest],
         modelCopyInfos=sorted(copies, key=lambda copy: -copy.time),
     )
+
+
+def check_info(info: pb.ModelInfo) -> None:
+    """Raise CallError if nobody may register this."""
+    if not info.type:
+        raise CallError(Status.INVALID_ARGUMENT, "Must provide non-empty model type string")
+    for name, most in LARGEST_FIELDS.items():
+        size = len(getattr(info, name).encode())
+        if size > most:
+            raise CallError(Status.INVALID_ARGUMENT, f"modelInfo.{name} has {size} bytes, {most} are allowed")
 
 
 def _balanced(call: Call) -> bool:

@@ -12,7 +12,7 @@ from modelmesh.control.plane import ControlPlane
 from modelmesh.control.records import Registered
 from modelmesh.control.vmodels import StoredVModel
 from modelmesh.management.calls import Call, CallError, Method, reading
-from modelmesh.management.models import HOUR_MS, LONGEST_ID, Models, describe
+from modelmesh.management.models import HOUR_MS, LONGEST_ID, Models, check_info, describe
 from modelmesh.policy.promotion import Promote, promote
 from modelmesh.policy.retarget import Retarget, RetargetReason, RetargetRefused, retarget
 from modelmesh.values.ids import ModelId, VModelId
@@ -57,8 +57,8 @@ class VModelCalls:
         if len(request.targetModelId) > LONGEST_ID:
             raise CallError(Status.INVALID_ARGUMENT, f"targetModelId is longer than {LONGEST_ID} characters")
         described = request.HasField("modelInfo") and request.modelInfo != pb.ModelInfo()
-        if described and not request.modelInfo.type:
-            raise CallError(Status.INVALID_ARGUMENT, "Must provide non-empty model type string")
+        if described:
+            check_info(request.modelInfo)
         record, active_copies = await self._write(vmodel, request, described=described)
         if record.active != record.target:
             if request.sync:

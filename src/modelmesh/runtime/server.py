@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 
@@ -225,7 +226,8 @@ def _bind(server: "grpc.aio.Server", address: str) -> str:
         if len(os.fsencode(path)) > 107:
             raise ValueError(f"{address} is longer than a socket path may be (107 bytes)")
     try:
-        port = server.add_insecure_port(address)
+        # gRPC takes an address for a URI, in which % begins an escape.
+        port = server.add_insecure_port(quote(address, safe="/:[]"))
     except RuntimeError as error:
         raise OSError(f"cannot listen at {address}; is it in use?") from error
     if address.startswith("unix://"):

@@ -20,6 +20,7 @@ from modelmesh.adapters.store.etcd_channel import (
     RANGE,
     TXN,
     EtcdChannel,
+    NotPermittedError,
 )
 from modelmesh.adapters.store.etcd_groups import Groups, footprint
 from modelmesh.adapters.store.etcd_messages import Messages
@@ -63,13 +64,15 @@ class EtcdStore:
         self._leased = Groups(self._transact)
 
     async def connect(self) -> None:
-        """Make sure that etcd answers and lets us in.
+        """Make sure that etcd answers and lets us in. A user who may not read the key asked for is in.
 
         Raises:
             StoreUnavailableError: It does not; the message names the endpoints and the cause.
         """
         try:
             await self.get(_PROBE)
+        except NotPermittedError:
+            return  # an answer: the user's role is for other keys, as it should be
         except StoreError as err:
             raise StoreUnavailableError(f"Problem connecting to etcd at {self.settings.described}: {err}") from err
 

@@ -46,6 +46,10 @@ LEASE_REVOKE = Method("/etcdserverpb.Lease/LeaseRevoke", rpc.LeaseRevokeResponse
 _AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", rpc.AuthenticateResponse)
 
 
+class NotPermittedError(StoreError):
+    """etcd answered that the user may not do this."""
+
+
 class EtcdChannel:
     """The connection to a cluster. Uses one endpoint until it fails, then the next."""
 
@@ -232,6 +236,8 @@ def translated(error: CallError) -> StoreError:
         # Compacted, or above the current revision: then this is a younger store than the one that told it.
         return CompactedError(details)
     message = f"etcd answered {status.name}: {details}"
+    if status is Status.PERMISSION_DENIED:
+        return NotPermittedError(message)
     # What etcd refuses for what it is will be refused again; everything else may pass.
-    refused = {Status.INVALID_ARGUMENT, Status.PERMISSION_DENIED, Status.UNIMPLEMENTED}
+    refused = {Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED}
     return StoreError(message) if status in refused else StoreUnavailableError(message)

@@ -1,0 +1,44 @@
+"""Words of others on a terminal: shown as they are, never obeyed.
+
+Ids, paths and messages come from whoever registered a model, or from a model server. They may hold what a terminal takes
+for commands, and what rich takes for markup.
+"""
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH = 1 << 20
+"""Columns of what is not a terminal: a program that reads a table wants whole words."""
+
+
+def printable(text: str) -> str:
+    """The text on one line, with control characters and what is not Unicode written as escapes."""
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(character, f"\\x{code:02x}")
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def console(*, error: bool = False) -> "Console":
+    """A console that takes text as it is: no markup, no emoji codes, no colours of its own choice."""
+    from rich.console import Console
+
+    stream = sys.stderr if error else sys.stdout
+    made = Console(stderr=error, markup=False, emoji=False, highlight=False)
+    if not stream.isatty():
+        made.width = PIPED_WIDTH
+    return made
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print one line."""
+    typer.echo(printable(text), err=error)

@@ -1,0 +1,101 @@
+"""The models of a folder: which files they are, and what must change so that what is registered is what is there."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelmesh.runtime.formats import BUILT_IN_SUFFIXES
+
+TYPES = {suffix: type_ for type_, suffixes in BUILT_IN_SUFFIXES.items() for suffix in suffixes}
+"""The model type of a file, by its suffix in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderModel:
+    """A model of the folder. `path`: of its file, relative to the folder."""
+
+    type: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is in a folder.
+
+    Attributes:
+        models: By id: the path without the suffix.
+        passed_over: Files that cannot be models though their suffix says so, and why.
+    """
+
+    models: dict[str, FolderModel] = field(default_factory=dict)
+    passed_over: list[str] = field(default_factory=list)
+
+
+class AmbiguousFilesError(ValueError):
+    """Two files would be one model; the message names them."""
+
+
+def read_folder(folder: Path) -> Found:
+    """Look for model files in a folder and below it.
+
+    Raises:
+        AmbiguousFilesError: Two files differ in their suffix only.
+    """
+    found = Found()
+    for file in sorted(folder.rglob("*")):
+        type_ = TYPES.get(file.suffix.lower())
+        if type_ is None or file.is_dir():
+            continue
+        path = file.relative_to(folder)
+        try:
+            path.as_posix().encode()
+        except UnicodeEncodeError:
+            found.passed_over.append(f"{path.as_posix()!a}: its name is not UTF-8; rename it")
+            continue
+        if not file.is_file():
+            found.passed_over.append(f"{path}: it is no regular file, or a link that leads nowhere")
+            continue
+        model = path.with_suffix("").as_posix()
+        if model in found.models:
+            first = Path(found.models[model].path)
+            raise AmbiguousFilesError(
+                f"{first.name} and {file.name} in {file.parent} would both be the model {model}; "
+                "rename one, or take it out of the folder"
+            )
+        found.models[model] = FolderModel(type_, path.as_posix())
+    return found
+
+
+class Change(enum.Enum):
+    """What happens to one registration."""
+
+    REGISTER = "register"
+    REPLACE = "replace"
+    UNREGISTER = "unregister"
+
+
+def changes(
+    wanted: Mapping[str, FolderModel],
+    remembered: Mapping[str, FolderModel],
+    registered: Mapping[str, FolderModel],
+) -> dict[str, Change]:
+    """What must change so that exactly the files that are there are registered.
+
+    Args:
+        wanted: By model id, what is in the folder now.
+        remembered: What was registered from a folder before.
+        registered: What the cluster knows; others may have registered it.
+    """
+    steps: dict[str, Change] = {}
+    for model, file in wanted.items():
+        standing = registered.get(model)
+        if standing is None:
+            steps[model] = Change.REGISTER
+        elif standing != file:
+            # One that somebody else registered is not ours to take away: registering it says what stands in the way.
+            steps[model] = Change.REPLACE if remembered.get(model) == standing else Change.REGISTER
+    for model, file in remembered.items():
+        if model not in wanted and registered.get(model) == file:
+            steps[model] = Change.UNREGISTER
+    return steps
