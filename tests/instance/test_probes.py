@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +12,15 @@ import pytest
 
 from modelmesh.adapters.http import requests
 from modelmesh.adapters.http.probes import LIVE_BOUND_MS, Health, ProbeServer
-from modelmesh.adapters.http.requests import HEAD_BYTES, Head, MalformedRequestError, parse_head
+from modelmesh.adapters.http.requests import (
+    HEAD_BYTES,
+    HttpServer,
+    MalformedRequestError,
+    Request,
+    Response,
+    listen,
+    parse_head,
+)
 from modelmesh.instance.local_cluster import free_port
 
 
@@ -166,21 +176,110 @@ async def test_a_slow_head_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     probes.server.close()
 
 
-async def test_more_connections_than_fit_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "CONNECTIONS", 2)
+async def test_silent_connections_make_room_the_longest_silent_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "CONNECTIONS", 3)
     probes = Probes()
     probes.server.start()
-    held = [await asyncio.open_connection("127.0.0.1", probes.probe) for _ in range(2)]
-    for reader, writer in held:
+    held = []
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection("127.0.0.1", probes.probe)
         writer.write(b"GET /live HTTP/1.1\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-    assert await probes.get("/live") == ""
+        held.append((reader, writer))
+    held[0][1].write(b"GET /live HTTP/1.1\r\n\r\n")  # speaks again: now the second is silent longest
+    await held[0][0].readuntil(b"\r\n\r\n")
+    assert status(await probes.get("/live")) == 200
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(held[1][0].read(), 10) == b""
+    held[0][1].write(b"GET /live HTTP/1.1\r\n\r\n")
+    assert b"200" in await held[0][0].readuntil(b"\r\n\r\n")
     for _, writer in held:
         await leave(writer)
-    async with asyncio.timeout(10):
-        while not await probes.get("/live"):
-            await asyncio.sleep(0.01)
     probes.server.close()
+
+
+async def test_hooks_that_are_being_answered_do_not_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "CONNECTIONS", 1)
+    probes = Probes()
+    probes.server.start()
+    hook = asyncio.ensure_future(probes.get("/prestop", port=probes.prestop))
+    while not probes.stops:
+        await asyncio.sleep(0.01)
+    assert await probes.get("/nothing", port=probes.prestop) == ""
+    probes.server.release()
+    assert status(await hook) == 200
+    probes.server.close()
+
+
+async def test_a_thousand_silent_connections_take_few_descriptors_and_shut_nobody_out(probes: Probes) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    silent = [socket.create_connection(("127.0.0.1", probes.probe)) for _ in range(400)]
+    try:
+        for _ in range(10):
+            assert status(await probes.get("/live")) == 200
+        ours = len(os.listdir("/proc/self/fd")) - before - len(silent)
+        assert ours <= requests.CONNECTIONS + 2
+    finally:
+        for one in silent:
+            one.close()
+
+
+async def test_without_descriptors_the_server_waits_in_silence_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    probes = Probes()
+    probes.server.start()
+    client = socket.create_connection(("127.0.0.1", probes.probe))
+    client.settimeout(10)
+    client.sendall(b"GET /live HTTP/1.1\r\n\r\n")
+    assert client.recv(1000).startswith(b"HTTP/1.1 200")
+    other = socket.socket()
+    other.settimeout(10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(client.fileno()))
+        other.connect(("127.0.0.1", probes.probe))  # waits in the backlog
+        other.sendall(b"GET /live HTTP/1.1\r\n\r\n")
+        assert other.recv(1000).startswith(b"HTTP/1.1 200"), "the silent one made room"
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        client.close()
+        other.close()
+        probes.server.close()
+    assert caplog.text == ""
+
+
+async def test_an_answer_that_fails_is_a_500_and_one_that_nobody_takes_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(requests, "ANSWER_S", 0.2)
+    failures: list[Exception] = []
+
+    async def answer(request: Request) -> Response:
+        if request.path == "/bad":
+            raise ZeroDivisionError
+        return Response(200, b"x" * 50_000_000, "text/plain")
+
+    listener = listen("127.0.0.1", 0, "TEST")
+    port = listener.getsockname()[1]
+    server = HttpServer(listener, answer, failed=failures.append)
+    serving = asyncio.ensure_future(server.serve())
+    assert status(await exchange(port, "GET /bad HTTP/1.1\r\nConnection: close\r\n\r\n")) == 500
+    assert isinstance(failures[0], ZeroDivisionError)
+    with socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+        async with asyncio.timeout(10):
+            while not server.connections:
+                await asyncio.sleep(0.01)
+            while server.connections:
+                await asyncio.sleep(0.01)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
@@ -216,17 +315,26 @@ def test_a_port_in_use_is_named(which: str) -> None:
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", Head("/", True)),
-        (b"GET /a/?b=/c HTTP/1.1\r\nConnection: Close\r\n\r\n", Head("/a", False)),
-        (b"GET http://h:1/a HTTP/1.1\r\n\r\n", Head("/a", True)),
-        (b"GET /a HTTP/1.0\r\n\r\n", Head("/a", False)),
-        (b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Head("/a", True)),
-        (b"POST /a HTTP/1.1\r\nContent-Length: 3\r\n\r\n", Head("/a", False)),
-        (b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", Head("/a", False)),
-        (b"GET /\xff HTTP/1.1\r\n\r\n", Head("/ÿ", True)),
+        (b"GET / HTTP/1.1\r\n\r\n", Request("/")),
+        (
+            b"GET /a/?b=/c HTTP/1.1\r\nConnection: Close\r\n\r\n",
+            Request("/a", "b=/c", {"connection": "Close"}, keep_alive=False),
+        ),
+        (b"GET http://h:1/a HTTP/1.1\r\n\r\n", Request("/a")),
+        (b"GET /a HTTP/1.0\r\n\r\n", Request("/a", keep_alive=False)),
+        (b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Request("/a", headers={"connection": "keep-alive"})),
+        (
+            b"POST /a HTTP/1.1\r\nContent-Length: 3\r\n\r\n",
+            Request("/a", headers={"content-length": "3"}, keep_alive=False),
+        ),
+        (
+            b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Request("/a", headers={"transfer-encoding": "chunked"}, keep_alive=False),
+        ),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", Request("/ÿ")),
     ],
 )
-def test_heads(head: bytes, expected: Head) -> None:
+def test_heads(head: bytes, expected: Request) -> None:
     assert parse_head(head) == expected
 
 

@@ -48,7 +48,7 @@ class Metrics:
         plane.journal.subscribe(self._count)
         match self.choice.kind:
             case "prometheus":
-                from modelmesh.adapters.http.metrics import MetricsServer  # noqa: PLC0415 - 16 MB that others save
+                from modelmesh.adapters.http.metrics import MetricsServer  # noqa: PLC0415 - what others do not need
 
                 exposition = Exposition(core=dataplane, meter=self.meter, info=self.info, process=self.choice.process)
                 self.server = MetricsServer(

@@ -6,12 +6,12 @@ import os
 import ssl
 
 import structlog
-from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from modelmesh.adapters.http.requests import HttpServer, Request, Response, listen
 from modelmesh.adapters.telemetry.exposition import Exposition
 
 VALID_DAYS = 3650
@@ -36,48 +36,40 @@ class MetricsServer:
         self._https = https
         self._log_requests = log_requests
         self._log = structlog.get_logger("modelmesh")
-        self._runner: web.AppRunner | None = None
+        self._port_bound = 0
+        self._serving: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
         """The bound port."""
-        assert self._runner is not None
-        return int(self._runner.addresses[0][1])
+        return self._port_bound
 
     async def start(self) -> None:
         """Bind. Raises OSError naming the address."""
-        application = web.Application()
-        for path in ("/metrics", "/metrics/", "/"):
-            application.router.add_get(path, self._answer)
-        self._runner = web.AppRunner(application, access_log=None)
-        await self._runner.setup()
-        context = self_signed() if self._https else None
-        site = web.TCPSite(self._runner, self._host, self._port, ssl_context=context)
-        try:
-            await site.start()
-        except OSError as error:
-            await self._runner.cleanup()
-            raise OSError(
-                error.errno, f"metrics cannot listen on {self._host}:{self._port} (MM_METRICS): {error.strerror}"
-            ) from error
+        listener = listen(self._host, self._port, "MM_METRICS", "metrics")
+        self._port_bound = int(listener.getsockname()[1])
+        server = HttpServer(listener, self._answer, tls=self_signed() if self._https else None, failed=self._failed)
+        self._serving = asyncio.create_task(server.serve(), name="metrics")
 
     async def stop(self) -> None:
         """Close."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.gather(self._serving, return_exceptions=True)
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    def _failed(self, error: Exception) -> None:
+        self._log.error("metrics_failed", detail=f"{type(error).__name__}: {error}")
+
+    async def _answer(self, request: Request) -> Response:
+        if request.path not in {"/", "/metrics"}:
+            return Response(404)
         if self._log_requests:
-            self._log.info("metrics_scraped", by=request.remote, path=request.path_qs)
-        names = request.query.getall("name[]", [])
-        if len(names) > NAMES_MAX:
-            return web.Response(status=400, text=f"{len(names)} names are asked for, {NAMES_MAX} are allowed\n")
+            self._log.info("metrics_scraped", by=request.peer, path=f"{request.path}?{request.query}".rstrip("?"))
+        names = request.parameters("name[]", most=NAMES_MAX)
         # Thousands of series take a while to write; misses must not wait for it.
-        render = self._exposition.prepare(request.headers.get("Accept", ""), names)
+        render = self._exposition.prepare(request.headers.get("accept", ""), names)
         text, content_type = await asyncio.to_thread(render)
-        answer = web.Response(body=text, headers={"Content-Type": content_type})
-        answer.enable_compression()
-        return answer
+        return Response(200, text, content_type)
 
 
 def self_signed() -> ssl.SSLContext:

@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from modelmesh.adapters.http.requests import HEAD_BYTES, Answer, serve_connection
+from modelmesh.adapters.http.requests import Answer, HttpServer, Request, Response, listen
 
 LIVE_BOUND_MS = 15_000
 """A thread that has not turned for so long is stuck; the orchestrator's own period comes on top."""
 
 BEAT_S = 0.25
-BACKLOG = 128
 
 
 @dataclass(slots=True)
@@ -90,7 +89,7 @@ class ProbeServer:
         try:
             for port, setting, answer in self._ports:
                 if port:
-                    self._listeners.append((_bind(self._host, port, setting), answer))
+                    self._listeners.append((listen(self._host, port, setting), answer))
         except OSError:
             for listener, _ in self._listeners:
                 listener.close()
@@ -114,48 +113,27 @@ class ProbeServer:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        connections: dict[asyncio.Task[None], None] = {}
-        servers = [
-            await asyncio.start_server(serve_connection(answer, connections), sock=listener, limit=HEAD_BYTES)
-            for listener, answer in self._listeners
-        ]
+        serving = [asyncio.ensure_future(HttpServer(listener, answer).serve()) for listener, answer in self._listeners]
         await self._closing.wait()
-        for server in servers:
-            server.close()
-        await asyncio.sleep(0)
-        for task in list(connections):
+        await asyncio.sleep(0)  # those that were released are answered
+        for task in serving:
             task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
-        await asyncio.sleep(0)  # transports close in the turn after
+        await asyncio.gather(*serving, return_exceptions=True)
 
-    async def _probe(self, path: str) -> int:
-        if path == "/ready":
-            return 200 if self._health.ready else 503
-        if path == "/live":
-            return 200 if self._health.live() else 500
-        return 404
+    async def _probe(self, request: Request) -> Response:
+        if request.path == "/ready":
+            return Response(200 if self._health.ready else 503)
+        if request.path == "/live":
+            return Response(200 if self._health.live() else 500)
+        return Response(404)
 
-    async def _prestop(self, path: str) -> int:
-        if path != "/prestop":
-            return 404
+    async def _prestop(self, request: Request) -> Response:
+        if request.path != "/prestop":
+            return Response(404)
         self._stop()
         try:
             async with asyncio.timeout(self._prestop_timeout_s):
                 await self._released.wait()
         except TimeoutError:
             pass  # the orchestrator's patience ends about now as well
-        return 200
-
-
-def _bind(host: str, port: int, setting: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port} ({setting}): {error.strerror}") from error
-    listener.settimeout(0)
-    return listener
+        return Response(200)
