@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from contextlib import asynccontextmanager
 
 import pytest
 
-from modelmesh.adapters.runtime.candidates import RuntimeCandidates
+from modelmesh.adapters.runtime.candidates import RuntimeCandidates, strange_folder
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeState
 from modelmesh.testing.fake_runtime import FakeRuntime
@@ -466,3 +467,33 @@ class TestFakeOnly:
         results = await asyncio.gather(*loads, return_exceptions=True)
         assert [str(result) for result in results] == ["UNAVAILABLE: the runtime died"] * 3
         assert fake.load_counts["m1"] == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
+def test_a_socket_in_another_users_folder_is_not_called(tmp_path, monkeypatch):
+    target = f"unix://{tmp_path}/mmesh/grpc.sock"
+    assert strange_folder(target) is None, "nobody is there"
+    (tmp_path / "mmesh").mkdir()
+    assert strange_folder(target) is None
+    assert strange_folder("127.0.0.1:8085") is None
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    os.chown(tmp_path / "mmesh", 4712, -1)
+    assert "belongs to user 4712" in (strange_folder(target) or "")
+    (tmp_path / "link").symlink_to(tmp_path)
+    os.lchown(tmp_path / "link", 4712, -1)
+    assert "belongs to user 4712" in (strange_folder(f"unix://{tmp_path}/link/grpc.sock") or "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
+async def test_a_runtime_in_another_users_folder_is_passed_over(tmp_path):
+    (tmp_path / "mmesh").mkdir()
+    async with ScriptedRuntime(listen=f"unix://{tmp_path}/mmesh/grpc.sock") as stranger:
+        os.chown(tmp_path / "mmesh", 4712, -1)
+
+        async def note(_: str) -> None:
+            raise AssertionError
+
+        runtime = RuntimeCandidates([stranger.address, f"unix://{tmp_path}/nobody.sock"], note)
+        with pytest.raises(RuntimeCallError, match="belongs to user 4712"):
+            await runtime.status()
+        await runtime.close()

@@ -2,6 +2,8 @@
 
 import socket
 
+import pytest
+
 from modelmesh.adapters.telemetry.statsd import PACKET_BYTES, StatsdSender, lines, packets
 from modelmesh.machines.meter import Meter
 from modelmesh.values.metrics import BY_NAME
@@ -37,6 +39,18 @@ def test_one_observation_is_sent_as_it_was_and_many_as_means_with_their_rate() -
         "modelmesh_api_request_milliseconds_statsd#code=OK,method=p.S.predict:25|ms|@0.25",
         "modelmesh_api_request_statsd#code=OK,method=p.S.predict:5|c",
     ]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_names_of_others_say_nothing_to_a_listener(legacy: bool) -> None:
+    """A client that calls `/a:1|c#x=y,z@0.1/b` must not make a counter, a tag or another message."""
+    odd = (("method", "a:1|c\n#x=y,z@0.1\\ \x00\u2028/b"), ("code", "OK"))
+    for line in lines(REQUESTS, odd, buckets=[(1, 1.0)], legacy=legacy):
+        name, _, value = line.rpartition(":")
+        assert value in {"1|ms", "1|c"}
+        plain = name.replace("code=OK,method=", "").replace("_statsd#", "")
+        assert set(":|@#,=\n\\ \x00\u2028").isdisjoint(plain)
+        assert plain.isprintable()
 
 
 def test_times_are_told_of_what_went_well_only() -> None:

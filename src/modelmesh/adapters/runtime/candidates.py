@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
+from modelmesh.adapters.channel import UNIX
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeLoaded, RuntimeState, RuntimeStatus
 from modelmesh.values.ids import ModelId
@@ -36,6 +39,9 @@ class RuntimeCandidates:
         answer: RuntimeStatus | None = None
         error: RuntimeCallError | None = None
         for candidate in self._candidates:
+            if (why := strange_folder(candidate.target)) is not None:
+                error = RuntimeCallError(Status.FAILED_PRECONDITION, why)
+                continue
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     said = await candidate.status()
@@ -81,3 +87,23 @@ class RuntimeCandidates:
         """Close every connection; running calls fail UNAVAILABLE."""
         for candidate in self._candidates:
             await candidate.close()
+
+
+def strange_folder(target: str) -> str | None:
+    """Why nobody should be called at a socket that was not named by the operator; None if it is fine.
+
+    In a folder that every user may make, another user may have been there first, and would be taken for the runtime.
+    """
+    if not target.startswith(UNIX):
+        return None
+    folder = Path(target.removeprefix(UNIX)).parent
+    try:
+        owner = folder.stat(follow_symlinks=False).st_uid
+    except OSError:
+        return None  # nobody is there
+    if owner in {0, os.geteuid()}:
+        return None
+    return (
+        f"{folder}, where the runtime's socket should be, belongs to user {owner}, who may listen there in its place;"
+        " remove it, or name the runtime's endpoint (INTERNAL_GRPC_SOCKET_PATH, INTERNAL_GRPC_PORT)"
+    )

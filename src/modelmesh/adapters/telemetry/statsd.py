@@ -23,6 +23,8 @@ PACKET_BYTES = 1_400
 OLD_UNIT_BYTES = 8_192
 """The old names tell memory in units of 8 KiB."""
 
+_PLAIN = {"/": "."} | dict.fromkeys(":|@#,=\\ ", "_")
+
 Labels = Sequence[tuple[str, str]]
 Buckets = Sequence[tuple[int, float]]
 
@@ -79,14 +81,19 @@ def _observations(family: Family, labels: Labels, buckets: Buckets, *, legacy: b
 
 
 def _name(name: str, labels: Labels) -> str:
-    tags = ",".join(f"{label}={value.replace('/', '.')}" for label, value in reversed(labels) if value)
+    tags = ",".join(f"{label}={_plain(value)}" for label, value in reversed(labels) if value)
     return f"{name}_statsd#{tags}" if tags else f"{name}_statsd"
 
 
 def _legacy_name(family: Family, labels: Labels, *, with_code: bool = False) -> str:
     values = dict(labels)
     code = f".{values['code']}" if with_code and "code" in values else ""
-    return f"model-mesh.{family.statsd_legacy}{values.get('method', '').replace('/', '.')}{code}"
+    return f"model-mesh.{family.statsd_legacy}{_plain(values.get('method', ''))}{code}"
+
+
+def _plain(word: str) -> str:
+    """A label's value in which nothing means anything to a StatsD listener: methods and models are named by others."""
+    return "".join(_PLAIN.get(character, character) if character.isprintable() else "_" for character in word)
 
 
 def _number(value: float) -> str:
