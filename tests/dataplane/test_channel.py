@@ -161,10 +161,10 @@ async def test_nobody_there_is_said_at_once_and_not_tried_for_every_call(monkeyp
     attempts = 0
     begin = module._Connection.open
 
-    async def counted(connection: Any) -> None:
+    async def counted(connection: Any, place: Any) -> None:
         nonlocal attempts
         attempts += 1
-        await begin(connection)
+        await begin(connection, place)
 
     monkeypatch.setattr(module._Connection, "open", counted)
     async with opened(target(f"127.0.0.1:{free_port()}")) as channel:

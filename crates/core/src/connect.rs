@@ -2,18 +2,19 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use modelmesh_http2::{Client, Pinger, Sender};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::{interval, timeout};
 
 use crate::clock;
 use crate::limits;
-use crate::link::Conn;
 use crate::peers::{Address, Destination, Kind};
+use crate::race::race;
 use crate::shared::Shared;
 use crate::socket::{self, Socket, Watched};
 
@@ -51,8 +52,22 @@ pub async fn open(shared: &Shared, destination: &Destination) -> io::Result<Open
     }
 }
 
+/// A name may have an address that swallows packets, or one that accepts and says nothing: each is tried, and the first
+/// that speaks HTTP/2 is taken.
 async fn open_untimed(shared: &Shared, destination: &Destination) -> io::Result<Opened> {
-    let socket = dial(shared, destination).await?;
+    match &destination.address {
+        Address::Unix(path) => shake_hands(shared, destination, Socket::Unix(UnixStream::connect(path).await?)).await,
+        Address::Tcp(address) => {
+            race(lookup_host(address).await?, async |found| {
+                let socket = dial(shared, destination, address, found).await?;
+                shake_hands(shared, destination, socket).await
+            })
+            .await
+        }
+    }
+}
+
+async fn shake_hands(shared: &Shared, destination: &Destination, socket: Socket) -> io::Result<Opened> {
     let last_read_ms = Arc::new(AtomicU64::new(clock::monotonic_ms()));
     let socket = Watched { socket, last_read_ms: Arc::clone(&last_read_ms) };
     let (sender, mut connection) = Client::new(socket, limits::client(&shared.settings));
@@ -67,27 +82,23 @@ async fn open_untimed(shared: &Shared, destination: &Destination) -> io::Result<
     Ok(Opened { sender, connection, pinger, last_read_ms, is_peer: !destination.is_runtime() })
 }
 
-async fn dial(shared: &Shared, destination: &Destination) -> io::Result<Socket> {
-    match &destination.address {
-        Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
-        Address::Tcp(address) => {
-            let stream = TcpStream::connect(address).await?;
-            socket::prepare(&stream)?;
-            match &destination.kind {
-                Kind::Runtime => Ok(Socket::Tcp(stream)),
-                Kind::Peer { tls_name } => {
-                    let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-                    let host = host.trim_start_matches('[').trim_end_matches(']');
-                    shared.peer_tls.connect(stream, tls_name.as_deref().unwrap_or(host)).await
-                }
-            }
+/// Connects to one of the addresses that `name` has.
+async fn dial(shared: &Shared, destination: &Destination, name: &str, found: SocketAddr) -> io::Result<Socket> {
+    let stream = TcpStream::connect(found).await?;
+    socket::prepare(&stream)?;
+    match &destination.kind {
+        Kind::Runtime => Ok(Socket::Tcp(stream)),
+        Kind::Peer { tls_name } => {
+            let host = name.rsplit_once(':').map_or(name, |(host, _)| host);
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            shared.peer_tls.connect(stream, tls_name.as_deref().unwrap_or(host)).await
         }
     }
 }
 
 impl Opened {
     /// Moves the connection's bytes until it ends.
-    pub async fn drive(self, conn: &Conn) -> Ended {
+    pub async fn drive(self, in_flight: &AtomicUsize) -> Ended {
         let Self { connection, pinger, last_read_ms, is_peer, sender } = self;
         // Held here it would keep a forgotten connection open.
         drop(sender);
@@ -107,7 +118,7 @@ impl Opened {
                 _ = poll_fn(|cx| pinger.poll_pong(cx)), if pinged => pinged = false,
                 _ = look.tick() => {
                     let now_ms = clock::monotonic_ms();
-                    if conn.in_flight.load(Ordering::Relaxed) == 0 {
+                    if in_flight.load(Ordering::Relaxed) == 0 {
                         busy_since_ms = None;
                         if now_ms - idle_since_ms > IDLE_AFTER_MS {
                             return Ended { by_us: true };

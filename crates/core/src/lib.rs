@@ -53,6 +53,7 @@ mod peer;
 mod peers;
 mod pinned;
 mod pipe;
+mod race;
 mod relay;
 mod replay;
 mod resolve;

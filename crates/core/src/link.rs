@@ -1,8 +1,8 @@
 //! The connections of one data thread to one destination: opened when needed, opened again at once
 //! when they die, and probed in the background when that fails.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -28,7 +28,7 @@ const YOUNG_MS: u64 = 1000;
 /// An open connection.
 pub struct Conn {
     sender: Sender,
-    pub in_flight: AtomicUsize,
+    in_flight: Arc<AtomicUsize>,
     crowd: Arc<Crowd>,
     dead: AtomicBool,
     opened_ms: u64,
@@ -194,7 +194,7 @@ impl Link {
     fn add(self: &Arc<Self>, opened: Opened) {
         let conn = Arc::new(Conn {
             sender: opened.sender.clone(),
-            in_flight: AtomicUsize::new(0),
+            in_flight: Arc::default(),
             crowd: Arc::default(),
             dead: AtomicBool::new(false),
             opened_ms: clock::monotonic_ms(),
@@ -207,12 +207,17 @@ impl Link {
             self.shared.events.push(Event::LinkBack { instance: self.destination.instance.to_string() });
         }
         let link = Arc::downgrade(self);
+        // Held here it would keep the connection open when nobody wants it any more.
+        let (weak, in_flight, opened_ms) = (Arc::downgrade(&conn), Arc::clone(&conn.in_flight), conn.opened_ms);
+        drop(conn);
         tokio::spawn(async move {
-            let ended = opened.drive(&conn).await;
-            conn.dead.store(true, Ordering::Relaxed);
+            let ended = opened.drive(&in_flight).await;
+            if let Some(conn) = weak.upgrade() {
+                conn.dead.store(true, Ordering::Relaxed);
+            }
             let Some(link) = link.upgrade() else { return };
-            if link.remove(&conn) && !ended.by_us {
-                if clock::monotonic_ms() - conn.opened_ms < YOUNG_MS {
+            if link.remove(&weak) && !ended.by_us {
+                if clock::monotonic_ms() - opened_ms < YOUNG_MS {
                     // Somebody who accepts and hangs up must not keep us busy. Calls do not wait for this.
                     tokio::time::sleep(jittered(FIRST_PAUSE)).await;
                 }
@@ -222,9 +227,9 @@ impl Link {
     }
 
     /// Takes a connection out that has ended; true if it was the last one.
-    fn remove(&self, conn: &Arc<Conn>) -> bool {
+    fn remove(&self, conn: &Weak<Conn>) -> bool {
         let mut state = self.state.lock();
-        state.conns.retain(|other| !Arc::ptr_eq(other, conn));
+        state.conns.retain(|other| !std::ptr::eq(Arc::as_ptr(other), Weak::as_ptr(conn)));
         state.conns.is_empty()
     }
 

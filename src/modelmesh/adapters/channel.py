@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from modelmesh._core import _native
+from modelmesh.adapters.addresses import Place, connected, host_and_port, places, race
 from modelmesh.values.status import Status
 
 CONNECT_TIMEOUT_S = 3.0
@@ -20,8 +21,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
 
 SENDS = 5
 """A call is sent again if the server says that it has done nothing of it, so often in all."""
-
-UNIX = "unix://"
 
 ClientTls = _native.ClientTls
 
@@ -72,7 +71,7 @@ class Target:
     @property
     def host(self) -> str:
         """The host in a TCP address, an IPv6 one without its brackets."""
-        return self.address.rpartition(":")[0].strip("[]")
+        return host_and_port(self.address)[0]
 
 
 class Channel:
@@ -168,10 +167,17 @@ class Channel:
 
     async def _open(self) -> "_Connection":
         loop = asyncio.get_running_loop()
-        connection = _Connection(self.target, self._lost)
+
+        async def attempt(place: Place) -> _Connection:
+            connection = _Connection(self.target, self._lost)
+            await connection.open(place)
+            return connection
+
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await connection.open()
+                connection = await race(
+                    await places(self.target.address), attempt, lambda late: late.close("another address was quicker")
+                )
         except (OSError, TimeoutError) as err:
             # A TimeoutError of the system has a text.
             why = str(err) or f"it said nothing in HTTP/2 within {CONNECT_TIMEOUT_S} s"
@@ -291,20 +297,19 @@ class _Connection(asyncio.Protocol):
         self._is_pinged = False
         self._look: asyncio.TimerHandle | None = None
 
-    async def open(self) -> None:
-        """Connect, and wait until the server speaks HTTP/2.
+    async def open(self, place: Place) -> None:
+        """Connect to one place, and wait until the server there speaks HTTP/2.
 
         Raises:
             OSError: It does not.
         """
-        address = self._target.address
         try:
-            if address.startswith(UNIX):
-                await self._loop.create_unix_connection(lambda: self, address.removeprefix(UNIX))
-            else:
-                port = int(address.rpartition(":")[2])
-                # One address of a name after the other: a race of them leaks sockets when it is cancelled.
-                await self._loop.create_connection(lambda: self, self._target.host, port)
+            socket = await connected(place)
+            try:
+                await self._loop.create_connection(lambda: self, sock=socket)
+            except BaseException:
+                socket.close()
+                raise
             await self._settled
         except BaseException:
             self.close("the connection was given up")

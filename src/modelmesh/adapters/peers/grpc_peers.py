@@ -1,5 +1,6 @@
 """`ports.Peers` over gRPC: `modelmesh.v1.Peer` at other instances' peer ports."""
 
+import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +17,9 @@ from modelmesh.values.ids import InstanceId, ModelId, Revision
 
 CHANNELS = 64
 """Peers with an open connection for control calls; the one unused longest is closed beyond that."""
+
+IDLE_S = 60.0
+"""A connection that no call has used for so long is closed: its peer may have gone for good."""
 
 _STATES = {
     pb.EnsureLoadedResponse.LOADING: PeerState.LOADING,
@@ -41,6 +45,8 @@ class _Connection:
     """A channel, and how many calls run on it: a retired one is closed when none does."""
 
     channel: Channel
+    used_s: float
+    """When a call last used it, by the event loop's clock."""
     calls: int = 0
 
 
@@ -51,6 +57,7 @@ class GrpcPeers:
         self._tls = None if certificates is None else _tls(certificates)
         self._connections: OrderedDict[PeerAddress, _Connection] = OrderedDict()
         self._retired: list[_Connection] = []
+        self._sweeping: asyncio.Task[None] | None = None
 
     def set_certificates(self, certificates: PeerCertificates) -> None:
         """Use these for new connections; calls that run end on the connections they have."""
@@ -89,6 +96,8 @@ class GrpcPeers:
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         for connection in (*self._connections.values(), *self._retired):
             await connection.channel.close()
         self._connections.clear()
@@ -108,6 +117,20 @@ class GrpcPeers:
             raise PeerUnreachableError(f"the instance at {address.address} did not answer {name}: {error}") from error
         finally:
             connection.calls -= 1
+            connection.used_s = asyncio.get_running_loop().time()
+            await self._close_retired()
+
+    async def _sweep(self) -> None:
+        """Close what nobody uses, until nothing is open."""
+        loop = asyncio.get_running_loop()
+        while self._connections:
+            await asyncio.sleep(IDLE_S / 2)
+            idle = [
+                address
+                for address, connection in self._connections.items()
+                if connection.calls == 0 and loop.time() - connection.used_s >= IDLE_S
+            ]
+            self._retired += [self._connections.pop(address) for address in idle]
             await self._close_retired()
 
     async def _close_retired(self) -> None:
@@ -122,7 +145,9 @@ class GrpcPeers:
             self._connections.move_to_end(address)
             return connection
         channel = Channel(Target(address.address, address.address, self._tls, address.tls_name or ""))
-        connection = self._connections[address] = _Connection(channel)
+        connection = self._connections[address] = _Connection(channel, asyncio.get_running_loop().time())
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = asyncio.create_task(self._sweep(), name="close idle connections to peers")
         if len(self._connections) > CHANNELS:
             self._retired.append(self._connections.popitem(last=False)[1])
         return connection

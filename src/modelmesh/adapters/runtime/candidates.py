@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from modelmesh.adapters.channel import UNIX
+from modelmesh.adapters.addresses import UNIX
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeLoaded, RuntimeState, RuntimeStatus
 from modelmesh.values.ids import ModelId
