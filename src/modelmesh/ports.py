@@ -204,12 +204,21 @@ class Store(Protocol):
 
 
 class RuntimeCallError(Exception):
-    """The runtime answered with an error, or could not be reached (UNAVAILABLE)."""
+    """The runtime answered with an error, or could not be reached (UNAVAILABLE).
 
-    def __init__(self, status: Status, message: str) -> None:
+    Attributes:
+        status: Its status.
+        message: What it says.
+        unprocessed: It has done nothing of the call.
+        lost: The connection ended under the call, perhaps because of it: what it did is not known.
+    """
+
+    def __init__(self, status: Status, message: str, *, unprocessed: bool = False, lost: bool = False) -> None:
         super().__init__(f"{status.name}: {message}" if message else status.name)
         self.status = status
         self.message = message
+        self.unprocessed = unprocessed
+        self.lost = lost
 
 
 class RuntimeState(enum.Enum):
@@ -269,7 +278,10 @@ class Runtime(Protocol):
         ...
 
     async def predict_size(self, source: ModelSource) -> int | None:
-        """Predicted bytes, or None if the runtime cannot say (UNIMPLEMENTED, error, later than 500 ms)."""
+        """Predicted bytes, or None if the runtime cannot say (UNIMPLEMENTED, error, later than 500 ms).
+
+        Raises RuntimeCallError only if the connection was lost under the call.
+        """
         ...
 
     async def measure_size(self, model: ModelId) -> int:
@@ -304,7 +316,11 @@ class PeerAnswer:
 
 
 class PeerUnreachableError(Exception):
-    """The peer did not answer."""
+    """The peer did not answer. `begun`: the connection ended under the call, perhaps because of it."""
+
+    def __init__(self, message: str, *, begun: bool = False) -> None:
+        super().__init__(message)
+        self.begun = begun
 
 
 class Peers(Protocol):

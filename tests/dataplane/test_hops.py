@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 import pytest
+from frames import ForgedServer
 from scripted import ID, WAIT, Instance, Runtime, status_of, until
 
 from modelmesh.values.dataplane import AttemptFailed, Cancelled, Fail, Forward, Hop, Missed, Naming, Outcome, Serve
@@ -137,6 +138,24 @@ async def test_a_runtime_that_lost_the_model_refuses_over_the_hop(
     assert (there.instance, there.load_id, there.outcome, there.replayable) == ("far", 3, Outcome.NOT_HERE, False)
     here = await near.brain.next(AttemptFailed)
     assert (here.instance, here.outcome, here.replayable) == ("far", Outcome.NOT_HERE, True)
+    near.plane.resolve([(here.token, Fail(Status.INTERNAL, "enough"))])
+    assert await status_of(call) == (grpc.StatusCode.INTERNAL, "enough")
+
+
+async def test_a_runtime_that_ends_under_a_call_is_told_over_the_hop(make: Make) -> None:
+    """The call may be why: the instance it came from must know before it sends it to another."""
+    runtime = await ForgedServer(lambda connection, event: None).start()
+    near, far = make("near"), make("far", runtime=runtime.address)
+    far.local(load_id=3)
+    near.remote(far)
+    call = near.unary()(b"", metadata=ID)
+    await until(lambda: runtime.requests() == 1)
+    runtime.close()
+    runtime.drop()
+    there = await far.brain.next(AttemptFailed)
+    assert (there.instance, there.load_id, there.outcome, there.begun) == ("far", 3, Outcome.LOST, True)
+    here = await near.brain.next(AttemptFailed)
+    assert (here.instance, here.outcome, here.replayable, here.begun) == ("far", Outcome.LOST, True, True)
     near.plane.resolve([(here.token, Fail(Status.INTERNAL, "enough"))])
     assert await status_of(call) == (grpc.StatusCode.INTERNAL, "enough")
 

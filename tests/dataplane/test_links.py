@@ -39,7 +39,7 @@ async def test_a_runtime_that_comes_late(make: Make) -> None:
     missed = await one.brain.next(Missed)  # the local copy is not offered
     one.plane.resolve([(missed.token, Serve())])
     failed = await one.brain.next(AttemptFailed)
-    assert (failed.outcome, failed.replayable) == (Outcome.LOST, True)
+    assert (failed.outcome, failed.replayable, failed.begun) == (Outcome.LOST, True, False)
     runtime = await Runtime().start(address)
     assert await one.brain.next(LinkBack) == LinkBack("late")
     one.plane.resolve([(failed.token, Serve())])

@@ -6,7 +6,8 @@ from modelmesh.values.ids import LoadId
 
 def drain(queue: LoadQueue) -> list[int]:
     order = []
-    while (load := queue.pop()) is not None:
+    while (load := queue.first()) is not None:
+        queue.remove(load)
         order.append(int(load))
     return order
 

@@ -311,6 +311,7 @@ impl Call {
             load_id: tried.load_id,
             outcome: failure.outcome,
             replayable,
+            begun: !failure.unprocessed,
             code: failure.code,
             message,
             view: failure.view,
@@ -338,10 +339,10 @@ impl Call {
         if not_here && !self.is_ingress() && !self.caller.has_begun() {
             return self.caller.end(refusal(Outcome::NotHere));
         }
-        // Our runtime is away, which another instance's is not. A refusal says that nothing was done.
-        let undone = failure.outcome == Outcome::Lost && (failure.unprocessed || self.rule.idempotent);
-        if undone && !self.is_ingress() && !self.caller.has_begun() {
-            return self.caller.end(refusal(Outcome::Busy));
+        // Our runtime is away, which another instance's is not; or it went under this call, which may be why.
+        let repeatable = failure.outcome == Outcome::Lost && (failure.unprocessed || self.rule.idempotent);
+        if repeatable && !self.is_ingress() && !self.caller.has_begun() {
+            return self.caller.end(refusal(if failure.unprocessed { Outcome::Busy } else { Outcome::Lost }));
         }
         if not_here && (self.caller.has_begun() || failure.answer.is_none() || failure.unprocessed) {
             let message = format!("model {} moved while the call was open; repeat it", self.subject.model);

@@ -37,6 +37,7 @@ pub enum Event {
         load_id: u64,
         outcome: Outcome,
         replayable: bool,
+        begun: bool,
         code: Code,
         message: String,
         view: Option<u64>,

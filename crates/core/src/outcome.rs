@@ -21,7 +21,8 @@ pub enum Outcome {
     Ended,
 }
 
-const REFUSALS: [Outcome; 7] = [
+/// All but `Lost` say that nothing was done.
+const REFUSALS: [Outcome; 8] = [
     Outcome::NotHere,
     Outcome::Moved,
     Outcome::Busy,
@@ -29,6 +30,7 @@ const REFUSALS: [Outcome; 7] = [
     Outcome::NoRoom,
     Outcome::LoadFailed,
     Outcome::StoreAway,
+    Outcome::Lost,
 ];
 
 impl Outcome {
@@ -88,7 +90,8 @@ impl Failure {
 pub fn of_trailers(trailers: &HeaderMap, code: Code, from_peer: bool) -> Option<Failure> {
     if from_peer && let Some(refusal) = trailers.get(MM_REFUSED) {
         let outcome = REFUSALS.into_iter().find(|outcome| outcome.text().as_bytes() == refusal.as_bytes());
-        let mut failure = failure(outcome.unwrap_or(Outcome::NotHere), trailers, code).unprocessed();
+        let mut failure = failure(outcome.unwrap_or(Outcome::NotHere), trailers, code);
+        failure.unprocessed = failure.outcome != Outcome::Lost;
         failure.view = trailers.get(MM_VIEW).and_then(|view| view.to_str().ok()?.parse().ok());
         return Some(failure);
     }
@@ -156,5 +159,8 @@ mod tests {
         assert_eq!((failure.outcome, failure.view, failure.unprocessed), (Outcome::Moved, Some(12), true));
         let failure = of_trailers(&trailers, Code::Unavailable, false).unwrap();
         assert_eq!((failure.outcome, failure.view), (Outcome::Unavailable, None));
+        trailers.insert(MM_REFUSED, HeaderValue::from_static("lost"));
+        let failure = of_trailers(&trailers, Code::Unavailable, true).unwrap();
+        assert_eq!((failure.outcome, failure.unprocessed), (Outcome::Lost, false), "it ended a runtime there");
     }
 }

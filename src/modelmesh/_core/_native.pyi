@@ -21,8 +21,9 @@ MISSED: Final = 0
 """(MISSED, token, model, vmodel | None, method, timeout_ms | None, hop | None, tried: list[str],
 view | None, balanced). The request is held until `resolve`."""
 ATTEMPT_FAILED: Final = 1
-"""(ATTEMPT_FAILED, token, model, vmodel | None, instance, load_id, outcome, replayable, status,
-message, view | None). If `replayable` the request is held until `resolve`."""
+"""(ATTEMPT_FAILED, token, model, vmodel | None, instance, load_id, outcome, replayable, begun,
+status, message, view | None). If `replayable` the request is held until `resolve`; `begun`: the other side may have
+begun the attempt."""
 CALLED: Final = 2
 """(CALLED, token, listener: "serving" | "peer", peer_address, method, metadata: list[tuple[str, bytes]],
 timeout_ms | None)."""

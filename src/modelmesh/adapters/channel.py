@@ -34,13 +34,15 @@ class CallError(Exception):
         status: The server's status, or UNAVAILABLE if the connection failed.
         details: What is said about it.
         unprocessed: The server has done nothing of the call, so it may be sent again.
+        lost: The connection ended under the call; what the server did of it, if anything, is not known.
     """
 
-    def __init__(self, status: Status, details: str, *, unprocessed: bool = False) -> None:
+    def __init__(self, status: Status, details: str, *, unprocessed: bool = False, lost: bool = False) -> None:
         super().__init__(f"{status.name}: {details}")
         self.status = status
         self.details = details
         self.unprocessed = unprocessed
+        self.lost = lost and not unprocessed
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,9 @@ class Stream:
                     self._is_over = True
                     self._connection.forget(self._call)
                     if code != Status.OK:
-                        self._end = CallError(Status(code), details, unprocessed=unprocessed)
+                        # Of a call that the connection ended, the end is that of the connection.
+                        lost = code == Status.UNAVAILABLE and details == self._connection.native.failure
+                        self._end = CallError(Status(code), details, unprocessed=unprocessed, lost=lost)
                 case None:
                     await self._news()
         if self._end is not None:

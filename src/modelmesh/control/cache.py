@@ -160,8 +160,9 @@ class Cache:
         return max(1, self._in_flight_max - concurrency)
 
     def held(self) -> ModelId | None:
-        """A model that is loaded, for asking the runtime after a lost connection."""
-        return next((entry.model for entry in self._entries.values() if entry.state in OPEN), None)
+        """A model that is loaded, for asking the runtime after a lost connection; none that may have ended it."""
+        held = (entry for entry in self._entries.values() if entry.state in OPEN)
+        return next((entry.model for entry in held if not self._steps.suspected(entry)), None)
 
     @property
     def loads(self) -> int:
@@ -185,6 +186,11 @@ class Cache:
         """Requests that the copy here takes at a time; 0: not limited."""
         entry = self._entries.get(model)
         return entry.max_concurrency if entry is not None else 0
+
+    def requests(self, model: ModelId, load_id: LoadId) -> int:
+        """Calls that the copy of a load has had; 0 if it is gone."""
+        entry = self._entries.get(model)
+        return entry.requests if entry is not None and entry.load_id == load_id else 0
 
     def states(self) -> dict[ModelId, CopyState]:
         """The state of every copy; for tests, status and invariants."""

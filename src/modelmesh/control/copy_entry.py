@@ -33,10 +33,11 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The runtime could not load it; the failure is recorded."""
+    """The runtime could not load it; the failure is recorded. `lost`: the runtime ended meanwhile."""
 
     status: Status
     message: str
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ LoadEnd = Loaded | Accepted | LoadFailed | LoadMoved | LoadVoid | LoadRefused | 
 class DropReason(enum.Enum):
     """Why a copy goes that no policy chose."""
 
+    ENDS_RUNTIMES = "ends_runtimes"
     MISPLACED = "misplaced"
     MOVED = "moved"
     NO_MEMORY = "no_memory"
@@ -116,11 +118,13 @@ class Entry:
     idle: bool = False
     missed: bool = False
     wanted: bool = False
+    requests: int = 0
     abandoned_ms: int | None = None
     ready_ms: int = 0
     relied_on: tuple[tuple[InstanceId, Revision], ...] = ()
     relied_in_vain: tuple[tuple[InstanceId, Revision], ...] = ()
     loading: asyncio.Task[None] | None = None
+    unloading: asyncio.Task[None] | None = None
     removal: asyncio.Task[None] | None = None
     entered_ms: int = 0
     queued_ms: int = 0

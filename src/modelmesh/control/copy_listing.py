@@ -1,21 +1,24 @@
 """Keeps the keys of this instance's copies in the store: listed, withdrawn, failed."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from modelmesh.control.copy_entry import OPEN, DropReason, Entry, LoadFailed
 from modelmesh.control.enact import CopyWriter
+from modelmesh.control.journal import Journal
 from modelmesh.control.records import Registered
 from modelmesh.control.tasks import Tasks
 from modelmesh.machines.model_copy import CopyInput, CopyState
-from modelmesh.policy.failure import believe
+from modelmesh.policy.failure import MOST_LOSSES, believe, lost
 from modelmesh.ports import Clock, LeaseNotFoundError, StoreError
 from modelmesh.values.ids import InstanceId, ModelId, Revision
-from modelmesh.values.records import ModelRecord
+from modelmesh.values.records import FailureKind, FailureRecord, ModelRecord
 from modelmesh.values.view import ModelView
 
 RETRY_MS = 500
+SAME_LOSS_MS = 500
+"""What is lost within so short a time was lost with the same runtime."""
 
 SPARE_COPIES = 2
 """A record says when a copy went if more than so many are left: what the old system wrote."""
@@ -25,6 +28,7 @@ class CopyListing:
     """The effects of a copy's machine that write its key.
 
     Args:
+        entries: The copies here; read only.
         view: A model as the store has it; with its record, only what belongs to that.
         others: Ready copies elsewhere.
         step: Feeds the machine.
@@ -35,8 +39,10 @@ class CopyListing:
         self,
         *,
         own: InstanceId,
+        entries: Mapping[ModelId, Entry],
         writer: CopyWriter,
         clock: Clock,
+        journal: Journal,
         tasks: Tasks,
         lease: Callable[[], int],
         lease_lost: Callable[[], None],
@@ -49,8 +55,10 @@ class CopyListing:
         read_only: bool,
     ) -> None:
         self._own = own
+        self._entries = entries
         self._writer = writer
         self._clock = clock
+        self._journal = journal
         self._tasks = tasks
         self._lease = lease
         self._lease_lost = lease_lost
@@ -69,21 +77,69 @@ class CopyListing:
         end = entry.end
         assert isinstance(end, LoadFailed)
         view = self._view(entry.model, entry.registered)
-        previous = next((failure.record for failure in view.failures if failure.instance == self._own), None)
-        failure = believe(
-            end.status,
-            end.message,
-            previous=previous,
-            record_revision=entry.registered.create_revision,
-            now_ms=self._clock.now_ms(),
-            expiry_ms=self._failure_expiry_ms,
-        )
+        if end.lost:
+            failure = self._lost(view, FailureKind.LOST_WHILE_LOADING, end.message, entry.registered.create_revision)
+        else:
+            failure = believe(
+                end.status,
+                end.message,
+                previous=next((known.record for known in view.failures if known.instance == self._own), None),
+                record_revision=entry.registered.create_revision,
+                now_ms=self._clock.now_ms(),
+                expiry_ms=self._failure_expiry_ms,
+            )
         try:
             revision = await self._writer.fail(entry.model, failure)
             await self._wait_for_view(revision)
         except StoreError:
             self.stale[entry.model] = entry.registered.create_revision
+            if end.lost:
+                self._tasks.start(self._remember(entry.model, failure), f"remember {entry.model}")
         entry.answer_waiters()
+
+    async def lost(self, model: ModelId, kind: FailureKind, message: str) -> None:
+        """Remember that a runtime ended while it worked at the model, whatever becomes of the copy.
+
+        Ends when the view has it; a store that is away is told later.
+        """
+        entry = self._entries.get(model)
+        if entry is None:
+            return
+        view, now_ms = self._view(model, entry.registered), self._clock.now_ms()
+        if any(
+            known.instance == self._own and known.record.kind is kind and now_ms - known.record.since_ms < SAME_LOSS_MS
+            for known in view.failures
+        ):
+            return
+        failure = self._lost(view, kind, message, entry.registered.create_revision)
+        self._journal.note(
+            "lost_in_use" if kind is FailureKind.LOST_IN_USE else "lost_while_loading",
+            model,
+            detail=f"{message} ({failure.count} of {MOST_LOSSES} before it rests)",
+        )
+        try:
+            await self._wait_for_view(await self._writer.remember(model, failure))
+        except StoreError:
+            self._tasks.start(self._remember(model, failure), f"remember {model}")
+
+    def _lost(self, view: ModelView, kind: FailureKind, message: str, create_revision: Revision) -> FailureRecord:
+        return lost(
+            kind,
+            message,
+            known=[known.record for known in view.failures],
+            record_revision=create_revision,
+            now_ms=self._clock.now_ms(),
+            expiry_ms=self._failure_expiry_ms,
+        )
+
+    async def _remember(self, model: ModelId, failure: FailureRecord) -> None:
+        while self._clock.now_ms() < failure.until_ms:
+            await self._clock.sleep(RETRY_MS)
+            try:
+                await self._writer.remember(model, failure)
+            except StoreError:
+                continue
+            return
 
     def publish(self, entry: Entry) -> None:
         """Say that the copy is loaded, until the store has taken it."""
@@ -103,12 +159,14 @@ class CopyListing:
             entry.publishing = False
 
     async def _publish_once(self, entry: Entry) -> bool:
-        view = self._view(entry.model, None)
-        failed_before = any(failure.instance == self._own for failure in view.failures)
+        disproved = tuple(
+            failure.instance
+            for failure in self._view(entry.model, None).failures
+            if failure.record.kind is FailureKind.LOST_WHILE_LOADING
+            or (failure.instance == self._own and failure.record.kind is not FailureKind.LOST_IN_USE)
+        )
         try:
-            revision = await self._writer.publish(
-                entry.model, entry.stored(), lease=self._lease(), failed_before=failed_before
-            )
+            revision = await self._writer.publish(entry.model, entry.stored(), lease=self._lease(), disproved=disproved)
         except LeaseNotFoundError:
             self._lease_lost()
         except StoreError:

@@ -34,6 +34,7 @@ from modelmesh.machines.model_copy import CopyEffect, CopyInput, CopyState
 from modelmesh.machines.retention import Retention
 from modelmesh.policy.admission import LoadCondition
 from modelmesh.policy.eviction import EvictionReason
+from modelmesh.policy.failure import LOSSES
 from modelmesh.ports import Clock, DataPlane, Runtime
 from modelmesh.values.dataplane import Outcome, Usage
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
@@ -136,8 +137,10 @@ class CopySteps:
         )
         self.listing = CopyListing(
             own=own,
+            entries=self.entries,
             writer=writer,
             clock=clock,
+            journal=journal,
             tasks=tasks,
             lease=lease,
             lease_lost=lease_lost,
@@ -166,6 +169,7 @@ class CopySteps:
             step=self.step,
             ended=ended,
             uncertain=self.listing.stale.__setitem__,
+            lost=self.listing.lost,
         )
 
     def decide_with(self, decider: Decider) -> None:
@@ -244,6 +248,11 @@ class CopySteps:
         entry.last_use_ms = max(entry.last_use_ms, self.usage.last_use_ms(model))
         self.step(entry, CopyInput.DROPPED)
 
+    def suspected(self, entry: Entry) -> bool:
+        """Whether a runtime ended that worked at the model. It is loaded alone: should it do that again, it was not another."""
+        failures = self._policies().model_view(entry.model, entry.registered).failures
+        return any(failure.record.kind in LOSSES for failure in failures)
+
     # --- events of the runtime and the data plane ----------------------------------------------
 
     def runtime_reported(self, parameters: RuntimeParameters) -> None:
@@ -298,6 +307,9 @@ class CopySteps:
     def look_at_usage(self) -> None:
         """Take in what the data plane counted."""
         batch = list(self._dataplane.usage())
+        for use in batch:
+            if use.requests and (entry := self.entries.get(use.model)) is not None:
+                entry.requests += use.requests
         self.usage.apply(batch, self._clock.now_ms(), lambda model: max(1, self.entries[model].size_bytes))
         self._used(batch)
 
@@ -367,6 +379,7 @@ class CopySteps:
                     waited_for=entry.waited_for,
                     last_use_ms=entry.last_use_ms,
                     now_ms=self._clock.now_ms(),
+                    alone=self.suspected(entry),
                 )
                 answer(entry.claim_waiters, Accepted(entry.written))
                 self.slots.fill()
@@ -428,7 +441,7 @@ class CopySteps:
                     asyncio.get_running_loop().call_soon(self.idle, entry.model, entry.load_id)
             case CopyEffect.UNLOAD:
                 self._leaving.pop(entry.load_id, None)
-                self._tasks.start(self.loading.unload(entry), f"unload {entry.model}")
+                entry.unloading = self._tasks.start(self.loading.unload(entry), f"unload {entry.model}")
             case CopyEffect.FREE:
                 self.usage.remove(entry.model)
                 self._grant(self.ledger.free(entry.load_id))
@@ -448,6 +461,8 @@ class CopySteps:
     def _forget(self, entry: Entry) -> None:
         self._leaving.pop(entry.load_id, None)
         self.room.redeem(entry.load_id)
+        if entry.unloading is not None and entry.unloading is not asyncio.current_task():
+            entry.unloading.cancel()  # what was to be unloaded went with its runtime
         if entry.removal is not None and not entry.removal.done():
             # A new claim must not be overtaken by the removal of this copy's key.
             removal, entry.removal = entry.removal, None

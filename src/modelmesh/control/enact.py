@@ -80,19 +80,21 @@ class CopyWriter:
             return ClaimVoid()
         return ClaimMoved(max((item.mod_revision for item in standing), default=view))
 
-    async def publish(self, model: ModelId, record: CopyRecord, *, lease: int, failed_before: bool) -> Revision | None:
+    async def publish(
+        self, model: ModelId, record: CopyRecord, *, lease: int, disproved: tuple[InstanceId, ...]
+    ) -> Revision | None:
         """Say that the copy is loaded; None if the model's record is gone or another one.
 
         Raises StoreReplacedError if that says nothing, because the store is another one.
 
-        The record is put again unchanged: controllers of the old system watch only that key.
+        The record is put again unchanged: controllers of the old system watch only that key. `disproved`: instances
+        whose failures with the model this load has shown to be past.
         """
         operations: list[Operation] = [
             self._listed(model, record, lease),
             Put(self._keys.model(model), keep_value=True),
         ]
-        if failed_before:
-            operations.append(Delete(self._keys.failure(model, self._own)))
+        operations += [Delete(self._keys.failure(model, instance)) for instance in disproved[:MOST_DISPROVED]]
         result = await self._store.transact(
             Transaction(
                 compares=(self._registered(model, record.record_revision),),
@@ -156,6 +158,16 @@ class CopyWriter:
         )
         return result.revision
 
+    async def remember(self, model: ModelId, failure: FailureRecord) -> Revision:
+        """Remember a failure here, whatever becomes of the copy, unless the model's record is gone or another one."""
+        result = await self._store.transact(
+            Transaction(
+                compares=(self._registered(model, failure.record_revision),),
+                then=(Put(self._keys.failure(model, self._own), failure.encode()),),
+            )
+        )
+        return result.revision
+
     async def relist(self, copies: list[tuple[ModelId, CopyRecord]], *, lease: int) -> list[ModelId]:
         """Put copies again under a new lease; returns those whose record is gone or another one."""
         void: list[ModelId] = []
@@ -193,6 +205,7 @@ class CopyWriter:
         return Compare(self._keys.model(model), "create", "==", create_revision)
 
 
+MOST_DISPROVED = 64
 BATCH = 64
 """Nested transactions in one; etcd's default limit is 128 operations."""
 

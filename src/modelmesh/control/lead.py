@@ -12,10 +12,10 @@ from modelmesh.control.journal import Journal
 from modelmesh.control.keys import Keys
 from modelmesh.control.state import Changed, ClusterState, LostCopy
 from modelmesh.control.tasks import Tasks
-from modelmesh.policy.failure import lost_while_loading
+from modelmesh.policy.failure import forgotten, lost
 from modelmesh.ports import Clock, Compare, Delete, Operation, Put, Store, StoreError, Transaction
 from modelmesh.values.ids import ModelId
-from modelmesh.values.records import CopyState
+from modelmesh.values.records import CopyState, FailureKind
 
 SWEEP = 64
 """Failures removed per transaction and turn."""
@@ -93,38 +93,32 @@ class Leader:
                     Transaction(compares=(fence,), then=tuple(self._about(copy) for copy in batch))
                 )
 
-    def _about(self, lost: LostCopy) -> Transaction:
-        copy = lost.copy
-        registry = self._keys.model(lost.model)
+    def _about(self, gone: LostCopy) -> Transaction:
+        copy = gone.copy
+        registry = self._keys.model(gone.model)
         operations: list[Operation] = [Put(registry, keep_value=True)]
         if copy.state is CopyState.LOADING:
-            previous = next(
-                (known.record for known in self._state.model(lost.model).failures if known.instance == copy.instance),
-                None,
-            )
-            failure = lost_while_loading(
-                copy.instance,
-                previous=previous,
+            failure = lost(
+                FailureKind.LOST_WHILE_LOADING,
+                f"instance {copy.instance} went away while it loaded the model",
+                known=[known.record for known in self._state.model(gone.model).failures],
                 record_revision=copy.record_revision,
                 now_ms=self._clock.now_ms(),
                 expiry_ms=self._failure_expiry_ms,
             )
-            operations.append(Put(self._keys.failure(lost.model, copy.instance), failure.encode()))
-            self._journal.note("lost_while_loading", lost.model, detail=failure.message)
+            operations.append(Put(self._keys.failure(gone.model, copy.instance), failure.encode()))
+            self._journal.note("lost_while_loading", gone.model, detail=failure.message)
         return Transaction(compares=(Compare(registry, "create", "==", copy.record_revision),), then=tuple(operations))
 
     async def _remove_expired(self, fence: Compare) -> None:
-        """A failure long expired, or of a record that is gone, is removed.
-
-        One that expired a short while ago stays: its count makes the next one last longer.
-        """
+        """A failure long expired, or of a record that is gone, is removed."""
         now_ms = self._clock.now_ms()
-        expired = []
-        for model in self._state.failed_models():
-            for failure in self._state.model(model).failures:
-                record = failure.record
-                if now_ms > record.until_ms + (record.until_ms - record.since_ms):
-                    expired.append(self._keys.failure(model, failure.instance))
+        expired = [
+            self._keys.failure(model, failure.instance)
+            for model in self._state.failed_models()
+            for failure in self._state.model(model).failures
+            if forgotten(failure.record, now_ms, self._failure_expiry_ms)
+        ]
         if expired:
             deletions = tuple(Delete(key) for key in expired[:SWEEP])
             await self._store.transact(Transaction(compares=(fence,), then=deletions))

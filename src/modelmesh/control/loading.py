@@ -1,7 +1,7 @@
 """Loads and unloads at the runtime, and the claim before each load."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from modelmesh.control.copy_entry import Entry, LoadEnd, LoadFailed, LoadMoved, LoadRefused, LoadStoreAway, LoadVoid
@@ -14,6 +14,7 @@ from modelmesh.policy.admission import AdmissionReason, LoadCondition, admit
 from modelmesh.ports import Clock, LeaseNotFoundError, Runtime, RuntimeCallError, StoreError
 from modelmesh.values.dataplane import Outcome
 from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.records import FailureKind
 from modelmesh.values.status import Status
 
 CLAIM_BOUND_MS = 900
@@ -43,6 +44,7 @@ class Loading:
         step: Feeds the machine.
         ended: Told of every load that succeeded or failed.
         uncertain: Told of a copy whose key may stand though its claim failed, and the revision of its record.
+        lost: Has it remembered that the runtime ended while it worked at a model, and why that is said.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Loading:
         step: Callable[[Entry, CopyInput], None],
         ended: LoadEnded,
         uncertain: Callable[[ModelId, Revision], None],
+        lost: Callable[[ModelId, FailureKind, str], Awaitable[None]],
     ) -> None:
         self._own = own
         self._runtime = runtime
@@ -81,6 +84,7 @@ class Loading:
         self._step = step
         self._ended = ended
         self._uncertain = uncertain
+        self._lost = lost
 
     async def claim(self, entry: Entry) -> None:
         """Claim the load: ours, or why not.
@@ -99,7 +103,7 @@ class Loading:
                 given = CopyInput.CLAIMED
             else:
                 await asked
-                end = self._admission(entry)
+                end = entry.end or self._admission(entry)
                 given = CopyInput.CLAIMED if end is None else CopyInput.CLAIMED_IN_VAIN
         finally:
             if asked is not None:
@@ -110,16 +114,22 @@ class Loading:
 
     async def _predict(self, entry: Entry) -> None:
         """Let the runtime predict the size, for the next guess too."""
-        size = await self._runtime.predict_size(entry.source)
+        try:
+            size = await self._runtime.predict_size(entry.source)
+        except RuntimeCallError as error:
+            message = f"the runtime of instance {self._own} ended while it looked at the model: {error.message}"
+            await self._lost(entry.model, FailureKind.LOST_WHILE_LOADING, message)
+            entry.end = LoadFailed(error.status, message, lost=True)
+            return
         if size is not None:
             self._learned.predicted(entry.model, size)
 
     async def _admitted_claim(self, entry: Entry, asked: "asyncio.Task[None] | None") -> LoadEnd | None:
         """Admit and claim on the best guess; None if the load is ours. No guess refuses what the runtime would not."""
-        refused = self._admission(entry)
+        refused: LoadEnd | None = self._admission(entry)
         if refused is not None and asked is not None:
             await asked
-            refused = self._admission(entry)
+            refused = entry.end or self._admission(entry)
         return refused or await self._try_claim(entry)
 
     async def _try_claim(self, entry: Entry) -> LoadEnd | None:
@@ -186,7 +196,10 @@ class Loading:
             self._load_failed(entry, Status.DEADLINE_EXCEEDED, message)
             return
         except RuntimeCallError as error:
-            if error.status is Status.UNAVAILABLE:
+            if error.lost:
+                message = f"the runtime of instance {self._own} ended while it loaded the model: {error.message}"
+                self._load_failed(entry, error.status, message, lost=True)
+            elif error.status is Status.UNAVAILABLE and error.unprocessed:
                 entry.end = LoadRefused(Outcome.BUSY, f"the runtime of instance {self._own} is not connected: {error}")
                 self._journal.note("load_not_begun", entry.model, detail=str(error))
                 self._step(entry, CopyInput.LOAD_NOT_BEGUN)
@@ -206,9 +219,9 @@ class Loading:
         else:
             self._step(entry, CopyInput.LOADED_UNSIZED)
 
-    def _load_failed(self, entry: Entry, status: Status, message: str) -> None:
-        entry.end = LoadFailed(status, message)
-        self._journal.note("load_failed", entry.model, status.name.lower(), message)
+    def _load_failed(self, entry: Entry, status: Status, message: str, *, lost: bool = False) -> None:
+        entry.end = LoadFailed(status, message, lost)
+        self._journal.note("lost_while_loading" if lost else "load_failed", entry.model, status.name.lower(), message)
         self._ended(entry.model, failed=True)
         self._step(entry, CopyInput.LOAD_FAILED)
 
@@ -218,6 +231,9 @@ class Loading:
             entry.size_bytes = max(1, await self._runtime.measure_size(entry.model))
         except RuntimeCallError as error:
             self._journal.note("not_measured", entry.model, detail=f"the predicted size is kept: {error}")
+            if error.lost:
+                message = f"the runtime of instance {self._own} ended while it measured the model"
+                await self._lost(entry.model, FailureKind.LOST_IN_USE, message)
         if entry.machine.accepts(CopyInput.SIZED):
             self._step(entry, CopyInput.SIZED)
 

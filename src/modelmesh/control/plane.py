@@ -19,6 +19,7 @@ from modelmesh.control.lead import Leader
 from modelmesh.control.limits import ControlLimits, Identity
 from modelmesh.control.link import RuntimeLink, RuntimeParameters
 from modelmesh.control.live_config import LiveConfig
+from modelmesh.control.losses import Losses
 from modelmesh.control.membership import Membership
 from modelmesh.control.missing import Missing
 from modelmesh.control.mover import Mover
@@ -219,6 +220,14 @@ class ControlPlane:
             pulse=self.pulse,
             wait_for_view=self.observer.wait_for_view,
         )
+        self._losses = Losses(
+            own=own,
+            cache=self.cache,
+            listing=self._copies.listing,
+            decider=self.decider,
+            clock=clock,
+            tasks=self.tasks,
+        )
         self.link = RuntimeLink(
             runtime=runtime,
             clock=clock,
@@ -330,6 +339,7 @@ class ControlPlane:
         self._receiver = Receiver(
             dataplane=dataplane,
             requests=self.requests,
+            losses=self._losses,
             decider=self.decider,
             clock=clock,
             tasks=self.tasks,
@@ -442,6 +452,7 @@ class ControlPlane:
         self.routing.update(changed.models)
         self.transitions.viewed(changed.models)
         self.leader.viewed(changed)
+        self._losses.viewed(changed.models)
         if changed.lost and self.leader.leads:
             bereft = dict.fromkeys(lost.model for lost in changed.lost if not self.state.model(lost.model).copies)
             self.tasks.start(self.scaler.keep_minimum(bereft), "keep the minimum of copies")

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from modelmesh.control.answers import RETRY_HINT_MS, refusal, retry_later
 from modelmesh.control.decide import Decider
+from modelmesh.control.losses import Losses
 from modelmesh.control.requests import Requests
 from modelmesh.control.tasks import Tasks
 from modelmesh.ports import Clock, DataPlane
@@ -65,6 +66,7 @@ class Receiver:
         *,
         dataplane: DataPlane,
         requests: Requests,
+        losses: Losses,
         decider: Decider,
         clock: Clock,
         tasks: Tasks,
@@ -73,6 +75,7 @@ class Receiver:
     ) -> None:
         self._dataplane = dataplane
         self._requests = requests
+        self._losses = losses
         self._decider = decider
         self._clock = clock
         self._tasks = tasks
@@ -102,6 +105,7 @@ class Receiver:
                 case Missed():
                     self._requests.missed(event)
                 case AttemptFailed():
+                    self._losses.attempt_failed(event)
                     self._requests.attempt_failed(event)
                 case Cancelled(token):
                     self._early.pop(token, None)

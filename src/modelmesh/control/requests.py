@@ -162,7 +162,7 @@ class Requests:
         held = self._held.get(event.token)
         if held is None:
             held = _Held(event.token, event.model, event.vmodel, Journey())
-        failure = LastFailure(event.instance, event.outcome, event.status, event.message)
+        failure = LastFailure(event.instance, event.outcome, event.status, event.message, begun=event.begun)
         self._learn(event)
         if not event.replayable:
             self._held.pop(event.token, None)
@@ -469,7 +469,7 @@ class Requests:
                 timeout_ms=timeout_ms,
             )
         except PeerUnreachableError as error:
-            failure = LastFailure(instance, Outcome.LOST, Status.UNAVAILABLE, str(error))
+            failure = LastFailure(instance, Outcome.LOST, Status.UNAVAILABLE, str(error), begun=error.begun)
             return journey.failed(failure, None)
         match answer.state:
             case PeerState.LOADED | PeerState.LOADING:

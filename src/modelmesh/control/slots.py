@@ -19,6 +19,7 @@ class LoadingSlots:
         self._begin = begin
         self._queue = LoadQueue()
         self._taken: dict[LoadId, None] = {}
+        self._alone: dict[LoadId, None] = {}
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._taken)
@@ -32,8 +33,13 @@ class LoadingSlots:
         """Loads that have a slot, in the order in which they got it."""
         return tuple(self._taken)
 
-    def enqueue(self, load: LoadId, *, waited_for: bool, last_use_ms: int, now_ms: int) -> None:
-        """A load waits for a slot from now on; it has none before the next `fill`. Times are epoch milliseconds."""
+    def enqueue(self, load: LoadId, *, waited_for: bool, last_use_ms: int, now_ms: int, alone: bool = False) -> None:
+        """A load waits for a slot from now on; it has none before the next `fill`. Times are epoch milliseconds.
+
+        `alone`: while it has its slot no other load has one.
+        """
+        if alone:
+            self._alone[load] = None
         self._queue.push(load, waited_for=waited_for, last_use_ms=last_use_ms, now_ms=now_ms)
 
     def promote(self, load: LoadId, *, now_ms: int) -> None:
@@ -43,17 +49,22 @@ class LoadingSlots:
     def dequeue(self, load: LoadId) -> None:
         """A load wants no slot any more; nothing happens if it is not queued."""
         self._queue.remove(load)
+        self._alone.pop(load, None)
 
     def release(self, load: LoadId) -> None:
         """A load needs its slot no longer; nothing happens if it has none."""
         if self._taken.pop(load, 0) is None:
+            self._alone.pop(load, None)
             self.fill()
 
     def fill(self) -> None:
         """Begin queued loads while slots are free."""
         while len(self._taken) < self._offered():
-            load = self._queue.pop()
-            if load is None:
+            load = self._queue.first()
+            if load is None or (
+                self._taken and (load in self._alone or not self._alone.keys().isdisjoint(self._taken))
+            ):
                 return
+            self._queue.remove(load)
             self._taken[load] = None
             self._begin(load)

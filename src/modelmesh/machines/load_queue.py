@@ -52,12 +52,11 @@ class LoadQueue:
         if rank is not None:
             del self._order[rank]
 
-    def pop(self) -> LoadId | None:
-        """Take the next load."""
+    def first(self) -> LoadId | None:
+        """The next load; it stays."""
         if not self._ranks:
             return None
-        load: LoadId = self._order.popitem(0)[1]
-        del self._ranks[load]
+        load: LoadId = self._order.peekitem(0)[1]
         return load
 
     def _insert(self, load: LoadId, rank: _Rank) -> None:

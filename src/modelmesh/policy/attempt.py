@@ -7,9 +7,11 @@ Source: the INTENT of `invokeModel`, `spec/request-path.md` 2; the bounds are it
 
 import enum
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 
 from modelmesh.policy.constraints import TypeConstraints
+from modelmesh.policy.failure import LOSSES, MOST_LOSSES, losses, resting
 from modelmesh.policy.placement import LoadOn, NoPlacement, NoPlacementReason, choose_instance
 from modelmesh.values.dataplane import Hop, Outcome
 from modelmesh.values.ids import InstanceId, LoadId
@@ -23,23 +25,28 @@ class AttemptLimits:
     """Bounds of one request's wandering.
 
     Source: the old system. Eight attempts in all; a model that failed recently at three instances, or
-    stands unusable at five, is not loaded once more; the second RESOURCE_EXHAUSTED is the answer.
+    stands unusable at five, is not loaded once more; the second RESOURCE_EXHAUSTED is the answer. Our own: a call
+    under which two runtimes or instances ended is not sent to a third, and one for a model that is suspected not to
+    a second.
     """
 
     attempts: int = 8
     failures: int = 3
     unusable_copies: int = 5
     exhausted: int = 2
+    losses: int = MOST_LOSSES
+    losses_of_suspects: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class LastFailure:
-    """How the latest attempt ended."""
+    """How the latest attempt ended. `begun`: the other side may have begun it."""
 
     instance: InstanceId
     outcome: Outcome
     status: Status
     message: str
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class Journey:
         load_tried: Instances that this request has asked to load.
         attempts: Failed attempts so far; a stale view does not count.
         exhausted: How many of them were RESOURCE_EXHAUSTED.
+        lost: Instances that were lost, or whose runtime was, while they worked at this request.
         last: The latest failure.
         load_failure: The latest failure that was a failed load.
     """
@@ -67,6 +75,7 @@ class Journey:
     load_tried: frozenset[InstanceId] = frozenset()
     attempts: int = 0
     exhausted: int = 0
+    lost: tuple[InstanceId, ...] = ()
     last: LastFailure | None = None
     load_failure: LastFailure | None = None
 
@@ -83,6 +92,7 @@ class Journey:
             load_tried=load_tried,
             attempts=self.attempts + 1,
             exhausted=self.exhausted + (failure.outcome is Outcome.EXHAUSTED),
+            lost=(*self.lost, failure.instance) if failure.begun and failure.outcome is Outcome.LOST else self.lost,
             last=failure,
             load_failure=failure if failure.outcome is Outcome.LOAD_FAILED else self.load_failure,
         )
@@ -110,6 +120,8 @@ class AttemptReason(enum.Enum):
     NO_LABELS = "no_labels"
     REFUSED = "refused"
     NO_TIME = "no_time"
+    ENDS_RUNTIMES = "ends_runtimes"
+    NOT_PROVEN = "not_proven"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +217,7 @@ def next_step(
     """
     if journey.hop is Hop.LOAD:
         return _asked_to_load(journey, model, cluster, now_ms, model_type, constraints)
-    if (ended := _ended(journey, limits)) is not None:
+    if (ended := _ended(journey, model, now_ms, limits)) is not None:
         return ended
     usable = [] if journey.extra else [copy for copy in model.copies if _usable(copy, journey, cluster)]
     if (step := _serve(usable, journey, cluster, rng)) is not None:
@@ -244,8 +256,10 @@ def _asked_to_load(
         return ServeHere(AttemptReason.JOINS_OWN_LOAD)
     if own is not None and own.record.draining:
         return Refuse(Outcome.DRAINING, Status.UNAVAILABLE, f"instance {cluster.own} is draining")
+    if (rests := _rests(model, now_ms)) is not None:
+        return Refuse(Outcome.LOAD_FAILED, Status.INTERNAL, rests.message)
     for failure in () if journey.retry else model.failures:
-        if failure.instance == cluster.own and failure.record.believed(now_ms):
+        if failure.instance == cluster.own and failure.record.kind not in LOSSES and failure.record.believed(now_ms):
             return Refuse(Outcome.LOAD_FAILED, Status.INTERNAL, failure.record.message)
     if own is not None and (missing := constraints.missing(model_type, own.record.labels)):
         message = f"Instance does not have all required labels for type {model_type}: [{', '.join(missing)}]"
@@ -253,11 +267,19 @@ def _asked_to_load(
     return LoadHere(AttemptReason.PLACED_HERE)
 
 
-def _ended(journey: Journey, limits: AttemptLimits) -> NextStep | None:
+def _ended(journey: Journey, model: ModelView, now_ms: int, limits: AttemptLimits) -> NextStep | None:
     """Whether the bounds of the request are reached."""
     last = journey.last
     if last is None:
         return None
+    if journey.lost:
+        suspect = any(failure.record.kind in LOSSES and failure.record.believed(now_ms) for failure in model.failures)
+        if len(journey.lost) >= (limits.losses_of_suspects if suspect else limits.losses):
+            message = (
+                f"what worked at this request for model {model.model} went away at {' and at '.join(journey.lost)}; "
+                f"it is not sent to another instance: {last.message}"
+            )
+            return GiveUp(Status.INTERNAL, message, AttemptReason.ENDS_RUNTIMES)
     if journey.exhausted >= limits.exhausted:
         return ReturnLast(AttemptReason.EXHAUSTED)
     if journey.attempts < limits.attempts:
@@ -268,6 +290,28 @@ def _ended(journey: Journey, limits: AttemptLimits) -> NextStep | None:
             Status.INTERNAL, failure.message, AttemptReason.TOO_MANY_ATTEMPTS, journey.load_failure is not None
         )
     return GiveUp(Status.INTERNAL, f"{limits.attempts} retry iterations exhausted", AttemptReason.TOO_MANY_ATTEMPTS)
+
+
+def _rests(model: ModelView, now_ms: int) -> GiveUp | None:
+    """Whether the model has ended so many runtimes that it is not tried for a while."""
+    rests = resting((failure.record for failure in model.failures), now_ms)
+    if rests is None:
+        return None
+    seconds = (rests.until_ms - now_ms + 999) // 1000
+    message = f"model {model.model} is not loaded for {seconds} s, as runtimes ended that had it: {rests.message}"
+    return GiveUp(Status.INTERNAL, message, AttemptReason.ENDS_RUNTIMES, load_failed=True)
+
+
+def _unproven(journey: Journey, model: ModelView, believed: list[Failure], limits: AttemptLimits) -> GiveUp | None:
+    """Whether enough instances try a model of which no copy is ready: should each be lost, they are not too many."""
+    loading = sum(not copy.ready for copy in model.copies)
+    if loading == 0 or not journey.extra or any(copy.ready for copy in model.copies):
+        return None
+    lost = losses((failure.record for failure in believed), FailureKind.LOST_WHILE_LOADING)
+    if loading + lost < limits.losses:
+        return None
+    message = f"{loading} instances load model {model.model}; more do when one has"
+    return GiveUp(Status.UNAVAILABLE, message, AttemptReason.NOT_PROVEN)
 
 
 def _usable(copy: Copy, journey: Journey, cluster: ClusterView) -> bool:
@@ -313,25 +357,19 @@ def _place(
     constraints: TypeConstraints,
 ) -> NextStep:
     """Load a new copy somewhere, unless that has failed too often."""
-    remembered = () if journey.retry else model.failures
-    believed = [failure for failure in remembered if failure.record.believed(now_ms)]
-    recent = [
-        failure
-        for failure in believed
-        if failure.record.kind is not FailureKind.BAD_INSTANCE and failure.record.since_ms > now_ms - window
-    ]
-    if len(recent) >= limits.failures:
-        newest = max(recent, key=lambda failure: failure.record.since_ms)
-        return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY, load_failed=True)
-    present = [copy for copy in model.copies if cluster.instance(copy.instance) is not None]
-    if len(present) >= limits.unusable_copies and not journey.extra:
-        message = journey.last.message if journey.last else "Failed to invoke model loaded in >=5 locations"
-        return GiveUp(Status.INTERNAL, message, AttemptReason.UNUSABLE_COPIES)
-    exclude = journey.load_tried | {copy.instance for copy in model.copies} | {failure.instance for failure in believed}
-    placement = choose_instance(
+    believed = [failure for failure in model.failures if failure.record.believed(now_ms)]
+    if (
+        enough := _tried_enough(journey, model, cluster, believed, now_ms=now_ms, window=window, limits=limits)
+    ) is not None:
+        return enough
+    if journey.retry:
+        believed = [failure for failure in believed if failure.record.kind in LOSSES]
+    failed = [failure for failure in believed if failure.record.kind not in LOSSES]
+    exclude = journey.load_tried | {copy.instance for copy in model.copies} | {failure.instance for failure in failed}
+    choose = partial(
+        choose_instance,
         cluster,
         size_bytes=size_bytes,
-        exclude=frozenset(exclude),
         now_ms=now_ms,
         rng=rng,
         prefer_own=journey.balanced,
@@ -341,6 +379,11 @@ def _place(
         model_type=model_type,
         constraints=constraints,
     )
+    # A first loss may have been chance: another instance is better, the same one is not refused.
+    lost = {failure.instance for failure in believed if failure.record.kind is FailureKind.LOST_WHILE_LOADING}
+    placement = choose(exclude=frozenset(exclude | lost))
+    if lost and isinstance(placement, NoPlacement):
+        placement = choose(exclude=frozenset(exclude))
     if isinstance(placement, NoPlacement) and placement.reason is NoPlacementReason.NO_LABELS:
         labels = ", ".join(constraints.of(model_type).required)
         message = f"There are no running instances that meet the label requirements of type {model_type}: [{labels}]"
@@ -356,7 +399,37 @@ def _place(
         if placement.instance == cluster.own:
             return LoadHere(AttemptReason.PLACED_HERE, placement.considered)
         return SendTo(placement.instance, Hop.LOAD, AttemptReason.PLACED_ELSEWHERE, placement.considered)
-    return _nowhere(journey, model, cluster, believed, size_bytes=size_bytes, reason=placement.reason)
+    return _nowhere(journey, model, cluster, failed, size_bytes=size_bytes, reason=placement.reason)
+
+
+def _tried_enough(
+    journey: Journey,
+    model: ModelView,
+    cluster: ClusterView,
+    believed: list[Failure],
+    *,
+    now_ms: int,
+    window: int,
+    limits: AttemptLimits,
+) -> GiveUp | None:
+    """Whether so much has been tried with the model that one more load is not."""
+    if (rests := _rests(model, now_ms)) is not None:
+        return rests
+    if (unproven := _unproven(journey, model, believed, limits)) is not None:
+        return unproven
+    recent = [
+        failure
+        for failure in (() if journey.retry else believed)
+        if failure.record.kind is FailureKind.BAD_MODEL and failure.record.since_ms > now_ms - window
+    ]
+    if len(recent) >= limits.failures:
+        newest = max(recent, key=lambda failure: failure.record.since_ms)
+        return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY, load_failed=True)
+    present = [copy for copy in model.copies if cluster.instance(copy.instance) is not None]
+    if len(present) >= limits.unusable_copies and not journey.extra:
+        message = journey.last.message if journey.last else "Failed to invoke model loaded in >=5 locations"
+        return GiveUp(Status.INTERNAL, message, AttemptReason.UNUSABLE_COPIES)
+    return None
 
 
 def _nowhere(

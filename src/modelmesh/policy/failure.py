@@ -1,17 +1,26 @@
-"""How long is a failed load believed, and whose fault was it.
+"""How long is a failed load believed, whose fault was it, and how many runtimes may one model end.
 
-Called by `modelmesh.control.copy_listing` when a load fails. A runtime that cannot be reached, or has no
-memory, says nothing about the model.
+Called by `modelmesh.control.copy_listing` when a load fails, by `modelmesh.control.blame` when a runtime ends under
+calls, and by `modelmesh.policy.attempt` before each load. A runtime that cannot be reached, or has no memory, says
+nothing about the model.
 """
 
-from modelmesh.values.ids import InstanceId, Revision
+from collections.abc import Iterable
+
+from modelmesh.values.ids import Revision
 from modelmesh.values.records import FailureKind, FailureRecord
 from modelmesh.values.status import Status
 
 DEFAULT_EXPIRY_MS = 900_000
 MAX_BACKOFF_DOUBLINGS = 5
+SHORT = 15
+"""A failure that says little about the model is believed for so small a part of the time."""
+
+MOST_LOSSES = 2
+"""Runtimes and instances that one model may end before it rests. One may be chance; a third would be our fault."""
 
 _INSTANCE_FAULTS = frozenset({Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED, Status.CANCELLED})
+LOSSES = frozenset({FailureKind.LOST_WHILE_LOADING, FailureKind.LOST_IN_USE})
 
 
 def classify(status: Status) -> FailureKind:
@@ -33,36 +42,60 @@ def believe(
     A fault of the instance is believed for a fifteenth of the time, without growing.
     """
     kind = classify(status)
-    count = _count(kind, previous, record_revision)
-    lifetime_ms = _doubled(expiry_ms, count) if kind is FailureKind.BAD_MODEL else expiry_ms // 15
+    again = previous is not None and previous.record_revision == record_revision and previous.kind is kind
+    count = previous.count + 1 if previous is not None and again else 1
+    lifetime_ms = _doubled(expiry_ms, count - 1) if kind is FailureKind.BAD_MODEL else expiry_ms // SHORT
     return FailureRecord(kind, message, count, now_ms, now_ms + lifetime_ms, record_revision)
 
 
-def lost_while_loading(
-    instance: InstanceId,
+def lost(
+    kind: FailureKind,
+    message: str,
     *,
-    previous: FailureRecord | None,
+    known: Iterable[FailureRecord],
     record_revision: Revision,
     now_ms: int,
     expiry_ms: int = DEFAULT_EXPIRY_MS,
 ) -> FailureRecord:
-    """The failure to remember when an instance went while it loaded the model.
+    """The failure to remember when a runtime, or its instance, ended under a load or a call.
 
-    It counts like a failure of the model: one that kills its instance must not kill all of them, one
-    after another.
+    The first may be chance and is believed for a fifteenth of the time. From the second on, wherever it was, the model
+    rests everywhere: for the whole time after a load, for that fifteenth after a call, twice as long after each further.
+
+    Args:
+        kind: One of `LOSSES`.
+        message: For people.
+        known: What is remembered of the model, of all instances.
+        record_revision: Create revision of the model's record.
+        now_ms: Epoch milliseconds.
+        expiry_ms: How long failures are believed.
     """
-    kind = FailureKind.LOST_WHILE_LOADING
-    count = _count(kind, previous, record_revision)
-    message = f"instance {instance} went away while it loaded the model"
-    return FailureRecord(kind, message, count, now_ms, now_ms + _doubled(expiry_ms, count), record_revision)
+    count = losses((record for record in known if record.record_revision == record_revision), kind) + 1
+    if kind is FailureKind.LOST_WHILE_LOADING and count >= MOST_LOSSES:
+        lifetime_ms = _doubled(expiry_ms, count - MOST_LOSSES)
+    else:
+        lifetime_ms = _doubled(expiry_ms // SHORT, max(0, count - MOST_LOSSES))
+    return FailureRecord(kind, message, count, now_ms, now_ms + lifetime_ms, record_revision)
 
 
-def _count(kind: FailureKind, previous: FailureRecord | None, record_revision: Revision) -> int:
-    """Which one in a row it is, of this kind and for the same record; from 1."""
-    if previous is None or previous.record_revision != record_revision or previous.kind is not kind:
-        return 1
-    return previous.count + 1
+def losses(known: Iterable[FailureRecord], kind: FailureKind) -> int:
+    """How many runtimes and instances the model has ended in that way, as far as is remembered: counts go on elsewhere."""
+    counts = [record.count for record in known if record.kind is kind]
+    return max(len(counts), max(counts, default=0))
 
 
-def _doubled(expiry_ms: int, count: int) -> int:
-    return expiry_ms << min(count - 1, MAX_BACKOFF_DOUBLINGS)
+def resting(known: Iterable[FailureRecord], now_ms: int) -> FailureRecord | None:
+    """Why the model may not be loaded or called anywhere at present; None: it may. `known`: of all instances."""
+    believed = [record for record in known if record.kind in LOSSES and record.believed(now_ms)]
+    enough = [record for record in believed if losses(believed, record.kind) >= MOST_LOSSES]
+    return max(enough, key=lambda record: record.until_ms, default=None)
+
+
+def forgotten(record: FailureRecord, now_ms: int, expiry_ms: int = DEFAULT_EXPIRY_MS) -> bool:
+    """Whether it is so long past that its count does not matter any more: that makes the next one last longer."""
+    lifetime_ms = record.until_ms - record.since_ms
+    return now_ms > record.until_ms + (max(expiry_ms, lifetime_ms) if record.kind in LOSSES else lifetime_ms)
+
+
+def _doubled(expiry_ms: int, times: int) -> int:
+    return expiry_ms << min(times, MAX_BACKOFF_DOUBLINGS)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from modelmesh.ports import RuntimeCallError
 from modelmesh.values.dataplane import Outcome
 from modelmesh.values.ids import InstanceId, Revision
 from modelmesh.values.status import Status
@@ -20,17 +21,23 @@ class Answer:
 
 
 class AttemptEnded(Exception):  # noqa: N818 - carries an outcome, it is no error of ours
-    """The attempt failed, in a way that the next one may make good; `view`: what the peer had seen."""
+    """The attempt failed, in a way that the next one may make good.
 
-    def __init__(self, outcome: Outcome, answer: Answer, view: Revision | None = None) -> None:
+    `view`: what the peer had seen; `begun`: the other side may have begun it.
+    """
+
+    def __init__(self, outcome: Outcome, answer: Answer, view: Revision | None = None, *, begun: bool = False) -> None:
         self.outcome = outcome
         self.answer = answer
         self.view = view
+        self.begun = begun
 
 
-def outcome_of(status: Status, *, runtime_up: bool) -> Outcome | None:
+def outcome_of(error: RuntimeCallError, *, runtime_up: bool) -> Outcome | None:
     """What a runtime's error means to the request; None: it is the client's answer."""
-    match status:
+    match error.status:
+        case _ if error.lost:
+            return Outcome.LOST
         case Status.NOT_FOUND:
             return Outcome.NOT_HERE
         case Status.UNAVAILABLE:

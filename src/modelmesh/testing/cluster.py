@@ -367,9 +367,12 @@ def infer_after(wait_ms: Callable[[], int] = lambda: 1, *, with_path: bool = Fal
     """Inference that takes a time and answers with the model, the payload and, if told, the path it was loaded from."""
 
     async def infer(runtime: FakeRuntime, model: ModelId, payload: object) -> object:
-        await asyncio.sleep(wait_ms() / 1000)
         if runtime.down:
-            raise RuntimeCallError(Status.UNAVAILABLE, "the runtime is down")
+            raise RuntimeCallError(Status.UNAVAILABLE, "the runtime is down", unprocessed=True)
+        life = runtime.life
+        await asyncio.sleep(wait_ms() / 1000)
+        if runtime.life != life:
+            raise RuntimeCallError(Status.UNAVAILABLE, "the runtime died", lost=True)
         if model not in runtime.loaded:
             raise RuntimeCallError(Status.NOT_FOUND, f"model {model} is not loaded")
         return (model, payload, runtime.paths[model]) if with_path else (model, payload)

@@ -311,6 +311,7 @@ class SimulatedDataPlane:
             status=failure.answer.status,
             message=failure.answer.message,
             view=failure.view,
+            begun=failure.begun,
         )
         return await self._hold(token, model, vmodel, event, failure.answer)
 
@@ -421,9 +422,13 @@ class SimulatedDataPlane:
                     replayable=False,
                     status=failure.answer.status,
                     message=failure.answer.message,
+                    begun=failure.begun,
                 )
             )
-            return refused(Outcome.NOT_HERE, failure.answer.message, self.instance)
+            outcome = Outcome.NOT_HERE
+            if failure.outcome is Outcome.LOST:
+                outcome = Outcome.LOST if failure.begun else Outcome.BUSY
+            return refused(outcome, failure.answer.message, self.instance)
         except asyncio.CancelledError:
             self._gone(token)
             raise

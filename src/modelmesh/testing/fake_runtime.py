@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ class FakeRuntime:
         answers_size: Whether a load's answer has the size, or `measure_size` must be asked.
         paths: From where each loaded model was loaded.
         crashes: Told at once when it dies: connections to it break.
+        at_work: Awaited by every load; what it raises the load does.
         slowdown: Loads take so many times longer.
         problems: Misuse by the instance: a load of a model whose load runs already.
         predicts: What `predict_size` answers: nothing (UNIMPLEMENTED), or the true size through this function.
@@ -86,6 +87,7 @@ class FakeRuntime:
         self.loaded: dict[ModelId, int] = {}
         self.paths: dict[ModelId, str] = {}
         self.crashes: Callable[[], None] = lambda: None
+        self.at_work: Callable[[FakeRuntime, ModelId], Awaitable[None]] | None = None
         self.slowdown = 1.0
         self.problems: list[str] = []
         self.peak_bytes = 0
@@ -151,6 +153,11 @@ class FakeRuntime:
         return sum(self.loaded.values()) + sum(self._moving.values())
 
     @property
+    def life(self) -> int:
+        """Grows each time it dies."""
+        return self._life
+
+    @property
     def down(self) -> bool:
         """Whether it crashed and was not restarted."""
         return self._down
@@ -202,7 +209,7 @@ class FakeRuntime:
         if self.used_bytes() + script.size_bytes > self.capacity_bytes and self.overflow != "allow":
             if self.overflow == "crash":
                 self.crash()
-                raise RuntimeCallError(Status.UNAVAILABLE, "the runtime ran out of memory")
+                raise RuntimeCallError(Status.UNAVAILABLE, "the runtime ran out of memory", lost=True)
             free_bytes = self.capacity_bytes - self.used_bytes()
             raise RuntimeCallError(
                 Status.RESOURCE_EXHAUSTED, f"model {model!r} needs {script.size_bytes} bytes, {free_bytes} are free"
@@ -211,6 +218,8 @@ class FakeRuntime:
         self.peak_bytes = max(self.peak_bytes, self.used_bytes())
         try:
             await self._sleep(round(script.load_ms * self.slowdown))
+            if self.at_work is not None:
+                await self.at_work(self, model)
             if self._gate is not None:
                 await self._race(self._gate.wait())
             if model in self.load_failures:
@@ -244,7 +253,9 @@ class FakeRuntime:
         try:
             await self._begin("predict_size")
             await self._sleep(self.predict_ms)
-        except RuntimeCallError:
+        except RuntimeCallError as error:
+            if error.lost:
+                raise
             return None
         if self.predicts is None:
             return None
@@ -272,7 +283,7 @@ class FakeRuntime:
     async def _begin(self, method: str) -> None:
         self.counts[method] += 1
         if self._down or self._closed:
-            raise RuntimeCallError(Status.UNAVAILABLE, "the runtime is down")
+            raise RuntimeCallError(Status.UNAVAILABLE, "the runtime is down", unprocessed=True)
         await self.clock.sleep(0)
         queued = self.failures.get(method)
         if queued:
@@ -283,7 +294,7 @@ class FakeRuntime:
     def _check_alive(self, life: int) -> None:
         """A call that waited belongs to the life it began in."""
         if life != self._life:
-            raise RuntimeCallError(Status.UNAVAILABLE, "the runtime died")
+            raise RuntimeCallError(Status.UNAVAILABLE, "the runtime died", lost=True)
 
     async def _sleep(self, ms: int) -> None:
         if ms > 0:
@@ -299,7 +310,7 @@ class FakeRuntime:
             pending: list[asyncio.Future[Any]] = [task, crashed]
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             if crashed.done():
-                raise RuntimeCallError(Status.UNAVAILABLE, "the runtime died")
+                raise RuntimeCallError(Status.UNAVAILABLE, "the runtime died", lost=True)
             task.result()
         finally:
             task.cancel()

@@ -11,6 +11,7 @@ from random import Random
 from modelmesh.management.calls import CallError
 from modelmesh.ports import RuntimeCallError, StoreError
 from modelmesh.testing.cluster import SimulatedInstance, set_split, set_vmodel
+from modelmesh.testing.poison import PoisonedCall
 from modelmesh.testing.store import FaultyStore
 from modelmesh.testing.view_faults import ViewFaults
 from modelmesh.testing.world import CONSTRAINED, MOST_INSTANCES, UNCONSTRAINED, UNIT_BYTES, Artefact, DiedError, World
@@ -46,6 +47,8 @@ class Faults:
             "runtime_link_lost": self._link_lost,
             "model_vanished": self._vanish,
             "model_corrupt": self._corrupt,
+            "model_poisoned": self._poison_model,
+            "call_poisoned": self._poison_calls,
             "model_registered_again": self._register_again,
             "vmodel_moved": self._move_vmodel,
             "vmodel_split": self._split_vmodel,
@@ -82,7 +85,7 @@ class Faults:
         """Nothing goes wrong from now on."""
         self._set_lag(0)
         self._world.constrain(UNCONSTRAINED)
-        for model in list(self._world.corrupt):
+        for model in [*self._world.corrupt, *self._world.poison.loads]:
             await self._replace(self._world.artefacts[model])
 
     def _some(self) -> tuple[InstanceId, SimulatedInstance]:
@@ -248,16 +251,17 @@ class Faults:
         self._again[artefact.model] = None
         artefact.unsure_ms = self._now_ms() + 10 * SETTLING_MS
         if await self._world.unregister(artefact):
-            self._world.corrupt.pop(artefact.model, None)
+            self._world.mended(artefact.model)
             artefact.generation += 1
             if self._rng.random() < 0.5:
                 await self._for_a_while(0, 3)
             await self._world.register(artefact)
         else:
             # Perhaps it is registered, perhaps not: an answer was lost, or the store was emptied meanwhile.
-            self._world.corrupt.pop(artefact.model, None)
+            self._world.mended(artefact.model)
             await self._world.register(artefact)
-        artefact.unsure_ms = self._now_ms() + SETTLING_MS
+        # If the record is the same, its failures are still believed, by clocks that may have been set meanwhile.
+        artefact.unsure_ms = self._now_ms() + 3 * SETTLING_MS
         self._again.pop(artefact.model, None)
 
     async def _corrupt(self) -> bool:
@@ -271,6 +275,36 @@ class Faults:
         await self._for_a_while(5, 20)
         await self._replace(artefact)
         return True
+
+    async def _poison_model(self) -> bool:
+        """Loads of a model end their runtimes; after a while its owner registers a good one."""
+        artefact = self._artefact()
+        if artefact is None:
+            return False
+        self._again[artefact.model] = None
+        artefact.unsure_ms = self._now_ms() + 10 * SETTLING_MS
+        self._world.poison.loads[artefact.model] = None
+        for _ in range(self._rng.randint(5, 20)):
+            await self._call(artefact, "a call")
+            await self._for_a_while(0.1, 2)
+        await self._replace(artefact)
+        return True
+
+    async def _poison_calls(self) -> bool:
+        """A client sends calls that end their runtimes, again and again."""
+        artefact = self._artefact()
+        if artefact is None or not self._world.cluster.instances:
+            return False
+        for number in range(self._rng.randint(10, 60)):
+            artefact.unsure_ms = max(artefact.unsure_ms, self._now_ms() + SETTLING_MS)
+            await self._call(artefact, PoisonedCall(number))
+            await self._for_a_while(0.05, 1)
+        return True
+
+    async def _call(self, artefact: Artefact, payload: object) -> None:
+        """However it ends."""
+        if self._world.cluster.instances:
+            await self._world.cluster.call(artefact.model, via=self._world.some(), payload=payload, timeout_ms=5_000)
 
     async def _move_vmodel(self) -> bool:
         """A name is pointed at another model while it is called."""
@@ -391,6 +425,7 @@ class Faults:
         for artefact in self._world.artefacts.values():
             artefact.unsure_ms = self._now_ms() + 10 * SETTLING_MS
         await self._world.memory.empty()
+        self._world.poison.forgive()
         for store in self._world.stores.values():
             store.emptied()
             store.break_watches()
@@ -400,5 +435,5 @@ class Faults:
             if artefact.model not in self._again:
                 await self._world.register(artefact)
         for artefact in self._world.artefacts.values():
-            if artefact.model not in self._again and artefact.model not in self._world.corrupt:
+            if artefact.model not in self._again and not self._world.spoiled(artefact.model):
                 artefact.unsure_ms = self._now_ms() + SETTLING_MS

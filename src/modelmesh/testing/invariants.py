@@ -9,6 +9,7 @@
     keys        a key under `copies/` has a copy behind it, or is about to go; a ready copy has a key, or is about to
     last copy   the last ready copy of a model in use is not dropped by choice
     time        passes: nobody does something over and over without waiting
+    deaths      one model, or one call, ends a bounded number of runtimes (`modelmesh.testing.poison`)
     paths       an answer comes from the newest record that the answering instance had seen when the call began
     names       a vmodel's answer comes from a model that it named, as of what the instance had seen when the call began
 
@@ -61,13 +62,19 @@ class Invariants:
         cluster: The cluster.
         store: The store without the faults that instances see.
         disturbed: Whether an instance cannot reach the store at the moment, so that its keys may wait.
+        problems: What others than the cluster's parts have found broken.
 
     Attributes:
         steps: Turns of the loop after which something had happened and all was looked at.
     """
 
     def __init__(
-        self, cluster: SimulatedCluster, store: Store, *, disturbed: Callable[[InstanceId], bool] = lambda _: False
+        self,
+        cluster: SimulatedCluster,
+        store: Store,
+        *,
+        disturbed: Callable[[InstanceId], bool] = lambda _: False,
+        problems: Sequence[str] = (),
     ) -> None:
         self.cluster = cluster
         self.steps = 0
@@ -76,6 +83,7 @@ class Invariants:
         """Done when an invariant was found broken."""
         self._store = store
         self._disturbed = disturbed
+        self._problems = problems
         self._clock = VirtualClock()
         self._touched: dict[InstanceId, None] = {}
         self._turns = 0
@@ -189,6 +197,8 @@ class Invariants:
             instance = self.cluster.instances.get(name)
             if instance is not None:
                 self._look_at(name, instance)
+        if self._problems:
+            self._break(self._problems[0])
         if self.cluster.network.problems:
             self._break(f"calls: {self.cluster.network.problems[0]}")
         if self.cluster.crashes:

@@ -95,10 +95,10 @@ class LocalCopies:
             return Answer(Status.OK, payload=work.result(), served_by=self._instance)
         except RuntimeCallError as error:
             answer = Answer(error.status, error.message, served_by=self._instance)
-            outcome = outcome_of(error.status, runtime_up=self.runtime_up)
+            outcome = outcome_of(error, runtime_up=self.runtime_up)
             if outcome is None:
                 return answer
-            raise AttemptEnded(outcome, answer) from error
+            raise AttemptEnded(outcome, answer, begun=not error.unprocessed) from error
         finally:
             work.cancel()
             stop.cancel()

@@ -88,6 +88,7 @@ class PeerLinks:
                 outcome,
                 Answer(answer.status, answer.message, served_by=instance),
                 Revision(int(seen)) if seen is not None else None,
+                begun=outcome is Outcome.LOST,
             )
         if answer.status is Status.UNAVAILABLE:
             raise AttemptEnded(Outcome.UNAVAILABLE, Answer(answer.status, answer.message, served_by=instance))
@@ -121,6 +122,7 @@ class PeerLinks:
                     raise AttemptEnded(
                         Outcome.LOST,
                         Answer(Status.UNAVAILABLE, f"connection to {peer.instance} lost", served_by=peer.instance),
+                        begun=True,
                     )
             return work.result()
         finally:

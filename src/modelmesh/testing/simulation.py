@@ -50,6 +50,9 @@ _TOLD = (
     "bytes, ",
     "label requirements",
     "went away while",
+    "went away at",
+    "ended while it",
+    "is not loaded for",
     "timed out after",
     "Nowhere available",
 )
@@ -107,7 +110,10 @@ class Simulation:
         """Play the seed to its end."""
         self.outcome.story = self.world.cluster.story
         self._invariants = Invariants(
-            self.world.cluster, self.world.memory, disturbed=lambda name: self.world.stores[name].paused
+            self.world.cluster,
+            self.world.memory,
+            disturbed=lambda name: self.world.stores[name].paused,
+            problems=self.world.poison.problems,
         )
         self.world.emptied = self._invariants.store_replaced
         await self._invariants.begin()

@@ -15,6 +15,7 @@ from modelmesh.testing.clock import VirtualClock
 from modelmesh.testing.cluster import SimulatedCluster, SimulatedInstance, infer_after, register, unregister
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import ModelScript
+from modelmesh.testing.poison import Poison
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
@@ -64,6 +65,7 @@ class World:
     memory: SqliteStore
     cluster: SimulatedCluster
     artefacts: dict[ModelId, Artefact]
+    poison: Poison
     stores: dict[InstanceId, FaultyStore] = field(default_factory=dict)
     labels: dict[InstanceId, tuple[str, ...]] = field(default_factory=dict)
     corrupt: dict[ModelId, RuntimeCallError] = field(default_factory=dict)
@@ -86,7 +88,9 @@ class World:
             model = ModelId(f"model-{number}")
             size = rng.choice((50, 100, 100, 100, 200, 400))
             artefacts[model] = Artefact(model, rng.choice(TYPES), size, rng.choice((1, 20, 200, 2000)))
-        return cls(rng, memory, cluster, artefacts)
+        draws = Random(seed + 2)  # noqa: S311 - a simulation
+        poison = Poison(rng=draws, now_ms=VirtualClock().monotonic_ms, window_ms=FAILURE_EXPIRY_MS)
+        return cls(rng, memory, cluster, artefacts, poison)
 
     # --- instances --------------------------------------------------------------------------------
 
@@ -120,6 +124,7 @@ class World:
             measure_ms=self.rng.choice((0, 50)),
         )
         runtime.load_failures = self.corrupt
+        runtime.at_work = self.poison.on_load
         calls = Random(self.rng.getrandbits(32))  # noqa: S311 - a simulation
         starting = self.starting[name] = asyncio.create_task(
             self.cluster.add(
@@ -129,7 +134,7 @@ class World:
                 runtime=runtime,
                 store=store,
                 limits=ControlLimits(failure_expiry_ms=FAILURE_EXPIRY_MS, copies=COPIES),
-                infer=infer_after(lambda: calls.choice((1, 1, 5, 20, 200, 3000)), with_path=True),
+                infer=self.poison.on_calls(infer_after(lambda: calls.choice((1, 1, 5, 20, 200, 3000)), with_path=True)),
             )
         )
         try:
@@ -225,6 +230,15 @@ class World:
         artefact.registered = False
         artefact.registered = not await self.try_until_done(work)
         return not artefact.registered
+
+    def spoiled(self, model: ModelId) -> bool:
+        """Whether its artefact is bad at present."""
+        return model in self.corrupt or model in self.poison.loads
+
+    def mended(self, model: ModelId) -> None:
+        """Its artefact is good again."""
+        self.corrupt.pop(model, None)
+        self.poison.loads.pop(model, None)
 
     def fits(self, artefact: Artefact) -> bool:
         """Whether some instance can hold it."""

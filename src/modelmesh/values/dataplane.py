@@ -198,7 +198,10 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed:
-    """An attempt ended in something another copy may cure. Held until resolved iff `replayable`."""
+    """An attempt ended in something another copy may cure. Held until resolved iff `replayable`.
+
+    `begun`: the other side may have begun it; with LOST the runtime or the instance may have ended because of it.
+    """
 
     token: Token
     model: ModelId
@@ -210,6 +213,7 @@ class AttemptFailed:
     status: Status
     message: str
     view: Revision | None = None
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,11 +196,12 @@ class CopyRecord:
 
 
 class FailureKind(enum.Enum):
-    """Whose fault a failed load was, as far as one can tell."""
+    """Whose fault a failed load was, as far as one can tell; or that a runtime ended under the model's calls."""
 
     BAD_MODEL = "bad_model"
     BAD_INSTANCE = "bad_instance"
     LOST_WHILE_LOADING = "lost_while_loading"
+    LOST_IN_USE = "lost_in_use"
 
 
 @dataclass(frozen=True, slots=True)

@@ -396,6 +396,7 @@ def _attempt_failed(
     load_id: Any,
     outcome: str,
     replayable: bool,  # noqa: FBT001
+    begun: bool,  # noqa: FBT001
     status: int,
     message: str,
     view: Any,
@@ -408,6 +409,7 @@ def _attempt_failed(
         load_id=load_id,
         outcome=Outcome(outcome),
         replayable=replayable,
+        begun=begun,
         status=Status(status),
         message=message,
         view=view,

@@ -114,7 +114,8 @@ class GrpcPeers:
             )
             return kind.FromString(data)
         except (CallError, DecodeError) as error:
-            raise PeerUnreachableError(f"the instance at {address.address} did not answer {name}: {error}") from error
+            message = f"the instance at {address.address} did not answer {name}: {error}"
+            raise PeerUnreachableError(message, begun=isinstance(error, CallError) and error.lost) from error
         finally:
             connection.calls -= 1
             connection.used_s = asyncio.get_running_loop().time()

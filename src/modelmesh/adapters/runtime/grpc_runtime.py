@@ -98,7 +98,10 @@ class GrpcRuntime:
                 raise
 
     async def predict_size(self, source: ModelSource) -> int | None:
-        """Predicted bytes, or None. A runtime that answered UNIMPLEMENTED is not asked again before the next `status`."""
+        """Predicted bytes, or None; raises if the connection was lost under the call.
+
+        A runtime that answered UNIMPLEMENTED is not asked again before the next `status`.
+        """
         if not self._predicts:
             return None
         request = pb.PredictModelSizeRequest(
@@ -109,6 +112,8 @@ class GrpcRuntime:
                 "predictModelSize", request, pb.PredictModelSizeResponse, timeout_s=PREDICT_TIMEOUT_S
             )
         except RuntimeCallError as error:
+            if error.lost:
+                raise
             if error.status is Status.UNIMPLEMENTED:
                 self._predicts = False
             else:
@@ -132,7 +137,9 @@ class GrpcRuntime:
             path = f"/{self._service}/{method}"
             data = await self._channel.unary(path, request.SerializeToString(), timeout_s=timeout_s)
         except CallError as error:
-            raise RuntimeCallError(error.status, error.details) from error
+            raise RuntimeCallError(
+                error.status, error.details, unprocessed=error.unprocessed, lost=error.lost
+            ) from error
         try:
             return answer.FromString(data)
         except DecodeError as error:
