@@ -28,6 +28,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
         Pinger::new(&self.driver.state)
     }
 
+    /// What the connection holds, in bytes: read buffers, answers that nobody has taken, requests that wait to be read by
+    /// the server.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.driver.state.lock().held()
+    }
+
     /// Whether the other side has spoken HTTP/2 yet.
     #[must_use]
     pub fn has_settings(&self) -> bool {

@@ -63,6 +63,11 @@ impl Fields {
         }
     }
 
+    /// What they count so far, by the rule of RFC 9113, 6.5.2.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// Whether there were more than we take. The rest was read, but not kept.
     pub fn is_too_large(&self) -> bool {
         self.size > self.bound

@@ -5,11 +5,12 @@
 //! the thread leaves in one system call. What a proxy of gRPC does not need is not there: pushes, priorities, CONNECT,
 //! other methods than POST from the client.
 //!
-//! Everything that a stranger sends is bounded by [`Settings`]: streams, windows, header lists, resets, answers that it
-//! does not read. Errors of a stream reset it; errors of the connection end it with GOAWAY.
+//! Everything that a stranger sends is bounded: by [`Settings`] (streams, windows, header lists, resets), and by what is
+//! counted of each connection (`account`): bytes held, frames that say nothing, looks at streams for each byte received. Errors of a stream reset it; errors of the connection end it with GOAWAY.
 
 #![forbid(unsafe_code)]
 
+mod account;
 mod client;
 mod connection;
 mod error;
@@ -19,6 +20,7 @@ mod handles;
 mod head;
 mod hpack;
 mod output;
+mod reader;
 mod receive;
 mod send;
 mod server;

@@ -24,6 +24,8 @@ pub(crate) struct Output {
     sealed: VecDeque<Bytes>,
     tail: BytesMut,
     length: usize,
+    /// Bytes that were ever written.
+    written: u64,
 }
 
 impl Output {
@@ -34,6 +36,11 @@ impl Output {
 
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// Bytes that the socket has taken so far.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     fn put(&mut self, bytes: &[u8]) {
@@ -151,6 +158,7 @@ impl Output {
 
     fn advance(&mut self, mut written: usize) {
         self.length -= written;
+        self.written += written as u64;
         while let Some(front) = self.sealed.front_mut() {
             if front.len() > written {
                 front.advance(written);

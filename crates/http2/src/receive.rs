@@ -50,6 +50,9 @@ impl State {
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
         }
         stream.owed += length;
+        if length == 0 && !last {
+            return self.noise();
+        }
         if last {
             stream.receiving = Receiving::Ended;
         }
@@ -73,8 +76,8 @@ impl State {
     fn late(&mut self, id: u32) -> Result<(), Fault> {
         self.must_have_been_open(id)?;
         // What we reset may still send for a while; and a server's late answers are not worth a reset each.
-        if self.role == Role::Client || self.recent_resets.contains(&id) || self.leaving == Leaving::Final {
-            return Ok(());
+        if self.role == Role::Client || self.was_reset(id) || self.leaving == Leaving::Final {
+            return self.noise();
         }
         self.stream_error(id, Reason::STREAM_CLOSED)
     }
@@ -103,7 +106,7 @@ impl State {
         if self.role == Role::Server && !id.is_multiple_of(2) && id > self.last_id {
             return self.request(id, fields, last);
         }
-        if self.role == Role::Server && !self.is_idle(id) && !self.recent_resets.contains(&id) {
+        if self.role == Role::Server && !self.is_idle(id) && !self.was_reset(id) {
             return Err(Fault::new(Reason::STREAM_CLOSED, "headers of a stream that has ended"));
         }
         self.late(id)
@@ -126,6 +129,7 @@ impl State {
             self.send_head(key, Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), &HeaderMap::new(), true);
             return Ok(());
         }
+        let size = fields.size();
         let Ok(head) = fields.into_request() else { return self.stream_error(id, Reason::PROTOCOL_ERROR) };
         let Ok(announced) = content_length(&head.headers, last) else {
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
@@ -136,6 +140,7 @@ impl State {
         if last {
             stream.receiving = Receiving::Ended;
         }
+        self.charge_headers(key, size, head.headers.len());
         self.accepted.push_back((head, key));
         Ok(())
     }
@@ -144,6 +149,7 @@ impl State {
         if fields.is_too_large() {
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
         }
+        let size = fields.size();
         let Ok(head) = fields.into_response() else { return self.stream_error(id, Reason::PROTOCOL_ERROR) };
         if head.status.is_informational() {
             // The answer itself follows.
@@ -156,7 +162,8 @@ impl State {
         stream.announced = announced;
         stream.receiving = Receiving::Body;
         if stream.holders.receiver {
-            stream.head = Some(head);
+            self.charge_headers(key, size, head.headers.len());
+            self.streams[key].head = Some(head);
         }
         self.received(key, last);
         Ok(())
@@ -167,7 +174,9 @@ impl State {
         if !last || !complete || fields.is_too_large() {
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
         }
+        let size = fields.size();
         let Ok(trailers) = fields.into_trailers() else { return self.stream_error(id, Reason::PROTOCOL_ERROR) };
+        self.charge_headers(key, size, trailers.len());
         self.streams[key].trailers = Some(trailers);
         self.received(key, true);
         Ok(())
@@ -186,7 +195,8 @@ impl State {
 
     pub fn reset_received(&mut self, id: u32, reason: Reason) -> Result<(), Fault> {
         let Some(key) = self.ids.get(&id).copied() else {
-            return self.must_have_been_open(id);
+            self.must_have_been_open(id)?;
+            return self.noise();
         };
         if self.streams[key].holders.acceptor {
             self.unaccepted_resets += 1;
@@ -215,7 +225,8 @@ impl State {
             return Ok(());
         }
         let Some(key) = self.ids.get(&id).copied() else {
-            return self.must_have_been_open(id);
+            self.must_have_been_open(id)?;
+            return self.noise();
         };
         if bytes == 0 {
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
@@ -237,7 +248,8 @@ impl State {
         }
         // What the new windows let out comes after it.
         self.out.settings_ack();
-        self.replies += 1;
+        self.replied()?;
+        self.noise()?;
         for [a, b, value @ ..] in values {
             let value = u32::from_be_bytes(*value);
             match u16::from_be_bytes([*a, *b]) {
@@ -272,15 +284,17 @@ impl State {
         if self.resized > MOST_RESIZED {
             return Err(Fault::new(Reason::ENHANCE_YOUR_CALM, "the windows of all streams are changed over and over"));
         }
+        self.looked_at(self.streams.len())?;
         self.initial_send_window = value.into();
         let keys: Vec<usize> = self.streams.iter().map(|(key, _)| key).collect();
         for key in keys {
             let Some(stream) = self.streams.get_mut(key) else { continue };
+            let was_shut = stream.send_window <= 0;
             stream.send_window += more;
             if stream.send_window > i64::from(LARGEST_WINDOW) {
                 return Err(Fault::new(Reason::FLOW_CONTROL_ERROR, "a window that is too large"));
             }
-            if more > 0 {
+            if was_shut && stream.send_window > 0 {
                 stream.wake_writer();
                 self.advance(key);
             }
@@ -294,7 +308,8 @@ impl State {
         };
         if !is_answer {
             self.out.ping(payload, true);
-            self.replies += 1;
+            self.replied()?;
+            self.noise()?;
         } else if payload == FAREWELL && self.leaving == Leaving::Asked {
             // It has heard that we go: what it opened before is here.
             self.leaving = Leaving::Final;
@@ -320,6 +335,7 @@ impl State {
         }
         let error = Error::Refused { reason: Reason(reason) };
         self.failure.get_or_insert_with(|| error.clone());
+        self.looked_at(self.ids.len())?;
         let unopened = std::mem::take(&mut self.unopened);
         let late: Vec<usize> = self.ids.iter().filter(|(id, _)| **id > last).map(|(_, key)| *key).collect();
         for key in unopened.into_iter().chain(late) {

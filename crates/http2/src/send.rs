@@ -16,6 +16,8 @@ use crate::stream::{Holders, SendEnd, Sending, Stream, Unopened, remember};
 const FULL: usize = 512 << 10;
 /// What one stream may take of the room at a time.
 const TURN: usize = 64 << 10;
+/// Entries of the queue of those that wait that may be of streams that have gone.
+const SPARE: usize = 64;
 /// `:status` and its value.
 const STATUS: usize = 10 + ENTRY;
 /// `:method POST`, `:scheme http`, and what `:path` and `:authority` count without their values.
@@ -157,8 +159,12 @@ impl State {
             return Ok(());
         }
         if !payload.is_empty() {
+            stream.pending_bytes += payload.len();
+            self.pending += payload.len();
+            let stream = &mut self.streams[key];
             stream.pending.push_back(payload);
         }
+        let stream = &mut self.streams[key];
         if last {
             stream.sending = Sending::Ending;
             stream.send_end = Some(SendEnd::Data);
@@ -172,8 +178,11 @@ impl State {
         if stream.pending.is_empty() && stream.id != 0 {
             self.send_head(key, None, &trailers, true);
         } else {
+            let bytes = trailers.list_size();
+            stream.pending_bytes += bytes;
             stream.sending = Sending::Ending;
             stream.send_end = Some(SendEnd::Trailers(Box::new(trailers)));
+            self.pending += bytes;
         }
         Ok(())
     }
@@ -217,6 +226,8 @@ impl State {
             if chunk.is_empty() {
                 stream.pending.pop_front();
             }
+            stream.pending_bytes -= part.len();
+            self.pending -= part.len();
             let last = stream.pending.is_empty() && matches!(stream.send_end, Some(SendEnd::Data));
             if last {
                 stream.send_end = None;
@@ -224,7 +235,10 @@ impl State {
             self.send_frame(key, part, last);
         }
         match self.streams[key].send_end.take() {
-            Some(SendEnd::Trailers(trailers)) => return self.send_head(key, None, &trailers, true),
+            Some(SendEnd::Trailers(trailers)) => {
+                self.pending -= std::mem::take(&mut self.streams[key].pending_bytes);
+                return self.send_head(key, None, &trailers, true);
+            }
             Some(SendEnd::Data) => self.send_frame(key, Bytes::new(), true),
             None => {}
         }
@@ -239,22 +253,39 @@ impl State {
         if stream.id != 0 && stream.send_window > 0 && !stream.waits {
             stream.waits = true;
             self.waiting.push_back((key, stream.id));
+            if self.waiting.len() > 2 * self.streams.len() + SPARE {
+                // Streams that ended while they waited.
+                let streams = &self.streams;
+                self.waiting.retain(|(key, id)| streams.get(*key).is_some_and(|stream| stream.id == *id));
+            }
         }
     }
 
-    /// The connection has room again.
+    /// The connection has room again: as many go on as the room is for, in the order in which they came.
     pub fn serve_waiting(&mut self) {
-        for (key, id) in std::mem::take(&mut self.waiting) {
+        // What those may take who are told now, and take it when it is their turn.
+        let mut promised = 0;
+        while self.room() > promised
+            && let Some((key, id)) = self.waiting.pop_front()
+        {
             let Some(stream) = self.streams.get_mut(key).filter(|stream| stream.id == id) else { continue };
             stream.waits = false;
+            if stream.pending.is_empty() && stream.writing.is_some() {
+                promised += usize::try_from(stream.send_window).unwrap_or(0).clamp(1, TURN);
+            }
             stream.wake_writer();
             self.advance(key);
         }
     }
 
+    /// What may be sent now on all streams together.
+    fn room(&self) -> usize {
+        usize::try_from(self.send_window).unwrap_or(0).min(FULL.saturating_sub(self.out.len()))
+    }
+
     /// Whether streams wait that could go on.
     pub fn has_room_for_waiting(&self) -> bool {
-        !self.waiting.is_empty() && self.send_window > 0 && self.out.len() < FULL
+        !self.waiting.is_empty() && self.room() > 0
     }
 
     /// How much may be sent on a stream now; ready when that is not nothing.

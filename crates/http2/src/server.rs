@@ -66,6 +66,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Server<T> {
         self.driver.state.lock().on_behalf(State::leave);
     }
 
+    /// What the connection holds, in bytes: read buffers, header lists and bodies of open streams, what waits to be read
+    /// by the client.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.driver.state.lock().held()
+    }
+
+    /// Ends the connection: `poll_accept` returns the error, and the client is told why.
+    pub fn expel(&mut self, why: &'static str) {
+        self.driver.expel(why);
+    }
+
+    /// To be called every few seconds. Some if the client leaves off in the middle, or does not read: why it should be
+    /// expelled.
+    pub fn look(&mut self) -> Option<&'static str> {
+        self.driver.look()
+    }
+
     /// Whether any streams are open.
     #[must_use]
     pub fn has_streams(&self) -> bool {

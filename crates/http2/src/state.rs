@@ -7,6 +7,7 @@ use std::task::Waker;
 use hashbrown::HashMap;
 use slab::Slab;
 
+use crate::account::{MOST_ERRORS, STREAM};
 use crate::error::{Error, Fault, Reason};
 use crate::fields::RequestHead;
 use crate::frame::{DEFAULT_FRAME, DEFAULT_WINDOW, LARGEST_ID, PREFACE, setting};
@@ -14,9 +15,6 @@ use crate::hpack::Encoder;
 use crate::output::Output;
 use crate::settings::Settings;
 use crate::stream::{Holders, Pieces, Receiving, Sending, Stream};
-
-/// Streams that we reset and whose late frames are no error.
-const REMEMBERED_RESETS: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -73,6 +71,7 @@ pub(crate) struct State {
     pub max_send_frame: usize,
     /// Of a header list, as RFC 9113, section 6.5.2, counts it.
     pub max_send_list: usize,
+    /// Streams that wait for the connection, and some that have gone meanwhile.
     pub waiting: VecDeque<(usize, u32)>,
     pub receive_window: i64,
     pub unclaimed: u32,
@@ -80,9 +79,24 @@ pub(crate) struct State {
     /// Answers to what the other side sent without need; none are given when it does not read them.
     pub replies: usize,
     pub errors: usize,
+    /// Of these, since somebody last looked, those that no honest client makes.
+    pub recent_errors: usize,
     /// How often the other side changed the windows of all streams.
     pub resized: usize,
-    pub recent_resets: VecDeque<u32>,
+    /// By the low bits of the id; empty before the first one.
+    pub recent_resets: Vec<u32>,
+
+    // what it holds, in bytes, and what it makes us do
+    /// The read buffer, and header blocks whose end has not come.
+    pub buffered: usize,
+    /// Costs of all streams.
+    pub costs: usize,
+    /// What streams may not send yet.
+    pub pending: usize,
+    /// Bytes received so far.
+    pub received: u64,
+    pub looks: u64,
+    pub noise: usize,
     pub waker: Option<Waker>,
     pub notified: bool,
 }
@@ -115,8 +129,15 @@ impl State {
             unclaimed: 0,
             replies: 0,
             errors: 0,
+            recent_errors: 0,
             resized: 0,
-            recent_resets: VecDeque::new(),
+            recent_resets: Vec::new(),
+            buffered: 0,
+            costs: 0,
+            pending: 0,
+            received: 0,
+            looks: 0,
+            noise: 0,
             waker: None,
             notified: false,
         };
@@ -173,8 +194,11 @@ impl State {
             receiving: if self.role == Role::Client { Receiving::Head } else { Receiving::Body },
             receive_window: self.settings.stream_window.into(),
             send_window: self.initial_send_window,
+            // Our own calls are paid for where they come from.
+            cost: if self.role == Role::Server { STREAM } else { 0 },
             ..Stream::default()
         };
+        self.costs += stream.cost;
         let key = self.streams.insert(stream);
         if id != 0 {
             self.ids.insert(id, key);
@@ -215,6 +239,7 @@ impl State {
         let stream = &self.streams[key];
         if stream.closed && !stream.holders.is_held() {
             let stream = self.streams.remove(key);
+            self.costs -= stream.cost;
             self.give_back(stream.owed);
         }
     }
@@ -233,13 +258,6 @@ impl State {
         self.ended(key, Error::Reset { reason, by_peer: false });
     }
 
-    fn remember_reset(&mut self, id: u32) {
-        if self.recent_resets.len() == REMEMBERED_RESETS {
-            self.recent_resets.pop_front();
-        }
-        self.recent_resets.push_back(id);
-    }
-
     /// A stream has ended before its time.
     pub fn ended(&mut self, key: usize, error: Error) {
         let stream = &mut self.streams[key];
@@ -248,6 +266,7 @@ impl State {
         }
         stream.error = Some(error);
         stream.pending.clear();
+        self.pending -= std::mem::take(&mut stream.pending_bytes);
         stream.send_end = None;
         stream.unopened = None;
         stream.wake_all();
@@ -257,7 +276,9 @@ impl State {
     /// Resets a stream over an error of the other side.
     pub fn stream_error(&mut self, id: u32, reason: Reason) -> Result<(), Fault> {
         self.errors += 1;
-        if self.settings.max_errors.is_some_and(|max| self.errors > max) {
+        self.recent_errors += usize::from(reason != Reason::REFUSED_STREAM);
+        let too_many = self.role == Role::Server && self.recent_errors > MOST_ERRORS;
+        if too_many || self.settings.max_errors.is_some_and(|max| self.errors > max) {
             return Err(Fault::new(Reason::ENHANCE_YOUR_CALM, "too many streams had to be reset"));
         }
         match self.ids.get(&id) {
@@ -267,8 +288,7 @@ impl State {
                 self.remember_reset(id);
             }
         }
-        self.replies += 1;
-        Ok(())
+        self.replied()
     }
 
     /// Ends the connection: every stream learns why.

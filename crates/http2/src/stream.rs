@@ -128,9 +128,14 @@ pub(crate) struct Stream {
     /// Bytes that must still come, if the headers said how many.
     pub announced: Option<u64>,
 
+    /// What it costs to have it, header lists included, in bytes.
+    pub cost: usize,
+
     pub unopened: Option<Box<Unopened>>,
     pub send_window: i64,
     pub pending: VecDeque<Bytes>,
+    /// Bytes of `pending`, and of trailers behind them.
+    pub pending_bytes: usize,
     pub send_end: Option<SendEnd>,
     pub sending: Sending,
     /// In the queue of those that wait for the connection.

@@ -88,12 +88,29 @@ impl Decoder {
     }
 
     /// Reads a whole block, and calls `each` with every field: its name, its value, and its size (text and 32 bytes).
-    pub fn decode(&mut self, mut block: &[u8], mut each: impl FnMut(&Name, &HeaderValue, usize)) -> Result<(), Fault> {
+    ///
+    /// A field that is known costs its sender a byte, and us the work of reading it: beyond `most` bytes in all there is no
+    /// end to wait for.
+    pub fn decode(
+        &mut self,
+        mut block: &[u8],
+        most: usize,
+        mut each: impl FnMut(&Name, &HeaderValue, usize),
+    ) -> Result<(), Fault> {
         let mut begun = false;
+        let mut left = most;
+        let mut pay = |size: usize| match left.checked_sub(size) {
+            Some(rest) => {
+                left = rest;
+                Ok(())
+            }
+            None => Err(Fault::new(Reason::ENHANCE_YOUR_CALM, "a header list beyond all bounds")),
+        };
         while let Some(first) = block.first().copied() {
             if first & 0x80 != 0 {
                 let index = integer(&mut block, 7)?;
                 let entry = self.at(index)?;
+                pay(entry.size)?;
                 each(&entry.name, &entry.value, entry.size);
             } else if first & 0xe0 == 0x20 {
                 let max = integer(&mut block, 5)?;
@@ -107,6 +124,7 @@ impl Decoder {
                 let indexed = first & 0x40 != 0;
                 let index = integer(&mut block, if indexed { 6 } else { 4 })?;
                 let entry = self.literal(index, &mut block, first & 0xf0 == 0x10)?;
+                pay(entry.size)?;
                 each(&entry.name, &entry.value, entry.size);
                 if indexed {
                     self.insert(entry);

@@ -190,7 +190,7 @@ mod tests {
             };
             fields.push((name, value));
         };
-        decoder.decode(block, each).unwrap();
+        decoder.decode(block, usize::MAX, each).unwrap();
         fields
     }
 
@@ -262,7 +262,7 @@ mod tests {
         #[test]
         fn no_bytes_break_the_decoder(block in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
             let mut decoder = Decoder::new();
-            let _ = decoder.decode(&block, |_, _, _| {});
+            let _ = decoder.decode(&block, usize::MAX, |_, _, _| {});
             assert!(decoder.table_size() <= TABLE_SIZE);
         }
     }
