@@ -93,7 +93,7 @@ fn small_payloads_do_not_keep_the_buffers_that_they_came_in() {
             }
         }
         let before = resident();
-        held.say(&attack, Some).await;
+        assert_eq!(held.say(&attack, Some).await, attack.len());
         assert_eq!(held.calls.len(), 3000);
         assert!(held.over.is_none(), "{:?}", held.over);
         let grown = resident().saturating_sub(before);

@@ -59,7 +59,8 @@ impl Held {
         let mut said = 0;
         let Self { server, near, calls, over } = self;
         // Nothing is left to do once neither side moves for a while.
-        for _ in 0..200 {
+        let mut idle = 0;
+        while idle < 20 {
             let before = said;
             while said < bytes.len() {
                 let write = near.write(&bytes[said..]);
@@ -78,9 +79,8 @@ impl Held {
                     None => return said,
                 }
             }
-            if said > before || before < bytes.len() {
-                tokio::task::yield_now().await;
-            }
+            idle = if said > before { 0 } else { idle + 1 };
+            tokio::task::yield_now().await;
         }
         said
     }
