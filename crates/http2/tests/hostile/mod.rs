@@ -60,7 +60,7 @@ impl Held {
         let Self { server, near, calls, over } = self;
         // Nothing is left to do once neither side moves for a while.
         let mut idle = 0;
-        while idle < 20 {
+        while idle < 200 {
             let before = said;
             while said < bytes.len() {
                 let write = near.write(&bytes[said..]);
