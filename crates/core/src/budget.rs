@@ -52,6 +52,13 @@ impl Share {
         true
     }
 
+    /// Takes what is here already; false if that is beyond the bound. It counts all the same: whoever looks at the budget
+    /// takes nothing more in.
+    pub fn add(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.budget.max
+    }
+
     /// Gives some back.
     pub fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
@@ -89,6 +96,7 @@ mod tests {
         assert!(one.grow(6) && two.grow(4) && !two.grow(1));
         one.shrink(100);
         assert!(two.grow(6));
+        assert!(!one.add(3) && budget.exhausted(), "what is here is counted");
         drop((one, two));
         assert_eq!(budget.used(), 0);
     }

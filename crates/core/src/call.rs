@@ -16,6 +16,7 @@ use crate::events::Event;
 use crate::headers::MM_REFUSED;
 use crate::held::Resolution;
 use crate::identify::{Hop, Hopped, Subject};
+use crate::ledger::Holder;
 use crate::local::LocalUse;
 use crate::metrics::HoldEnd;
 use crate::naming;
@@ -91,6 +92,8 @@ pub struct Call {
     pub attempts: u32,
     /// What is noted down of it; None for most.
     pub notes: Option<Box<Notes>>,
+    /// Who pays for what it holds beside its stream.
+    pub holder: Arc<Holder>,
 }
 
 /// What an attempt was made with, as `AttemptFailed` names it.
@@ -383,7 +386,7 @@ impl Call {
             {
                 match read {
                     Ok(bytes) => {
-                        hold.bytes.grow(bytes);
+                        hold.bytes.add(bytes);
                     }
                     Err(BodyError::Gone) => return Poll::Ready(Err(End::Gone)),
                     Err(BodyError::TooLong(error)) => {

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -18,14 +19,24 @@ use crate::compression::{self, Encoding};
 use crate::events::Event;
 use crate::flow::Gone;
 use crate::framing::{Deframer, PREFIX, framed};
+use crate::ledger::Holder;
 use crate::listen::Port;
+use crate::pools::{Kind, Place, Pools};
 use crate::relay::{End, read_too_slowly};
 use crate::replay::{Body, BodyError};
 use crate::shared::Shared;
 use crate::status::{Code, Status};
 
-/// Calls that may be open at a time.
-const MOST_OPEN: usize = 4096;
+/// The largest message that our own services take: the largest of theirs are a fraction of it.
+pub const MOST_MESSAGE_BYTES: usize = 1 << 20;
+/// Bytes of all requests that are being collected, read or wait for Python.
+const MOST_BYTES: usize = 64 << 20;
+/// What a call costs beside its stream: its mailbox, its event, what Python keeps of it.
+const CALL: usize = 4096;
+/// How long a client has for a whole request, unless it is answered before.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request waits for its first answer. Loads take minutes, and events come when they come.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Messages of one call that Python has not taken yet; the client waits beyond that.
 const MOST_UNTAKEN: usize = 16;
 const MOST_UNTAKEN_BYTES: usize = 1 << 20;
@@ -35,9 +46,15 @@ const MOST_UNSENT_BYTES: usize = 4 << 20;
 
 /// All open calls, by token.
 pub struct Calls {
-    open: Mutex<HashMap<u64, Arc<Mutex<Mailbox>>>>,
+    open: Mutex<Open>,
     /// Bytes of requests that are being collected or wait in the event queue.
     bytes: Arc<Budget>,
+}
+
+#[derive(Default)]
+struct Open {
+    mailboxes: HashMap<u64, Arc<Mutex<Mailbox>>>,
+    pools: Pools,
 }
 
 /// What Python and the call's task tell each other.
@@ -48,6 +65,8 @@ struct Mailbox {
     finish: Option<Status>,
     /// The client takes too little: what is unsent is not worth waiting for.
     too_slow: bool,
+    /// Its place is somebody else's now.
+    displaced: bool,
     untaken: usize,
     untaken_bytes: usize,
     taken_bytes: usize,
@@ -87,11 +106,11 @@ impl Drop for Receipt {
 impl Calls {
     #[must_use]
     pub fn new(max_bytes: usize) -> Self {
-        Self { open: Mutex::default(), bytes: Budget::new(max_bytes) }
+        Self { open: Mutex::default(), bytes: Budget::new(max_bytes.min(MOST_BYTES)) }
     }
 
     fn find(&self, token: u64) -> Option<Arc<Mutex<Mailbox>>> {
-        self.open.lock().get(&token).cloned()
+        self.open.lock().mailboxes.get(&token).cloned()
     }
 
     /// Sends one answer message; false for a call that has gone or has ended.
@@ -135,6 +154,7 @@ impl Calls {
 pub struct Opening {
     pub port: Port,
     pub peer_address: String,
+    pub holder: Arc<Holder>,
     pub method: String,
     pub headers: HeaderMap,
     pub deadline: Option<Deadline>,
@@ -151,37 +171,61 @@ struct Answered<'a> {
     share: Share,
     encoding: Encoding,
     read_to_end: bool,
+    has_begun: bool,
+    /// What is left of the time for the request, then for its answer.
+    patience: Deadline,
     outgoing: Bytes,
 }
 
 /// Takes the call out of the table, however it ends.
 struct Registered<'a> {
     calls: &'a Calls,
+    kind: Kind,
+    connection: u64,
     token: u64,
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        self.calls.open.lock().remove(&self.token);
+        let mut open = self.calls.open.lock();
+        open.mailboxes.remove(&self.token);
+        open.pools.leave(self.kind, self.connection, self.token);
+    }
+}
+
+impl<'a> Registered<'a> {
+    /// A place for a call, of its own kind; one who has more may have to give it.
+    fn among(calls: &'a Calls, kind: Kind, connection: u64, token: u64, mailbox: &Arc<Mutex<Mailbox>>) -> Option<Self> {
+        let mut open = calls.open.lock();
+        let other = match open.pools.enter(kind, connection, token) {
+            Place::None => return None,
+            Place::Free => None,
+            Place::Of(other) => open.mailboxes.get(&other).cloned(),
+        };
+        open.mailboxes.insert(token, Arc::clone(mailbox));
+        drop(open);
+        if let Some(other) = other {
+            let mut other = other.lock();
+            other.displaced = true;
+            other.wake();
+        }
+        Some(Self { calls, kind, connection, token })
     }
 }
 
 /// Serves a call that Python answers, to its end.
 /// Answers with the status it ended with.
 pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, body: Body) -> Code {
-    let Opening { port, peer_address, method, headers, mut deadline } = opening;
+    let Opening { port, peer_address, holder, method, headers, mut deadline } = opening;
     let token = shared.held.token();
     let mailbox = Arc::new(Mutex::new(Mailbox::default()));
-    {
-        let mut open = shared.calls.open.lock();
-        if open.len() >= MOST_OPEN {
-            drop(open);
-            caller.end(Status::new(Code::ResourceExhausted, "too many calls of the management API are open"));
-            return Code::ResourceExhausted;
-        }
-        open.insert(token, Arc::clone(&mailbox));
+    let kind = Kind::of(port, &method);
+    let charge = holder.charge(CALL);
+    let registered = Registered::among(&shared.calls, kind, holder.connection(), token, &mailbox);
+    if charge.is_none() || registered.is_none() {
+        caller.end(too_many_calls());
+        return Code::ResourceExhausted;
     }
-    let _registered = Registered { calls: &shared.calls, token };
     let called = Event::Called {
         token,
         port,
@@ -204,6 +248,8 @@ pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, b
         share: shared.calls.bytes.share(),
         encoding: Encoding::of(&headers),
         read_to_end: false,
+        has_begun: false,
+        patience: Deadline::after(REQUEST_TIMEOUT),
         outgoing: Bytes::new(),
     };
     let end = poll_fn(|cx| {
@@ -229,7 +275,14 @@ impl Answered<'_> {
         if let Poll::Ready(end) = self.poll_answers(cx) {
             return Poll::Ready(end);
         }
-        self.poll_messages(cx)
+        if let Poll::Ready(end) = self.poll_messages(cx) {
+            return Poll::Ready(end);
+        }
+        if self.has_begun {
+            return Poll::Pending;
+        }
+        let what = if self.read_to_end { "the call was not answered" } else { "the request did not end" };
+        self.patience.poll(cx).map(|()| End::Refused(Status::new(Code::DeadlineExceeded, format!("{what} in time"))))
     }
 
     /// Hands messages up while Python takes them. Ready only if that ends the call.
@@ -244,15 +297,26 @@ impl Answered<'_> {
                 }
             }
             if let Some(message) = self.deframer.next_message() {
-                let length = message.payload.len();
-                match compression::expand(message, self.encoding, self.shared.settings.max_message_bytes) {
-                    // What it grew by is paid for as well: a thousand times what was sent, at worst.
-                    Ok(payload) if self.share.grow(payload.len().saturating_sub(length)) => {
-                        let paid = PREFIX + length.max(payload.len());
-                        self.hand_up(Some(payload), paid);
-                    }
-                    Ok(_) => return Poll::Ready(End::Refused(too_many_bytes())),
+                let (length, compressed) = (message.payload.len(), message.compressed);
+                let most = MOST_MESSAGE_BYTES.min(self.shared.settings.max_message_bytes);
+                // What it grows to is paid for before there is any of it: a thousand times what was sent, at worst.
+                if compressed && !self.share.grow(most) {
+                    return Poll::Ready(End::Refused(too_many_bytes()));
+                }
+                let payload = match compression::expand(message, self.encoding, most) {
+                    Ok(payload) => payload,
                     Err(status) => return Poll::Ready(End::Refused(status)),
+                };
+                let mut paid = PREFIX + length;
+                if compressed {
+                    self.share.shrink(most.saturating_sub(payload.len()) + length);
+                    paid = PREFIX + payload.len();
+                }
+                self.hand_up(Some(payload), paid);
+                if compressed {
+                    // That was work: others have their turn.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
                 continue;
             }
@@ -266,6 +330,7 @@ impl Answered<'_> {
                 }
                 Ok(None) => {
                     self.read_to_end = true;
+                    self.patience = Deadline::after(ANSWER_TIMEOUT);
                     self.hand_up(None, 0);
                 }
                 Err(BodyError::Gone) => return Poll::Ready(End::Gone),
@@ -308,10 +373,14 @@ impl Answered<'_> {
                 }
             }
             let mut mailbox = self.mailbox.lock();
+            if mailbox.displaced {
+                return Poll::Ready(End::Refused(too_many_calls()));
+            }
             if let Some(answer) = mailbox.answers.pop_front() {
                 mailbox.unsent_bytes -= answer.len();
                 drop(mailbox);
                 self.outgoing = answer;
+                self.has_begun = true;
                 if !self.caller.has_begun() && self.caller.begin(response_headers()).is_err() {
                     return Poll::Ready(End::Gone);
                 }
@@ -328,6 +397,10 @@ impl Answered<'_> {
     }
 }
 
+fn too_many_calls() -> Status {
+    Status::new(Code::ResourceExhausted, "too many calls of the management API are open")
+}
+
 fn too_many_bytes() -> Status {
     Status::new(Code::ResourceExhausted, "too many bytes of management calls are waiting")
 }
@@ -336,4 +409,53 @@ fn response_headers() -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(1);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use http::uri::PathAndQuery;
+    use modelmesh_http2::{Client, Server};
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::ledger::Side;
+    use crate::shared::Settings;
+
+    /// The status of a call of which the client sends so much and that Python does not answer.
+    async fn unanswered(request: &[u8], last: bool) -> HeaderMap {
+        let shared = Shared::new(Settings::default()).unwrap();
+        let (near, far) = duplex(1 << 16);
+        let (sender, connection) = Client::new(near, modelmesh_http2::Settings::default());
+        tokio::spawn(connection);
+        let (mut answer, mut stream) =
+            sender.send("x", &PathAndQuery::from_static("/p.S/M"), &HeaderMap::new(), false).unwrap();
+        stream.send_data(Bytes::copy_from_slice(request), last).unwrap();
+        let mut server = Server::handshake(far, modelmesh_http2::Settings::default()).await.unwrap();
+        let (_, body, call) = poll_fn(|cx| server.poll_accept(cx)).await.unwrap().unwrap();
+        tokio::spawn(async move { poll_fn(|cx| server.poll_accept(cx).map(|_| ())).await });
+        let opening = Opening {
+            port: Port::Serving,
+            peer_address: String::new(),
+            holder: Arc::clone(shared.ledger.open(Side::Clients, "a").holder()),
+            method: "p.S/M".to_owned(),
+            headers: HeaderMap::new(),
+            deadline: None,
+        };
+        let body = Body::new(body, MOST_MESSAGE_BYTES, shared.replay.share(), false);
+        assert_eq!(serve(&shared, opening, Caller::new(call, false), body).await, Code::DeadlineExceeded);
+        assert!(shared.calls.open.lock().mailboxes.is_empty());
+        poll_fn(|cx| answer.poll_head(cx)).await.unwrap().headers
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_does_not_end_is_given_up() {
+        let status = unanswered(&[0, 0, 0, 0, 9, 1], false).await;
+        assert_eq!(status["grpc-message"], "the request did not end in time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_never_answered_is_given_up() {
+        let status = unanswered(&[0, 0, 0, 0, 0], true).await;
+        assert_eq!(status["grpc-message"], "the call was not answered in time");
+    }
 }

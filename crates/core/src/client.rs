@@ -310,10 +310,16 @@ impl ClientConnection {
         news
     }
 
-    /// What is to be sent.
+    /// What is to be sent; more may be when that has been.
     pub fn take(&mut self) -> Vec<u8> {
         self.turn();
         self.pipe.lock().take()
+    }
+
+    /// What the connection holds, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.driver.as_ref().map_or(0, Client::held_bytes)
     }
 
     /// Asks the server whether it is there. Any bytes that come are a sign of it.

@@ -65,6 +65,7 @@ fn gunzip(bytes: &[u8], max: usize) -> Result<Bytes, Status> {
     if !decoder.into_inner().is_empty() {
         return Err(damaged());
     }
+    expanded.shrink_to_fit();
     Ok(expanded.into())
 }
 

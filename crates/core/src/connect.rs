@@ -3,8 +3,10 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use modelmesh_http2::{Client, Pinger, Sender};
@@ -12,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::{interval, timeout};
 
 use crate::clock;
+use crate::ledger::{Account, Side, TooMuch};
 use crate::limits;
 use crate::peers::{Address, Destination, Kind};
 use crate::race::race;
@@ -32,6 +35,7 @@ const IDLE_AFTER_MS: u64 = 300_000;
 pub struct Opened {
     pub sender: Sender,
     connection: Client<Watched>,
+    account: Account,
     pinger: Pinger,
     last_read_ms: Arc<AtomicU64>,
     is_peer: bool,
@@ -79,7 +83,8 @@ async fn shake_hands(shared: &Shared, destination: &Destination, socket: Socket)
         }
         pong = poll_fn(|cx| pinger.poll_pong(cx)) => pong?,
     };
-    Ok(Opened { sender, connection, pinger, last_read_ms, is_peer: !destination.is_runtime() })
+    let account = shared.ledger.open(Side::Neighbours, &destination.instance);
+    Ok(Opened { sender, connection, account, pinger, last_read_ms, is_peer: !destination.is_runtime() })
 }
 
 /// Connects to one of the addresses that `name` has.
@@ -99,12 +104,19 @@ async fn dial(shared: &Shared, destination: &Destination, name: &str, found: Soc
 impl Opened {
     /// Moves the connection's bytes until it ends.
     pub async fn drive(self, in_flight: &AtomicUsize) -> Ended {
-        let Self { connection, pinger, last_read_ms, is_peer, sender } = self;
+        let Self { mut connection, mut account, pinger, last_read_ms, is_peer, sender } = self;
         // Held here it would keep a forgotten connection open.
         drop(sender);
+        let connection = poll_fn(|cx| {
+            let ended = Pin::new(&mut connection).poll(cx).map(|_| ());
+            match account.note(connection.held_bytes(), cx.waker()) {
+                Ok(()) => ended,
+                Err(TooMuch) => Poll::Ready(()),
+            }
+        });
         if !is_peer {
             // A runtime is on this machine: its death is a closed socket, and gRPC servers punish pings.
-            let _ = connection.await;
+            connection.await;
             return Ended { by_us: false };
         }
         tokio::pin!(connection);
@@ -114,7 +126,7 @@ impl Opened {
         let mut pinged = false;
         loop {
             tokio::select! {
-                _ = &mut connection => return Ended { by_us: false },
+                () = &mut connection => return Ended { by_us: false },
                 _ = poll_fn(|cx| pinger.poll_pong(cx)), if pinged => pinged = false,
                 _ = look.tick() => {
                     let now_ms = clock::monotonic_ms();

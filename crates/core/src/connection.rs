@@ -4,20 +4,24 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use modelmesh_http2::Server;
+use modelmesh_http2::{Accepted, Error, Server};
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
 use crate::drain::Phase;
 use crate::entry;
+use crate::ledger::{Account, Side, TooMuch};
 use crate::limits;
-use crate::listen::Port;
+use crate::listen::{self, Port};
 use crate::socket::Socket;
 use crate::worker::Worker;
 
 /// TLS and the HTTP/2 preface together. A client slower than that is none.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same while connections are scarce.
+const SHORT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection without calls for this long is asked to go when connections are scarce. An honest client
 /// opens another for its next call.
 const IDLE: Duration = Duration::from_secs(5);
@@ -28,8 +32,15 @@ const IDLE: Duration = Duration::from_secs(5);
 /// The connection broke, or its client broke the protocol.
 pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: SocketAddr) -> io::Result<()> {
     let shake = handshake(&worker, stream, port);
-    let mut connection =
-        timeout(HANDSHAKE_TIMEOUT, shake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let scarce = worker.shared.connections(port).are_scarce();
+    let mut connection = timeout(if scarce { SHORT_HANDSHAKE_TIMEOUT } else { HANDSHAKE_TIMEOUT }, shake)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let side = match port {
+        Port::Serving => Side::Clients,
+        Port::Peer => Side::Peers,
+    };
+    let mut account = worker.shared.ledger.open(side, &listen::holder_of(address.ip()).to_string());
     let settings = &worker.shared.settings;
     // Clients that came together must not all leave together: up to a tenth earlier or later.
     let old = settings.max_connection_age.map(|age| Instant::now() + age.mul_f64(0.9 + fastrand::f64() / 5.0));
@@ -41,7 +52,7 @@ pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: 
     loop {
         let accepted = tokio::select! {
             biased;
-            accepted = poll_fn(|cx| connection.poll_accept(cx)) => accepted,
+            accepted = poll_fn(|cx| poll_accept(&mut connection, &mut account, cx)) => accepted,
             _ = phase.wait_for(|phase| *phase != Phase::Running), if !leaving => {
                 leaving = true;
                 connection.leave();
@@ -55,8 +66,12 @@ pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: 
             }
             () = until(over), if over.is_some() => return Ok(()),
             _ = look.tick() => {
+                if let Some(why) = connection.look() {
+                    connection.expel(why);
+                    continue;
+                }
                 let used = std::mem::take(&mut busy) || connection.has_streams();
-                if used || !worker.shared.connections.are_scarce() {
+                if used || !worker.shared.connections(port).are_scarce() {
                     continue;
                 }
                 if leaving {
@@ -73,8 +88,25 @@ pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: 
             Some(Err(error)) => return Err(error.into()),
             Some(Ok(accepted)) => {
                 busy = true;
-                entry::begin(&worker, port, address, accepted);
+                entry::begin(&worker, port, address, &account, accepted);
             }
+        }
+    }
+}
+
+/// The next request of a connection that does not hold too much.
+fn poll_accept(
+    connection: &mut Server<Socket>,
+    account: &mut Account,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Accepted, Error>>> {
+    let accepted = connection.poll_accept(cx);
+    match account.note(connection.held_bytes(), cx.waker()) {
+        Ok(()) => accepted,
+        Err(TooMuch) => {
+            connection.expel(TooMuch::WHY);
+            drop(accepted);
+            connection.poll_accept(cx)
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::clock;
 use crate::drain::Phase;
 use crate::events::Event;
 use crate::held::Resolution;
+use crate::ledger::Side;
 use crate::link::Links;
 use crate::listen::{self, Listener, Port};
 use crate::metrics::{Counts, Series};
@@ -106,8 +107,8 @@ impl Engine {
         running.workers = Some(Arc::clone(&workers));
         running.acceptor_turned_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
         let turned_ms = Arc::clone(&running.acceptor_turned_ms);
-        let connections = Arc::clone(&self.shared.connections);
-        let accepting = listen::accept_all(listeners, workers, connections, self.phase.subscribe(), turned_ms);
+        let accepting =
+            listen::accept_all(listeners, workers, Arc::clone(&self.shared), self.phase.subscribe(), turned_ms);
         running.threads.push(spawn("mm-accept".to_owned(), accepting)?);
         Ok(())
     }
@@ -266,6 +267,7 @@ impl Engine {
             tapped_bytes: shared.tapped.used(),
             connections: self.connections(),
             open_calls: self.open_calls(),
+            sides: Side::ALL.map(|side| (shared.ledger.held(side), shared.ledger.expelled(side))),
         }
     }
 

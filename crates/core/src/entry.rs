@@ -8,13 +8,13 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use modelmesh_http2::{Accepted, Headers, RequestHead};
 use tokio::time::Instant;
 
-use crate::budget::Share;
 use crate::call::{Call, Deadline};
 use crate::caller::Caller;
 use crate::calls::{self, Opening};
 use crate::extraction;
 use crate::headers::{GRPC_TIMEOUT, MM_BALANCED};
 use crate::identify::{self, Ids, Subject};
+use crate::ledger::Account;
 use crate::listen::Port;
 use crate::metrics::{Ended, Rejection};
 use crate::multi;
@@ -29,7 +29,13 @@ use crate::worker::Worker;
 /// Begins to serve one request: refuses it here, or gives it a task of its own.
 ///
 /// Not async itself: what only the beginning needs would make every task larger.
-pub fn begin(worker: &Arc<Worker>, port: Port, address: SocketAddr, (head, stream, answer): Accepted) {
+pub fn begin(
+    worker: &Arc<Worker>,
+    port: Port,
+    address: SocketAddr,
+    account: &Account,
+    (head, stream, answer): Accepted,
+) {
     let RequestHead { method, path, headers } = head;
     let mut caller = Caller::new(answer, port == Port::Peer);
     let shared = &worker.shared;
@@ -41,7 +47,12 @@ pub fn begin(worker: &Arc<Worker>, port: Port, address: SocketAddr, (head, strea
         shared.metrics.rejected(Rejection::NotGrpc);
         return caller.end_http(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
-    let Admitted { deadline, rule, header_bytes, large_headers } = match admit(worker, port, &headers, path.path()) {
+    if !account.takes_calls() {
+        shared.metrics.rejected(Rejection::TooMuchOpen);
+        let message = "this connection has too much open; try again";
+        return caller.end(Status::new(Code::ResourceExhausted, message));
+    }
+    let Admitted { deadline, rule, header_bytes } = match admit(worker, port, &headers, path.path()) {
         Ok(admitted) => admitted,
         Err((why, status)) => {
             shared.metrics.rejected(why);
@@ -51,11 +62,16 @@ pub fn begin(worker: &Arc<Worker>, port: Port, address: SocketAddr, (head, strea
     // Only the ingress keeps a copy: it is the only one to replay.
     let keep = port == Port::Serving && rule.is_some();
     let began = Instant::now();
-    let mut body = Body::new(stream, shared.settings.max_message_bytes, shared.replay.share(), keep);
-    let open = (worker.load.count_call(), large_headers);
+    let max_message = match &rule {
+        Some(_) => shared.settings.max_message_bytes,
+        None => calls::MOST_MESSAGE_BYTES.min(shared.settings.max_message_bytes),
+    };
+    let mut body = Body::new(stream, max_message, shared.replay.share(), keep);
+    let open = worker.load.count_call();
     let Some(rule) = rule else {
         let method = path.path().trim_start_matches('/').to_owned();
-        let opening = Opening { port, peer_address: address.to_string(), method, headers, deadline };
+        let holder = Arc::clone(account.holder());
+        let opening = Opening { port, peer_address: address.to_string(), holder, method, headers, deadline };
         let shared = Arc::clone(shared);
         tokio::spawn(async move {
             let method = opening.method.clone();
@@ -99,6 +115,7 @@ pub fn begin(worker: &Arc<Worker>, port: Port, address: SocketAddr, (head, strea
         invoked: None,
         attempts: 0,
         notes,
+        holder: Arc::clone(account.holder()),
     };
     // Boxed: a task moves what it is made of three times, and a call is large.
     tokio::spawn(Box::pin(async move {
@@ -143,16 +160,12 @@ async fn serve(call: &mut Call, began: Instant) {
     observe::ended(call, code, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
 }
 
-/// Header lists above this are paid for while their calls are open: a connection may have thousands.
-const LARGE_HEADERS: usize = 8 << 10;
-
 /// A call that may begin. The rule is None for services that Python answers.
 struct Admitted {
     deadline: Option<Deadline>,
     rule: Option<MethodRule>,
     /// The list size of its headers.
     header_bytes: usize,
-    large_headers: Option<Share>,
 }
 
 /// What is refused before any routing.
@@ -162,14 +175,6 @@ fn admit(worker: &Worker, port: Port, headers: &HeaderMap, path: &str) -> Result
     if size > max {
         let message = format!("Received header list larger than max ({size} vs. {max})");
         return Err((Rejection::HeadersTooLarge, Status::new(Code::ResourceExhausted, message)));
-    }
-    let mut large_headers = None;
-    if size > LARGE_HEADERS {
-        let share = large_headers.insert(worker.shared.large_headers.share());
-        if !share.grow(size) {
-            let message = "too many calls with large header lists are open; try again";
-            return Err((Rejection::HeadersTooLarge, Status::new(Code::ResourceExhausted, message)));
-        }
     }
     let deadline = match headers.get(GRPC_TIMEOUT) {
         None => None,
@@ -185,7 +190,7 @@ fn admit(worker: &Worker, port: Port, headers: &HeaderMap, path: &str) -> Result
         Answerer::Python => None,
         Answerer::Model(rule) => Some(rule.clone()),
     };
-    Ok(Admitted { deadline, rule, header_bytes: size, large_headers })
+    Ok(Admitted { deadline, rule, header_bytes: size })
 }
 
 /// Looks into the first message of a method whose messages carry ids.

@@ -9,9 +9,10 @@
 //! - moving: `attempt`, `local`, `peer`, `relay`, `replay` (request body), `caller` (answer), `flow`, `multi` (several
 //!   ids in one call);
 //! - upstream: `peers` (addresses), `link` (connections), `connect`;
-//! - Python's own services: `calls`; Python's own calls: `client` (a connection without a socket), `pipe` (its bytes);
+//! - Python's own services: `calls`, `pools` (whose turn it is); Python's own calls: `client` (a connection without a socket), `pipe` (its bytes);
 //! - rules of the wire: `headers`, `status`, `timeout`, `framing`, `compression`, `limits`, `tls`;
-//! - around it: `engine` (composition root), `shared`, `events`, `budget`, `accounting`, `drain`;
+//! - around it: `engine` (composition root), `shared`, `events`, `accounting`, `drain`;
+//! - what is held, and for whom: `ledger` (connections), `budget` (kinds of bytes);
 //! - told of it: `metrics`, `histogram`, `observe` (payloads and log lines), `trace`.
 
 #![forbid(unsafe_code)]
@@ -40,6 +41,7 @@ mod headers;
 mod held;
 mod histogram;
 mod identify;
+mod ledger;
 mod limits;
 mod link;
 mod listen;
@@ -53,6 +55,7 @@ mod peer;
 mod peers;
 mod pinned;
 mod pipe;
+mod pools;
 mod race;
 mod relay;
 mod replay;

@@ -48,15 +48,18 @@ pub enum Rejection {
     NotAllowed,
     NotFromInstance,
     BadId,
+    /// The connection holds nearly as much as it may.
+    TooMuchOpen,
 }
 
-const REJECTIONS: [(Rejection, &str); 6] = [
+const REJECTIONS: [(Rejection, &str); 7] = [
     (Rejection::NotGrpc, "not-grpc"),
     (Rejection::HeadersTooLarge, "headers-too-large"),
     (Rejection::BadTimeout, "bad-timeout"),
     (Rejection::NotAllowed, "not-allowed"),
     (Rejection::NotFromInstance, "not-from-instance"),
     (Rejection::BadId, "bad-id"),
+    (Rejection::TooMuchOpen, "too-much-open"),
 ];
 
 /// How the wait for a decision ended.

@@ -9,6 +9,7 @@ use std::task::Poll;
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use modelmesh_http2::Headers;
 use tokio::task::JoinSet;
 
 use crate::call::{Call, Deadline, poll_stopped, unless_stopped};
@@ -17,11 +18,21 @@ use crate::compression::{self, Encoding};
 use crate::extraction;
 use crate::flow::Gone;
 use crate::framing::{Deframer, PREFIX, framed};
-use crate::headers::{GRPC_ACCEPT_ENCODING, GRPC_ENCODING, GRPC_MESSAGE, GRPC_STATUS, entry_size};
+use crate::headers::{
+    GRPC_ACCEPT_ENCODING, GRPC_ENCODING, GRPC_MESSAGE, GRPC_STATUS, MM_MODEL_ID, MM_MODEL_ID_BIN, MM_VMODEL_ID,
+    MM_VMODEL_ID_BIN, TAS_MODEL_ID, entry_size,
+};
 use crate::identify::Subject;
 use crate::relay::End;
 use crate::replay::Body;
 use crate::status::{Code, Status};
+
+/// What an id costs beside its text: its place and its answer's head.
+const PART: usize = 512;
+/// What a part costs while it runs, beside its headers.
+const RUNNING: usize = 8 << 10;
+/// What a header costs beside its text.
+const HEADER: usize = 224;
 
 /// The answer for one id.
 pub struct Part {
@@ -101,6 +112,19 @@ pub async fn run(call: &mut Call, ids: Vec<String>, vmodels: bool) {
 /// Runs the parts, and gives the client their joined answer.
 async fn answer(call: &mut Call, ids: Vec<String>, vmodels: bool) -> Result<(), End> {
     let max = call.worker.shared.settings.max_message_bytes;
+    let parallelism = call.worker.shared.settings.multi_parallelism.max(1);
+    // Each part names its model itself.
+    let mut headers = call.headers.clone();
+    for name in [MM_MODEL_ID, MM_MODEL_ID_BIN, MM_VMODEL_ID, MM_VMODEL_ID_BIN, TAS_MODEL_ID] {
+        headers.remove(name);
+    }
+    let header_bytes = headers.list_size();
+    let parts_bytes = ids.iter().map(|id| id.len() + PART).sum::<usize>();
+    let lists_bytes = parallelism.min(ids.len()) * (RUNNING + header_bytes + HEADER * headers.len());
+    let charge = call.holder.charge(parts_bytes + lists_bytes).ok_or_else(|| {
+        let message = "too much is held for calls with several ids; try again";
+        End::Refused(Status::new(Code::ResourceExhausted, message))
+    })?;
     extraction::whole_request(&mut call.caller, &mut call.deadline, &mut call.body).await?;
     let request: Vec<Bytes> = call.body.read_so_far().cloned().collect();
     let all_required =
@@ -112,10 +136,10 @@ async fn answer(call: &mut Call, ids: Vec<String>, vmodels: bool) -> Result<(), 
     // Dropping the set cancels what still runs.
     let mut running = JoinSet::new();
     loop {
-        while running.len() < call.worker.shared.settings.multi_parallelism.max(1)
+        while running.len() < parallelism
             && let Some((index, id)) = waiting.next()
         {
-            running.spawn(one(sub_call(call, id, vmodels, &request, &left), index));
+            running.spawn(one(sub_call(call, id, vmodels, (&headers, header_bytes), &request, &left), index));
         }
         let next = poll_fn(|cx| running.poll_join_next(cx));
         let Some(done) = unless_stopped(&mut call.caller, &mut call.deadline, next).await? else { break };
@@ -152,6 +176,7 @@ async fn answer(call: &mut Call, ids: Vec<String>, vmodels: bool) -> Result<(), 
     })
     .await?;
     call.caller.end_with(trailers, Code::Ok);
+    drop(charge);
     Ok(())
 }
 
@@ -167,7 +192,14 @@ async fn one(mut call: Call, index: usize) -> (usize, Option<Code>, Option<Part>
     (index, call.caller.ended, call.caller.into_part())
 }
 
-fn sub_call(call: &Call, id: String, vmodels: bool, request: &[Bytes], left: &Arc<AtomicUsize>) -> Call {
+fn sub_call(
+    call: &Call,
+    id: String,
+    vmodels: bool,
+    (headers, header_bytes): (&HeaderMap, usize),
+    request: &[Bytes],
+    left: &Arc<AtomicUsize>,
+) -> Call {
     let subject =
         if vmodels { Subject { model: String::new(), vmodel: Some(id) } } else { Subject { model: id, vmodel: None } };
     Call {
@@ -175,8 +207,8 @@ fn sub_call(call: &Call, id: String, vmodels: bool, request: &[Bytes], left: &Ar
         caller: Caller::of_part(Part::new(left)),
         // The chunks are shared, and paid for by the whole call.
         body: Body::whole(request.iter().cloned(), call.worker.shared.replay.share()),
-        headers: call.headers.clone(),
-        header_bytes: call.header_bytes,
+        headers: headers.clone(),
+        header_bytes,
         path: call.path.clone(),
         subject,
         hopped: None,
@@ -188,6 +220,7 @@ fn sub_call(call: &Call, id: String, vmodels: bool, request: &[Bytes], left: &Ar
         invoked: None,
         attempts: 0,
         notes: None,
+        holder: Arc::clone(&call.holder),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
@@ -13,10 +13,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::tls::{ClientTls, speaks_http2};
 
+/// Bytes that wait to be taken before the connection is asked to wait with more.
+const MOST_UNTAKEN: usize = 256 << 10;
+
 /// Both directions of a connection that somebody else moves the bytes of.
 pub struct Pipe {
     came: BytesMut,
     to_send: Vec<u8>,
+    /// Bytes that were written and not taken yet.
+    untaken: usize,
+    /// Whoever writes waits until they are taken.
+    writer: Option<Waker>,
     tls: Option<Box<rustls::ClientConnection>>,
     /// Nothing more will come.
     at_end: bool,
@@ -35,12 +42,20 @@ impl Pipe {
             Some((tls, name)) => {
                 let name = ServerName::try_from(name.to_owned()).map_err(|error| format!("{name:?}: {error}"))?;
                 let mut tls = rustls::ClientConnection::new(tls.config(), name).map_err(|error| error.to_string())?;
-                // What waits here is bounded by the windows of the streams.
+                // What waits here is bounded as the rest is, by `MOST_UNTAKEN`.
                 tls.set_buffer_limit(None);
                 Some(Box::new(tls))
             }
         };
-        Ok(Self { came: BytesMut::new(), to_send: Vec::new(), tls, at_end: false, failure: None })
+        Ok(Self {
+            came: BytesMut::new(),
+            to_send: Vec::new(),
+            untaken: 0,
+            writer: None,
+            tls,
+            at_end: false,
+            failure: None,
+        })
     }
 
     /// Takes in what the socket gave.
@@ -76,6 +91,10 @@ impl Pipe {
             // Into memory: it cannot fail.
             while tls.wants_write() && tls.write_tls(&mut self.to_send).is_ok() {}
         }
+        self.untaken = 0;
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
         std::mem::take(&mut self.to_send)
     }
 }
@@ -101,11 +120,16 @@ impl AsyncRead for End {
 }
 
 impl AsyncWrite for End {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut pipe = self.0.lock();
         if pipe.at_end {
             return Poll::Ready(Err(ErrorKind::NotConnected.into()));
         }
+        if pipe.untaken >= MOST_UNTAKEN {
+            pipe.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        pipe.untaken += bytes.len();
         match &mut pipe.tls {
             Some(tls) => tls.writer().write_all(bytes)?,
             None => pipe.to_send.extend_from_slice(bytes),

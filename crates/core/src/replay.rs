@@ -173,7 +173,7 @@ impl Body {
         let Some(chunk) = ready!(self.poll_stream(cx))? else { return Poll::Pending };
         let length = chunk.len();
         // Beyond the budget by at most this chunk: it is here, and must be kept somewhere.
-        if !self.share.grow(length) {
+        if !self.share.add(length) {
             self.keep = false;
         }
         self.kept_bytes += length;

@@ -10,7 +10,8 @@ use crate::budget::Budget;
 use crate::calls::Calls;
 use crate::events::Events;
 use crate::held::Held;
-use crate::listen::Connections;
+use crate::ledger::{Ledger, share_of_memory};
+use crate::listen::{Connections, Port};
 use crate::metrics::{Counted, Metrics};
 use crate::observe::Choice;
 use crate::peers::{Destination, Kind, Peers};
@@ -34,6 +35,8 @@ pub struct Settings {
     pub connections_max: Option<usize>,
     pub max_connection_age: Option<Duration>,
     pub max_connection_age_grace: Option<Duration>,
+    /// What each side (clients, peers, neighbours) may make us hold. None: a part of what this machine has.
+    pub memory_max: Option<usize>,
     pub held_requests_max: usize,
     pub held_bytes_max: usize,
     pub replay_bytes_max: usize,
@@ -58,6 +61,7 @@ impl Default for Settings {
             connections_max: None,
             max_connection_age: None,
             max_connection_age_grace: None,
+            memory_max: None,
             held_requests_max: 4096,
             held_bytes_max: 256 << 20,
             replay_bytes_max: 256 << 20,
@@ -68,9 +72,6 @@ impl Default for Settings {
         }
     }
 }
-
-/// Bytes of the large header lists of all open calls.
-const LARGE_HEADERS_MAX: usize = 64 << 20;
 
 /// State of one core.
 pub struct Shared {
@@ -83,13 +84,14 @@ pub struct Shared {
     pub held: Arc<Held>,
     pub calls: Calls,
     pub replay: Arc<Budget>,
-    /// Header lists of open calls, the large ones.
-    pub large_headers: Arc<Budget>,
+    /// What is held for whom.
+    pub ledger: Ledger,
     /// Copies of payloads that somebody wants.
     pub tapped: Arc<Budget>,
     pub observed: Choice,
     pub metrics: Metrics,
-    pub connections: Arc<Connections>,
+    client_connections: Arc<Connections>,
+    peer_connections: Arc<Connections>,
     pub serving_tls: tls::Slot,
     pub peer_tls: tls::Slot,
 }
@@ -98,7 +100,9 @@ impl Shared {
     /// # Errors
     /// No descriptor is left for the eventfd.
     pub fn new(settings: Settings) -> io::Result<Arc<Self>> {
-        let held = Arc::new(Held::new(settings.held_requests_max, settings.held_bytes_max));
+        let memory = settings.memory_max.unwrap_or_else(share_of_memory);
+        let held_bytes = settings.held_bytes_max.min(memory);
+        let held = Arc::new(Held::new(settings.held_requests_max, held_bytes));
         Ok(Arc::new(Self {
             table: Table::default(),
             peers: Peers::default(),
@@ -106,17 +110,26 @@ impl Shared {
             rules: RwLock::new(Rules { allow_others: true, ..Rules::default() }),
             events: Events::new(settings.events_max)?,
             held,
-            calls: Calls::new(settings.held_bytes_max),
-            replay: Budget::new(settings.replay_bytes_max),
-            large_headers: Budget::new(LARGE_HEADERS_MAX),
+            calls: Calls::new(held_bytes),
+            replay: Budget::new(settings.replay_bytes_max.min(memory)),
+            ledger: Ledger::new(memory),
             tapped: Budget::new(settings.tapped_bytes_max),
             observed: Choice::default(),
             metrics: Metrics::new(settings.counted.clone()),
-            connections: Connections::new(settings.connections_max.unwrap_or_else(Connections::most)),
+            client_connections: Connections::new(settings.connections_max.unwrap_or_else(Connections::most)),
+            peer_connections: Connections::new(Connections::most_of_peers()),
             serving_tls: tls::Slot::new(settings.serving_tls.clone()),
             peer_tls: tls::Slot::new(settings.peer_tls.clone()),
             settings,
         }))
+    }
+
+    #[must_use]
+    pub fn connections(&self, port: Port) -> &Arc<Connections> {
+        match port {
+            Port::Serving => &self.client_connections,
+            Port::Peer => &self.peer_connections,
+        }
     }
 
     /// Tells Python of copies that have nothing running any more.

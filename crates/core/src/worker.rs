@@ -20,7 +20,7 @@ pub enum Command {
         stream: TcpStream,
         port: Port,
         address: SocketAddr,
-        admission: Option<Admission>,
+        admission: Admission,
     },
     /// A destination is no longer valid.
     Forget(u64),

@@ -52,7 +52,7 @@ impl Core {
     #[pyo3(signature = (
         *, instance, runtime, serving, peer, serving_tls = None, peer_tls = None, threads = 0,
         max_message_bytes = 16_777_216, max_header_bytes = 65_536, connections_max = None,
-        max_connection_age_ms = None, max_connection_age_grace_ms = None, held_requests_max = 4096, held_bytes_max = 268_435_456,
+        max_connection_age_ms = None, max_connection_age_grace_ms = None, memory_max = None, held_requests_max = 4096, held_bytes_max = 268_435_456,
         replay_bytes_max = 268_435_456, events_max = 65_536, multi_parallelism = 4, tapped_bytes_max = 67_108_864,
         metrics = true, metrics_per_model = false, metrics_full_names = false, metrics_models_max = 1000
     ))]
@@ -70,6 +70,7 @@ impl Core {
         connections_max: Option<usize>,
         max_connection_age_ms: Option<u64>,
         max_connection_age_grace_ms: Option<u64>,
+        memory_max: Option<usize>,
         held_requests_max: usize,
         held_bytes_max: usize,
         replay_bytes_max: usize,
@@ -94,6 +95,7 @@ impl Core {
             connections_max,
             max_connection_age: max_connection_age_ms.map(Duration::from_millis),
             max_connection_age_grace: max_connection_age_grace_ms.map(Duration::from_millis),
+            memory_max,
             held_requests_max,
             held_bytes_max,
             replay_bytes_max,

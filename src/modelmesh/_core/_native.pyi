@@ -106,6 +106,7 @@ class Core:
         connections_max: int | None = None,
         max_connection_age_ms: int | None = None,
         max_connection_age_grace_ms: int | None = None,
+        memory_max: int | None = None,
         held_requests_max: int = 4096,
         held_bytes_max: int = 268_435_456,
         replay_bytes_max: int = 268_435_456,
@@ -129,9 +130,11 @@ class Core:
             max_header_bytes: Largest request header list; larger is RESOURCE_EXHAUSTED.
             connections_max: Connections of clients; more are closed at once. None: three quarters of the
                 descriptors this process may have, at most 16,384.
+            memory_max: Bytes that connections of clients may make this instance hold; as many those of other instances,
+                and those to the runtime and to them. None: an eighth of the memory, 64 MiB to 1 GiB.
             held_requests_max: Requests held for Python at a time; one model may take a quarter of it.
-            held_bytes_max: Bytes of held requests; beyond that RESOURCE_EXHAUSTED at once.
-            replay_bytes_max: Bytes of replay copies in all; a call beyond that is not replayed.
+            held_bytes_max: Bytes of held requests; beyond that RESOURCE_EXHAUSTED at once. At most `memory_max`.
+            replay_bytes_max: Bytes of replay copies in all; a call beyond that is not replayed. At most `memory_max`.
             events_max: Bound of the event queue. A miss that finds it full is RESOURCE_EXHAUSTED.
             tapped_bytes_max: Bytes of payloads that wait for `events`; calls beyond that are not told.
             metrics: Whether calls are counted.
@@ -311,6 +314,9 @@ class ClientConnection:
         """What is to be sent now."""
     def ping(self) -> None:
         """Ask the server whether it is there. Whatever comes from it is an answer."""
+    @property
+    def held_bytes(self) -> int:
+        """What the connection holds: answers that were not asked for yet, and what waits for the server to read."""
     @property
     def is_settled(self) -> bool:
         """Whether the server has said that it speaks HTTP/2."""

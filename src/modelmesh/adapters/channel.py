@@ -297,6 +297,8 @@ class _Connection(asyncio.Protocol):
         self.gone = asyncio.Event()
         """Its socket is closed."""
         self._settled: asyncio.Future[None] = self._loop.create_future()
+        self._is_full = False
+        """The server does not read what was sent. The native module holds the rest, and ends the connection beyond a bound."""
         self._heard_s = 0.0
         self._is_pinged = False
         self._look: asyncio.TimerHandle | None = None
@@ -341,8 +343,8 @@ class _Connection(asyncio.Protocol):
             self.close("the server wanted the connection to end")
 
     def flush(self) -> None:
-        """Send what there is to send."""
-        if self._transport is not None and (data := self.native.take()):
+        """Send what there is to send, as long as the server reads it."""
+        while self._transport is not None and not self._is_full and (data := self.native.take()):
             self._transport.write(data)
 
     def close(self, why: str) -> None:
@@ -366,6 +368,13 @@ class _Connection(asyncio.Protocol):
         if self._target.keep_alive is not None:
             keep_alive = self._target.keep_alive
             self._look = self._loop.call_later(keep_alive.after_s, self._look_after, keep_alive)
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self.flush()
 
     def data_received(self, data: bytes) -> None:
         self._heard_s = self._loop.time()

@@ -156,6 +156,15 @@ class EndpointSettings(BaseSettings):
         ge=0,
         le=LONGEST_S,
     )
+    connection_memory_bytes: int | None = Field(
+        default=None,
+        validation_alias=names("MM_CONNECTION_MEMORY_BYTES"),
+        description="What clients may make this instance hold, in bytes; as much other instances, and as much the runtime. "
+        "Beyond that the connection goes that holds most. Default: an eighth of the memory of the container or machine, "
+        "64 MiB to 1 GiB.",
+        ge=2**22,
+        le=2**40,
+    )
     multi_parallelism: int = Field(
         default=4,
         validation_alias=names("MM_MULTI_PARALLELISM"),

@@ -87,6 +87,7 @@ async def wire(settings: Settings, level: LogLevel) -> Wired:
         max_header_bytes=settings.max_header_bytes,
         max_connection_age_ms=_ms(settings.max_connection_age_s),
         max_connection_age_grace_ms=_ms(settings.max_connection_age_grace_s),
+        memory_max=settings.connection_memory_bytes,
         multi_parallelism=settings.multi_parallelism,
         metrics=metrics.choice.kind != "disabled",
         metrics_per_model=metrics.choice.per_model,

@@ -16,9 +16,6 @@ from modelmesh.values.dataplane import Called, CallMessage, Cancelled, Headers
 from modelmesh.values.ids import ModelId, Token
 from modelmesh.values.status import Status
 
-CALLS = 4096
-"""Calls being answered at a time; beyond that RESOURCE_EXHAUSTED."""
-
 PAGE = 100
 PAGE_MAX = 1000
 """Items of a listing, if the caller says nothing, and at most."""
@@ -128,16 +125,11 @@ class CallServer:
         return len(self._calls)
 
     def called(self, event: Called) -> None:
-        """A call began."""
+        """A call began. How many there are the data plane bounds, for each kind of caller by itself."""
         token = event.token
         method = self._methods.get(event.method)
         if method is None:
             self._dataplane.finish(token, Status.UNIMPLEMENTED, f"Method not found: {event.method}")
-            return
-        if len(self._calls) >= CALLS:
-            message = f"{CALLS} calls are being answered; try again"
-            error = repeatable(Status.RESOURCE_EXHAUSTED, message)
-            self._dataplane.finish(token, error.status, error.message, error.trailers)
             return
         call = Call(
             token,

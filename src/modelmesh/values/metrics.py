@@ -301,6 +301,17 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _core("modelmesh_connections", _GAUGE, "Open connections of clients and instances."),
     _core("modelmesh_open_calls", _GAUGE, "Calls that run, wait, or are being answered by the control plane."),
+    _core("modelmesh_client_bytes", _GAUGE, "Bytes that connections of clients and their calls hold."),
+    _core(
+        "modelmesh_peer_bytes", _GAUGE, "Bytes that connections of other instances to this one and their calls hold."
+    ),
+    _core("modelmesh_neighbour_bytes", _GAUGE, "Bytes that connections to the runtime and to other instances hold."),
+    _core(
+        "modelmesh_expelled_connections",
+        _COUNTER,
+        "Connections ended because more was held for them than for others.",
+        ("side",),
+    ),
 )
 
 BY_NAME = {family.name: family for family in FAMILIES}

@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
 
+use crate::ledger::Side;
+
 use super::{HELD, INVOCATIONS, MANAGED, MISSED, Metrics, QUEUED, REJECTIONS, REQUEST_BYTES, REQUESTS, RESPONSE_BYTES};
 
 const HISTOGRAMS: [(&str, &str); 8] = [
@@ -17,7 +19,7 @@ const HISTOGRAMS: [(&str, &str); 8] = [
     (MANAGED, "Calls of the services that the control plane answers."),
     (HELD, "Requests that waited for a decision of the control plane, and how long."),
 ];
-const GAUGES: [(&str, &str); 7] = [
+const GAUGES: [(&str, &str); 10] = [
     ("modelmesh_held_requests", "Requests that wait for a decision."),
     ("modelmesh_held_bytes", "Bytes of requests that wait for a decision."),
     ("modelmesh_replay_bytes", "Bytes of replay copies."),
@@ -25,8 +27,11 @@ const GAUGES: [(&str, &str); 7] = [
     ("modelmesh_core_events", "Events that wait for the control plane to take them."),
     ("modelmesh_connections", "Open connections of clients and instances."),
     ("modelmesh_open_calls", "Calls that run, wait, or are being answered by the control plane."),
+    ("modelmesh_client_bytes", "Bytes that connections of clients and their calls hold."),
+    ("modelmesh_peer_bytes", "Bytes that connections of other instances to this one and their calls hold."),
+    ("modelmesh_neighbour_bytes", "Bytes that connections to the runtime and to other instances hold."),
 ];
-const COUNTERS: [(&str, &str); 6] = [
+const COUNTERS: [(&str, &str); 7] = [
     ("modelmesh_rejected_requests", "Calls refused before it was looked at what model they are about."),
     ("modelmesh_held_requests_refused", "Requests refused because too many wait for a decision."),
     ("modelmesh_core_events_refused", "Events refused because the control plane is behind."),
@@ -36,8 +41,9 @@ const COUNTERS: [(&str, &str); 6] = [
     ),
     ("modelmesh_tapped_calls", "Calls whose payloads were handed to the control plane."),
     ("modelmesh_tapped_calls_dropped", "Calls whose payloads were wanted and dropped, because too many wait."),
+    ("modelmesh_expelled_connections", "Connections ended because more was held for them than for others."),
 ];
-const COUNTER_LABELS: [&str; COUNTERS.len()] = ["reason", "", "", "", "", ""];
+const COUNTER_LABELS: [&str; COUNTERS.len()] = ["reason", "", "", "", "", "", "side"];
 
 /// Counts that are kept elsewhere, at the time of rendering.
 #[derive(Default)]
@@ -52,6 +58,8 @@ pub struct Counts {
     pub tapped_bytes: usize,
     pub connections: usize,
     pub open_calls: usize,
+    /// What each side holds, and how many of its connections had to go.
+    pub sides: [(usize, u64); Side::ALL.len()],
 }
 
 impl Metrics {
@@ -88,6 +96,9 @@ impl Metrics {
             number(counts.waiting_events),
             number(counts.connections),
             number(counts.open_calls),
+            number(counts.sides[0].0),
+            number(counts.sides[1].0),
+            number(counts.sides[2].0),
         ]) {
             if wanted(name) {
                 let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
@@ -100,16 +111,17 @@ impl Metrics {
             vec![counts.dropped_events],
             vec![self.taps.told.load(Ordering::Relaxed)],
             vec![self.taps.dropped.load(Ordering::Relaxed)],
+            counts.sides.iter().map(|(_, expelled)| *expelled).collect(),
         ]) {
             if wanted(family) {
                 // Only OpenMetrics names the family without its suffix.
                 let suffix = if open_metrics { "" } else { "_total" };
                 let _ = writeln!(text, "# HELP {family}{suffix} {help}\n# TYPE {family}{suffix} counter");
                 for (index, value) in values.iter().enumerate() {
-                    let label = if labels.is_empty() {
-                        String::new()
-                    } else {
-                        format!("{{{labels}=\"{}\"}}", REJECTIONS[index].1)
+                    let label = match labels {
+                        "reason" => format!("{{reason=\"{}\"}}", REJECTIONS[index].1),
+                        "side" => format!("{{side=\"{}\"}}", Side::ALL[index].text()),
+                        _ => String::new(),
                     };
                     let _ = writeln!(text, "{family}_total{label} {value}");
                 }
