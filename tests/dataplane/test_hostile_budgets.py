@@ -5,7 +5,7 @@ Bytes are those of the process, or those that the ledger tells; never time.
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
@@ -60,7 +60,12 @@ async def answer(client: Client, stream: int) -> dict[str, str]:
                 assert received, "the connection was closed"
                 data += received
                 length = int.from_bytes(data[:3], "big")
-            kind, of, payload, data = data[3], int.from_bytes(data[5:9], "big"), data[9 : 9 + length], data[9 + length :]
+            kind, of, payload, data = (
+                data[3],
+                int.from_bytes(data[5:9], "big"),
+                data[9 : 9 + length],
+                data[9 + length :],
+            )
             if kind == 1:
                 headers = {str(name): str(value) for name, value in decoder.decode(payload)}
                 if of == stream:
