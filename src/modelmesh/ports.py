@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from modelmesh.values import bounds
 from modelmesh.values.dataplane import DataPlaneEvent, Naming, PeerAddress, Resolution, Route, Rules, Usage
 from modelmesh.values.explanation import Recollection
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
@@ -231,7 +232,7 @@ class RuntimeState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeStatus:
-    """A runtime's answer to `runtimeStatus`, as sent; `control.link` checks it."""
+    """A runtime's answer to `runtimeStatus`; `control.link` says whether it can be worked with."""
 
     state: RuntimeState
     capacity_bytes: int = 0
@@ -242,6 +243,33 @@ class RuntimeStatus:
     allows_any_method: bool = False
     injection_paths: tuple[tuple[str, tuple[int, ...]], ...] = ()
     version: str = ""
+
+    @classmethod
+    def said(
+        cls,
+        state: RuntimeState,
+        *,
+        capacity_bytes: int = 0,
+        default_size_bytes: int = 0,
+        loading_concurrency: int = 0,
+        load_timeout_ms: int = 0,
+        limits_concurrency: bool = False,
+        allows_any_method: bool = False,
+        injection_paths: tuple[tuple[str, tuple[int, ...]], ...] = (),
+        version: str = "",
+    ) -> "RuntimeStatus":
+        """What a runtime says, with every number in its range; 0 stays 0, so that it can be told that it is missing."""
+        return cls(
+            state,
+            capacity_bytes=bounds.BYTES.clamp(capacity_bytes),
+            default_size_bytes=bounds.BYTES.clamp(default_size_bytes),
+            loading_concurrency=min(loading_concurrency, bounds.SLOTS.most),
+            load_timeout_ms=bounds.DURATION_MS.clamp(load_timeout_ms),
+            limits_concurrency=limits_concurrency,
+            allows_any_method=allows_any_method,
+            injection_paths=injection_paths,
+            version=version,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +284,15 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeLoaded:
-    """Answer to a load. `size_bytes` 0: unknown, measure it. `max_concurrency` 0: not said."""
+    """Answer to a load. `size_bytes` 0: unknown, measure it. `max_concurrency` None: not said; 0: no bound."""
 
     size_bytes: int
-    max_concurrency: int
+    max_concurrency: int | None
+
+    @classmethod
+    def said(cls, *, size_bytes: int, max_concurrency: int) -> "RuntimeLoaded":
+        """What a runtime says, with every number in its range. On the wire 0 means that it says nothing of concurrency."""
+        return cls(bounds.BYTES.clamp(size_bytes), bounds.concurrency(max_concurrency) if max_concurrency > 0 else None)
 
 
 class Runtime(Protocol):

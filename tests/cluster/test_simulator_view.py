@@ -7,6 +7,7 @@ from modelmesh.control.live_config import LiveConfig
 from modelmesh.control.names import Names, VModelFeed
 from modelmesh.control.registry import RegistryFeed
 from modelmesh.control.state import Changed, ClusterState
+from modelmesh.values import bounds
 
 
 def test_a_name_that_keeps_its_model_though_the_instance_has_seen_it_move(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +48,13 @@ def test_a_view_that_a_listing_only_adds_to(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(ClusterState, "load", add)
     found("at rest")
+
+
+def test_numbers_in_the_store_that_nobody_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds.Range, "check", lambda _range, _name, value: value)
+    found("has no place in")
+
+
+def test_numbers_of_runtimes_that_nobody_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "concurrency", lambda said: said)
+    found("mistakes: ")

@@ -79,6 +79,7 @@ class DropReason(enum.Enum):
     NO_MEMORY = "no_memory"
     RECORD_REPLACED = "record_replaced"
     RUNTIME_RESTARTED = "runtime_restarted"
+    STEP_FAILED = "step_failed"
     UNLOAD_ASKED = "unload_asked"
     UNREGISTERED = "unregistered"
     UNWANTED = "unwanted"

@@ -344,15 +344,27 @@ class CopySteps:
     # --- stepping -----------------------------------------------------------------------------
 
     def step(self, entry: Entry, given: CopyInput) -> None:
-        """Step a machine and perform its effects; loads whose memory is complete begin at the end."""
+        """Step a machine and perform its effects; loads whose memory is complete begin at the end.
+
+        An effect that fails takes its copy with it and nothing else: the other effects happen, so that what is held is
+        let go, and then the copy leaves the way copies leave.
+        """
+        failed = False
         self._depth += 1
         try:
             effects = entry.machine.step(given)
             entry.entered_ms = self._clock.monotonic_ms()
             for effect in effects:
-                self._perform(entry, effect)
+                try:
+                    self._perform(entry, effect)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is about this copy
+                    self._journal.note("effect_failed", entry.model, effect.value, f"{type(error).__name__}: {error}")
+                    failed = True
         finally:
             self._depth -= 1
+        if failed:
+            end = LoadRefused(Outcome.BUSY, f"model {entry.model} could not be worked with here; see the log")
+            self.drop(entry.model, DropReason.STEP_FAILED, forced=True, end=end)
         if self._depth == 0:
             self._begin_granted()
 
@@ -400,14 +412,13 @@ class CopySteps:
                     entry.loading.cancel()
                 self.slots.release(entry.load_id)
             case CopyEffect.OPEN:
-                self._hold(entry)
-                entry.ready_ms = self._clock.monotonic_ms()
-                entry.idle = not self.offered  # never offered, so nothing runs on it, and nobody will say so
-                if entry.waited_for and entry.waiters:
-                    # Before the slot is free: the next load must not evict this copy under its callers.
-                    self.usage.expect(entry.model, self._clock.now_ms())
-                self._route_changed(entry.model)
-                self.slots.release(entry.load_id)
+                try:
+                    self._open(entry)
+                except Exception:
+                    entry.idle = True  # it has no route, so nothing runs on it, and nobody will say so
+                    raise
+                finally:
+                    self.slots.release(entry.load_id)
             case CopyEffect.PUBLISH:
                 self.listing.publish(entry)
             case CopyEffect.MEASURE:
@@ -443,11 +454,22 @@ class CopySteps:
                 self._leaving.pop(entry.load_id, None)
                 entry.unloading = self._tasks.start(self.loading.unload(entry), f"unload {entry.model}")
             case CopyEffect.FREE:
-                self.usage.remove(entry.model)
-                self._grant(self.ledger.free(entry.load_id))
-                self.slots.release(entry.load_id)
+                try:
+                    self.usage.remove(entry.model)
+                finally:
+                    self._grant(self.ledger.free(entry.load_id))
+                    self.slots.release(entry.load_id)
             case CopyEffect.FORGET:
                 self._forget(entry)
+
+    def _open(self, entry: Entry) -> None:
+        self._hold(entry)
+        entry.ready_ms = self._clock.monotonic_ms()
+        entry.idle = not self.offered  # never offered, so nothing runs on it, and nobody will say so
+        if entry.waited_for and entry.waiters:
+            # Before the slot is free: the next load must not evict this copy under its callers.
+            self.usage.expect(entry.model, self._clock.now_ms())
+        self._route_changed(entry.model)
 
     def _hold(self, entry: Entry) -> None:
         self.usage.add(

@@ -208,16 +208,26 @@ class Loading:
                 self._load_failed(entry, error.status, message)
             return
         limited = self._parameters().limits_concurrency
-        entry.max_concurrency = max(1, loaded.max_concurrency) if limited else 0
+        said = loaded.max_concurrency
+        entry.max_concurrency = 0 if not limited else 1 if said is None else said
         elapsed_ms = self._clock.monotonic_ms() - began_ms
         self._journal.note("loaded", entry.model, detail=f"in {elapsed_ms} ms")
         self._learned.loaded(entry.model, elapsed_ms)
         self._ended(entry.model, failed=False)
         if loaded.size_bytes > 0:
-            entry.size_bytes = loaded.size_bytes
+            entry.size_bytes = self._believed(entry, loaded.size_bytes)
             self._step(entry, CopyInput.LOADED)
         else:
             self._step(entry, CopyInput.LOADED_UNSIZED)
+
+    def _believed(self, entry: Entry, size_bytes: int) -> int:
+        """The size of what the runtime holds. More than all it has is none: such a model would never be loaded again."""
+        capacity_bytes = self._condition().capacity_bytes
+        if size_bytes <= capacity_bytes:
+            return size_bytes
+        detail = f"the runtime says {size_bytes} bytes and has {capacity_bytes} in all; the predicted size is kept"
+        self._journal.note("not_measured", entry.model, "implausible", detail)
+        return entry.size_bytes
 
     def _load_failed(self, entry: Entry, status: Status, message: str, *, lost: bool = False) -> None:
         entry.end = LoadFailed(status, message, lost)
@@ -228,7 +238,7 @@ class Loading:
     async def measure(self, entry: Entry) -> None:
         """Ask the runtime for the size of what it has loaded."""
         try:
-            entry.size_bytes = max(1, await self._runtime.measure_size(entry.model))
+            entry.size_bytes = self._believed(entry, max(1, await self._runtime.measure_size(entry.model)))
         except RuntimeCallError as error:
             self._journal.note("not_measured", entry.model, detail=f"the predicted size is kept: {error}")
             if error.lost:

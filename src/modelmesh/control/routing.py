@@ -1,6 +1,6 @@
 """The routing table: what the data plane is told of each model's copies."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from modelmesh.control.state import ClusterState
 from modelmesh.ports import DataPlane
@@ -39,7 +39,29 @@ class Routing:
                 else:
                     self._routed[model] = route
         if routes:
+            self._set(routes)
+
+    def _set(self, routes: Sequence[tuple[ModelId, Route | None]]) -> None:
+        """Tell the data plane. A route that it cannot take is taken away, and none of the others with it."""
+        try:
             self._dataplane.set_routes(routes)
+        except Exception:
+            if len(routes) > 1:
+                failures = [error for route in routes if (error := self._try(route)) is not None]
+                if failures:
+                    raise failures[0] from None
+                return
+            model, _ = routes[0]
+            self._routed.pop(model, None)
+            self._dataplane.set_routes([(model, None)])
+            raise
+
+    def _try(self, route: tuple[ModelId, Route | None]) -> Exception | None:
+        try:
+            self._set([route])
+        except Exception as error:  # noqa: BLE001 - it is told when all others have been set
+            return error
+        return None
 
     def update_peers(self, instances: Iterable[InstanceId]) -> None:
         """Tell the addresses of these instances; one that went stays known while unlisted copies name it.

@@ -7,7 +7,7 @@ changes goes in, the sets of what changed come out.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
-from modelmesh.control.keys import CopyKey, FailureKey, Keys, MemberKey, RegistryKey
+from modelmesh.control.keys import CopyKey, FailureKey, Keys, MemberKey, ParsedKey, RegistryKey
 from modelmesh.ports import Change, ChangeKind, KeyValue
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.records import CopyRecord, FailureRecord, Member, MemberRecord, RecordError
@@ -242,6 +242,20 @@ class ClusterState:
                     pass
         except RecordError as error:
             changed.unreadable.append(f"{item.key}: {error}")
+            self._forget(parsed, changed)
+
+    def _forget(self, key: ParsedKey | None, changed: Changed) -> None:
+        """What a key says cannot be read any more: what it said before is not so."""
+        match key:
+            case MemberKey(instance) if self.members.pop(instance, None) is not None:
+                self._look_at(instance)
+                changed.members[instance] = None
+            case CopyKey(model, instance) if instance in self._copies.get(model, {}):
+                self._remove_copy(model, instance, changed)
+            case FailureKey(model, instance):
+                self._remove_failure(model, instance, changed)
+            case _:
+                pass
 
     def _delete(self, item: KeyValue, lost: set[tuple[Revision, InstanceId]], changed: Changed) -> None:
         match self._keys.parse(item.key):
@@ -253,11 +267,7 @@ class ClusterState:
                 with_its_lease = (item.mod_revision, instance) in lost
                 self._delete_copy(model, instance, item.mod_revision, changed, with_its_lease=with_its_lease)
             case FailureKey(model, instance):
-                failures = self._failures.get(model, {})
-                failures.pop(instance, None)
-                if not failures:
-                    self._failures.pop(model, None)
-                changed.models[model] = None
+                self._remove_failure(model, instance, changed)
             case RegistryKey(model) if model in self._copies:
                 self._records[model] = Revision(0)
                 changed.models[model] = None
@@ -290,6 +300,13 @@ class ClusterState:
             if copy is not None and copy.unlisted:
                 changed.lost.append(LostCopy(model, copy))
                 self._remove_copy(model, instance, changed)
+
+    def _remove_failure(self, model: ModelId, instance: InstanceId, changed: Changed) -> None:
+        failures = self._failures.get(model, {})
+        failures.pop(instance, None)
+        if not failures:
+            self._failures.pop(model, None)
+        changed.models[model] = None
 
     def _remove_copy(self, model: ModelId, instance: InstanceId, changed: Changed) -> None:
         copies = self._copies.get(model, {})

@@ -18,6 +18,7 @@ from modelmesh.management.calls import Call, Method, named_model
 from modelmesh.management.explain import victims, wire_event
 from modelmesh.policy.attempt import Journey, Refuse
 from modelmesh.ports import StoreError
+from modelmesh.values import bounds
 from modelmesh.values.dataplane import Hop, Outcome
 from modelmesh.values.ids import Revision
 
@@ -40,7 +41,9 @@ class Peer:
 
     async def recall(self, _: Call, request: pb.RecallRequest) -> pb.RecallResponse:
         """Say what is remembered here of a model."""
-        found = self._plane.recall.recollect(named_model(request.model_id), load_bytes=request.load_bytes)
+        found = self._plane.recall.recollect(
+            named_model(request.model_id), load_bytes=bounds.BYTES.clamp(request.load_bytes)
+        )
         answer = pb.RecallResponse(events=[wire_event(event) for event in found.events])
         if found.rehearsal is not None:
             answer.refusal = found.rehearsal.refusal
@@ -73,9 +76,9 @@ class Peer:
         end = await plane.cache.ensure(
             model,
             registered,
-            view=Revision(request.view) if request.view else plane.state.revision,
+            view=Revision(bounds.REVISION.clamp(request.view)) if request.view else plane.state.revision,
             waited_for=False,
-            last_use_ms=request.last_use_ms or plane.clock.now_ms(),
+            last_use_ms=bounds.TIME_MS.clamp(request.last_use_ms) or plane.clock.now_ms(),
             sync=request.sync,
         )
         if isinstance(end, Loaded):

@@ -109,6 +109,8 @@ class SimulatedDataPlane:
 
     def set_routes(self, routes: Sequence[tuple[ModelId, Route | None]]) -> None:
         """See `ports.DataPlane`."""
+        for _, route in routes:
+            _refuse_out_of_range(route)
         for model, route in routes:
             before = self._routes.get(model)
             if route is None:
@@ -459,6 +461,18 @@ class SimulatedDataPlane:
     def _emit(self, event: DataPlaneEvent) -> None:
         if self._open and self._receive is not None:
             self._receive((event,))
+
+
+def _refuse_out_of_range(route: Route | None) -> None:
+    """As the native core does, for all routes that come with it. Raises OverflowError."""
+    if route is None:
+        return
+    numbers: list[tuple[int, int]] = [(copy.load_id, 64) for copy in route.remote]
+    if (local := route.local) is not None:
+        numbers += [(local.load_id, 64), (local.max_concurrency, 32), (local.max_waiting, 32)]
+    for number, bits in numbers:
+        if not 0 <= number < 1 << bits:
+            raise OverflowError(f"{number} has no place in {bits} bits")
 
 
 def _refuse_malformed(trailers: Sequence[tuple[str, bytes]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from modelmesh.ports import Clock, ModelSource, RuntimeCallError, RuntimeLoaded, RuntimeState, RuntimeStatus
 from modelmesh.testing.model_paths import MIB, ModelScript, script_of
+from modelmesh.values import bounds
 from modelmesh.values.ids import ModelId
 from modelmesh.values.status import Status
 
@@ -172,7 +173,7 @@ class FakeRuntime:
         if self.never_ready or self.clock.monotonic_ms() < self._ready_ms:
             return RuntimeStatus(RuntimeState.STARTING)
         self.loaded.clear()
-        return RuntimeStatus(
+        return RuntimeStatus.said(
             RuntimeState.READY,
             capacity_bytes=self.capacity_bytes,
             default_size_bytes=self.default_size_bytes,
@@ -197,7 +198,9 @@ class FakeRuntime:
                 size_bytes = self.loaded.get(source.model, 0)
         finally:
             self._load_calls.pop(source.model, None)
-        return RuntimeLoaded(self.reported_size(size_bytes) if self.answers_size else 0, self.max_concurrency)
+        return RuntimeLoaded.said(
+            size_bytes=self.reported_size(size_bytes) if self.answers_size else 0, max_concurrency=self.max_concurrency
+        )
 
     async def _load(self, source: ModelSource) -> None:
         model = source.model
@@ -269,7 +272,7 @@ class FakeRuntime:
         await self._sleep(self.measure_ms)
         if model not in self.loaded:
             raise RuntimeCallError(Status.NOT_FOUND, f"model {model!r} is not loaded")
-        return self.reported_size(self.loaded[model])
+        return bounds.BYTES.clamp(self.reported_size(self.loaded[model]))
 
     async def close(self) -> None:
         """Later calls fail UNAVAILABLE."""

@@ -11,6 +11,7 @@ from random import Random
 from modelmesh.management.calls import CallError
 from modelmesh.ports import RuntimeCallError, StoreError
 from modelmesh.testing.cluster import SimulatedInstance, set_split, set_vmodel
+from modelmesh.testing.extreme_faults import ExtremeFaults
 from modelmesh.testing.poison import PoisonedCall
 from modelmesh.testing.store import FaultyStore
 from modelmesh.testing.view_faults import ViewFaults
@@ -67,8 +68,8 @@ class Faults:
             "store_restarted": self._restart_store,
             "store_emptied": self._empty_store,
         }
-        self._view_faults = ViewFaults(world, meanwhile=self._move_vmodel)
-        self.kinds.update(self._view_faults.kinds)
+        self.kinds.update(ViewFaults(world, meanwhile=self._move_vmodel).kinds)
+        self.kinds.update(ExtremeFaults(world).kinds)
 
     async def inject(self, until_ms: int) -> None:
         """One fault after the other until it is time."""

@@ -8,6 +8,7 @@
     answers     no call is resolved after its answer; none is held while nobody works at it
     keys        a key under `copies/` has a copy behind it, or is about to go; a ready copy has a key, or is about to
     last copy   the last ready copy of a model in use is not dropped by choice
+    mistakes    nothing of ours raises, but for what the simulation raises itself
     time        passes: nobody does something over and over without waiting
     deaths      one model, or one call, ends a bounded number of runtimes (`modelmesh.testing.poison`)
     paths       an answer comes from the newest record that the answering instance had seen when the call began
@@ -28,7 +29,7 @@ from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance
 from modelmesh.testing.named_models import NamedModels
 from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
-from modelmesh.values.records import CopyRecord, ModelRecord, VModelRecord
+from modelmesh.values.records import CopyRecord, ModelRecord, RecordError, VModelRecord
 from modelmesh.values.records import CopyState as Listed
 
 SOON_MS = 45_000
@@ -41,6 +42,12 @@ FORGOTTEN_MS = 5_000
 """How long a call may be held before somebody works at it."""
 
 FORGOTTEN = "which is held and nobody works at it"
+
+INJECTED = "InjectedError"
+"""In the text of what a simulation raises itself."""
+
+MISTAKES = frozenset({"effect_failed"})
+"""Events that tell of a mistake of ours."""
 
 BY_CHOICE = frozenset(
     ("redundant", "oldest_idle", "moved", "misplaced", "above_maximum", "duplicated", "little_used", "long_unused")
@@ -176,6 +183,8 @@ class Invariants:
 
     def _happened(self, event: Event) -> None:
         self._touched[event.instance] = None
+        if event.kind in MISTAKES and INJECTED not in event.detail:
+            self._break(f"mistakes: at {event.instance} {event.kind} {event.model} {event.reason} {event.detail}")
         if event.kind in {"evicted", "dropped"} and event.reason in BY_CHOICE:
             instance = self.cluster.instances.get(event.instance)
             if instance is not None and instance.dataplane.in_flight(event.model) > 0:
@@ -342,6 +351,14 @@ class Invariants:
                 pass
 
     def _put(self, item: KeyValue) -> None:
+        try:
+            self._put_record(item)
+        except RecordError:
+            parsed = KEYS.parse(item.key)
+            if isinstance(parsed, CopyKey):  # what cannot be read lists nothing
+                self._keys.get(parsed.instance, {}).pop(parsed.model, None)
+
+    def _put_record(self, item: KeyValue) -> None:
         match KEYS.parse(item.key):
             case CopyKey(model, instance):
                 self._keys.setdefault(instance, {})[model] = CopyRecord.decode(item.value)

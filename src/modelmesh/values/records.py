@@ -3,15 +3,20 @@
 `registry/` and `vmodels/` are shared with the archived Java project: field names are its own, absent
 means default, and unknown fields (among them its `instanceIds` and `failedIn`) survive a rewrite.
 The other records are ours. Source: the store chapter of the design notes.
+
+What is decoded here fits (`modelmesh.values.bounds`), whoever wrote it.
 """
 
 import enum
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from modelmesh.values import bounds
+from modelmesh.values.bounds import OutOfRangeError, Range
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 
 _DEFAULT_TYPE = "NLCLASSIFIER"
@@ -23,6 +28,10 @@ OLD_INSTANCE_FIELDS = ("instanceIds", "failedIn", "fails")
 """Of a model's record: what the old system keeps there of its instances, and we elsewhere."""
 
 _Scalar = TypeVar("_Scalar", str, int, bool)
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""The escape of half a character beyond U+FFFF: with its other half it is text, alone it is none."""
+
 _Kind = TypeVar("_Kind", bound=enum.Enum)
 
 
@@ -73,15 +82,15 @@ class ModelRecord:
         """Read the stored form. Raises RecordError."""
         known = _decode(value)
         return cls(
-            type=_take(known, "type", str, _DEFAULT_TYPE),
+            type=_take(known, "type", str, "") or _DEFAULT_TYPE,
             key=_take(known, "encKey", str, ""),
             path=_take(known, "mPath", str, ""),
             auto_delete=_take(known, "autoDel", bool, default=False),
-            references=_take(known, "refs", int, 0),
-            last_use_ms=_take(known, "lu", int, 0),
-            last_unload_ms=_take(known, "lul", int, 0),
-            minimum_copies=_take(known, "minCopies", int, 0),
-            maximum_copies=_take(known, "maxCopies", int, 0),
+            references=_measure(known, "refs", bounds.COUNT),
+            last_use_ms=_measure(known, "lu", bounds.TIME_MS),
+            last_unload_ms=_measure(known, "lul", bounds.TIME_MS),
+            minimum_copies=_measure(known, "minCopies", bounds.COUNT),
+            maximum_copies=_measure(known, "maxCopies", bounds.COUNT),
             pinned=_take(known, "pin", bool, default=False),
             extras=MappingProxyType(known),
         )
@@ -132,7 +141,7 @@ class VModelRecord:
         active = _take(known, "amid", str, "")
         return cls(
             active=ModelId(active),
-            target=ModelId(_take(known, "tmid", str, active)),
+            target=ModelId(_take(known, "tmid", str, "") or active),
             owner=_take(known, "o", str, ""),
             failed=_take(known, "failed", bool, default=False),
             split=_split(known.pop("split", None) or {}),
@@ -188,10 +197,10 @@ class CopyRecord:
         known = _decode(value)
         return cls(
             state=_enumerated(CopyState, known, "state"),
-            since_ms=_take(known, "since", int, 0),
-            load_id=LoadId(_take(known, "load", int, 0)),
-            size_bytes=_take(known, "size", int, 0),
-            record_revision=Revision(_take(known, "record", int, 0)),
+            since_ms=_measure(known, "since", bounds.TIME_MS),
+            load_id=LoadId(_identity(known, "load", bounds.LOAD_ID)),
+            size_bytes=_measure(known, "size", bounds.BYTES),
+            record_revision=Revision(_identity(known, "record", bounds.REVISION)),
         )
 
 
@@ -239,10 +248,10 @@ class FailureRecord:
         return cls(
             kind=_enumerated(FailureKind, known, "kind"),
             message=_take(known, "msg", str, ""),
-            count=_take(known, "count", int, 1),
-            since_ms=_take(known, "since", int, 0),
-            until_ms=_take(known, "until", int, 0),
-            record_revision=Revision(_take(known, "record", int, 0)),
+            count=max(1, _measure(known, "count", bounds.COUNT)),
+            since_ms=_measure(known, "since", bounds.TIME_MS),
+            until_ms=_measure(known, "until", bounds.TIME_MS),
+            record_revision=Revision(_identity(known, "record", bounds.REVISION)),
         )
 
 
@@ -317,16 +326,16 @@ class MemberRecord:
         return cls(
             address=_take(known, "addr", str, ""),
             tls_name=_take(known, "tls", str, ""),
-            started_ms=_take(known, "start", int, 0),
-            capacity_bytes=_take(known, "cap", int, 0),
-            used_bytes=_take(known, "used", int, 0),
-            reserve_bytes=_take(known, "reserve", int, 0),
-            default_size_bytes=_take(known, "unit", int, 0),
-            copies=_take(known, "count", int, 0),
-            oldest_use_ms=_take(known, "oldest", int, 0),
-            loading_slots=_take(known, "slots", int, 0),
-            loads=_take(known, "loads", int, 0),
-            busyness=_take(known, "busy", int, 0),
+            started_ms=_measure(known, "start", bounds.TIME_MS),
+            capacity_bytes=_measure(known, "cap", bounds.BYTES),
+            used_bytes=_measure(known, "used", bounds.BYTES),
+            reserve_bytes=_measure(known, "reserve", bounds.BYTES),
+            default_size_bytes=_measure(known, "unit", bounds.BYTES),
+            copies=_measure(known, "count", bounds.COUNT),
+            oldest_use_ms=_measure(known, "oldest", bounds.TIME_MS),
+            loading_slots=_measure(known, "slots", bounds.COUNT),
+            loads=_measure(known, "loads", bounds.COUNT),
+            busyness=_measure(known, "busy", bounds.COUNT),
             labels=tuple(labels),
             zone=_take(known, "zone", str, ""),
             location=_take(known, "loc", str, ""),
@@ -359,6 +368,11 @@ def _decode(value: bytes) -> dict[str, Any]:
         raise RecordError(f"not JSON: {error}") from error
     if not isinstance(decoded, dict):
         raise RecordError(f"a JSON object is expected, not {type(decoded).__name__}")
+    if _SURROGATE.search(value):
+        try:
+            bounds.text("a text", json.dumps(decoded, ensure_ascii=False))
+        except OutOfRangeError as error:
+            raise RecordError(f"it cannot be written again: {error}") from error
     return decoded
 
 
@@ -369,6 +383,19 @@ def _take(fields: dict[str, Any], name: str, kind: type[_Scalar], default: _Scal
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise RecordError(f"{name} is not of type {kind.__name__}")
     return value
+
+
+def _measure(fields: dict[str, Any], name: str, within: Range) -> int:
+    """A time, a size or a count: moved into its range."""
+    return within.clamp(_take(fields, name, int, 0))
+
+
+def _identity(fields: dict[str, Any], name: str, within: Range) -> int:
+    """A number that stands for something: refused outside its range."""
+    try:
+        return within.check(name, _take(fields, name, int, 0))
+    except OutOfRangeError as error:
+        raise RecordError(str(error)) from error
 
 
 def _split(value: object) -> tuple[tuple[ModelId, int], ...]:
@@ -386,7 +413,7 @@ def _hot(value: object) -> tuple[HotCopy, ...]:
     for model, counts in value.items():
         if not isinstance(counts, list) or len(counts) != 3 or not all(isinstance(count, int) for count in counts):
             raise RecordError("hot does not hold three numbers a model")
-        hot.append(HotCopy(ModelId(model), *counts))
+        hot.append(HotCopy(ModelId(model), *(bounds.COUNT.clamp(int(count)) for count in counts)))
     return tuple(hot)
 
 

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from modelmesh._proto import peer_pb2 as pb
 from modelmesh.adapters.channel import CallError, Channel, ClientTls, Target
 from modelmesh.ports import PeerAnswer, PeerState, PeerUnreachableError
+from modelmesh.values import bounds
 from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import Recollection, Rehearsal, RehearsedVictim
@@ -168,7 +169,7 @@ def peer_answer(answer: pb.EnsureLoadedResponse) -> PeerAnswer:
         state=_STATES.get(answer.state, PeerState.REFUSED),
         message=answer.message,
         refusal=answer.refusal or "busy",
-        view=Revision(answer.view) if answer.view else None,
+        view=Revision(bounds.REVISION.clamp(answer.view)) if answer.view else None,
     )
 
 
@@ -176,15 +177,20 @@ def recollection(answer: pb.RecallResponse, *, asked: bool) -> Recollection:
     """The wire form as a value; `asked`: about a load as well."""
     rehearsal = Rehearsal(
         refusal=answer.refusal,
-        evict_bytes=answer.evict_bytes,
+        evict_bytes=bounds.BYTES.clamp(answer.evict_bytes),
         victims=tuple(
-            RehearsedVictim(ModelId(victim.model_id), victim.size_bytes, victim.last_use_ms, victim.reason)
+            RehearsedVictim(
+                ModelId(victim.model_id),
+                bounds.BYTES.clamp(victim.size_bytes),
+                bounds.TIME_MS.clamp(victim.last_use_ms),
+                victim.reason,
+            )
             for victim in answer.victims
         ),
     )
     events = tuple(
         Event(
-            event.time_ms,
+            bounds.TIME_MS.clamp(event.time_ms),
             InstanceId(event.instance_id),
             ModelId(event.model_id),
             event.kind,

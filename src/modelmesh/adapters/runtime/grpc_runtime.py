@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError, Message
 from modelmesh._proto import model_runtime_pb2 as pb
 from modelmesh.adapters.channel import CallError, Channel, Target
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeLoaded, RuntimeState, RuntimeStatus
-from modelmesh.values import legacy
+from modelmesh.values import bounds, legacy
 from modelmesh.values.ids import ModelId
 from modelmesh.values.status import Status
 
@@ -67,8 +67,8 @@ class GrpcRuntime:
             self._service = legacy.RUNTIME_SERVICE if self._service == SERVICE else SERVICE
             answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse)
             _log.info("the runtime at %s speaks %s", self.target, self._service)
-        return RuntimeStatus(
-            state=_STATES.get(answer.status, RuntimeState.FAILING),
+        return RuntimeStatus.said(
+            _STATES.get(answer.status, RuntimeState.FAILING),
             capacity_bytes=answer.capacityInBytes,
             default_size_bytes=answer.defaultModelSizeInBytes,
             loading_concurrency=answer.maxLoadingConcurrency,
@@ -87,7 +87,7 @@ class GrpcRuntime:
             modelId=source.model, modelType=source.type, modelPath=source.path, modelKey=source.key
         )
         answer = await self._call("loadModel", request, pb.LoadModelResponse)
-        return RuntimeLoaded(answer.sizeInBytes, answer.maxConcurrency)
+        return RuntimeLoaded.said(size_bytes=answer.sizeInBytes, max_concurrency=answer.maxConcurrency)
 
     async def unload(self, model: ModelId) -> None:
         """Unload a model; the runtime's NOT_FOUND is success."""
@@ -119,14 +119,14 @@ class GrpcRuntime:
             else:
                 _log.info("no predicted size of model %s: %s", source.model, error)
             return None
-        return answer.sizeInBytes or None
+        return bounds.BYTES.clamp(answer.sizeInBytes) or None
 
     async def measure_size(self, model: ModelId) -> int:
         """Bytes of a loaded model, as the runtime says, 0 included."""
         answer = await self._call(
             "modelSize", pb.ModelSizeRequest(modelId=model), pb.ModelSizeResponse, timeout_s=MEASURE_TIMEOUT_S
         )
-        return answer.sizeInBytes
+        return bounds.BYTES.clamp(answer.sizeInBytes)
 
     async def close(self) -> None:
         """Close the connection; running calls fail UNAVAILABLE."""

@@ -18,6 +18,7 @@ _LEVELS = {
     "certificates_refused": logging.ERROR,
     "store_connection_refused": logging.ERROR,
     "load_failed": logging.WARNING,
+    "effect_failed": logging.ERROR,
     "unload_failed": logging.WARNING,
     "loads_fail": logging.ERROR,
     "document_refused": logging.WARNING,
