@@ -7,6 +7,7 @@ from modelmesh.control.live_config import LiveConfig
 from modelmesh.control.names import Names, VModelFeed
 from modelmesh.control.registry import RegistryFeed
 from modelmesh.control.state import Changed, ClusterState
+from modelmesh.control.supervise import Supervisor
 from modelmesh.values import bounds
 
 
@@ -58,3 +59,13 @@ def test_numbers_in_the_store_that_nobody_checks(monkeypatch: pytest.MonkeyPatch
 def test_numbers_of_runtimes_that_nobody_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "concurrency", lambda said: said)
     found("mistakes: ")
+
+
+def test_a_loop_that_ends_unnoticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Supervisor, "_failed", lambda *_: None)
+    found("have not seen the store's newest revision")
+
+
+def test_an_instance_that_cannot_go_on_and_says_that_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Supervisor, "alive", lambda _: True)
+    found("cannot go on and says that it is ready")

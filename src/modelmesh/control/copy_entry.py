@@ -16,6 +16,9 @@ from modelmesh.values.status import Status
 
 NEVER = Revision(0)
 
+ABANDONED_MS = 10_000
+"""How long a load waits for its turn or for memory when every caller that asked for it has gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -159,6 +162,17 @@ class Entry:
             size_bytes=self.size_bytes,
             record_revision=self.registered.create_revision,
         )
+
+    def given_up(self, now_ms: int) -> bool:
+        """Whether its load has not begun and nobody has waited for it since a while.
+
+        Not at once: a caller whose deadline passed often comes again, and would find itself at the end of the queue.
+        """
+        if self.wanted or self.waiters or self.state not in {CopyState.QUEUED, CopyState.WAITING}:
+            self.abandoned_ms = None
+        elif self.abandoned_ms is None:
+            self.abandoned_ms = now_ms
+        return self.abandoned_ms is not None and now_ms - self.abandoned_ms >= ABANDONED_MS
 
     def answer_waiters(self) -> None:
         """Tell who waits how it ended."""

@@ -142,12 +142,18 @@ class CopyListing:
             return
 
     def publish(self, entry: Entry) -> None:
-        """Say that the copy is loaded, until the store has taken it."""
+        """Say that the copy is loaded, until the store has taken it; nothing if it is not (any more)."""
+        if entry.state not in OPEN:
+            return
         if entry.publishing:
             entry.publish_again = True
             return
         entry.publishing = True
-        self._tasks.start(self._publish_until_done(entry), f"publish {entry.model}")
+        self._tasks.start(
+            self._publish_until_done(entry),
+            f"publish {entry.model}",
+            failed=lambda _: asyncio.get_running_loop().call_later(RETRY_MS / 1000, self.publish, entry),
+        )
 
     async def _publish_until_done(self, entry: Entry) -> None:
         try:

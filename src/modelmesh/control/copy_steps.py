@@ -19,6 +19,7 @@ from modelmesh.control.copy_entry import (
     answer,
 )
 from modelmesh.control.copy_listing import CopyListing
+from modelmesh.control.copy_tasks import CopyTasks
 from modelmesh.control.decide import Decider
 from modelmesh.control.enact import CopyWriter
 from modelmesh.control.journal import Journal
@@ -44,9 +45,6 @@ IDLE_BOUND_MS = 10_000
 
 MEMORY_BOUND_MS = 180_000
 """How long a load waits for memory."""
-
-ABANDONED_MS = 10_000
-"""How long a load waits for its turn or for memory when every caller that asked for it has gone."""
 
 STALE_USE_MS = 1_800_000
 """A model loaded for a use longer ago says nothing about what is used now."""
@@ -103,7 +101,6 @@ class CopySteps:
         self._dataplane = dataplane
         self._clock = clock
         self._journal = journal
-        self._tasks = tasks
         self._route_changed = route_changed
         self._pin = pin
         self._unpin = unpin
@@ -152,6 +149,7 @@ class CopySteps:
             failure_expiry_ms=failure_expiry_ms,
             read_only=read_only,
         )
+        self._work = CopyTasks(tasks=tasks, stale=self.listing.stale, step=self.step, drop=self.drop)
         self.loading = Loading(
             own=own,
             runtime=runtime,
@@ -300,7 +298,8 @@ class CopySteps:
     def _reroute(self) -> None:
         for model, entry in self.entries.items():
             if entry.state in OPEN or entry.state is CopyState.WITHDRAWING:
-                self._route_changed(model)
+                with self._work.told(model):
+                    self._route_changed(model)
 
     # --- once a second -------------------------------------------------------------------------
 
@@ -322,24 +321,13 @@ class CopySteps:
                 message = f"no memory became free for model {entry.model} within {MEMORY_BOUND_MS // 1000} s"
                 self.drop(entry.model, DropReason.NO_MEMORY, end=LoadRefused(Outcome.NO_ROOM, message))
         for entry in tuple(self.entries.values()):
-            self._abandon(entry, now_ms)
+            if entry.given_up(now_ms):
+                self.drop(entry.model, DropReason.UNWANTED)
         for load in tuple(self._leaving):
             entry = self._loads[load]
             if now_ms - entry.entered_ms >= IDLE_BOUND_MS:
                 self._journal.note("ended", entry.model, detail=f"calls still ran after {IDLE_BOUND_MS // 1000} s")
                 self._dataplane.end_copy(entry.model, entry.load_id)
-
-    def _abandon(self, entry: Entry, now_ms: int) -> None:
-        """Give up a load that has not begun and that nobody has waited for since a while.
-
-        Not at once: a caller whose deadline passed often comes again, and would find itself at the end of the queue.
-        """
-        if entry.wanted or entry.waiters or entry.state not in {CopyState.QUEUED, CopyState.WAITING}:
-            entry.abandoned_ms = None
-        elif entry.abandoned_ms is None:
-            entry.abandoned_ms = now_ms
-        elif now_ms - entry.abandoned_ms >= ABANDONED_MS:
-            self.drop(entry.model, DropReason.UNWANTED)
 
     # --- stepping -----------------------------------------------------------------------------
 
@@ -363,8 +351,7 @@ class CopySteps:
         finally:
             self._depth -= 1
         if failed:
-            end = LoadRefused(Outcome.BUSY, f"model {entry.model} could not be worked with here; see the log")
-            self.drop(entry.model, DropReason.STEP_FAILED, forced=True, end=end)
+            self._work.give_up(entry)
         if self._depth == 0:
             self._begin_granted()
 
@@ -382,7 +369,7 @@ class CopySteps:
     def _perform(self, entry: Entry, effect: CopyEffect) -> None:  # noqa: C901, PLR0912, PLR0915 - one row per effect
         match effect:
             case CopyEffect.CLAIM:
-                self._tasks.start(self.loading.claim(entry), f"claim {entry.model}")
+                self._work.claim(entry, self.loading.claim)
             case CopyEffect.RELEASE:
                 entry.answer_waiters()
             case CopyEffect.ENQUEUE:
@@ -406,29 +393,23 @@ class CopySteps:
                 self._grant(self.ledger.ask(entry.load_id, entry.size_bytes))
                 self.room.make(entry)
             case CopyEffect.LOAD:
-                entry.loading = self._tasks.start(self.loading.load(entry), f"load {entry.model}")
+                self._work.load(entry, self.loading.load)
             case CopyEffect.CANCEL_LOAD:
                 if entry.loading is not None:
                     entry.loading.cancel()
                 self.slots.release(entry.load_id)
             case CopyEffect.OPEN:
-                try:
-                    self._open(entry)
-                except Exception:
-                    entry.idle = True  # it has no route, so nothing runs on it, and nobody will say so
-                    raise
-                finally:
-                    self.slots.release(entry.load_id)
+                self._open(entry)
             case CopyEffect.PUBLISH:
                 self.listing.publish(entry)
             case CopyEffect.MEASURE:
-                self._tasks.start(self.loading.measure(entry), f"measure {entry.model}")
+                self._work.measure(entry, self.loading.measure)
             case CopyEffect.SETTLE:
                 self._grant(self.ledger.settle(entry.load_id, entry.size_bytes))
                 self.learned.measured(entry.model, entry.registered.record.type, entry.size_bytes)
                 self.room.make(entry)
             case CopyEffect.RECORD_FAILURE:
-                entry.removal = self._tasks.start(self.listing.record_failure(entry), f"record failure {entry.model}")
+                self._work.remove(entry, self.listing.record_failure, "record failure")
                 self.slots.release(entry.load_id)
             case CopyEffect.LEAVE:
                 self.usage.remove(entry.model)
@@ -441,9 +422,9 @@ class CopySteps:
             case CopyEffect.WITHDRAW:
                 kind = "evicted" if isinstance(entry.drop_reason, EvictionReason) else "dropped"
                 self._journal.note(kind, entry.model, entry.drop_word)
-                entry.removal = self._tasks.start(self.listing.withdraw(entry), f"withdraw {entry.model}")
+                self._work.remove(entry, self.listing.withdraw, "withdraw")
             case CopyEffect.REMOVE_KEY:
-                entry.removal = self._tasks.start(self.listing.remove(entry), f"remove key {entry.model}")
+                self._work.remove(entry, self.listing.remove, "remove key")
             case CopyEffect.CLOSE:
                 self._route_changed(entry.model)
             case CopyEffect.AWAIT_IDLE:
@@ -452,24 +433,31 @@ class CopySteps:
                     asyncio.get_running_loop().call_soon(self.idle, entry.model, entry.load_id)
             case CopyEffect.UNLOAD:
                 self._leaving.pop(entry.load_id, None)
-                entry.unloading = self._tasks.start(self.loading.unload(entry), f"unload {entry.model}")
+                self._work.unload(entry, self.loading.unload)
             case CopyEffect.FREE:
-                try:
-                    self.usage.remove(entry.model)
-                finally:
-                    self._grant(self.ledger.free(entry.load_id))
-                    self.slots.release(entry.load_id)
+                self._free(entry)
             case CopyEffect.FORGET:
                 self._forget(entry)
 
     def _open(self, entry: Entry) -> None:
-        self._hold(entry)
-        entry.ready_ms = self._clock.monotonic_ms()
-        entry.idle = not self.offered  # never offered, so nothing runs on it, and nobody will say so
-        if entry.waited_for and entry.waiters:
-            # Before the slot is free: the next load must not evict this copy under its callers.
-            self.usage.expect(entry.model, self._clock.now_ms())
-        self._route_changed(entry.model)
+        entry.idle = True  # without a route nothing runs on it, and nobody will say so
+        try:
+            self._hold(entry)
+            entry.ready_ms = self._clock.monotonic_ms()
+            if entry.waited_for and entry.waiters:
+                # Before the slot is free: the next load must not evict this copy under its callers.
+                self.usage.expect(entry.model, self._clock.now_ms())
+            self._route_changed(entry.model)
+            entry.idle = not self.offered
+        finally:
+            self.slots.release(entry.load_id)
+
+    def _free(self, entry: Entry) -> None:
+        try:
+            self.usage.remove(entry.model)
+        finally:
+            self._grant(self.ledger.free(entry.load_id))
+            self.slots.release(entry.load_id)
 
     def _hold(self, entry: Entry) -> None:
         self.usage.add(
@@ -494,7 +482,8 @@ class CopySteps:
         self._loads.pop(entry.load_id, None)
         self.slots.release(entry.load_id)
         self._unpin(entry.model)
-        self._route_changed(entry.model)
+        with self._work.told(entry.model):
+            self._route_changed(entry.model)
         entry.gone.set()
 
     def _slot_taken(self, load: LoadId) -> None:

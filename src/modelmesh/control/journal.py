@@ -12,12 +12,16 @@ HISTORY = 4096
 
 
 class Journal:
-    """A bounded log with subscribers. Subscribers are called at once and must not block."""
+    """A bounded log with subscribers. Subscribers are called at once and must not block.
+
+    One that raises (a log on a full disk) hurts nobody: neither the others nor whatever is being told of.
+    """
 
     def __init__(self, instance: InstanceId, clock: Clock) -> None:
         self._instance = instance
         self._clock = clock
         self._subscribers: dict[int, Callable[[Event], None]] = {}
+        self._failing: dict[int, None] = {}
         self._next = 0
         self.history: deque[Event] = deque(maxlen=HISTORY)
 
@@ -34,9 +38,19 @@ class Journal:
         """Write an event; `numbers` are for metrics."""
         now_ms = self._clock.now_ms()
         event = Event(now_ms, self._instance, ModelId(model), kind, reason, detail, cause, tuple(numbers.items()))
+        self._tell(event)
+
+    def _tell(self, event: Event) -> None:
         self.history.append(event)
-        for subscriber in tuple(self._subscribers.values()):
-            subscriber(event)
+        for number, subscriber in tuple(self._subscribers.items()):
+            try:
+                subscriber(event)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is not about the event
+                if number not in self._failing:
+                    self._failing[number] = None
+                    self.note("sink_failed", detail=f"{type(error).__name__}: {error}; told once until it works again")
+            else:
+                self._failing.pop(number, None)
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
         """Call `subscriber` with every event from now on; returns the function that ends it."""
@@ -46,5 +60,6 @@ class Journal:
 
         def unsubscribe() -> None:
             self._subscribers.pop(number, None)
+            self._failing.pop(number, None)
 
         return unsubscribe

@@ -137,20 +137,29 @@ class RuntimeLink:
         self._step(LinkInput.CONNECTION_BACK)
 
     def _step(self, given: LinkInput) -> None:
+        failed: Exception | None = None
         for effect in self._machine.step(given):
-            match effect:
-                case LinkEffect.OPEN:
-                    self._journal.note("runtime_ready")
-                    self._opened()
-                case LinkEffect.CLOSE:
-                    self._closed()
-                case LinkEffect.PROBE:
-                    self._tasks.start(self._probe(), "probe the runtime")
-                case LinkEffect.DROP_COPIES:
-                    self._journal.note("runtime_restarted", detail="the runtime has lost its models")
-                    self._emptied()
-                case LinkEffect.ASK_STATUS:
-                    self._tasks.start(self._restarted(), "ask the runtime's status")
+            try:
+                self._perform(effect)
+            except Exception as error:  # noqa: BLE001 - the other effects are of the same step
+                failed = error
+        if failed is not None:
+            raise failed
+
+    def _perform(self, effect: LinkEffect) -> None:
+        match effect:
+            case LinkEffect.OPEN:
+                self._journal.note("runtime_ready")
+                self._opened()
+            case LinkEffect.CLOSE:
+                self._closed()
+            case LinkEffect.PROBE:
+                self._tasks.persist(self._probe, "probe the runtime")
+            case LinkEffect.DROP_COPIES:
+                self._journal.note("runtime_restarted", detail="the runtime has lost its models")
+                self._emptied()
+            case LinkEffect.ASK_STATUS:
+                self._tasks.persist(self._restarted, "ask the runtime's status")
 
     async def _probe(self) -> None:
         """Was it only the connection? The size of a held model is known to a runtime that still has it."""

@@ -20,8 +20,9 @@ from modelmesh.ports import (
     StoreUnavailableError,
     Transaction,
 )
+from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.ids import InstanceId, Revision
-from modelmesh.values.records import MemberRecord
+from modelmesh.values.records import MemberRecord, RecordError
 
 LEASE_TTL_MS = 10_000
 RENEW_MS = 3_000
@@ -38,6 +39,7 @@ class Membership:
     Args:
         record: Builds the entry as it should stand now.
         relist: Puts the keys of held copies again under the lease it is given.
+        turned: Called before each turn.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Membership:
         journal: Journal,
         record: Callable[[], MemberRecord],
         relist: Callable[[int], Awaitable[None]],
+        turned: Callable[[], None],
     ) -> None:
+        self._turned = turned
         self._store = store
         self._key = keys.member(own)
         self._clock = clock
@@ -75,6 +79,20 @@ class Membership:
         """Where this instance is in its life."""
         return self._machine.state
 
+    async def predecessor(self) -> tuple[PeerAddress | None, int] | None:
+        """The address and lease of an entry under our id from before; None if there is none.
+
+        The address is None if the entry cannot be read: then nobody of ours stands behind it.
+        """
+        item = await self._store.get(self._key)
+        if item is None:
+            return None
+        try:
+            record = MemberRecord.decode(item.value)
+        except RecordError:
+            return None, item.lease
+        return PeerAddress(record.address, record.tls_name or None), item.lease
+
     async def join(self) -> Revision:
         """Get a lease and appear; returns the revision of the entry. Raises StoreUnavailableError."""
         return await self._list()
@@ -83,6 +101,7 @@ class Membership:
         """Renew the lease and keep the entry true, until cancelled."""
         renewed_ms = self._clock.monotonic_ms()
         while True:
+            self._turned()
             await self._clock.sleep(PUBLISH_MS)
             if self._machine.state is MemberState.GONE:
                 return

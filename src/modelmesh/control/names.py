@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from modelmesh.control.feed import Relisting
 from modelmesh.control.keys import Keys, VModelKey
 from modelmesh.control.records import RecordCache, Stored
+from modelmesh.control.tasks import Tasks
 from modelmesh.ports import Change, DataPlane, KeyValue
 from modelmesh.values.dataplane import Naming
 from modelmesh.values.ids import ModelId, VModelId
@@ -14,8 +15,10 @@ from modelmesh.values.records import VModelRecord
 class Names:
     """The names that the data plane knows: those whose records are remembered, and no others."""
 
-    def __init__(self, dataplane: DataPlane) -> None:
+    def __init__(self, dataplane: DataPlane, tasks: Tasks) -> None:
         self._dataplane = dataplane
+        self._tasks = tasks
+        self._untold: dict[VModelId, Naming | None] = {}
         self._without: dict[ModelId, dict[VModelId, Stored[VModelRecord]]] = {}
         """Names told without the share of a model that is not registered, though the record has it."""
 
@@ -24,13 +27,31 @@ class Names:
         naming = Naming(stored.record.active, stored.record.split) if stored is not None else None
         for names in self._without.values():
             names.pop(vmodel, None)
-        self._dataplane.set_vmodels([(vmodel, naming)])
+        self._set(vmodel, naming)
 
     def tell_without(self, vmodel: VModelId, stored: Stored[VModelRecord], model: ModelId) -> None:
         """As `tell`, but the share of a model that is not registered goes to the active one until it is."""
         self._without.setdefault(model, {})[vmodel] = stored
         naming = Naming(stored.record.active, stored.record.split_without(model))
-        self._dataplane.set_vmodels([(vmodel, naming)])
+        self._set(vmodel, naming)
+
+    def _set(self, vmodel: VModelId, naming: Naming | None) -> None:
+        """Tell the data plane. What it cannot take it is told again later; until then the name stands for nothing."""
+        self._untold[vmodel] = naming
+        for told in (naming, None):
+            try:
+                self._dataplane.set_vmodels([(vmodel, told)])
+            except Exception as error:  # noqa: BLE001 - it costs this name alone
+                self._tasks.report(f"name {vmodel}", error)
+            else:
+                if told == naming:
+                    del self._untold[vmodel]
+                return
+
+    def tell_again(self) -> None:
+        """Tell the names that the data plane did not take; about once a second."""
+        for vmodel, naming in tuple(self._untold.items()):
+            self._set(vmodel, naming)
 
     def registered(self, model: ModelId) -> None:
         """A model is registered: it gets its shares again."""

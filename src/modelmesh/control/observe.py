@@ -71,8 +71,11 @@ class Observer:
         self._rng = rng
         self._feeds: tuple[Fed, ...] = ()
         self._relisted = relisted
+        self._fresh = False
+        """A listing has just been made, and the next watch goes on from there."""
         self._behind = False
         """What is known may lack changes, and is to be listed before it is watched."""
+        self._doubt: Exception | None = None
         self._another = False
         """What is known is of another store."""
         self._waiters: dict[int, tuple[Revision, asyncio.Future[None]]] = {}
@@ -87,17 +90,26 @@ class Observer:
         """List for the first time. Raises StoreUnavailableError."""
         await self._identity.meet(self._store)
         await self._list()
+        self._fresh = True
         self.connected = True
+
+    def distrust(self) -> None:
+        """What is fed may not be as it should: it is replaced by a listing before it is fed again."""
+        self._fresh, self._behind = False, True
+
+    def doubt(self, error: Exception) -> None:
+        """Something that is fed raised beside the watch: as if the watch had."""
+        self._doubt = error
+        self._end_watch()
 
     async def run(self) -> None:
         """Watch until cancelled; survives every fault of the store."""
         delay_ms = RETRY_MS
-        first = True
         while True:
             try:
-                if not first:
+                if not self._fresh:
                     await self._catch_up()
-                first = False
+                self._fresh = False
                 self._set_connected(connected=True)
                 delay_ms = RETRY_MS
                 await self._watch()
@@ -140,12 +152,18 @@ class Observer:
                     self._apply(changes)
         except TimeoutError:
             if not watching.expired():
-                raise  # else `_meet_again` ended it
+                raise  # else `_end_watch` did
         finally:
             self._watching = None
+        if self._doubt is not None:
+            error, self._doubt = self._doubt, None
+            raise error
 
     def _meet_again(self) -> None:
         """A read found another store: it came after the last meeting, and the watch of the old one stays silent."""
+        self._end_watch()
+
+    def _end_watch(self) -> None:
         if self._watching is not None and not self._watching.expired():
             self._watching.reschedule(asyncio.get_running_loop().time())
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from random import Random
 
 from modelmesh.control.cache import Cache
@@ -39,6 +38,7 @@ from modelmesh.control.routing import Routing
 from modelmesh.control.rules import CallRules
 from modelmesh.control.scale import Scaler
 from modelmesh.control.state import Changed, ClusterState
+from modelmesh.control.supervise import Supervisor
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.transitions import Transitions
 from modelmesh.control.vmodels import VModels
@@ -48,12 +48,13 @@ from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.methods import AllowedMethods
 from modelmesh.policy.readiness import ReadinessReason
 from modelmesh.ports import Change, Clock, DataPlane, Peers, Runtime, Store, StoreError
-from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.ids import InstanceId, ModelId, VModelId
 from modelmesh.values.records import MemberRecord, ModelRecord, VModelRecord
 
-LEAST_RATE = 10
-"""Requests per minute; a live setting below is a mistake."""
+OBSERVE = "observe the store"
+KEEP_LEASE = "keep the lease"
+GO_ROUND = "go round"
+"""The loops without which an instance is none."""
 
 LINK_NOTICED_MS = 10_000
 """No lost link goes unnoticed for longer."""
@@ -101,6 +102,7 @@ class ControlPlane:
         self.journal = Journal(own, clock)
         self.tasks = Tasks(crashed)
         self._rules = CallRules(dataplane=dataplane, journal=self.journal)
+        self.supervisor = Supervisor(tasks=self.tasks, clock=clock, journal=self.journal, gave_up=self.leave)
         self.state = ClusterState(own, keys)
         self.config = LiveConfig(keys, self.journal)
         self._store_identity = StoreIdentity(keys.alive, rng)
@@ -112,7 +114,7 @@ class ControlPlane:
             kind=ModelRecord,
             store_there=lambda: self.observer.connected,
         )
-        names = Names(dataplane)
+        names = Names(dataplane, self.tasks)
         self.vmodel_records: RecordCache[VModelId, VModelRecord] = RecordCache(
             store=store,
             identity=self._store_identity,
@@ -140,6 +142,7 @@ class ControlPlane:
             journal=self.journal,
             record=self._member_record,
             relist=self._relist,
+            turned=lambda: self.supervisor.turned(KEEP_LEASE),
         )
         self.rates = RateBook(limits.copies)
         writer = CopyWriter(store=store, keys=keys, identity=self._store_identity, own=own)
@@ -290,7 +293,7 @@ class ControlPlane:
             store_there=lambda: self.observer.connected,
         )
         self._missing = Missing(
-            state=self.state, routing=self.routing, peers=peers, clock=clock, tasks=self.tasks, viewed=self._viewed
+            state=self.state, routing=self.routing, peers=peers, clock=clock, tasks=self.tasks, viewed=self._looked
         )
         mover = Mover(own=own, cache=self.cache, decider=self.decider, requests=self.requests, models=self.models)
         self.rounds = Rounds(
@@ -317,6 +320,8 @@ class ControlPlane:
             rng=rng,
             read_only=limits.read_only,
             cut_off_since_ms=self._cut_off_since_ms,
+            turned=lambda: self.supervisor.turned(GO_ROUND),
+            tell_again=(self.routing.tell_again, names.tell_again),
         )
         self._ready = Ready(
             state=self.state,
@@ -325,8 +330,9 @@ class ControlPlane:
             clock=clock,
             journal=self.journal,
             bootstrap_ms=limits.bootstrap_ms,
+            alive=self.supervisor.alive,
         )
-        self.config.follow("scaleup_rpm_threshold", self._set_scaleup_rate)
+        self.config.follow("scaleup_rpm_threshold", self.scaler.set_rate)
         self._drain = Drain(
             own=own,
             cache=self.cache,
@@ -370,10 +376,10 @@ class ControlPlane:
         await self.observer.begin()
         self.config.check_start()
         parameters = await self.link.begin()
-        self.tasks.start(self.observer.run(), "observe the store")
+        self.supervisor.run(OBSERVE, self.observer.run, again=self.observer.distrust)
         listed = await self.membership.join()
-        self.tasks.start(self.membership.run(), "keep the lease")
-        self.tasks.start(self.rounds.run(), "tick")
+        self.supervisor.run(KEEP_LEASE, self.membership.run)
+        self.supervisor.run(GO_ROUND, self.rounds.run)
         while self.identity.instance not in self.state.members:
             await self.observer.wait_for_view(listed)
             await self.clock.sleep(0)
@@ -399,12 +405,6 @@ class ControlPlane:
             "constraints_changed", detail=f"types with constraints: {sorted(constraints.by_type) or 'none'}"
         )
 
-    def _set_scaleup_rate(self, value: str | None) -> None:
-        rate = int(value) if value is not None else self.limits.copies.rate
-        if value is not None and rate < LEAST_RATE:
-            raise ValueError(f"{rate} is below {LEAST_RATE} requests per minute")
-        self.rates.limits = self.scaler.limits = replace(self.scaler.limits, rate=rate)
-
     @property
     def ready(self) -> bool:
         """Whether this instance should get traffic from outside."""
@@ -413,14 +413,6 @@ class ControlPlane:
     def readiness(self) -> ReadinessReason:
         """The same, with the reason."""
         return self._ready.reason()
-
-    async def predecessor(self) -> tuple[PeerAddress, int] | None:
-        """The address and lease of an entry under our id from before; None if there is none."""
-        item = await self.store.get(self.keys.member(self.identity.instance))
-        if item is None:
-            return None
-        record = MemberRecord.decode(item.value)
-        return PeerAddress(record.address, record.tls_name or None), item.lease
 
     async def drain(self, timeout_ms: int) -> Drained:
         """Take no more loads, and have what is used here loaded elsewhere; this instance goes on serving.
@@ -459,6 +451,13 @@ class ControlPlane:
         for model, revision in changed.own_deleted:
             self.cache.key_deleted(model, revision)
 
+    def _looked(self, changed: Changed) -> None:
+        """As `_viewed`, of what the watch did not tell."""
+        try:
+            self._viewed(changed)
+        except Exception as error:  # noqa: BLE001 - a listing puts right what was not done
+            self.observer.doubt(error)
+
     def _vmodel_changed(self, vmodel: VModelId, change: Change) -> None:
         self.vmodels.changed(vmodel)
         self.transitions.changed(vmodel, change)
@@ -472,7 +471,7 @@ class ControlPlane:
             (self.link.lost if lost else self.link.back)()
             return
         self.journal.note("peer_lost" if lost else "peer_back", detail=instance)
-        self._viewed(self.state.link(instance, lost=lost))
+        self._looked(self.state.link(instance, lost=lost))
 
     def _relisted(self, *, replaced: bool) -> None:
         self._put_back.begin(replaced=replaced)

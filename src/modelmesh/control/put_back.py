@@ -52,7 +52,7 @@ class PutBack:
 
     def begin(self, *, replaced: bool) -> None:
         """After a new listing: put back what should stand. `replaced`: the store is another one, or was emptied."""
-        self._tasks.start(self._put_back(replaced=replaced), "put back")
+        self._tasks.persist(lambda: self._put_back(replaced=replaced), "put back")
 
     async def _put_back(self, *, replaced: bool) -> None:
         while True:

@@ -1,6 +1,6 @@
 """Whether this instance should get traffic from outside: the facts behind `modelmesh.policy.readiness`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from modelmesh.control.cache import Cache
 from modelmesh.control.journal import Journal
@@ -19,12 +19,22 @@ class Ready:
     """Remembers what happened since the start.
 
     Args:
+        alive: Whether every loop runs that this instance needs.
         bootstrap_ms: How long after the start failing loads count against this instance.
     """
 
     def __init__(
-        self, *, state: ClusterState, cache: Cache, link: RuntimeLink, clock: Clock, journal: Journal, bootstrap_ms: int
+        self,
+        *,
+        state: ClusterState,
+        cache: Cache,
+        link: RuntimeLink,
+        clock: Clock,
+        journal: Journal,
+        bootstrap_ms: int,
+        alive: Callable[[], bool],
     ) -> None:
+        self._alive = alive
         self._state = state
         self._cache = cache
         self._link = link
@@ -45,6 +55,7 @@ class Ready:
         reason = readiness(
             Condition(
                 started=self._opened,
+                broken=not self._alive(),
                 runtime_ready=self._link.ready,
                 draining=self._cache.draining,
                 loads_fail=self._bootstrap.failing,

@@ -91,42 +91,62 @@ class Receiver:
         self._started = True
         while self._early:
             _, event = self._early.popitem(last=False)
-            self._requests.missed(event)
+            self.receive((event,))
 
-    def receive(self, events: Sequence[DataPlaneEvent]) -> None:  # noqa: C901, PLR0912 - one row per event
-        """Take events, in their order."""
+    def receive(self, events: Sequence[DataPlaneEvent]) -> None:
+        """Take events, in their order. One that cannot be worked at takes none of the others with it."""
         for event in events:
+            try:
+                self._receive(event)
+            except Exception as error:  # noqa: BLE001 - whatever it is, its caller gets an answer
+                self._tasks.report(f"event {type(event).__name__}", error)
+                self._answer(event, f"{type(error).__name__}: {error}")
+
+    def _answer(self, event: DataPlaneEvent, message: str) -> None:
+        """Nobody works at the event: whoever waits for that is told."""
+        try:
             match event:
-                case Missed(token, hop=Hop.LOAD) if not self._started:
-                    self._dataplane.resolve([(token, refusal(Outcome.BUSY, Status.UNAVAILABLE, STARTING))])
-                case Missed(token) if not self._started:
-                    self._early[token] = event
-                    self._tasks.start(self._refuse_early(token), f"request {token} before the start")
-                case Missed():
-                    self._requests.missed(event)
-                case AttemptFailed():
-                    self._losses.attempt_failed(event)
-                    self._requests.attempt_failed(event)
-                case Cancelled(token):
-                    self._early.pop(token, None)
-                    self._requests.cancelled(token)
-                    if self.handlers is not None:
-                        self.handlers.cancelled(event)
-                case Called(token) if not self._started and not event.method.startswith(HEALTH):
-                    answer = retry_later(Status.UNAVAILABLE, STARTING, self._decider.spread_ms(RETRY_HINT_MS))
-                    self._dataplane.finish(token, answer.status, answer.message, answer.trailers)
-                case Called():
-                    if self.handlers is not None:
-                        self.handlers.called(event)
-                case CallMessage():
-                    if self.handlers is not None:
-                        self.handlers.message(event)
-                case CopyIdle(model, load_id):
-                    self._idle(model, load_id)
-                case LinkLost(instance):
-                    self._linked(instance, lost=True)
-                case LinkBack(instance):
-                    self._linked(instance, lost=False)
+                case Missed(token) | AttemptFailed(token, replayable=True):
+                    self._requests.give_up(token, message)
+                case Called(token) | CallMessage(token):
+                    self._dataplane.finish(token, Status.INTERNAL, message)
+                case _:
+                    pass
+        except Exception as error:  # noqa: BLE001 - the data plane itself cannot be told
+            self._tasks.report(f"answer to {type(event).__name__}", error)
+
+    def _receive(self, event: DataPlaneEvent) -> None:  # noqa: C901, PLR0912 - one row per event
+        match event:
+            case Missed(token, hop=Hop.LOAD) if not self._started:
+                self._dataplane.resolve([(token, refusal(Outcome.BUSY, Status.UNAVAILABLE, STARTING))])
+            case Missed(token) if not self._started:
+                self._early[token] = event
+                self._tasks.start(self._refuse_early(token), f"request {token} before the start")
+            case Missed():
+                self._requests.missed(event)
+            case AttemptFailed():
+                self._losses.attempt_failed(event)
+                self._requests.attempt_failed(event)
+            case Cancelled(token):
+                self._early.pop(token, None)
+                self._requests.cancelled(token)
+                if self.handlers is not None:
+                    self.handlers.cancelled(event)
+            case Called(token) if not self._started and not event.method.startswith(HEALTH):
+                answer = retry_later(Status.UNAVAILABLE, STARTING, self._decider.spread_ms(RETRY_HINT_MS))
+                self._dataplane.finish(token, answer.status, answer.message, answer.trailers)
+            case Called():
+                if self.handlers is not None:
+                    self.handlers.called(event)
+            case CallMessage():
+                if self.handlers is not None:
+                    self.handlers.message(event)
+            case CopyIdle(model, load_id):
+                self._idle(model, load_id)
+            case LinkLost(instance):
+                self._linked(instance, lost=True)
+            case LinkBack(instance):
+                self._linked(instance, lost=False)
 
     async def _refuse_early(self, token: Token) -> None:
         await self._clock.sleep(EARLY_MS)

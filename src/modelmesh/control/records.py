@@ -222,7 +222,7 @@ class RecordCache(Generic[Id, Record]):
         self._passed = revision
         none = Revision(0)
         kept = {name: Stored(stored.record, none, none) for name, stored in self.kept().items()} if keep else {}
-        before, self._cached = self._cached, OrderedDict(kept)
+        before, self._cached = tuple(self._cached), OrderedDict(kept)
         for name, item in found.items():
             try:
                 self._cached[name] = self._decode(name, item)
@@ -232,8 +232,7 @@ class RecordCache(Generic[Id, Record]):
             if name not in self._cached:
                 self._told(name, None)
         for name, stored in self._cached.items():
-            if before.get(name) != stored:
-                self._told(name, stored)
+            self._told(name, stored)  # also what is as before: perhaps it was not taken then
 
     def remembered(self) -> Iterable[Id]:
         """The names whose records are in memory."""

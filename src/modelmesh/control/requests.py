@@ -7,7 +7,7 @@ Two kinds of request travel it: calls held by the data plane (`Requests.missed`,
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from modelmesh.control.answers import RETRY_HINT_MS, as_refusal, refusal, retry_later
 from modelmesh.control.cache import Cache
@@ -22,6 +22,7 @@ from modelmesh.control.copy_entry import (
     LoadVoid,
 )
 from modelmesh.control.decide import Decider
+from modelmesh.control.held import Ensured, Held
 from modelmesh.control.journal import Journal
 from modelmesh.control.names import Names
 from modelmesh.control.pulse import Pulse
@@ -68,28 +69,6 @@ REROUTES = 2
 """How often a call is sent after its vmodel, whose models may go as it moves."""
 
 
-@dataclass(slots=True)
-class _Held:
-    """A request on its way. `view`: that of the instance which asked us to load; `behind`: what ours must reach.
-
-    `deadline_ms` and `sent_ms` are monotonic. `doubted`: an instance has lost the store, and we have not heard from it either since we asked that one.
-    """
-
-    token: Token
-    model: ModelId
-    vmodel: VModelId | None
-    journey: Journey
-    view: Revision | None = None
-    behind: Revision | None = None
-    stale_turns: int = 0
-    reroutes: int = 0
-    sent_ms: int = 0
-    deadline_ms: int | None = None
-    doubted: bool = False
-    gave_up: GiveUp | None = None
-    task: asyncio.Task[None] | None = field(default=None, repr=False)
-
-
 class Requests:
     """Drives held requests.
 
@@ -131,7 +110,7 @@ class Requests:
         self._tasks = tasks
         self._pulse = pulse
         self._wait_for_view = wait_for_view
-        self._held: OrderedDict[Token, _Held] = OrderedDict()
+        self._held: OrderedDict[Token, Held] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -146,7 +125,7 @@ class Requests:
     def missed(self, event: Missed) -> None:
         """A request found no route."""
         tried = frozenset(event.tried)
-        held = _Held(
+        held = Held(
             event.token,
             event.model,
             event.vmodel,
@@ -161,7 +140,7 @@ class Requests:
         """An attempt of a request failed; if it is still held, decide again."""
         held = self._held.get(event.token)
         if held is None:
-            held = _Held(event.token, event.model, event.vmodel, Journey())
+            held = Held(event.token, event.model, event.vmodel, Journey())
         failure = LastFailure(event.instance, event.outcome, event.status, event.message, begun=event.begun)
         self._learn(event)
         if not event.replayable:
@@ -198,7 +177,7 @@ class Requests:
             changed = self._state.refused(event.model, event.instance)
             self._routing.update(changed.models)
 
-    def _remember(self, held: _Held) -> None:
+    def _remember(self, held: Held) -> None:
         self._held[held.token] = held
         self._held.move_to_end(held.token)
         while len(self._held) > REMEMBERED:
@@ -207,10 +186,25 @@ class Requests:
                 return
             del self._held[token]
 
-    def _advance(self, held: _Held) -> None:
-        held.task = self._tasks.start(self._drive(held), f"request {held.token}")
+    def _advance(self, held: Held) -> None:
+        held.task = self._tasks.start(
+            self._drive(held),
+            f"request {held.token}",
+            failed=lambda error: self.give_up(held.token, f"{type(error).__name__}: {error}"),
+        )
 
-    async def _drive(self, held: _Held) -> None:
+    def give_up(self, token: Token, message: str) -> None:
+        """A mistake of ours stands between a request and its answer; the caller is told so."""
+        held = self._held.pop(token, None)
+        fail = Fail(Status.INTERNAL, message)
+        answer = as_refusal(fail) if held is not None and held.journey.hop is Hop.LOAD else fail
+
+        async def tell() -> None:
+            self._dataplane.resolve([(token, answer)])
+
+        self._tasks.persist(tell, f"give up request {token}")
+
+    async def _drive(self, held: Held) -> None:
         try:
             resolution = await self._resolution(held)
         finally:
@@ -223,7 +217,7 @@ class Requests:
         if held.gave_up is not None:  # the caller does not wait until that is written down
             self._journal.note("gave_up", held.model, held.gave_up.reason.value, held.gave_up.message)
 
-    async def _resolution(self, held: _Held) -> Resolution:
+    async def _resolution(self, held: Held) -> Resolution:
         if not held.model:
             return await self._resolve_vmodel(held)
         while True:
@@ -251,7 +245,7 @@ class Requests:
                 return resolution
             held.stale_turns += 1
 
-    async def _registered(self, held: _Held) -> Registered | Fail:
+    async def _registered(self, held: Held) -> Registered | Fail:
         """The model's record, or the answer to the caller."""
         try:
             found = await self._models.get(held.model)
@@ -263,7 +257,7 @@ class Requests:
             return self._not_read(error)
         return found if found is not None else Fail(Status.NOT_FOUND, "model not found")
 
-    async def _resolve_vmodel(self, held: _Held) -> Resolution:
+    async def _resolve_vmodel(self, held: Held) -> Resolution:
         assert held.vmodel is not None
         held.reroutes += 1
         try:
@@ -286,7 +280,7 @@ class Requests:
             self._names.tell_without(held.vmodel, found, held.model)
         return Reroute()
 
-    async def _act(self, held: _Held, step: NextStep, registered: Registered) -> Resolution | None:
+    async def _act(self, held: Held, step: NextStep, registered: Registered) -> Resolution | None:
         """Perform a step; None: decide again."""
         match step:
             case SendTo(instance, hop, reason, considered):
@@ -313,7 +307,7 @@ class Requests:
             case GiveUp():
                 return self._given_up(held, step)
 
-    def _given_up(self, held: _Held, step: GiveUp) -> Fail:
+    def _given_up(self, held: Held, step: GiveUp) -> Fail:
         held.gave_up = step
         match step.status:
             case Status.RESOURCE_EXHAUSTED:
@@ -325,7 +319,7 @@ class Requests:
             return Fail(step.status, f"ModelRuntime UNAVAILABLE: {step.message}")
         return Fail(step.status, step.message)
 
-    def _store_away(self, held: _Held, message: str) -> Fail:
+    def _store_away(self, held: Held, message: str) -> Fail:
         """The store is needed and does not answer: told to the caller, or to the instance that asked us."""
         if held.journey.hop is Hop.LOAD:
             return refusal(Outcome.STORE_AWAY, Status.UNAVAILABLE, message)
@@ -339,7 +333,7 @@ class Requests:
     def _later(self, status: Status, message: str, after_ms: int = RETRY_HINT_MS) -> Fail:
         return retry_later(status, message, self._decider.spread_ms(after_ms))
 
-    async def _local_end(self, held: _Held, end: LoadEnd) -> Resolution | None:
+    async def _local_end(self, held: Held, end: LoadEnd) -> Resolution | None:
         """What the end of a wait for the own copy means for the request."""
         asked = held.journey.hop is Hop.LOAD
         match end:
@@ -487,13 +481,3 @@ class Requests:
                 if outcome is Outcome.NOT_HERE:
                     outcome = Outcome.BUSY
                 return journey.failed(LastFailure(instance, outcome, Status.UNAVAILABLE, answer.message), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Ensured:
-    """How `ensure` ended. REFUSED: the record is gone, or with `store_away` the store is."""
-
-    state: PeerState
-    message: str = ""
-    instance: InstanceId | None = None
-    store_away: bool = False

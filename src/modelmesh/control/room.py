@@ -175,8 +175,10 @@ class Room:
             self._tasks.start(self._press_again(), "look for victims again")
 
     async def _press_again(self) -> None:
-        await self._clock.sleep(PRESSURE_MS)
-        self._pressed = False
+        try:
+            await self._clock.sleep(PRESSURE_MS)
+        finally:
+            self._pressed = False
         waiting = next((entry for entry in self._entries.values() if entry.state is CopyState.WAITING), None)
         cause = waiting or next(iter(self._entries.values()), None)
         if cause is not None:

@@ -1,6 +1,6 @@
 """What an instance does about once a second without being asked: the periodic tasks, in their order."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from random import Random
 
@@ -51,6 +51,8 @@ class Rounds:
 
     Args:
         cut_off_since_ms: Since when this instance is out of touch with others (epoch milliseconds); None: it is not.
+        turned: Called before each round.
+        tell_again: Tell the data plane what it did not take.
     """
 
     def __init__(
@@ -79,7 +81,12 @@ class Rounds:
         rng: Random,
         read_only: bool,
         cut_off_since_ms: Callable[[], int | None],
+        turned: Callable[[], None],
+        tell_again: tuple[Callable[[], None], ...],
     ) -> None:
+        self._tell_again = tell_again
+        self._turned = turned
+        self._journal = journal
         self._clock = clock
         self._cache = cache
         self._rates = rates
@@ -126,28 +133,53 @@ class Rounds:
     async def run(self) -> None:
         """Go round until cancelled."""
         while True:
+            self._turned()
             await self._clock.sleep(TICK_MS)
             await self._turn()
 
     async def _turn(self) -> None:
+        """Every duty, in its turn: one that raises keeps none of the others from theirs."""
         self._ticks += 1
-        self._cache.look_at_usage()
-        self._cache.tick()
+        for duty in (
+            self._cache.look_at_usage,
+            self._cache.tick,
+            self._look_around,
+            self._scaler.tick,
+            self._reconciler.tick,
+            self._misplaced.tick,
+            self._balance.tick,
+            self._write_last_uses,
+            self._lead,
+            self._look_at_hot,
+            *self._tell_again,
+            self._put_back.delete_stale_keys,
+            self._missing.forget,
+        ):
+            await self._do(duty)
+
+    async def _do(self, duty: Callable[[], "Awaitable[None] | None"]) -> None:
+        name = getattr(duty, "__qualname__", "duty").replace("_", "").lower()
+        try:
+            done = duty()
+            if done is not None:
+                await done
+        except Exception as error:  # noqa: BLE001 - a mistake of ours; the next turn tries again
+            self._tasks.report(f"the duty {name}", error)
+            self._journal.note("duty_failed", reason=name, detail=f"{type(error).__name__}: {error}")
+
+    def _look_around(self) -> None:
         since_ms = self._cut_off_since_ms()
         if since_ms is None:
             self._scaler.rejoined()
         else:
             self._scaler.cut_off(since_ms)
-        self._scaler.tick()
-        self._reconciler.tick()
-        self._misplaced.tick()
-        self._balance.tick()
+
+    def _write_last_uses(self) -> None:
         if not self._read_only:
             self._last_uses.tick()
-        await self._lead()
+
+    def _look_at_hot(self) -> None:
         self.hot = self._rates.hottest(self._scaler.limits.rate // 2)
-        await self._put_back.delete_stale_keys()
-        self._missing.forget()
 
     async def _lead(self) -> None:
         """The leader's duties; nothing at the others."""
@@ -156,13 +188,25 @@ class Rounds:
             self._transitions.stop()
             self._census.stop()
             return
+        if won:
+            self._transitions.due = True
+        for duty in (self._count, self._sweep_transitions, self._sweep_failures, self._begin_survey):
+            await self._do(duty)
+
+    def _count(self) -> None:
         if self._census.models is None and not self._census.counting:
             self._tasks.start(self._census.take(), "count the models")
-        if won or self._transitions.due or self._ticks % TRANSITION_TICKS == 0:
+
+    async def _sweep_transitions(self) -> None:
+        if self._transitions.due or self._ticks % TRANSITION_TICKS == 0:
             with suppress(StoreError):
                 await self._transitions.sweep()
+
+    async def _sweep_failures(self) -> None:
         if self._ticks % SWEEP_TICKS == 0:
             await self._leader.sweep()
+
+    def _begin_survey(self) -> None:
         if self._ticks % SURVEY_TICKS == FIRST_SURVEY_TICKS and not self._surveying:
             self._surveying = True
             self._tasks.start(self._run_survey(), "look through the registry")

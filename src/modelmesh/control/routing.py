@@ -22,6 +22,8 @@ class Routing:
         self._dataplane = dataplane
         self._local_copy = local_copy
         self._routed: dict[ModelId, Route] = {}
+        self._untold: dict[ModelId, None] = {}
+        """Models of whose routes the data plane may know another than `_routed` says."""
         self._peers: dict[InstanceId, PeerAddress] = {}
 
     def __len__(self) -> int:
@@ -32,10 +34,10 @@ class Routing:
         routes: list[tuple[ModelId, Route | None]] = []
         for model in models:
             route = self._route(model)
-            if route != self._routed.get(model):
+            if route != self._routed.get(model) or model in self._untold:
                 routes.append((model, route))
                 if route is None:
-                    del self._routed[model]
+                    self._routed.pop(model, None)
                 else:
                     self._routed[model] = route
         if routes:
@@ -53,8 +55,15 @@ class Routing:
                 return
             model, _ = routes[0]
             self._routed.pop(model, None)
+            self._untold[model] = None
             self._dataplane.set_routes([(model, None)])
             raise
+        for model, _ in routes:
+            self._untold.pop(model, None)
+
+    def tell_again(self) -> None:
+        """Tell the routes that the data plane did not take; about once a second."""
+        self.update(tuple(self._untold))
 
     def _try(self, route: tuple[ModelId, Route | None]) -> Exception | None:
         try:
@@ -69,7 +78,7 @@ class Routing:
         Copies may have been listed before the entry of their instance: their routes are made now.
         """
         unknown = [instance for instance in instances if instance not in self._peers]
-        peers: list[tuple[InstanceId, PeerAddress | None]] = []
+        peers: list[tuple[InstanceId, PeerAddress]] = []
         for instance in instances:
             if instance == self._state.own:
                 continue
@@ -78,17 +87,19 @@ class Routing:
                 continue
             address = PeerAddress(member.record.address, member.record.tls_name or None)
             if self._peers.get(instance) != address:
-                self._peers[instance] = address
                 peers.append((instance, address))
         if peers:
             self._dataplane.set_peers(peers)
+            self._peers.update(peers)
         self.update(self._state.models_at([instance for instance in unknown if instance in self._peers]))
 
     def forget_peers(self, instances: Iterable[InstanceId]) -> None:
         """Drop instances that are gone for good."""
-        gone = [instance for instance in instances if self._peers.pop(instance, None) is not None]
+        gone = [instance for instance in instances if instance in self._peers]
         if gone:
             self._dataplane.set_peers([(instance, None) for instance in gone])
+        for instance in gone:
+            del self._peers[instance]
 
     def address(self, instance: InstanceId) -> PeerAddress | None:
         """Where an instance answers, if it is known."""

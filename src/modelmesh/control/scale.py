@@ -27,9 +27,13 @@ from modelmesh.policy.copies import (
     more_copies,
 )
 from modelmesh.ports import Clock, StoreError
+from modelmesh.values import bounds
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.records import ModelRecord
 from modelmesh.values.view import ClusterView, Copy
+
+LEAST_RATE = 10
+"""Requests per minute; a live setting below is a mistake."""
 
 SPARE_TICKS = 10
 """Copies are looked at for dropping once in so many ticks; for adding at every one."""
@@ -78,6 +82,7 @@ class Scaler:
         self._journal = journal
         self._tasks = tasks
         self.limits = limits
+        self._usual_rate = limits.rate
         self._bandwidth_percent = bandwidth_percent
         self._adding: dict[ModelId, None] = {}
         self._refused: dict[ModelId, int] = {}
@@ -179,13 +184,13 @@ class Scaler:
             self._tasks.start(self._add(model, registered, decision), f"add copies of {model}")
 
     async def _add(self, model: ModelId, registered: Registered, decision: AddCopies) -> None:
-        last_use_ms = self._cache.usage.last_use_ms(model)
-        if decision.reason in {CopiesReason.RATE, CopiesReason.SATURATED}:
-            last_use_ms = self._clock.now_ms() + NEW_COPY_AHEAD_MS
-        full: frozenset[InstanceId] = frozenset()
-        if not decision.displaces:  # as of now: spares that were decided in the same turn have taken some
-            full = self._spares.full(model, self._decider.cluster_view())
         try:
+            last_use_ms = self._cache.usage.last_use_ms(model)
+            if decision.reason in {CopiesReason.RATE, CopiesReason.SATURATED}:
+                last_use_ms = self._clock.now_ms() + NEW_COPY_AHEAD_MS
+            full: frozenset[InstanceId] = frozenset()
+            if not decision.displaces:  # as of now: spares that were decided in the same turn have taken some
+                full = self._spares.full(model, self._decider.cluster_view())
             for _ in range(decision.count):
                 if not await self._requests.add_copy(model, registered, last_use_ms=last_use_ms, exclude=full):
                     self._refused[model] = self._clock.monotonic_ms() + REFUSED_MS
@@ -196,6 +201,16 @@ class Scaler:
             self._refused[model] = self._clock.monotonic_ms() + REFUSED_MS
         finally:
             del self._adding[model]
+
+    def set_rate(self, value: str | None) -> None:
+        """A live setting: requests per minute from which a model gets another copy; None: as at the start.
+
+        Raises ValueError for what it cannot be.
+        """
+        rate = int(value) if value is not None else self._usual_rate
+        if value is not None and rate < LEAST_RATE:
+            raise ValueError(f"{rate} is below {LEAST_RATE} requests per minute")
+        self._rates.limits = self.limits = replace(self.limits, rate=bounds.COUNT.clamp(rate))
 
     async def keep_minimum(self, models: Iterable[ModelId]) -> None:
         """Load models that are to have copies and have none; where there is one, its holder adds the others."""

@@ -5,6 +5,9 @@ from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any
 
+AGAIN_S = 1.0
+"""How long after it raised work is begun again that must come to its end."""
+
 
 class Tasks:
     """Keeps the tasks of one owner, in a dict so that iteration has an order.
@@ -21,8 +24,14 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run `work` beside us."""
+    def start(
+        self,
+        work: Coroutine[Any, Any, None],
+        name: str,
+        *,
+        failed: Callable[[BaseException], object] | None = None,
+    ) -> asyncio.Task[None]:
+        """Run `work` beside us; `failed` is told, after everybody else, if it ended by an unexpected exception."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         if self._closed:
             task.cancel()
@@ -31,11 +40,33 @@ class Tasks:
 
         def done(ended: asyncio.Task[None]) -> None:
             self._tasks.pop(number, None)
-            if not ended.cancelled() and (error := ended.exception()) is not None:
-                self._failed(name, error)
+            if ended.cancelled() or (error := ended.exception()) is None:
+                return
+            self.report(name, error)
+            if failed is not None and not self._closed:
+                try:
+                    failed(error)
+                except Exception as mistake:  # noqa: BLE001 - told like the first
+                    self.report(f"after the failure of: {name}", mistake)
 
         task.add_done_callback(done)
         return task
+
+    def persist(self, make: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Run work that must come to its end: it is made and begun again, a second after it raised."""
+
+        def again() -> None:
+            if not self._closed:
+                self.persist(make, name)
+
+        self.start(make(), name, failed=lambda _: asyncio.get_running_loop().call_later(AGAIN_S, again))
+
+    def report(self, name: str, error: BaseException) -> None:
+        """Something that was done here raised, which it should not. Whoever is told cannot raise in turn."""
+        try:
+            self._failed(name, error)
+        except Exception as mistake:  # noqa: BLE001 - there is nobody else to tell
+            asyncio.get_running_loop().call_exception_handler({"message": name, "exception": mistake})
 
     async def close(self) -> None:
         """Cancel everything and wait until it has ended."""

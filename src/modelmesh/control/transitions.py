@@ -139,7 +139,9 @@ class Transitions:
     def _start(self, vmodel: VModelId) -> None:
         if vmodel in self._running:
             return
-        task = self._tasks.start(self._run(vmodel), f"move vmodel {vmodel}")
+        task = self._tasks.start(
+            self._run(vmodel), f"move vmodel {vmodel}", failed=lambda _: setattr(self, "due", True)
+        )
         self._running[vmodel] = task
         task.add_done_callback(lambda _: self._running.pop(vmodel, None))
 

@@ -105,6 +105,7 @@ async def _live(settings: Settings, level: LogLevel, health: Health, stop: async
         return EXIT_OK
     health.thread_ages_ms = wired.dataplane.thread_ages_ms
     health.ask_ready = lambda: wired.plane.ready
+    health.ask_alive = wired.plane.supervisor.alive
     try:
         await _until(_start(wired), stop)
         if not stop.is_set():
@@ -114,7 +115,9 @@ async def _live(settings: Settings, level: LogLevel, health: Health, stop: async
                 serving_port=wired.dataplane.serving_port,
                 peer=wired.plane.identity.address,
             )
-            await stop.wait()
+            await _until(wired.plane.supervisor.ended.wait(), stop)
+            if (why := wired.plane.supervisor.broken) is not None:
+                return _end(settings, f"This instance cannot go on: {why}")
             await _drain(wired, settings.shutdown_timeout_ms)
         else:
             await _give_up_start(wired)
@@ -128,7 +131,7 @@ async def _live(settings: Settings, level: LogLevel, health: Health, stop: async
     ) as error:
         return _start_failed(settings, _explain(error, settings))
     finally:
-        health.ask_ready = lambda: False
+        health.ask_ready, health.ask_alive = (lambda: False), (lambda: True)
         health.ready = False
         await wired.close()
     log.info("stopped", instance=wired.plane.identity.instance)
@@ -205,15 +208,15 @@ async def _give_up_start(wired: Wired) -> None:
 async def _refuse_duplicate(wired: Wired) -> None:
     """Refuse if our id still answers elsewhere; else end the lease that a predecessor left."""
     plane = wired.plane
-    predecessor = await plane.predecessor()
+    predecessor = await plane.membership.predecessor()
     if predecessor is None:
         return
     address, lease = predecessor
     try:
-        answered = await wired.peers.ping(address, timeout_ms=PING_TIMEOUT_MS)
+        answered = None if address is None else await wired.peers.ping(address, timeout_ms=PING_TIMEOUT_MS)
     except PeerUnreachableError:
         answered = None
-    if answered == plane.identity.instance and address.address != plane.identity.address:
+    if address is not None and answered == plane.identity.instance and address.address != plane.identity.address:
         raise DuplicateInstanceError(
             f"instance id {answered} is in use: a process at {address.address} answers under it; "
             "set another MM_INSTANCE_ID"
@@ -272,8 +275,12 @@ def _explain(error: Exception, settings: Settings) -> str:
 
 def _start_failed(settings: Settings, message: str) -> int:
     """Say why, on standard error and where Kubernetes looks."""
-    text = f"Service startup failed: {message}"
-    sys.stderr.write(f"{text}\n")
+    return _end(settings, f"Service startup failed: {message}")
+
+
+def _end(settings: Settings, text: str) -> int:
+    with contextlib.suppress(OSError, ValueError):  # a full disk is no reason to say nothing to Kubernetes
+        sys.stderr.write(f"{text}\n")
     path: Path | None = settings.resolved_termination_message_path()
     if path is not None:
         with contextlib.suppress(OSError), path.open("a") as file:

@@ -127,7 +127,10 @@ async def _connect(
 
     def receive(events: Sequence[DataPlaneEvent]) -> None:
         planes[0].receive(events)
-        observers.receive(events)
+        try:
+            observers.receive(events)
+        except Exception as error:  # noqa: BLE001 - whoever observes hurts nobody
+            log.crashed("observers", error)
 
     dataplane.listen(receive)
     dataplane.start()

@@ -21,6 +21,7 @@ class ReadinessReason(enum.Enum):
     DRAINING = "draining"
     LOADS_FAIL = "loads_fail"
     OTHERS_DRAIN = "others_drain"
+    BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Condition:
         draining: This instance is leaving.
         loads_fail: Models that work elsewhere, or too many, fail to load here since the start.
         was_ready: It has been ready before.
+        broken: A loop without which it is no instance has ended.
         drains_ms: For each other instance that is draining, since when that has been seen here.
     """
 
@@ -42,10 +44,13 @@ class Condition:
     loads_fail: bool = False
     was_ready: bool = True
     drains_ms: Sequence[int] = ()
+    broken: bool = False
 
 
 def readiness(condition: Condition) -> ReadinessReason:
     """Decide; a rolling update goes on only when this says READY, so new instances wait for old ones to have moved."""
+    if condition.broken:
+        return ReadinessReason.BROKEN
     if not condition.started:
         return ReadinessReason.STARTING
     if condition.draining:

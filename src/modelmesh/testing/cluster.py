@@ -137,9 +137,13 @@ class SimulatedCluster:
         self.instances: dict[InstanceId, SimulatedInstance] = {}
         self.story: list[Event] = []
         self.keep_story = True
+        self.prepare: Callable[[SimulatedInstance], None] = lambda _: None
+        """Called with each instance before it starts."""
         self.watchers: list[Callable[[Event], None]] = []
         """Told of every event, as it happens."""
         self.crashes: list[str] = []
+        self.keeps: Callable[[BaseException], bool] = lambda _: True
+        """Whether an exception that nobody expected is kept in `crashes`: not what a test raises itself."""
         self._addresses = 0
 
     async def add(
@@ -185,6 +189,11 @@ class SimulatedCluster:
             now_ms=clock.now_ms,
             rng=Random(self.rng.getrandbits(32)),  # noqa: S311 - a simulation
         )
+
+        def crashed(task: str, error: BaseException) -> None:
+            if self.keeps(error):
+                self.crashes.append(f"{name}: {task}: {error!r}")
+
         runtime.crashes = lambda: dataplane.runtime_link(up=False)
         plane = ControlPlane(
             identity=Identity(instance, address, labels=labels, zone=zone, location=location),
@@ -196,7 +205,7 @@ class SimulatedCluster:
             clock=clock,
             rng=Random(self.rng.getrandbits(32)),  # noqa: S311 - a simulation
             limits=limits or ControlLimits(),
-            crashed=lambda task, error: self.crashes.append(f"{name}: {task}: {error!r}"),
+            crashed=crashed,
         )
 
         def tell(event: Event) -> None:
@@ -213,6 +222,7 @@ class SimulatedCluster:
             plane, dataplane, runtime, models, VModelCalls(plane, models), Admin(plane), Splits(plane, models), clock
         )
         self.instances[instance] = simulated
+        self.prepare(simulated)
         await plane.start()
         plane.open()
         return simulated

@@ -13,6 +13,7 @@ from modelmesh.ports import RuntimeCallError, StoreError
 from modelmesh.testing.cluster import SimulatedInstance, set_split, set_vmodel
 from modelmesh.testing.extreme_faults import ExtremeFaults
 from modelmesh.testing.poison import PoisonedCall
+from modelmesh.testing.raising_faults import RaisingFaults
 from modelmesh.testing.store import FaultyStore
 from modelmesh.testing.view_faults import ViewFaults
 from modelmesh.testing.world import CONSTRAINED, MOST_INSTANCES, UNCONSTRAINED, UNIT_BYTES, Artefact, DiedError, World
@@ -70,6 +71,7 @@ class Faults:
         }
         self.kinds.update(ViewFaults(world, meanwhile=self._move_vmodel).kinds)
         self.kinds.update(ExtremeFaults(world).kinds)
+        self.kinds.update(RaisingFaults(world, start=self._start).kinds)
 
     async def inject(self, until_ms: int) -> None:
         """One fault after the other until it is time."""

@@ -46,7 +46,7 @@ FORGOTTEN = "which is held and nobody works at it"
 INJECTED = "InjectedError"
 """In the text of what a simulation raises itself."""
 
-MISTAKES = frozenset({"effect_failed"})
+MISTAKES = frozenset({"effect_failed", "duty_failed", "loop_failed", "broken", "sink_failed"})
 """Events that tell of a mistake of ours."""
 
 BY_CHOICE = frozenset(
@@ -68,6 +68,7 @@ class Invariants:
     Args:
         cluster: The cluster.
         store: The store without the faults that instances see.
+        hopeless: Whether an instance cannot go on, and says so.
         disturbed: Whether an instance cannot reach the store at the moment, so that its keys may wait.
         problems: What others than the cluster's parts have found broken.
 
@@ -82,7 +83,9 @@ class Invariants:
         *,
         disturbed: Callable[[InstanceId], bool] = lambda _: False,
         problems: Sequence[str] = (),
+        hopeless: Callable[[InstanceId], bool] = lambda _: False,
     ) -> None:
+        self._hopeless = hopeless
         self.cluster = cluster
         self.steps = 0
         self.broken: str | None = None
@@ -282,7 +285,7 @@ class Invariants:
         unsound = dict.fromkeys(self._unsound_keys(name, instance))
         disturbed = self._disturbed(name)
         for token, model in instance.dataplane.held_calls():
-            if not instance.plane.requests.works_at(token):
+            if not instance.plane.requests.works_at(token) and not self._hopeless(name):
                 unsound[model, f"is asked for by call {token}, {FORGOTTEN}"] = None
         now_ms = self._clock.monotonic_ms()
         for model, what in unsound:

@@ -17,7 +17,8 @@ from modelmesh.testing.attempts import Answer
 from modelmesh.testing.clock import EPOCH_MS, VirtualClock, run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster
 from modelmesh.testing.faults import VMODELS, Faults
-from modelmesh.testing.invariants import Invariants
+from modelmesh.testing.invariants import INJECTED, Invariants
+from modelmesh.testing.raising import InjectedError
 from modelmesh.testing.world import MOST_INSTANCES, Artefact, World
 from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId, VModelId
@@ -55,6 +56,8 @@ _TOLD = (
     "is not loaded for",
     "timed out after",
     "Nowhere available",
+    "could not be worked with here",
+    INJECTED,
 )
 """What an INTERNAL answer must be about, for other models: the faults that were injected."""
 
@@ -99,6 +102,7 @@ class Simulation:
     ) -> None:
         self.outcome = Outcome(seed)
         self.world = World.drawn(seed)
+        self.world.cluster.keeps = lambda error: not isinstance(error, InjectedError)
         self._faulty_s = faulty_s
         self._rng = Random(seed + 1)  # noqa: S311 - a simulation
         self._clock = VirtualClock()
@@ -112,7 +116,8 @@ class Simulation:
         self._invariants = Invariants(
             self.world.cluster,
             self.world.memory,
-            disturbed=lambda name: self.world.stores[name].paused,
+            disturbed=lambda name: self.world.stores[name].paused or name in self.world.hopeless,
+            hopeless=self.world.hopeless.__contains__,
             problems=self.world.poison.problems,
         )
         self.world.emptied = self._invariants.store_replaced

@@ -70,6 +70,8 @@ class World:
     labels: dict[InstanceId, tuple[str, ...]] = field(default_factory=dict)
     corrupt: dict[ModelId, RuntimeCallError] = field(default_factory=dict)
     constraints: TypeConstraints = UNCONSTRAINED
+    hopeless: set[InstanceId] = field(default_factory=set)
+    """Instances that raise whatever they do, until they give up."""
     added: int = 0
     store_paused: bool = False
     watch_lag_ms: int = 0

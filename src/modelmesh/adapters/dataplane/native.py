@@ -6,29 +6,19 @@ readable.
 """
 
 import asyncio
+import logging
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from modelmesh._core import _native
+from modelmesh.adapters.dataplane.events import value_of
 from modelmesh.values.dataplane import (
-    AttemptFailed,
-    Called,
-    CallMessage,
-    Cancelled,
-    CopyIdle,
     DataPlaneEvent,
     Fail,
     Forward,
-    Hop,
-    LinkBack,
-    LinkLost,
-    Logged,
-    Missed,
     Naming,
     Observing,
-    Outcome,
     PeerAddress,
     Reroute,
     Resolution,
@@ -36,13 +26,12 @@ from modelmesh.values.dataplane import (
     Route,
     Rules,
     Serve,
-    Span,
-    Tapped,
-    Traced,
     Usage,
 )
 from modelmesh.values.ids import InstanceId, ModelId, Token, VModelId
 from modelmesh.values.status import Status
+
+_log = logging.getLogger(__name__)
 
 # One usage record: slot, in flight, waiting, reserved; last use (epoch ms), requests, service time (µs).
 _USAGE = struct.Struct("<IIIIQQQ")
@@ -145,10 +134,23 @@ class NativeDataPlane:
 
     def _deliver(self) -> bool:
         # One batch a turn of the loop: while more wait, the descriptor stays readable.
-        events = [_EVENTS[event[0]](*event[1:]) for event in self._core.events(_BATCH)]
+        taken = self._core.events(_BATCH)
+        events = [event for one in taken if (event := self._value(one)) is not None]
         if events and self._receive is not None:
             self._receive(events)
-        return bool(events)
+        return bool(taken)
+
+    def _value(self, event: tuple[object, ...]) -> DataPlaneEvent | None:
+        """An event as a value. One that is none (a mistake of ours) is answered here, and takes no other with it."""
+        try:
+            return value_of(event)
+        except Exception as error:  # noqa: BLE001 - it is logged with its traceback
+            _log.exception("an event of the data plane could not be read: %s", event[:2])
+            kind, token = event[0], event[1]
+            if kind in {_native.MISSED, _native.ATTEMPT_FAILED} and isinstance(token, int):
+                fail = Fail(Status.INTERNAL, f"{type(error).__name__}: {error}")
+                self._core.resolve([(token, _resolution(fail))])
+            return None
 
     def deliver(self) -> None:
         """Deliver all that waits, now."""
@@ -361,141 +363,3 @@ def _resolution(resolution: Resolution) -> tuple[object, ...]:
             return ("return",)
         case Fail():
             return ("fail", int(resolution.status), resolution.message, [*resolution.trailers])
-
-
-# Elements of the core's tuples, in the order of the stub. The core has checked what they hold.
-
-
-def _missed(
-    token: Any,
-    model: Any,
-    vmodel: Any,
-    method: str,
-    timeout_ms: int | None,
-    hop: str | None,
-    tried: Sequence[Any],
-    view: Any,
-    balanced: bool,  # noqa: FBT001
-) -> Missed:
-    return Missed(
-        token=token,
-        model=model,
-        vmodel=vmodel,
-        method=method,
-        timeout_ms=timeout_ms,
-        hop=None if hop is None else Hop(hop),
-        tried=tuple(tried),
-        view=view,
-        balanced=balanced,
-    )
-
-
-def _attempt_failed(
-    token: Any,
-    model: Any,
-    vmodel: Any,
-    instance: Any,
-    load_id: Any,
-    outcome: str,
-    replayable: bool,  # noqa: FBT001
-    begun: bool,  # noqa: FBT001
-    status: int,
-    message: str,
-    view: Any,
-) -> AttemptFailed:
-    return AttemptFailed(
-        token=token,
-        model=model,
-        vmodel=vmodel,
-        instance=instance,
-        load_id=load_id,
-        outcome=Outcome(outcome),
-        replayable=replayable,
-        begun=begun,
-        status=Status(status),
-        message=message,
-        view=view,
-    )
-
-
-def _called(
-    token: Any,
-    listener: str,
-    peer_address: str,
-    method: str,
-    metadata: Sequence[tuple[str, bytes]],
-    timeout_ms: int | None,
-) -> Called:
-    return Called(
-        token=token,
-        listener=listener,
-        peer_address=peer_address,
-        method=method,
-        metadata=tuple(metadata),
-        timeout_ms=timeout_ms,
-    )
-
-
-def _tapped(*elements: Any) -> Tapped:
-    identifier, taps, model, vmodel, method, status, began_ms, duration_us, *rest = elements
-    request_headers, response_headers, request_encoding, response_encoding, request, response = rest
-    return Tapped(
-        id=identifier,
-        taps=taps,
-        model=model,
-        vmodel=vmodel,
-        method=method,
-        status=Status(status),
-        began_ms=began_ms,
-        duration_us=duration_us,
-        request_headers=tuple(request_headers),
-        response_headers=tuple(response_headers),
-        request_encoding=request_encoding,
-        response_encoding=response_encoding,
-        request=tuple(request),
-        response=tuple(response),
-    )
-
-
-def _logged(*elements: Any) -> Logged:
-    invocation, identifier, model, vmodel, method, status, *rest = elements
-    message, duration_us, attempts, request_bytes, response_bytes, headers = rest
-    return Logged(
-        invocation=invocation,
-        id=identifier,
-        model=model,
-        vmodel=vmodel,
-        method=method,
-        status=Status(status),
-        message=message,
-        duration_us=duration_us,
-        attempts=attempts,
-        request_bytes=request_bytes,
-        response_bytes=response_bytes,
-        headers=tuple(headers),
-    )
-
-
-def _traced(trace: str, model: Any, vmodel: Any, method: str, spans: Sequence[Any]) -> Traced:
-    return Traced(int(trace, 16), model, vmodel, method, tuple(_span(*span) for span in spans))
-
-
-def _span(
-    stage: str, identifier: int, parent: int, start_ns: int, end_ns: int, status: int | None, detail: str
-) -> Span:
-    return Span(stage, identifier, parent, start_ns, end_ns, None if status is None else Status(status), detail)
-
-
-_EVENTS: dict[object, Callable[..., DataPlaneEvent]] = {
-    _native.MISSED: _missed,
-    _native.ATTEMPT_FAILED: _attempt_failed,
-    _native.CALLED: _called,
-    _native.CALL_MESSAGE: CallMessage,
-    _native.CANCELLED: Cancelled,
-    _native.COPY_IDLE: CopyIdle,
-    _native.LINK_LOST: LinkLost,
-    _native.LINK_BACK: LinkBack,
-    _native.TAPPED: _tapped,
-    _native.LOGGED: _logged,
-    _native.TRACED: _traced,
-}

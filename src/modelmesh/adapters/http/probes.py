@@ -26,12 +26,16 @@ class Health:
     Attributes:
         ask_ready: Whether this instance takes calls; asked on the event loop.
         ready: What it said last.
+        ask_alive: Whether every loop of the control plane runs; asked on the event loop.
+        alive: What it said last.
         thread_ages_ms: How long ago each core thread turned; asked on the thread of the probes.
         turned_s: When the event loop last turned, by `time.monotonic`.
     """
 
     ask_ready: Callable[[], bool] = lambda: False
     ready: bool = False
+    ask_alive: Callable[[], bool] = lambda: True
+    alive: bool = True
     thread_ages_ms: Callable[[], Sequence[int]] = lambda: ()
     turned_s: float = field(default_factory=time.monotonic)
 
@@ -39,13 +43,21 @@ class Health:
         """Show that the event loop turns, and whether the instance is ready, until cancelled."""
         while True:
             self.turned_s = time.monotonic()
-            self.ready = self.ask_ready()
+            self.ready, self.alive = _said(self.ask_ready), _said(self.ask_alive)
             await asyncio.sleep(BEAT_S)
 
     def live(self) -> bool:
         """Whether everything turns that should."""
         loop_age_ms = (time.monotonic() - self.turned_s) * 1000
-        return all(age_ms <= LIVE_BOUND_MS for age_ms in (loop_age_ms, *self.thread_ages_ms()))
+        return self.alive and all(age_ms <= LIVE_BOUND_MS for age_ms in (loop_age_ms, *self.thread_ages_ms()))
+
+
+def _said(ask: Callable[[], bool]) -> bool:
+    """Whether it says yes; who cannot say it does not."""
+    try:
+        return ask()
+    except Exception:  # noqa: BLE001 - a mistake of ours must not stop the beat
+        return False
 
 
 class ProbeServer:

@@ -1,7 +1,11 @@
 """Log lines, JSON or for a console, by structlog."""
 
+import contextlib
+import io
 import logging
+import os
 import sys
+from typing import TextIO
 
 import structlog
 
@@ -19,6 +23,10 @@ _LEVELS = {
     "store_connection_refused": logging.ERROR,
     "load_failed": logging.WARNING,
     "effect_failed": logging.ERROR,
+    "duty_failed": logging.ERROR,
+    "loop_failed": logging.ERROR,
+    "broken": logging.CRITICAL,
+    "sink_failed": logging.ERROR,
     "unload_failed": logging.WARNING,
     "loads_fail": logging.ERROR,
     "document_refused": logging.WARNING,
@@ -69,6 +77,35 @@ class LogLevel:
         return event
 
 
+class _Unfailing(io.TextIOWrapper):
+    """A stream whose disk may be full, or whose reader may have gone: what is not written is lost, and nobody is hurt.
+
+    Lines go to the descriptor at once: a buffer would keep what cannot be written, and grow.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(io.BytesIO())
+        self._stream = stream
+        try:
+            self._descriptor: int | None = stream.fileno()
+        except (OSError, ValueError):
+            self._descriptor = None  # somebody has put another stream in its place
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            if self._descriptor is None:
+                self._stream.write(text)
+            else:
+                left = text.encode(errors="backslashreplace")
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def configure_logs(*, form: str, level: str) -> LogLevel:
     """Set up logging for the process; lines go to standard error, one event a line."""
     least = LogLevel(level)
@@ -91,7 +128,7 @@ def configure_logs(*, form: str, level: str) -> LogLevel:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Unfailing(sys.stderr)),
         cache_logger_on_first_use=True,
     )
     return least

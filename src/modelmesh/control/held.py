@@ -1,0 +1,40 @@
+"""A request on its way to an answer, and how one for a copy ended."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from modelmesh.policy.attempt import GiveUp, Journey
+from modelmesh.ports import PeerState
+from modelmesh.values.ids import InstanceId, ModelId, Revision, Token, VModelId
+
+
+@dataclass(slots=True)
+class Held:
+    """A request on its way. `view`: that of the instance which asked us to load; `behind`: what ours must reach.
+
+    `deadline_ms` and `sent_ms` are monotonic. `doubted`: an instance has lost the store, and we have not heard from it either since we asked that one.
+    """
+
+    token: Token
+    model: ModelId
+    vmodel: VModelId | None
+    journey: Journey
+    view: Revision | None = None
+    behind: Revision | None = None
+    stale_turns: int = 0
+    reroutes: int = 0
+    sent_ms: int = 0
+    deadline_ms: int | None = None
+    doubted: bool = False
+    gave_up: GiveUp | None = None
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Ensured:
+    """How `ensure` ended. REFUSED: the record is gone, or with `store_away` the store is."""
+
+    state: PeerState
+    message: str = ""
+    instance: InstanceId | None = None
+    store_away: bool = False
