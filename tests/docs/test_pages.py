@@ -195,7 +195,7 @@ def kinds_of_events() -> set[str]:
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
                 and node.func.attr == "note"
-                and ast.unparse(node.func.value).endswith("journal")
+                and ast.unparse(node.func.value).endswith(("journal", "self"))
             ):
                 words = {leaf.value for leaf in ast.walk(node.args[0]) if isinstance(leaf, ast.Constant)}
                 kinds |= words or VARIABLE_KINDS[ast.unparse(node.args[0])]

@@ -110,6 +110,7 @@ class RuntimeLink:
         self._emptied = emptied
         self._reported = reported
         self._machine = RuntimeLinkMachine()
+        self._probes = 0
 
     @property
     def ready(self) -> bool:
@@ -137,14 +138,11 @@ class RuntimeLink:
         self._step(LinkInput.CONNECTION_BACK)
 
     def _step(self, given: LinkInput) -> None:
-        failed: Exception | None = None
         for effect in self._machine.step(given):
             try:
                 self._perform(effect)
             except Exception as error:  # noqa: BLE001 - the other effects are of the same step
-                failed = error
-        if failed is not None:
-            raise failed
+                self._tasks.report(f"{effect.value} of the runtime's link", error)
 
     def _perform(self, effect: LinkEffect) -> None:
         match effect:
@@ -154,14 +152,16 @@ class RuntimeLink:
             case LinkEffect.CLOSE:
                 self._closed()
             case LinkEffect.PROBE:
-                self._tasks.persist(self._probe, "probe the runtime")
+                self._probes += 1
+                number = self._probes
+                self._tasks.persist(lambda: self._probe(number), "probe the runtime")
             case LinkEffect.DROP_COPIES:
                 self._journal.note("runtime_restarted", detail="the runtime has lost its models")
                 self._emptied()
             case LinkEffect.ASK_STATUS:
                 self._tasks.persist(self._restarted, "ask the runtime's status")
 
-    async def _probe(self) -> None:
+    async def _probe(self, number: int) -> None:
         """Was it only the connection? The size of a held model is known to a runtime that still has it."""
         model = self._held()
         there = False
@@ -171,7 +171,10 @@ class RuntimeLink:
                 there = True
             except RuntimeCallError as error:
                 there = error.status not in {Status.NOT_FOUND, Status.UNIMPLEMENTED, Status.UNAVAILABLE}
-        self._step(LinkInput.MODELS_THERE if there else LinkInput.MODELS_GONE)
+        if (
+            number == self._probes and self._machine.state is LinkState.PROBING
+        ):  # else it is about an earlier connection
+            self._step(LinkInput.MODELS_THERE if there else LinkInput.MODELS_GONE)
 
     async def _restarted(self) -> None:
         while True:
