@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from modelmesh.control.records import UnreadableRecordError
+from modelmesh.management.explain import explain
 from modelmesh.policy.constraints import TypeConstraint, TypeConstraints
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
@@ -89,7 +90,7 @@ def test_a_record_that_became_unreadable_meanwhile_is_looked_at_again_later(monk
     play(story)
 
 
-def test_without_a_place_they_serve_on_and_new_ones_are_told_which_label_is_missing_where() -> None:
+def test_without_a_place_they_serve_on_and_explain_says_which_label_is_missing_where() -> None:
     async def story(cluster: SimulatedCluster) -> None:
         await register(cluster.instances[InstanceId("a")], "old", kind="deep")
         await cluster.call("old", via="a")
@@ -100,9 +101,26 @@ def test_without_a_place_they_serve_on_and_new_ones_are_told_which_label_is_miss
         answer = await cluster.call("new", via="c")
         assert answer.status is Status.INTERNAL
         assert answer.message == (
-            "There are no running instances that meet the label requirements of type deep: [gpu, big]; "
-            "a lacks gpu and big, b lacks big, c lacks gpu and big"
+            "There are no running instances that meet the label requirements of type deep: [gpu, big]"
         )
+        explained = await explain(cluster.instances[InstanceId("c")].plane, ModelId("new"), dry_run=False)
+        assert [(place.instance_id, place.detail) for place in explained.places] == [
+            ("a", "type deep requires [gpu, big]"),
+            ("b", "type deep requires [big]"),
+            ("c", "type deep requires [gpu, big]"),
+        ]
+
+
+def test_the_error_of_a_type_that_no_instance_takes_ends_with_what_controllers_match_on() -> None:
+    """The old controller gives unknown types a label that nobody has, and looks at the end of the text."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        constrain(cluster, TypeConstraints({"_default": TypeConstraint(required=("_no_runtime",))}))
+        await register(cluster.instances[InstanceId("a")], "new", kind="unknown")
+        answer = await cluster.call("new", via="c")
+        assert answer.message.endswith("[_no_runtime]")
+
+    play(story)
 
     play(story)
 

@@ -34,3 +34,29 @@ def test_what_the_runtime_does_not_have_is_refused_whoever_allows_it() -> None:
 
 def test_an_empty_configuration_refuses_every_method() -> None:
     assert combine(RuntimeMethods(), AllowedMethods(allow_others=False)) == AllowedMethods((), allow_others=False)
+
+
+OIP = "inference.GRPCInferenceService/"
+
+
+def test_whether_a_model_is_ready_is_asked_with_the_id_where_an_inference_has_it() -> None:
+    """The old controller's configuration names ModelInfer and ModelMetadata, and allows the others."""
+    configured = AllowedMethods(
+        (MethodRule(f"{OIP}ModelInfer", extraction_path=(1,), extracts_vmodel=True, idempotent=False),), True
+    )
+    rules = {rule.method: rule for rule in combine(RuntimeMethods(((f"{OIP}ModelInfer", (1,)),)), configured).methods}
+    for name in ("ModelReady", "ModelMetadata"):
+        rule = rules[OIP + name]
+        assert (rule.extraction_path, rule.extracts_vmodel, rule.injection_path, rule.idempotent) == (
+            (1,),
+            True,
+            (1,),
+            True,
+        )
+
+
+def test_an_operator_who_allows_inference_alone_allows_nothing_else() -> None:
+    configured = AllowedMethods((MethodRule(f"{OIP}ModelInfer", extraction_path=(1,)),), allow_others=False)
+    reported = RuntimeMethods(((f"{OIP}ModelInfer", (1,)),), allows_others=False)
+    for runtime in (RuntimeMethods(), reported):
+        assert [rule.method for rule in combine(runtime, configured).methods] == [f"{OIP}ModelInfer"]

@@ -1,6 +1,7 @@
 """Clients people use, unchanged: grpcio with reflection and health, tritonclient, and grpc-go."""
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -81,7 +82,10 @@ async def test_tritonclient_talks_to_a_mesh_of_built_in_runtimes(tmp_path: Path)
         command = [sys.executable, "-m", "modelmesh.cli", "runtime", "--listen", listen, "--models", str(folder)]
         return [*command, "--capacity", "64MiB", "--default-size", "6MiB"]
 
-    cluster = LocalCluster(2, runtime, folder=tmp_path / "state")
+    # As the old controller configures it, which names neither ModelReady nor the calls that are about no model.
+    methods = {"inference.GRPCInferenceService/ModelInfer": {"idExtractionPath": [1]}}
+    environment = {"MM_DATAPLANE_CONFIG": json.dumps({"rpcConfigs": methods, "allowOtherRpcs": True})}
+    cluster = LocalCluster(2, runtime, folder=tmp_path / "state", environment=environment)
     try:
         await cluster.start()
         for instance in cluster.instances:
@@ -100,6 +104,11 @@ def infer(endpoint: str, rows: np.ndarray, model: LogisticRegression) -> None:
         client.call("mmesh.ModelMesh/registerModel", request, pb.ModelStatusInfo)
     headers = {"mm-model-id": "iris"}
     with triton.InferenceServerClient(endpoint) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.get_server_metadata().name == "modelmesh"
+        assert client.is_model_ready("iris"), "the id is in the message"
+        assert client.get_model_metadata("iris").name == "iris"
         metadata = client.get_model_metadata("iris", headers=headers)
         tensor = triton.InferInput(metadata.inputs[0].name, list(rows.shape), "FP64")
         tensor.set_data_from_numpy(rows)

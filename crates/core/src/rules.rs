@@ -12,6 +12,8 @@ pub struct MethodRule {
     pub extracts_vmodel: bool,
     pub injection_path: Vec<u32>,
     pub idempotent: bool,
+    /// Python answers it on the serving port, though its service is that of models.
+    pub ours: bool,
 }
 
 /// All rules of an instance.
@@ -26,8 +28,13 @@ pub struct Rules {
 }
 
 /// The rule of a method that has none of its own: replayable, nothing read, nothing changed.
-pub static ORDINARY: MethodRule =
-    MethodRule { extraction_path: Vec::new(), extracts_vmodel: false, injection_path: Vec::new(), idempotent: true };
+pub static ORDINARY: MethodRule = MethodRule {
+    extraction_path: Vec::new(),
+    extracts_vmodel: false,
+    injection_path: Vec::new(),
+    idempotent: true,
+    ours: false,
+};
 
 /// Who answers a method.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,6 +58,9 @@ impl Rules {
             return Ok(Answerer::Python);
         }
         let rule = self.methods.get(method);
+        if port == Port::Serving && rule.is_some_and(|rule| rule.ours) {
+            return Ok(Answerer::Python);
+        }
         let listed = rule.is_some() || (self.allow_others && is_plain(service) && is_plain(name));
         if !listed || service.is_empty() || self.forbidden_services.contains(service) {
             return Err(Status::new(
@@ -89,6 +99,16 @@ mod tests {
         assert_eq!(rules.answerer(Port::Serving, "mmesh.ModelMesh/anything"), Ok(Answerer::Python));
         assert_eq!(rules.answerer(Port::Peer, "modelmesh.v1.Peer/Ping"), Ok(Answerer::Python));
         assert!(matches!(rules.answerer(Port::Serving, "modelmesh.v1.Peer/Ping"), Ok(Answerer::Model(_))));
+    }
+
+    #[test]
+    fn a_method_of_ours_in_a_service_of_models_is_ours_for_clients_alone() {
+        let mut rules = rules(false);
+        let ours = MethodRule { ours: true, ..MethodRule::default() };
+        rules.methods.insert("p.S/Live".to_owned(), ours);
+        assert_eq!(rules.answerer(Port::Serving, "p.S/Live"), Ok(Answerer::Python));
+        assert!(matches!(rules.answerer(Port::Peer, "p.S/Live"), Ok(Answerer::Model(_))));
+        assert!(matches!(rules.answerer(Port::Serving, "p.S/Known"), Ok(Answerer::Model(_))));
     }
 
     #[test]

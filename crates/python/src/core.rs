@@ -21,7 +21,7 @@ use crate::tls::Tls;
 type NamingTuple = (String, Vec<(String, u8)>);
 type RouteTuple = (Option<(bool, u64, u32, u32)>, Vec<(String, u64)>);
 /// (method, extraction path, extracts a vmodel's id, injection path, idempotent).
-type MethodTuple = (String, Vec<u32>, bool, Vec<u32>, bool);
+type MethodTuple = (String, Vec<u32>, bool, Vec<u32>, bool, bool);
 /// (model, vmodel, method, fraction).
 type TapTuple = (Option<String>, Option<String>, Option<String>, f64);
 /// (name, labels, (observations, sum) of each bucket that has any).
@@ -325,7 +325,7 @@ fn new_route((local, remote): RouteTuple) -> NewRoute {
 }
 
 fn method_rule(
-    (method, extraction_path, extracts_vmodel, injection_path, idempotent): MethodTuple,
+    (method, extraction_path, extracts_vmodel, injection_path, idempotent, ours): MethodTuple,
 ) -> (String, MethodRule) {
-    (method, MethodRule { extraction_path, extracts_vmodel, injection_path, idempotent })
+    (method, MethodRule { extraction_path, extracts_vmodel, injection_path, idempotent, ours })
 }

@@ -185,7 +185,7 @@ class Core:
         *,
         serving_services: list[str],
         peer_services: list[str],
-        methods: list[tuple[str, list[int], bool, list[int], bool]],
+        methods: list[tuple[str, list[int], bool, list[int], bool, bool]],
         allow_others: bool,
         forbidden_services: list[str],
     ) -> None:
@@ -195,7 +195,7 @@ class Core:
             serving_services: Full names of the services Python answers on the serving port.
             peer_services: The same for the peer port.
             methods: (full method without leading slash, id extraction path, extracted id is a vmodel's,
-                id injection path, idempotent). Empty paths: none.
+                id injection path, idempotent, answered by Python on the serving port). Empty paths: none.
             allow_others: Whether inference methods not listed are allowed. Refused ones answer
                 UNIMPLEMENTED before any routing.
             forbidden_services: Services that are never inference (`mmesh.ModelRuntime`).

@@ -358,11 +358,18 @@ class ControlPlane:
     # --- life -----------------------------------------------------------------------------------
 
     def answer_calls(
-        self, handlers: CallHandlers, *, serving_services: tuple[str, ...], peer_services: tuple[str, ...]
+        self,
+        handlers: CallHandlers,
+        *,
+        serving_services: tuple[str, ...],
+        peer_services: tuple[str, ...],
+        serving_methods: tuple[str, ...] = (),
     ) -> None:
         """Give the services that Python serves, on either port; before `start` they say that this instance starts."""
         self._receiver.handlers = handlers
-        self._rules.answer(serving_services=serving_services, peer_services=peer_services)
+        self._rules.answer(
+            serving_services=serving_services, peer_services=peer_services, serving_methods=serving_methods
+        )
 
     async def start(self) -> RuntimeParameters:
         """Come up: store, runtime, membership, and only then calls.

@@ -4,7 +4,7 @@ from modelmesh.control.journal import Journal
 from modelmesh.control.link import RuntimeParameters
 from modelmesh.policy.methods import AllowedMethods, RuntimeMethods, combine
 from modelmesh.ports import DataPlane
-from modelmesh.values.dataplane import Rules
+from modelmesh.values.dataplane import MethodRule, Rules
 
 
 class CallRules:
@@ -15,11 +15,19 @@ class CallRules:
         self._journal = journal
         self._serving_services: tuple[str, ...] = ()
         self._peer_services: tuple[str, ...] = ()
+        self._serving_methods: tuple[str, ...] = ()
         self._allowed = AllowedMethods()
         self._runtime = RuntimeMethods()
 
-    def answer(self, *, serving_services: tuple[str, ...], peer_services: tuple[str, ...]) -> None:
-        """From now on these services are answered, on either port."""
+    def answer(
+        self,
+        *,
+        serving_services: tuple[str, ...],
+        peer_services: tuple[str, ...],
+        serving_methods: tuple[str, ...] = (),
+    ) -> None:
+        """From now on these services are answered, on either port, and these methods of services of models."""
+        self._serving_methods = serving_methods
         self._serving_services = serving_services
         self._peer_services = peer_services
         self._tell()
@@ -41,7 +49,7 @@ class CallRules:
             Rules(
                 serving_services=self._serving_services,
                 peer_services=self._peer_services,
-                methods=rules.methods,
+                methods=(*rules.methods, *(MethodRule(method, ours=True) for method in self._serving_methods)),
                 allow_others=rules.allow_others,
             )
         )

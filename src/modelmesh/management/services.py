@@ -10,6 +10,7 @@ from modelmesh.management.health import Health
 from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
 from modelmesh.management.reflection import AskRuntime, Reflection
+from modelmesh.management.server import Server
 from modelmesh.management.splits import Splits
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.values.dataplane import Headers
@@ -44,11 +45,14 @@ def serve(
     services = tuple(sorted({name.partition("/")[0] for name in serving}))
     health = Health(ready=ready, services=services, clock=plane.clock).methods()
     serving |= health
+    methods = Server(ready).methods()
+    serving |= methods
     server = CallServer(
         dataplane=plane.dataplane, tasks=plane.tasks, methods={**serving, **peer}, failed=failed, entered=entered
     )
     plane.answer_calls(
         CallHandlers(server.called, server.message, server.cancelled),
         serving_services=(*services, "grpc.health.v1.Health"),
+        serving_methods=tuple(methods),
         peer_services=tuple(sorted({name.partition("/")[0] for name in (*peer, *health)})),
     )

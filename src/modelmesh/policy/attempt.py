@@ -177,9 +177,6 @@ class Refuse:
 
 NextStep = ServeHere | LoadHere | SendTo | ReturnLast | GiveUp | Refuse
 
-NAMED = 8
-"""Instances that a message names at most."""
-
 _DEFAULT_LIMITS = AttemptLimits()
 _UNCONSTRAINED = TypeConstraints()
 
@@ -386,14 +383,8 @@ def _place(
         placement = choose(exclude=frozenset(exclude))
     if isinstance(placement, NoPlacement) and placement.reason is NoPlacementReason.NO_LABELS:
         labels = ", ".join(constraints.of(model_type).required)
+        # Nothing may follow: controllers match on the end. `policy.places` says what each instance lacks.
         message = f"There are no running instances that meet the label requirements of type {model_type}: [{labels}]"
-        lacking = [
-            f"{entry.instance} lacks {' and '.join(constraints.missing(model_type, entry.record.labels))}"
-            for entry in cluster.instances[:NAMED]
-        ]
-        if lacking:
-            more = f", and {len(cluster.instances) - NAMED} more do" if len(cluster.instances) > NAMED else ""
-            message += f"; {', '.join(lacking)}{more}"
         return GiveUp(Status.INTERNAL, message, AttemptReason.NO_LABELS, load_failed=True)
     if isinstance(placement, LoadOn):
         if placement.instance == cluster.own:

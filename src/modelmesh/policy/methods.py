@@ -10,6 +10,12 @@ from dataclasses import dataclass, replace
 
 from modelmesh.values.dataplane import MethodRule
 
+_INFERENCE = "inference.GRPCInferenceService/"
+_INFER = f"{_INFERENCE}ModelInfer"
+_SIBLINGS = (f"{_INFERENCE}ModelReady", f"{_INFERENCE}ModelMetadata")
+"""Of the Open Inference Protocol: their messages have the id where those of `ModelInfer` have it, in field 1. Configurations
+and runtimes that were written before us name only some of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class AllowedMethods:
@@ -32,6 +38,11 @@ def combine(runtime: RuntimeMethods, allowed: AllowedMethods) -> AllowedMethods:
     injections = dict(runtime.injection_paths)
     configured = {rule.method: rule for rule in allowed.methods}
     takes_others = runtime.allows_others or not injections
+    for sibling in _SIBLINGS:  # those that are allowed as others; what an operator does not allow stays refused
+        if _INFER in injections and takes_others:
+            injections.setdefault(sibling, injections[_INFER])
+        if _INFER in configured and allowed.allow_others:
+            configured.setdefault(sibling, replace(configured[_INFER], method=sibling, idempotent=True))
     rules = [
         replace(configured.get(method, MethodRule(method)), injection_path=injections.get(method, ()))
         for method in dict.fromkeys((*injections, *configured))

@@ -146,7 +146,10 @@ class SimulatedDataPlane:
                 _refuse_malformed(resolution.trailers)
         for token, resolution in resolutions:
             held = self._held.get(token)
-            if token in self._answered or (held is not None and held.resolution.done() and self._open):
+            waits = (
+                held is None or held.resolution.cancelled() or not held.resolution.done()
+            )  # cancelled: its caller went
+            if token in self._answered or (self._open and not waits):
                 self._network.problems.append(f"{self.instance}: call {token} was resolved after its answer")
             if held is not None and not held.resolution.done():
                 held.resolution.set_result(resolution)

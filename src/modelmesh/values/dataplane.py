@@ -119,13 +119,17 @@ Resolution = Serve | Reroute | Forward | ReturnAnswer | Fail
 
 @dataclass(frozen=True, slots=True)
 class MethodRule:
-    """Rules of one inference method; paths are field numbers, empty meaning none."""
+    """Rules of one method; paths are field numbers, empty meaning none.
+
+    `ours`: Python answers it on the serving port, though its service is that of models.
+    """
 
     method: str
     extraction_path: tuple[int, ...] = ()
     extracts_vmodel: bool = False
     injection_path: tuple[int, ...] = ()
     idempotent: bool = True
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,6 +231,7 @@ class NativeDataPlane:
                     rule.extracts_vmodel,
                     [*rule.injection_path],
                     rule.idempotent,
+                    rule.ours,
                 )
                 for rule in rules.methods
             ],

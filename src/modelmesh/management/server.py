@@ -1,0 +1,49 @@
+"""The calls of the Open Inference Protocol that are about a server and no model: is it live, is it ready, what is it?
+
+The mesh answers them itself. A client sees one server, which is the mesh; which of many runtimes would answer would
+be chance, and one that restarts would make the whole look down although its models are served elsewhere. They need no
+model id, and no configuration has to allow them.
+"""
+
+from collections.abc import Callable, Mapping
+
+from modelmesh import __version__
+from modelmesh._proto import open_inference_pb2 as pb
+from modelmesh.management.calls import Call, Method
+
+SERVICE = "inference.GRPCInferenceService"
+NAME = "modelmesh"
+
+
+class Server:
+    """Handlers of the methods.
+
+    Args:
+        ready: Whether this instance takes calls, as `/ready` says.
+    """
+
+    def __init__(self, ready: Callable[[], bool]) -> None:
+        self._ready = ready
+
+    def methods(self) -> Mapping[str, Method]:
+        """By full name."""
+        return {
+            f"{SERVICE}/ServerLive": Method(pb.ServerLiveRequest, self.live),
+            f"{SERVICE}/ServerReady": Method(pb.ServerReadyRequest, self.ready),
+            f"{SERVICE}/ServerMetadata": Method(pb.ServerMetadataRequest, self.metadata),
+        }
+
+    async def live(self, _: Call, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        """Whoever answers is."""
+        del request
+        return pb.ServerLiveResponse(live=True)
+
+    async def ready(self, _: Call, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        """Whether inference calls may be sent here."""
+        del request
+        return pb.ServerReadyResponse(ready=self._ready())
+
+    async def metadata(self, _: Call, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        """The mesh, and its version; runtimes may have extensions, the mesh has none."""
+        del request
+        return pb.ServerMetadataResponse(name=NAME, version=__version__)
