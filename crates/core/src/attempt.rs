@@ -12,7 +12,7 @@ use crate::extraction::Injector;
 use crate::flow::Outflow;
 use crate::headers::{self, GRPC_TIMEOUT, HopHeaders, TowardsRuntime};
 use crate::identify::Hop;
-use crate::link::{Link, Place};
+use crate::link::{Lane, Link, Place};
 use crate::outcome::{Failure, Outcome};
 use crate::peers::Destination;
 use crate::relay::{End, Relay, Upstream};
@@ -58,10 +58,11 @@ pub async fn run(call: &mut Call, destination: &Arc<Destination>, towards: Towar
 }
 
 async fn once(call: &mut Call, link: &Arc<Link>, towards: Towards<'_>, stage: Option<Begun>) -> End {
-    let place = match link.place_now() {
+    let lane = if call.holder.is_restless() { Lane::Restless } else { Lane::Common };
+    let place = match link.place_now(lane) {
         Some(place) => place,
         // Rare, and larger than what every call needs.
-        None => match Box::pin(unless_stopped(&mut call.caller, &mut call.deadline, link.place())).await {
+        None => match Box::pin(unless_stopped(&mut call.caller, &mut call.deadline, link.place(lane))).await {
             Ok(Ok(place)) => place,
             Ok(Err(error)) => return never_sent(error.0),
             Err(end) => return end,

@@ -184,8 +184,14 @@ impl Call {
     pub fn finish(&mut self, end: End) {
         match end {
             End::Answered | End::Failed(_) => {}
-            End::Gone => self.caller.abandoned(),
-            End::Late => self.caller.end(deadline_exceeded()),
+            End::Gone => {
+                self.holder.gives_up();
+                self.caller.abandoned();
+            }
+            End::Late => {
+                self.holder.gives_up();
+                self.caller.end(deadline_exceeded());
+            }
             End::Refused(status) => self.caller.end(status),
         }
     }

@@ -316,6 +316,12 @@ impl ClientConnection {
         self.pipe.lock().take()
     }
 
+    /// Frames of answers that have come. While it stands still the server serves nothing.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.pinger.answered()
+    }
+
     /// What the connection holds, in bytes.
     #[must_use]
     pub fn held_bytes(&self) -> usize {

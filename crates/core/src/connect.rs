@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,6 +27,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const PING_AFTER_MS: u64 = 2000;
 /// … and lost when silent this long: 5 s in all.
 const LOST_AFTER_MS: u64 = 5000;
+/// A connection whose calls have had nothing of an answer for this long gets no more of them. Slow runtimes are no harm:
+/// their calls go on where they are.
+const STALE_AFTER_MS: u64 = 10_000;
+/// Resets that a neighbour may be sent more with each look: a hundred a second.
+const RESETS_A_LOOK: usize = 50;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A peer connection without streams is closed after this; the next call opens another.
 const IDLE_AFTER_MS: u64 = 300_000;
@@ -101,9 +106,32 @@ async fn dial(shared: &Shared, destination: &Destination, name: &str, found: Soc
     }
 }
 
+/// Whether the other side serves calls.
+struct Serving {
+    answered: u64,
+    since_ms: u64,
+}
+
+impl Serving {
+    fn new() -> Self {
+        Self { answered: 0, since_ms: clock::monotonic_ms() }
+    }
+
+    /// Whether calls have waited for long and none has had anything of an answer.
+    fn look(&mut self, busy: bool, answered: u64, now_ms: u64) -> bool {
+        if !busy || answered != self.answered {
+            *self = Self { answered, since_ms: now_ms };
+        }
+        now_ms.saturating_sub(self.since_ms) >= STALE_AFTER_MS
+    }
+}
+
 impl Opened {
     /// Moves the connection's bytes until it ends.
-    pub async fn drive(self, in_flight: &AtomicUsize) -> Ended {
+    ///
+    /// `is_stale` is set while calls are in flight and none of them has had anything of an answer for a while: new ones are
+    /// for another connection.
+    pub async fn drive(self, in_flight: &AtomicUsize, is_stale: &AtomicBool) -> Ended {
         let Self { mut connection, mut account, pinger, last_read_ms, is_peer, sender } = self;
         // Held here it would keep a forgotten connection open.
         drop(sender);
@@ -114,12 +142,8 @@ impl Opened {
                 Err(TooMuch) => Poll::Ready(()),
             }
         });
-        if !is_peer {
-            // A runtime is on this machine: its death is a closed socket, and gRPC servers punish pings.
-            connection.await;
-            return Ended { by_us: false };
-        }
         tokio::pin!(connection);
+        let mut serving = Serving::new();
         let mut look = interval(LOOK_EVERY);
         let mut busy_since_ms = None;
         let mut idle_since_ms = clock::monotonic_ms();
@@ -130,6 +154,13 @@ impl Opened {
                 _ = poll_fn(|cx| pinger.poll_pong(cx)), if pinged => pinged = false,
                 _ = look.tick() => {
                     let now_ms = clock::monotonic_ms();
+                    pinger.forgive(RESETS_A_LOOK);
+                    let busy = in_flight.load(Ordering::Relaxed) > 0;
+                    is_stale.store(serving.look(busy, pinger.answered(), now_ms), Ordering::Relaxed);
+                    if !is_peer {
+                        // A runtime is on this machine: its death is a closed socket, and gRPC servers punish pings.
+                        continue;
+                    }
                     if in_flight.load(Ordering::Relaxed) == 0 {
                         busy_since_ms = None;
                         if now_ms - idle_since_ms > IDLE_AFTER_MS {
@@ -149,5 +180,21 @@ impl Opened {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_answers_no_calls_gets_no_more() {
+        let mut serving = Serving { answered: 0, since_ms: 0 };
+        assert!(!serving.look(true, 0, 9_000));
+        assert!(serving.look(true, 0, 10_000), "ten seconds without an answer");
+        assert!(!serving.look(true, 1, 10_500), "it serves again");
+        assert!(!serving.look(false, 1, 90_000), "nobody waits");
+        assert!(!serving.look(true, 1, 90_500));
+        assert!(serving.look(true, 1, 100_500));
     }
 }

@@ -66,6 +66,7 @@ pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: 
             }
             () = until(over), if over.is_some() => return Ok(()),
             _ = look.tick() => {
+                account.holder().calm();
                 if let Some(why) = connection.look() {
                     connection.expel(why);
                     continue;

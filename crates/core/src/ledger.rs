@@ -18,6 +18,9 @@ const OF_CONNECTION: usize = 32 << 20;
 const LEAST: usize = 64 << 20;
 const MOST: usize = 1 << 30;
 
+/// Calls that a connection may give up within seconds and count as others do.
+const RESTLESS: usize = 16;
+
 /// Whose connections they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -168,7 +171,10 @@ impl Ledger {
         let entry = Arc::new(Entry { of_address, sum: Mutex::default(), expelled: AtomicBool::new(false) });
         open.connections.insert(id, Arc::clone(&entry));
         drop(open);
-        Account { holder: Arc::new(Holder { book: Arc::clone(book), entry, id, address: address.into() }), noted: 0 }
+        Account {
+            holder: Arc::new(Holder { given_up: 0.into(), book: Arc::clone(book), entry, id, address: address.into() }),
+            noted: 0,
+        }
     }
 
     /// Bytes that a side holds.
@@ -254,6 +260,8 @@ impl Book {
 /// A connection and its calls: while one of them is there, what it holds is on the account.
 #[derive(Debug)]
 pub struct Holder {
+    /// Calls that it gave up lately.
+    given_up: AtomicUsize,
     book: Arc<Book>,
     entry: Arc<Entry>,
     id: u64,
@@ -265,6 +273,23 @@ impl Holder {
     #[must_use]
     pub fn connection(&self) -> u64 {
         self.id
+    }
+
+    /// It has given up a call.
+    pub fn gives_up(&self) {
+        self.given_up.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Some seconds have gone by.
+    pub fn calm(&self) {
+        self.given_up.store(self.given_up.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
+    }
+
+    /// Whether it gives up so many calls that whoever serves them may take it for an attack. Nobody else should be on the
+    /// same connection then.
+    #[must_use]
+    pub fn is_restless(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed) > RESTLESS
     }
 
     /// Pays for bytes of a call until the returned value is dropped; None: the connection, or its side, holds too much.

@@ -20,14 +20,27 @@ use crate::stall::Crowd;
 /// Connections of one thread to one destination. One serves small messages best; more are opened only
 /// when the other side limits concurrent streams, or when too many answers on it are not read.
 const MOST_CONNECTIONS: usize = 16;
+/// Of these, for clients that give up many calls.
+const MOST_RESTLESS: usize = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(40);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A connection that dies younger than this is opened again after a pause, unless a call needs it.
 const YOUNG_MS: u64 = 1000;
 
+/// Whose calls a connection carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    Common,
+    /// Of clients that give up so many calls that the other side may end the connection over it.
+    Restless,
+}
+
 /// An open connection.
 pub struct Conn {
     sender: Sender,
+    lane: Lane,
+    /// Its calls have had no answer for a while.
+    is_stale: Arc<AtomicBool>,
     in_flight: Arc<AtomicUsize>,
     crowd: Arc<Crowd>,
     dead: AtomicBool,
@@ -36,7 +49,16 @@ pub struct Conn {
 
 impl Conn {
     fn has_room(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) < self.sender.max_streams() && !self.crowd.is_large()
+        !self.is_stale() && self.in_flight.load(Ordering::Relaxed) < self.sender.max_streams() && !self.crowd.is_large()
+    }
+
+    fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody is on it, nor will be.
+    fn is_left(&self) -> bool {
+        self.is_stale() && self.in_flight.load(Ordering::Relaxed) == 0
     }
 
     fn is_dead(&self) -> bool {
@@ -94,17 +116,24 @@ pub struct Link {
 #[derive(Default)]
 struct State {
     conns: Vec<Arc<Conn>>,
-    opening: Option<Opening>,
+    /// By lane.
+    opening: [Option<Opening>; 2],
 }
 
 impl State {
-    fn with_room(&mut self) -> Option<Place> {
-        self.conns.retain(|conn| !conn.is_dead());
-        self.conns.iter().find(|conn| conn.has_room()).map(Place::on)
+    fn with_room(&mut self, lane: Lane) -> Option<Place> {
+        self.conns.retain(|conn| !conn.is_dead() && !conn.is_left());
+        self.conns.iter().find(|conn| conn.lane == lane && conn.has_room()).map(Place::on)
     }
 
-    fn least_loaded(&self) -> Option<Place> {
-        self.conns.iter().min_by_key(|conn| conn.in_flight.load(Ordering::Relaxed)).map(Place::on)
+    /// Rather one that serves, and of the lane.
+    fn least_loaded(&self, lane: Lane) -> Option<Place> {
+        let load = |conn: &&Arc<Conn>| (conn.is_stale(), conn.lane != lane, conn.in_flight.load(Ordering::Relaxed));
+        self.conns.iter().min_by_key(load).map(Place::on)
+    }
+
+    fn of_lane(&self, lane: Lane) -> usize {
+        self.conns.iter().filter(|conn| conn.lane == lane).count()
     }
 }
 
@@ -115,8 +144,8 @@ impl Link {
 
     /// A place on a connection, without waiting; None if one must be opened first.
     #[must_use]
-    pub fn place_now(&self) -> Option<Place> {
-        self.state.lock().with_room()
+    pub fn place_now(&self, lane: Lane) -> Option<Place> {
+        self.state.lock().with_room(lane)
     }
 
     /// A place on a connection; opens one if none has room. Past the bound calls share, and HTTP/2
@@ -124,29 +153,30 @@ impl Link {
     ///
     /// # Errors
     /// Nobody answers at the destination.
-    pub async fn place(self: &Arc<Self>) -> Result<Place, Unreachable> {
+    pub async fn place(self: &Arc<Self>, lane: Lane) -> Result<Place, Unreachable> {
         loop {
             let mut opening = {
                 let mut state = self.state.lock();
-                if let Some(place) = state.with_room() {
+                if let Some(place) = state.with_room(lane) {
                     return Ok(place);
                 }
-                if state.conns.len() >= MOST_CONNECTIONS
-                    && let Some(place) = state.least_loaded()
+                let most = if lane == Lane::Common { MOST_CONNECTIONS } else { MOST_RESTLESS };
+                if state.of_lane(lane) >= most
+                    && let Some(place) = state.least_loaded(lane)
                 {
                     return Ok(place);
                 }
                 if state.conns.is_empty() && self.destination.is_lost() {
                     return Err(Unreachable(format!("the link to {} is lost", self.destination.instance)));
                 }
-                self.open(&mut state)
+                self.open(&mut state, lane)
             };
             let outcome = match opening.wait_for(Option::is_some).await {
                 Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
                 Err(_) => Err(Unreachable("the data plane is closing".into())),
             };
             if let Err(unreachable) = outcome {
-                return self.state.lock().least_loaded().ok_or(unreachable);
+                return self.state.lock().least_loaded(lane).ok_or(unreachable);
             }
         }
     }
@@ -155,29 +185,29 @@ impl Link {
     pub fn warm(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if state.conns.is_empty() && !self.destination.is_forgotten() {
-            self.open(&mut state);
+            self.open(&mut state, Lane::Common);
         }
     }
 
     /// Begins to open a connection, or joins who does already.
-    fn open(self: &Arc<Self>, state: &mut State) -> Opening {
-        if let Some(opening) = &state.opening {
+    fn open(self: &Arc<Self>, state: &mut State, lane: Lane) -> Opening {
+        if let Some(opening) = &state.opening[lane as usize] {
             return opening.clone();
         }
         let (done, opening) = watch::channel(None);
-        state.opening = Some(opening.clone());
+        state.opening[lane as usize] = Some(opening.clone());
         let link = Arc::clone(self);
         // A task of its own: the call that asked first may be cancelled while others wait.
         tokio::spawn(async move {
             let outcome = connect::open(&link.shared, &link.destination).await;
             let outcome = match outcome {
                 Ok(opened) => {
-                    link.add(opened);
+                    link.add(opened, lane);
                     Ok(())
                 }
                 Err(error) => {
                     let mut state = link.state.lock();
-                    state.opening = None;
+                    state.opening[lane as usize] = None;
                     let alone = state.conns.is_empty();
                     drop(state);
                     if alone {
@@ -191,9 +221,11 @@ impl Link {
         opening
     }
 
-    fn add(self: &Arc<Self>, opened: Opened) {
+    fn add(self: &Arc<Self>, opened: Opened, lane: Lane) {
         let conn = Arc::new(Conn {
             sender: opened.sender.clone(),
+            lane,
+            is_stale: Arc::default(),
             in_flight: Arc::default(),
             crowd: Arc::default(),
             dead: AtomicBool::new(false),
@@ -201,7 +233,7 @@ impl Link {
         });
         let mut state = self.state.lock();
         state.conns.push(Arc::clone(&conn));
-        state.opening = None;
+        state.opening[lane as usize] = None;
         drop(state);
         if self.destination.set_lost(false) {
             self.shared.events.push(Event::LinkBack { instance: self.destination.instance.to_string() });
@@ -209,9 +241,10 @@ impl Link {
         let link = Arc::downgrade(self);
         // Held here it would keep the connection open when nobody wants it any more.
         let (weak, in_flight, opened_ms) = (Arc::downgrade(&conn), Arc::clone(&conn.in_flight), conn.opened_ms);
+        let is_stale = Arc::clone(&conn.is_stale);
         drop(conn);
         tokio::spawn(async move {
-            let ended = opened.drive(&in_flight).await;
+            let ended = opened.drive(&in_flight, &is_stale).await;
             if let Some(conn) = weak.upgrade() {
                 conn.dead.store(true, Ordering::Relaxed);
             }
@@ -250,7 +283,7 @@ impl Link {
                     return;
                 }
                 if let Ok(opened) = connect::open(&link.shared, &link.destination).await {
-                    link.add(opened);
+                    link.add(opened, Lane::Common);
                     return;
                 }
             }

@@ -19,6 +19,11 @@ pub(crate) const MOST_REPLIES: usize = 10_000;
 const LARGEST_REPLY: u64 = 17;
 /// Streams that had to be reset over errors of a client, between two looks of whoever serves the connection.
 pub(crate) const MOST_ERRORS: usize = 1000;
+/// Resets that a server may be sent in a burst; each call that it has answered is good for one more. Servers end
+/// connections over a few hundred, and with them the calls of everybody.
+pub(crate) const MOST_RESETS: usize = 64;
+/// Streams that wait to be reset. More are not worth the burst that they would be saved from.
+const MOST_LINGERING: usize = 4096;
 /// Frames that say nothing, between two looks of whoever serves the connection.
 const MOST_NOISE: usize = 20_000;
 
@@ -45,6 +50,32 @@ impl State {
         let window = i64::from(self.settings.connection_window.max(DEFAULT_WINDOW));
         let owed = usize::try_from(window - self.receive_window - i64::from(self.unclaimed)).unwrap_or(0);
         self.buffered + self.costs + owed + self.pending + self.out.len()
+    }
+
+    /// Nobody here wants a stream any more: the other side is told, now or when that is no burst.
+    pub fn cancel(&mut self, key: usize) {
+        let id = self.streams[key].id;
+        if self.role == Role::Server || id == 0 || self.lingering.len() >= MOST_LINGERING {
+            return self.reset(key, Reason::CANCEL);
+        }
+        if self.resets_left == 0 {
+            return self.lingering.push_back((key, id));
+        }
+        self.resets_left -= 1;
+        self.reset(key, Reason::CANCEL);
+    }
+
+    /// Some time has gone by: more resets may be sent.
+    pub fn forgive(&mut self, resets: usize) {
+        self.resets_left = (self.resets_left + resets).min(MOST_RESETS);
+        while self.resets_left > 0
+            && let Some((key, id)) = self.lingering.pop_front()
+        {
+            if self.streams.get(key).is_some_and(|stream| stream.id == id && !stream.closed) {
+                self.resets_left -= 1;
+                self.reset(key, Reason::CANCEL);
+            }
+        }
     }
 
     /// Whether something waits for the other side that nobody here waits for any more.

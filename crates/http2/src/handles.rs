@@ -202,10 +202,11 @@ impl Sender {
         self.state.lock().check()
     }
 
-    /// Streams that the other side permits at a time.
+    /// Streams that the other side permits at a time, but for those that nobody wants any more.
     #[must_use]
     pub fn max_streams(&self) -> usize {
-        self.state.lock().max_send_streams
+        let state = self.state.lock();
+        state.max_send_streams.saturating_sub(state.lingering.len())
     }
 
     /// Sends the head of a POST request. Beyond the streams that the other side permits it waits for its turn.
@@ -243,6 +244,17 @@ impl Pinger {
     /// Sends a ping; false if the last one has not been answered, or the connection has ended.
     pub fn ping(&self) -> bool {
         self.state.lock().on_behalf(State::ping)
+    }
+
+    /// To be called from time to time: so many more resets may be sent to the other side.
+    pub fn forgive(&self, resets: usize) {
+        self.state.lock().on_behalf(|state| state.forgive(resets));
+    }
+
+    /// Frames of answers that have come. While it stands still the other side serves nothing, whatever else it says.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.state.lock().answered
     }
 
     /// Ready once the ping has been answered.

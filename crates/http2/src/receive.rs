@@ -50,6 +50,7 @@ impl State {
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
         }
         stream.owed += length;
+        self.answered += 1;
         if length == 0 && !last {
             return self.noise();
         }
@@ -98,6 +99,7 @@ impl State {
             if stream.receiving == Receiving::Ended {
                 return self.stream_error(id, Reason::STREAM_CLOSED);
             }
+            self.answered += 1;
             if self.role == Role::Client && stream.receiving == Receiving::Head {
                 return self.answer(id, key, fields, last);
             }

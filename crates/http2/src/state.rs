@@ -7,7 +7,7 @@ use std::task::Waker;
 use hashbrown::HashMap;
 use slab::Slab;
 
-use crate::account::{MOST_ERRORS, STREAM};
+use crate::account::{MOST_ERRORS, MOST_RESETS, STREAM};
 use crate::error::{Error, Fault, Reason};
 use crate::fields::RequestHead;
 use crate::frame::{DEFAULT_FRAME, DEFAULT_WINDOW, LARGEST_ID, PREFACE, setting};
@@ -58,6 +58,12 @@ pub(crate) struct State {
     pub handles: usize,
     pub unopened: VecDeque<usize>,
     pub max_send_streams: usize,
+    /// Resets that the other side may be sent now without taking us for an attacker.
+    pub resets_left: usize,
+    /// Streams that nobody here holds any more and that wait to be reset, and some that have ended meanwhile.
+    pub lingering: VecDeque<(usize, u32)>,
+    /// Frames of answers that have come.
+    pub answered: u64,
     pub pinged: Pinged,
 
     // of a server
@@ -116,6 +122,9 @@ impl State {
             handles: 0,
             unopened: VecDeque::new(),
             max_send_streams: usize::MAX,
+            resets_left: MOST_RESETS,
+            lingering: VecDeque::new(),
+            answered: 0,
             pinged: Pinged::default(),
             accepted: VecDeque::new(),
             unaccepted_resets: 0,
@@ -226,11 +235,15 @@ impl State {
     fn close(&mut self, key: usize) {
         let stream = &mut self.streams[key];
         stream.closed = true;
+        let is_answered = stream.error.is_none();
         if stream.id != 0 {
             self.ids.remove(&stream.id);
             self.active -= 1;
         }
         self.free(key);
+        if is_answered {
+            self.forgive(1);
+        }
         self.open_waiting();
     }
 
@@ -298,6 +311,7 @@ impl State {
         }
         self.accepted.clear();
         self.unopened.clear();
+        self.lingering.clear();
         let keys: Vec<usize> = self.streams.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(stream) = self.streams.get_mut(key) {
@@ -330,7 +344,7 @@ impl State {
         }
         let unread = stream.receiving != Receiving::Ended && self.role == Role::Client;
         if stream.sending == Sending::Open || unread {
-            self.reset(key, Reason::CANCEL);
+            self.cancel(key);
         } else {
             self.settle(key);
         }

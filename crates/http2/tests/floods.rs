@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use hostile::{Held, MIB, REQUEST, Woken, frame, poll_once, run};
+use hostile::{Held, MIB, REQUEST, SETTINGS, Woken, frame, poll_once, run};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, StatusCode};
-use modelmesh_http2::Settings;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use modelmesh_http2::{Client, Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
 /// The connection's window is used up, and streams wait for it.
 async fn waiting(streams: u32) -> (Held, Arc<Woken>) {
@@ -201,5 +202,42 @@ fn half_a_header_block_is_not_waited_for() {
         held.server.expel("a header block without end");
         held.say(b"", Some).await;
         assert!(held.over.is_some());
+    });
+}
+
+#[test]
+fn resets_of_many_calls_are_no_burst() {
+    run(async {
+        let (near, mut far) = duplex(8 * MIB);
+        let (sender, mut connection) = Client::new(near, Settings::default());
+        let pinger = connection.pinger();
+        let path = PathAndQuery::from_static("/");
+        let calls: Vec<_> = (0..300).map(|_| sender.send("x", &path, &HeaderMap::new(), true).unwrap()).collect();
+        far.write_all(SETTINGS).await.unwrap();
+        assert!(poll_once(&mut connection).await.is_none());
+        drop(calls);
+        let mut said = Vec::new();
+        let resets = |said: &mut Vec<u8>| {
+            let mut count = 0;
+            while let [0, 0, length, kind, _, _, _, _, _, rest @ ..] = &said[..] {
+                count += usize::from(*kind == 3);
+                *said = rest[usize::from(*length)..].to_vec();
+            }
+            count
+        };
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            assert!(poll_once(&mut connection).await.is_none());
+            let mut read = vec![0; MIB];
+            let length = poll_once(far.read(&mut read)).await.map_or(0, Result::unwrap);
+            if seen.is_empty() {
+                said.extend_from_slice(&read[24..length]);
+            } else {
+                said.extend_from_slice(&read[..length]);
+            }
+            seen.push(resets(&mut said));
+            pinger.forgive(50);
+        }
+        assert_eq!(seen, [64, 50, 50, 50, 50, 36]);
     });
 }

@@ -91,6 +91,11 @@ impl ClientConnection {
     }
 
     #[getter]
+    fn answered(&self) -> u64 {
+        self.0.lock().answered()
+    }
+
+    #[getter]
     fn held_bytes(&self) -> usize {
         self.0.lock().held_bytes()
     }

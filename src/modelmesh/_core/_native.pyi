@@ -315,6 +315,9 @@ class ClientConnection:
     def ping(self) -> None:
         """Ask the server whether it is there. Whatever comes from it is an answer."""
     @property
+    def answered(self) -> int:
+        """Frames of answers that have come. While it stands still the server serves nothing, whatever else it says."""
+    @property
     def held_bytes(self) -> int:
         """What the connection holds: answers that were not asked for yet, and what waits for the server to read."""
     @property

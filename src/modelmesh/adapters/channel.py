@@ -105,6 +105,7 @@ class Channel:
         Raises:
             CallError: The call ended with another status than OK, or without one answer.
         """
+        stream = None
         try:
             async with asyncio.timeout(timeout_s):
                 sends = 0
@@ -117,6 +118,8 @@ class Channel:
                         if sends == SENDS or not error.unprocessed:
                             raise
         except TimeoutError:
+            if stream is not None and stream.connection.serves_nothing():
+                self._retire(stream.connection)
             raise CallError(Status.DEADLINE_EXCEEDED, f"no answer within {timeout_s} s") from None
 
     async def stream(self, path: str, *, metadata: Metadata = (), timeout_s: float | None = None) -> "Stream":
@@ -143,10 +146,16 @@ class Channel:
         connection = self._connection
         if connection is None or connection.native.takes_calls:
             return connection
-        self._connection = None
-        self._retired.add(connection)
-        connection.close_if_spent()
+        self._retire(connection)
         return None
+
+    def _retire(self, connection: "_Connection") -> None:
+        """New calls go elsewhere; those under way go on."""
+        if self._connection is connection:
+            self._connection = None
+            self._retired.add(connection)
+            connection.is_retired = True
+            connection.close_if_spent()
 
     async def _connected(self) -> "_Connection":
         """What one attempt brings to all who wait for it. It goes on if the call that began it is given up."""
@@ -212,7 +221,7 @@ class Stream:
     """One call. One task reads it."""
 
     def __init__(self, connection: "_Connection", call: int) -> None:
-        self._connection = connection
+        self.connection = connection
         self._call = call
         self._waiter: asyncio.Future[None] | None = None
         self._end: CallError | None = None
@@ -229,8 +238,8 @@ class Stream:
     def send(self, message: bytes, *, last: bool = False) -> None:
         """Send a message. Nothing happens if the call has ended; `read` tells how."""
         if not self._is_over:
-            self._connection.native.send(self._call, message, last)
-            self._connection.flush()
+            self.connection.native.send(self._call, message, last)
+            self.connection.flush()
 
     async def read(self) -> bytes | None:
         """The next message; None: the server has ended the call with OK.
@@ -239,15 +248,15 @@ class Stream:
             CallError: It ended in another way.
         """
         while not self._is_over:
-            match self._connection.native.next(self._call):
+            match self.connection.native.next(self._call):
                 case bytes(message):
                     return message
                 case (code, details, unprocessed):
                     self._is_over = True
-                    self._connection.forget(self._call)
+                    self.connection.forget(self._call)
                     if code != Status.OK:
                         # Of a call that the connection ended, the end is that of the connection.
-                        lost = code == Status.UNAVAILABLE and details == self._connection.native.failure
+                        lost = code == Status.UNAVAILABLE and details == self.connection.native.failure
                         self._end = CallError(Status(code), details, unprocessed=unprocessed, lost=lost)
                 case None:
                     await self._news()
@@ -261,9 +270,9 @@ class Stream:
             return
         self._is_over = True
         self._end = CallError(Status.CANCELLED, "the call was ended by its own side")
-        self._connection.native.cancel(self._call)
-        self._connection.flush()
-        self._connection.forget(self._call)
+        self.connection.native.cancel(self._call)
+        self.connection.flush()
+        self.connection.forget(self._call)
         self.wake()
 
     def wake(self) -> None:
@@ -297,6 +306,10 @@ class _Connection(asyncio.Protocol):
         self.gone = asyncio.Event()
         """Its socket is closed."""
         self._settled: asyncio.Future[None] = self._loop.create_future()
+        self.is_retired = False
+        """It gets no new calls."""
+        self._answered_when_late: int | None = None
+        """Frames of answers that had come when a call was last not answered in its time."""
         self._is_full = False
         """The server does not read what was sent. The native module holds the rest, and ends the connection beyond a bound."""
         self._heard_s = 0.0
@@ -339,8 +352,14 @@ class _Connection(asyncio.Protocol):
 
     def close_if_spent(self) -> None:
         """End it if it has no calls and takes none."""
-        if not self.streams and not self.native.takes_calls:
+        if not self.streams and (self.is_retired or not self.native.takes_calls):
             self.close("the server wanted the connection to end")
+
+    def serves_nothing(self) -> bool:
+        """A call was not answered in its time: whether the last such one was not either, and nothing was since."""
+        answered = self.native.answered
+        before, self._answered_when_late = self._answered_when_late, answered
+        return before == answered
 
     def flush(self) -> None:
         """Send what there is to send, as long as the server reads it."""
