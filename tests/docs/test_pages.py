@@ -52,6 +52,19 @@ def test_every_limit_of_the_security_page_has_a_test() -> None:
         assert re.search(rf"\b(def|fn) {name}\(", text), f"{path} has no {name}"
 
 
+def test_every_attack_of_its_page_has_a_test() -> None:
+    page = (ROOT / "docs" / "reference" / "http2-attacks.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| attack ")]
+    assert len(rows) > 20
+    for row in rows:
+        _, _, tests, measured, _ = row.split("|")
+        named = re.findall(r"`([\w/.]+)::(\w+)`", tests)
+        assert named, f"no test: {row}"
+        assert measured.strip(), f"nothing was measured: {row}"
+        for path, name in named:
+            assert re.search(rf"\b(def|fn) {name}\(", (ROOT / path).read_text()), f"{path} has no {name}"
+
+
 def test_make_targets_named_in_pages_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for page in PAGES:

@@ -241,3 +241,37 @@ fn resets_of_many_calls_are_no_burst() {
         assert_eq!(seen, [64, 50, 50, 50, 50, 36]);
     });
 }
+
+#[test]
+fn headers_without_a_name_are_not_kept() {
+    run(async {
+        let mut held = Held::new(Settings::default(), 8 * MIB).await;
+        let before = held.server.held_bytes();
+        let mut attack = BytesMut::new();
+        for at in 0..500 {
+            frame(&mut attack, 1, 5, at * 2 + 1, &[REQUEST, b"\x00\x00\x01x"].concat());
+        }
+        held.say(&attack, Some).await;
+        assert!(held.calls.is_empty() && held.over.is_none());
+        let mut said = vec![0; MIB];
+        let length = poll_once(held.near.read(&mut said)).await.unwrap().unwrap();
+        assert!(length > 500 * 13, "each is reset");
+        held.say(b"", Some).await;
+        assert!(held.server.held_bytes() <= before + 1024, "{} bytes are left", held.server.held_bytes() - before);
+    });
+}
+
+#[test]
+fn numbers_without_end_are_not_read() {
+    run(async {
+        let mut held = Held::new(Settings::default(), 8 * MIB).await;
+        let mut block = BytesMut::from(REQUEST);
+        block.put_u8(0xff);
+        block.put_bytes(0x80, 10_000);
+        let mut attack = BytesMut::new();
+        frame(&mut attack, 1, 5, 1, &block);
+        held.say(&attack, Some).await;
+        let over = held.over.expect("it is ended").to_string();
+        assert!(over.contains("COMPRESSION_ERROR (a number that is too large)"), "{over}");
+    });
+}
