@@ -159,6 +159,12 @@ faults: bytecode ## real processes and a real etcd under faults, with callers wh
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python -m benchmarks.faults.run $(SCENARIOS)
 
+STORM_SECONDS ?= 600
+.PHONY: storm
+storm: bytecode ## hostile clients, runtimes and stores beside a client that must not notice, within 512 MiB (10 minutes); STORM_SECONDS=60 is the short form
+	@cargo build -q --release -p modelmesh-bench-kit
+	@$(BIN)/python -m benchmarks.storm.run --seconds $(STORM_SECONDS)
+
 bench: bench-path bench-observed bench-cluster bench-cache bench-micro ## everything that measures
 
 bench-cluster: bytecode ## registration, memory, starts, cold calls, over-commit (4 minutes); PARTS="registration …" picks some
