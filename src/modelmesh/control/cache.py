@@ -63,6 +63,7 @@ class Cache:
         self._journal = journal
         self._in_flight_max = in_flight_max
         self._waiter_numbers = count()
+        self._worth = 0
         self.ledger = steps.ledger
         self.usage = steps.usage
         self.learned = steps.learned
@@ -107,6 +108,9 @@ class Cache:
             oldest_use_ms=self.usage.oldest_use_ms(),
             loading_slots=self.parameters.loading_slots,
             loads=self.loads,
+            backlog_ms=self._steps.backlog_ms(),
+            load_ms=self.learned.common_load_ms,
+            worth=self._worth,
             busyness=self.usage.requests_per_minute,
             draining=self.draining,
             runtime_ready=self._steps.offered,
@@ -335,6 +339,7 @@ class Cache:
     def tick(self) -> None:
         """Measure the rate of requests, and enforce the bounds on waiting; called about once a second."""
         self.usage.sample_rate(self._clock.monotonic_ms())
+        self._worth = self._room.worth()
         self._steps.tick()
 
     # --- the store ----------------------------------------------------------------------------

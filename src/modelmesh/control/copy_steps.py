@@ -187,6 +187,20 @@ class CopySteps:
             runtime_ready=self.offered,
         )
 
+    def expected_load_ms(self, model: ModelId) -> int:
+        """How long a load of a model will take: as the last one, else as loads commonly do; 0: nobody knows."""
+        return self.learned.load_ms(model) or self.learned.common_load_ms
+
+    def backlog_ms(self) -> int:
+        """How long the loads at work and waiting here will take, one after the other."""
+        now_ms = self._clock.monotonic_ms()
+        backlog_ms = self.slots.queued_ms
+        for load in self.slots.taken():
+            entry = self._loads[load]
+            at_work_ms = now_ms - entry.entered_ms if entry.state is CopyState.LOADING else 0
+            backlog_ms += max(0, self.expected_load_ms(entry.model) - at_work_ms)
+        return backlog_ms
+
     def predicted_bytes(self, model: ModelId, model_type: str) -> int:
         """The best guess of a model's size without asking anyone: measured, predicted, that of its type, the default."""
         learned = self.learned
@@ -379,6 +393,7 @@ class CopySteps:
                     last_use_ms=entry.last_use_ms,
                     now_ms=self._clock.now_ms(),
                     alone=self.suspected(entry),
+                    expected_ms=self.expected_load_ms(entry.model),
                 )
                 answer(entry.claim_waiters, Accepted(entry.written))
                 self.slots.fill()

@@ -64,7 +64,7 @@ class Decider:
         step = self._ask(journey, model, registered, self._rng, remaining_ms)
         if isinstance(step, SendTo) and step.reason is AttemptReason.PLACED_ELSEWHERE:
             size_bytes = self._predicted_bytes(model, registered.record.type)
-            self._placed.sent(step.instance, size_bytes, self._clock.monotonic_ms())
+            self._placed.sent(model, step.instance, size_bytes, self._clock.monotonic_ms())
             self._seen = None
         return step
 
@@ -129,7 +129,9 @@ class Decider:
             self._seen = view.instances
             self._others, self._until_ms = self._placed.look(view, now_ms, epoch_ms=self._clock.now_ms())
         own = InstanceView(view.own, self._own_record(), outdated=self._placed.goes(view.own))
-        return ClusterView(view.own, view.revision, self._others).with_instance(own)
+        loading = dict(self._placed.loading(self._state.loading, self._state.has_copy, now_ms))
+        loading[view.own] = own.record.loads  # as it stands here, with those that are not claimed yet
+        return ClusterView(view.own, view.revision, self._others, loading).with_instance(own)
 
     def places(self, model: ModelId, registered: Registered, cluster: ClusterView) -> int:
         """How many instances may hold the model: its holders, and those where nothing speaks against a load."""

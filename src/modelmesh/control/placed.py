@@ -5,10 +5,11 @@ Without the former all misses of a second would choose the same instance.
 
 import bisect
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from modelmesh.policy.upgrade import outdated
-from modelmesh.values.ids import InstanceId
+from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.view import ClusterView, InstanceView
 
 ENTRY_LAG_MS = 2_000
@@ -28,15 +29,32 @@ class Placed:
     def __init__(self) -> None:
         self._sent: deque[tuple[int, InstanceId, int]] = deque()
         self._sums: dict[InstanceId, tuple[int, int]] = {}
+        self._under_way: dict[tuple[ModelId, InstanceId], int] = {}
+        """Loads that were sent and whose keys have not been seen, and until when they are waited for."""
         self._adjusted: dict[InstanceId, tuple[InstanceView, InstanceView]] = {}
         self._going: frozenset[InstanceId] = frozenset()
         self._members: tuple[InstanceId, ...] = ()
         self._look_ms = 0
 
-    def sent(self, instance: InstanceId, size_bytes: int, now_ms: int) -> None:
+    def sent(self, model: ModelId, instance: InstanceId, size_bytes: int, now_ms: int) -> None:
         """A load of about this size was sent to an instance."""
+        self._under_way[model, instance] = now_ms + ENTRY_LAG_MS
         self._sent.append((now_ms + ENTRY_LAG_MS, instance, size_bytes))
         self._add(instance, size_bytes, 1)
+
+    def loading(
+        self, seen: Mapping[InstanceId, int], has_copy: Callable[[ModelId, InstanceId], bool], now_ms: int
+    ) -> Mapping[InstanceId, int]:
+        """Loads of each instance: those seen by their keys, and those sent whose keys have not come yet."""
+        if not self._under_way:
+            return seen
+        self._under_way = {
+            load: until_ms for load, until_ms in self._under_way.items() if until_ms > now_ms and not has_copy(*load)
+        }
+        loading = dict(seen)
+        for _, instance in self._under_way:
+            loading[instance] = loading.get(instance, 0) + 1
+        return loading
 
     def goes(self, instance: InstanceId) -> bool:
         """Whether it is being replaced by a newer one."""

@@ -20,6 +20,14 @@ PRESSURE_MS = 50
 """How often victims are looked for again while every copy is in use."""
 
 
+WORTH_DIVISOR = 16
+WORTH_COPIES = 16
+"""How much of what would leave next is looked at to say what it is worth: a part of the capacity, and at most so many."""
+
+WORTH_MS = 60_000
+GIB = 1 << 30
+
+
 class DropVictim(Protocol):
     """Lets a copy go."""
 
@@ -91,6 +99,24 @@ class Room:
     def redeem(self, load: LoadId) -> None:
         """It asks the ledger now, or never will; nothing happens if it was not promised anything."""
         self.promised_bytes -= self._promised.pop(load, 0)
+
+    def worth(self) -> int:
+        """What would leave next, per GiB: milliseconds that callers would wait for it in the next minute."""
+        wanted_bytes = self._ledger.capacity_bytes // WORTH_DIVISOR
+        now_ms = self._clock.now_ms()
+        loss_ms = 0.0
+        seen_bytes = looked = 0
+        for copy in self._oldest_first(None):
+            looked += 1
+            if copy.busy or copy.pinned:
+                continue
+            if not copy.redundant:
+                again = min(1.0, self._usage.rate(copy.model, now_ms) * WORTH_MS)
+                loss_ms += again * (self._learned.load_ms(copy.model) or self._learned.common_load_ms)
+            seen_bytes += copy.size_bytes
+            if seen_bytes >= wanted_bytes or looked >= WORTH_COPIES:
+                break
+        return round(loss_ms * GIB / seen_bytes) if seen_bytes else 0
 
     def rehearse(self, size_bytes: int) -> Rehearsal:
         """What a load of `size_bytes` would evict."""

@@ -20,6 +20,9 @@ class LoadingSlots:
         self._queue = LoadQueue()
         self._taken: dict[LoadId, None] = {}
         self._alone: dict[LoadId, None] = {}
+        self._expected_ms: dict[LoadId, int] = {}
+        self.queued_ms = 0
+        """How long the loads that wait for a slot will take, one after the other."""
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._taken)
@@ -33,13 +36,17 @@ class LoadingSlots:
         """Loads that have a slot, in the order in which they got it."""
         return tuple(self._taken)
 
-    def enqueue(self, load: LoadId, *, waited_for: bool, last_use_ms: int, now_ms: int, alone: bool = False) -> None:
+    def enqueue(
+        self, load: LoadId, *, waited_for: bool, last_use_ms: int, now_ms: int, expected_ms: int, alone: bool = False
+    ) -> None:
         """A load waits for a slot from now on; it has none before the next `fill`. Times are epoch milliseconds.
 
-        `alone`: while it has its slot no other load has one.
+        `expected_ms`: how long it will take. `alone`: while it has its slot no other load has one.
         """
         if alone:
             self._alone[load] = None
+        self._expected_ms[load] = expected_ms
+        self.queued_ms += expected_ms
         self._queue.push(load, waited_for=waited_for, last_use_ms=last_use_ms, now_ms=now_ms)
 
     def promote(self, load: LoadId, *, now_ms: int) -> None:
@@ -50,6 +57,7 @@ class LoadingSlots:
         """A load wants no slot any more; nothing happens if it is not queued."""
         self._queue.remove(load)
         self._alone.pop(load, None)
+        self._left_queue(load)
 
     def release(self, load: LoadId) -> None:
         """A load needs its slot no longer; nothing happens if it has none."""
@@ -67,4 +75,8 @@ class LoadingSlots:
                 return
             self._queue.remove(load)
             self._taken[load] = None
+            self._left_queue(load)
             self._begin(load)
+
+    def _left_queue(self, load: LoadId) -> None:
+        self.queued_ms -= self._expected_ms.pop(load, 0)

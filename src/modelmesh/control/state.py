@@ -50,6 +50,8 @@ class ClusterState:
         self._lost_links: dict[InstanceId, None] = {}
         self._places: dict[InstanceId, InstanceView] = {}
         self._instances: tuple[InstanceView, ...] | None = None
+        self.loading: dict[InstanceId, int] = {}
+        """How many copies of each instance are loading, or wait for it."""
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -58,6 +60,19 @@ class ClusterState:
         if self._instances is None:
             self._instances = tuple(self._places[instance] for instance in sorted(self._places))
         return ClusterView(self.own, self.revision, self._instances)
+
+    def has_copy(self, model: ModelId, instance: InstanceId) -> bool:
+        """Whether an instance has a copy, of whatever record and in whatever state."""
+        return instance in self._copies.get(model, ())
+
+    def _count_loading(self, before: Copy | None, after: Copy | None) -> None:
+        for copy, step in ((before, -1), (after, 1)):
+            if copy is not None and not copy.ready:
+                count = self.loading.get(copy.instance, 0) + step
+                if count > 0:
+                    self.loading[copy.instance] = count
+                else:
+                    self.loading.pop(copy.instance, None)
 
     def _look_at(self, instance: InstanceId) -> None:
         """What is known of an instance changed."""
@@ -135,6 +150,7 @@ class ClusterState:
         self.members.clear()
         self._places.clear()
         self._instances = None
+        self.loading.clear()
         self._records.clear()
         for item in items:
             self._put(item, changed)
@@ -149,6 +165,7 @@ class ClusterState:
                         copy, unlisted=True, record_revision=none, create_revision=none, mod_revision=none
                     )
                     self._copies.setdefault(model, {})[instance] = unlisted
+                    self._count_loading(None, unlisted)
                 elif not replaced:
                     changed.lost.append(LostCopy(model, copy))  # with its instance, while nobody told us
         self.revision = revision
@@ -223,7 +240,9 @@ class ClusterState:
                     copy_record = CopyRecord.decode(item.value)
                     known = self._records.get(model, Revision(0))
                     self._records[model] = max(known, copy_record.record_revision)
-                    self._copies.setdefault(model, {})[instance] = Copy(
+                    copies = self._copies.setdefault(model, {})
+                    before_copy = copies.get(instance)
+                    copies[instance] = Copy(
                         instance=instance,
                         state=copy_record.state,
                         since_ms=copy_record.since_ms,
@@ -233,6 +252,7 @@ class ClusterState:
                         create_revision=item.create_revision,
                         mod_revision=item.mod_revision,
                     )
+                    self._count_loading(before_copy, copies[instance])
                     changed.models[model] = None
                 case FailureKey(model, instance):
                     failure = Failure(instance, FailureRecord.decode(item.value))
@@ -310,7 +330,7 @@ class ClusterState:
 
     def _remove_copy(self, model: ModelId, instance: InstanceId, changed: Changed) -> None:
         copies = self._copies.get(model, {})
-        copies.pop(instance, None)
+        self._count_loading(copies.pop(instance, None), None)
         if not copies:
             self._copies.pop(model, None)
             self._records.pop(model, None)

@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from modelmesh.machines.ordering import Ordering
 from modelmesh.machines.retention import REPEATED, Retention
@@ -23,6 +23,12 @@ LEARNED = 100_000
 
 USES_AT_A_LOOK = 4_000
 """Uses that are told to the retention at a look, if there are not more models; each costs about 10 µs."""
+
+RATE_MEMORY_MS = 600_000
+"""Of uses this long ago a third still counts towards a copy's rate."""
+
+RATE_PRIOR_MS = 60_000
+"""A copy's rate is taken to have been seen for so much longer than it was: one use is no habit."""
 
 SHORTEST_MS = 50
 """Loads shorter than this cost the same."""
@@ -94,6 +100,14 @@ def _remember(known: "OrderedDict[Name, Value]", name: Name, value: Value) -> No
         known.popitem(last=False)
 
 
+class _Seen(NamedTuple):
+    """Uses of a held copy: their number as of `at_ms`, older ones counting less; held since `since_ms`."""
+
+    weight: float
+    at_ms: int
+    since_ms: int
+
+
 class UsageBook:
     """Last use of each held copy, in order; O(log n) per change.
 
@@ -108,11 +122,20 @@ class UsageBook:
         self._expected: dict[ModelId, int] = {}
         self._now_ms = 0
         self._requests = 0
+        self._seen: dict[ModelId, _Seen] = {}
         self._rates: deque[tuple[int, int]] = deque()
         self.requests_per_minute = 0
 
     def __len__(self) -> int:
         return len(self._order)
+
+    def rate(self, model: ModelId, now_ms: int) -> float:
+        """How often a held copy is expected to be used, a millisecond; one used seldom or lately first counts little."""
+        seen = self._seen.get(model)
+        if seen is None:
+            return 0.0
+        weight = seen.weight * math.exp((seen.at_ms - now_ms) / RATE_MEMORY_MS)
+        return weight / (min(now_ms - seen.since_ms, RATE_MEMORY_MS) + RATE_PRIOR_MS)
 
     def missed(self, model: ModelId, size_bytes: int) -> None:
         """A load begins for which callers wait."""
@@ -122,6 +145,7 @@ class UsageBook:
     def add(self, model: ModelId, load_id: LoadId, last_use_ms: int, size_bytes: int, *, missed: bool) -> None:
         """A copy is held from now on; `missed`: its load was told of before."""
         self._order.put(model, (last_use_ms, load_id))
+        self._seen.setdefault(model, _Seen(1.0, max(self._now_ms, last_use_ms), max(self._now_ms, last_use_ms)))
         if self.retention is not None:
             self.retention.add(model, size_bytes, missed=missed)
 
@@ -131,6 +155,7 @@ class UsageBook:
             self.retention.remove(model)
         self._busy.pop(model, None)
         self._expected.pop(model, None)
+        self._seen.pop(model, None)
 
     def expect(self, model: ModelId, now_ms: int) -> None:
         """Calls that waited for this copy are on their way to it; without them it would count as idle."""
@@ -154,6 +179,9 @@ class UsageBook:
             if use.requests or use.in_flight:
                 # The data plane's clock is coarse, and what is in flight is in use now.
                 self.touch(use.model, now_ms if use.in_flight else min(use.last_use_ms, now_ms))
+            if use.requests and (seen := self._seen.get(use.model)) is not None:
+                weight = seen.weight * math.exp((seen.at_ms - now_ms) / RATE_MEMORY_MS) + use.requests
+                self._seen[use.model] = _Seen(weight, now_ms, seen.since_ms)
             self._requests += use.requests
         if self.retention is not None:
             most = max(1, min(REPEATED, USES_AT_A_LOOK // max(1, len(batch))))

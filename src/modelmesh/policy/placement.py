@@ -6,20 +6,24 @@ Source: the INTENT of the old load router, `spec/request-path.md` 5.
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from modelmesh.policy.constraints import TypeConstraints
+from modelmesh.policy.waiting import each_load_ms, wait_ms
 from modelmesh.values.ids import InstanceId
 from modelmesh.values.view import ClusterView, InstanceView
+
+
+GIB = 1 << 30
 
 
 class PlacementReason(enum.Enum):
     """Why an instance was chosen."""
 
     HAS_ROOM = "has_room"
-    EVICTS_OLDEST = "evicts_oldest"
+    EVICTS_CHEAPEST = "evicts_cheapest"
     ONLY_CHOICE = "only_choice"
 
 
@@ -36,17 +40,16 @@ class NoPlacementReason(enum.Enum):
 class PlacementLimits:
     """Tolerances for "as good as the best".
 
-    Source: the old system's cut-offs. A full instance competes while its oldest entry is at most 45 s,
-    or a tenth of its age, younger than the best's; one with room while it has a quarter of the best's
-    room and at most a quarter more copies (from ten copies on).
+    `near_divisor`: an instance competes while a load costs there at most this part of a load's time more than at the
+    cheapest. Among those with room it must also have a quarter of the best's room and at most a quarter more copies (from
+    ten copies on), as in the old system.
 
     `sampled`: of a cluster more than twice as large, so many instances are drawn and looked at, and all of them
     only if none of these can load the model. The best of 64 is among the best 5 % of all with a probability of
     96 %, and those who decide at the same time draw different ones.
     """
 
-    age_tolerance_ms: int = 45_000
-    age_divisor: int = 10
+    near_divisor: int = 8
     room_divisor: int = 4
     crowded_copies: int = 10
     crowded_divisor: int = 4
@@ -112,9 +115,9 @@ def choose_instance(
     def among(instances: Sequence[InstanceView]) -> LoadOn | NoPlacement:
         return _choose_among(
             instances,
+            loads=view.loads_at,
             size_bytes=size_bytes,
             exclude=exclude,
-            now_ms=now_ms,
             rng=rng,
             own=own,
             holders=holders,
@@ -135,9 +138,9 @@ def choose_instance(
 def _choose_among(
     instances: Sequence[InstanceView],
     *,
+    loads: Callable[[InstanceView], int],
     size_bytes: int,
     exclude: frozenset[InstanceId],
-    now_ms: int,
     rng: Random,
     own: InstanceId | None,
     holders: Sequence[InstanceView],
@@ -155,21 +158,18 @@ def _choose_among(
     if not fitting:
         return NoPlacement(NoPlacementReason.TOO_LARGE)
     fitting = [entry for entry in fitting if not entry.outdated] or fitting
-    roomy = [entry for entry in fitting if entry.free_bytes >= size_bytes]
     preferred = {entry.instance for entry in constraints.preferred(model_type, fitting)}
+    costs = {entry.instance: cost_ms(entry, loads(entry), size_bytes) for entry in fitting}
+    best = apart([entry for entry in fitting if entry.instance in preferred] or fitting, holders)
+    short = shortlist(best, costs, limits)
+    roomy = [entry for entry in short if entry.free_bytes >= size_bytes]
     if roomy:
-        roomy = [entry for entry in roomy if entry.instance in preferred] or roomy
-        short = shortlist_by_room(apart(roomy, holders), limits)
-        reason = PlacementReason.HAS_ROOM
-    else:
-        full = [entry for entry in nearly_as_old(fitting, now_ms) if entry.instance in preferred] or fitting
-        if holders:
-            full = apart(nearly_as_old(full, now_ms), holders)
-        short = shortlist_by_age(full, now_ms, limits)
-        reason = PlacementReason.EVICTS_OLDEST
+        short = shortlist_by_room(roomy, limits)
     if len(candidates) == 1:
         reason = PlacementReason.ONLY_CHOICE
-    chosen = pick(short, rng, own=own)
+    else:
+        reason = PlacementReason.HAS_ROOM if roomy else PlacementReason.EVICTS_CHEAPEST
+    chosen = pick(short, rng, costs, own=own)
     return LoadOn(chosen.instance, reason, tuple(entry.instance for entry in short))
 
 
@@ -179,33 +179,38 @@ def eligible(instances: Sequence[InstanceView], exclude: frozenset[InstanceId]) 
     return sorted(allowed, key=lambda entry: entry.instance)
 
 
+def cost_ms(entry: InstanceView, loads: int, size_bytes: int) -> int:
+    """What a load costs callers there: its wait for a slot, and what those will wait whose models leave for it.
+
+    Args:
+        entry: The instance.
+        loads: At work and waiting there.
+        size_bytes: What the load needs.
+    """
+    evicted_bytes = max(0, size_bytes - entry.free_bytes)
+    return wait_ms(entry, loads) + evicted_bytes * entry.record.worth // GIB
+
+
+def shortlist(
+    entries: Sequence[InstanceView], costs: Mapping[InstanceId, int], limits: PlacementLimits
+) -> list[InstanceView]:
+    """Those where the load costs about as little as at the cheapest, cheapest first."""
+    ordered = sorted(entries, key=lambda entry: (costs[entry.instance], entry.instance))
+    best = ordered[0]
+    most_ms = costs[best.instance] + each_load_ms(best) // limits.near_divisor
+    return [entry for entry in ordered if costs[entry.instance] <= most_ms]
+
+
 def shortlist_by_room(roomy: Sequence[InstanceView], limits: PlacementLimits) -> list[InstanceView]:
     """Those with about as few copies and as much room as the best, best first."""
-    ordered = sorted(roomy, key=_room_order)
+    ordered = sorted(roomy, key=lambda entry: (entry.record.copies, -entry.free_bytes, entry.instance))
     best = ordered[0]
     crowded = max(limits.crowded_copies, best.record.copies + best.record.copies // limits.crowded_divisor)
     return [
         entry
         for entry in ordered
-        if entry.free_bytes * limits.room_divisor >= best.free_bytes
-        and (entry.record.copies <= crowded)
-        and _backlog(entry) <= _backlog(best) + 1
+        if entry.free_bytes * limits.room_divisor >= best.free_bytes and entry.record.copies <= crowded
     ]
-
-
-def shortlist_by_age(full: Sequence[InstanceView], now_ms: int, limits: PlacementLimits) -> list[InstanceView]:
-    """Those whose oldest entry is about as old as the oldest of all, oldest first."""
-    ordered = sorted(full, key=lambda entry: (entry.record.oldest_use_ms, _backlog(entry), entry.instance))
-    best = ordered[0].record.oldest_use_ms
-    tolerance_ms = max(limits.age_tolerance_ms, (now_ms - best) // limits.age_divisor)
-    return [entry for entry in ordered if entry.record.oldest_use_ms - best <= tolerance_ms]
-
-
-def nearly_as_old(full: Sequence[InstanceView], now_ms: int) -> list[InstanceView]:
-    """Instances whose oldest entry is within two minutes, or a quarter, of the oldest of all."""
-    best = min(entry.record.oldest_use_ms for entry in full)
-    tolerance_ms = max(120_000, (now_ms - best) // 4)
-    return [entry for entry in full if entry.record.oldest_use_ms - best <= tolerance_ms]
 
 
 def apart(entries: Sequence[InstanceView], holders: Sequence[InstanceView]) -> list[InstanceView]:
@@ -217,21 +222,14 @@ def apart(entries: Sequence[InstanceView], holders: Sequence[InstanceView]) -> l
     return [entry for entry in entries if entry.record.location not in hosts] or list(entries)
 
 
-def pick(short: Sequence[InstanceView], rng: Random, *, own: InstanceId | None) -> InstanceView:
-    """Draw one of the shortlist, favouring fewer loads in progress: the less loaded of two drawn."""
+def pick(
+    short: Sequence[InstanceView], rng: Random, costs: Mapping[InstanceId, int], *, own: InstanceId | None
+) -> InstanceView:
+    """Draw one of the shortlist: the cheaper of two drawn, so that those who decide at one moment differ."""
     mine = next((entry for entry in short if entry.instance == own), None)
     if mine is not None:
         return mine
     if len(short) == 1:
         return short[0]
     first, second = rng.sample(range(len(short)), 2)
-    return min(short[first], short[second], key=lambda entry: (_backlog(entry), -entry.free_bytes))
-
-
-def _backlog(entry: InstanceView) -> int:
-    """Rounds of loading that are already queued: 0 while a slot is free."""
-    return entry.record.loads // max(1, entry.record.loading_slots)
-
-
-def _room_order(entry: InstanceView) -> tuple[int, int, int, InstanceId]:
-    return (_backlog(entry), entry.record.copies, -entry.free_bytes, entry.instance)
+    return min(short[first], short[second], key=lambda entry: (costs[entry.instance], -entry.free_bytes))

@@ -267,7 +267,12 @@ class HotCopy:
 
 @dataclass(frozen=True, slots=True)
 class MemberRecord:
-    """What an instance tells the others of itself. `oldest_use_ms` is 0 when it holds nothing."""
+    """What an instance tells the others of itself. `oldest_use_ms` is 0 when it holds nothing.
+
+    `backlog_ms`: how long its loads at work and waiting will take, one after the other; `load_ms`: how long its loads
+    commonly take; `worth`: milliseconds that callers would wait in the next minute if a GiB of what would leave next left.
+    All three are expectations, and 0 where nothing is known.
+    """
 
     address: str
     tls_name: str = ""
@@ -280,6 +285,9 @@ class MemberRecord:
     oldest_use_ms: int = 0
     loading_slots: int = 0
     loads: int = 0
+    backlog_ms: int = 0
+    load_ms: int = 0
+    worth: int = 0
     busyness: int = 0
     labels: tuple[str, ...] = ()
     zone: str = ""
@@ -304,6 +312,9 @@ class MemberRecord:
                 "oldest": self.oldest_use_ms,
                 "slots": self.loading_slots,
                 "loads": self.loads,
+                "backlog": self.backlog_ms,
+                "loadMs": self.load_ms,
+                "worth": self.worth,
                 "busy": self.busyness,
                 "labels": list(self.labels),
                 "zone": self.zone,
@@ -335,6 +346,9 @@ class MemberRecord:
             oldest_use_ms=_measure(known, "oldest", bounds.TIME_MS),
             loading_slots=_measure(known, "slots", bounds.COUNT),
             loads=_measure(known, "loads", bounds.COUNT),
+            backlog_ms=_measure(known, "backlog", bounds.DURATION_MS),
+            load_ms=_measure(known, "loadMs", bounds.DURATION_MS),
+            worth=_measure(known, "worth", bounds.COUNT),
             busyness=_measure(known, "busy", bounds.COUNT),
             labels=tuple(labels),
             zone=_take(known, "zone", str, ""),

@@ -1,6 +1,7 @@
 """The view: what an instance believes of its cluster, as policies receive it."""
 
 import bisect
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
@@ -81,11 +82,20 @@ class InstanceView:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """All instances, ordered by id, as of a store revision."""
+    """All instances, ordered by id, as of a store revision.
+
+    `loading`: how many copies of each instance are being loaded or wait for it, by their keys and by what was sent there
+    from here: an entry tells of itself once a second, a key at once. Instances that are not named load nothing.
+    """
 
     own: InstanceId
     revision: Revision
     instances: tuple[InstanceView, ...] = ()
+    loading: Mapping[InstanceId, int] | None = None
+
+    def loads_at(self, entry: InstanceView) -> int:
+        """Loads at work and waiting at an instance."""
+        return entry.record.loads if self.loading is None else self.loading.get(entry.instance, 0)
 
     def instance(self, instance: InstanceId) -> InstanceView | None:
         """One instance, if it is a member."""
@@ -98,4 +108,5 @@ class ClusterView:
         """The same cluster with this instance as it is here."""
         at = bisect.bisect_left(self.instances, entry.instance, key=lambda other: other.instance)
         after = at + 1 if at < len(self.instances) and self.instances[at].instance == entry.instance else at
-        return ClusterView(self.own, self.revision, (*self.instances[:at], entry, *self.instances[after:]))
+        instances = (*self.instances[:at], entry, *self.instances[after:])
+        return ClusterView(self.own, self.revision, instances, self.loading)

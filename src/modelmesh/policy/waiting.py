@@ -1,0 +1,34 @@
+"""How long a load would wait at an instance before it begins.
+
+Called by `modelmesh.policy.placement`, `modelmesh.policy.requeue` and `modelmesh.policy.admission`. What is known of other
+instances is what they publish, brought up to date by the number of their copies that are loading.
+"""
+
+from modelmesh.values.view import InstanceView
+
+UNKNOWN_LOAD_MS = 1_000
+"""How long a load is taken to last where none has been seen yet."""
+
+
+def each_load_ms(entry: InstanceView) -> int:
+    """How long a load commonly takes at an instance."""
+    return entry.record.load_ms or UNKNOWN_LOAD_MS
+
+
+def wait_ms(entry: InstanceView, loads: int) -> int:
+    """Until a load that is given to the instance now would have a slot.
+
+    Args:
+        entry: The instance.
+        loads: At work and waiting there.
+    """
+    record = entry.record
+    slots = max(1, record.loading_slots)
+    if loads < slots:
+        return 0
+    each_ms = each_load_ms(entry)
+    # The backlog was true when the entry was written; loads have come and gone since.
+    backlog_ms = record.backlog_ms + (loads - record.loads) * each_ms
+    # Of those at work half is done in the mean.
+    least_ms = (loads - slots) * each_ms + slots * each_ms // 2
+    return max(backlog_ms, least_ms, 0) // slots
