@@ -67,6 +67,9 @@ def cluster(instances: int, *, full: bool, rng: Random) -> ClusterView:
             oldest_use_ms=NOW_MS - rng.randrange(1, 7_200_000),
             loading_slots=4,
             loads=rng.randrange(6),
+            backlog_ms=rng.randrange(20_000),
+            load_ms=4_000,
+            worth=rng.randrange(20_000),
             busyness=rng.randrange(500),
         )
         views.append(InstanceView(InstanceId(f"instance-{number:04}"), record))
@@ -92,7 +95,7 @@ def placements(rng: Random) -> Iterator[Case]:
         exclude = frozenset((InstanceId("instance-0007"),))
 
         def place(view: ClusterView = view, exclude: frozenset[InstanceId] = exclude) -> object:
-            return choose_instance(view, size_bytes=GIB, exclude=exclude, now_ms=NOW_MS, rng=rng)
+            return choose_instance(view, size_bytes=GIB, exclude=exclude, rng=rng)
 
         yield Case(f"placement, 1,000 instances {name}", 250, place)
 

@@ -11,16 +11,15 @@ from modelmesh.values.ids import InstanceId, Revision
 from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, InstanceView
 
-NOW_MS = 1_000_000_000
 GPU = TypeConstraints({"big": TypeConstraint(required=("gpu",)), "small": TypeConstraint(preferred=("cheap",))})
 
 
-def instance(name: str, *labels: str, used: int = 0, oldest_ms: int = 0) -> InstanceView:
+def instance(name: str, *labels: str, used: int = 0, worth: int = 0) -> InstanceView:
     record = MemberRecord(
         address=name,
         capacity_bytes=1000,
         used_bytes=used,
-        oldest_use_ms=oldest_ms,
+        worth=worth,
         loading_slots=2,
         runtime_ready=True,
         labels=labels,
@@ -33,7 +32,6 @@ def choose(constraints: TypeConstraints, model_type: str, *instances: InstanceVi
         ClusterView(InstanceId("a"), Revision(1), instances),
         size_bytes=100,
         exclude=frozenset(),
-        now_ms=NOW_MS,
         rng=Random(seed),
         model_type=model_type,
         constraints=constraints,
@@ -72,14 +70,14 @@ def test_one_preferred_label_is_enough_and_none_is_no_obstacle() -> None:
 
 
 def test_preferred_instances_without_room_lose_to_others_with_room() -> None:
-    full = instance("b", "cheap", used=950, oldest_ms=NOW_MS - 1000)
+    full = instance("b", "cheap", used=950)
     assert chosen(GPU, "small", instance("a"), full) == {"a"}
 
 
-def test_among_full_instances_a_preferred_one_may_be_a_little_younger() -> None:
-    old = instance("a", used=950, oldest_ms=NOW_MS - 1_000_000)
-    assert chosen(GPU, "small", old, instance("b", "cheap", used=950, oldest_ms=NOW_MS - 900_000)) == {"b"}
-    assert chosen(GPU, "small", old, instance("b", "cheap", used=950, oldest_ms=NOW_MS - 1_000)) == {"a"}
+def test_among_full_instances_a_preferred_one_may_cost_a_little_more() -> None:
+    cheap = instance("a", used=950, worth=0)
+    assert chosen(GPU, "small", cheap, instance("b", "cheap", used=950, worth=1 << 30)) == {"b"}
+    assert chosen(GPU, "small", cheap, instance("b", "cheap", used=950, worth=20 << 30)) == {"a"}
 
 
 def test_what_may_go_anywhere_leaves_sought_after_instances_alone() -> None:

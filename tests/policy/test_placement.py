@@ -7,12 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmesh.policy.placement import (
+    GIB,
     LoadOn,
     NoPlacement,
     NoPlacementReason,
     PlacementReason,
     choose_instance,
+    cost_ms,
 )
+from modelmesh.policy.waiting import UNKNOWN_LOAD_MS
 from modelmesh.values.ids import InstanceId, Revision
 from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, InstanceView
@@ -20,7 +23,9 @@ from modelmesh.values.view import ClusterView, InstanceView
 NOW_MS = 1_000_000_000
 
 
-def instance(name: str, *, capacity=1000, used=0, copies=0, oldest_ms=0, loads=0, draining=False, up=True, ready=True):
+def instance(
+    name: str, *, capacity=1000, used=0, copies=0, oldest_ms=0, loads=0, worth=0, draining=False, up=True, ready=True
+):
     return InstanceView(
         InstanceId(name),
         MemberRecord(
@@ -32,6 +37,7 @@ def instance(name: str, *, capacity=1000, used=0, copies=0, oldest_ms=0, loads=0
             oldest_use_ms=oldest_ms,
             loading_slots=2,
             loads=loads,
+            worth=worth,
             draining=draining,
             runtime_ready=ready,
         ),
@@ -49,7 +55,6 @@ def choose(cluster: ClusterView, *, size=100, exclude=(), seed=0, prefer_own=Fal
         holders=holders,
         size_bytes=size,
         exclude=frozenset(InstanceId(name) for name in exclude),
-        now_ms=NOW_MS,
         rng=Random(seed),
         prefer_own=prefer_own,
     )
@@ -83,14 +88,50 @@ def test_room_is_preferred_over_eviction() -> None:
     assert chosen(cluster) == {"b"}
 
 
-def test_without_room_the_oldest_models_make_it() -> None:
-    cluster = view(
-        instance("a", used=900, oldest_ms=NOW_MS - 1_000_000),
-        instance("b", used=900, oldest_ms=NOW_MS - 10_000),
-    )
+def test_without_room_the_least_worth_makes_it() -> None:
+    cluster = view(instance("a", used=900, worth=5_000 * GIB), instance("b", used=900, worth=9_000 * GIB))
     answer = choose(cluster)
     assert isinstance(answer, LoadOn)
-    assert (answer.instance, answer.reason) == ("a", PlacementReason.EVICTS_OLDEST)
+    assert (answer.instance, answer.reason) == ("a", PlacementReason.EVICTS_CHEAPEST)
+
+
+def test_a_short_wait_is_taken_for_what_is_worth_more() -> None:
+    """1,000 ms of waiting for one caller against 100 bytes of which each byte saves others 20 ms."""
+    idle = instance("a", used=900, worth=20 * GIB)
+    assert chosen(view(idle, instance("b", used=900, loads=2))) == {"b"}
+    assert chosen(view(idle, instance("b", used=900, loads=9))) == {"a"}
+
+
+def test_the_age_of_the_oldest_entry_says_nothing() -> None:
+    """Copies that are worth it stay for days: who holds one must not get every load for that."""
+    cluster = view(
+        instance("a", used=900, oldest_ms=1, loads=2),
+        instance("b", used=900, oldest_ms=NOW_MS),
+        instance("c", used=900, oldest_ms=NOW_MS),
+    )
+    assert chosen(cluster) == {"b", "c"}
+
+
+def test_room_is_no_reason_to_wait_while_others_are_idle() -> None:
+    assert chosen(view(instance("new", used=0, loads=6), instance("b", used=900))) == {"b"}
+
+
+def test_loads_that_began_since_the_entry_was_written_count() -> None:
+    cluster = ClusterView(
+        InstanceId("a"),
+        Revision(1),
+        (instance("a", used=900), instance("b", used=900), instance("c", used=900, loads=7)),
+        {InstanceId("a"): 2, InstanceId("b"): 5},
+    )
+    assert chosen(cluster) == {"c"}, "its entry is old: by its keys nothing is loading there any more"
+
+
+def test_who_decides_at_one_moment_does_not_choose_alike() -> None:
+    """A hundred misses of one moment, which do not see each other, on ten idle instances: none gets a third of them."""
+    cluster = view(*(instance(f"i{number}", used=900, worth=number) for number in range(10)))
+    places = [answer.instance for seed in range(100) if isinstance(answer := choose(cluster, seed=seed), LoadOn)]
+    assert max(places.count(place) for place in places) < 34
+    assert len(set(places)) >= 9
 
 
 def test_a_much_fuller_instance_is_not_on_the_shortlist() -> None:
@@ -171,14 +212,17 @@ def test_properties(instances, size, exclude, seed, shuffler) -> None:
     target = next(entry for entry in instances if entry.instance == answer.instance)
     assert target in fitting
     assert answer.instance in answer.considered
-    if any(entry.free_bytes >= size for entry in fitting):
+    costs = {entry.instance: cost_ms(entry, entry.record.loads, size) for entry in fitting}
+    assert costs[target.instance] <= min(costs.values()) + UNKNOWN_LOAD_MS
+    as_cheap = [entry for entry in fitting if costs[entry.instance] <= costs[target.instance]]
+    if any(entry.free_bytes >= size for entry in as_cheap):
         assert target.free_bytes >= size
 
 
 def large(count: int = 500, **others: InstanceView) -> ClusterView:
-    """A large cluster of full instances, but for these."""
+    """A large cluster of full instances, but for these; the higher its number, the longer is an instance's queue."""
     names = [f"i{number:03}" for number in range(count)]
-    full = {name: instance(name, used=1000, oldest_ms=NOW_MS - 1000 * number) for number, name in enumerate(names)}
+    full = {name: instance(name, used=1000, loads=2 + number) for number, name in enumerate(names)}
     return view(*({**full, **others}[name] for name in names), own="i000")
 
 
@@ -187,7 +231,7 @@ def test_of_a_large_cluster_a_sample_is_looked_at_and_the_best_of_it_is_among_th
     for seed in range(200):
         answer = choose(large(), seed=seed)
         assert isinstance(answer, LoadOn)
-        places.append(499 - int(answer.instance[1:]))  # the highest number is the oldest
+        places.append(int(answer.instance[1:]))
     assert sorted(places)[len(places) // 2] < 60
     assert len(set(places)) > 20  # who decide at the same time choose different ones
 

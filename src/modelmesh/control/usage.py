@@ -107,6 +107,10 @@ class _Seen(NamedTuple):
     at_ms: int
     since_ms: int
 
+    def weight_at(self, now_ms: int) -> float:
+        """The number as of now; a clock that was set back changes nothing."""
+        return self.weight * math.exp(min(0, self.at_ms - now_ms) / RATE_MEMORY_MS)
+
 
 class UsageBook:
     """Last use of each held copy, in order; O(log n) per change.
@@ -134,8 +138,7 @@ class UsageBook:
         seen = self._seen.get(model)
         if seen is None:
             return 0.0
-        weight = seen.weight * math.exp((seen.at_ms - now_ms) / RATE_MEMORY_MS)
-        return weight / (min(now_ms - seen.since_ms, RATE_MEMORY_MS) + RATE_PRIOR_MS)
+        return seen.weight_at(now_ms) / (min(max(0, now_ms - seen.since_ms), RATE_MEMORY_MS) + RATE_PRIOR_MS)
 
     def missed(self, model: ModelId, size_bytes: int) -> None:
         """A load begins for which callers wait."""
@@ -180,8 +183,7 @@ class UsageBook:
                 # The data plane's clock is coarse, and what is in flight is in use now.
                 self.touch(use.model, now_ms if use.in_flight else min(use.last_use_ms, now_ms))
             if use.requests and (seen := self._seen.get(use.model)) is not None:
-                weight = seen.weight * math.exp((seen.at_ms - now_ms) / RATE_MEMORY_MS) + use.requests
-                self._seen[use.model] = _Seen(weight, now_ms, seen.since_ms)
+                self._seen[use.model] = _Seen(seen.weight_at(now_ms) + use.requests, now_ms, seen.since_ms)
             self._requests += use.requests
         if self.retention is not None:
             most = max(1, min(REPEATED, USES_AT_A_LOOK // max(1, len(batch))))

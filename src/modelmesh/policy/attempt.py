@@ -367,7 +367,6 @@ def _place(
         choose_instance,
         cluster,
         size_bytes=size_bytes,
-        now_ms=now_ms,
         rng=rng,
         prefer_own=journey.balanced,
         holders=[entry for entry in cluster.instances if model.copy_at(entry.instance) is not None]

@@ -15,7 +15,6 @@ from modelmesh.policy.waiting import each_load_ms, wait_ms
 from modelmesh.values.ids import InstanceId
 from modelmesh.values.view import ClusterView, InstanceView
 
-
 GIB = 1 << 30
 
 
@@ -81,7 +80,6 @@ def choose_instance(
     *,
     size_bytes: int,
     exclude: frozenset[InstanceId],
-    now_ms: int,
     rng: Random,
     prefer_own: bool = False,
     holders: Sequence[InstanceView] = (),
@@ -99,7 +97,6 @@ def choose_instance(
         view: The cluster; the order of instances does not matter.
         size_bytes: Predicted size, > 0.
         exclude: Instances that hold, load, or have failed the model.
-        now_ms: Epoch milliseconds, for ages.
         rng: The only randomness.
         prefer_own: Take the own instance if it is on the shortlist (callers that spread their calls).
         holders: Instances that have a copy already.
@@ -160,11 +157,12 @@ def _choose_among(
     fitting = [entry for entry in fitting if not entry.outdated] or fitting
     preferred = {entry.instance for entry in constraints.preferred(model_type, fitting)}
     costs = {entry.instance: cost_ms(entry, loads(entry), size_bytes) for entry in fitting}
-    best = apart([entry for entry in fitting if entry.instance in preferred] or fitting, holders)
-    short = shortlist(best, costs, limits)
+    short = shortlist(fitting, costs, limits)
     roomy = [entry for entry in short if entry.free_bytes >= size_bytes]
+    short = roomy or short
+    short = apart([entry for entry in short if entry.instance in preferred] or short, holders)
     if roomy:
-        short = shortlist_by_room(roomy, limits)
+        short = shortlist_by_room(short, limits)
     if len(candidates) == 1:
         reason = PlacementReason.ONLY_CHOICE
     else:
