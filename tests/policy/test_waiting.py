@@ -5,10 +5,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmesh.policy.waiting import UNKNOWN_LOAD_MS, wait_ms
-from modelmesh.values.ids import InstanceId
+from modelmesh.policy.waiting import UNKNOWN_LOAD_MS, common_load_ms, wait_ms
+from modelmesh.values.ids import InstanceId, Revision
 from modelmesh.values.records import MemberRecord
-from modelmesh.values.view import InstanceView
+from modelmesh.values.view import ClusterView, InstanceView
 
 
 def entry(*, slots: int = 2, loads: int = 0, backlog_ms: int = 0, load_ms: int = 1_000) -> InstanceView:
@@ -32,6 +32,14 @@ def test_what_came_and_went_since_the_entry_counts_as_loads_commonly_take() -> N
 def test_nobody_knows_how_long_and_yet_a_queue_is_longer_than_none() -> None:
     unknown = entry(load_ms=0)
     assert wait_ms(unknown, 3) == 3 * UNKNOWN_LOAD_MS // 2
+
+
+def test_who_has_told_of_no_load_is_taken_to_load_as_here() -> None:
+    here = entry(load_ms=100)
+    view = ClusterView(here.instance, Revision(1), (here,))
+    assert common_load_ms(view) == 100
+    assert wait_ms(entry(load_ms=0), 3, common_ms=common_load_ms(view)) == 150
+    assert common_load_ms(ClusterView(here.instance, Revision(1))) == UNKNOWN_LOAD_MS
 
 
 @given(st.integers(0, 64), st.integers(0, 1_000), st.integers(0, 10**9), st.integers(0, 10**7), st.integers(0, 1_000))

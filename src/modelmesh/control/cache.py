@@ -229,6 +229,7 @@ class Cache:
         waited_for: bool,
         last_use_ms: int,
         sync: bool = True,
+        stays: bool = False,
     ) -> LoadEnd:
         """Load the model here, or join its load, and wait for the end.
 
@@ -241,15 +242,18 @@ class Cache:
             waited_for: A call waits for it, so it overtakes loads that nobody waits for.
             last_use_ms: Epoch milliseconds.
             sync: Wait for the end; else only until the load is claimed.
+            stays: The caller was refused elsewhere before, so the load is not sent on from here.
         """
         entry = self._entries.get(model)
         if entry is None:
             entry = self._steps.begin(model, registered, view, waited_for=waited_for, last_use_ms=last_use_ms)
             entry.wanted = not waited_for
+            entry.stays = stays
         elif entry.registered.create_revision < registered.create_revision:
             self._void(entry, DropReason.RECORD_REPLACED)
         elif waited_for:
             entry.waited_for = True
+            entry.stays = entry.stays or stays
             self._steps.slots.promote(entry.load_id, now_ms=self._clock.now_ms())
         if entry.state in OPEN:
             self.usage.touch(model, last_use_ms)

@@ -76,6 +76,7 @@ LoadEnd = Loaded | Accepted | LoadFailed | LoadMoved | LoadVoid | LoadRefused | 
 class DropReason(enum.Enum):
     """Why a copy goes that no policy chose."""
 
+    BEGINS_ELSEWHERE = "begins_elsewhere"
     ENDS_RUNTIMES = "ends_runtimes"
     MISPLACED = "misplaced"
     MOVED = "moved"
@@ -110,6 +111,8 @@ class Entry:
     last_use_ms: int
     since_ms: int
     machine: ModelCopyMachine = field(default_factory=ModelCopyMachine)
+    stays: bool = False
+    """It is not sent on to another instance: a load moves once."""
     size_bytes: int = 0
     max_concurrency: int = 0
     written: Revision = NEVER

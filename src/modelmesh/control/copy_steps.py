@@ -187,6 +187,10 @@ class CopySteps:
             runtime_ready=self.offered,
         )
 
+    def entry_of(self, load: LoadId) -> Entry:
+        """The copy that a load is for."""
+        return self._loads[load]
+
     def expected_load_ms(self, model: ModelId) -> int:
         """How long a load of a model will take: as the last one, else as loads commonly do; 0: nobody knows."""
         return self.learned.load_ms(model) or self.learned.common_load_ms
@@ -198,7 +202,9 @@ class CopySteps:
         for load in self.slots.taken():
             entry = self._loads[load]
             at_work_ms = now_ms - entry.entered_ms if entry.state is CopyState.LOADING else 0
-            backlog_ms += max(0, self.expected_load_ms(entry.model) - at_work_ms)
+            expected_ms = self.expected_load_ms(entry.model)
+            # One that takes longer than it should is taken to be half done.
+            backlog_ms += expected_ms - at_work_ms if at_work_ms <= expected_ms else at_work_ms
         return backlog_ms
 
     def predicted_bytes(self, model: ModelId, model_type: str) -> int:

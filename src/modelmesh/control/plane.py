@@ -303,6 +303,7 @@ class ControlPlane:
             state=self.state,
             observer=self.observer,
             cache=self.cache,
+            steps=self._copies,
             decider=self.decider,
             requests=self.requests,
             mover=mover,

@@ -297,7 +297,12 @@ class Requests:
                     return self._store_away(held, f"model {held.model} cannot be loaded while the store is away")
                 view = held.view if held.view is not None and held.journey.hop is Hop.LOAD else self._state.revision
                 end = await self._cache.ensure(
-                    held.model, registered, view=view, waited_for=True, last_use_ms=self._clock.now_ms()
+                    held.model,
+                    registered,
+                    view=view,
+                    waited_for=True,
+                    last_use_ms=self._clock.now_ms(),
+                    stays=bool(held.journey.load_tried),
                 )
                 return await self._local_end(held, end)
             case ReturnLast():

@@ -7,6 +7,7 @@ from random import Random
 from modelmesh.control.balance import Balance
 from modelmesh.control.cache import Cache
 from modelmesh.control.census import Census
+from modelmesh.control.copy_steps import CopySteps
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.keys import Keys
@@ -21,6 +22,7 @@ from modelmesh.control.rates import RateBook
 from modelmesh.control.reconcile import Reconciler
 from modelmesh.control.records import RecordCache
 from modelmesh.control.requests import Requests
+from modelmesh.control.requeue import Requeue
 from modelmesh.control.scale import Scaler
 from modelmesh.control.state import ClusterState
 from modelmesh.control.survey import Survey
@@ -64,6 +66,7 @@ class Rounds:
         state: ClusterState,
         observer: Observer,
         cache: Cache,
+        steps: CopySteps,
         decider: Decider,
         requests: Requests,
         mover: Mover,
@@ -104,6 +107,7 @@ class Rounds:
             own=own, cache=cache, decider=decider, mover=mover, models=models, journal=journal, tasks=tasks
         )
         self._balance = Balance(cache=cache, decider=decider, mover=mover, journal=journal, tasks=tasks)
+        self._requeue = Requeue(steps=steps, decider=decider, journal=journal)
         self._last_uses = LastUses(
             store=store,
             keys=keys,
@@ -148,6 +152,7 @@ class Rounds:
             self._reconciler.tick,
             self._misplaced.tick,
             self._balance.tick,
+            self._requeue.tick,
             self._write_last_uses,
             self._lead,
             self._look_at_hot,

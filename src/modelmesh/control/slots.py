@@ -32,6 +32,10 @@ class LoadingSlots:
         """Loads that wait for a slot."""
         return len(self._queue)
 
+    def last_queued(self, most: int) -> tuple[LoadId, ...]:
+        """The loads that will get a slot last, the very last first."""
+        return self._queue.last(most)
+
     def taken(self) -> tuple[LoadId, ...]:
         """Loads that have a slot, in the order in which they got it."""
         return tuple(self._taken)

@@ -5,7 +5,7 @@ the rest (preloads, registrations with load-now) most recently used first.
 """
 
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 
 from sortedcontainers import SortedDict
 
@@ -58,6 +58,10 @@ class LoadQueue:
             return None
         load: LoadId = self._order.peekitem(0)[1]
         return load
+
+    def last(self, most: int) -> tuple[LoadId, ...]:
+        """The loads that come last, the very last first; they stay."""
+        return tuple(islice(reversed(self._order.values()), most))
 
     def _insert(self, load: LoadId, rank: _Rank) -> None:
         self._ranks[load] = rank

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from modelmesh.policy.constraints import TypeConstraints
-from modelmesh.policy.waiting import each_load_ms, wait_ms
+from modelmesh.policy.waiting import common_load_ms, wait_ms
 from modelmesh.values.ids import InstanceId
 from modelmesh.values.view import ClusterView, InstanceView
 
@@ -108,11 +108,13 @@ def choose_instance(
     if not view.instances:
         return NoPlacement(NoPlacementReason.NO_INSTANCES)
     own = view.own if prefer_own else None
+    common_ms = common_load_ms(view)
 
     def among(instances: Sequence[InstanceView]) -> LoadOn | NoPlacement:
         return _choose_among(
             instances,
             loads=view.loads_at,
+            common_ms=common_ms,
             size_bytes=size_bytes,
             exclude=exclude,
             rng=rng,
@@ -136,6 +138,7 @@ def _choose_among(
     instances: Sequence[InstanceView],
     *,
     loads: Callable[[InstanceView], int],
+    common_ms: int,
     size_bytes: int,
     exclude: frozenset[InstanceId],
     rng: Random,
@@ -156,8 +159,8 @@ def _choose_among(
         return NoPlacement(NoPlacementReason.TOO_LARGE)
     fitting = [entry for entry in fitting if not entry.outdated] or fitting
     preferred = {entry.instance for entry in constraints.preferred(model_type, fitting)}
-    costs = {entry.instance: cost_ms(entry, loads(entry), size_bytes) for entry in fitting}
-    short = shortlist(fitting, costs, limits)
+    costs = {entry.instance: cost_ms(entry, loads(entry), size_bytes, common_ms=common_ms) for entry in fitting}
+    short = shortlist(fitting, costs, near_ms=common_ms // limits.near_divisor)
     roomy = [entry for entry in short if entry.free_bytes >= size_bytes]
     short = roomy or short
     short = apart([entry for entry in short if entry.instance in preferred] or short, holders)
@@ -177,25 +180,23 @@ def eligible(instances: Sequence[InstanceView], exclude: frozenset[InstanceId]) 
     return sorted(allowed, key=lambda entry: entry.instance)
 
 
-def cost_ms(entry: InstanceView, loads: int, size_bytes: int) -> int:
+def cost_ms(entry: InstanceView, loads: int, size_bytes: int, *, common_ms: int) -> int:
     """What a load costs callers there: its wait for a slot, and what those will wait whose models leave for it.
 
     Args:
         entry: The instance.
         loads: At work and waiting there.
         size_bytes: What the load needs.
+        common_ms: How long a load takes at an instance that does not say.
     """
     evicted_bytes = max(0, size_bytes - entry.free_bytes)
-    return wait_ms(entry, loads) + evicted_bytes * entry.record.worth // GIB
+    return wait_ms(entry, loads, common_ms=common_ms) + evicted_bytes * entry.record.worth // GIB
 
 
-def shortlist(
-    entries: Sequence[InstanceView], costs: Mapping[InstanceId, int], limits: PlacementLimits
-) -> list[InstanceView]:
-    """Those where the load costs about as little as at the cheapest, cheapest first."""
+def shortlist(entries: Sequence[InstanceView], costs: Mapping[InstanceId, int], *, near_ms: int) -> list[InstanceView]:
+    """Those where the load costs at most `near_ms` more than at the cheapest, cheapest first."""
     ordered = sorted(entries, key=lambda entry: (costs[entry.instance], entry.instance))
-    best = ordered[0]
-    most_ms = costs[best.instance] + each_load_ms(best) // limits.near_divisor
+    most_ms = costs[ordered[0].instance] + near_ms
     return [entry for entry in ordered if costs[entry.instance] <= most_ms]
 
 

@@ -4,29 +4,31 @@ Called by `modelmesh.policy.placement`, `modelmesh.policy.requeue` and `modelmes
 instances is what they publish, brought up to date by the number of their copies that are loading.
 """
 
-from modelmesh.values.view import InstanceView
+from modelmesh.values.view import ClusterView, InstanceView
 
 UNKNOWN_LOAD_MS = 1_000
-"""How long a load is taken to last where none has been seen yet."""
+"""How long a load is taken to last where nobody has seen one."""
 
 
-def each_load_ms(entry: InstanceView) -> int:
-    """How long a load commonly takes at an instance."""
-    return entry.record.load_ms or UNKNOWN_LOAD_MS
+def common_load_ms(view: ClusterView) -> int:
+    """How long a load is taken to last at an instance that has told of none yet: as here."""
+    own = view.instance(view.own)
+    return (own.record.load_ms if own is not None else 0) or UNKNOWN_LOAD_MS
 
 
-def wait_ms(entry: InstanceView, loads: int) -> int:
+def wait_ms(entry: InstanceView, loads: int, *, common_ms: int = UNKNOWN_LOAD_MS) -> int:
     """Until a load that is given to the instance now would have a slot.
 
     Args:
         entry: The instance.
         loads: At work and waiting there.
+        common_ms: How long a load takes if the instance does not say.
     """
     record = entry.record
     slots = max(1, record.loading_slots)
     if loads < slots:
         return 0
-    each_ms = each_load_ms(entry)
+    each_ms = record.load_ms or common_ms
     # The backlog was true when the entry was written; loads have come and gone since.
     backlog_ms = record.backlog_ms + (loads - record.loads) * each_ms
     # Of those at work half is done in the mean.

@@ -1,0 +1,56 @@
+"""What callers wait for where models do not all fit: simulated clusters."""
+
+import asyncio
+
+from modelmesh.testing.clock import VirtualClock, run_virtual
+from modelmesh.testing.cluster import SimulatedCluster, register
+from modelmesh.testing.model_paths import size_path
+from modelmesh.testing.sizing import Fleet, serve
+from modelmesh.testing.workload import Defaults, drawn
+from modelmesh.values.ids import InstanceId
+from modelmesh.values.status import Status
+
+GIB = 1 << 30
+
+
+def test_loads_do_not_pile_up_where_the_oldest_copy_is() -> None:
+    """Adaptive eviction keeps old copies that are worth it: their instance got every load, while others were idle."""
+    workload = drawn(
+        "zipf", requests=1500, rate=2.0, seed=3, defaults=Defaults(model_bytes=GIB // 2, load_speed=200 << 20)
+    )
+    one_big = serve(workload, Fleet(1, 48 * GIB, 6), seed=3)
+    served = serve(workload, Fleet(3, 16 * GIB, 2), seed=3)
+    assert served.failed == 0
+    assert served.mean_wait_ms <= 1.3 * one_big.mean_wait_ms
+    assert served.slow_wait_ms <= 1.5 * one_big.slow_wait_ms
+
+
+def test_a_load_that_waits_goes_to_an_instance_that_is_idle() -> None:
+    """All loads were seen to be short. One takes a minute, and what was queued behind it did, too."""
+
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=4)
+        clock = VirtualClock()
+        try:
+            for name in "ab":
+                await cluster.add(name, loading_concurrency=1)
+            first = cluster.instances[InstanceId("a")]
+            for model, load_ms in {**{f"s{number}": 100 for number in range(12)}, "long": 60_000, "short": 500}.items():
+                await register(first, model, path=size_path(10, load_ms, 1))
+            for number in range(6):
+                await cluster.call(f"s{number}", via="a")
+            long = asyncio.ensure_future(cluster.call("long", via="a", timeout_ms=100_000))
+            short = asyncio.ensure_future(cluster.call("short", via="a"))
+            await asyncio.sleep(0.05)
+            began_ms = clock.monotonic_ms()
+            queued = [asyncio.ensure_future(cluster.call(f"s{number}", via="b")) for number in range(6, 12)]
+            answers = await asyncio.gather(short, *queued)
+            assert {answer.status for answer in answers} == {Status.OK}
+            assert clock.monotonic_ms() - began_ms < 10_000
+            assert [event for event in cluster.story if event.kind == "sent_on"]
+            long.cancel()
+            await asyncio.gather(long, return_exceptions=True)
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
