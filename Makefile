@@ -15,7 +15,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -vE '/(target|fuzz)/') Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo test check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-micro lock proto docs check-deploy check-manifests
+.PHONY: help tools build demo test check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro lock proto docs check-deploy check-manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -165,7 +165,7 @@ storm: bytecode ## hostile clients, runtimes and stores beside a client that mus
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python -m benchmarks.storm.run --seconds $(STORM_SECONDS)
 
-bench: bench-path bench-observed bench-cluster bench-cache bench-micro ## everything that measures
+bench: bench-path bench-observed bench-cluster bench-cache bench-waits bench-micro ## everything that measures
 
 bench-cluster: bytecode ## registration, memory, starts, cold calls, over-commit (4 minutes); PARTS="registration …" picks some
 	@cargo build -q --release -p modelmesh-bench-kit
@@ -173,6 +173,9 @@ bench-cluster: bytecode ## registration, memory, starts, cold calls, over-commit
 
 bench-cache: $(STAMPS)/venv ## hit ratios on traces, through the production control plane (8 minutes)
 	@$(BIN)/python benchmarks/cache/run.py
+
+bench-waits: $(STAMPS)/venv ## what callers wait for in full clusters, beside LRU and one big instance (10 minutes)
+	@$(BIN)/python benchmarks/waits/run.py
 
 bench-micro: $(STAMPS)/venv ## what one decision costs; a million generated messages through the code that reads ids (3 minutes)
 	@$(BIN)/python benchmarks/micro/run.py

@@ -153,10 +153,11 @@ async def show(caller: Caller, requests: int, live: Live) -> None:
 
 def picture(figures: Figures, requests: int, answer: admin_pb2.ListInstancesResponse) -> Group:
     """What the screen shows."""
-    table = Table("INSTANCE", "MODELS", "MEMORY", "LOADING", box=None, pad_edge=False)
+    table = Table("INSTANCE", "MODELS", "MEMORY", "LOADING", "WAITING", box=None, pad_edge=False)
     for instance in answer.instances:
         memory = f"{format_size(instance.used_bytes)} of {format_size(instance.capacity_bytes)}"
-        table.add_row(instance.id, str(instance.copies), memory, str(instance.loads_in_progress))
+        at_work = instance.loads_in_progress - instance.loads_waiting
+        table.add_row(instance.id, str(instance.copies), memory, str(at_work), str(instance.loads_waiting))
     line = (
         f"{figures.done} of {requests} calls · hits {figures.hit_ratio:.0%} · loads {figures.events['loaded']} · "
         f"evictions {figures.events['evicted']} · wrong {figures.wrong} · errors {sum(figures.errors.values())}"

@@ -467,15 +467,22 @@ class Instance(_message.Message):
     REACHABLE_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    LOADS_WAITING_FIELD_NUMBER: _builtins.int
+    EXPECTED_WAIT_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     address: _builtins.str
     capacity_bytes: _builtins.int
     used_bytes: _builtins.int
     copies: _builtins.int
     loads_in_progress: _builtins.int
+    """Loads at work and waiting."""
     draining: _builtins.bool
     reachable: _builtins.bool
     zone: _builtins.str
+    loads_waiting: _builtins.int
+    """Of the loads in progress, those that wait for a loading slot."""
+    expected_wait_ms: _builtins.int
+    """How long a load that is sent there now is expected to wait for a slot."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -491,10 +498,12 @@ class Instance(_message.Message):
         reachable: _builtins.bool = ...,
         zone: _builtins.str = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
+        loads_waiting: _builtins.int = ...,
+        expected_wait_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity_bytes", b"capacity_bytes", "copies", b"copies", "draining", b"draining", "id", b"id", "labels", b"labels", "loads_in_progress", b"loads_in_progress", "reachable", b"reachable", "used_bytes", b"used_bytes", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity_bytes", b"capacity_bytes", "copies", b"copies", "draining", b"draining", "expected_wait_ms", b"expected_wait_ms", "id", b"id", "labels", b"labels", "loads_in_progress", b"loads_in_progress", "loads_waiting", b"loads_waiting", "reachable", b"reachable", "used_bytes", b"used_bytes", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

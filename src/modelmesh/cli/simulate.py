@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PLOTTED = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Of the capacity given: the sizes of fleets that a picture compares."""
 
+SHARES = (50, 95, 99)
+"""Percentiles of waiting that are told."""
+
 MARKED = frozenset({0.25, 0.5, 1.0, 1.5, 2.0})
 
 
@@ -51,6 +54,10 @@ def simulate(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the hit ratio over the cache size into this SVG file.")
     ] = None,
+    what_helps: Annotated[
+        bool,
+        typer.Option("--what-helps", help="Also say which of memory, slots and load speed would shorten waits most."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for machines.")] = False,
 ) -> None:
     """Play a load against a fleet that does not exist, on virtual time: hit ratio, loads, bytes, waiting."""
@@ -75,15 +82,26 @@ def simulate(
             load_speed=_size(load_speed, "--load-speed"),
         )
         served = {name: _serve(workload, fleet, name, seed) for name in policies}
+        helped = _what_helps(workload, fleet, policies[0], seed) if what_helps else {}
         if plot is not None:
             _plot(plot, workload, fleet, served, seed)
     except (WorkloadError, DoesNotFitError) as error:
         typer.echo(f"modelmesh simulate: {error}", err=True)
         raise typer.Exit(1) from error
     if as_json:
-        typer.echo(json.dumps(_document(workload, fleet, served)))
+        typer.echo(json.dumps(_document(workload, fleet, served, helped)))
     else:
-        _show(workload, fleet, served, plot)
+        _show(workload, fleet, served, plot, helped)
+
+
+def _what_helps(workload: "Workload", fleet: "Fleet", policy: "Policy", seed: int) -> dict[str, float]:
+    """The mean wait in milliseconds with more of each thing that an operator can add."""
+    from modelmesh.testing.sizing import more_of_each
+
+    return {
+        what: round(_serve(other, larger, policy, seed).mean_wait_ms, 1)
+        for what, (other, larger) in more_of_each(workload, fleet).items()
+    }
 
 
 def _size(text: str, option: str) -> int:
@@ -159,7 +177,9 @@ def _plot(path: Path, workload: "Workload", fleet: "Fleet", served: "dict[Policy
         raise typer.Exit(1) from error
 
 
-def _document(workload: "Workload", fleet: "Fleet", served: "dict[Policy, Served]") -> dict[str, object]:
+def _document(
+    workload: "Workload", fleet: "Fleet", served: "dict[Policy, Served]", helped: dict[str, float]
+) -> dict[str, object]:
     return {
         "trace": workload.name,
         "instances": fleet.instances,
@@ -177,13 +197,17 @@ def _document(workload: "Workload", fleet: "Fleet", served: "dict[Policy, Served
                 "loaded_bytes": result.loaded_bytes,
                 "mean_wait_ms": round(result.mean_wait_ms, 1),
                 "slow_wait_ms": round(result.slow_wait_ms, 1),
+                **{f"p{share}_wait_ms": result.wait_ms(share / 100) for share in SHARES},
             }
             for policy, result in served.items()
         },
+        **({"mean_wait_ms_with_half_as_much_again": helped} if helped else {}),
     }
 
 
-def _show(workload: "Workload", fleet: "Fleet", served: "dict[Policy, Served]", plot: Path | None) -> None:
+def _show(
+    workload: "Workload", fleet: "Fleet", served: "dict[Policy, Served]", plot: Path | None, helped: dict[str, float]
+) -> None:
     total = sum(workload.sizes.values())
     room = fleet.instances * fleet.capacity_bytes
     typer.echo(
@@ -192,14 +216,24 @@ def _show(workload: "Workload", fleet: "Fleet", served: "dict[Policy, Served]", 
         f"{workload.duration_s / 60:.1f} minutes\n"
     )
     typer.echo(
-        f"{'policy':10}{'hits':>7}{'loads':>8}{'loads/s':>9}{'loaded':>12}{'wait, mean':>12}{'wait, slow':>12}{'failed':>8}"
+        f"{'policy':10}{'hits':>7}{'loads':>8}{'loads/s':>9}{'loaded':>12}{'failed':>8}{'wait, mean':>12}"
+        + "".join(f"{f'p{share}':>10}" for share in SHARES)
     )
     for policy, result in served.items():
         typer.echo(
             f"{policy:10}{result.hit_ratio:7.3f}{result.loads:8}{result.loads / result.duration_s:9.3f}"
-            f"{format_size(result.loaded_bytes):>12}{result.mean_wait_ms / 1000:10.2f} s{result.slow_wait_ms / 1000:10.2f} s"
-            f"{result.failed:8}"
+            f"{format_size(result.loaded_bytes):>12}{result.failed:8}{result.mean_wait_ms / 1000:10.2f} s"
+            + "".join(f"{result.wait_ms(share / 100) / 1000:8.2f} s" for share in SHARES)
         )
-    typer.echo("\nwait, mean: over all requests; wait, slow: 95 of 100 of those that waited at all waited less")
+    typer.echo(
+        "\nwaits are over all requests: who finds a ready copy waits nothing; of 100 requests 95 waited no longer than p95"
+    )
+    if helped:
+        mean_ms = next(iter(served.values())).mean_wait_ms
+        best = min(helped, key=helped.__getitem__)
+        typer.echo("\nwith half as much again of one thing (mean wait):")
+        for what, wait_ms in helped.items():
+            mark = "  <- helps most" if what == best and wait_ms < mean_ms else ""
+            typer.echo(f"  {what:12}{wait_ms / 1000:8.2f} s{mark}")
     if plot is not None:
         typer.echo(f"drawn: {plot}")

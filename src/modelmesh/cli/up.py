@@ -236,7 +236,7 @@ def _picture(endpoint: str) -> "Table | str":
         return f"(no answer from {endpoint}: {error.code().name})"
     finally:
         client.close()
-    table = Table("INSTANCE", "MODELS", "MEMORY", "LOADING", "HOLDS", box=None, pad_edge=False)
+    table = Table("INSTANCE", "MODELS", "MEMORY", "LOADING", "WAITING", "HOLDS", box=None, pad_edge=False)
     for instance in answer.instances:
         held = [model.id for model in page.models if any(copy.instance_id == instance.id for copy in model.copies)]
         more = f" … (+{len(held) - SHOWN_MODELS})" if len(held) > SHOWN_MODELS else ""
@@ -244,7 +244,8 @@ def _picture(endpoint: str) -> "Table | str":
             instance.id,
             str(instance.copies),
             f"{format_size(instance.used_bytes)} of {format_size(instance.capacity_bytes)}",
-            str(instance.loads_in_progress),
+            str(instance.loads_in_progress - instance.loads_waiting),
+            str(instance.loads_waiting),
             printable(", ".join(held[:SHOWN_MODELS]) + more),
         )
     return table

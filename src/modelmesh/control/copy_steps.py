@@ -402,7 +402,12 @@ class CopySteps:
                     expected_ms=self.expected_load_ms(entry.model),
                 )
                 answer(entry.claim_waiters, Accepted(entry.written))
+                ahead_ms = self.backlog_ms() - self.expected_load_ms(entry.model)
                 self.slots.fill()
+                if entry.state is CopyState.QUEUED:
+                    slots = max(1, self.parameters.loading_slots)
+                    before = f"{self.slots.queued - 1} before it, {len(self.slots.taken())} at work in {slots} slots"
+                    self._journal.note("queued", entry.model, detail=f"{before}; some {ahead_ms // slots} ms to wait")
             case CopyEffect.DEQUEUE:
                 self.slots.dequeue(entry.load_id)
             case CopyEffect.RESERVE:

@@ -11,6 +11,7 @@ from modelmesh.control.records import Stored
 from modelmesh.management.calls import Call, CallError, Method, named_model, page_size
 from modelmesh.management.explain import explain, wire_event
 from modelmesh.management.models import not_registered, read_record, refuse_read_only
+from modelmesh.policy.waiting import common_load_ms, wait_ms
 from modelmesh.ports import Compare, Delete, Get, KeyValue, Put, Transaction
 from modelmesh.values.events import Event
 from modelmesh.values.ids import ModelId, Revision
@@ -126,7 +127,9 @@ class Admin:
                     capacity_bytes=entry.record.capacity_bytes,
                     used_bytes=entry.record.used_bytes,
                     copies=entry.record.copies,
-                    loads_in_progress=entry.record.loads,
+                    loads_in_progress=view.loads_at(entry),
+                    loads_waiting=max(0, view.loads_at(entry) - entry.record.loading_slots),
+                    expected_wait_ms=wait_ms(entry, view.loads_at(entry), common_ms=common_load_ms(view)),
                     draining=entry.record.draining,
                     reachable=entry.reachable,
                     zone=entry.record.zone,

@@ -7,7 +7,7 @@ eviction, extra copies, waiting, is what runs in production.
 import asyncio
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
@@ -67,6 +67,12 @@ class Served:
     def mean_wait_ms(self) -> float:
         """Over all requests; who finds a ready copy waits nothing."""
         return sum(self.waits_ms) / self.requests
+
+    def wait_ms(self, share: float) -> int:
+        """Of all requests this share waited no longer; who finds a ready copy waits nothing."""
+        waits = sorted(self.waits_ms)
+        at = min(self.requests - 1, int(self.requests * share)) - (self.requests - len(waits))
+        return waits[at] if at >= 0 else 0
 
     @property
     def slow_wait_ms(self) -> float:
@@ -169,3 +175,18 @@ async def _serve(
         )
     finally:
         await cluster.stop()
+
+
+def one_big(fleet: Fleet) -> Fleet:
+    """One instance with the memory and the slots of all: what no placement among several can beat."""
+    return Fleet(1, fleet.instances * fleet.capacity_bytes, fleet.instances * fleet.loading_slots)
+
+
+def more_of_each(workload: Workload, fleet: Fleet) -> dict[str, tuple[Workload, Fleet]]:
+    """The same with half as much again of one thing: what an operator can buy."""
+    faster = {model: max(1, load_ms * 2 // 3) for model, load_ms in workload.load_ms.items()}
+    return {
+        "memory": (workload, replace(fleet, capacity_bytes=fleet.capacity_bytes * 3 // 2)),
+        "slots": (workload, replace(fleet, loading_slots=fleet.loading_slots + -(-fleet.loading_slots // 2))),
+        "load speed": (replace(workload, load_ms=faster), fleet),
+    }
