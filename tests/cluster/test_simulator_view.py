@@ -9,6 +9,7 @@ from modelmesh.control.registry import RegistryFeed
 from modelmesh.control.state import Changed, ClusterState
 from modelmesh.control.supervise import Supervisor
 from modelmesh.values import bounds
+from modelmesh.values.dataplane import Outcome
 
 
 def test_a_name_that_keeps_its_model_though_the_instance_has_seen_it_move(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +70,8 @@ def test_a_loop_that_ends_unnoticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_instance_that_cannot_go_on_and_says_that_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Supervisor, "alive", lambda _: True)
     found("cannot go on and says that it is ready")
+
+
+def test_words_that_are_not_known_and_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Outcome, "_missing_", classmethod(lambda *_: None))
+    found("is not a valid Outcome")

@@ -217,6 +217,15 @@ impl Metrics {
         observe(&series);
     }
 
+    /// Whether these ids have series, of whatever method.
+    fn has_series(&self, model: &str, vmodel: &str) -> bool {
+        if !self.counted.per_model {
+            return true;
+        }
+        let models = self.models.read();
+        models.get(model).is_some_and(|series| series.methods.read().keys().any(|key| key.vmodel == vmodel))
+    }
+
     fn of_method(&self, model: &str, vmodel: &str, method: &str, observe: impl FnOnce(&OfMethod)) {
         let vmodel = if self.counted.per_model { vmodel } else { "" };
         self.of_model(model, |series| series.method(vmodel, self.label(method), observe));
@@ -227,8 +236,10 @@ impl Metrics {
         if !self.counted.enabled {
             return;
         }
-        // Clients can invent ids without end: what is not there gets no series of its own.
-        let invented = ended.code == Code::NotFound;
+        // Clients can invent ids without end, and a call can fail before anybody knows whether its ids exist: only one that
+        // a copy has answered begins series of their own.
+        let answered = ended.code == Code::Ok || ended.invoked.is_some();
+        let invented = ended.code == Code::NotFound || !answered && !self.has_series(ended.model, ended.vmodel);
         let (model, vmodel) = if invented { ("", "") } else { (ended.model, ended.vmodel) };
         let invoked = ended.invoked.filter(|_| !invented);
         self.of_method(model, vmodel, ended.method, |series| {
@@ -366,6 +377,8 @@ const HELD: &str = "modelmesh_hold_milliseconds";
 
 #[cfg(test)]
 mod tests {
+    use hashbrown::HashSet;
+
     use super::*;
 
     fn call<'a>(method: &'a str, model: &'a str, code: Code) -> Ended<'a> {
@@ -429,6 +442,31 @@ mod tests {
         assert!(!text.contains("invented"));
         metrics.forget("a");
         assert!(!metrics.render(&Counts::default(), false, &[]).contains(&count("a", "OK")));
+    }
+
+    #[test]
+    fn ids_that_clients_invent_get_no_series_however_their_calls_end() {
+        let metrics = per_model(1000);
+        metrics.requested(&Ended { vmodel: "v", ..call("p.S/M", "a", Code::Ok) });
+        for n in 0..2000 {
+            let (model, vmodel) = (format!("m{n}"), format!("v{n}"));
+            for code in [Code::Unavailable, Code::ResourceExhausted, Code::DeadlineExceeded, Code::Cancelled] {
+                metrics.requested(&Ended { vmodel: &vmodel, ..call("p.S/M", "", code) });
+                metrics.requested(&Ended { vmodel: &vmodel, ..call("p.S/M", "a", code) });
+                metrics.requested(&call("p.S/M", &model, code));
+            }
+        }
+        metrics.requested(&Ended { vmodel: "v", ..call("p.S/M", "a", Code::Internal) });
+        let text = metrics.render(&Counts::default(), false, &[]);
+        let ids = |line: &str| {
+            line.split_once("modelId=").map(|(_, ids)| ids.split_once('}').map_or("", |(ids, _)| ids).to_owned())
+        };
+        let series: HashSet<_> =
+            text.lines().filter_map(ids).map(|ids| ids.split(",le").next().unwrap_or("").to_owned()).collect();
+        assert_eq!(series, HashSet::from([r#""",vModelId="""#.to_owned(), r#""a",vModelId="v""#.to_owned()]));
+        let failed =
+            r#"modelmesh_api_request_milliseconds_count{method="M",code="INTERNAL",modelId="a",vModelId="v"} 1"#;
+        assert!(text.contains(failed), "{text}");
     }
 
     #[test]

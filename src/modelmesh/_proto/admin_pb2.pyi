@@ -88,7 +88,7 @@ class Model(_message.Message):
     type: _builtins.str
     path: _builtins.str
     last_use_ms: _builtins.int
-    """Epoch milliseconds, kept lazily."""
+    """Epoch milliseconds, kept lazily; 0: nobody has called it."""
     minimum_copies: _builtins.int
     """What an operator wants; 0: nothing, or no bound."""
     maximum_copies: _builtins.int

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelmesh.cli.text import console, printable, say
+from modelmesh.cli.text import console, printable, say, word_of
 
 if TYPE_CHECKING:
     from modelmesh._proto import model_mesh_pb2
@@ -198,7 +198,9 @@ def _client(address: str, ca: Path | None) -> AbstractContextManager["Client"]:
 def _show(model: str, info: "model_mesh_pb2.ModelStatusInfo", *, as_json: bool) -> None:
     from modelmesh._proto import model_mesh_pb2 as pb
 
-    names = pb.ModelStatusInfo.ModelStatus.Name
+    def names(status: int) -> str:
+        return word_of(pb.ModelStatusInfo.ModelStatus, status)
+
     if as_json:
         typer.echo(
             json.dumps(

@@ -5,7 +5,8 @@ for commands, and what rich takes for markup.
 """
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH = 1 << 20
 """Columns of what is not a terminal: a program that reads a table wants whole words."""
+
+
+class Words(Protocol):
+    """An enumeration of protobuf."""
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Its words, and what they are on the wire."""
+        ...
 
 
 def printable(text: str) -> str:
@@ -37,6 +46,12 @@ def console(*, error: bool = False) -> "Console":
     if not stream.isatty():
         made.width = PIPED_WIDTH
     return made
+
+
+def word_of(words: "Words", number: int) -> str:
+    """The word of an enumeration; its number for one that only later versions know."""
+    names = {value: name for name, value in words.items()}
+    return names.get(number, f"UNKNOWN_{number}")
 
 
 def say(text: str, *, error: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelmesh.cli.models import LOCAL, Address, AsJson, Authority, table
-from modelmesh.cli.text import say
+from modelmesh.cli.text import say, word_of
 
 if TYPE_CHECKING:
     from modelmesh._proto import admin_pb2, model_mesh_pb2
@@ -223,8 +223,11 @@ def _show(
 ) -> None:
     from modelmesh._proto import model_mesh_pb2 as pb
 
-    status_name = pb.VModelStatusInfo.VModelStatus.Name(info.status)
-    of_model = pb.ModelStatusInfo.ModelStatus.Name
+    status_name = word_of(pb.VModelStatusInfo.VModelStatus, info.status)
+
+    def of_model(status: int) -> str:
+        return word_of(pb.ModelStatusInfo.ModelStatus, status)
+
     moving = info.activeModelId != info.targetModelId
     errors = list(info.targetModelStatus.errors if moving else info.activeModelStatus.errors)
     if as_json:

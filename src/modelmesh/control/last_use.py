@@ -51,10 +51,10 @@ class LastUses:
 
     def _stale(self, model: ModelId) -> bool:
         registered = self._models.cached(model)
-        return (
-            registered is not None
-            and self._cache.usage.last_use_ms(model) - registered.record.last_use_ms >= self._stale_ms
-        )
+        if registered is None:
+            return False
+        newer_ms = self._cache.usage.last_use_ms(model) - registered.record.last_use_ms
+        return newer_ms >= (1 if registered.record.unused else self._stale_ms)  # the first use is told soon
 
     async def _write(self, models: list[ModelId]) -> None:
         """One try each: whoever writes the record meanwhile knows better, and the next look tries again."""

@@ -116,7 +116,7 @@ class VModels:
         if record is None:
             return ()  # its record went by another hand; there is nothing to count on
         key = self._keys.model(model)
-        record = replace(record.used(used_ms), references=max(0, record.references + change))
+        record = replace(record.raised(used_ms), references=max(0, record.references + change))
         if record.references == 0 and change < 0 and record.auto_delete:
             return (Delete(key),)
         return (Put(key, record.encode()),)

@@ -8,7 +8,7 @@ from modelmesh._proto import admin_pb2 as pb
 from modelmesh.control.keys import RegistryKey
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.records import Stored
-from modelmesh.management.calls import Call, CallError, Method, named_model, page_size
+from modelmesh.management.calls import Call, CallError, Method, named_model, page_size, repeatable
 from modelmesh.management.explain import explain, wire_event
 from modelmesh.management.models import not_registered, read_record, refuse_read_only
 from modelmesh.policy.waiting import common_load_ms, wait_ms
@@ -17,6 +17,10 @@ from modelmesh.values.events import Event
 from modelmesh.values.ids import ModelId, Revision
 from modelmesh.values.records import ModelRecord, RecordError
 from modelmesh.values.status import Status
+
+WATCHERS = 16
+"""Who may watch events at a time. Each costs something with every event, and up to 4 MB while it does not read; one that
+reads too slowly for that is ended by the data plane."""
 
 EVENTS_QUEUED = 1024
 """Events a slow reader may lag behind; older ones are lost to it, and it is told how many."""
@@ -27,6 +31,7 @@ class Admin:
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
+        self._watchers = 0
 
     def methods(self) -> Mapping[str, Method]:
         """By full name."""
@@ -144,6 +149,10 @@ class Admin:
         request = await anext(requests, None)
         if request is None:
             raise CallError(Status.INTERNAL, "Half-closed without a request")
+        if self._watchers >= WATCHERS:
+            raise repeatable(
+                Status.RESOURCE_EXHAUSTED, f"{WATCHERS} others watch the events of this instance; try again"
+            )
         queue: asyncio.Queue[Event] = asyncio.Queue(EVENTS_QUEUED)
         lost = 0
 
@@ -157,6 +166,7 @@ class Admin:
                 lost += 1
 
         unsubscribe = self._plane.journal.subscribe(take)
+        self._watchers += 1
         try:
             while True:
                 event = await queue.get()
@@ -165,6 +175,7 @@ class Admin:
                     call.send(pb.Event(time_ms=event.time_ms, kind="events_lost", detail=f"{lost} events were lost"))
                     lost = 0
         finally:
+            self._watchers -= 1
             unsubscribe()
 
     def _model(self, item: KeyValue) -> pb.Model | None:
@@ -182,7 +193,7 @@ class Admin:
             id=model,
             type=record.type,
             path=record.path,
-            last_use_ms=record.last_use_ms,
+            last_use_ms=0 if record.unused else record.last_use_ms,
             minimum_copies=record.minimum_copies,
             maximum_copies=record.maximum_copies,
             pinned=record.pinned,

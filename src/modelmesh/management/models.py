@@ -56,7 +56,9 @@ class Models:
             last_use_ms = min(request.lastUsedTime, now_ms)
         else:
             last_use_ms = now_ms - (HOUR_MS if request.loadNow else 6 * HOUR_MS)
-        wanted = ModelRecord(type=info.type, path=info.path, key=info.key, last_use_ms=last_use_ms)
+        wanted = ModelRecord(
+            type=info.type, path=info.path, key=info.key, last_use_ms=last_use_ms, unused=request.lastUsedTime == 0
+        )
         registered, created = await self._create(model, wanted)
         if not created and not registered.record.same_attributes(wanted):
             raise CallError(Status.ALREADY_EXISTS, "Model already exists with different attribute values")

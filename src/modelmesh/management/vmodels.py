@@ -176,6 +176,7 @@ class VModelCalls:
             key=info.key,
             auto_delete=request.autoDeleteTargetModel,
             last_use_ms=last_use_ms,
+            unused=True,
         )
 
     def _refuse_read_only(self) -> None:

@@ -30,7 +30,7 @@ from modelmesh.testing.clock import VirtualClock
 from modelmesh.testing.dataplane import SimulatedDataPlane
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import ModelScript
-from modelmesh.testing.network import FakeNetwork
+from modelmesh.testing.network import FUTURE_WORD, FakeNetwork
 from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import Recollection
@@ -76,7 +76,8 @@ class FakePeers:
                 )
         except TimeoutError as error:
             raise PeerUnreachableError("no answer in time") from error
-        self._peer(address)
+        if self._peer(address).plane.identity.instance in self._cluster.network.from_the_future:
+            answer = _in_later_words(answer)
         return peer_answer(answer)
 
     async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> Recollection:
@@ -324,6 +325,14 @@ class SimulatedCluster:
                 elif (model, name) not in keys:
                     problems.append(f"copy of {model} at {name} has no key")
         return problems
+
+
+def _in_later_words(answer: peer_pb2.EnsureLoadedResponse) -> peer_pb2.EnsureLoadedResponse:
+    """A refusal in a state and for a reason that this version does not know."""
+    if answer.state != peer_pb2.EnsureLoadedResponse.REFUSED:
+        return answer
+    answer.refusal = FUTURE_WORD
+    return peer_pb2.EnsureLoadedResponse.FromString(answer.SerializeToString() + b"\x08\x63")  # state = 99
 
 
 async def register(

@@ -43,6 +43,7 @@ class ExtremeFaults:
             "extreme_member": self._member,
             "extreme_record": self._record,
             "extreme_runtime": self._runtime,
+            "unknown_words": self._later_version,
         }
 
     def _spoilt(self, fields: Mapping[str, object], names: tuple[str, ...]) -> bytes:
@@ -95,6 +96,13 @@ class ExtremeFaults:
         }
         await self._world.memory.transact(Transaction(compares=(), then=(Put(key, json.dumps(fields).encode()),)))
         return True
+
+    async def _later_version(self) -> None:
+        """An instance speaks in words that are not known yet."""
+        name, later = self._world.some(), self._world.cluster.network.from_the_future
+        later.add(name)
+        await asyncio.sleep(self._world.rng.uniform(2, 30))
+        later.discard(name)
 
     async def _runtime(self) -> None:
         """A runtime says absurd things of what it loads; then it is restarted."""

@@ -8,17 +8,22 @@ if TYPE_CHECKING:
     from modelmesh.testing.dataplane import SimulatedDataPlane
 
 
+FUTURE_WORD = "word-from-the-future"
+
+
 class FakeNetwork:
     """Which instances can reach which; partitions may be one-sided.
 
     Attributes:
         problems: What must never happen and did: a hop that was forwarded on, a call without end, a call
             resolved twice.
+        from_the_future: Instances of a later version: they refuse in words that this one does not know.
     """
 
     def __init__(self, *, latency_ms: int = 1) -> None:
         self.latency_ms = latency_ms
         self.problems: list[str] = []
+        self.from_the_future: set[InstanceId] = set()
         self._planes: dict[str, SimulatedDataPlane] = {}
         self._cut: dict[tuple[InstanceId, InstanceId], None] = {}
         self._blocked: dict[tuple[InstanceId, InstanceId], None] = {}

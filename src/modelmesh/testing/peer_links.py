@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from modelmesh.testing.attempts import Answer, AttemptEnded
-from modelmesh.testing.network import FakeNetwork
+from modelmesh.testing.network import FUTURE_WORD, FakeNetwork
 from modelmesh.values.dataplane import DataPlaneEvent, Hop, LinkBack, LinkLost, Outcome, PeerAddress
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.status import Status
@@ -83,7 +83,8 @@ class PeerLinks:
         refused = dict(answer.trailers).get("mm-refused")
         if refused is not None:
             seen = dict(answer.trailers).get("mm-view")
-            outcome = Outcome(refused.decode())
+            later = instance in self._network.from_the_future
+            outcome = Outcome(FUTURE_WORD if later else refused.decode())
             raise AttemptEnded(
                 outcome,
                 Answer(answer.status, answer.message, served_by=instance),

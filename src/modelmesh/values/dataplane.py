@@ -20,7 +20,10 @@ class Hop(enum.Enum):
 
 
 class Outcome(enum.Enum):
-    """How an attempt ended that another copy may cure. Also the values of `mm-refused`."""
+    """How an attempt ended that another copy may cure. Also the values of `mm-refused`.
+
+    A word that only later versions know: not here and now, for whatever reason; another instance may.
+    """
 
     NOT_HERE = "not-here"
     MOVED = "moved"
@@ -33,6 +36,10 @@ class Outcome(enum.Enum):
     EXHAUSTED = "exhausted"
     LOST = "lost"
     ENDED = "ended"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Outcome | None":
+        return cls.BUSY if isinstance(value, str) else None
 
 
 # --- down -------------------------------------------------------------------------------------

@@ -43,8 +43,9 @@ class RecordError(ValueError):
 class ModelRecord:
     """A registered model. `type`, `path` and `key` never change. Times in epoch milliseconds.
 
-    `minimum_copies`, `maximum_copies` (0: no bound) and `pinned` (its copies are not evicted) are ours;
-    the old system keeps them as it keeps all fields that it does not know.
+    `minimum_copies`, `maximum_copies` (0: no bound), `pinned` (its copies are not evicted) and `unused` (nobody has
+    called it: `last_use_ms` is where it stands in the cache's order, and no use) are ours; the old system keeps them as
+    it keeps all fields that it does not know.
     """
 
     type: str
@@ -57,6 +58,7 @@ class ModelRecord:
     minimum_copies: int = 0
     maximum_copies: int = 0
     pinned: bool = False
+    unused: bool = False
     extras: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
@@ -74,6 +76,7 @@ class ModelRecord:
                 "minCopies": self.minimum_copies,
                 "maxCopies": self.maximum_copies,
                 "pin": self.pinned,
+                "unused": self.unused,
             }
         )
 
@@ -92,6 +95,7 @@ class ModelRecord:
             minimum_copies=_measure(known, "minCopies", bounds.COUNT),
             maximum_copies=_measure(known, "maxCopies", bounds.COUNT),
             pinned=_take(known, "pin", bool, default=False),
+            unused=_take(known, "unused", bool, default=False),
             extras=MappingProxyType(known),
         )
 
@@ -110,7 +114,11 @@ class ModelRecord:
         return replace(self, extras=extras)
 
     def used(self, at_ms: int) -> "ModelRecord":
-        """With the last use raised to `at_ms`; it never goes back."""
+        """After a use at `at_ms`; the last one never goes back."""
+        return replace(self.raised(at_ms), unused=self.unused and at_ms <= self.last_use_ms)
+
+    def raised(self, at_ms: int) -> "ModelRecord":
+        """With its place in the cache's order raised to `at_ms`, though nobody used it."""
         return replace(self, last_use_ms=max(self.last_use_ms, at_ms))
 
 
@@ -163,10 +171,14 @@ class VModelRecord:
 
 
 class CopyState(enum.Enum):
-    """What the store says of a copy."""
+    """What the store says of a copy. A word that only later versions know: it is there, and not ready."""
 
     LOADING = "loading"
     LOADED = "loaded"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "CopyState | None":
+        return cls.LOADING if isinstance(value, str) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +217,19 @@ class CopyRecord:
 
 
 class FailureKind(enum.Enum):
-    """Whose fault a failed load was, as far as one can tell; or that a runtime ended under the model's calls."""
+    """Whose fault a failed load was, as far as one can tell; or that a runtime ended under the model's calls.
+
+    A word that only later versions know: that instance could not, which says nothing about others.
+    """
 
     BAD_MODEL = "bad_model"
     BAD_INSTANCE = "bad_instance"
     LOST_WHILE_LOADING = "lost_while_loading"
     LOST_IN_USE = "lost_in_use"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "FailureKind | None":
+        return cls.BAD_INSTANCE if isinstance(value, str) else None
 
 
 @dataclass(frozen=True, slots=True)

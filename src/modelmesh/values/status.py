@@ -4,7 +4,7 @@ import enum
 
 
 class Status(enum.IntEnum):
-    """Source: the gRPC protocol, `statuscodes.md`."""
+    """Source: the gRPC protocol, `statuscodes.md`. A code that it does not have is UNKNOWN."""
 
     OK = 0
     CANCELLED = 1
@@ -23,3 +23,7 @@ class Status(enum.IntEnum):
     UNAVAILABLE = 14
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Status | None":
+        return cls.UNKNOWN if isinstance(value, int) else None
