@@ -11,7 +11,7 @@ from modelmesh.control.requests import Requests
 from modelmesh.control.rounds import Rounds
 from modelmesh.policy.readiness import ReadinessReason
 from modelmesh.testing.clock import VirtualClock, run_virtual
-from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance, register
+from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance, register, set_vmodel
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.dataplane import Cancelled, LinkBack, Missed
 from modelmesh.values.events import Event
@@ -198,6 +198,23 @@ def test_a_loop_that_hangs_is_no_life(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(400)
         assert not a.plane.supervisor.alive()
         assert not a.plane.ready
+        await cluster.stop()
+
+    run_virtual(main())
+
+
+def test_a_name_that_the_data_plane_does_not_take_sends_no_call_round_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=1)
+        a, b = await cluster.add("a"), await cluster.add("b")
+        await register(a, "m", load=True)
+        await set_vmodel(a, "name", "m")
+        monkeypatch.setattr(b.dataplane, "set_vmodels", mistake)
+        answer = await cluster.call("name", via="b", vmodel=True)
+        assert answer.status is Status.UNAVAILABLE
+        monkeypatch.undo()
+        await asyncio.sleep(2)
+        assert (await cluster.call("name", via="b", vmodel=True)).status is Status.OK, "it is told again"
         await cluster.stop()
 
     run_virtual(main())

@@ -133,6 +133,8 @@ class Requests:
             event.view,
             deadline_ms=None if event.timeout_ms is None else self._clock.monotonic_ms() + event.timeout_ms,
         )
+        if (before := self._held.get(event.token)) is not None:
+            held.reroutes = before.reroutes  # it was sent after its vmodel, and came back
         self._remember(held)
         self._advance(held)
 
@@ -271,6 +273,8 @@ class Requests:
         if found is None:
             return Fail(Status.NOT_FOUND, "vmodel not found")
         record = found.record
+        if held.reroutes > REROUTES and not held.model:
+            return self._later(Status.UNAVAILABLE, f"vmodel {held.vmodel} keeps changing; repeat the call")
         if held.reroutes > REROUTES:
             message = f"active model {record.active} of vmodel {held.vmodel} is not registered"
             return Fail(Status.INTERNAL, message)
