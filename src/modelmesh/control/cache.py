@@ -21,6 +21,7 @@ from modelmesh.control.copy_entry import (
     Loaded,
     LoadEnd,
     LoadMoved,
+    LoadRefused,
     LoadVoid,
 )
 from modelmesh.control.copy_steps import CopySteps
@@ -31,12 +32,15 @@ from modelmesh.control.records import Registered
 from modelmesh.machines.model_copy import CopyInput, CopyState
 from modelmesh.ports import Clock
 from modelmesh.values import records
-from modelmesh.values.dataplane import LocalCopy
+from modelmesh.values.dataplane import LocalCopy, Outcome
 from modelmesh.values.explanation import Rehearsal
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.view import Copy
 
 PUBLISH_BOUND_MS = 1_000
+
+GONE_BOUND_MS = 15_000
+"""How long a load waits here until the copy of before has left; then it is tried elsewhere."""
 
 
 class Cache:
@@ -268,7 +272,12 @@ class Cache:
             if entry.state is CopyState.CLAIMING:
                 return await self._wait(entry.claim_waiters)
             return Accepted(entry.written)
-        await entry.gone.wait()
+        try:
+            async with asyncio.timeout(GONE_BOUND_MS / 1000):
+                await entry.gone.wait()
+        except TimeoutError:
+            message = f"the copy of {model} at instance {self._own} has been {entry.state.value} for long"
+            return LoadRefused(Outcome.BUSY, message)
         # Why it went may speak against loading it here again.
         return LoadMoved(entry.written)
 

@@ -1,11 +1,10 @@
-"""A request on its way to an answer, and how one for a copy ended."""
+"""A request on its way to an answer."""
 
 import asyncio
 from dataclasses import dataclass, field
 
 from modelmesh.policy.attempt import GiveUp, Journey
-from modelmesh.ports import PeerState
-from modelmesh.values.ids import InstanceId, ModelId, Revision, Token, VModelId
+from modelmesh.values.ids import ModelId, Revision, Token, VModelId
 
 
 @dataclass(slots=True)
@@ -28,13 +27,3 @@ class Held:
     doubted: bool = False
     gave_up: GiveUp | None = None
     task: asyncio.Task[None] | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Ensured:
-    """How `ensure` ended. REFUSED: the record is gone, or with `store_away` the store is."""
-
-    state: PeerState
-    message: str = ""
-    instance: InstanceId | None = None
-    store_away: bool = False

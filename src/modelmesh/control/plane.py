@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 
+from modelmesh.control.bounded import BoundedRuntime
 from modelmesh.control.cache import Cache
 from modelmesh.control.census import Census
 from modelmesh.control.copy_steps import CopySteps
@@ -91,6 +92,7 @@ class ControlPlane:
         model that is no longer registered.
         """
         own = identity.instance
+        runtime = self._runtime = BoundedRuntime(runtime)
         store = self.pulse = Pulse(store, clock, probe=keys.alive)
         self.identity = identity
         self.limits = limits
@@ -403,6 +405,7 @@ class ControlPlane:
         self._rules.allow(allowed)
 
     def _runtime_reported(self, parameters: RuntimeParameters) -> None:
+        self._runtime.load_timeout_ms = parameters.load_timeout_ms
         self._copies.runtime_reported(parameters)
         self._rules.runtime_reported(parameters)
 

@@ -1,13 +1,12 @@
 """A held request's way to an answer: look the model up, decide, act, and again if that failed.
 
-Two kinds of request travel it: calls held by the data plane (`Requests.missed`, `attempt_failed`) and
-`ensureLoaded` (`Requests.ensure`). The decision is `modelmesh.policy.attempt`.
+Two kinds of request travel it: calls held by the data plane (`Requests.missed`, `attempt_failed`), and `ensureLoaded`
+and loads of our own (`modelmesh.control.ensure`). The decision is `modelmesh.policy.attempt`.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 
 from modelmesh.control.answers import RETRY_HINT_MS, as_refusal, refusal, retry_later
 from modelmesh.control.cache import Cache
@@ -22,7 +21,8 @@ from modelmesh.control.copy_entry import (
     LoadVoid,
 )
 from modelmesh.control.decide import Decider
-from modelmesh.control.held import Ensured, Held
+from modelmesh.control.ensure import STALE_TURNS, Ensurer
+from modelmesh.control.held import Held
 from modelmesh.control.journal import Journal
 from modelmesh.control.names import Names
 from modelmesh.control.pulse import Pulse
@@ -42,7 +42,7 @@ from modelmesh.policy.attempt import (
     SendTo,
     ServeHere,
 )
-from modelmesh.ports import Clock, DataPlane, Peers, PeerState, PeerUnreachableError, StoreError, StoreUnavailableError
+from modelmesh.ports import Clock, DataPlane, Peers, StoreError
 from modelmesh.values.dataplane import (
     AttemptFailed,
     Fail,
@@ -62,9 +62,6 @@ from modelmesh.values.status import Status
 REMEMBERED = 16_384
 """Journeys kept for calls that were sent on; a success is not reported, so the oldest make room."""
 
-STALE_TURNS = 32
-"""How often a request may find its view stale before it is told to come back."""
-
 REROUTES = 2
 """How often a call is sent after its vmodel, whose models may go as it moves."""
 
@@ -74,6 +71,10 @@ class Requests:
 
     Args:
         wait_for_view: Resolves when the view has reached a revision, or after a bound.
+
+    Attributes:
+        ensure: Makes sure that a copy is loaded or loading somewhere.
+        add_copy: Starts the load of one more copy.
     """
 
     def __init__(
@@ -111,6 +112,17 @@ class Requests:
         self._pulse = pulse
         self._wait_for_view = wait_for_view
         self._held: OrderedDict[Token, Held] = OrderedDict()
+        ensurer = Ensurer(
+            own=own,
+            state=state,
+            decider=decider,
+            cache=cache,
+            routing=routing,
+            peers=peers,
+            wait_for_view=wait_for_view,
+        )
+        self.ensure = ensurer.ensure
+        self.add_copy = ensurer.add_copy
 
     def __len__(self) -> int:
         return len(self._held)
@@ -368,125 +380,3 @@ class Requests:
                 failure = LastFailure(self._own, outcome, Status.UNAVAILABLE, message)
         held.journey = held.journey.failed(failure, None)
         return None
-
-    # --- ensureLoaded ---------------------------------------------------------------------------
-
-    async def ensure(
-        self,
-        model: ModelId,
-        registered: Registered,
-        *,
-        last_use_ms: int,
-        sync: bool,
-        balanced: bool = False,
-        extra: bool = False,
-        retry: bool = False,
-        exclude: frozenset[InstanceId] = frozenset(),
-    ) -> "Ensured":
-        """Make sure that a copy is loaded or loading somewhere.
-
-        Args:
-            model: Its id.
-            registered: Its record.
-            last_use_ms: Epoch milliseconds; for the cache's order.
-            sync: Wait until the load has ended.
-            balanced: Prefer this instance.
-            extra: Add one copy to those that stand. If they change meanwhile nothing is added: whoever
-                wished for it decides anew on what there is then.
-            retry: Try again where loads have failed, each instance once: a person asks for it.
-            exclude: Instances that are not used.
-        """
-        journey = Journey(balanced=balanced, extra=extra, retry=retry, load_tried=exclude)
-        for _ in range(STALE_TURNS):
-            step = self._decider.next_step(journey, model, registered)
-            match step:
-                case GiveUp(_, message):
-                    return Ensured(PeerState.FAILED, message)
-                case ServeHere() | LoadHere():
-                    turn = await self._ensure_here(journey, model, registered, last_use_ms=last_use_ms, sync=sync)
-                case SendTo(instance, Hop.HIT):
-                    return Ensured(PeerState.LOADED, instance=instance)
-                case SendTo(instance):
-                    turn = await self._ensure_there(journey, model, instance, last_use_ms=last_use_ms, sync=sync)
-                case _:
-                    raise AssertionError(step)  # ReturnLast and Refuse belong to calls
-            if isinstance(turn, Ensured):
-                return turn
-            if extra and turn is journey:
-                return Ensured(PeerState.LOADING)
-            journey = turn
-        return Ensured(PeerState.FAILED, f"the copies of model {model} keep changing; repeat the call")
-
-    async def add_copy(
-        self,
-        model: ModelId,
-        registered: Registered,
-        *,
-        last_use_ms: int,
-        exclude: frozenset[InstanceId] = frozenset(),
-    ) -> bool:
-        """Start the load of one more copy, not at those excluded; False: nobody can. Raises StoreUnavailableError."""
-        ensured = await self.ensure(model, registered, last_use_ms=last_use_ms, sync=False, extra=True, exclude=exclude)
-        if ensured.store_away:
-            raise StoreUnavailableError(ensured.message)
-        return ensured.state in {PeerState.LOADED, PeerState.LOADING}
-
-    async def _ensure_here(
-        self, journey: Journey, model: ModelId, registered: Registered, *, last_use_ms: int, sync: bool
-    ) -> "Ensured | Journey":
-        end = await self._cache.ensure(
-            model, registered, view=self._state.revision, waited_for=False, last_use_ms=last_use_ms, sync=sync
-        )
-        match end:
-            case Loaded():
-                return Ensured(PeerState.LOADED, instance=self._own)
-            case Accepted():
-                return Ensured(PeerState.LOADING, instance=self._own)
-            case LoadMoved(view):
-                await self._wait_for_view(view)
-                return journey
-            case LoadVoid():
-                return Ensured(PeerState.REFUSED, "model not found")
-            case LoadStoreAway(message):
-                return Ensured(PeerState.REFUSED, message, store_away=True)
-            case LoadFailed(status, message):
-                return journey.failed(LastFailure(self._own, Outcome.LOAD_FAILED, status, message), None)
-            case LoadRefused(outcome, message):
-                return journey.failed(LastFailure(self._own, outcome, Status.UNAVAILABLE, message), None)
-
-    async def _ensure_there(
-        self, journey: Journey, model: ModelId, instance: InstanceId, *, last_use_ms: int, sync: bool
-    ) -> "Ensured | Journey":
-        address = self._routing.address(instance)
-        if address is None:
-            return replace(journey, load_tried=journey.load_tried | {instance})
-        timeout_ms = 5 * self._cache.parameters.load_timeout_ms if sync else 5_000
-        try:
-            answer = await self._peers.ensure_loaded(
-                address,
-                model,
-                last_use_ms=last_use_ms,
-                sync=sync,
-                retry=journey.retry,
-                view=self._state.revision,
-                timeout_ms=timeout_ms,
-            )
-        except PeerUnreachableError as error:
-            failure = LastFailure(instance, Outcome.LOST, Status.UNAVAILABLE, str(error), begun=error.begun)
-            return journey.failed(failure, None)
-        match answer.state:
-            case PeerState.LOADED | PeerState.LOADING:
-                if answer.view is not None:
-                    # What the caller asks us next about the model must show its new copy.
-                    await self._wait_for_view(answer.view)
-                return Ensured(answer.state, instance=instance)
-            case PeerState.FAILED:
-                return journey.failed(LastFailure(instance, Outcome.LOAD_FAILED, Status.INTERNAL, answer.message), None)
-            case PeerState.REFUSED:
-                outcome = Outcome(answer.refusal)
-                if outcome is Outcome.MOVED and answer.view is not None:
-                    await self._wait_for_view(answer.view)
-                    return journey
-                if outcome is Outcome.NOT_HERE:
-                    outcome = Outcome.BUSY
-                return journey.failed(LastFailure(instance, outcome, Status.UNAVAILABLE, answer.message), None)

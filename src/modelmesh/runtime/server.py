@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,9 @@ _log = logging.getLogger("modelmesh.runtime")
 
 DEFAULT_LISTEN = "127.0.0.1:8085"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+GRACE_S = 10.0
+"""How long a stop waits for calls to end, and as long again for loads and unloads."""
+
 MAX_CALLS = 1024
 """Inference calls at once, running or waiting for a thread."""
 
@@ -61,7 +65,7 @@ class RuntimeServer:
         """Wait until the server has stopped."""
         await self._server.wait_for_termination()
 
-    async def stop(self, grace_s: float = 10.0) -> bool:
+    async def stop(self, grace_s: float = GRACE_S) -> bool:
         """Refuse new calls, let running ones end, unload every model, free the threads.
 
         Calls have `grace_s` to end, unloads as long again. False if a method of the author's still runs after that:
@@ -147,30 +151,43 @@ def run(
 ) -> None:
     """Serve a runtime as a program: returns after SIGTERM or SIGINT, when running calls have ended.
 
-    Ends the process with status 1 if a load or unload still hangs then, 20 s later.
+    Ends the process with status 1 if something of the author's still hangs 20 s later (2 * `GRACE_S`).
 
     Arguments and exceptions are those of `serve`. Logs go to standard error unless logging is set up already.
     """
 
-    async def main() -> bool:
+    async def main() -> None:
         server = await serve(
             runtime, listen=listen, inference_threads=inference_threads, max_message_bytes=max_message_bytes
         )
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        def told(*_: object) -> None:
+            # Not left to the loop, which a method of the author's may hold.
+            last_resort = threading.Timer(2 * GRACE_S, _end_hard)
+            last_resort.daemon = True
+            last_resort.start()
+            loop.call_soon_threadsafe(stop.set)
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            signal.signal(number, told)
         warming = asyncio.create_task(_warm_up(runtime))
         await stop.wait()
         _log.info("stopping")
-        await warming
-        return await server.stop()
+        _, cold = await asyncio.wait([warming], timeout=GRACE_S)
+        if not await server.stop(GRACE_S) or cold:
+            _end_hard()  # here: the end of the loop would wait for the thread that hangs
 
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if not asyncio.run(main()):
-        logging.shutdown()
-        os._exit(1)  # a thread that hangs in a load would hold the process for ever
+    asyncio.run(main())
+
+
+def _end_hard() -> None:
+    """End the process where it stands: a thread that hangs in a method of the author's would hold it for ever."""
+    logging.shutdown()
+    os._exit(1)
 
 
 async def _warm_up(runtime: ModelRuntime[Any]) -> None:

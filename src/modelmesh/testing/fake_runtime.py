@@ -32,6 +32,7 @@ class FakeRuntime:
         load_counts: Loads that began, by model.
         loaded: Sizes of what is loaded, in the order of loading.
         peak_bytes: Most bytes that were ever loaded at once, loads and unloads that run included.
+        hung: Port methods that take calls and never answer them, whatever comes later, but for its death.
         garbage: Port methods whose answers are malformed: they raise what `GrpcRuntime` raises then.
         failures: Errors for the next calls, by method, each used once.
         load_failures: Errors for every load of a model.
@@ -93,6 +94,7 @@ class FakeRuntime:
         self.problems: list[str] = []
         self.peak_bytes = 0
         self.garbage: set[str] = set()
+        self.hung: set[str] = set()
         self.failures: dict[str, list[RuntimeCallError]] = {}
         self.load_failures: dict[ModelId, RuntimeCallError] = {}
         self._random = random or Random(0)  # noqa: S311 - draws test data
@@ -288,6 +290,8 @@ class FakeRuntime:
         if self._down or self._closed:
             raise RuntimeCallError(Status.UNAVAILABLE, "the runtime is down", unprocessed=True)
         await self.clock.sleep(0)
+        if method in self.hung:
+            await self._race(asyncio.Event().wait())
         queued = self.failures.get(method)
         if queued:
             raise queued.pop(0)

@@ -56,6 +56,7 @@ class Faults:
             "vmodel_split": self._split_vmodel,
             "load_slow": self._slow_loads,
             "load_failed": self._fail_load,
+            "runtime_calls_hung": self._hang_calls,
             "constraints_changed": self._change_constraints,
             "clock_stepped": self._step_clock,
             "lease_lost": self._lose_leases,
@@ -235,6 +236,14 @@ class Faults:
     async def _fail_load(self) -> None:
         _, instance = self._some()
         instance.runtime.fail_next("load", self._rng.choice((Status.INTERNAL, Status.UNAVAILABLE, Status.UNKNOWN)))
+
+    async def _hang_calls(self) -> None:
+        """A runtime takes calls of one kind and never answers them, though it answers others, and later ones."""
+        _, instance = self._some()
+        method = self._rng.choice(("load", "unload", "measure_size", "predict_size"))
+        instance.runtime.hung.add(method)
+        await self._for_a_while(1, 15)
+        instance.runtime.hung.discard(method)
 
     # --- models -----------------------------------------------------------------------------------
 

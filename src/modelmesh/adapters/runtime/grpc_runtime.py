@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 SERVICE = "mmesh.ModelRuntime"
 
+STATUS_TIMEOUT_S = 10.0
 PREDICT_TIMEOUT_S = 0.5
 MEASURE_TIMEOUT_S = 30.0
 
@@ -53,19 +54,19 @@ class GrpcRuntime:
         self._predicts = True
 
     async def status(self) -> RuntimeStatus:
-        """Ask `runtimeStatus`, of the legacy service if the runtime has no other. No deadline of its own.
+        """Ask `runtimeStatus`, of the legacy service if the runtime has no other.
 
         A state this version does not know counts as FAILING.
         """
         self._predicts = True  # a new runtime may stand there
         request = pb.RuntimeStatusRequest()
         try:
-            answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse)
+            answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse, timeout_s=STATUS_TIMEOUT_S)
         except RuntimeCallError as error:
             if error.status is not Status.UNIMPLEMENTED:
                 raise
             self._service = legacy.RUNTIME_SERVICE if self._service == SERVICE else SERVICE
-            answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse)
+            answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse, timeout_s=STATUS_TIMEOUT_S)
             _log.info("the runtime at %s speaks %s", self.target, self._service)
         return RuntimeStatus.said(
             _STATES.get(answer.status, RuntimeState.FAILING),
