@@ -10,6 +10,7 @@ from modelmesh._proto import admin_pb2
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.answers import retry_later
 from modelmesh.management.calls import Call
+from modelmesh.policy.attempt import RETRY_AFTER_MS
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
 from modelmesh.testing.model_paths import size_path
@@ -126,7 +127,7 @@ def test_the_retry_delay_is_what_grpc_clients_understand() -> None:
     assert info.retry_delay.ToMilliseconds() == 2_345
 
 
-def test_ensure_loaded_tries_again_what_has_failed_and_calls_do_not() -> None:
+def test_who_asks_for_it_tries_again_what_has_failed_and_calls_do_not() -> None:
     async def story(cluster: SimulatedCluster) -> None:
         a = cluster.instances[InstanceId("a")]
         await register(a, "m")
@@ -137,7 +138,9 @@ def test_ensure_loaded_tries_again_what_has_failed_and_calls_do_not() -> None:
         assert failed == 2
         assert (await cluster.call("m", via="b")).status is Status.INTERNAL
         assert loads(cluster, "m") == failed
-        status = await a.models.ensure_loaded(NO_CALL, pb.EnsureLoadedRequest(modelId="m", sync=True))
+        await asyncio.sleep(RETRY_AFTER_MS / 1000)
+        again = Call(NO_CALL.token, NO_CALL.method, {"mm-retry": b"true"}, send=NO_CALL.send)
+        status = await a.models.ensure_loaded(again, pb.EnsureLoadedRequest(modelId="m", sync=True))
         assert status.status == Info.LOADED
         assert loads(cluster, "m") == failed + 1
         assert (await cluster.call("m", via="b")).status is Status.OK

@@ -4,7 +4,7 @@ import contextlib
 import ipaddress
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,7 +65,14 @@ class Client:
         return True
 
     def call(
-        self, method: str, request: Message, answer: type[Answer], *, timeout_s: float | None = None, doing: str = ""
+        self,
+        method: str,
+        request: Message,
+        answer: type[Answer],
+        *,
+        timeout_s: float | None = None,
+        doing: str = "",
+        headers: Sequence[tuple[str, str]] = (),
     ) -> Answer:
         """Call a unary method of ours (`pkg.Service/Method`).
 
@@ -78,7 +85,7 @@ class Client:
         )
         self.doing = doing
         with _shown(doing):
-            result: Answer = call(request, timeout=timeout_s or self._timeout_s)
+            result: Answer = call(request, timeout=timeout_s or self._timeout_s, metadata=tuple(headers))
         return result
 
     def pages(self, page: Callable[[int, str], tuple[Iterable[Item], str]], *, limit: int) -> tuple[list[Item], bool]:

@@ -71,7 +71,13 @@ def status(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = Non
 
 
 @models.command()
-def load(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = None, as_json: AsJson = False) -> None:
+def load(
+    model: ModelIdArgument,
+    retry: Annotated[bool, typer.Option("--retry", help="Also where loads have failed and are remembered.")] = False,
+    address: Address = LOCAL,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
     """Load a model if no copy is loaded, and wait for it."""
     from modelmesh._proto import model_mesh_pb2 as pb
 
@@ -83,6 +89,7 @@ def load(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = None,
             pb.ModelStatusInfo,
             timeout_s=LOAD_TIMEOUT_S,
             doing=f"loading {model}",
+            headers=[("mm-retry", "true")] if retry else [],
         )
     _show(model, info, as_json=as_json)
 

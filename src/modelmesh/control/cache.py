@@ -30,7 +30,7 @@ from modelmesh.control.limits import Identity
 from modelmesh.control.link import RuntimeParameters
 from modelmesh.control.records import Registered
 from modelmesh.machines.model_copy import CopyInput, CopyState
-from modelmesh.ports import Clock
+from modelmesh.ports import Clock, ModelSource
 from modelmesh.values import records
 from modelmesh.values.dataplane import LocalCopy, Outcome
 from modelmesh.values.explanation import Rehearsal
@@ -185,6 +185,15 @@ class Cache:
         """Models whose copy here is open, in order of their load."""
         return tuple(model for model, entry in self._entries.items() if entry.state in OPEN)
 
+    def serves(self) -> bool:
+        """Whether any copy here is open."""
+        return any(entry.state in OPEN for entry in self._entries.values())
+
+    def source(self, model: ModelId) -> ModelSource | None:
+        """What the runtime is told of a model with a copy here, in whatever state."""
+        entry = self._entries.get(model)
+        return entry.source if entry is not None else None
+
     def pinned(self, model: ModelId) -> bool:
         """Whether an operator wants the copy here kept."""
         entry = self._entries.get(model)
@@ -260,9 +269,11 @@ class Cache:
             entry.stays = entry.stays or stays
             self._steps.slots.promote(entry.load_id, now_ms=self._clock.now_ms())
         if entry.state in OPEN:
-            self.usage.touch(model, last_use_ms)
-            if waited_for:
+            if waited_for:  # the data plane counts the call
+                self.usage.touch(model, last_use_ms)
                 self.usage.expect(model, self._clock.now_ms())
+            else:
+                self.usage.asked_for(model, last_use_ms, max(1, entry.size_bytes))
             return Loaded(entry.load_id)
         if entry.state in JOINABLE:
             entry.last_use_ms = max(entry.last_use_ms, last_use_ms)

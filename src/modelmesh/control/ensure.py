@@ -77,6 +77,7 @@ class Ensurer:
         balanced: bool = False,
         extra: bool = False,
         retry: bool = False,
+        used: bool = False,
         exclude: frozenset[InstanceId] = frozenset(),
     ) -> "Ensured":
         """Make sure that a copy is loaded or loading somewhere.
@@ -90,6 +91,7 @@ class Ensurer:
             extra: Add one copy to those that stand. If they change meanwhile nothing is added: whoever
                 wished for it decides anew on what there is then.
             retry: Try again where loads have failed, each instance once: a person asks for it.
+            used: It counts as a use of the copy, wherever that is.
             exclude: Instances that are not used.
         """
         journey = Journey(balanced=balanced, extra=extra, retry=retry, load_tried=exclude)
@@ -100,7 +102,7 @@ class Ensurer:
                     return Ensured(PeerState.FAILED, message)
                 case ServeHere() | LoadHere():
                     turn = await self._ensure_here(journey, model, registered, last_use_ms=last_use_ms, sync=sync)
-                case SendTo(instance, Hop.HIT):
+                case SendTo(instance, Hop.HIT) if not used:
                     return Ensured(PeerState.LOADED, instance=instance)
                 case SendTo(instance):
                     turn = await self._ensure_there(journey, model, instance, last_use_ms=last_use_ms, sync=sync)

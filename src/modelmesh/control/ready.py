@@ -58,7 +58,7 @@ class Ready:
                 broken=not self._alive(),
                 runtime_ready=self._link.ready,
                 draining=self._cache.draining,
-                loads_fail=self._bootstrap.failing,
+                loads_fail=self._bootstrap.failing and not self._cache.serves(),
                 was_ready=self._was_ready,
                 drains_ms=[now_ms - since_ms for since_ms in self._drains.values()],
             )
@@ -81,7 +81,7 @@ class Ready:
         if failed:
             self._failed(model)
         else:
-            self._bootstrap.loaded()
+            self._bootstrap.loaded(model, now_ms=self._clock.monotonic_ms())
         if self._bootstrap.failing and not was_failing:
             detail = "models that work elsewhere, or most of all, fail to load here: not ready until loads succeed"
             self._journal.note("loads_fail", model, detail=detail)
@@ -92,7 +92,10 @@ class Ready:
         now_ms = self._clock.now_ms()
         view = self._state.model(model)
         settled_ms = now_ms - self._cache.parameters.load_timeout_ms
+        source = self._cache.source(model)
         self._bootstrap.failed(
+            model,
+            origin=f"{source.type} {source.path.rpartition('/')[0]}" if source is not None else "",
             now_ms=self._clock.monotonic_ms(),
             works_elsewhere=any(
                 copy.ready and copy.instance != self._state.own and copy.since_ms <= settled_ms for copy in view.copies

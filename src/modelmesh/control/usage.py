@@ -171,6 +171,13 @@ class UsageBook:
         if rank is not None and last_use_ms > rank[0]:
             self._order.put(model, (last_use_ms, rank[1]))
 
+    def asked_for(self, model: ModelId, last_use_ms: int, size_bytes: int) -> None:
+        """Somebody wants the copy loaded: one use of it, if that is news."""
+        if last_use_ms > self.last_use_ms(model) and model in self._order:
+            self.touch(model, last_use_ms)
+            if self.retention is not None:
+                self.retention.used(model, size_bytes, 1, self._learned.weight(model), most=1)
+
     def apply(self, batch: list[Usage], now_ms: int, size_bytes: Callable[[ModelId], int]) -> None:
         """Take in what the data plane counted since the last look."""
         order = self._order

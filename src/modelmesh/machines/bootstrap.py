@@ -3,13 +3,18 @@
 Source: the INTENT of `spec/cluster-state.md` 8.2. There the verdict was for ever; here loads that succeed lift it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from modelmesh.values.ids import ModelId
 
 FATAL_MOST = 2
 """Models that work elsewhere and fail here; one more is the verdict."""
 
 ENOUGH = 20
-"""Loads of which more than half must fail, when they are new models' everywhere."""
+"""Models of which more than half must fail, when they are new models everywhere."""
+
+ORIGINS = 2
+"""From so many places such models must come: one folder with bad files says nothing about an instance."""
 
 REDEEMED = 10
 """Loads in a row that must succeed to lift the verdict."""
@@ -17,27 +22,35 @@ REDEEMED = 10
 
 @dataclass(slots=True)
 class Bootstrap:
-    """Counts the loads of the first minutes. Times are monotonic milliseconds."""
+    """Counts the models of the first minutes, each once however often it is loaded. Times are monotonic milliseconds."""
 
     until_ms: int
     failing: bool = False
-    _fatal: int = 0
-    _general: int = 0
-    _loaded: int = 0
+    _fatal: set[ModelId] = field(default_factory=set)
+    _general: dict[ModelId, str] = field(default_factory=dict)
+    _loaded: set[ModelId] = field(default_factory=set)
     _in_a_row: int = 0
 
-    def loaded(self) -> None:
+    def loaded(self, model: ModelId, *, now_ms: int) -> None:
         """A load succeeded."""
-        self._loaded += 1
+        self._fatal.discard(model)
+        self._general.pop(model, None)
+        if now_ms < self.until_ms:
+            self._loaded.add(model)
         self._in_a_row += 1
         if self.failing and self._in_a_row >= REDEEMED:
             self.failing = False
-            self._fatal = self._general = 0
+            self._fatal.clear()
+            self._general.clear()
 
-    def failed(self, *, now_ms: int, works_elsewhere: bool, failed_before: bool, running: int) -> None:
+    def failed(
+        self, model: ModelId, *, origin: str, now_ms: int, works_elsewhere: bool, failed_before: bool, running: int
+    ) -> None:
         """A load failed.
 
         Args:
+            model: Whose.
+            origin: Where the model comes from: its type and the folder of its path.
             now_ms: Now; failures after the first minutes say nothing about the start.
             works_elsewhere: Another instance has held the model for a while.
             failed_before: It failed long ago already, here or elsewhere: not this deployment's fault.
@@ -47,10 +60,11 @@ class Bootstrap:
         if now_ms >= self.until_ms:
             return
         if works_elsewhere:
-            self._fatal += 1
+            self._fatal.add(model)
         elif not failed_before:
-            self._general += 1
-        failures = self._fatal + self._general
-        total = failures + self._loaded + running
-        if self._fatal > FATAL_MOST or (total > ENOUGH and 2 * failures > total):
+            self._general[model] = origin
+        failed = self._fatal | self._general.keys()
+        total = len(failed | self._loaded) + running
+        spread = bool(self._fatal) or len(set(self._general.values())) >= ORIGINS
+        if len(self._fatal) > FATAL_MOST or (spread and total > ENOUGH and 2 * len(failed) > total):
             self.failing = True

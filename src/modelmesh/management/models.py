@@ -96,7 +96,10 @@ class Models:
         return await self.info(_checked_id(request.modelId))
 
     async def ensure_loaded(self, call: Call, request: pb.EnsureLoadedRequest) -> pb.ModelStatusInfo:
-        """Make sure of a copy, also where loads failed before. A failed load is an answer, not an error."""
+        """Make sure of a copy, and count that as a use. A failed load is an answer, not an error.
+
+        Remembered failures are answered without a load, unless the caller asks to try again (`mm-retry: true`).
+        """
         model = _checked_id(request.modelId)
         registered = await self.read(model)
         if registered is None:
@@ -104,7 +107,12 @@ class Models:
         now_ms = self._plane.clock.now_ms()
         last_use_ms = min(request.lastUsedTime, now_ms) or now_ms
         return await self._load(
-            model, registered, last_use_ms=last_use_ms, sync=request.sync, balanced=_balanced(call), retry=True
+            model,
+            registered,
+            last_use_ms=last_use_ms,
+            sync=request.sync,
+            balanced=_balanced(call),
+            retry=call.headers.get("mm-retry") == b"true",
         )
 
     # --- parts ----------------------------------------------------------------------------------
@@ -121,7 +129,7 @@ class Models:
     ) -> pb.ModelStatusInfo:
         stamp = max(last_use_ms, registered.record.last_use_ms)
         ensured = await self._plane.requests.ensure(
-            model, registered, last_use_ms=stamp, sync=sync, balanced=balanced, retry=retry
+            model, registered, last_use_ms=stamp, sync=sync, balanced=balanced, retry=retry, used=True
         )
         if ensured.store_away:
             raise repeatable(Status.UNAVAILABLE, ensured.message)

@@ -57,7 +57,7 @@ class Journey:
         hop: None at the ingress; LOAD at an instance that was asked to load.
         balanced: The caller spreads its calls itself, so the own instance is preferred.
         extra: One more copy is wanted, however many stand.
-        retry: Remembered failures count for nothing: a person asked to try again.
+        retry: Remembered failures count for nothing but those of a moment ago, and losses: a person asked to try again.
         spent: Copies that this request has tried, as (instance, load).
         load_tried: Instances that this request has asked to load.
         attempts: Failed attempts so far; a stale view does not count.
@@ -177,6 +177,9 @@ class Refuse:
 
 NextStep = ServeHere | LoadHere | SendTo | ReturnLast | GiveUp | Refuse
 
+RETRY_AFTER_MS = 5_000
+"""A load that failed so short a time ago is not tried again, whoever asks."""
+
 _DEFAULT_LIMITS = AttemptLimits()
 _UNCONSTRAINED = TypeConstraints()
 
@@ -255,8 +258,8 @@ def _asked_to_load(
         return Refuse(Outcome.DRAINING, Status.UNAVAILABLE, f"instance {cluster.own} is draining")
     if (rests := _rests(model, now_ms)) is not None:
         return Refuse(Outcome.LOAD_FAILED, Status.INTERNAL, rests.message)
-    for failure in () if journey.retry else model.failures:
-        if failure.instance == cluster.own and failure.record.kind not in LOSSES and failure.record.believed(now_ms):
+    for failure in _believed(journey, model, now_ms):
+        if failure.instance == cluster.own and failure.record.kind not in LOSSES:
             return Refuse(Outcome.LOAD_FAILED, Status.INTERNAL, failure.record.message)
     if own is not None and (missing := constraints.missing(model_type, own.record.labels)):
         message = f"Instance does not have all required labels for type {model_type}: [{', '.join(missing)}]"
@@ -287,6 +290,18 @@ def _ended(journey: Journey, model: ModelView, now_ms: int, limits: AttemptLimit
             Status.INTERNAL, failure.message, AttemptReason.TOO_MANY_ATTEMPTS, journey.load_failure is not None
         )
     return GiveUp(Status.INTERNAL, f"{limits.attempts} retry iterations exhausted", AttemptReason.TOO_MANY_ATTEMPTS)
+
+
+def _believed(journey: Journey, model: ModelView, now_ms: int) -> list[Failure]:
+    """The failures that count. Trying again ignores those that are not of a moment ago: else each try would be a load."""
+    believed = [failure for failure in model.failures if failure.record.believed(now_ms)]
+    if not journey.retry:
+        return believed
+    return [
+        failure
+        for failure in believed
+        if failure.record.kind in LOSSES or now_ms - failure.record.since_ms < RETRY_AFTER_MS
+    ]
 
 
 def _rests(model: ModelView, now_ms: int) -> GiveUp | None:
@@ -354,13 +369,11 @@ def _place(
     constraints: TypeConstraints,
 ) -> NextStep:
     """Load a new copy somewhere, unless that has failed too often."""
-    believed = [failure for failure in model.failures if failure.record.believed(now_ms)]
+    believed = _believed(journey, model, now_ms)
     if (
         enough := _tried_enough(journey, model, cluster, believed, now_ms=now_ms, window=window, limits=limits)
     ) is not None:
         return enough
-    if journey.retry:
-        believed = [failure for failure in believed if failure.record.kind in LOSSES]
     failed = [failure for failure in believed if failure.record.kind not in LOSSES]
     exclude = journey.load_tried | {copy.instance for copy in model.copies} | {failure.instance for failure in failed}
     choose = partial(
@@ -409,12 +422,14 @@ def _tried_enough(
         return unproven
     recent = [
         failure
-        for failure in (() if journey.retry else believed)
+        for failure in believed
         if failure.record.kind is FailureKind.BAD_MODEL and failure.record.since_ms > now_ms - window
     ]
     if len(recent) >= limits.failures:
         newest = max(recent, key=lambda failure: failure.record.since_ms)
         return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY, load_failed=True)
+    if journey.retry and journey.load_failure is not None and journey.attempts >= limits.failures:
+        return GiveUp(Status.INTERNAL, journey.load_failure.message, AttemptReason.FAILED_RECENTLY, load_failed=True)
     present = [copy for copy in model.copies if cluster.instance(copy.instance) is not None]
     if len(present) >= limits.unusable_copies and not journey.extra:
         message = journey.last.message if journey.last else "Failed to invoke model loaded in >=5 locations"

@@ -32,7 +32,7 @@ class Condition:
         started: Everything came up, static registrations included.
         runtime_ready: The runtime takes loads and calls.
         draining: This instance is leaving.
-        loads_fail: Models that work elsewhere, or too many, fail to load here since the start.
+        loads_fail: Models that work elsewhere, or too many, fail to load here since the start, and none is loaded.
         was_ready: It has been ready before.
         broken: A loop without which it is no instance has ended.
         drains_ms: For each other instance that is draining, since when that has been seen here.
