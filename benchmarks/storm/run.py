@@ -20,7 +20,6 @@ from random import Random
 from typing import Any
 
 from benchmarks.faults.fleet import ECHO, Fleet, generator
-from benchmarks.storm.attacks import ATTACKS, play, silent
 from benchmarks.storm.proxy import EvilProxy, Opened
 
 from modelmesh._proto import model_mesh_pb2 as pb
@@ -31,9 +30,6 @@ from modelmesh.testing.etcd import FaultyEtcd
 MEMORY_MB = 512
 DESCRIPTORS = 1024
 VICTIM = ("--models", "8", "--connections", "4", "--rate", "200")
-AT_A_TIME = 3
-"""Attacks under way; more would only show that two processors are shared."""
-PAUSE_S = 0.1
 CONSTRAINED = json.dumps({"echo": {"required": ["good"]}, "evil": {"required": ["evil"]}})
 
 
@@ -89,27 +85,21 @@ class Stage:
 
     group: Group
     proxies: list[EvilProxy]
-    ports: list[int]
-    counts: Counter[str] = field(default_factory=Counter)
-
-    async def attack(self, rng: Random, until: float) -> None:
-        """One attack after the other."""
-        while time.monotonic() < until:
-            port = rng.choice(self.ports)
-            name = rng.choice([*ATTACKS, "silent"])
-            with contextlib.suppress(OSError, TimeoutError):
-                if name == "silent":
-                    await silent(port, 100, rng)
-                else:
-                    await play(ATTACKS[name], port, rng)
-            self.counts[name] += 1
-            await asyncio.sleep(PAUSE_S)
 
     async def mend(self, until: float) -> None:
         """Start again what has ended; that anything does is a fault, and told."""
         while time.monotonic() < until:
             await self.group.cluster.mend()
             await asyncio.sleep(1.0)
+
+    async def attacks(self, seconds: float, seed: int) -> dict[str, int]:
+        """Hostile clients of all instances; how often each attack was played."""
+        ports = [word for instance in self.group.cluster.instances for word in ("--port", str(instance.port))]
+        command = (sys.executable, "-m", "benchmarks.storm.hostile", "--seconds", str(seconds), "--seed", str(seed))
+        process = await asyncio.create_subprocess_exec(*command, *ports, stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+        counts: dict[str, int] = json.loads(output)
+        return counts
 
 
 async def storm(seconds: float, seed: int) -> dict[str, Any]:
@@ -157,7 +147,7 @@ async def storm(seconds: float, seed: int) -> dict[str, Any]:
                 await cluster.start_mesh(instance)
                 await cluster.wait_ready(instance)
             group = Group(cluster)
-            stage = Stage(group, proxies, [instance.port for instance in cluster.instances])
+            stage = Stage(group, proxies)
             store = await open_store(f"etcd:{etcd.endpoint}")
             stack.push_async_callback(store.close)
             fleet = Fleet(cluster, store)
@@ -180,10 +170,10 @@ async def _play(stage: Stage, seconds: float, rng: Random, ends: list[str]) -> d
         proxy.is_evil = True
     until = time.monotonic() + seconds
     watching = asyncio.create_task(group.watch())
-    under, *_ = await asyncio.gather(
+    under, counts, _ = await asyncio.gather(
         generator(*targets, *VICTIM, "--seconds", str(seconds - 1)),
+        stage.attacks(seconds, rng.randrange(1 << 30)),
         stage.mend(until),
-        *(stage.attack(Random(rng.random()), until) for _ in range(AT_A_TIME)),
     )
     for proxy in stage.proxies:
         proxy.is_evil = False
@@ -209,8 +199,11 @@ async def _play(stage: Stage, seconds: float, rng: Random, ends: list[str]) -> d
         "calls": under["completed"],
         "statuses": statuses,
         "ended": ends,
-        "of_peak": {name: round(mb) for name, mb in group.of_peak.items()},
-        "attacks": {**stage.counts, **{f"neighbour_{name}": count for name, count in evil.items()}},
+        "mb_each": {
+            "peak": {name: round(mb) for name, mb in group.of_peak.items()},
+            "after": {name: round(proportional_mb(pid)) for name, pid in group.pids().items()},
+        },
+        "attacks": {**counts, **{f"neighbour_{name}": count for name, count in evil.items()}},
     }
 
 

@@ -17,6 +17,7 @@ from modelmesh.adapters.store import StoreSettingError
 from modelmesh.adapters.telemetry.logs import LogLevel, configure_logs
 from modelmesh.control.link import RuntimeRejectedError
 from modelmesh.control.live_config import StartDisabledError
+from modelmesh.instance.allocator import give_large_blocks_back
 from modelmesh.instance.anchor import Anchor, AnchorError
 from modelmesh.instance.settings import Settings, SettingsError
 from modelmesh.instance.wire import Wired, wire
@@ -60,6 +61,7 @@ def run(settings: Settings, remarks: Sequence[str] = ()) -> int:
         settings: What the operator set.
         remarks: What the log should say about how it was set.
     """
+    give_large_blocks_back()
     level = configure_logs(form=settings.log_format, level=settings.log_level)
     for remark in remarks:
         structlog.get_logger("modelmesh").warning("setting", detail=remark)
