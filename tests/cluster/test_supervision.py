@@ -13,7 +13,7 @@ from modelmesh.policy.readiness import ReadinessReason
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance, register, set_vmodel
 from modelmesh.testing.store import FaultyStore
-from modelmesh.values.dataplane import Cancelled, LinkBack, Missed
+from modelmesh.values.dataplane import AttemptFailed, Cancelled, LinkBack, Missed, Outcome
 from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId, Token
 from modelmesh.values.status import Status
@@ -215,6 +215,53 @@ def test_a_name_that_the_data_plane_does_not_take_sends_no_call_round_for_ever(m
         monkeypatch.undo()
         await asyncio.sleep(2)
         assert (await cluster.call("name", via="b", vmodel=True)).status is Status.OK, "it is told again"
+        await cluster.stop()
+
+    run_virtual(main())
+
+
+def test_an_instance_that_has_given_up_may_be_told_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes while it ends by itself."""
+    dies(monkeypatch, 1000)
+
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=1)
+        a = await cluster.add("a")
+        async with asyncio.timeout(60):
+            await a.plane.supervisor.ended.wait()
+        await a.plane.drain(1_000)
+        await cluster.stop()
+
+    run_virtual(main())
+
+
+def test_calls_that_end_runtimes_are_judged_though_the_first_judgement_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=1)
+        a = await cluster.add("a")
+        await register(a, "m", load=True)
+        looked = a.plane.cache.look_at_usage
+        monkeypatch.setattr(a.plane.cache, "look_at_usage", mistake)
+        call = asyncio.create_task(cluster.call("m", via="a"))
+        await asyncio.sleep(0)
+        lost = AttemptFailed(
+            Token(99),
+            ModelId("m"),
+            None,
+            InstanceId("a"),
+            a.plane.cache.copy(ModelId("m")).load_id,  # type: ignore[union-attr]
+            Outcome.LOST,
+            replayable=False,
+            status=Status.UNAVAILABLE,
+            message="the runtime died",
+            begun=True,
+        )
+        a.plane.receive([lost])
+        await asyncio.sleep(0.5)
+        monkeypatch.setattr(a.plane.cache, "look_at_usage", looked)
+        await asyncio.sleep(3)
+        await call
+        assert a.plane.state.model(ModelId("m")).failures, "nothing is remembered of it"
         await cluster.stop()
 
     run_virtual(main())

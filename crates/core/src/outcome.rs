@@ -91,7 +91,8 @@ pub fn of_trailers(trailers: &HeaderMap, code: Code, from_peer: bool) -> Option<
     if from_peer && let Some(refusal) = trailers.get(MM_REFUSED) {
         let outcome = REFUSALS.into_iter().find(|outcome| outcome.text().as_bytes() == refusal.as_bytes());
         let mut failure = failure(outcome.unwrap_or(Outcome::NotHere), trailers, code);
-        failure.unprocessed = failure.outcome != Outcome::Lost;
+        // A word that only later versions know may mean that the call has begun there.
+        failure.unprocessed = outcome.is_some_and(|outcome| outcome != Outcome::Lost);
         failure.view = trailers.get(MM_VIEW).and_then(|view| view.to_str().ok()?.parse().ok());
         return Some(failure);
     }
@@ -162,5 +163,8 @@ mod tests {
         trailers.insert(MM_REFUSED, HeaderValue::from_static("lost"));
         let failure = of_trailers(&trailers, Code::Unavailable, true).unwrap();
         assert_eq!((failure.outcome, failure.unprocessed), (Outcome::Lost, false), "it ended a runtime there");
+        trailers.insert(MM_REFUSED, HeaderValue::from_static("word-from-the-future"));
+        let failure = of_trailers(&trailers, Code::Unavailable, true).unwrap();
+        assert_eq!((failure.outcome, failure.unprocessed), (Outcome::NotHere, false), "it may have begun there");
     }
 }

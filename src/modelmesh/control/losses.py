@@ -38,7 +38,7 @@ class Losses:
         if event.outcome is not Outcome.LOST or not event.begun or event.instance != self._own:
             return
         if not self._lost:
-            self._tasks.start(self._judge(), "judge lost calls")
+            self._tasks.persist(self._judge, "judge lost calls")
         key = (event.model, event.load_id)
         self._lost[key] = self._lost.get(key, 0) + 1
 

@@ -128,7 +128,9 @@ class Membership:
         self._machine.step(MemberInput.LEASE_LOST)
 
     async def drain(self) -> None:
-        """Tell the others that nothing should be loaded here any more."""
+        """Tell the others that nothing should be loaded here any more; nothing if this instance has left."""
+        if self._machine.state is MemberState.GONE:
+            return
         for effect in self._machine.step(MemberInput.DRAIN_BEGUN):
             assert effect is MemberEffect.PUBLISH
             await self._publish(self._record())

@@ -16,7 +16,17 @@ from modelmesh.control.identity import DOUBT_MS, StoreIdentity
 from modelmesh.control.journal import Journal
 from modelmesh.control.keys import AliveKey, Keys
 from modelmesh.control.state import ClusterState
-from modelmesh.ports import Change, ChangeKind, Clock, CompactedError, Get, KeyValue, Store, StoreError
+from modelmesh.ports import (
+    Change,
+    ChangeKind,
+    Clock,
+    CompactedError,
+    Get,
+    KeyValue,
+    Store,
+    StoreError,
+    StoreUnavailableError,
+)
 from modelmesh.values.ids import Revision
 
 PAGE = 2000
@@ -178,7 +188,10 @@ class Observer:
             )
         if self._another or self._behind:
             replaced = self._another
-            await self._list(replaced=replaced)
+            try:
+                await self._list(replaced=replaced)
+            except CompactedError as error:  # after a pause: it is compacted faster than it is listed
+                raise StoreUnavailableError("the store was compacted while it was listed") from error
             self._another = self._behind = False
             self._relisted(replaced=replaced)
 

@@ -84,7 +84,11 @@ class PeerLinks:
         if refused is not None:
             seen = dict(answer.trailers).get("mm-view")
             later = instance in self._network.from_the_future
-            outcome = Outcome(FUTURE_WORD if later else refused.decode())
+            if (
+                later and refused != b"lost"
+            ):  # that is said in the same word for ever, or calls would end runtimes uncounted
+                refused = FUTURE_WORD.encode()
+            outcome = Outcome(refused.decode())
             raise AttemptEnded(
                 outcome,
                 Answer(answer.status, answer.message, served_by=instance),

@@ -44,6 +44,7 @@ class FaultyStore:
         self._timeout_ms = timeout_ms
         self._paused_at_ms: int | None = None
         self._compacted = 0
+        self._emptied = 0
         self._leases: dict[int, None] = {}
         self._watches: dict[int, _Watch] = {}
         self._opened = 0
@@ -80,7 +81,9 @@ class FaultyStore:
 
     async def compact(self) -> None:
         """What happened until now can no longer be watched or listed. Open watches are past it."""
-        self._compacted = (await self._store.range("", limit=1)).revision
+        emptied, revision = self._emptied, (await self._store.range("", limit=1)).revision
+        if emptied == self._emptied:
+            self._compacted = revision
 
     async def expire_leases(self) -> None:
         """All leases granted through this wrapper run out, oldest first."""
@@ -104,6 +107,7 @@ class FaultyStore:
     def emptied(self) -> None:
         """The store inside was emptied by somebody else."""
         self._compacted = 0
+        self._emptied += 1
         self._leases.clear()
 
     # --- the port ---

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 from modelmesh.ports import Delete, Put, Transaction
 from modelmesh.testing.cluster import KEYS
@@ -9,6 +10,9 @@ from modelmesh.testing.world import World
 
 SETTING = f"{KEYS.config}scaleup_rpm_threshold"
 UNKNOWN_SETTING = f"{KEYS.config}nobody_knows_this"
+
+MEANWHILE_S = 3
+"""Nobody is cut off for longer than an instance may be without being noticed."""
 
 
 class ViewFaults:
@@ -35,7 +39,9 @@ class ViewFaults:
             store.pause()
         await asyncio.sleep(rng.uniform(0.1, 2))
         if len(lost) < len(names):
-            await self._meanwhile()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MEANWHILE_S):
+                    await self._meanwhile()
         await self._change_setting()
         await asyncio.sleep(rng.uniform(0.1, 5))
         for store in lost:

@@ -16,6 +16,7 @@ from modelmesh.testing.cluster import SimulatedCluster, SimulatedInstance, infer
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import ModelScript
 from modelmesh.testing.poison import Poison
+from modelmesh.testing.raising import InjectedError
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
@@ -166,7 +167,11 @@ class World:
 
     async def leave(self, name: InstanceId, timeout_ms: int) -> None:
         """The instance ends as it should."""
-        await self.cluster.leave(name, timeout_ms=timeout_ms)
+        try:
+            await self.cluster.leave(name, timeout_ms=timeout_ms)
+        except InjectedError:  # a process ends by that, too
+            if name in self.cluster.instances:
+                await self.crash(name)
         supervisor = self.supervisors.pop(name, None)
         if supervisor is not None:
             supervisor.cancel()
@@ -209,7 +214,7 @@ class World:
                 if error.status in {Status.FAILED_PRECONDITION, Status.ALREADY_EXISTS}:
                     return False
                 await asyncio.sleep(0.5)
-            except StoreError:
+            except (StoreError, InjectedError):
                 await asyncio.sleep(0.5)
             else:
                 return True
