@@ -112,6 +112,12 @@ async def test_two_that_succeed_at_once_leave_one(monkeypatch: pytest.MonkeyPatc
     assert discarded == ["late"]
 
 
+async def test_small_messages_are_not_held_back(server: Server) -> None:
+    host, _, port = server.address.rpartition(":")
+    with await addresses.connected(Place(socket.AF_INET, (host, int(port)))) as made:
+        assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
 async def test_no_address_is_an_error() -> None:
     async def attempt(_: Place) -> None:
         raise AssertionError

@@ -217,8 +217,9 @@ async def test_a_thousand_silent_connections_take_few_descriptors_and_shut_nobod
     try:
         for _ in range(10):
             assert status(await probes.get("/live")) == 200
-        ours = len(os.listdir("/proc/self/fd")) - before - len(silent)
-        assert ours <= requests.CONNECTIONS + 2
+        async with asyncio.timeout(10):  # those that made room are closed in the turns that follow
+            while len(os.listdir("/proc/self/fd")) - before - len(silent) > requests.CONNECTIONS + 2:
+                await asyncio.sleep(0.01)
     finally:
         for one in silent:
             one.close()

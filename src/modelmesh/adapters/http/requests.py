@@ -31,6 +31,9 @@ GOODBYE_S = 1.0
 COMPRESSED_BYTES = 1_024
 """Shorter answers are sent as they are."""
 
+SETTLE_TURNS = 6
+"""Of the event loop: from an accepted socket to a connection, and from its abortion to its end."""
+
 PAUSE_S = 0.2
 """When the process has no descriptor left; one of our own connections is ended first."""
 
@@ -150,6 +153,10 @@ class HttpServer:
                         self._make_room()
                         await asyncio.sleep(PAUSE_S)
                     continue
+                if len(self._tasks) >= CONNECTIONS:
+                    # Those accepted just now are known, and those that made room have ended, a few turns later.
+                    for _ in range(SETTLE_TURNS):
+                        await asyncio.sleep(0)
                 if len(self._tasks) >= CONNECTIONS and not self._make_room():
                     accepted.close()
                     continue
