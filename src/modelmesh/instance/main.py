@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import structlog
 
 from modelmesh.adapters.http.probes import Health, ProbeServer
-from modelmesh.adapters.store import StoreSettingError
 from modelmesh.adapters.telemetry.logs import LogLevel, configure_logs
 from modelmesh.control.link import RuntimeRejectedError
 from modelmesh.control.live_config import StartDisabledError
@@ -98,10 +97,10 @@ async def _live(settings: Settings, level: LogLevel, health: Health, stop: async
     log = structlog.get_logger("modelmesh")
     try:
         wired = await _until(wire(settings, level), stop)
-    except (SettingsError, StoreSettingError) as error:
+    except (SettingsError, ValueError) as error:  # StoreSettingError, and certificates that do not fit, are ValueErrors
         _start_failed(settings, str(error))
         return EXIT_USAGE
-    except (StoreError, OSError, ValueError) as error:
+    except (StoreError, OSError) as error:
         return _start_failed(settings, _explain(error, settings))
     if wired is None:
         return EXIT_OK
