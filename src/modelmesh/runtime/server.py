@@ -171,6 +171,9 @@ def run(
             loop.call_soon_threadsafe(stop.set)
 
         for number in (signal.SIGTERM, signal.SIGINT):
+            # The loop's own handler wakes it by a pipe. Without it, a signal that comes just before the loop begins to wait
+            # for events is seen only at the next event, which may never come.
+            loop.add_signal_handler(number, stop.set)
             signal.signal(number, told)
         warming = asyncio.create_task(_warm_up(runtime))
         await stop.wait()
