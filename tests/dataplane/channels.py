@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -81,26 +83,36 @@ def target(address: str, **others: Any) -> Target:
     return Target(address, "localhost", **others)
 
 
-@contextlib.asynccontextmanager
-async def saying(words: bytes, *, hangs_up: bool) -> AsyncIterator[str]:
-    """A server that says so much to whoever connects; its address."""
-    writers: list[asyncio.StreamWriter] = []
+@contextlib.contextmanager
+def saying(words: bytes, *, hangs_up: bool) -> Iterator[str]:
+    """A server that says so much to whoever connects; its address.
 
-    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        writer.write(words)
-        if hangs_up:
-            writer.close()
+    A thread: an event loop may accept a connection after the test has ended, and nobody would close it.
+    """
+    peers: list[socket.socket] = []
 
-    server = await asyncio.start_server(speak, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for writer in writers:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
+    def speak() -> None:
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return  # the listener is closed
+            peers.append(peer)
+            with contextlib.suppress(OSError):
+                peer.sendall(words)
+            if hangs_up:
+                peer.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=speak)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for peer in peers:
+                peer.close()
 
 
 @contextlib.asynccontextmanager

@@ -197,7 +197,7 @@ async def test_closing_ends_calls_and_refuses_new_ones(server: Server):
 
 
 async def test_closing_while_it_connects_tells_who_waits():
-    async with saying(b"", hangs_up=False) as address:
+    with saying(b"", hangs_up=False) as address:
         channel = Channel(target(address))
         call = asyncio.create_task(channel.unary("/test.S/Echo", b"1"))
         await until(lambda: channel._opening is not None)

@@ -8,6 +8,7 @@ import grpc
 import h2.events
 import h2.settings
 import pytest
+from channels import saying
 from frames import HEADERS, OK, Client, Connection, ForgedServer, at_the_end
 from scripted import ID, WAIT, Instance, Runtime, status_of, until
 
@@ -49,30 +50,20 @@ GARBAGE = {
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE.keys())
 async def test_a_neighbour_that_speaks_no_http2(make: Make, answer: bytes, *, hangs_up: bool) -> None:
     """As a runtime and as an instance: its link is lost, and the call is for Python to decide."""
-    open_writers: list[asyncio.StreamWriter] = []
-
-    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        open_writers.append(writer)
-        writer.write(answer)
-        if hangs_up:
-            writer.close()
-
-    server = await asyncio.start_server(babble, "127.0.0.1", 0)
-    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    one = make(runtime=address)
-    one.plane.set_peers([("far", PeerAddress(address))])
-    one.local("here")
-    one.plane.set_routes([("there", Route(None, (RemoteCopy("far", 1),)))])
-    # A link that is known to be lost makes a miss of the call.
-    enough = Fail(Status.ABORTED, "enough")
-    one.brain.decide = lambda event: enough if isinstance(event, AttemptFailed | Missed) else None
-    for model in ("here", "there"):
-        call = one.unary()(b"x", metadata=(("mm-model-id", model),))
-        assert await status_of(call) == (grpc.StatusCode.ABORTED, "enough")
-    await until(lambda: {event.instance for event in one.brain.events if isinstance(event, LinkLost)} == {"i1", "far"})
-    server.close()
-    for writer in open_writers:
-        writer.close()
+    with saying(answer, hangs_up=hangs_up) as address:
+        one = make(runtime=address)
+        one.plane.set_peers([("far", PeerAddress(address))])
+        one.local("here")
+        one.plane.set_routes([("there", Route(None, (RemoteCopy("far", 1),)))])
+        # A link that is known to be lost makes a miss of the call.
+        enough = Fail(Status.ABORTED, "enough")
+        one.brain.decide = lambda event: enough if isinstance(event, AttemptFailed | Missed) else None
+        for model in ("here", "there"):
+            call = one.unary()(b"x", metadata=(("mm-model-id", model),))
+            assert await status_of(call) == (grpc.StatusCode.ABORTED, "enough")
+        await until(
+            lambda: {event.instance for event in one.brain.events if isinstance(event, LinkLost)} == {"i1", "far"}
+        )
 
 
 async def test_an_answer_shorter_than_it_says(make: Make, forged: ForgedServer) -> None:

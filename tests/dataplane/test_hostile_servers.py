@@ -73,7 +73,7 @@ async def test_answers_that_are_none(forged: ForgedServer, name: str):
     "words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 500, b"\x15\x03\x03\x00\x02\x02\x28", b""]
 )
 async def test_a_server_that_does_not_speak_http2(words: bytes):
-    async with saying(words, hangs_up=True) as address:
+    with saying(words, hangs_up=True) as address:
         for tls in (None, ClientTls()):
             async with opened(target(address, tls=tls, tls_name="localhost")) as channel:
                 error = await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "failed to connect to")
@@ -82,8 +82,9 @@ async def test_a_server_that_does_not_speak_http2(words: bytes):
 
 async def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.1)
-    async with saying(b"", hangs_up=False) as address, opened(target(address)) as channel:
-        await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "said nothing in HTTP/2 within 0.1 s")
+    with saying(b"", hangs_up=False) as address:
+        async with opened(target(address)) as channel:
+            await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "said nothing in HTTP/2 within 0.1 s")
 
 
 async def test_a_connection_that_breaks_the_rules_ends_and_another_is_opened(forged: ForgedServer):
