@@ -450,6 +450,10 @@ class DataPlane(Protocol):
         """End what still runs on a local copy, as failed attempts."""
         ...
 
+    def is_idle(self, model: ModelId, load_id: LoadId) -> bool:
+        """Whether a local copy is closed and nothing runs on it; if something does, `CopyIdle` follows."""
+        ...
+
     def usage(self) -> Sequence[Usage]:
         """Use of the routes used since the last call or in use now."""
         ...

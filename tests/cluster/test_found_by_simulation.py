@@ -21,7 +21,7 @@ from modelmesh.testing.cluster import (
     unregister,
 )
 from modelmesh.testing.store import FaultyStore
-from modelmesh.values.dataplane import Hop
+from modelmesh.values.dataplane import CopyIdle, Hop
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.records import CopyState, ModelRecord
 from modelmesh.values.status import Status
@@ -394,6 +394,25 @@ def test_a_record_that_is_put_back_counts_no_vmodels_that_are_gone() -> None:
     play(story)
 
 
+def test_a_clock_that_is_set_back_does_not_make_the_doubt_about_a_replaced_store_last() -> None:
+    """For an hour nobody was told that there is no such model."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        store = FaultyStore(cluster.store, VirtualClock())
+        a = await cluster.add("a", store=store)
+        await store.empty()
+        store.emptied()
+        store.break_watches()
+        while not told(cluster, "store_replaced"):
+            await asyncio.sleep(0.1)
+        assert (await cluster.call("unknown", via="a", timeout_ms=1_000)).status is Status.UNAVAILABLE
+        a.set_skew(-3_600_000)
+        await asyncio.sleep(31)
+        assert (await cluster.call("unknown", via="a", timeout_ms=1_000)).status is Status.NOT_FOUND
+
+    play(story)
+
+
 def test_a_copy_that_stays_after_all_has_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its key went with the lease while it was to be dropped, so it was not put again with the others (seed 415)."""
     withdraw = CopyWriter.withdraw
@@ -412,5 +431,27 @@ def test_a_copy_that_stays_after_all_has_its_key(monkeypatch: pytest.MonkeyPatch
         assert a.plane.cache.ready() == ("m",)
         held = await cluster.store.range(KEYS.copies_of(ModelId("m")))
         assert [item.key for item in held.items] == [KEYS.copy(ModelId("m"), InstanceId("a"))]
+
+    play(story)
+
+
+def test_a_copy_is_not_unloaded_under_its_calls_by_what_was_told_of_an_earlier_time() -> None:
+    """A copy that was closed and idle, and opened again, was taken for idle when it left with calls on it."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a", infer=infer_after(lambda: 3_000))
+        await register(a, "m")
+        call = asyncio.ensure_future(cluster.call("m", via="a"))
+        await asyncio.sleep(1)
+        a.plane.cache.drop(ModelId("m"), DropReason.UNLOAD_ASKED)
+        await asyncio.sleep(0.5)
+        copy = a.plane.cache.local_copy(ModelId("m"))
+        assert copy is not None
+        assert a.plane.cache.states()[ModelId("m")].value == "leaving"
+        a.dataplane._emit(CopyIdle(ModelId("m"), copy.load_id))
+        assert a.plane.cache.states()[ModelId("m")].value == "leaving"
+        assert (await call).status is Status.OK
+        await asyncio.sleep(0.5)
+        assert a.plane.cache.states() == {}
 
     play(story)

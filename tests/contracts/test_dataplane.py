@@ -313,6 +313,25 @@ async def test_a_closed_copy_is_idle_when_its_last_call_has_ended(pair: tuple[Si
     assert (idle.model, idle.load_id) == (M, 1)
 
 
+async def test_whether_a_copy_is_idle_can_be_asked(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    assert a.plane.is_idle(M, LoadId(1))  # there is none
+    a.local()
+    assert not a.plane.is_idle(M, LoadId(1))  # open
+    a.gate = asyncio.Event()
+    call = asyncio.create_task(a.call())
+    async with asyncio.timeout(WAIT):
+        while not a.served:
+            await asyncio.sleep(0.002)
+    a.local(ready=False)
+    assert not a.plane.is_idle(M, LoadId(1))
+    assert not a.plane.is_idle(M, LoadId(1))  # asking changes nothing
+    a.gate.set()
+    assert (await call)[2] == b"hello"
+    assert (await a.brain.next(CopyIdle)).load_id == 1
+    assert a.plane.is_idle(M, LoadId(1))
+
+
 async def test_a_closed_copy_without_calls_is_idle_at_once(pair: tuple[Side, Side]) -> None:
     a, _ = pair
     a.local()

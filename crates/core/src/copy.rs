@@ -109,6 +109,16 @@ impl LocalCopy {
         self.set(false, bounds)
     }
 
+    /// Whether the copy is closed and nothing runs on it. If something still runs, its end is told.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        if self.is_ready() {
+            return false;
+        }
+        self.idle_owed.store(true, Ordering::SeqCst);
+        self.inside.load(Ordering::SeqCst) == 0 && self.became_idle()
+    }
+
     /// Told once: several requests may leave at the same time.
     fn became_idle(&self) -> bool {
         !self.is_ready() && self.idle_owed.swap(false, Ordering::SeqCst)

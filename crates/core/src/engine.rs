@@ -218,6 +218,14 @@ impl Engine {
         }
     }
 
+    /// Whether nothing runs on a local copy of that load and nothing more can; if something does, its end is told.
+    #[must_use]
+    pub fn is_idle(&self, model: &str, load_id: u64) -> bool {
+        let Some(route) = self.shared.table.get(model) else { return true };
+        let copy = route.copies.read().local.clone();
+        copy.filter(|copy| copy.load_id == load_id).is_none_or(|copy| copy.is_idle())
+    }
+
     #[must_use]
     pub fn usage(&self) -> Vec<u8> {
         accounting::usage(&self.shared.table)

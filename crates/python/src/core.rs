@@ -222,6 +222,11 @@ impl Core {
         Ok(())
     }
 
+    fn is_idle(&self, py: Python<'_>, model: &str, load_id: u64) -> PyResult<bool> {
+        let engine = self.engine()?;
+        Ok(py.detach(|| engine.is_idle(model, load_id)))
+    }
+
     fn usage<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let engine = self.engine()?;
         let records = py.detach(|| engine.usage());

@@ -215,6 +215,8 @@ class Core:
     def end_copy(self, model: str, load_id: int) -> None:
         """End what still runs on a local copy: each request becomes a failed attempt (`ended`), or
         UNAVAILABLE to its client where it cannot be replayed. COPY_IDLE follows."""
+    def is_idle(self, model: str, load_id: int) -> bool:
+        """Whether a local copy is closed and nothing runs on it. If something does, COPY_IDLE follows."""
     def usage(self) -> bytes:
         """Routes used since the last call or with requests in flight, packed little-endian:
         slot u32, in_flight u32, waiting u32, reserved u32, last_use_ms u64 (epoch), requests u64

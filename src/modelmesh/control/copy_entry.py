@@ -122,7 +122,6 @@ class Entry:
     failed_before: bool = False
     drop_reason: LeavingReason | None = None
     forced: bool = False
-    idle: bool = False
     missed: bool = False
     wanted: bool = False
     requests: int = 0

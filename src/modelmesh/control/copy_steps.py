@@ -288,8 +288,6 @@ class CopySteps:
     def runtime_opened(self) -> None:
         """Loads and calls may go to the runtime."""
         self.offered = True
-        for entry in self.entries.values():
-            entry.idle = False
         self._reroute()
         self.slots.fill()
 
@@ -306,14 +304,15 @@ class CopySteps:
                 self.step(entry, CopyInput.RUNTIME_EMPTIED)
 
     def idle(self, model: ModelId, load_id: LoadId) -> None:
-        """The data plane: nothing runs on a closed copy any more."""
+        """Unload a copy that leaves if nothing runs on it.
+
+        The data plane is asked: what it told may be about an earlier time at which the copy was closed.
+        """
         entry = self.entries.get(model)
-        if entry is None or entry.load_id != load_id:
+        if entry is None or entry.load_id != load_id or entry.state is not CopyState.LEAVING:
             return
-        if entry.state is CopyState.LEAVING:
+        if self._dataplane.is_idle(model, load_id):
             self.step(entry, CopyInput.IDLE)
-        else:
-            entry.idle = True  # closed with its runtime; should it leave before that is back, nobody tells again
 
     def _reroute(self) -> None:
         for model, entry in self.entries.items():
@@ -345,7 +344,8 @@ class CopySteps:
                 self.drop(entry.model, DropReason.UNWANTED)
         for load in tuple(self._leaving):
             entry = self._loads[load]
-            if now_ms - entry.entered_ms >= IDLE_BOUND_MS:
+            self.idle(entry.model, load)
+            if entry.state is CopyState.LEAVING and now_ms - entry.entered_ms >= IDLE_BOUND_MS:
                 self._journal.note("ended", entry.model, detail=f"calls still ran after {IDLE_BOUND_MS // 1000} s")
                 self._dataplane.end_copy(entry.model, entry.load_id)
 
@@ -455,8 +455,8 @@ class CopySteps:
                 self._route_changed(entry.model)
             case CopyEffect.AWAIT_IDLE:
                 self._leaving[entry.load_id] = None
-                if entry.idle:
-                    asyncio.get_running_loop().call_soon(self.idle, entry.model, entry.load_id)
+                # Closed with its runtime before: the data plane has told that already.
+                asyncio.get_running_loop().call_soon(self.idle, entry.model, entry.load_id)
             case CopyEffect.UNLOAD:
                 self._leaving.pop(entry.load_id, None)
                 self._work.unload(entry, self.loading.unload)
@@ -466,7 +466,6 @@ class CopySteps:
                 self._forget(entry)
 
     def _open(self, entry: Entry) -> None:
-        entry.idle = True  # without a route nothing runs on it, and nobody will say so
         try:
             self._hold(entry)
             entry.ready_ms = self._clock.monotonic_ms()
@@ -474,7 +473,6 @@ class CopySteps:
                 # Before the slot is free: the next load must not evict this copy under its callers.
                 self.usage.expect(entry.model, self._clock.now_ms())
             self._route_changed(entry.model)
-            entry.idle = not self.offered
         finally:
             self.slots.release(entry.load_id)
 

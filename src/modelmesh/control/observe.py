@@ -181,7 +181,7 @@ class Observer:
         """Before each new watch: is it the store we know, and do we know all that the watch will not tell?"""
         if await self._identity.meet(self._store):
             self._another = True
-            self._identity.doubted_until_ms = self._clock.now_ms() + DOUBT_MS
+            self._identity.doubted_until_ms = self._clock.monotonic_ms() + DOUBT_MS
             self._journal.note(
                 "store_replaced",
                 detail="the store was emptied or is another one; nothing is unloaded, what this instance holds is put back",

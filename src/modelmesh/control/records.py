@@ -140,7 +140,7 @@ class RecordCache(Generic[Id, Record]):
         for _ in range(READ_AGAIN):
             read = await _in_time(self._reads.get(name) or self._begin_read(name))
             if read.item is None:
-                if self._clock.now_ms() < self._identity.doubted_until_ms:
+                if self._clock.monotonic_ms() < self._identity.doubted_until_ms:
                     raise StoreUnavailableError("the store was replaced a moment ago; its records are being put back")
                 return None
             stored, remembered = self._take(name, read.item, read)

@@ -62,7 +62,7 @@ class RegistryFeed:
         stored = self._models.changed(model, change)
         if change.kind is ChangeKind.PUT:
             self._registered(model)
-        if stored is not None and self._clock.now_ms() < self._identity.doubted_until_ms:
+        if stored is not None and self._clock.monotonic_ms() < self._identity.doubted_until_ms:
             # The store was replaced: somebody puts records back, and what we hold may be just that.
             self._cache.record_moved(model, stored)
             return

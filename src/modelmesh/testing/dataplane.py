@@ -166,6 +166,13 @@ class SimulatedDataPlane:
         """See `ports.DataPlane`."""
         self._copies.end(model, load_id)
 
+    def is_idle(self, model: ModelId, load_id: LoadId) -> bool:
+        """See `ports.DataPlane`."""
+        route = self._routes.get(model)
+        local = route.local if route is not None else None
+        is_open = local is not None and local.load_id == load_id and local.ready
+        return not is_open and not self._copies.running(model, load_id)
+
     def usage(self) -> Sequence[Usage]:
         """See `ports.DataPlane`."""
         return self._copies.usage()

@@ -257,6 +257,10 @@ class NativeDataPlane:
         """End what still runs on a local copy of that load; CopyIdle follows."""
         self._core.end_copy(model, load_id)
 
+    def is_idle(self, model: ModelId, load_id: int) -> bool:
+        """Whether a local copy is closed and nothing runs on it; if something does, CopyIdle follows."""
+        return self._core.is_idle(model, load_id)
+
     def usage(self) -> Sequence[Usage]:
         """Use of the routes used since the last call, or with requests in flight."""
         usages = []
