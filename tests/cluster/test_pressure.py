@@ -2,7 +2,8 @@
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 from google.rpc import error_details_pb2, status_pb2
 
@@ -11,8 +12,9 @@ from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.answers import retry_later
 from modelmesh.management.calls import Call
 from modelmesh.policy.attempt import RETRY_AFTER_MS
+from modelmesh.policy.eviction import HeldCopy, Victim
 from modelmesh.testing.clock import run_virtual
-from modelmesh.testing.cluster import SimulatedCluster, register
+from modelmesh.testing.cluster import SimulatedCluster, SimulatedInstance, infer_after, register
 from modelmesh.testing.model_paths import size_path
 from modelmesh.values.ids import InstanceId, ModelId, Token
 from modelmesh.values.status import Status
@@ -21,7 +23,7 @@ NO_CALL = Call(Token(0), "", {}, send=lambda _: None)
 Info = pb.ModelStatusInfo
 
 
-def play(story: Callable[[SimulatedCluster], Awaitable[None]], *, names: str = "a", **options: int) -> None:
+def play(story: Callable[[SimulatedCluster], Awaitable[None]], *, names: str = "a", **options: Any) -> None:
     async def main() -> None:
         cluster = SimulatedCluster(seed=12)
         try:
@@ -113,10 +115,57 @@ def test_a_caller_for_whom_no_memory_becomes_free_is_told_when_to_come_back() ->
         assert answer.status is Status.RESOURCE_EXHAUSTED
         trailers = dict(answer.trailers)
         assert 3_000 <= int(trailers["grpc-retry-pushback-ms"]) <= 4_500
+        assert "needs 500 bytes; 900 of the 1000 bytes of instance a hold pinned models" in answer.message
         detail = details(trailers["grpc-status-details-bin"])
         assert (detail.code, detail.message) == (8, answer.message)
 
     play(story)
+
+
+def test_a_model_that_fits_only_without_the_reserve_is_loaded_and_victims_are_not_looked_for_without_end() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        await register(a, "large", path=size_path(980, 10, 1))
+        await register(a, "m")
+        assert (await cluster.call("m", via="a")).status is Status.OK
+        assert (await cluster.call("large", via="a")).status is Status.OK
+        looks = count_looks(a)
+        await asyncio.sleep(10)
+        assert a.plane.cache.ready() == ("large",)
+        assert looks == []
+
+    play(story)
+
+
+def test_victims_are_looked_for_ever_more_seldom_while_none_may_leave() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        await register(a, "busy", path=size_path(800, 10, 1))
+        await cluster.call("busy", via="a")
+        running = asyncio.ensure_future(cluster.call("busy", via="a", timeout_ms=None))
+        await asyncio.sleep(1)
+        await register(a, "m", path=size_path(500, 10, 1))
+        waiting = asyncio.ensure_future(cluster.call("m", via="a", timeout_ms=None))
+        looks = count_looks(a)
+        await asyncio.sleep(20)
+        assert 20 <= len(looks) <= 30
+        assert (await running).status is Status.OK
+        assert (await waiting).status is Status.OK
+
+    play(story, infer=infer_after(lambda: 40_000))
+
+
+def count_looks(instance: SimulatedInstance) -> list[int]:
+    """The needs for which victims are looked for from now on, in bytes."""
+    looks: list[int] = []
+    victims = instance.plane.decider.victims
+
+    def counted(copies: Iterator[HeldCopy], *, need_bytes: int, forced: bool) -> tuple[Victim, ...]:
+        looks.append(need_bytes)
+        return victims(copies, need_bytes=need_bytes, forced=forced)
+
+    instance.plane.decider.victims = counted  # type: ignore[method-assign]
+    return looks
 
 
 def test_the_retry_delay_is_what_grpc_clients_understand() -> None:

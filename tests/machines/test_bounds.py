@@ -62,12 +62,37 @@ WHOLE: dict[type, dict[str, object]] = {
         "minCopies": 1,
         "maxCopies": 1,
         "pin": True,
+        "unused": True,
         "instanceIds": {"i": 1},
     },
     VModelRecord: {"o": "o", "amid": "a", "tmid": "t", "failed": True, "split": {"m": 5}},
     CopyRecord: {"state": "loaded", "since": 1, "load": 1, "size": 1, "record": 1},
     FailureRecord: {"kind": "bad_model", "msg": "m", "count": 1, "since": 1, "until": 1, "record": 1},
-    MemberRecord: json.loads(MemberRecord("a:1", "n", *range(1, 11), ("l",), "z", "l", "v", True, False, ()).encode()),
+    MemberRecord: {
+        "addr": "a:1",
+        "tls": "n",
+        "start": 1,
+        "cap": 1,
+        "used": 1,
+        "reserve": 1,
+        "pinned": 1,
+        "unit": 1,
+        "count": 1,
+        "oldest": 1,
+        "slots": 1,
+        "loads": 1,
+        "backlog": 1,
+        "loadMs": 1,
+        "worth": 1,
+        "busy": 1,
+        "labels": ["l"],
+        "zone": "z",
+        "loc": "l",
+        "vers": "v",
+        "drain": True,
+        "down": True,
+        "hot": {"m": [1, 1, 1]},
+    },
 }
 """Each record with each of its fields."""
 
@@ -104,6 +129,14 @@ def fits(value: object) -> None:
 
 def known(record: Any) -> list[object]:
     return [getattr(record, field.name) for field in fields(record) if field.name != "extras"]
+
+
+@pytest.mark.parametrize(("kind", "whole"), WHOLE.items())
+def test_each_field_of_each_record_is_tried(kind: Any, whole: dict[str, object]) -> None:
+    """A field that `WHOLE` does not name has its default, which is false, and is not written."""
+    record = kind.decode(json.dumps(whole).encode())
+    assert json.loads(record.encode()).keys() == whole.keys()
+    assert all(getattr(record, field.name) for field in fields(record) if field.name not in {"extras", "runtime_ready"})
 
 
 def test_every_field_of_every_record_at_its_extremes() -> None:

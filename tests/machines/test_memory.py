@@ -151,3 +151,33 @@ TestLedger = Ledger.TestCase
 @given(st.integers(1, 10**12), st.integers(1, 10**10), st.integers(1, 100))
 def test_the_reserve_never_takes_the_whole(capacity, size, slots) -> None:
     assert 0 <= reserve_bytes(capacity_bytes=capacity, default_size_bytes=size, loading_slots=slots) <= capacity // 2
+
+
+def test_what_fits_only_without_the_reserve_takes_from_it() -> None:
+    """Else everything would leave for a room that cannot be, and be looked for without end."""
+    ledger = MemoryLedger(capacity_bytes=1000, reserve=100)
+    ledger.ask(LoadId(1), 50)
+    ledger.settle(LoadId(1), 50)
+    assert ledger.excess_bytes(more_bytes=850) == 0
+    assert ledger.excess_bytes(more_bytes=980) == 50
+    assert ledger.ask(LoadId(2), 980) == []
+    assert ledger.excess_bytes() == 50
+    ledger.leave(LoadId(1))
+    assert ledger.free(LoadId(1)) == [LoadId(2)]
+    ledger.settle(LoadId(2), 980)
+    assert ledger.excess_bytes() == 0
+    ledger.ask(LoadId(3), 10)
+    assert ledger.excess_bytes() == 10  # beside what stands the reserve is 20
+    ledger.resize(capacity_bytes=2000, reserve=100)
+    assert ledger.excess_bytes() == 0
+
+
+def test_the_reserve_is_not_wanted_where_pinned_copies_stand() -> None:
+    ledger = MemoryLedger(capacity_bytes=1000, reserve=100)
+    ledger.ask(LoadId(1), 400)
+    ledger.settle(LoadId(1), 400)
+    ledger.ask(LoadId(2), 550)
+    ledger.settle(LoadId(2), 550)
+    assert ledger.excess_bytes() == 50
+    assert ledger.excess_bytes(pinned_bytes=950) == 0
+    assert ledger.excess_bytes(pinned_bytes=400) == 50

@@ -11,8 +11,8 @@ from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, InstanceView
 
 
-def condition(*, used=0, oldest=0, draining=False, ready=True) -> LoadCondition:
-    return LoadCondition(1000, 100, used, oldest, draining, ready)
+def condition(*, used=0, pinned=0, oldest=0, draining=False, ready=True) -> LoadCondition:
+    return LoadCondition(1000, 100, pinned, used, oldest, draining, ready)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,8 @@ def condition(*, used=0, oldest=0, draining=False, ready=True) -> LoadCondition:
         (condition(), 10, None, R.ADMITTED),
         (condition(), 1000, None, R.ADMITTED),
         (condition(), 1001, None, R.TOO_LARGE),
+        (condition(pinned=300), 700, None, R.ADMITTED),
+        (condition(pinned=300), 701, None, R.BESIDE_PINNED),
         (condition(draining=True), 10, None, R.DRAINING),
         (condition(ready=False), 10, None, R.RUNTIME_AWAY),
         (condition(used=900, oldest=50), 10, 49, R.OLDER_THAN_ALL),

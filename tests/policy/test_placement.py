@@ -24,7 +24,18 @@ NOW_MS = 1_000_000_000
 
 
 def instance(
-    name: str, *, capacity=1000, used=0, copies=0, oldest_ms=0, loads=0, worth=0, draining=False, up=True, ready=True
+    name: str,
+    *,
+    capacity=1000,
+    used=0,
+    copies=0,
+    oldest_ms=0,
+    loads=0,
+    worth=0,
+    pinned=0,
+    draining=False,
+    up=True,
+    ready=True,
 ):
     return InstanceView(
         InstanceId(name),
@@ -33,6 +44,7 @@ def instance(
             capacity_bytes=capacity,
             used_bytes=used,
             reserve_bytes=capacity // 10,
+            pinned_bytes=pinned,
             copies=copies,
             oldest_use_ms=oldest_ms,
             loading_slots=2,
@@ -81,6 +93,12 @@ def test_excluded_draining_unreachable_and_runtimeless_instances_are_no_place() 
 
 def test_a_model_larger_than_every_instance_is_said_to_be() -> None:
     assert choose(view(instance("a"), instance("b")), size=1001) == NoPlacement(NoPlacementReason.TOO_LARGE)
+
+
+def test_pinned_copies_make_no_room() -> None:
+    cluster = view(instance("a", used=900, pinned=600), instance("b", used=900, pinned=300, loads=9))
+    assert chosen(cluster, size=500) == {"b"}
+    assert chosen(cluster, size=800)  # the size may be a wrong guess; the instance judges
 
 
 def test_room_is_preferred_over_eviction() -> None:

@@ -107,6 +107,7 @@ class Cache:
             capacity_bytes=self.ledger.capacity_bytes,
             used_bytes=self.ledger.used_bytes,
             reserve_bytes=self.ledger.reserve,
+            pinned_bytes=self._room.pinned_bytes(),
             default_size_bytes=self.parameters.default_size_bytes,
             copies=len(self._entries),
             oldest_use_ms=self.usage.oldest_use_ms(),
@@ -331,6 +332,7 @@ class Cache:
         entry = self._entries.get(model)
         if entry is not None and entry.registered.create_revision == registered.create_revision:
             entry.registered = registered
+            self._room.look_at_pin(model)
 
     def record_changed(self, model: ModelId, create_revision: Revision) -> None:
         """The model's record was deleted (0) or is a new one."""
@@ -345,6 +347,7 @@ class Cache:
             return
         if entry.registered.record.same_attributes(registered.record):
             entry.registered = registered
+            self._room.look_at_pin(model)
         else:
             self._void(entry, DropReason.RECORD_REPLACED)
 

@@ -181,6 +181,7 @@ class CopySteps:
         return LoadCondition(
             capacity_bytes=self.ledger.capacity_bytes,
             reserve_bytes=self.ledger.reserve,
+            pinned_bytes=self.room.pinned_bytes(),
             used_bytes=self.ledger.used_bytes,
             oldest_use_ms=self.usage.oldest_use_ms(),
             draining=self.draining,
@@ -232,6 +233,7 @@ class CopySteps:
         )
         self.entries[model] = entry
         self._loads[entry.load_id] = entry
+        self.room.look_at_pin(model)
         self._pin(model)
         self.room.promise(entry.load_id, self.predicted_bytes(model, registered.record.type))
         self.step(entry, CopyInput.REQUESTED)
@@ -503,6 +505,7 @@ class CopySteps:
             removal.add_done_callback(lambda _: self._forget(entry))
             return
         self.entries.pop(entry.model, None)
+        self.room.look_at_pin(entry.model)
         self._loads.pop(entry.load_id, None)
         self.slots.release(entry.load_id)
         self._unpin(entry.model)

@@ -176,6 +176,12 @@ class Loading:
                     Outcome.NO_ROOM,
                     f"model {model} needs {size_bytes} bytes, instance {own} holds {condition.capacity_bytes} in all",
                 )
+            case AdmissionReason.BESIDE_PINNED:
+                return LoadRefused(
+                    Outcome.NO_ROOM,
+                    f"model {model} needs {size_bytes} bytes; {condition.pinned_bytes} of the {condition.capacity_bytes} "
+                    f"bytes of instance {own} hold pinned models",
+                )
             case AdmissionReason.OLDER_THAN_ALL:
                 return LoadRefused(
                     Outcome.NO_ROOM, f"instance {own} is full of models that were used more recently than {model}"

@@ -17,7 +17,8 @@ from modelmesh.values.explanation import Rehearsal, RehearsedVictim
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 
 PRESSURE_MS = 50
-"""How often victims are looked for again while every copy is in use."""
+PRESSURE_MAX_MS = 1_000
+"""How soon victims are looked for again while none may leave, and how soon at last."""
 
 
 WORTH_DIVISOR = 16
@@ -82,6 +83,8 @@ class Room:
         self._look_at_usage = look_at_usage
         self._drop = drop
         self._pressed = False
+        self._pressure_ms = PRESSURE_MS
+        self._pinned: set[ModelId] = set()
         self._promised: dict[LoadId, int] = {}
         self.promised_bytes = 0
         """What loads will ask for that are decided and have no turn yet: the ledger does not know them."""
@@ -99,6 +102,19 @@ class Room:
     def redeem(self, load: LoadId) -> None:
         """It asks the ledger now, or never will; nothing happens if it was not promised anything."""
         self.promised_bytes -= self._promised.pop(load, 0)
+
+    def look_at_pin(self, model: ModelId) -> None:
+        """A copy came, went, or its record changed: note whether it is pinned."""
+        entry = self._entries.get(model)
+        if entry is not None and entry.registered.record.pinned:
+            self._pinned.add(model)
+        else:
+            self._pinned.discard(model)
+
+    def pinned_bytes(self) -> int:
+        """Bytes in loaded copies that are never evicted to make room."""
+        entries = (self._entries[model] for model in self._pinned)
+        return sum(entry.size_bytes for entry in entries if entry.state in OPEN)
 
     def worth(self) -> int:
         """What would leave next, per GiB: milliseconds that callers would wait for it in the next minute."""
@@ -120,8 +136,7 @@ class Room:
 
     def rehearse(self, size_bytes: int) -> Rehearsal:
         """What a load of `size_bytes` would evict."""
-        ledger = self._ledger
-        needed = max(0, ledger.used_bytes + ledger.reserve + size_bytes - ledger.capacity_bytes)
+        needed = self._ledger.excess_bytes(pinned_bytes=self.pinned_bytes(), more_bytes=size_bytes)
         leaving = self._decider().victims(self._oldest_first(None), need_bytes=needed, forced=False)
         return Rehearsal(
             evict_bytes=needed,
@@ -135,8 +150,9 @@ class Room:
 
     def make(self, cause: Entry) -> None:
         """Evict until every load can have its grant and the reserve stands."""
-        excess = self._ledger.excess_bytes()
+        excess = self._ledger.excess_bytes(pinned_bytes=self.pinned_bytes())
         if excess == 0:
+            self._pressure_ms = PRESSURE_MS
             return
         forced = self._ledger.forced_bytes() > 0
         if not forced and not self._store_there():
@@ -157,6 +173,8 @@ class Room:
             )
             self._drop(victim.model, victim.reason, forced=forced, relied_on=relied_on)
             gained += victim.size_bytes
+        if gained:
+            self._pressure_ms = PRESSURE_MS
         if gained < excess:
             self._press()
 
@@ -202,7 +220,8 @@ class Room:
 
     async def _press_again(self) -> None:
         try:
-            await self._clock.sleep(PRESSURE_MS)
+            await self._clock.sleep(self._pressure_ms)
+            self._pressure_ms = min(PRESSURE_MAX_MS, 2 * self._pressure_ms)
         finally:
             self._pressed = False
         waiting = next((entry for entry in self._entries.values() if entry.state is CopyState.WAITING), None)

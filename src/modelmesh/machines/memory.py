@@ -50,6 +50,8 @@ class MemoryLedger:
         self._held: dict[LoadId, int] = {}
         self._leaving: dict[LoadId, int] = {}
         self._held_total = 0
+        self._nearly_all: dict[LoadId, int] = {}
+        """Sizes of held copies that do not fit beside the reserve: one at most, but for a permitted excess."""
 
     @property
     def granted_bytes(self) -> int:
@@ -84,12 +86,25 @@ class MemoryLedger:
             return grant.given
         return self._held.get(load) or self._leaving.get(load, 0)
 
-    def excess_bytes(self) -> int:
+    def excess_bytes(self, *, pinned_bytes: int = 0, more_bytes: int = 0) -> int:
         """Bytes that must be evicted so that every load gets its grant and the reserve stays: never negative.
 
-        What already leaves counts as gone: evicting more would not free it sooner.
+        What already leaves counts as gone: evicting more would not free it sooner. A copy that fits only without the
+        reserve, alone or beside what is pinned, takes from it: evicting all others would not make the reserve stand.
+
+        Args:
+            pinned_bytes: Held in copies that are never evicted.
+            more_bytes: As if one more load asked for so much.
         """
-        return max(0, self.used_bytes + self.reserve - self.capacity_bytes)
+        used = self.used_bytes + more_bytes
+        excess = used + self.reserve - self.capacity_bytes
+        if excess <= 0:
+            return 0
+        wanted = max((grant.want for grant in self._grants.values()), default=0)
+        wanted = max(wanted, more_bytes)
+        stays = max(pinned_bytes + wanted, max(self._nearly_all.values(), default=0))
+        reserve = min(self.reserve, max(0, self.capacity_bytes - stays))
+        return max(0, used + reserve - self.capacity_bytes)
 
     def forced_bytes(self) -> int:
         """Bytes by which the loaded copies alone exceed the capacity: these go whatever it costs."""
@@ -137,6 +152,7 @@ class MemoryLedger:
         """The runtime came back with another capacity."""
         self.capacity_bytes = capacity_bytes
         self.reserve = reserve
+        self._nearly_all = {load: size for load, size in self._held.items() if size > capacity_bytes - reserve}
         return self._hand_out()
 
     def check(self) -> None:
@@ -151,9 +167,12 @@ class MemoryLedger:
         assert load not in self._held
         self._held[load] = size
         self._held_total += size
+        if size > self.capacity_bytes - self.reserve:
+            self._nearly_all[load] = size
 
     def _unhold(self, load: LoadId) -> int:
         size = self._held.pop(load)
+        self._nearly_all.pop(load, None)
         self._held_total -= size
         return size
 

@@ -22,6 +22,7 @@ class AdmissionReason(enum.Enum):
 
     ADMITTED = "admitted"
     TOO_LARGE = "too_large"
+    BESIDE_PINNED = "beside_pinned"
     OLDER_THAN_ALL = "older_than_all"
     DRAINING = "draining"
     RUNTIME_AWAY = "runtime_away"
@@ -33,6 +34,7 @@ class LoadCondition:
 
     capacity_bytes: int
     reserve_bytes: int
+    pinned_bytes: int
     used_bytes: int
     oldest_use_ms: int
     draining: bool
@@ -54,6 +56,8 @@ def admit(condition: LoadCondition, *, size_bytes: int, last_use_ms: int | None)
         return AdmissionReason.RUNTIME_AWAY
     if size_bytes > condition.capacity_bytes:
         return AdmissionReason.TOO_LARGE
+    if size_bytes > condition.capacity_bytes - condition.pinned_bytes:
+        return AdmissionReason.BESIDE_PINNED
     fits = condition.used_bytes + size_bytes + condition.reserve_bytes <= condition.capacity_bytes
     if last_use_ms is not None and not fits and 0 < last_use_ms < condition.oldest_use_ms:
         return AdmissionReason.OLDER_THAN_ALL

@@ -157,6 +157,8 @@ def _choose_among(
     fitting = [entry for entry in candidates if size_bytes <= entry.record.capacity_bytes]
     if not fitting:
         return NoPlacement(NoPlacementReason.TOO_LARGE)
+    # The size may be a guess: where all is pinned the instance itself refuses, when its runtime has been asked.
+    fitting = [entry for entry in fitting if size_bytes <= entry.evictable_bytes] or fitting
     fitting = [entry for entry in fitting if not entry.outdated] or fitting
     preferred = {entry.instance for entry in constraints.preferred(model_type, fitting)}
     costs = {entry.instance: cost_ms(entry, loads(entry), size_bytes, common_ms=common_ms) for entry in fitting}

@@ -91,6 +91,9 @@ def _room(entry: InstanceView, size_bytes: int, now_ms: int) -> tuple[PlaceReaso
     record = entry.record
     if size_bytes > record.capacity_bytes:
         return PlaceReason.TOO_SMALL, f"{size_bytes} bytes are needed, it has {record.capacity_bytes} in all"
+    if size_bytes > entry.evictable_bytes:
+        pinned = f"{record.pinned_bytes} of its {record.capacity_bytes} bytes are pinned"
+        return PlaceReason.TOO_SMALL, f"{size_bytes} bytes are needed, {pinned}"
     if entry.outdated:
         return PlaceReason.REPLACED, "a newer deployment is being rolled out"
     room = f"{entry.free_bytes} of {record.capacity_bytes} bytes free, {record.copies} copies, {record.loads} loads"

@@ -288,6 +288,8 @@ class HotCopy:
 class MemberRecord:
     """What an instance tells the others of itself. `oldest_use_ms` is 0 when it holds nothing.
 
+    `pinned_bytes`: in copies that are never evicted.
+
     `backlog_ms`: how long its loads at work and waiting will take, one after the other; `load_ms`: how long its loads
     commonly take; `worth`: milliseconds that callers would wait in the next minute if a GiB of what would leave next left.
     All three are expectations, and 0 where nothing is known.
@@ -299,6 +301,7 @@ class MemberRecord:
     capacity_bytes: int = 0
     used_bytes: int = 0
     reserve_bytes: int = 0
+    pinned_bytes: int = 0
     default_size_bytes: int = 0
     copies: int = 0
     oldest_use_ms: int = 0
@@ -326,6 +329,7 @@ class MemberRecord:
                 "cap": self.capacity_bytes,
                 "used": self.used_bytes,
                 "reserve": self.reserve_bytes,
+                "pinned": self.pinned_bytes,
                 "unit": self.default_size_bytes,
                 "count": self.copies,
                 "oldest": self.oldest_use_ms,
@@ -360,6 +364,7 @@ class MemberRecord:
             capacity_bytes=_measure(known, "cap", bounds.BYTES),
             used_bytes=_measure(known, "used", bounds.BYTES),
             reserve_bytes=_measure(known, "reserve", bounds.BYTES),
+            pinned_bytes=_measure(known, "pinned", bounds.BYTES),
             default_size_bytes=_measure(known, "unit", bounds.BYTES),
             copies=_measure(known, "count", bounds.COUNT),
             oldest_use_ms=_measure(known, "oldest", bounds.TIME_MS),

@@ -75,6 +75,11 @@ class InstanceView:
         return max(0, record.capacity_bytes - record.reserve_bytes - record.used_bytes)
 
     @property
+    def evictable_bytes(self) -> int:
+        """The largest model that can be loaded here: what is pinned never makes room."""
+        return max(0, self.record.capacity_bytes - self.record.pinned_bytes)
+
+    @property
     def available(self) -> bool:
         """Whether loads may be sent here at all."""
         return self.reachable and self.record.runtime_ready and not self.record.draining
