@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from modelmesh import __version__
+from modelmesh.cli.apply import apply
 from modelmesh.cli.explain import explain
 from modelmesh.cli.models import models
 from modelmesh.cli.runtime import runtime
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command()(up)
 app.command(cls=ServeCommand)(serve)
 app.command()(stop)
+app.command()(apply)
 app.command()(runtime)
 app.command()(explain)
 app.command()(simulate)
