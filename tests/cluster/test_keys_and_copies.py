@@ -2,11 +2,12 @@
 
 import asyncio
 
-from modelmesh.ports import Delete, Put, Transaction
-from modelmesh.testing.clock import run_virtual
+from modelmesh.ports import Delete, Put, Transaction, TransactionResult
+from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, register
+from modelmesh.testing.store import FaultyStore
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
-from modelmesh.values.records import CopyRecord, CopyState
+from modelmesh.values.records import CopyRecord, CopyState, FailureKind, FailureRecord
 
 
 def test_a_key_that_nobody_stands_behind_goes_within_seconds() -> None:
@@ -47,6 +48,40 @@ def test_deleting_a_key_by_hand_unloads_and_deleting_it_unseen_lists_it_again() 
             await asyncio.sleep(25)
             assert await cluster.store.get(key) is not None
             assert cluster.holders("m") == ["a"]
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+def test_failures_of_models_that_are_gone_are_removed_by_few_transactions_however_many_there_are() -> None:
+    """Up to 64 transactions in a row held up the leader's round, and they were always about the same 64 models."""
+
+    async def main() -> None:
+        cluster = SimulatedCluster()
+        try:
+            store = FaultyStore(cluster.store, VirtualClock())
+            a = await cluster.add("a", store=store)
+            until_ms = a.clock.now_ms() + 3_600_000
+            failure = FailureRecord(FailureKind.BAD_MODEL, "no", 1, a.clock.now_ms(), until_ms, Revision(1)).encode()
+            kept, gone = [f"kept{number:03}" for number in range(80)], [f"gone{number:03}" for number in range(40)]
+            for model in kept:
+                await register(a, model)
+            for model in [*kept, *gone]:
+                key = KEYS.failure(ModelId(model), InstanceId("x"))
+                await cluster.store.transact(Transaction((), then=(Put(key, failure),)))
+            sent = []
+            transact = store.transact
+
+            async def counted(transaction: Transaction) -> TransactionResult:
+                sent.append(transaction)
+                return await transact(transaction)
+
+            store.transact = counted  # type: ignore[method-assign]
+            await asyncio.sleep(30)
+            left = await cluster.store.range(KEYS.failures)
+            assert [item.key for item in left.items] == [KEYS.failure(ModelId(m), InstanceId("x")) for m in kept]
+            assert len(sent) <= 10
         finally:
             await cluster.stop()
 

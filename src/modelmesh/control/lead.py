@@ -5,6 +5,7 @@ and a hand-over takes as long as the watch. Its writes compare that its own entr
 revision, so of two that both believe to lead only one succeeds.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
@@ -18,7 +19,13 @@ from modelmesh.values.ids import ModelId
 from modelmesh.values.records import CopyState, FailureKind
 
 SWEEP = 64
-"""Failures removed per transaction and turn."""
+"""Expired failures removed in a turn."""
+
+VOID = 32
+"""Models in a turn whose failures are removed if they are not registered any more."""
+
+FAILURES = 96
+"""Operations of that transaction at most: etcd takes 128."""
 
 BATCH = 32
 """Lost copies told of per transaction; each takes two operations."""
@@ -53,6 +60,7 @@ class Leader:
         self._failure_expiry_ms = failure_expiry_ms
         self._read_only = read_only
         self._led = False
+        self._looked_at = ModelId("")
 
     @property
     def leads(self) -> bool:
@@ -122,18 +130,26 @@ class Leader:
         if expired:
             deletions = tuple(Delete(key) for key in expired[:SWEEP])
             await self._store.transact(Transaction(compares=(fence,), then=deletions))
-        await self._remove_void(tuple(self._state.failed_models())[:SWEEP], fence)
+        models = sorted(self._state.failed_models())
+        if models:
+            first = bisect_right(models, self._looked_at)
+            models = [*models[first:], *models[:first]][:VOID]
+            await self._remove_void(models, fence)
 
     async def _remove_void(self, models: Iterable[ModelId], fence: Compare) -> None:
-        """Failures of models that are not registered any more."""
+        """Failures of models that are not registered any more: one transaction for all."""
+        removals: list[Operation] = []
+        room = FAILURES
         for model in models:
-            instances = [failure.instance for failure in self._state.model(model).failures]
-            await self._store.transact(
-                Transaction(
-                    compares=(fence, Compare(self._keys.model(model), "create", "==", 0)),
-                    then=tuple(Delete(self._keys.failure(model, instance)) for instance in instances),
-                )
-            )
+            failures = self._state.model(model).failures[: room - 1]
+            room -= 1 + len(failures)
+            unregistered = Compare(self._keys.model(model), "create", "==", 0)
+            deletions = tuple(Delete(self._keys.failure(model, failure.instance)) for failure in failures)
+            removals.append(Transaction(compares=(unregistered,), then=deletions))
+            self._looked_at = model
+            if room <= 1:
+                break
+        await self._store.transact(Transaction(compares=(fence,), then=tuple(removals)))
 
 
 def _apart(lost: tuple[LostCopy, ...]) -> Iterator[tuple[LostCopy, ...]]:
