@@ -64,7 +64,7 @@ def cluster(instances: int, *, full: bool, rng: Random) -> ClusterView:
             reserve_bytes=GIB,
             default_size_bytes=GIB,
             copies=rng.randrange(20, 60),
-            oldest_use_ms=NOW_MS - rng.randrange(1, 7_200_000),
+            next_victim_use_ms=NOW_MS - rng.randrange(1, 7_200_000),
             loading_slots=4,
             loads=rng.randrange(6),
             backlog_ms=rng.randrange(20_000),

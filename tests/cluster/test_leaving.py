@@ -124,3 +124,41 @@ def test_a_draining_instance_answers_calls_for_models_it_does_not_hold() -> None
         assert "a" not in cluster.holders("m0")
 
     play(story)
+
+
+def test_models_that_were_loaded_and_not_called_yet_stay_loaded_when_most_instances_leave() -> None:
+    """They were stamped as used an hour ago, and left behind: 3 to 5 of 10 were kept."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        names = [f"registered{number}" for number in range(10)]
+        for name in names:
+            await register(a, name, load=True)
+        for leaving in "abc":
+            _, left = await leave(cluster, leaving)
+            assert left == {}
+        assert [name for name in names if not cluster.holders(name)] == []
+
+    play(story, names="abcde", capacity_bytes=3000)
+
+
+def test_only_what_would_displace_a_model_used_more_recently_is_left_behind_and_said_why() -> None:
+    async def story(cluster: SimulatedCluster) -> None:
+        for model in MODELS[:5]:
+            await cluster.call(model, via="a")
+        await asyncio.sleep(60)
+        await cluster.add("b")
+        for model in MODELS[5:]:
+            assert (await cluster.call(model, via="b")).status is Status.OK
+        held = [model for model in MODELS if "a" in cluster.holders(model)]
+        await asyncio.sleep(1)
+        moved, left = await leave(cluster, "a")
+        # b holds nine at most; then each older one would displace a newer one.
+        assert (moved, len(left)) == (len(held) - 3, 3)
+        assert set(left) <= set(MODELS[:5])
+        why = "instance b would have to evict a model that was used more recently than {}"
+        assert left == {model: why.format(model) for model in left}
+        told = {event.model: event.detail for event in cluster.story if event.kind == "left_behind"}
+        assert told == left
+
+    play(story, names="a")

@@ -25,7 +25,7 @@ def condition(*, used=0, pinned=0, oldest=0, draining=False, ready=True) -> Load
         (condition(pinned=300), 701, None, R.BESIDE_PINNED),
         (condition(draining=True), 10, None, R.DRAINING),
         (condition(ready=False), 10, None, R.RUNTIME_AWAY),
-        (condition(used=900, oldest=50), 10, 49, R.OLDER_THAN_ALL),
+        (condition(used=900, oldest=50), 10, 49, R.DISPLACES_NEWER),
         (condition(used=900, oldest=50), 10, 51, R.ADMITTED),
         (condition(used=900, oldest=50), 10, None, R.ADMITTED),
         (condition(used=100, oldest=50), 10, 49, R.ADMITTED),

@@ -19,8 +19,8 @@ from modelmesh.policy.copies import (
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
-ROOMY = ClusterRoom(capacity_bytes=1000, free_bytes=500, oldest_ms=HOUR)
-FULL = ClusterRoom(capacity_bytes=1000, free_bytes=10, oldest_ms=10 * HOUR)
+ROOMY = ClusterRoom(capacity_bytes=1000, free_bytes=500, leaving_age_ms=HOUR)
+FULL = ClusterRoom(capacity_bytes=1000, free_bytes=10, leaving_age_ms=10 * HOUR)
 IDLE = ModelLoad(ready=1, loading=0, places=4, rate=0, threshold=2000, size_bytes=100, fits=True)
 SPARE = AddCopies(1, CopiesReason.REGULAR_USE, displaces=False)
 TRIPLE = ModelLoad(ready=3, loading=0, places=0, rate=10, threshold=2000, newest_ms=HOUR)
@@ -108,7 +108,7 @@ def test_the_spare_of_a_pair_goes_when_it_is_long_unused() -> None:
 
 
 def test_the_spare_of_a_model_that_was_heavily_used_lately_may_stay_longer() -> None:
-    ancient = replace(FULL, oldest_ms=200 * HOUR)
+    ancient = replace(FULL, leaving_age_ms=200 * HOUR)
     pair = replace(TRIPLE, ready=2, rate=0, unused_ms=11 * HOUR)
     assert fewer_copies(pair, ancient) == DropCopy(CopiesReason.LONG_UNUSED)
     assert fewer_copies(replace(pair, heavy_ago_ms=12 * HOUR), ancient) == KeepCopies(CopiesReason.ENOUGH)
@@ -145,7 +145,7 @@ rooms = st.builds(
     ClusterRoom,
     capacity_bytes=st.just(1000),
     free_bytes=st.integers(0, 1000),
-    oldest_ms=st.integers(0, 300 * HOUR),
+    leaving_age_ms=st.integers(0, 300 * HOUR),
     promised_bytes=st.integers(0, 400),
 )
 

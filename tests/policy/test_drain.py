@@ -1,9 +1,9 @@
 """What must stand elsewhere before an instance leaves."""
 
-from modelmesh.policy.drain import RECENT_MS, DrainReason, LeaveBehind, LeavingCopy, Move, plan_drain
+from modelmesh.policy.drain import DrainReason, LeaveBehind, LeavingCopy, Move, plan_drain
 from modelmesh.values.ids import ModelId
 
-NOW = 100 * RECENT_MS
+NOW = 360_000_000
 
 
 def copy(name: str, **facts: int) -> LeavingCopy:
@@ -14,20 +14,18 @@ def copy(name: str, **facts: int) -> LeavingCopy:
 def test_the_hottest_go_first() -> None:
     moves, _ = plan_drain(
         [copy("cool", last_use_ms=NOW - 5), copy("warm", rate=10), copy("hot", rate=99), copy("busy", in_use=1)],
-        now_ms=NOW,
     )
     assert [move.model for move in moves] == ["busy", "hot", "warm", "cool"]
     assert moves[0] == Move(ModelId("busy"), DrainReason.IN_USE)
 
 
 def test_copies_are_moved_to_parity() -> None:
-    moves, behind = plan_drain([copy("one", elsewhere=1, wanted=2), copy("two", elsewhere=2, wanted=2)], now_ms=NOW)
+    moves, behind = plan_drain([copy("one", elsewhere=1, wanted=2), copy("two", elsewhere=2, wanted=2)])
     assert [move.model for move in moves] == ["one"]
     assert behind == (LeaveBehind(ModelId("two"), DrainReason.ENOUGH_ELSEWHERE),)
 
 
-def test_what_was_not_used_for_an_hour_is_left_behind_unless_calls_run_on_it() -> None:
-    old = NOW - RECENT_MS - 1
-    moves, behind = plan_drain([copy("a", last_use_ms=old), copy("b", last_use_ms=old, in_use=1)], now_ms=NOW)
-    assert [move.model for move in moves] == ["b"]
-    assert behind == (LeaveBehind(ModelId("a"), DrainReason.NOT_USED),)
+def test_what_nobody_has_called_yet_is_moved_too() -> None:
+    moves, behind = plan_drain([copy("a", last_use_ms=NOW - 3_600_001), copy("b", last_use_ms=0)])
+    assert moves == (Move(ModelId("a"), DrainReason.LOADED), Move(ModelId("b"), DrainReason.LOADED))
+    assert behind == ()

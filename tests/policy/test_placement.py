@@ -46,7 +46,7 @@ def instance(
             reserve_bytes=capacity // 10,
             pinned_bytes=pinned,
             copies=copies,
-            oldest_use_ms=oldest_ms,
+            next_victim_use_ms=oldest_ms,
             loading_slots=2,
             loads=loads,
             worth=worth,

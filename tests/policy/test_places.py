@@ -10,7 +10,7 @@ NOW = 1_000_000
 
 
 def place(name: str, *, used: int = 0, reachable: bool = True, outdated: bool = False, **facts: object) -> InstanceView:
-    record = MemberRecord("", capacity_bytes=1000, used_bytes=used, oldest_use_ms=NOW - 9000, **facts)  # type: ignore[arg-type]
+    record = MemberRecord("", capacity_bytes=1000, used_bytes=used, next_victim_use_ms=NOW - 9000, **facts)  # type: ignore[arg-type]
     return InstanceView(InstanceId(name), record, reachable, outdated)
 
 
@@ -64,7 +64,7 @@ def test_every_instance_has_the_first_reason_that_applies() -> None:
     ]
     assert found[5].detail == "type t requires [gpu]"
     assert found[6].detail == "not tried again for 30 s, failure 2: corrupt"
-    assert "its oldest copy was used 9 s ago" in found[9].detail
+    assert "the copy that would leave next was used 9 s ago" in found[9].detail
 
 
 def test_a_model_that_no_instance_can_hold() -> None:

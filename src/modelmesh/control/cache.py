@@ -110,7 +110,7 @@ class Cache:
             pinned_bytes=self._room.pinned_bytes(),
             default_size_bytes=self.parameters.default_size_bytes,
             copies=len(self._entries),
-            oldest_use_ms=self.usage.oldest_use_ms(),
+            next_victim_use_ms=self._room.next_victim_use_ms(),
             loading_slots=self.parameters.loading_slots,
             loads=self.loads,
             backlog_ms=self._steps.backlog_ms(),

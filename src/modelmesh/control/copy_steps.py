@@ -183,7 +183,7 @@ class CopySteps:
             reserve_bytes=self.ledger.reserve,
             pinned_bytes=self.room.pinned_bytes(),
             used_bytes=self.ledger.used_bytes,
-            oldest_use_ms=self.usage.oldest_use_ms(),
+            next_victim_use_ms=self.room.next_victim_use_ms(),
             draining=self.draining,
             runtime_ready=self.offered,
         )

@@ -9,7 +9,6 @@ from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.mover import Elsewhere, Mover, NotMoved
 from modelmesh.policy.drain import LeavingCopy, Move, plan_drain
-from modelmesh.ports import Clock
 from modelmesh.values.ids import InstanceId, ModelId
 
 AT_ONCE_MAX = 64
@@ -41,7 +40,6 @@ class Drain:
         decider: Decider,
         mover: Mover,
         rate: Callable[[ModelId], int],
-        clock: Clock,
         journal: Journal,
     ) -> None:
         self._own = own
@@ -49,18 +47,17 @@ class Drain:
         self._decider = decider
         self._mover = mover
         self._rate = rate
-        self._clock = clock
         self._journal = journal
 
     async def run(self, timeout_ms: int) -> Drained:
-        """Move what is used, hottest first, several at a time; ends when all is moved or the time is up."""
+        """Move what is loaded, hottest first, several at a time; ends when all is moved or the time is up."""
         result = Drained()
         others = [entry for entry in self._decider.cluster_view().instances if entry.instance != self._own]
         if not any(entry.available for entry in others):
             self._journal.note("drained", detail="no other instance can take over")
             return result
         self._cache.look_at_usage()
-        moves, _ = plan_drain(self._leaving(), now_ms=self._clock.now_ms())
+        moves, _ = plan_drain(self._leaving())
         for move in moves:
             result.left[move.model] = "the time was up"
         slots = sum(entry.record.loading_slots for entry in others if entry.available)
@@ -73,7 +70,7 @@ class Drain:
                 await asyncio.gather(*workers)
         except TimeoutError:
             await asyncio.gather(*workers, return_exceptions=True)
-        detail = f"{result.moved} of {len(moves)} copies in use stand elsewhere"
+        detail = f"{result.moved} of {len(moves)} copies stand elsewhere now"
         if result.left:
             named = [f"{model} ({why})" for model, why in list(result.left.items())[:10]]
             more = f" and {len(result.left) - 10} more" if len(result.left) > len(named) else ""
@@ -108,6 +105,7 @@ class Drain:
                 del result.left[move.model]
             else:
                 result.left[move.model] = why
+                self._journal.note("left_behind", move.model, detail=why)
 
     async def _move(self, move: Move) -> str | None:
         """Load one copy elsewhere; None, or why not."""

@@ -182,9 +182,10 @@ class Loading:
                     f"model {model} needs {size_bytes} bytes; {condition.pinned_bytes} of the {condition.capacity_bytes} "
                     f"bytes of instance {own} hold pinned models",
                 )
-            case AdmissionReason.OLDER_THAN_ALL:
+            case AdmissionReason.DISPLACES_NEWER:
                 return LoadRefused(
-                    Outcome.NO_ROOM, f"instance {own} is full of models that were used more recently than {model}"
+                    Outcome.NO_ROOM,
+                    f"instance {own} would have to evict a model that was used more recently than {model}",
                 )
 
     async def load(self, entry: Entry) -> None:

@@ -342,7 +342,6 @@ class ControlPlane:
             decider=self.decider,
             mover=mover,
             rate=self.rates.rate,
-            clock=clock,
             journal=self.journal,
         )
         self._receiver = Receiver(

@@ -116,6 +116,14 @@ class Room:
         entries = (self._entries[model] for model in self._pinned)
         return sum(entry.size_bytes for entry in entries if entry.state in OPEN)
 
+    def next_victim_use_ms(self) -> int:
+        """Last use of the copy that would leave next; 0 if none can leave."""
+        for model in self._usage.leaving_order():
+            entry = self._entries[model]
+            if entry.state in OPEN and not entry.registered.record.pinned and not self._usage.busy(model):
+                return self._usage.last_use_ms(model)
+        return 0
+
     def worth(self) -> int:
         """What would leave next, per GiB: milliseconds that callers would wait for it in the next minute."""
         wanted_bytes = self._ledger.capacity_bytes // WORTH_DIVISOR

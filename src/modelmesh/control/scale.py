@@ -292,7 +292,7 @@ class Scaler:
         dropped_ms = self._dropped.get(model)
         size_bytes = max(copy.size_bytes for copy in copies)
         free = self._decider.free_places(model, registered, cluster)
-        oldest_ms = min((place.record.oldest_use_ms or now_ms for place in free), default=now_ms)
+        displaced_ms = min((place.record.next_victim_use_ms or now_ms for place in free), default=now_ms)
         newest = max(copies, key=lambda copy: copy.create_revision)
         return ModelLoad(
             ready=len(copies),
@@ -311,7 +311,7 @@ class Scaler:
             maximum=record.maximum_copies or None,
             size_bytes=size_bytes,
             fits=self._spares.fits(size_bytes, free),
-            displaced_ms=max(0, now_ms - oldest_ms),
+            displaced_ms=max(0, now_ms - displaced_ms),
             spared_ago_ms=self._spares.added_ago_ms(model, monotonic_ms),
         )
 
@@ -335,11 +335,11 @@ class Scaler:
 
     def _room(self, cluster: ClusterView) -> ClusterRoom:
         entries = [entry for entry in cluster.instances if entry.available]
-        oldest = [entry.record.oldest_use_ms for entry in entries if entry.record.oldest_use_ms]
+        leaving = [entry.record.next_victim_use_ms for entry in entries if entry.record.next_victim_use_ms]
         return ClusterRoom(
             capacity_bytes=sum(entry.record.capacity_bytes for entry in entries),
             free_bytes=sum(entry.free_bytes for entry in entries),
-            oldest_ms=max(0, self._clock.now_ms() - min(oldest)) if oldest else 0,
+            leaving_age_ms=max(0, self._clock.now_ms() - min(leaving)) if leaving else 0,
         )
 
 

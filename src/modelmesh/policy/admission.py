@@ -23,20 +23,20 @@ class AdmissionReason(enum.Enum):
     ADMITTED = "admitted"
     TOO_LARGE = "too_large"
     BESIDE_PINNED = "beside_pinned"
-    OLDER_THAN_ALL = "older_than_all"
+    DISPLACES_NEWER = "displaces_newer"
     DRAINING = "draining"
     RUNTIME_AWAY = "runtime_away"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadCondition:
-    """The state of this instance that the decision needs. `oldest_use_ms` is 0 when nothing is held."""
+    """The state of this instance that the decision needs. `next_victim_use_ms`: last use of the copy that would leave next, or 0."""
 
     capacity_bytes: int
     reserve_bytes: int
     pinned_bytes: int
     used_bytes: int
-    oldest_use_ms: int
+    next_victim_use_ms: int
     draining: bool
     runtime_ready: bool
 
@@ -59,8 +59,8 @@ def admit(condition: LoadCondition, *, size_bytes: int, last_use_ms: int | None)
     if size_bytes > condition.capacity_bytes - condition.pinned_bytes:
         return AdmissionReason.BESIDE_PINNED
     fits = condition.used_bytes + size_bytes + condition.reserve_bytes <= condition.capacity_bytes
-    if last_use_ms is not None and not fits and 0 < last_use_ms < condition.oldest_use_ms:
-        return AdmissionReason.OLDER_THAN_ALL
+    if last_use_ms is not None and not fits and 0 < last_use_ms < condition.next_victim_use_ms:
+        return AdmissionReason.DISPLACES_NEWER
     return AdmissionReason.ADMITTED
 
 

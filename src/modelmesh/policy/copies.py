@@ -110,13 +110,13 @@ class ClusterRoom:
 
     Attributes:
         capacity_bytes, free_bytes: Of all together.
-        oldest_ms: Age of their oldest copy.
+        leaving_age_ms: How long the copy that would be evicted next is unused, where that is longest.
         promised_bytes: What spares that are under way will take of it.
     """
 
     capacity_bytes: int
     free_bytes: int
-    oldest_ms: int
+    leaving_age_ms: int
     promised_bytes: int = 0
 
     @property
@@ -183,7 +183,7 @@ def fewer_copies(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits = _DEF
         return KeepCopies(CopiesReason.ENOUGH)
     if load.ready == 2:
         return _pair(load, room, limits)
-    heavy_bound_ms = min(5 * 60 * MINUTE_MS, max(10 * MINUTE_MS, (3 * room.oldest_ms + 10_400_000) // 100))
+    heavy_bound_ms = min(5 * 60 * MINUTE_MS, max(10 * MINUTE_MS, (3 * room.leaving_age_ms + 10_400_000) // 100))
     heavy = load.heavy_ago_ms is not None and load.heavy_ago_ms < heavy_bound_ms
     if heavy or load.newest_ms < limits.settled_ms:
         return KeepCopies(CopiesReason.ENOUGH)
@@ -244,7 +244,7 @@ def _light(load: ModelLoad, limits: CopiesLimits) -> bool:
 
 
 def _pair(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits) -> DropCopy | KeepCopies:
-    bound_ms = room.oldest_ms // 10
-    if load.heavy_ago_ms is None or load.heavy_ago_ms >= room.oldest_ms // 5:
+    bound_ms = room.leaving_age_ms // 10
+    if load.heavy_ago_ms is None or load.heavy_ago_ms >= room.leaving_age_ms // 5:
         bound_ms = min(bound_ms, limits.pair_ms)
     return DropCopy(CopiesReason.LONG_UNUSED) if load.unused_ms > bound_ms else KeepCopies(CopiesReason.ENOUGH)

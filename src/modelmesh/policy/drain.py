@@ -10,16 +10,12 @@ from dataclasses import dataclass
 
 from modelmesh.values.ids import ModelId
 
-RECENT_MS = 3_600_000
-"""A copy unused for this long is not worth a load elsewhere; its next call loads it."""
-
 
 class DrainReason(enum.Enum):
     """Why a copy is moved or left behind."""
 
     IN_USE = "in_use"
-    USED_RECENTLY = "used_recently"
-    NOT_USED = "not_used"
+    LOADED = "loaded"
     ENOUGH_ELSEWHERE = "enough_elsewhere"
 
 
@@ -58,12 +54,11 @@ class LeaveBehind:
     reason: DrainReason
 
 
-def plan_drain(copies: Iterable[LeavingCopy], *, now_ms: int) -> tuple[tuple[Move, ...], tuple[LeaveBehind, ...]]:
-    """Split the copies into those to move, hottest first, and those to leave behind.
+def plan_drain(copies: Iterable[LeavingCopy]) -> tuple[tuple[Move, ...], tuple[LeaveBehind, ...]]:
+    """Split the ready copies into those to move, hottest first, and those that stand elsewhere already.
 
-    Args:
-        copies: The ready copies here.
-        now_ms: Epoch milliseconds.
+    Whether a copy that nobody uses is worth its room is for the instance that is asked to take it: it refuses what
+    would displace a copy used more recently.
     """
     moves: list[Move] = []
     behind: list[LeaveBehind] = []
@@ -72,8 +67,6 @@ def plan_drain(copies: Iterable[LeavingCopy], *, now_ms: int) -> tuple[tuple[Mov
             behind.append(LeaveBehind(copy.model, DrainReason.ENOUGH_ELSEWHERE))
         elif copy.in_use:
             moves.append(Move(copy.model, DrainReason.IN_USE))
-        elif now_ms - copy.last_use_ms <= RECENT_MS:
-            moves.append(Move(copy.model, DrainReason.USED_RECENTLY))
         else:
-            behind.append(LeaveBehind(copy.model, DrainReason.NOT_USED))
+            moves.append(Move(copy.model, DrainReason.LOADED))
     return tuple(moves), tuple(behind)

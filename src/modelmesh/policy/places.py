@@ -99,5 +99,7 @@ def _room(entry: InstanceView, size_bytes: int, now_ms: int) -> tuple[PlaceReaso
     room = f"{entry.free_bytes} of {record.capacity_bytes} bytes free, {record.copies} copies, {record.loads} loads"
     if entry.free_bytes >= size_bytes:
         return PlaceReason.HAS_ROOM, room
-    seconds = max(0, now_ms - record.oldest_use_ms) // 1000
-    return PlaceReason.MUST_EVICT, f"{room}; its oldest copy was used {seconds} s ago"
+    if not record.next_victim_use_ms:
+        return PlaceReason.MUST_EVICT, f"{room}; no copy there can be evicted at the moment"
+    seconds = max(0, now_ms - record.next_victim_use_ms) // 1000
+    return PlaceReason.MUST_EVICT, f"{room}; the copy that would leave next was used {seconds} s ago"

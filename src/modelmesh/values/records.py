@@ -286,7 +286,9 @@ class HotCopy:
 
 @dataclass(frozen=True, slots=True)
 class MemberRecord:
-    """What an instance tells the others of itself. `oldest_use_ms` is 0 when it holds nothing.
+    """What an instance tells the others of itself.
+
+    `next_victim_use_ms`: last use of the copy that would be evicted next; 0 if none can be.
 
     `pinned_bytes`: in copies that are never evicted.
 
@@ -304,7 +306,7 @@ class MemberRecord:
     pinned_bytes: int = 0
     default_size_bytes: int = 0
     copies: int = 0
-    oldest_use_ms: int = 0
+    next_victim_use_ms: int = 0
     loading_slots: int = 0
     loads: int = 0
     backlog_ms: int = 0
@@ -332,7 +334,7 @@ class MemberRecord:
                 "pinned": self.pinned_bytes,
                 "unit": self.default_size_bytes,
                 "count": self.copies,
-                "oldest": self.oldest_use_ms,
+                "oldest": self.next_victim_use_ms,
                 "slots": self.loading_slots,
                 "loads": self.loads,
                 "backlog": self.backlog_ms,
@@ -367,7 +369,7 @@ class MemberRecord:
             pinned_bytes=_measure(known, "pinned", bounds.BYTES),
             default_size_bytes=_measure(known, "unit", bounds.BYTES),
             copies=_measure(known, "count", bounds.COUNT),
-            oldest_use_ms=_measure(known, "oldest", bounds.TIME_MS),
+            next_victim_use_ms=_measure(known, "oldest", bounds.TIME_MS),
             loading_slots=_measure(known, "slots", bounds.COUNT),
             loads=_measure(known, "loads", bounds.COUNT),
             backlog_ms=_measure(known, "backlog", bounds.DURATION_MS),
