@@ -241,9 +241,7 @@ def test_the_page_of_events_names_them_all_and_their_reasons() -> None:
         "victim evicted": {reason.value for reason in EvictionReason},
         "dropped": {reason.value for reason in DropReason},
         "adds_copies drops_copy": {reason.value for reason in CopiesReason if reason not in quiet},
-        "moved": {
-            reason.value for reason in (BalanceReason.JOINED_EMPTY, DrainReason.IN_USE, DrainReason.USED_RECENTLY)
-        },
+        "moved": {reason.value for reason in (BalanceReason.JOINED_EMPTY, DrainReason.IN_USE, DrainReason.LOADED)},
         "vmodel_moved": {
             reason.value
             for reason in (PromotionReason.ACTIVE_UNUSED, PromotionReason.PARITY, PromotionReason.AS_MANY_AS_FIT)
