@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from modelmesh import __version__
+from modelmesh.cli.adapter import adapter
 from modelmesh.cli.apply import apply
 from modelmesh.cli.explain import explain
 from modelmesh.cli.models import models
@@ -35,6 +36,7 @@ app.command()(apply)
 app.command()(runtime)
 app.command()(explain)
 app.command()(simulate)
+app.add_typer(adapter, name="adapter")
 app.add_typer(models, name="models")
 app.add_typer(vmodels, name="vmodels")
 

@@ -138,12 +138,16 @@ class LoadedModels(Generic[M]):
         pool: Where its plain methods run. Needs a few threads more than `loading_concurrency`, so that an
             unload never waits for a load.
         grace_s: How long an unload waits for calls that still use the model.
+        bounded: Whether a load that does not fit into the capacity is refused.
     """
 
-    def __init__(self, runtime: ModelRuntime[M], pool: Executor, *, grace_s: float = 10.0) -> None:
+    def __init__(
+        self, runtime: ModelRuntime[M], pool: Executor, *, grace_s: float = 10.0, bounded: bool = True
+    ) -> None:
         self._runtime = runtime
         self._pool = pool
         self._grace_s = grace_s
+        self._bounded = bounded
         self._entries: dict[str, _Entry[M]] = {}
         self._turns = asyncio.Semaphore(max(1, runtime.loading_concurrency))
         self._freed = asyncio.Event()
@@ -156,7 +160,7 @@ class LoadedModels(Generic[M]):
         return [id_ for id_, entry in self._entries.items() if entry.state is _State.READY]
 
     def accounted_bytes(self) -> int:
-        """Bytes taken by models and reserved by loads; at most the capacity."""
+        """Bytes taken by models and reserved by loads; at most the capacity, if that bounds them."""
         return sum(entry.size_bytes for entry in self._entries.values())
 
     def size(self, id_: str) -> int:
@@ -278,7 +282,7 @@ class LoadedModels(Generic[M]):
         while True:
             others_bytes = self.accounted_bytes() - entry.size_bytes
             leaving_bytes = sum(e.size_bytes for e in self._entries.values() if e.state is _State.LEAVING)
-            if others_bytes + size_bytes <= capacity_bytes:
+            if others_bytes + size_bytes <= capacity_bytes or not self._bounded:
                 entry.size_bytes = size_bytes
                 return
             if others_bytes - leaving_bytes + size_bytes > capacity_bytes:

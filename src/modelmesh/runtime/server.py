@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from urllib.parse import quote
 import grpc
 
 from modelmesh._proto import model_runtime_pb2
-from modelmesh.runtime.contract import ModelRuntime
+from modelmesh.runtime.contract import ModelRuntime, ModelService
 from modelmesh.runtime.introspection import Health, Reflection
 from modelmesh.runtime.loaded import LoadedModels, call
 from modelmesh.runtime.management import Management
@@ -94,6 +94,8 @@ async def serve(
     listen: str | Sequence[str] = DEFAULT_LISTEN,
     inference_threads: int | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    management: Callable[[Any, LoadedModels[Any], list[ModelService[Any]]], Management] = Management,
+    bounded: bool = True,
 ) -> RuntimeServer:
     """Serve a runtime on the running event loop; returns when it listens.
 
@@ -102,6 +104,9 @@ async def serve(
         listen: One or more of `port`, `host:port`, `unix:///path`; port 0 takes a free one.
         inference_threads: Threads for plain `infer` and service methods; None: one per CPU.
         max_message_bytes: Larger requests and answers are refused with RESOURCE_EXHAUSTED.
+        management: Answers the management calls.
+        bounded: Whether a load that does not fit into the capacity is refused here. An adapter leaves that to the mesh:
+            it learns a size when the server has the model already.
 
     Raises:
         OSError: An address is in use or not permitted.
@@ -111,10 +116,10 @@ async def serve(
     addresses = [_address(one) for one in ([listen] if isinstance(listen, str) else listen)]
     slow = ThreadPoolExecutor(max(1, runtime.loading_concurrency) + 4, thread_name_prefix="models")
     fast = ThreadPoolExecutor(inference_threads or os.cpu_count() or 1, thread_name_prefix="infer")
-    models = LoadedModels(runtime, slow)
+    models = LoadedModels(runtime, slow, bounded=bounded)
     gate = CallGate(MAX_CALLS)
     own = list(runtime.services())
-    handlers = [Management(runtime, models, own).handler()]
+    handlers = [management(runtime, models, own).handler()]
     handlers += [model_service_handler(service, models, fast, gate) for service in own]
     descriptors = [
         model_runtime_pb2.DESCRIPTOR.services_by_name["ModelRuntime"],

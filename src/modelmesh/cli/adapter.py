@@ -1,0 +1,96 @@
+"""`modelmesh adapter`: our process beside a foreign model server."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from modelmesh.servers.driver import Driver
+    from modelmesh.servers.files import Files
+    from modelmesh.servers.settings import AdapterSettings
+
+Value = TypeVar("Value")
+
+adapter = typer.Typer(
+    help="Stand beside a model server and load, unload and measure its models for the mesh.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Listen = Annotated[
+    str | None,
+    typer.Option(help="Where to listen: port, host:port or unix:///path. Default: ADAPTER_PORT, 8085, on loopback."),
+]
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--models",
+        help="Folder that paths of models may lie in, again for more; without a puller only. Default: ROOT_MODEL_DIR and"
+        " PVC_MOUNTS_DIR.",
+        exists=True,
+        file_okay=False,
+    ),
+]
+
+
+@adapter.command()
+def mlserver(listen: Listen = None, models: Models = None) -> None:
+    """Stand beside MLServer. Settings are the environment of a ServingRuntime's adapter."""
+    from modelmesh.servers.mlserver import MLServer
+    from modelmesh.servers.settings import Variables
+
+    metrics_port = _checked(lambda: Variables(os.environ).number("MLSERVER_METRICS_PORT", 8082, least=1, most=65535))
+    _serve(listen, models, lambda settings: MLServer(settings.server_port, metrics_port))
+
+
+def _serve(
+    listen: str | None,
+    models: list[Path] | None,
+    driver: "Callable[[AdapterSettings], Driver]",
+    *,
+    server_port: int = 8001,
+    factor: float = 1.25,
+) -> None:
+    from modelmesh.servers.adapter import AdapterRuntime
+    from modelmesh.servers.epochs import serve_lives, stop_on_signals
+    from modelmesh.servers.settings import read_settings
+    from modelmesh.servers.sizes import Sizes
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = _checked(lambda: read_settings(os.environ, server_port=server_port, factor=factor))
+    sizes = Sizes(settings.factor, settings.default_size_bytes)
+
+    async def main() -> None:
+        files = _files(settings, models)
+
+        def life() -> AdapterRuntime:
+            return AdapterRuntime(driver(settings), files, settings, sizes)
+
+        await serve_lives(life, listen or f"127.0.0.1:{settings.port}", stop_on_signals())
+
+    try:
+        asyncio.run(main())
+    except (OSError, ValueError) as error:
+        typer.echo(f"modelmesh adapter: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _files(settings: "AdapterSettings", models: list[Path] | None) -> "Files":
+    from modelmesh.servers.files import LocalFiles
+
+    return LocalFiles(tuple(path.absolute() for path in models or (settings.root, settings.claims)))
+
+
+def _checked(read: Callable[[], Value]) -> Value:
+    from modelmesh.servers.settings import SettingsError
+
+    try:
+        return read()
+    except SettingsError as error:
+        typer.echo(f"modelmesh adapter: {error}", err=True)
+        raise typer.Exit(1) from error

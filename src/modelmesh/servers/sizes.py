@@ -1,0 +1,135 @@
+"""What a model takes of a server's memory: measured where that can be done, and remembered by content.
+
+A server in one process keeps memory that models have left, and gives it to the next one. So growth alone says too little:
+a model that moved into such room has grown the server by less than it takes. With `slack` bytes of such room before a load
+that grew the server by `grew` bytes, the model takes between `grew` and `grew + slack`; without any, exactly `grew`.
+"""
+
+import enum
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+REMEMBERED = 10_000
+"""Contents whose sizes are kept."""
+
+LEAST_BYTES = 64 * 1024
+"""No server knows a model for less."""
+
+_EXACT_SHARE = 0.1
+_EXACT_BYTES = 1024 * 1024
+"""Slack up to this share of the growth, or so many bytes, is none worth speaking of."""
+
+
+class Reason(enum.Enum):
+    """Where a size comes from."""
+
+    TOLD = "told"
+    MEASURED = "measured"
+    REMEMBERED = "remembered"
+    BOUNDED = "bounded"
+    PREDICTED = "predicted"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bytes that a model takes, and how that is known."""
+
+    size_bytes: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A server's memory over one load, nothing else loading or leaving meanwhile. All in bytes."""
+
+    before: int
+    after: int
+    slack: int
+
+    @property
+    def grew(self) -> int:
+        """What came on top."""
+        return max(0, self.after - self.before)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the growth is the model's size."""
+        return self.slack <= max(_EXACT_BYTES, self.grew * _EXACT_SHARE)
+
+
+def judge(predicted: int, *, told: int | None = None, growth: Growth | None = None, known: int | None = None) -> Size:
+    """The size of a model that was just loaded.
+
+    Args:
+        predicted: From its files, or what this content is known to take.
+        told: What the server or the model's own process says.
+        growth: What was measured around the load.
+        known: What the same content took before.
+    """
+    if told is not None and told > 0:
+        return Size(max(told, LEAST_BYTES), Reason.TOLD)
+    if growth is not None and growth.is_exact and growth.grew > 0:
+        measured = growth.grew if known is None else (growth.grew + known) // 2
+        return Size(max(measured, LEAST_BYTES), Reason.MEASURED)
+    if known is not None:
+        return Size(known, Reason.REMEMBERED)
+    if growth is not None:
+        bounded = min(max(predicted, growth.grew), growth.grew + growth.slack)
+        return Size(max(bounded, LEAST_BYTES), Reason.BOUNDED)
+    return Size(max(predicted, LEAST_BYTES), Reason.PREDICTED)
+
+
+@dataclass(slots=True)
+class Sizes:
+    """Sizes by content, and how much of its files' size a model of each format takes.
+
+    Args:
+        factor: Bytes in memory for each byte on disk, for formats of which nothing is known yet.
+        default_bytes: For a model whose files' size nobody knows.
+    """
+
+    factor: float
+    default_bytes: int
+    _known: "OrderedDict[tuple[str, str], int]" = field(default_factory=OrderedDict)
+    _factors: dict[str, float] = field(default_factory=dict)
+
+    def known(self, model_format: str, content: str) -> int | None:
+        """What this content took."""
+        return self._known.get((model_format, content))
+
+    def predicted(self, model_format: str, disk_bytes: int) -> int:
+        """What files of this size will take."""
+        if disk_bytes <= 0:
+            return self.default_bytes
+        return int(disk_bytes * self._factors.get(model_format, self.factor))
+
+    def learn(self, model_format: str, content: str, disk_bytes: int, size: Size) -> None:
+        """Remember a size; measured ones tell something of their format too."""
+        if size.reason is Reason.PREDICTED:
+            return
+        key = (model_format, content)
+        self._known[key] = size.size_bytes
+        self._known.move_to_end(key)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        # Of small models the server's own share is most of the size, and no rule for larger ones.
+        if size.reason in {Reason.TOLD, Reason.MEASURED} and disk_bytes >= 16 * LEAST_BYTES:
+            seen = size.size_bytes / disk_bytes
+            last = self._factors.get(model_format)
+            self._factors[model_format] = seen if last is None else (seen + last) / 2
+
+
+@dataclass(slots=True)
+class Slack:
+    """How much of a server's memory no model accounts for, although it is more than the empty server took.
+
+    Attributes:
+        base_bytes: What the server takes without a model; with what it has imported since.
+    """
+
+    base_bytes: int
+    held: dict[str, int] = field(default_factory=dict)
+
+    def now(self, memory_bytes: int) -> int:
+        """Bytes that a load may fill without growing the server."""
+        return max(0, memory_bytes - self.base_bytes - sum(self.held.values()))
