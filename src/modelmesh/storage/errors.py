@@ -11,6 +11,7 @@ LONGEST = 600
 
 _QUERY = re.compile(r"\?[^\s\"'<>)\]]+")
 _USERINFO = re.compile(r"(?<=://)[^/\s@\"']+@")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SIGNED = re.compile(r"(?i)\b(authorization|x-amz-security-token|signature|sig)\b\s*[=:]\s*[^\s,;&\"']+")
 
 
@@ -48,7 +49,7 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
     """Text of another system on one line, without secrets, queries of URLs and signatures; bounded."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "…")
-    text = _USERINFO.sub("", _QUERY.sub("?…", " ".join(text.split())))
+    text = _USERINFO.sub("", _QUERY.sub("?…", _CONTROL.sub("?", " ".join(text.split()))))
     text = _SIGNED.sub(r"\1=…", text)
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 

@@ -91,27 +91,30 @@ class FolderSource:
         waiting = [""]
         while waiting:
             below = waiting.pop()
-            for one in os.scandir(self._path / below):
-                name = f"{below}{one.name}"
-                path = self._path / name
-                if one.is_symlink():
-                    self._inside(path)
-                found = path.stat()
-                if stat.S_ISDIR(found.st_mode):
-                    real = path.resolve()
-                    if real in seen:
-                        continue  # a link to a folder that was or will be looked at; also one in a circle
-                    seen.add(real)
-                    waiting.append(f"{name}/")
-                elif stat.S_ISREG(found.st_mode):
-                    files.append(SourceFile(name, str(path), found.st_size, _tag(found)))
+            with os.scandir(self._path / below) as found:
+                for one in found:
+                    self._look(f"{below}{one.name}", one, waiting, seen, files)
                     if len(files) > limits.max_files:
                         raise too_many(self._location, limits)
-                else:
-                    raise StorageError(
-                        Status.INVALID_ARGUMENT, f"{self._location}: {shown(name)!r} is neither a file nor a folder"
-                    )
         return files
+
+    def _look(
+        self, name: str, one: "os.DirEntry[str]", waiting: list[str], seen: set[Path], files: list[SourceFile]
+    ) -> None:
+        """One name of a folder: a file, or a folder to look into, once however many links lead to it."""
+        path = self._path / name
+        if one.is_symlink():
+            self._inside(path)
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode):
+            files.append(SourceFile(name, str(path), found.st_size, _tag(found)))
+        elif not stat.S_ISDIR(found.st_mode):
+            raise StorageError(
+                Status.INVALID_ARGUMENT, f"{self._location}: {shown(name)!r} is neither a file nor a folder"
+            )
+        elif (real := path.resolve()) not in seen:
+            seen.add(real)
+            waiting.append(f"{name}/")
 
     def _inside(self, path: Path) -> None:
         """The place that a path leads to is one that was named."""

@@ -126,6 +126,8 @@ class ObjectSource:
             kind, said = Status.ABORTED, "it changed while it was pulled"
         elif isinstance(error, errors.InvalidPathError):
             kind, said = Status.INVALID_ARGUMENT, f"a name cannot be used ({self._words(error)}); rename the object"
+        elif "redirect without LOCATION" in text:
+            kind, said = Status.INVALID_ARGUMENT, "the bucket is in another region; set `region`, or AWS_REGION"
         elif status is not None:
             kind = of_http_status(int(status[1]))
             said = f"the store answers {status[1]}"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -14,7 +15,7 @@ from modelmesh.storage.credentials import is_true, secrets_of
 from modelmesh.storage.errors import StorageError
 from modelmesh.storage.listing import Limits, Plan, SourceFile, make_plan
 from modelmesh.storage.locations import Location
-from modelmesh.storage.names import shown
+from modelmesh.storage.names import base_name, shown
 from modelmesh.storage.sources.web import MAX_JSON_BYTES, Web, pieces, range_header, sent_range, tls_context
 from modelmesh.values.status import Status
 
@@ -72,10 +73,11 @@ class OciSource:
         if not isinstance(layers, list) or len(layers) > limits.max_files:
             raise self._nonsense("its manifest has no layers")
         files = [file for number, layer in enumerate(layers) if (file := self._file(number, layer)) is not None]
-        is_file = len(files) == 1 and files[0].name == self._location.path.strip("/") and not files[0].unpack
         path = self._location.path.strip("/")
-        if path and not is_file:
-            files = [_below(path, file) for file in files if file.unpack or file.name.startswith(f"{path}/")]
+        named = [replace(file, name=base_name(path)) for file in files if file.name == path and not file.unpack]
+        if path:
+            files = named or [_below(path, file) for file in files if file.unpack or file.name.startswith(f"{path}/")]
+        is_file = bool(named)
         return make_plan(self._location, files, is_file=is_file, endpoint="", unknown=unknown, limits=limits)
 
     async def read(self, file: SourceFile, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
@@ -192,12 +194,8 @@ class OciSource:
 def _below(path: str, file: SourceFile) -> SourceFile:
     """A file of an artifact by its name below a path."""
     if file.unpack:
-        return (
-            file
-            if file.layer_below
-            else SourceFile(file.name, file.key, file.size_bytes, file.tag, file.digest, unpack=True, layer_below=path)
-        )
-    return SourceFile(file.name[len(path) + 1 :], file.key, file.size_bytes, file.tag, file.digest)
+        return replace(file, layer_below=file.layer_below or path)
+    return replace(file, name=file.name[len(path) + 1 :])
 
 
 def _docker_login(host: str, environ: Mapping[str, str]) -> tuple[str, str]:
