@@ -302,6 +302,14 @@ class Runtime(Protocol):
         """Ask `runtimeStatus`. Existing runtimes drop every model when they answer: never a health probe."""
         ...
 
+    async def answers(self) -> None:
+        """Ask for a sign of life, wherever it takes loads and calls. Any answer is one, an error too.
+
+        Raises RuntimeCallError: DEADLINE_EXCEEDED if it takes the question and does not answer, UNAVAILABLE if it cannot be
+        reached.
+        """
+        ...
+
     async def load(self, source: ModelSource) -> RuntimeLoaded:
         """Load a model; no time-out of its own."""
         ...
@@ -452,6 +460,10 @@ class DataPlane(Protocol):
 
     def is_idle(self, model: ModelId, load_id: LoadId) -> bool:
         """Whether a local copy is closed and nothing runs on it; if something does, `CopyIdle` follows."""
+        ...
+
+    def runtime_hangs(self) -> None:
+        """The runtime does not answer: calls on it that can be repeated, and were not yet, end as failed attempts."""
         ...
 
     def usage(self) -> Sequence[Usage]:

@@ -356,6 +356,48 @@ async def test_what_runs_on_a_copy_can_be_ended(pair: tuple[Side, Side]) -> None
     a.gate.set()
 
 
+async def test_calls_leave_a_runtime_that_hangs_once(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    a.local()
+    a.gate = asyncio.Event()
+    call = asyncio.create_task(a.call())
+    async with asyncio.timeout(WAIT):
+        while not a.served:
+            await asyncio.sleep(0.002)
+    a.local(ready=False)
+    a.plane.runtime_hangs()
+    failed = await a.brain.next(AttemptFailed)
+    assert (failed.outcome, failed.begun, failed.replayable) == (Outcome.HUNG, True, True)
+    a.local()
+    a.plane.resolve([(failed.token, Serve())])
+    async with asyncio.timeout(WAIT):
+        while a.served < 2:
+            await asyncio.sleep(0.002)
+    a.plane.runtime_hangs()
+    a.gate.set()
+    assert (await call)[0] is Status.OK
+    assert a.brain.count(AttemptFailed) == 1
+
+
+async def test_a_hop_leaves_a_runtime_that_hangs_and_says_so(pair: tuple[Side, Side]) -> None:
+    a, b = pair
+    a.remote(b)
+    b.local()
+    b.gate = asyncio.Event()
+    call = asyncio.create_task(a.call())
+    async with asyncio.timeout(WAIT):
+        while not b.served:
+            await asyncio.sleep(0.002)
+    b.local(ready=False)
+    b.plane.runtime_hangs()
+    failed = await a.brain.next(AttemptFailed)
+    assert (failed.instance, failed.outcome, failed.begun) == (B, Outcome.LOST, True)
+    assert (await b.brain.next(AttemptFailed)).outcome is Outcome.HUNG
+    a.plane.resolve([(failed.token, Fail(Status.UNAVAILABLE, "gone"))])
+    assert (await call)[:2] == (Status.UNAVAILABLE, "gone")
+    b.gate.set()
+
+
 async def test_a_caller_that_gives_up_is_told(pair: tuple[Side, Side]) -> None:
     a, _ = pair
     call = asyncio.create_task(a.call(timeout=0.2))

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from modelmesh.adapters.runtime import grpc_runtime
 from modelmesh.adapters.runtime.candidates import RuntimeCandidates, strange_folder
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeState
@@ -331,6 +332,37 @@ async def test_calls_after_close_are_unavailable(make):
         with pytest.raises(RuntimeCallError) as caught:
             await runtime.load(source())
         assert caught.value.status is Status.UNAVAILABLE
+
+
+async def test_a_sign_of_life_is_any_answer_and_nobody_gives_none(make):
+    under = make()
+    async with under.runtime() as runtime:
+        await runtime.answers()
+        await under.die()
+        with pytest.raises(RuntimeCallError) as caught:
+            await runtime.answers()
+        assert caught.value.status is Status.UNAVAILABLE
+
+
+@pytest.mark.parametrize("where", ["management", "inference"])
+async def test_who_takes_the_question_and_says_nothing_stands_still(monkeypatch, where):
+    monkeypatch.setattr(grpc_runtime, "ANSWER_TIMEOUT_S", 0.3)
+
+    async def swallow(reader, writer):
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    nobody = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    async with ScriptedRuntime() as server:
+        targets = (nobody, server.address) if where == "management" else (server.address, nobody)
+        runtime = GrpcRuntime(targets[0], calls_target=targets[1])
+        with pytest.raises(RuntimeCallError) as caught:
+            await runtime.answers()
+        assert caught.value.status is Status.DEADLINE_EXCEEDED
+        await runtime.close()
+    silent.close()
+    await silent.wait_closed()
 
 
 async def test_closing_fails_running_calls_unavailable():

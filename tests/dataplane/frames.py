@@ -29,6 +29,12 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         self.server.connections.append(self)
         self.number = len(self.server.connections)
+        if self.server.is_still:
+            transport.pause_reading()
+            return
+        self.begin()
+
+    def begin(self) -> None:
         if self.server.settings:
             self.h2.local_settings = h2.settings.Settings(client=False, initial_values=self.server.settings)
         self.h2.initiate_connection()
@@ -64,7 +70,22 @@ class ForgedServer:
         self.connections: list[Connection] = []
         self.seen: list[h2.events.Event] = []
         self.address = ""
+        self.is_still = False
         self._server: asyncio.Server | None = None
+
+    def stand_still(self) -> None:
+        """As a stopped process: the system still accepts connections, and takes what its buffers hold."""
+        self.is_still = True
+        for connection in self.connections:
+            connection.transport.pause_reading()
+
+    def go_on(self) -> None:
+        self.is_still = False
+        for connection in self.connections:
+            if not connection.transport.is_closing():
+                if connection.h2.state_machine.state is h2.connection.ConnectionState.IDLE:
+                    connection.begin()
+                connection.transport.resume_reading()
 
     async def start(self, address: str = "127.0.0.1:0") -> "ForgedServer":
         host, _, port = address.rpartition(":")

@@ -119,7 +119,7 @@ async def test_a_silent_peer_is_lost(make: Make) -> None:
     await until(lambda: silent.requests() == 1)
     silent.connections[0].transport.pause_reading()
     failed = await one.brain.next(AttemptFailed)
-    assert (failed.instance, failed.outcome, failed.replayable) == ("silent", Outcome.LOST, True)
+    assert (failed.instance, failed.outcome, failed.replayable) == ("silent", Outcome.HUNG, True)
     one.plane.resolve([(failed.token, Fail(Status.ABORTED, "gone"))])
     assert (await status_of(call))[0] == grpc.StatusCode.ABORTED
     silent.close()

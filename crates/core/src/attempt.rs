@@ -111,6 +111,7 @@ async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>
     let works = (matches!(towards, Towards::Runtime(_)), checks);
     let budget = &call.worker.shared.replay;
     let injector = Injector::new(&call.rule, &call.headers, &call.subject, works, max_message, budget);
+    let (may_move, is_ingress) = (call.may_move(), call.is_ingress());
     let mut relay = Relay {
         caller: &mut call.caller,
         body: &mut call.body,
@@ -119,6 +120,8 @@ async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>
             Towards::Runtime(copy) => Some(copy),
             Towards::Peer { .. } => None,
         },
+        may_move,
+        is_ingress,
         place,
         deadline: call.deadline.as_ref().map(|deadline| deadline.at),
         injector: injector.map(Box::new),

@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::attempt::{self, Towards};
 use crate::caller::Caller;
+use crate::copy::Ending;
 use crate::events::Event;
 use crate::headers::MM_REFUSED;
 use crate::held::Resolution;
@@ -242,6 +243,10 @@ impl Call {
             }
             Ok(Ok(())) => {}
         }
+        if used.copy().ending() == Ending::Hung && self.may_move() {
+            let failure = Failure::new(Outcome::Hung, Code::Unavailable, "the runtime does not answer").unprocessed();
+            return (End::Failed(failure), tried);
+        }
         if let Some(queued) = queued {
             self.staged(queue, None, "");
             self.shared().metrics.queued(&self.subject.model, queued.elapsed());
@@ -261,6 +266,13 @@ impl Call {
         }
         self.staged(infer, code, &tried.instance);
         (end, tried)
+    }
+
+    /// Whether it goes elsewhere if the runtime does not answer: once. Where the next does not answer either, perhaps because
+    /// its calls take long, it stays.
+    #[must_use]
+    pub fn may_move(&self) -> bool {
+        self.rule.idempotent && self.attempts <= 1 && self.hopped.as_ref().is_none_or(|hopped| hopped.tried.is_empty())
     }
 
     /// Counts how the runtime answered, where that is not told with the end of the call.
@@ -349,7 +361,8 @@ impl Call {
             return self.caller.end(refusal(Outcome::NotHere));
         }
         // Our runtime is away, which another instance's is not; or it went under this call, which may be why.
-        let repeatable = failure.outcome == Outcome::Lost && (failure.unprocessed || self.rule.idempotent);
+        let gone = matches!(failure.outcome, Outcome::Lost | Outcome::Hung);
+        let repeatable = gone && (failure.unprocessed || self.rule.idempotent);
         if repeatable && !self.is_ingress() && !self.caller.has_begun() {
             return self.caller.end(refusal(if failure.unprocessed { Outcome::Busy } else { Outcome::Lost }));
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use modelmesh_http2::{Client, Pinger, Sender};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::time::{interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock;
 use crate::ledger::{Account, Side, TooMuch};
@@ -23,10 +23,10 @@ use crate::socket::{self, Socket, Watched};
 
 /// From the first packet to the answer to our first ping.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// A peer with open streams that is silent this long is pinged …
+/// A neighbour with open streams that is silent this long is pinged …
 const PING_AFTER_MS: u64 = 2000;
-/// … and lost when silent this long: 5 s in all.
-const LOST_AFTER_MS: u64 = 5000;
+/// … and hangs if it is silent for this much longer: 5 s in all.
+const PONG_AFTER_MS: u64 = 3000;
 /// A connection whose calls have had nothing of an answer for this long gets no more of them. Slow runtimes are no harm:
 /// their calls go on where they are.
 const STALE_AFTER_MS: u64 = 10_000;
@@ -47,9 +47,23 @@ pub struct Opened {
 }
 
 /// How a connection ended.
-pub struct Ended {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
     /// Closed for idleness; nothing is wrong with the other side.
-    pub by_us: bool,
+    Idle,
+    /// It broke.
+    Lost,
+}
+
+/// What those who use a connection are told of it.
+#[derive(Default)]
+pub struct Signs {
+    /// Calls on it.
+    pub in_flight: AtomicUsize,
+    /// Calls are in flight, and none of them has had anything of an answer for a while: new ones are for another connection.
+    pub is_stale: AtomicBool,
+    /// The other side stands still: not even a ping is answered. The connection ends over it.
+    pub is_hung: AtomicBool,
 }
 
 /// Connects, shakes hands, and waits for the answer to a ping: only then are the other side's settings
@@ -126,12 +140,69 @@ impl Serving {
     }
 }
 
+/// When to ask the other side for a sign of life, and when to give it up.
+struct Listening {
+    /// A server may end a connection on which it gets pings while it sends nothing of an answer: gRPC's own take three.
+    may_repeat: bool,
+    busy_since_ms: Option<u64>,
+    pinged: Option<Pinged>,
+}
+
+struct Pinged {
+    at_ms: u64,
+    answered: u64,
+    is_open: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Sign {
+    Fine,
+    Ping,
+    Hangs,
+}
+
+impl Listening {
+    fn new(may_repeat: bool) -> Self {
+        Self { may_repeat, busy_since_ms: None, pinged: None }
+    }
+
+    /// What to do now. `answered`: frames of answers that have come; `heard_ms`: when anything came.
+    fn look(&mut self, busy: bool, answered: u64, heard_ms: u64, now_ms: u64) -> Sign {
+        if !busy {
+            self.busy_since_ms = None;
+            return Sign::Fine;
+        }
+        let since_ms = *self.busy_since_ms.get_or_insert(now_ms);
+        let silent_ms = now_ms.saturating_sub(heard_ms.max(since_ms));
+        match &self.pinged {
+            // Asked, and given time: our own process may have stood still meanwhile.
+            Some(ping) if ping.is_open => {
+                let late = silent_ms >= PONG_AFTER_MS && now_ms.saturating_sub(ping.at_ms) >= PONG_AFTER_MS;
+                if late { Sign::Hangs } else { Sign::Fine }
+            }
+            Some(ping) if !self.may_repeat && ping.answered == answered => Sign::Fine,
+            _ if silent_ms >= PING_AFTER_MS => {
+                self.pinged = Some(Pinged { at_ms: now_ms, answered, is_open: true });
+                Sign::Ping
+            }
+            _ => Sign::Fine,
+        }
+    }
+
+    fn ponged(&mut self) {
+        if let Some(ping) = &mut self.pinged {
+            ping.is_open = false;
+        }
+    }
+
+    fn waits(&self) -> bool {
+        self.pinged.as_ref().is_some_and(|ping| ping.is_open)
+    }
+}
+
 impl Opened {
-    /// Moves the connection's bytes until it ends.
-    ///
-    /// `is_stale` is set while calls are in flight and none of them has had anything of an answer for a while: new ones are
-    /// for another connection.
-    pub async fn drive(self, in_flight: &AtomicUsize, is_stale: &AtomicBool) -> Ended {
+    /// Moves the connection's bytes until it ends, and keeps `signs` true.
+    pub async fn drive(self, signs: &Signs) -> Ended {
         let Self { mut connection, mut account, pinger, last_read_ms, is_peer, sender } = self;
         // Held here it would keep a forgotten connection open.
         drop(sender);
@@ -144,38 +215,36 @@ impl Opened {
         });
         tokio::pin!(connection);
         let mut serving = Serving::new();
+        // A peer is ours and may be pinged as often as we like.
+        let mut listening = Listening::new(is_peer);
         let mut look = interval(LOOK_EVERY);
-        let mut busy_since_ms = None;
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut idle_since_ms = clock::monotonic_ms();
-        let mut pinged = false;
         loop {
+            let waits = listening.waits();
             tokio::select! {
-                () = &mut connection => return Ended { by_us: false },
-                _ = poll_fn(|cx| pinger.poll_pong(cx)), if pinged => pinged = false,
+                () = &mut connection => return Ended::Lost,
+                _ = poll_fn(|cx| pinger.poll_pong(cx)), if waits => listening.ponged(),
                 _ = look.tick() => {
                     let now_ms = clock::monotonic_ms();
                     pinger.forgive(RESETS_A_LOOK);
-                    let busy = in_flight.load(Ordering::Relaxed) > 0;
-                    is_stale.store(serving.look(busy, pinger.answered(), now_ms), Ordering::Relaxed);
-                    if !is_peer {
-                        // A runtime is on this machine: its death is a closed socket, and gRPC servers punish pings.
-                        continue;
-                    }
-                    if in_flight.load(Ordering::Relaxed) == 0 {
-                        busy_since_ms = None;
-                        if now_ms - idle_since_ms > IDLE_AFTER_MS {
-                            return Ended { by_us: true };
+                    let busy = signs.in_flight.load(Ordering::Relaxed) > 0;
+                    let answered = pinger.answered();
+                    signs.is_stale.store(serving.look(busy, answered, now_ms), Ordering::Relaxed);
+                    match listening.look(busy, answered, last_read_ms.load(Ordering::Relaxed), now_ms) {
+                        Sign::Fine => {}
+                        Sign::Ping => {
+                            pinger.ping();
                         }
-                        continue;
+                        Sign::Hangs => {
+                            signs.is_hung.store(true, Ordering::Relaxed);
+                            return Ended::Lost;
+                        }
                     }
-                    idle_since_ms = now_ms;
-                    let since_ms = *busy_since_ms.get_or_insert(now_ms);
-                    let silent_ms = now_ms.saturating_sub(last_read_ms.load(Ordering::Relaxed).max(since_ms));
-                    if silent_ms >= LOST_AFTER_MS {
-                        return Ended { by_us: false };
-                    }
-                    if silent_ms >= PING_AFTER_MS && !pinged {
-                        pinged = pinger.ping();
+                    if busy {
+                        idle_since_ms = now_ms;
+                    } else if is_peer && now_ms - idle_since_ms > IDLE_AFTER_MS {
+                        return Ended::Idle;
                     }
                 }
             }
@@ -196,5 +265,38 @@ mod tests {
         assert!(!serving.look(false, 1, 90_000), "nobody waits");
         assert!(!serving.look(true, 1, 90_500));
         assert!(serving.look(true, 1, 100_500));
+    }
+
+    #[test]
+    fn who_is_silent_is_asked_and_given_up_only_if_that_is_not_answered() {
+        let mut listening = Listening::new(true);
+        assert_eq!(listening.look(true, 0, 0, 10_000), Sign::Fine, "busy since now");
+        assert_eq!(listening.look(true, 0, 0, 11_999), Sign::Fine);
+        assert_eq!(listening.look(true, 0, 0, 12_000), Sign::Ping);
+        assert_eq!(listening.look(true, 0, 0, 14_999), Sign::Fine);
+        assert_eq!(listening.look(true, 0, 0, 15_000), Sign::Hangs);
+        listening.ponged();
+        assert_eq!(listening.look(true, 0, 14_000, 15_999), Sign::Fine);
+        assert_eq!(listening.look(true, 0, 14_000, 16_000), Sign::Ping, "a peer is asked again");
+        assert_eq!(listening.look(false, 0, 14_000, 90_000), Sign::Fine, "nobody waits");
+    }
+
+    #[test]
+    fn a_runtime_under_a_long_call_is_asked_once_until_it_sends_something_of_an_answer() {
+        let mut listening = Listening::new(false);
+        assert_eq!(listening.look(true, 5, 0, 0), Sign::Fine);
+        assert_eq!(listening.look(true, 5, 0, 2_000), Sign::Ping);
+        listening.ponged();
+        for now_ms in (2_500..120_000).step_by(500) {
+            assert_eq!(listening.look(true, 5, 2_001, now_ms), Sign::Fine, "its server would end the connection");
+        }
+        assert_eq!(listening.look(true, 6, 120_000, 122_000), Sign::Ping);
+    }
+
+    #[test]
+    fn our_own_standstill_is_not_taken_for_that_of_the_other_side() {
+        let mut listening = Listening::new(true);
+        assert_eq!(listening.look(true, 0, 0, 1_000), Sign::Fine);
+        assert_eq!(listening.look(true, 0, 1_000, 61_000), Sign::Ping, "first asked");
     }
 }

@@ -1,7 +1,7 @@
 //! The copies a route names: the one at this instance, with its counters, and those elsewhere.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -9,12 +9,23 @@ use parking_lot::Mutex;
 use crate::gate::{Bounds, Gate, Overload};
 use crate::peers::Peer;
 
+/// Why calls on a copy should stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ending {
+    Runs,
+    /// The runtime does not answer.
+    Hung,
+    /// The copy has been taken away.
+    Ended,
+}
+
 /// The copy at this instance. Kept small: an instance may know a million of them.
 #[derive(Debug)]
 pub struct LocalCopy {
     pub load_id: u64,
     ready: AtomicBool,
-    ended: AtomicBool,
+    ending: AtomicU8,
     /// Somebody waits to hear that the copy is idle.
     idle_owed: AtomicBool,
     /// Requests counted in: running, waiting at the gate, or about to find out that it is not ready.
@@ -34,7 +45,7 @@ impl LocalCopy {
         Self {
             load_id,
             ready: AtomicBool::new(ready),
-            ended: AtomicBool::new(false),
+            ending: AtomicU8::new(Ending::Runs as u8),
             idle_owed: AtomicBool::new(false),
             inside: AtomicU32::new(0),
             from_here: AtomicU32::new(0),
@@ -52,8 +63,12 @@ impl LocalCopy {
 
     /// Whether what runs must stop.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
+    pub fn ending(&self) -> Ending {
+        match self.ending.load(Ordering::Relaxed) {
+            0 => Ending::Runs,
+            1 => Ending::Hung,
+            _ => Ending::Ended,
+        }
     }
 
     #[must_use]
@@ -94,6 +109,9 @@ impl LocalCopy {
         let was_ready = self.ready.swap(ready, Ordering::SeqCst);
         if ready {
             self.idle_owed.store(false, Ordering::SeqCst);
+            // The runtime answers again. Who has not seen yet that it did not stays.
+            let (hung, runs) = (Ending::Hung as u8, Ending::Runs as u8);
+            let _ = self.ending.compare_exchange(hung, runs, Ordering::SeqCst, Ordering::Relaxed);
             return false;
         }
         if was_ready || self.inside() > 0 {
@@ -126,7 +144,16 @@ impl LocalCopy {
 
     /// Ends what runs: each call sees it when it is next woken, which is now.
     pub fn end(&self) {
-        self.ended.store(true, Ordering::SeqCst);
+        self.stop(Ending::Ended);
+    }
+
+    /// The runtime does not answer: calls that may be made elsewhere go there. The others stay, for it may only be slow.
+    pub fn hangs(&self) {
+        self.stop(Ending::Hung);
+    }
+
+    fn stop(&self, how: Ending) {
+        self.ending.fetch_max(how as u8, Ordering::SeqCst);
         if let Some(gate) = self.gate.lock().as_ref() {
             gate.wake_all();
         }

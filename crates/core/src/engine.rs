@@ -226,6 +226,21 @@ impl Engine {
         copy.filter(|copy| copy.load_id == load_id).is_none_or(|copy| copy.is_idle())
     }
 
+    /// The runtime does not answer: calls on its copies that may be made elsewhere fail as hung, once each.
+    pub fn runtime_hangs(&self) {
+        let mut copies = Vec::new();
+        self.shared.table.visit(|route| {
+            if let Some(copy) = &route.copies.read().local
+                && copy.inside() > 0
+            {
+                copies.push(Arc::clone(copy));
+            }
+        });
+        for copy in copies {
+            copy.hangs();
+        }
+    }
+
     #[must_use]
     pub fn usage(&self) -> Vec<u8> {
         accounting::usage(&self.shared.table)

@@ -1,7 +1,7 @@
 //! The connections of one data thread to one destination: opened when needed, opened again at once
 //! when they die, and probed in the background when that fails.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::connect::{self, Opened};
+use crate::connect::{self, Ended, Opened, Signs};
 use crate::events::Event;
 use crate::peers::Destination;
 use crate::shared::Shared;
@@ -39,9 +39,7 @@ pub enum Lane {
 pub struct Conn {
     sender: Sender,
     lane: Lane,
-    /// Its calls have had no answer for a while.
-    is_stale: Arc<AtomicBool>,
-    in_flight: Arc<AtomicUsize>,
+    signs: Arc<Signs>,
     crowd: Arc<Crowd>,
     dead: AtomicBool,
     opened_ms: u64,
@@ -49,16 +47,20 @@ pub struct Conn {
 
 impl Conn {
     fn has_room(&self) -> bool {
-        !self.is_stale() && self.in_flight.load(Ordering::Relaxed) < self.sender.max_streams() && !self.crowd.is_large()
+        !self.is_stale() && self.in_flight() < self.sender.max_streams() && !self.crowd.is_large()
     }
 
     fn is_stale(&self) -> bool {
-        self.is_stale.load(Ordering::Relaxed)
+        self.signs.is_stale.load(Ordering::Relaxed)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.signs.in_flight.load(Ordering::Relaxed)
     }
 
     /// Whether nobody is on it, nor will be.
     fn is_left(&self) -> bool {
-        self.is_stale() && self.in_flight.load(Ordering::Relaxed) == 0
+        self.is_stale() && self.in_flight() == 0
     }
 
     fn is_dead(&self) -> bool {
@@ -73,7 +75,7 @@ pub struct Place {
 
 impl Place {
     fn on(conn: &Arc<Conn>) -> Self {
-        conn.in_flight.fetch_add(1, Ordering::Relaxed);
+        conn.signs.in_flight.fetch_add(1, Ordering::Relaxed);
         Self { conn: Arc::clone(conn) }
     }
 
@@ -88,6 +90,12 @@ impl Place {
         &self.conn.crowd
     }
 
+    /// Whether the connection ended because the other side stands still.
+    #[must_use]
+    pub fn hangs(&self) -> bool {
+        self.conn.signs.is_hung.load(Ordering::Relaxed)
+    }
+
     /// The connection takes no new calls: GOAWAY, or it has died.
     pub fn mark_dead(&self) {
         self.conn.dead.store(true, Ordering::Relaxed);
@@ -96,7 +104,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.conn.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.conn.signs.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -128,7 +136,7 @@ impl State {
 
     /// Rather one that serves, and of the lane.
     fn least_loaded(&self, lane: Lane) -> Option<Place> {
-        let load = |conn: &&Arc<Conn>| (conn.is_stale(), conn.lane != lane, conn.in_flight.load(Ordering::Relaxed));
+        let load = |conn: &&Arc<Conn>| (conn.is_stale(), conn.lane != lane, conn.in_flight());
         self.conns.iter().min_by_key(load).map(Place::on)
     }
 
@@ -225,8 +233,7 @@ impl Link {
         let conn = Arc::new(Conn {
             sender: opened.sender.clone(),
             lane,
-            is_stale: Arc::default(),
-            in_flight: Arc::default(),
+            signs: Arc::default(),
             crowd: Arc::default(),
             dead: AtomicBool::new(false),
             opened_ms: clock::monotonic_ms(),
@@ -240,16 +247,15 @@ impl Link {
         }
         let link = Arc::downgrade(self);
         // Held here it would keep the connection open when nobody wants it any more.
-        let (weak, in_flight, opened_ms) = (Arc::downgrade(&conn), Arc::clone(&conn.in_flight), conn.opened_ms);
-        let is_stale = Arc::clone(&conn.is_stale);
+        let (weak, signs, opened_ms) = (Arc::downgrade(&conn), Arc::clone(&conn.signs), conn.opened_ms);
         drop(conn);
         tokio::spawn(async move {
-            let ended = opened.drive(&in_flight, &is_stale).await;
+            let ended = opened.drive(&signs).await;
             if let Some(conn) = weak.upgrade() {
                 conn.dead.store(true, Ordering::Relaxed);
             }
             let Some(link) = link.upgrade() else { return };
-            if link.remove(&weak) && !ended.by_us {
+            if link.remove(&weak) && ended == Ended::Lost {
                 if clock::monotonic_ms() - opened_ms < YOUNG_MS {
                     // Somebody who accepts and hangs up must not keep us busy. Calls do not wait for this.
                     tokio::time::sleep(jittered(FIRST_PAUSE)).await;

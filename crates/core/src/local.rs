@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::copy::LocalCopy;
+use crate::copy::{Ending, LocalCopy};
 use crate::gate::Overload;
 use crate::shared::Shared;
 use crate::table::{Idle, Route};
@@ -64,7 +64,7 @@ impl LocalUse {
             Some(key) => key,
             None => *self.key.insert(self.copy.enter_gate(cx.waker())?),
         };
-        if !self.copy.has_ended() {
+        if self.copy.ending() == Ending::Runs {
             ready!(self.copy.poll_turn(key, cx));
         }
         self.running_since = Some(Instant::now());

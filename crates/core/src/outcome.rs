@@ -18,6 +18,8 @@ pub enum Outcome {
     Unavailable,
     Exhausted,
     Lost,
+    /// The other side stands still: as `Lost`, but nothing says that the call was the reason.
+    Hung,
     Ended,
 }
 
@@ -47,6 +49,7 @@ impl Outcome {
             Self::Unavailable => "unavailable",
             Self::Exhausted => "exhausted",
             Self::Lost => "lost",
+            Self::Hung => "hung",
             Self::Ended => "ended",
         }
     }

@@ -12,7 +12,7 @@ use modelmesh_http2::{Error, Reason, RecvStream, ResponseHead};
 use tokio::time::Instant;
 
 use crate::caller::Caller;
-use crate::copy::LocalCopy;
+use crate::copy::{Ending, LocalCopy};
 use crate::extraction::Injector;
 use crate::flow::{Gone, Outflow};
 use crate::framing::Follower;
@@ -47,6 +47,10 @@ pub struct Relay<'a> {
     pub upstream: Upstream,
     /// The local copy that serves; None over a hop.
     pub copy: Option<&'a LocalCopy>,
+    /// Whether it goes elsewhere if the runtime does not answer, and whether it is repeated from here then, or by the
+    /// instance from which it came.
+    pub may_move: bool,
+    pub is_ingress: bool,
     pub place: &'a Place,
     pub deadline: Option<Instant>,
     /// Rare and large, so not a part of every task.
@@ -92,9 +96,17 @@ impl Upstream {
 
 impl Relay<'_> {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if self.copy.is_some_and(LocalCopy::has_ended) {
-            let message = "the copy was taken away while the call was open";
-            return Poll::Ready(End::Failed(Failure::new(Outcome::Ended, Code::Unavailable, message)));
+        match self.copy.map_or(Ending::Runs, LocalCopy::ending) {
+            Ending::Runs => {}
+            Ending::Hung if !self.moves() => {}
+            Ending::Hung => {
+                let message = "the runtime does not answer";
+                return Poll::Ready(End::Failed(Failure::new(Outcome::Hung, Code::Unavailable, message)));
+            }
+            Ending::Ended => {
+                let message = "the copy was taken away while the call was open";
+                return Poll::Ready(End::Failed(Failure::new(Outcome::Ended, Code::Unavailable, message)));
+            }
         }
         if let Poll::Ready(end) = self.poll_request(cx) {
             return Poll::Ready(end);
@@ -103,6 +115,11 @@ impl Relay<'_> {
             return Poll::Ready(end);
         }
         self.caller.poll_gone(cx).map(|()| End::Gone)
+    }
+
+    /// Whether the call goes elsewhere, now that the runtime does not answer.
+    fn moves(&self) -> bool {
+        self.may_move && !self.caller.has_begun() && (!self.is_ingress || self.body.can_replay())
     }
 
     /// Moves request bytes as far as they go. Ready only if that ends the call; that the other side
@@ -275,8 +292,11 @@ impl Relay<'_> {
             return End::Late;
         }
         let what = if self.copy.is_some() { "runtime" } else { "instance" };
-        let mut failure =
-            Failure::new(Outcome::Lost, Code::Unavailable, format!("connection to the {what} lost: {error}"));
+        let mut failure = if self.place.hangs() {
+            Failure::new(Outcome::Hung, Code::Unavailable, format!("the {what} does not answer"))
+        } else {
+            Failure::new(Outcome::Lost, Code::Unavailable, format!("connection to the {what} lost: {error}"))
+        };
         failure.unprocessed = error.is_unprocessed();
         End::Failed(failure)
     }

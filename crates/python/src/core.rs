@@ -227,6 +227,12 @@ impl Core {
         Ok(py.detach(|| engine.is_idle(model, load_id)))
     }
 
+    fn runtime_hangs(&self, py: Python<'_>) -> PyResult<()> {
+        let engine = self.engine()?;
+        py.detach(|| engine.runtime_hangs());
+        Ok(())
+    }
+
     fn usage<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let engine = self.engine()?;
         let records = py.detach(|| engine.usage());

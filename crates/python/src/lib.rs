@@ -65,6 +65,7 @@ mod _native {
             ("UNAVAILABLE", Outcome::Unavailable),
             ("EXHAUSTED", Outcome::Exhausted),
             ("LOST", Outcome::Lost),
+            ("HUNG", Outcome::Hung),
             ("ENDED", Outcome::Ended),
         ] {
             module.add(name, outcome.text())?;

@@ -71,6 +71,8 @@ EXHAUSTED: Final = "exhausted"
 """RESOURCE_EXHAUSTED of the runtime, or "Model queue overload" of the copy's gate."""
 LOST: Final = "lost"
 """The connection was refused, lost, or reset before an answer."""
+HUNG: Final = "hung"
+"""The runtime or the peer does not answer: neither a ping nor, for `runtime_hangs`, what it is asked. Not said in `mm-refused`."""
 ENDED: Final = "ended"
 """The copy was taken away under the request (bound of `end_copy`)."""
 
@@ -217,6 +219,9 @@ class Core:
         UNAVAILABLE to its client where it cannot be replayed. COPY_IDLE follows."""
     def is_idle(self, model: str, load_id: int) -> bool:
         """Whether a local copy is closed and nothing runs on it. If something does, COPY_IDLE follows."""
+    def runtime_hangs(self) -> None:
+        """The runtime does not answer: requests on local copies that can be repeated, and were not yet, become failed
+        attempts (`hung`). The others stay where they are."""
     def usage(self) -> bytes:
         """Routes used since the last call or with requests in flight, packed little-endian:
         slot u32, in_flight u32, waiting u32, reserved u32, last_use_ms u64 (epoch), requests u64

@@ -9,6 +9,7 @@ from modelmesh.values.ids import ModelId
 from modelmesh.values.status import Status
 
 STATUS_BOUND_MS = 10_000
+ANSWER_BOUND_MS = 3_000
 MEASURE_BOUND_MS = 30_000
 PREDICT_BOUND_MS = 1_000
 LEAST_UNLOAD_BOUND_MS = 10_000
@@ -35,6 +36,11 @@ class BoundedRuntime:
             self._runtime.status(),
             f"it does not answer runtimeStatus within {STATUS_BOUND_MS // 1000} s",
         )
+
+    async def answers(self) -> None:
+        """Pass on."""
+        message = f"it has not given a sign of life within {ANSWER_BOUND_MS // 1000} s"
+        await _within(ANSWER_BOUND_MS, self._runtime.answers(), message)
 
     async def load(self, source: ModelSource) -> RuntimeLoaded:
         """Pass on; `control.loading` has the bound, in the words of the old system."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from modelmesh.control.journal import Journal
 from modelmesh.control.tasks import Tasks
+from modelmesh.machines.listening import Listening
 from modelmesh.machines.memory import minimum_capacity_bytes
 from modelmesh.machines.runtime_link import LinkEffect, LinkInput, LinkState, RuntimeLinkMachine
 from modelmesh.ports import Clock, Runtime, RuntimeCallError, RuntimeState, RuntimeStatus
@@ -17,6 +18,9 @@ from modelmesh.values.status import Status
 
 POLL_MS = 500
 POLL_LOG_MS = 10_000
+LISTEN_MS = 2_000
+"""How often the runtime is asked for a sign of life."""
+
 START_BUDGET_MS = 180_000
 MIN_LOAD_TIMEOUT_MS = 100
 LONGEST_PATH = 16
@@ -80,8 +84,10 @@ class RuntimeLink:
 
     Args:
         held: Returns a model that is held, or None.
+        loads: How many loads are at the runtime.
         opened: Called when loads and calls may go to the runtime (again).
         closed: Called when they may not.
+        hung: Called when calls that are there should go elsewhere.
         emptied: Called when the runtime has lost every model.
         reported: Called with the parameters whenever the runtime reports them.
     """
@@ -94,8 +100,10 @@ class RuntimeLink:
         journal: Journal,
         tasks: Tasks,
         held: Callable[[], ModelId | None],
+        loads: Callable[[], int],
         opened: Callable[[], None],
         closed: Callable[[], None],
+        hung: Callable[[], None],
         emptied: Callable[[], None],
         reported: Callable[[RuntimeParameters], None],
     ) -> None:
@@ -104,8 +112,10 @@ class RuntimeLink:
         self._journal = journal
         self._tasks = tasks
         self._held = held
+        self._loads = loads
         self._opened = opened
         self._closed = closed
+        self._hung = hung
         self._emptied = emptied
         self._reported = reported
         self._machine = RuntimeLinkMachine()
@@ -125,6 +135,7 @@ class RuntimeLink:
         parameters = await self._poll(self._clock.monotonic_ms() + START_BUDGET_MS)
         self._reported(parameters)
         self._step(LinkInput.BECAME_READY)
+        self._tasks.persist(self._listen, "listen to the runtime")
         return parameters
 
     def lost(self) -> None:
@@ -150,6 +161,8 @@ class RuntimeLink:
                 self._opened()
             case LinkEffect.CLOSE:
                 self._closed()
+            case LinkEffect.MOVE_CALLS:
+                self._hung()
             case LinkEffect.PROBE:
                 self._probes += 1
                 number = self._probes
@@ -159,6 +172,31 @@ class RuntimeLink:
                 self._emptied()
             case LinkEffect.ASK_STATUS:
                 self._tasks.persist(self._restarted, "ask the runtime's status")
+
+    async def _listen(self) -> None:
+        """Ask for a sign of life, over and over, whether there are calls or not: the next one should not find out."""
+        listening = Listening()
+        while True:
+            if not listening.doubts:
+                await self._clock.sleep(LISTEN_MS)
+            if self._machine.state in {LinkState.LOST, LinkState.RESTARTING}:
+                listening.heard()  # the connection is another matter
+                continue
+            try:
+                await self._runtime.answers()
+            except RuntimeCallError as error:
+                if error.status is not Status.DEADLINE_EXCEEDED:
+                    listening.heard()  # nobody is there, which the data plane notices
+                    await self._clock.sleep(LISTEN_MS)
+                elif listening.unanswered(loads=self._loads()) and self._machine.accepts(LinkInput.SILENT):
+                    if self._machine.state is not LinkState.HUNG:
+                        self._journal.note("runtime_hung", detail=f"{error.message}; its copies are not offered")
+                    self._step(LinkInput.SILENT)
+            else:
+                listening.heard()
+                if self._machine.state is LinkState.HUNG:
+                    self._journal.note("runtime_answers", detail="the runtime answers again")
+                    self._step(LinkInput.ANSWERED)
 
     async def _probe(self, number: int) -> None:
         """Was it only the connection? The size of a held model is known to a runtime that still has it."""

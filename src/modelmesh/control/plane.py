@@ -240,7 +240,9 @@ class ControlPlane:
             tasks=self.tasks,
             held=self.cache.held,
             opened=self._copies.runtime_opened,
+            loads=lambda: len(self._copies.slots.taken()),
             closed=self._copies.runtime_closed,
+            hung=dataplane.runtime_hangs,
             emptied=self._copies.runtime_emptied,
             reported=self._runtime_reported,
         )

@@ -25,6 +25,8 @@ class Routing:
         self._untold: dict[ModelId, None] = {}
         """Models of whose routes the data plane may know another than `_routed` says."""
         self._peers: dict[InstanceId, PeerAddress] = {}
+        self._without_runtime: dict[InstanceId, None] = {}
+        """Instances that say that their runtime takes no calls."""
 
     def __len__(self) -> int:
         return len(self._routed)
@@ -75,9 +77,10 @@ class Routing:
     def update_peers(self, instances: Iterable[InstanceId]) -> None:
         """Tell the addresses of these instances; one that went stays known while unlisted copies name it.
 
-        Copies may have been listed before the entry of their instance: their routes are made now.
+        Copies may have been listed before the entry of their instance: their routes are made now, and made anew when its
+        runtime goes or comes back.
         """
-        unknown = [instance for instance in instances if instance not in self._peers]
+        changed = [instance for instance in instances if instance not in self._peers]
         peers: list[tuple[InstanceId, PeerAddress]] = []
         for instance in instances:
             if instance == self._state.own:
@@ -88,10 +91,16 @@ class Routing:
             address = PeerAddress(member.record.address, member.record.tls_name or None)
             if self._peers.get(instance) != address:
                 peers.append((instance, address))
+            if member.record.runtime_ready is (instance in self._without_runtime):
+                changed.append(instance)
+                if member.record.runtime_ready:
+                    del self._without_runtime[instance]
+                else:
+                    self._without_runtime[instance] = None
         if peers:
             self._dataplane.set_peers(peers)
             self._peers.update(peers)
-        self.update(self._state.models_at([instance for instance in unknown if instance in self._peers]))
+        self.update(self._state.models_at([instance for instance in changed if instance in self._peers]))
 
     def forget_peers(self, instances: Iterable[InstanceId]) -> None:
         """Drop instances that are gone for good."""
@@ -100,6 +109,7 @@ class Routing:
             self._dataplane.set_peers([(instance, None) for instance in gone])
         for instance in gone:
             del self._peers[instance]
+            self._without_runtime.pop(instance, None)
 
     def address(self, instance: InstanceId) -> PeerAddress | None:
         """Where an instance answers, if it is known."""
@@ -110,6 +120,9 @@ class Routing:
         remote = tuple(
             RemoteCopy(copy.instance, copy.load_id)
             for copy in self._state.model(model).copies
-            if copy.ready and copy.instance != self._state.own and copy.instance in self._peers
+            if copy.ready
+            and copy.instance != self._state.own
+            and copy.instance in self._peers
+            and copy.instance not in self._without_runtime
         )
         return Route(local, remote) if local is not None or remote else None

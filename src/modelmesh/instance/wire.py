@@ -120,7 +120,7 @@ async def _connect(
             dataplane.set_runtime(target)
             await reflection.move(target)
 
-    runtime = RuntimeCandidates(settings.runtime_endpoints(), found)
+    runtime = RuntimeCandidates(settings.runtime_endpoints(), found, calls_target=settings.runtime_serving_endpoint())
     peers = GrpcPeers(_caller(certificates.peer) if certificates else None)
     observers = choose_observers(settings, instance, metrics.meter)
     planes: list[ControlPlane] = []

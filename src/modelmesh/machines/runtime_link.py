@@ -2,7 +2,7 @@
 
 A lost connection is not a restart: when it is back, the size of a held model is asked first, and only
 if the runtime does not know it is `runtimeStatus` asked, which existing runtimes answer by dropping
-every model. Driven by `modelmesh.control.link`.
+every model. A runtime that stands still loses nothing either: it gets nothing until it answers. Driven by `modelmesh.control.link`.
 """
 
 import enum
@@ -16,6 +16,7 @@ class LinkState(enum.Enum):
     STARTING = "starting"
     READY = "ready"
     LOST = "lost"
+    HUNG = "hung"
     PROBING = "probing"
     RESTARTING = "restarting"
 
@@ -26,6 +27,8 @@ class LinkInput(enum.Enum):
     BECAME_READY = "became_ready"
     CONNECTION_LOST = "connection_lost"
     CONNECTION_BACK = "connection_back"
+    SILENT = "silent"
+    ANSWERED = "answered"
     MODELS_THERE = "models_there"
     MODELS_GONE = "models_gone"
 
@@ -35,6 +38,7 @@ class LinkEffect(enum.Enum):
 
     OPEN = "open"
     CLOSE = "close"
+    MOVE_CALLS = "move_calls"
     PROBE = "probe"
     DROP_COPIES = "drop_copies"
     ASK_STATUS = "ask_status"
@@ -54,6 +58,15 @@ TRANSITIONS: dict[tuple[LinkState, LinkInput], tuple[LinkState, tuple[LinkEffect
     (S.PROBING, I.CONNECTION_BACK): (S.PROBING, ()),
     (S.PROBING, I.MODELS_THERE): (S.READY, (E.OPEN,)),
     (S.PROBING, I.MODELS_GONE): (S.RESTARTING, (E.DROP_COPIES, E.ASK_STATUS)),
+    # It takes what it is given and answers nothing. Its connections may break meanwhile, and come back.
+    (S.READY, I.SILENT): (S.HUNG, (E.CLOSE, E.MOVE_CALLS)),
+    (S.PROBING, I.SILENT): (S.HUNG, ()),
+    (S.HUNG, I.SILENT): (S.HUNG, ()),
+    (S.HUNG, I.ANSWERED): (S.PROBING, (E.PROBE,)),
+    (S.HUNG, I.CONNECTION_LOST): (S.LOST, ()),
+    (S.HUNG, I.CONNECTION_BACK): (S.HUNG, ()),
+    (S.HUNG, I.MODELS_THERE): (S.HUNG, ()),
+    (S.HUNG, I.MODELS_GONE): (S.HUNG, ()),
     (S.LOST, I.MODELS_THERE): (S.LOST, ()),
     (S.LOST, I.MODELS_GONE): (S.LOST, ()),
     # Copies are given up already; a further loss changes nothing, the status is asked until it is READY.

@@ -19,6 +19,9 @@ from modelmesh.values.records import FailureKind
 from modelmesh.values.status import Status
 from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
 
+GONE = frozenset({Outcome.LOST, Outcome.HUNG})
+"""What worked at the request is no more, or stands still."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptLimits:
@@ -84,7 +87,7 @@ class Journey:
         if failure.outcome is Outcome.MOVED:
             return self
         spent = self.spent if load_id is None else self.spent | {(failure.instance, load_id)}
-        loads = _LOAD_REFUSALS | {Outcome.LOST}
+        loads = _LOAD_REFUSALS | GONE
         load_tried = self.load_tried | {failure.instance} if failure.outcome in loads else self.load_tried
         return replace(
             self,
@@ -92,7 +95,7 @@ class Journey:
             load_tried=load_tried,
             attempts=self.attempts + 1,
             exhausted=self.exhausted + (failure.outcome is Outcome.EXHAUSTED),
-            lost=(*self.lost, failure.instance) if failure.begun and failure.outcome is Outcome.LOST else self.lost,
+            lost=(*self.lost, failure.instance) if failure.begun and failure.outcome in GONE else self.lost,
             last=failure,
             load_failure=failure if failure.outcome is Outcome.LOAD_FAILED else self.load_failure,
         )
@@ -332,7 +335,7 @@ def _usable(copy: Copy, journey: Journey, cluster: ClusterView) -> bool:
     place = cluster.instance(copy.instance)
     if copy.instance == cluster.own:
         return place is None or place.record.runtime_ready
-    return copy.unlisted if place is None else place.reachable
+    return copy.unlisted if place is None else place.reachable and place.record.runtime_ready
 
 
 def _serve(usable: list[Copy], journey: Journey, cluster: ClusterView, rng: Random) -> NextStep | None:
@@ -467,7 +470,7 @@ def _nowhere(
     if last is not None and last.outcome in {Outcome.BUSY, Outcome.STORE_AWAY}:
         return GiveUp(Status.UNAVAILABLE, last.message, AttemptReason.NOWHERE, load_failed=True)
     away = [f"{entry.instance} {_why_not(entry)}" for entry in cluster.instances if not entry.available]
-    if away or (last is not None and last.outcome is Outcome.LOST):
+    if away or (last is not None and last.outcome in GONE):
         message = f"Nowhere available to load model {model.model} at the moment: " + ", ".join(
             away or [last.message if last is not None else ""]
         )

@@ -390,6 +390,7 @@ def infer_after(wait_ms: Callable[[], int] = lambda: 1, *, with_path: bool = Fal
             raise RuntimeCallError(Status.UNAVAILABLE, "the runtime is down", unprocessed=True)
         life = runtime.life
         await asyncio.sleep(wait_ms() / 1000)
+        await runtime.turn()
         if runtime.life != life:
             raise RuntimeCallError(Status.UNAVAILABLE, "the runtime died", lost=True)
         if model not in runtime.loaded:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
 
+from modelmesh.policy.attempt import GONE
 from modelmesh.policy.route import choose_copy
 from modelmesh.testing.attempts import Answer, AttemptEnded, refused
 from modelmesh.testing.local_copies import Infer, LocalCopies
@@ -173,6 +174,10 @@ class SimulatedDataPlane:
         is_open = local is not None and local.load_id == load_id and local.ready
         return not is_open and not self._copies.running(model, load_id)
 
+    def runtime_hangs(self) -> None:
+        """See `ports.DataPlane`."""
+        self._copies.hang()
+
     def usage(self) -> Sequence[Usage]:
         """See `ports.DataPlane`."""
         return self._copies.usage()
@@ -272,13 +277,14 @@ class SimulatedDataPlane:
         resolution: Resolution = Reroute()
         was_held = False
         draw = self._rng.randrange(100) if vmodel else 0
+        failures = 0
         for turn in count(1):
             if turn == ENDLESS:
                 self._network.problems.append(f"{self.instance}: call {token} for {name} goes round without end")
             model = self._named(VModelId(name), draw) if vmodel else ModelId(name)
             try:
                 if isinstance(resolution, Reroute):
-                    attempt = self._hit(model, payload, balanced=balanced)
+                    attempt = self._hit(model, payload, balanced=balanced, may_move=not failures)
                     if attempt is None:
                         was_held = True
                         resolution = await self._hold(
@@ -290,9 +296,10 @@ class SimulatedDataPlane:
                         continue
                     answer = await attempt
                     return replace(answer, held=was_held)
-                answer = await self._perform(model, payload, resolution, token)
+                answer = await self._perform(model, payload, resolution, token, may_move=not failures)
             except AttemptEnded as failure:
                 was_held = True
+                failures += 1
                 resolution = await self._failed(token, model, label, failure)
             else:
                 return replace(answer, held=was_held)
@@ -354,7 +361,9 @@ class SimulatedDataPlane:
             return Fail(last.status, last.message, last.trailers)
         return resolution
 
-    async def _perform(self, model: ModelId, payload: object, resolution: Resolution, token: Token) -> Answer:
+    async def _perform(
+        self, model: ModelId, payload: object, resolution: Resolution, token: Token, *, may_move: bool
+    ) -> Answer:
         match resolution:
             case Fail(status, message, trailers):
                 return Answer(status, message, trailers=trailers, served_by=self.instance)
@@ -364,19 +373,19 @@ class SimulatedDataPlane:
                     raise AttemptEnded(
                         Outcome.NOT_HERE, Answer(Status.UNAVAILABLE, "no ready copy", served_by=self.instance)
                     )
-                return await self._copies.serve(model, local, payload)
+                return await self._copies.serve(model, local, payload, may_move=may_move)
             case Forward(instance, hop, tried, view):
                 return await self._links.forward(model, payload, instance, hop, tried, view)
             case _:
                 raise AssertionError((resolution, token))
 
-    def _hit(self, model: ModelId, payload: object, *, balanced: bool) -> Awaitable[Answer] | None:
+    def _hit(self, model: ModelId, payload: object, *, balanced: bool, may_move: bool) -> Awaitable[Answer] | None:
         route = self._routes.get(model)
         if route is None:
             return None
         local = self._local(model)
         if local is not None and balanced:
-            return self._copies.serve(model, local, payload)
+            return self._copies.serve(model, local, payload, may_move=may_move)
         choices: list[LocalCopy | RemoteCopy] = [local] if local is not None else []
         choices += [copy for copy in route.remote if self._links.usable(copy.instance)]
         if not choices:
@@ -389,7 +398,7 @@ class SimulatedDataPlane:
         ]
         chosen = choices[choose_copy(loads, (self._rng.getrandbits(32), self._rng.getrandbits(32)))]
         if isinstance(chosen, LocalCopy):
-            return self._copies.serve(model, chosen, payload)
+            return self._copies.serve(model, chosen, payload, may_move=may_move)
         return self._links.forward(model, payload, chosen.instance, Hop.HIT, (), None)
 
     def _local(self, model: ModelId) -> LocalCopy | None:
@@ -419,7 +428,7 @@ class SimulatedDataPlane:
                 self._network.problems.append(
                     f"{self.instance}: a hop for {model} was forwarded to {resolution.instance}"
                 )
-            return await self._perform(model, payload, resolution, token)
+            return await self._perform(model, payload, resolution, token, may_move=not tried)
         except AttemptEnded as failure:
             if failure.outcome in {Outcome.UNAVAILABLE, Outcome.EXHAUSTED}:
                 return failure.answer
@@ -438,7 +447,7 @@ class SimulatedDataPlane:
                 )
             )
             outcome = Outcome.NOT_HERE
-            if failure.outcome is Outcome.LOST:
+            if failure.outcome in GONE:
                 outcome = Outcome.LOST if failure.begun else Outcome.BUSY
             return refused(outcome, failure.answer.message, self.instance)
         except asyncio.CancelledError:

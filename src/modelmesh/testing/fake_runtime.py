@@ -95,6 +95,7 @@ class FakeRuntime:
         self.peak_bytes = 0
         self.garbage: set[str] = set()
         self.hung: set[str] = set()
+        self._thawed: asyncio.Event | None = None
         self.failures: dict[str, list[RuntimeCallError]] = {}
         self.load_failures: dict[ModelId, RuntimeCallError] = {}
         self._random = random or Random(0)  # noqa: S311 - draws test data
@@ -114,6 +115,7 @@ class FakeRuntime:
     def crash(self) -> None:
         """Die: all models are gone, running and later calls fail UNAVAILABLE until `restart`."""
         self._down = True
+        self.thaw()
         self._life += 1
         self.crashes()
         self.loaded.clear()
@@ -128,6 +130,26 @@ class FakeRuntime:
             self.crash()
         self._down = False
         self._ready_ms = self.clock.monotonic_ms() + self.start_ms
+
+    def freeze(self) -> None:
+        """Stand still, as a stopped process does."""
+        self._thawed = self._thawed or asyncio.Event()
+
+    def thaw(self) -> None:
+        """Go on, with what was asked meanwhile."""
+        if self._thawed is not None:
+            self._thawed.set()
+            self._thawed = None
+
+    async def turn(self) -> None:
+        """Wait while it stands still. Raises RuntimeCallError if it dies meanwhile."""
+        if self._thawed is not None:
+            await self._race(self._thawed.wait())
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it stands still."""
+        return self._thawed is not None
 
     def vanish(self, model: ModelId) -> None:
         """Lose one model without being told to."""
@@ -184,6 +206,10 @@ class FakeRuntime:
             limits_concurrency=self.max_concurrency > 0,
             version="fake",
         )
+
+    async def answers(self) -> None:
+        """At once."""
+        await self._begin("answers")
 
     async def load(self, source: ModelSource) -> RuntimeLoaded:
         """Load; a second load of a loaded model answers at once, one of a loading model joins."""
@@ -290,6 +316,7 @@ class FakeRuntime:
         if self._down or self._closed:
             raise RuntimeCallError(Status.UNAVAILABLE, "the runtime is down", unprocessed=True)
         await self.clock.sleep(0)
+        await self.turn()
         if method in self.hung:
             await self._race(asyncio.Event().wait())
         queued = self.failures.get(method)

@@ -57,6 +57,7 @@ class Faults:
             "load_slow": self._slow_loads,
             "load_failed": self._fail_load,
             "runtime_calls_hung": self._hang_calls,
+            "runtime_frozen": self._freeze,
             "constraints_changed": self._change_constraints,
             "clock_stepped": self._step_clock,
             "lease_lost": self._lose_leases,
@@ -244,6 +245,13 @@ class Faults:
         instance.runtime.hung.add(method)
         await self._for_a_while(1, 15)
         instance.runtime.hung.discard(method)
+
+    async def _freeze(self) -> None:
+        """A runtime stands still for a while, as a stopped process does, and goes on where it was."""
+        _, instance = self._some()
+        instance.runtime.freeze()
+        await self._for_a_while(0.5, 25)
+        instance.runtime.thaw()
 
     # --- models -----------------------------------------------------------------------------------
 

@@ -14,6 +14,18 @@ Infer = Callable[[ModelId, object], Awaitable[object]]
 """The runtime's inference: model and payload in, answer out; raises RuntimeCallError."""
 
 
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A request at work. `may_move`: it goes elsewhere if the runtime does not answer."""
+
+    stopped: "asyncio.Future[Outcome]"
+    may_move: bool
+
+    def stop(self, outcome: Outcome) -> None:
+        if not self.stopped.done():
+            self.stopped.set_result(outcome)
+
+
 @dataclass(slots=True)
 class _Counters:
     requests: int = 0
@@ -46,22 +58,27 @@ class LocalCopies:
         self._idle = idle
         self.runtime_up = True
         self._counters: dict[ModelId, _Counters] = {}
-        self._running: dict[tuple[ModelId, LoadId], int] = {}
-        self._ended: dict[tuple[ModelId, LoadId], asyncio.Event] = {}
+        self._running: dict[tuple[ModelId, LoadId], dict[_Run, None]] = {}
 
     def running(self, model: ModelId, load_id: LoadId) -> int:
         """Requests that run on one copy."""
-        return self._running.get((model, load_id), 0)
+        return len(self._running.get((model, load_id), ()))
 
     def in_flight(self, model: ModelId) -> int:
         """Requests that run on copies of a model."""
-        return sum(running for (name, _), running in self._running.items() if name == model)
+        return sum(len(running) for (name, _), running in self._running.items() if name == model)
 
     def end(self, model: ModelId, load_id: LoadId) -> None:
         """End what runs on a copy as failed attempts."""
-        ended = self._ended.get((model, load_id))
-        if ended is not None:
-            ended.set()
+        for run in self._running.get((model, load_id), ()):
+            run.stop(Outcome.ENDED)
+
+    def hang(self) -> None:
+        """The runtime does not answer: what may go elsewhere ends as failed attempts."""
+        for running in self._running.values():
+            for run in running:
+                if run.may_move:
+                    run.stop(Outcome.HUNG)
 
     def usage(self) -> Sequence[Usage]:
         """What was counted since the last look."""
@@ -75,23 +92,23 @@ class LocalCopies:
                 counters.service_us = 0
         return result
 
-    async def serve(self, model: ModelId, copy: LocalCopy, payload: object) -> Answer:
+    async def serve(self, model: ModelId, copy: LocalCopy, payload: object, *, may_move: bool) -> Answer:
         """Run a request on a copy. Raises AttemptEnded."""
         key = (model, copy.load_id)
         counters = self._counters.setdefault(model, _Counters())
         counters.in_flight += 1
         counters.requests += 1
         counters.last_use_ms = self._now_ms()
-        self._running[key] = self._running.get(key, 0) + 1
-        ended = self._ended.setdefault(key, asyncio.Event())
+        run = _Run(asyncio.get_running_loop().create_future(), may_move)
+        self._running.setdefault(key, {})[run] = None
         work = asyncio.ensure_future(self._infer(model, payload))
-        stop = asyncio.ensure_future(ended.wait())
         try:
-            await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((work, run.stopped), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise AttemptEnded(
-                    Outcome.ENDED, Answer(Status.UNAVAILABLE, "the copy was taken away", served_by=self._instance)
-                )
+                hangs = run.stopped.result() is Outcome.HUNG
+                message = "the runtime does not answer" if hangs else "the copy was taken away"
+                answer = Answer(Status.UNAVAILABLE, message, served_by=self._instance)
+                raise AttemptEnded(run.stopped.result(), answer, begun=hangs)
             return Answer(Status.OK, payload=work.result(), served_by=self._instance)
         except RuntimeCallError as error:
             answer = Answer(error.status, error.message, served_by=self._instance)
@@ -101,15 +118,12 @@ class LocalCopies:
             raise AttemptEnded(outcome, answer, begun=not error.unprocessed) from error
         finally:
             work.cancel()
-            stop.cancel()
             counters.in_flight -= 1
-            self._finished(key)
+            self._finished(key, run)
 
-    def _finished(self, key: tuple[ModelId, LoadId]) -> None:
-        left = self._running[key] - 1
-        if left:
-            self._running[key] = left
-            return
-        del self._running[key]
-        self._ended.pop(key, None)
-        self._idle(*key)
+    def _finished(self, key: tuple[ModelId, LoadId], run: _Run) -> None:
+        running = self._running[key]
+        del running[run]
+        if not running:
+            del self._running[key]
+            self._idle(*key)

@@ -39,7 +39,7 @@ class Raising:
 
         tasks.start = start_raising  # type: ignore[method-assign]
         dataplane: Any = instance.dataplane
-        for name in ("set_routes", "set_vmodels", "set_peers", "resolve", "usage", "end_copy"):
+        for name in ("set_routes", "set_vmodels", "set_peers", "resolve", "usage", "end_copy", "runtime_hangs"):
             setattr(dataplane, name, self._calls(getattr(dataplane, name), name))
         instance.plane.journal.subscribe(self._reads)
 

@@ -35,6 +35,7 @@ class Outcome(enum.Enum):
     UNAVAILABLE = "unavailable"
     EXHAUSTED = "exhausted"
     LOST = "lost"
+    HUNG = "hung"
     ENDED = "ended"
 
     @classmethod

@@ -261,6 +261,10 @@ class NativeDataPlane:
         """Whether a local copy is closed and nothing runs on it; if something does, CopyIdle follows."""
         return self._core.is_idle(model, load_id)
 
+    def runtime_hangs(self) -> None:
+        """Repeat elsewhere what can be repeated of the calls that are at the runtime."""
+        self._core.runtime_hangs()
+
     def usage(self) -> Sequence[Usage]:
         """Use of the routes used since the last call, or with requests in flight."""
         usages = []

@@ -25,11 +25,14 @@ class RuntimeCandidates:
 
     Args:
         targets: Endpoints, `host:port` or `unix:///path`, at least one.
+        calls_target: Where inference calls go; None: where management is.
         found: Told the endpoint, before `status` returns.
     """
 
-    def __init__(self, targets: Sequence[str], found: Callable[[str], Awaitable[None]]) -> None:
-        self._candidates = [GrpcRuntime(target) for target in targets]
+    def __init__(
+        self, targets: Sequence[str], found: Callable[[str], Awaitable[None]], *, calls_target: str | None = None
+    ) -> None:
+        self._candidates = [GrpcRuntime(target, calls_target=calls_target) for target in targets]
         self._found = found
 
     async def status(self) -> RuntimeStatus:
@@ -66,6 +69,10 @@ class RuntimeCandidates:
         for other in others:
             await other.close()
         await self._found(chosen.target)
+
+    async def answers(self) -> None:
+        """As `ports.Runtime`."""
+        await self._candidates[0].answers()
 
     async def load(self, source: ModelSource) -> RuntimeLoaded:
         """As `ports.Runtime`."""

@@ -1,5 +1,6 @@
 """`ports.Runtime` over gRPC, to a TCP or unix-socket endpoint."""
 
+import asyncio
 import logging
 from typing import Protocol, Self, TypeVar
 
@@ -15,8 +16,12 @@ from modelmesh.values.status import Status
 _log = logging.getLogger(__name__)
 
 SERVICE = "mmesh.ModelRuntime"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 STATUS_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 2.5
+"""Less than it takes to find out that a connection cannot be opened, so that a runtime that stands still is told from none."""
+
 PREDICT_TIMEOUT_S = 0.5
 MEASURE_TIMEOUT_S = 30.0
 
@@ -45,11 +50,15 @@ class GrpcRuntime:
 
     Args:
         target: `host:port`, or `unix:///path`.
+        calls_target: Where inference calls go; None: there too.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, calls_target: str | None = None) -> None:
         self.target = target
         self._channel = runtime_channel(target)
+        self._channels = [self._channel]
+        if calls_target is not None and calls_target != target:
+            self._channels.append(runtime_channel(calls_target))
         self._service = SERVICE
         self._predicts = True
 
@@ -81,6 +90,10 @@ class GrpcRuntime:
             ),
             version=answer.runtimeVersion,
         )
+
+    async def answers(self) -> None:
+        """Ask the health service, which gRPC libraries answer for by themselves where there is none."""
+        await asyncio.gather(*(_answers(channel) for channel in self._channels))
 
     async def load(self, source: ModelSource) -> RuntimeLoaded:
         """Load a model; cancel to give the load up."""
@@ -131,7 +144,8 @@ class GrpcRuntime:
 
     async def close(self) -> None:
         """Close the connection; running calls fail UNAVAILABLE."""
-        await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
     async def _call(self, method: str, request: Message, answer: type[A], *, timeout_s: float | None = None) -> A:
         try:
@@ -147,4 +161,14 @@ class GrpcRuntime:
             raise RuntimeCallError(
                 Status.INTERNAL,
                 f"the runtime's answer to {method} is malformed ({len(data)} bytes are no {answer.__name__})",
+            ) from error
+
+
+async def _answers(channel: Channel) -> None:
+    try:
+        await channel.unary(HEALTH_CHECK, b"", timeout_s=ANSWER_TIMEOUT_S)
+    except CallError as error:
+        if error.status is Status.DEADLINE_EXCEEDED or error.unprocessed or error.lost:
+            raise RuntimeCallError(
+                error.status, error.details, unprocessed=error.unprocessed, lost=error.lost
             ) from error

@@ -19,6 +19,10 @@ class MeteredRuntime:
         """Pass on."""
         return await self._runtime.status()
 
+    async def answers(self) -> None:
+        """Pass on."""
+        await self._runtime.answers()
+
     async def load(self, source: ModelSource) -> RuntimeLoaded:
         """Pass on; counted if it succeeds. Failures are counted from the journal, time-outs among them."""
         began = time.perf_counter()

@@ -16,6 +16,7 @@ _LEVELS = {
     "store_replaced": logging.ERROR,
     "lease_lost": logging.WARNING,
     "runtime_lost": logging.WARNING,
+    "runtime_hung": logging.WARNING,
     "runtime_restarted": logging.WARNING,
     "runtime_rejected": logging.ERROR,
     "peer_lost": logging.WARNING,
