@@ -14,6 +14,7 @@ from modelmesh.cli.adapter import adapter
 from modelmesh.cli.apply import apply
 from modelmesh.cli.explain import explain
 from modelmesh.cli.models import models
+from modelmesh.cli.pull import pull
 from modelmesh.cli.runtime import runtime
 from modelmesh.cli.serve import ServeCommand, serve
 from modelmesh.cli.simulate import simulate
@@ -34,6 +35,7 @@ app.command(cls=ServeCommand)(serve)
 app.command()(stop)
 app.command()(apply)
 app.command()(runtime)
+app.command()(pull)
 app.command()(explain)
 app.command()(simulate)
 app.add_typer(adapter, name="adapter")

@@ -9,6 +9,7 @@ Here belongs what brings files to this machine and keeps them there; not what is
 `cache_folder` and `fetch` (how), `sources/` (from where), `model_folders` (as model servers want it).
 """
 
+from modelmesh.storage.defaults import DEFAULT_CACHE_BYTES, default_cache_folder
 from modelmesh.storage.disk_cache import DiskCache, Held
 from modelmesh.storage.errors import StorageError
 from modelmesh.storage.fetch import Transfer
@@ -21,6 +22,7 @@ from modelmesh.storage.pull import Places, Pulled, Puller
 from modelmesh.storage.source import Source
 
 __all__ = [
+    "DEFAULT_CACHE_BYTES",
     "GIB",
     "ConfigFolder",
     "DiskCache",
@@ -43,6 +45,7 @@ __all__ = [
     "StorageConfigs",
     "StorageError",
     "Transfer",
+    "default_cache_folder",
     "from_model_key",
     "parse_location",
     "silent",
