@@ -10,7 +10,8 @@ from modelmesh.cli.explain import lines
 from modelmesh.management.calls import Call, CallError
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
-from modelmesh.values.ids import InstanceId, Token
+from modelmesh.testing.model_paths import size_path
+from modelmesh.values.ids import InstanceId, ModelId, Token
 from modelmesh.values.status import Status
 
 NO_CALL = Call(Token(0), "", {}, send=lambda _: None)
@@ -89,7 +90,7 @@ def test_a_dry_run_names_the_victims_and_nothing_happens() -> None:
         assert predicted == [model for model in before if not cluster.holders(model)]
         text = "\n".join(lines(answer, now_s=VirtualClock().now_ms() / 1000, dry_run=True))
         assert "one more copy would go to a" in text
-        assert f"    {predicted[0]}: 100 bytes" in text
+        assert f"    {predicted[0]}: 100 B" in text
 
     play(story, names="a")
 
@@ -143,3 +144,36 @@ def test_where_no_place_is_left_the_answer_says_where_to_look() -> None:
         "one more copy would go nowhere: Nowhere available to load model m",
         "  what speaks against each instance is said above",
     ]
+
+
+def test_what_happens_again_and_again_is_one_entry_with_a_count() -> None:
+    """A client that retried pushed everything else out of what is remembered."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        await register(a, "m")
+        await cluster.call("m", via="a")
+        for _ in range(100):
+            a.plane.journal.note("gave_up", ModelId("m"), "nowhere", "no room")
+            a.plane.journal.note("sent", ModelId("m"), "placed_elsewhere", "to b")
+        answer = await explain(cluster, "m")
+        repeated = {event.kind: event.times for event in answer.events if event.times > 1}
+        assert (repeated["gave_up"], repeated["sent"]) == (100, 100)
+        assert "loaded" in {event.kind for event in answer.events}
+        assert "[100 times, this is the last]" in "\n".join(lines(answer, now_s=0, dry_run=False))
+
+    play(story)
+
+
+def test_a_dry_run_asks_the_runtime_how_large_the_model_is() -> None:
+    """It said that a model fits which the load then refused as too large."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        await register(a, "huge", path=size_path(2_000, 10, 1))
+        answer = await explain(cluster, "huge", dry_run=True)
+        assert (answer.size_bytes, answer.size_source) == (2_000, "predicted")
+        assert not answer.plan.instance_id
+        assert "needs 2000 bytes" in answer.plan.refusal
+
+    play(story)

@@ -70,6 +70,115 @@ async def test_a_failed_load_is_an_exit_status_and_a_reason(start_mesh: StartMes
     assert "no such file" in output
 
 
+async def test_an_error_is_listed_once_and_not_under_a_model_that_is_loaded(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh(2)
+    at = ["--address", mesh.cluster.instances[0].endpoint]
+    await command("models", "register", "bad", "--type", "t", "--path", "FAIL_no such file", "--load", *at)
+    await command("models", "register", "good", "--type", "t", "--load", *at)
+    status, output, _ = await command("models", "list", *at)
+    assert status == 0
+    assert output.count("no such file") == 1
+    assert "bad failed to load at instance-" in output
+    assert [line.split()[:3] for line in output.splitlines()[:3]] == [
+        ["MODEL", "TYPE", "LOADED"],
+        ["bad", "t", "-"],
+        ["good", "t", "instance-1" if "instance-1" in output.splitlines()[2] else "instance-2"],
+    ]
+
+
+async def test_instances_what_fits_and_what_happens(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh()
+    at = ["--address", mesh.cluster.instances[0].endpoint]
+    status, output, _ = await command("instances", *at)
+    assert (status, output.split()[:3]) == (0, ["INSTANCE", "STATE", "MODELS"])
+    assert output.splitlines()[1].split()[:3] == ["instance-1", "ready", "0"]
+    status, output, _ = await command("instances", "--json", *at)
+    (described,) = json.loads(output)["instances"]
+    assert described["id"] == "instance-1"
+    capacity = int(described["capacity_bytes"])
+
+    status, output, _ = await command("fits", "--size", "1MiB", *at)
+    assert (status, output.splitlines()[-2:]) == (
+        0,
+        ["one more copy would go to instance-1 (placed here)", "  it fits; nothing would leave"],
+    )
+    status, output, _ = await command("fits", "--size", str(capacity + 1), *at)
+    assert status == 1
+    assert "instance-1: too small" in output
+    status, _, error = await command("fits", "--size", "much", *at)
+    assert status == 2
+    assert "'much' is not a size" in error
+
+    following = await asyncio.create_subprocess_exec(
+        *CLI, "events", "--follow", *at, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    assert following.stdout is not None
+    try:
+        seen = ""
+        async with asyncio.timeout(60):
+            while " loaded" not in seen:
+                # What happened before it had begun to follow is not told: so something happens again and again.
+                await command("models", "register", "m", "--type", "example", "--load", *at)
+                await command("models", "unregister", "m", *at)
+                try:
+                    async with asyncio.timeout(1):
+                        while line := await following.stdout.readline():
+                            seen += line.decode()
+                except TimeoutError:
+                    continue
+    finally:
+        following.kill()
+        await following.wait()
+    assert " instance-1 loaded m" in seen
+
+    await command("models", "register", "m", "--type", "example", "--load", *at)
+    status, output, _ = await command("events", "m", *at)
+    assert status == 0
+    assert " instance-1 loaded m" in output
+    status, _, error = await command("events", *at)
+    assert status == 2
+    assert "--follow" in error
+    status, output, _ = await command("top", "--once", *at)
+    assert status == 0
+    assert output.splitlines()[1].split()[-1] == "m"
+
+
+async def test_a_move_that_does_not_get_on_can_be_given_up(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh()
+    at = ["--address", mesh.cluster.instances[0].endpoint]
+    await command("vmodels", "set", "best", "a", "--type", "example", "--load", *at)
+    bad = ("--type", "t", "--path", "FAIL_no such file")
+    status, output, _ = await command("vmodels", "set", "best", "bad", *bad, *at)
+    assert status == 1, output
+    status, output, error = await command("vmodels", "rollback", "best", *at)
+    assert (status, output.splitlines()) == (0, ["best: DEFINED", "  active a: LOADED"]), error
+    status, _, error = await command("vmodels", "rollback", "best", *at)
+    assert (status, "best: it is not moving" in error) == (1, True)
+    status, _, error = await command("vmodels", "rollback", "unknown", *at)
+    assert (status, error) == (1, "unknown: there is no such vmodel\n")
+
+
+async def test_a_vmodel_is_explained_as_one_and_a_size_with_its_source(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh()
+    at = ["--address", mesh.cluster.instances[0].endpoint]
+    await command("vmodels", "set", "best", "a", "--type", "example", "--load", *at)
+    status, output, _ = await command("explain", "best", *at)
+    assert status == 0
+    assert output.splitlines()[0] == "best is a vmodel; calls go to the model a"
+    assert "(measured at an earlier load)" in output.splitlines()[2]
+    await command("models", "register", "b", "--type", "other", *at)
+    status, output, _ = await command("explain", "b", "--dry-run", *at)
+    assert status == 0
+    assert "(the runtime's default, until it has been loaded)" in output.splitlines()[0]
+
+
+def test_python_runs_it_as_a_module() -> None:
+    import subprocess
+
+    ran = subprocess.run([sys.executable, "-m", "modelmesh", "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("modelmesh ")
+
+
 async def test_vmodels_from_creation_to_the_end(start_mesh: StartMesh) -> None:
     mesh = await start_mesh()
     at = ["--address", mesh.cluster.instances[0].endpoint]

@@ -253,3 +253,40 @@ async def test_without_a_folder_no_code_is_loaded(tmp_path: Path, iris: Path) ->
         status, out, _ = await running.command(*registered)
         assert status == 1
         assert "--models FOLDER" in out
+
+
+async def test_the_folder_is_followed(tmp_path: Path, iris: Path) -> None:
+    async with up("--models", str(tmp_path)) as running:
+        assert f"cp model.onnx {tmp_path}/my-model.onnx" in running.said
+        shutil.copy(iris, tmp_path / "new.joblib")
+        await running.says("registered new")
+        before = (await running.infer("new", ROW)).outputs[0].contents
+        features, labels = load_iris(return_X_y=True)
+        joblib.dump(GaussianNB().fit(features, 2 - labels), tmp_path / "new.joblib")
+        await running.says("registered new again: its file has changed")
+        response = await running.infer("new", ROW)
+        assert response.outputs[0].contents != before or response.raw_output_contents
+        (tmp_path / "new.joblib").unlink()
+        await running.says("unregistered new: new.joblib is not there any more")
+        assert await running.models() == {}
+
+
+async def test_several_instances_have_a_port_for_metrics_each(tmp_path: Path) -> None:
+    async with up(instances=2, environment={"MM_METRICS": "prometheus:port=2112;scheme=http"}) as running:
+        ports = [line.rpartition(" ")[2] for line in running.said.splitlines() if "metrics at port" in line]
+        assert len(set(ports)) == 2
+        for port in ports:
+            async with asyncio.timeout(10):
+                reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+                writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+                assert b"200" in await reader.readline()
+                writer.close()
+                await writer.wait_closed()
+
+
+async def test_the_logs_are_kept_when_something_did_not_come_up(tmp_path: Path) -> None:
+    async with up(environment={"MM_SVC_GRPC_MAX_MSG_SIZE": "nonsense"}, ready=False) as running:
+        await running.says("the logs are kept in ")
+        kept = Path(running.said.rpartition("the logs are kept in ")[2].strip())
+        assert list(kept.glob("*.log"))
+        shutil.rmtree(kept.parent)

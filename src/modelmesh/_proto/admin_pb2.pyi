@@ -540,6 +540,7 @@ class Event(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     CAUSE_MODEL_ID_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
     time_ms: _builtins.int
     instance_id: _builtins.str
     model_id: _builtins.str
@@ -551,6 +552,8 @@ class Event(_message.Message):
     """One line for people."""
     cause_model_id: _builtins.str
     """The model for which it happened, if that is another: the one that a victim made room for."""
+    times: _builtins.int
+    """How often the same happened in a row, the last time at `time_ms`; 0 and 1: once."""
     def __init__(
         self,
         *,
@@ -561,10 +564,11 @@ class Event(_message.Message):
         reason: _builtins.str = ...,
         detail: _builtins.str = ...,
         cause_model_id: _builtins.str = ...,
+        times: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause_model_id", b"cause_model_id", "detail", b"detail", "instance_id", b"instance_id", "kind", b"kind", "model_id", b"model_id", "reason", b"reason", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause_model_id", b"cause_model_id", "detail", b"detail", "instance_id", b"instance_id", "kind", b"kind", "model_id", b"model_id", "reason", b"reason", "time_ms", b"time_ms", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -577,6 +581,7 @@ class ExplainRequest(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
+    """Of a model, or of a vmodel, whose active model is explained then."""
     dry_run: _builtins.bool
     """Also say what a load of one more copy would do now. Nothing is loaded."""
     def __init__(
@@ -604,9 +609,15 @@ class ExplainResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     SILENT_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    SIZE_SOURCE_FIELD_NUMBER: _builtins.int
+    VMODEL_ID_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
-    """What a load would ask for: measured at an earlier load, or the runtime's default."""
+    """What a load would ask for."""
     size_is_measured: _builtins.bool
+    size_source: _builtins.str
+    """Where `size_bytes` comes from: measured, predicted (by the runtime), type_mean (of models of its type), or default."""
+    vmodel_id: _builtins.str
+    """The vmodel that was asked about; empty: a model was."""
     @_builtins.property
     def model(self) -> Global___Model: ...
     @_builtins.property
@@ -637,14 +648,65 @@ class ExplainResponse(_message.Message):
         events: _abc.Iterable[Global___Event] | None = ...,
         silent_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
         plan: Global___Plan | None = ...,
+        size_source: _builtins.str = ...,
+        vmodel_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "model", b"model", "places", b"places", "plan", b"plan", "silent_instance_ids", b"silent_instance_ids", "size_bytes", b"size_bytes", "size_is_measured", b"size_is_measured"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "model", b"model", "places", b"places", "plan", b"plan", "silent_instance_ids", b"silent_instance_ids", "size_bytes", b"size_bytes", "size_is_measured", b"size_is_measured", "size_source", b"size_source", "vmodel_id", b"vmodel_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class FitRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    type: _builtins.str
+    """As models are registered with; empty: the default type."""
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FitRequest: _TypeAlias = FitRequest  # noqa: Y015
+
+@_typing.final
+class FitResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACES_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___Place]:
+        """Each instance, and what it would be to the model."""
+
+    @_builtins.property
+    def plan(self) -> Global___Plan: ...
+    def __init__(
+        self,
+        *,
+        places: _abc.Iterable[Global___Place] | None = ...,
+        plan: Global___Plan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["places", b"places", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FitResponse: _TypeAlias = FitResponse  # noqa: Y015
 
 @_typing.final
 class Place(_message.Message):

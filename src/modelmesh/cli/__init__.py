@@ -12,7 +12,9 @@ import typer
 from modelmesh import __version__
 from modelmesh.cli.adapter import adapter
 from modelmesh.cli.apply import apply
-from modelmesh.cli.explain import explain
+from modelmesh.cli.events import events
+from modelmesh.cli.explain import explain, fits
+from modelmesh.cli.instances import instances, top
 from modelmesh.cli.models import models
 from modelmesh.cli.pull import pull
 from modelmesh.cli.runtime import runtime
@@ -36,7 +38,11 @@ app.command()(stop)
 app.command()(apply)
 app.command()(runtime)
 app.command()(pull)
+app.command()(instances)
+app.command()(top)
+app.command()(events)
 app.command()(explain)
+app.command()(fits)
 app.command()(simulate)
 app.add_typer(adapter, name="adapter")
 app.add_typer(models, name="models")

@@ -88,6 +88,16 @@ class Client:
             result: Answer = call(request, timeout=timeout_s or self._timeout_s, metadata=tuple(headers))
         return result
 
+    def stream(self, method: str, request: Message, answer: type[Answer]) -> Iterator[Answer]:
+        """Call a method of ours that answers with many messages, without end; leave the loop to end the call."""
+        call: Callable[..., Any] = self._channel.unary_stream(
+            f"/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
+        self.doing = ""
+        yield from call(request)
+
     def pages(self, page: Callable[[int, str], tuple[Iterable[Item], str]], *, limit: int) -> tuple[list[Item], bool]:
         """Ask for page after page of a listing: at most `limit` items, and whether there are more.
 

@@ -2,16 +2,26 @@
 
 import json
 import time
-from datetime import datetime
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelmesh.cli.events import event_line
 from modelmesh.cli.models import LOCAL, Address, AsJson, Authority, ModelIdArgument
+from modelmesh.cli.sizes import format_size
 from modelmesh.cli.text import say
 
 if TYPE_CHECKING:
     from modelmesh._proto import admin_pb2
+
+
+SIZE_SOURCES = {
+    "measured": "measured at an earlier load",
+    "predicted": "predicted by the runtime",
+    "type_mean": "the mean of models of its type, until it has been loaded",
+    "default": "the runtime's default, until it has been loaded",
+}
 
 
 def explain(
@@ -42,8 +52,9 @@ def explain(
 def lines(answer: "admin_pb2.ExplainResponse", *, now_s: float, dry_run: bool) -> list[str]:
     """The answer for people."""
     model = answer.model
-    known = "measured" if answer.size_is_measured else "the runtime's default, until it has been loaded"
-    text = [f"{model.id}: type {model.type}, {answer.size_bytes} bytes ({known})"]
+    text = [f"{answer.vmodel_id} is a vmodel; calls go to the model {model.id}", ""] if answer.vmodel_id else []
+    known = SIZE_SOURCES.get(answer.size_source, answer.size_source)
+    text.append(f"{model.id}: type {model.type}, {format_size(answer.size_bytes)} ({known})")
     wanted = []
     if model.minimum_copies:
         wanted.append(f"at least {model.minimum_copies} copies")
@@ -53,15 +64,11 @@ def lines(answer: "admin_pb2.ExplainResponse", *, now_s: float, dry_run: bool) -
         wanted.append("pinned")
     if wanted:
         text.append(f"wanted: {', '.join(wanted)}")
-    text.append("")
-    text.append("instances")
-    text += [
-        f"  {place.instance_id}: {place.verdict.replace('_', ' ')}{f' ({place.detail})' if place.detail else ''}"
-        for place in answer.places
-    ]
-    text.append("")
+    text += ["", *_places(answer.places), ""]
     text.append("what happened, oldest first")
-    text += [f"  {_event(event, model.id)}" for event in answer.events] or ["  nothing that anybody remembers"]
+    text += [f"  {event_line(event, about=model.id)}" for event in answer.events] or [
+        "  nothing that anybody remembers"
+    ]
     if answer.silent_instance_ids:
         text.append(f"  (no answer from {', '.join(answer.silent_instance_ids)})")
     if dry_run:
@@ -70,12 +77,43 @@ def lines(answer: "admin_pb2.ExplainResponse", *, now_s: float, dry_run: bool) -
     return text
 
 
-def _event(event: "admin_pb2.Event", model: str) -> str:
-    moment = datetime.fromtimestamp(event.time_ms / 1000).astimezone().strftime("%H:%M:%S.%f")[:-3]
-    other = f" {event.model_id}" if event.model_id != model else ""
-    reason = f" ({event.reason})" if event.reason else ""
-    detail = f": {event.detail}" if event.detail else ""
-    return f"{moment} {event.instance_id} {event.kind.replace('_', ' ')}{other}{reason}{detail}"
+def fits(
+    size: Annotated[str, typer.Option("--size", help="Size of the model when it is loaded, like 1GiB.")],
+    model_type: Annotated[str, typer.Option("--type", help="Its type, as the runtime knows it.")] = "",
+    address: Address = LOCAL,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say where a model of a size would be loaded now, and what would leave for it; exit status 1: nowhere."""
+    from modelmesh._proto import admin_pb2 as pb
+    from modelmesh.cli.client import connect
+    from modelmesh.cli.sizes import parse_size
+
+    try:
+        request = pb.FitRequest(size_bytes=parse_size(size), type=model_type)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--size") from error
+    with connect(address, ca) as client:
+        answer = client.call("modelmesh.v1.Admin/Fit", request, pb.FitResponse)
+    if as_json:
+        from google.protobuf.json_format import MessageToDict
+
+        typer.echo(json.dumps(MessageToDict(answer, preserving_proto_field_name=True)))
+    else:
+        for line in [*_places(answer.places), "", *_plan(answer.plan, time.time())]:
+            say(line)
+    if answer.plan.refusal:
+        raise typer.Exit(1)
+
+
+def _places(places: "Iterable[admin_pb2.Place]") -> list[str]:
+    return [
+        "instances",
+        *(
+            f"  {place.instance_id}: {place.verdict.replace('_', ' ')}{f' ({place.detail})' if place.detail else ''}"
+            for place in places
+        ),
+    ]
 
 
 def _plan(plan: "admin_pb2.Plan", now_s: float) -> list[str]:
@@ -88,13 +126,13 @@ def _plan(plan: "admin_pb2.Plan", now_s: float) -> list[str]:
     if plan.refusal:
         text.append(f"  it would be refused: {plan.refusal}")
     elif plan.evict_bytes:
-        text.append(f"  {plan.evict_bytes} bytes would have to go:")
+        text.append(f"  {format_size(plan.evict_bytes)} would have to go:")
         for victim in plan.victims:
             ago = max(0, round(now_s - victim.last_use_ms / 1000))
-            text.append(f"    {victim.model_id}: {victim.size_bytes} bytes, used {ago} s ago ({victim.reason})")
+            text.append(f"    {victim.model_id}: {format_size(victim.size_bytes)}, used {ago} s ago ({victim.reason})")
         short = plan.evict_bytes - sum(victim.size_bytes for victim in plan.victims)
         if short > 0:
-            text.append(f"    and {short} bytes once copies that are in use now become idle")
+            text.append(f"    and {format_size(short)} once copies that are in use now become idle")
     else:
         text.append("  it fits; nothing would leave")
     return text

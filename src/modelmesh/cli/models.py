@@ -12,7 +12,7 @@ import typer
 from modelmesh.cli.text import console, printable, say, word_of
 
 if TYPE_CHECKING:
-    from modelmesh._proto import model_mesh_pb2
+    from modelmesh._proto import admin_pb2, model_mesh_pb2
     from modelmesh.cli.client import Client
 
 models = typer.Typer(help="Register, load, unload and look at models.", no_args_is_help=True, rich_markup_mode=None)
@@ -177,7 +177,7 @@ def list_models(
         typer.echo(json.dumps({"models": described, "more": more}))
         return
     table(
-        ("MODEL", "TYPE", "LOADED AT", "LAST USED", "FAILURES"),
+        ("MODEL", "TYPE", "LOADED AT", "LAST USED"),
         [
             (
                 model.id,
@@ -187,13 +187,29 @@ def list_models(
                 )
                 or "-",
                 _ago(model.last_use_ms),
-                "; ".join(failure.message for failure in model.failures) or "-",
             )
             for model in found
         ],
     )
+    for line in failures(found):
+        say(line)
     if more:
         say(f"(there are more; --limit is {limit})")
+
+
+def failures(found: "Iterable[admin_pb2.Model]") -> list[str]:
+    """Why models that are loaded nowhere are not, each message once, with the instances that say it."""
+    from modelmesh._proto import admin_pb2 as pb
+
+    lines = []
+    for model in found:
+        if any(copy.state == pb.Copy.LOADED for copy in model.copies):
+            continue
+        instances: dict[str, list[str]] = {}
+        for failure in model.failures:
+            instances.setdefault(failure.message, []).append(failure.instance_id)
+        lines += [f"{model.id} failed to load at {', '.join(names)}: {message}" for message, names in instances.items()]
+    return lines
 
 
 def _client(address: str, ca: Path | None) -> AbstractContextManager["Client"]:
@@ -226,7 +242,7 @@ def _show(model: str, info: "model_mesh_pb2.ModelStatusInfo", *, as_json: bool) 
         say(f"{model}: {names(info.status)}")
         for copy in info.modelCopyInfos:
             say(f"  {copy.location}: {names(copy.copyStatus)} since {_ago(copy.time)}")
-        for error in info.errors:
+        for error in dict.fromkeys(info.errors):
             say(f"  error: {error}")
     if info.status in {pb.ModelStatusInfo.LOADING_FAILED, pb.ModelStatusInfo.NOT_FOUND}:
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 FIRST_PORT = 8033
 REFRESH_S = 1.0
-SHOWN_MODELS = 20
+PATIENCE_S = 2.0
+"""A stop that takes longer says what it waits for."""
 FIRST_CALL = "inference.GRPCInferenceService/ModelMetadata"
 """Tells a model's inputs and outputs; an empty message will do."""
 
@@ -102,10 +103,15 @@ async def _run(cluster: "LocalCluster", models: Path | None, files: "Mapping[str
     from modelmesh.instance.state_folder import StateFolderError
 
     os.umask(0o077)  # registrations, logs and sockets are for this user alone, those of the children too
-    stop = asyncio.Event()
+    stop, at_once = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        (at_once if stop.is_set() else stop).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, asked)
+    failed = True
     try:
         starting = asyncio.ensure_future(_start(cluster, models, files))
         stopped = asyncio.ensure_future(stop.wait())
@@ -113,17 +119,83 @@ async def _run(cluster: "LocalCluster", models: Path | None, files: "Mapping[str
         if not starting.done():
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
+            failed = False
             return 0
         starting.result()
-        _explain(cluster, files)
-        await _watch(cluster, stop)
+        _explain(cluster, models, files)
+        await _watch(cluster, stop, _Followed(cluster, models, files) if models is not None else None)
+        failed = False
     except (ChildEndedError, ClusterStartError, LocalEtcdError, StateFolderError, OSError) as error:
         typer.echo(f"modelmesh up: {error}", err=True)
         return 1
     finally:
-        typer.echo("stopping …", err=True)
-        await cluster.stop()
+        cluster.progress = lambda text: say(text, error=True)
+        await _stop(cluster, at_once, keep_logs=failed)
     return 0
+
+
+async def _stop(cluster: "LocalCluster", at_once: asyncio.Event, *, keep_logs: bool) -> None:
+    """Let what runs end; say what is waited for, and end it at once if that is asked for."""
+    say("stopping …", error=True)
+    stopping = asyncio.ensure_future(cluster.stop(keep_logs=keep_logs))
+    hurried = asyncio.ensure_future(at_once.wait())
+    done, _ = await asyncio.wait((stopping, hurried), timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+    if not done:
+        say(f"waiting for calls and loads of {', '.join(cluster.running)}; Ctrl-C again ends them at once", error=True)
+        await asyncio.wait((stopping, hurried), return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        await cluster.kill()
+    hurried.cancel()
+    await stopping
+
+
+class _Followed:
+    """The folder of models while it is served: new files are registered, changed ones anew, and those that went are not any more."""
+
+    def __init__(self, cluster: "LocalCluster", folder: Path, files: "Mapping[str, FolderModel]") -> None:
+        from modelmesh.instance.model_folder import read_folder
+
+        self._cluster = cluster
+        self._folder = folder
+        self._registered = dict(files)
+        self._stamps = read_folder(folder).stamps
+        self._settling: dict[str, tuple[int, int]] = {}
+        self._said = ""
+
+    def look(self) -> None:
+        """Bring the registrations in line with the folder; what stands in the way is said once."""
+        import grpc
+
+        from modelmesh.instance.model_folder import AmbiguousFilesError, read_folder
+
+        try:
+            found = read_folder(self._folder)
+        except (AmbiguousFilesError, OSError) as error:
+            self._say(str(error))
+            return
+        settled = {model for model, stamp in found.stamps.items() if self._settling.get(model, stamp) == stamp}
+        self._settling = found.stamps
+        changed = {model for model in settled if self._stamps.get(model, found.stamps[model]) != found.stamps[model]}
+        # A file that is still being written is taken when it has stayed the same for a look.
+        wanted = {model: file for model, file in found.models.items() if model in self._registered or model in settled}
+        if wanted == self._registered and not changed:
+            return
+        try:
+            _register(self._cluster, wanted, changed)
+        except (grpc.RpcError, typer.Exit) as error:
+            self._say(f"the folder is looked at again: {error}")
+            return
+        for model in sorted(wanted.keys() - self._registered.keys()):
+            self._cluster.progress(f"registered {model}")
+        for model in sorted(changed & self._registered.keys()):
+            self._cluster.progress(f"registered {model} again: its file has changed")
+        self._registered = wanted
+        self._stamps = {model: found.stamps[model] for model in wanted}
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._cluster.progress(text)
 
 
 async def _start(cluster: "LocalCluster", models: Path | None, files: "Mapping[str, FolderModel]") -> None:
@@ -134,8 +206,13 @@ async def _start(cluster: "LocalCluster", models: Path | None, files: "Mapping[s
         await asyncio.to_thread(_register, cluster, files)
 
 
-def _register(cluster: "LocalCluster", files: "Mapping[str, FolderModel]") -> None:
-    """Bring what is registered in line with what is in the folder; what stands in the way is said, and the rest goes on."""
+def _register(
+    cluster: "LocalCluster", files: "Mapping[str, FolderModel]", changed: "Collection[str]" = frozenset()
+) -> None:
+    """Bring what is registered in line with what is in the folder; what stands in the way is said, and the rest goes on.
+
+    `changed`: models whose files have another content than when they were registered.
+    """
     import grpc
 
     from modelmesh._proto import admin_pb2
@@ -154,12 +231,16 @@ def _register(cluster: "LocalCluster", files: "Mapping[str, FolderModel]") -> No
         registered = {model.id: FolderModel(model.type, model.path) for model in listed}
         remembered = cluster.state.registered()
         ours = {model: file for model, file in registered.items() if file in (remembered.get(model), files.get(model))}
-        for model, change in changes(files, remembered, registered).items():
+        steps = changes(files, remembered, registered)
+        steps |= {model: Change.REPLACE for model in changed if model in ours and model not in steps}
+        for model, change in steps.items():
             try:
                 if change is not Change.REGISTER:
                     request = pb.UnregisterModelRequest(modelId=model)
                     client.call("mmesh.ModelMesh/unregisterModel", request, pb.UnregisterModelResponse)
-                    cluster.progress(f"unregistered {model}: {ours.pop(model).path} is not there any more")
+                    gone = ours.pop(model)
+                    if change is Change.UNREGISTER:
+                        cluster.progress(f"unregistered {model}: {gone.path} is not there any more")
                 if change is not Change.UNREGISTER:
                     info = pb.ModelInfo(type=files[model].type, path=files[model].path)
                     register = pb.RegisterModelRequest(modelId=model, modelInfo=info)
@@ -176,15 +257,18 @@ def _register(cluster: "LocalCluster", files: "Mapping[str, FolderModel]") -> No
     cluster.state.remember(ours)
 
 
-def _explain(cluster: "LocalCluster", files: "Mapping[str, FolderModel]") -> None:
+def _explain(cluster: "LocalCluster", models: Path | None, files: "Mapping[str, FolderModel]") -> None:
     typer.echo("")
     for instance in cluster.instances:
-        typer.echo(f"  {instance.name}  grpc://{instance.endpoint}")
+        metrics = f"  metrics at port {instance.metrics_port}" if instance.metrics_port else ""
+        typer.echo(f"  {instance.name}  grpc://{instance.endpoint}{metrics}")
     typer.echo(f"  logs        {cluster.logs}")
     endpoint = cluster.instances[0].endpoint
     model = shlex.quote(next(iter(files), "my-model"))
     typer.echo("\nTry:")
-    if not files:
+    if models is not None and not files:
+        say(f"  cp model.onnx {shlex.quote(str(models))}/my-model.onnx    # registered as my-model within seconds")
+    elif not files:
         typer.echo(f"  modelmesh models register my-model --type onnx --path /path/to/model.onnx --address {endpoint}")
     typer.echo(f"  modelmesh models load {model} --address {endpoint}")
     typer.echo(f"  modelmesh models list --address {endpoint}")
@@ -192,7 +276,7 @@ def _explain(cluster: "LocalCluster", files: "Mapping[str, FolderModel]") -> Non
     typer.echo(f"  grpcurl -plaintext -H mm-model-id:{model} {endpoint} {FIRST_CALL}\n")
 
 
-async def _watch(cluster: "LocalCluster", stop: asyncio.Event) -> None:
+async def _watch(cluster: "LocalCluster", stop: asyncio.Event, followed: "_Followed | None") -> None:
     """Show what is where until a stop is asked for; without a terminal just wait."""
     from rich.live import Live
 
@@ -200,15 +284,21 @@ async def _watch(cluster: "LocalCluster", stop: asyncio.Event) -> None:
     if not shown.is_terminal:
         typer.echo("running; Ctrl-C stops", err=True)
         while not stop.is_set():
-            await cluster.mend()
+            await _turn(cluster, followed)
             await _pause(stop)
         return
     with Live(console=shown, auto_refresh=False, transient=True) as live:
         cluster.progress = lambda text: live.console.print(f"{printable(text)} …")
         while not stop.is_set():
-            await cluster.mend()
+            await _turn(cluster, followed)
             live.update(await asyncio.to_thread(_picture, cluster.instances[0].endpoint), refresh=True)
             await _pause(stop)
+
+
+async def _turn(cluster: "LocalCluster", followed: "_Followed | None") -> None:
+    await cluster.mend()
+    if followed is not None:
+        await asyncio.to_thread(followed.look)
 
 
 async def _pause(stop: asyncio.Event) -> None:
@@ -220,32 +310,15 @@ async def _pause(stop: asyncio.Event) -> None:
 
 
 def _picture(endpoint: str) -> "Table | str":
-    """Instances with their memory, and where the first models are."""
     import grpc
-    from rich.table import Table
 
-    from modelmesh._proto import admin_pb2 as pb
     from modelmesh.cli.client import Client
-    from modelmesh.cli.sizes import format_size
+    from modelmesh.cli.instances import picture
 
     client = Client(endpoint, timeout_s=2.0)
     try:
-        answer = client.call("modelmesh.v1.Admin/ListInstances", pb.ListInstancesRequest(), pb.ListInstancesResponse)
-        page = client.call("modelmesh.v1.Admin/ListModels", pb.ListModelsRequest(page_size=1000), pb.ListModelsResponse)
+        return picture(client)
     except grpc.RpcError as error:
         return f"(no answer from {endpoint}: {error.code().name})"
     finally:
         client.close()
-    table = Table("INSTANCE", "MODELS", "MEMORY", "LOADING", "WAITING", "HOLDS", box=None, pad_edge=False)
-    for instance in answer.instances:
-        held = [model.id for model in page.models if any(copy.instance_id == instance.id for copy in model.copies)]
-        more = f" … (+{len(held) - SHOWN_MODELS})" if len(held) > SHOWN_MODELS else ""
-        table.add_row(
-            instance.id,
-            str(instance.copies),
-            f"{format_size(instance.used_bytes)} of {format_size(instance.capacity_bytes)}",
-            str(instance.loads_in_progress - instance.loads_waiting),
-            str(instance.loads_waiting),
-            printable(", ".join(held[:SHOWN_MODELS]) + more),
-        )
-    return table

@@ -163,6 +163,36 @@ def status(
 
 
 @vmodels.command()
+def rollback(
+    vmodel: VModelArgument, owner: Owner = "", address: Address = LOCAL, ca: Authority = None, as_json: AsJson = False
+) -> None:
+    """Give up a move that is under way or has failed: the vmodel stays with its active model."""
+    from modelmesh._proto import model_mesh_pb2 as pb
+    from modelmesh.cli.client import connect
+
+    with connect(address, ca) as client:
+        request = pb.GetVModelStatusRequest(vModelId=vmodel, owner=owner)
+        info = client.call("mmesh.ModelMesh/getVModelStatus", request, pb.VModelStatusInfo)
+        if info.activeModelId == info.targetModelId:
+            if info.status == pb.VModelStatusInfo.NOT_FOUND:
+                say(f"{vmodel}: there is no such vmodel", error=True)
+            else:
+                back = f"modelmesh vmodels set {vmodel} MODEL"
+                say(f"{vmodel}: it is not moving; to move it back to an earlier model: {back}", error=True)
+            raise typer.Exit(1)
+        stay = pb.SetVModelRequest(
+            vModelId=vmodel,
+            targetModelId=info.activeModelId,
+            expectedTargetModelId=info.targetModelId,
+            updateOnly=True,
+            owner=owner,
+        )
+        info = client.call("mmesh.ModelMesh/setVModel", stay, pb.VModelStatusInfo)
+        shares = _shares(client, vmodel)
+    _show(vmodel, info, shares, as_json=as_json)
+
+
+@vmodels.command()
 def delete(
     vmodel: VModelArgument, owner: Owner = "", address: Address = LOCAL, ca: Authority = None, as_json: AsJson = False
 ) -> None:

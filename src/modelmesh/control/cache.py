@@ -33,7 +33,7 @@ from modelmesh.machines.model_copy import CopyInput, CopyState
 from modelmesh.ports import Clock, ModelSource
 from modelmesh.values import records
 from modelmesh.values.dataplane import LocalCopy, Outcome
-from modelmesh.values.explanation import Rehearsal
+from modelmesh.values.explanation import Rehearsal, SizeSource
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.view import Copy
 
@@ -227,6 +227,18 @@ class Cache:
         """What a load of `size_bytes` would do here; nothing comes of it."""
         refused = self._steps.loading.refusal(model, size_bytes, last_use_ms=None)
         return Rehearsal(refused.message) if refused is not None else self._room.rehearse(size_bytes)
+
+    def size_source(self, model: ModelId, model_type: str) -> SizeSource:
+        """Where `predicted_bytes` comes from."""
+        return self.learned.best_size(model, model_type, default_bytes=self.parameters.default_size_bytes)[1]
+
+    async def predict(self, model: ModelId, registered: Registered) -> None:
+        """Let the runtime predict the size of a model that was never loaded here; nothing if it cannot be asked.
+
+        A model that is suspected of ending runtimes is not shown to one only to explain it.
+        """
+        if self.learned.size(model) is None and self._steps.offered and not self._steps.suspects(model, registered):
+            await self._steps.loading.predict(model, registered)
 
     def others(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
         """Ready copies elsewhere, with their create revisions; none if the store has denied just these."""

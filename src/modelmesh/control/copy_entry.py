@@ -99,6 +99,12 @@ USABLE = JOINABLE | OPEN
 LISTED = frozenset({CopyState.QUEUED, CopyState.WAITING, CopyState.LOADING, *OPEN})
 
 
+def source_of(model: ModelId, registered: Registered) -> ModelSource:
+    """What the runtime is told of a model."""
+    record = registered.record
+    return ModelSource(model, record.type, record.path, record.key)
+
+
 @dataclass(slots=True)
 class Entry:
     """What this instance knows of one of its copies. Times without another word are monotonic milliseconds."""
@@ -152,8 +158,7 @@ class Entry:
     @property
     def source(self) -> ModelSource:
         """What the runtime is told of the model."""
-        record = self.registered.record
-        return ModelSource(self.model, record.type, record.path, record.key)
+        return source_of(self.model, self.registered)
 
     def stored(self) -> records.CopyRecord:
         """The copy's key as it should stand."""

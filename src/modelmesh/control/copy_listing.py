@@ -98,20 +98,23 @@ class CopyListing:
         entry.answer_waiters()
 
     async def lost(self, model: ModelId, kind: FailureKind, message: str) -> None:
-        """Remember that a runtime ended while it worked at the model, whatever becomes of the copy.
+        """As `lost_at`, of a model with a copy here; nothing if there is none."""
+        entry = self._entries.get(model)
+        if entry is not None:
+            await self.lost_at(model, entry.registered, kind, message)
+
+    async def lost_at(self, model: ModelId, registered: Registered, kind: FailureKind, message: str) -> None:
+        """Remember that a runtime ended while it worked at a model, whatever becomes of the copy.
 
         Ends when the view has it; a store that is away is told later.
         """
-        entry = self._entries.get(model)
-        if entry is None:
-            return
-        view, now_ms = self._view(model, entry.registered), self._clock.now_ms()
+        view, now_ms = self._view(model, registered), self._clock.now_ms()
         if any(
             known.instance == self._own and known.record.kind is kind and now_ms - known.record.since_ms < SAME_LOSS_MS
             for known in view.failures
         ):
             return
-        failure = self._lost(view, kind, message, entry.registered.create_revision)
+        failure = self._lost(view, kind, message, registered.create_revision)
         self._journal.note(
             "lost_in_use" if kind is FailureKind.LOST_IN_USE else "lost_while_loading",
             model,

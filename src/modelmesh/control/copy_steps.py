@@ -167,7 +167,7 @@ class CopySteps:
             step=self.step,
             ended=ended,
             uncertain=self.listing.stale.__setitem__,
-            lost=self.listing.lost,
+            lost=self.listing.lost_at,
         )
 
     def decide_with(self, decider: Decider) -> None:
@@ -209,10 +209,8 @@ class CopySteps:
         return backlog_ms
 
     def predicted_bytes(self, model: ModelId, model_type: str) -> int:
-        """The best guess of a model's size without asking anyone: measured, predicted, that of its type, the default."""
-        learned = self.learned
-        known = learned.size(model) or learned.prediction(model) or learned.type_size(model_type)
-        return known or self.parameters.default_size_bytes
+        """The best guess of a model's size without asking anyone."""
+        return self.learned.best_size(model, model_type, default_bytes=self.parameters.default_size_bytes)[0]
 
     # --- from the wish to the end --------------------------------------------------------------
 
@@ -270,7 +268,11 @@ class CopySteps:
 
     def suspected(self, entry: Entry) -> bool:
         """Whether a runtime ended that worked at the model. It is loaded alone: should it do that again, it was not another."""
-        failures = self._policies().model_view(entry.model, entry.registered).failures
+        return self.suspects(entry.model, entry.registered)
+
+    def suspects(self, model: ModelId, registered: Registered) -> bool:
+        """Whether a runtime ended that worked at a model."""
+        failures = self._policies().model_view(model, registered).failures
         return any(failure.record.kind in LOSSES for failure in failures)
 
     # --- events of the runtime and the data plane ----------------------------------------------

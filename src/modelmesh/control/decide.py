@@ -68,9 +68,10 @@ class Decider:
             self._seen = None
         return step
 
-    def rehearse(self, model: ModelId, registered: Registered) -> NextStep:
-        """Where one more copy would be loaded now; nothing comes of it."""
-        return self._ask(Journey(extra=True), model, registered, Random(self._clock.now_ms()))  # noqa: S311 - a draw like others
+    def rehearse(self, model: ModelId, registered: Registered, *, size_bytes: int | None = None) -> NextStep:
+        """Where one more copy would be loaded now, of the expected size if none is given; nothing comes of it."""
+        rng = Random(self._clock.now_ms())  # noqa: S311 - a draw like others
+        return self._ask(Journey(extra=True), model, registered, rng, size_bytes=size_bytes)
 
     def retry_after_ms(self, load_ms: int) -> int:
         """When a load that is asked for again would begin, at the instance with the shortest queue."""
@@ -87,12 +88,13 @@ class Decider:
         registered: Registered,
         rng: Random,
         remaining_ms: int | None = None,
+        size_bytes: int | None = None,
     ) -> NextStep:
         return next_step(
             journey,
             self.model_view(model, registered),
             self.cluster_view(),
-            size_bytes=self._predicted_bytes(model, registered.record.type),
+            size_bytes=size_bytes or self._predicted_bytes(model, registered.record.type),
             now_ms=self._clock.now_ms(),
             load_ms=self._load_ms(model),
             remaining_ms=remaining_ms,

@@ -4,10 +4,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from modelmesh.control.copy_entry import Entry, LoadEnd, LoadFailed, LoadMoved, LoadRefused, LoadStoreAway, LoadVoid
+from modelmesh.control.copy_entry import (
+    Entry,
+    LoadEnd,
+    LoadFailed,
+    LoadMoved,
+    LoadRefused,
+    LoadStoreAway,
+    LoadVoid,
+    source_of,
+)
 from modelmesh.control.enact import Claimed, ClaimMoved, CopyWriter
 from modelmesh.control.journal import Journal
 from modelmesh.control.link import RuntimeParameters
+from modelmesh.control.records import Registered
 from modelmesh.control.usage import Learned
 from modelmesh.machines.model_copy import CopyInput, CopyState
 from modelmesh.policy.admission import AdmissionReason, LoadCondition, admit
@@ -66,7 +76,7 @@ class Loading:
         step: Callable[[Entry, CopyInput], None],
         ended: LoadEnded,
         uncertain: Callable[[ModelId, Revision], None],
-        lost: Callable[[ModelId, FailureKind, str], Awaitable[None]],
+        lost: Callable[[ModelId, Registered, FailureKind, str], Awaitable[None]],
     ) -> None:
         self._own = own
         self._runtime = runtime
@@ -94,7 +104,7 @@ class Loading:
         """
         asked: asyncio.Task[None] | None = None
         if self._learned.size(entry.model) is None and self._offered():
-            asked = asyncio.create_task(self._predict(entry))
+            asked = asyncio.create_task(self._look_at(entry))
         try:
             end = await self._admitted_claim(entry, asked)
             if end is not None:
@@ -112,17 +122,20 @@ class Loading:
             entry.end = end
         self._step(entry, given)
 
-    async def _predict(self, entry: Entry) -> None:
-        """Let the runtime predict the size, for the next guess too."""
+    async def predict(self, model: ModelId, registered: Registered) -> LoadFailed | None:
+        """Let the runtime predict the size of a model, for the next guess; the failure, if the runtime ended over it."""
         try:
-            size = await self._runtime.predict_size(entry.source)
+            size = await self._runtime.predict_size(source_of(model, registered))
         except RuntimeCallError as error:
             message = f"the runtime of instance {self._own} ended while it looked at the model: {error.message}"
-            await self._lost(entry.model, FailureKind.LOST_WHILE_LOADING, message)
-            entry.end = LoadFailed(error.status, message, lost=True)
-            return
+            await self._lost(model, registered, FailureKind.LOST_WHILE_LOADING, message)
+            return LoadFailed(error.status, message, lost=True)
         if size is not None:
-            self._learned.predicted(entry.model, size)
+            self._learned.predicted(model, size)
+        return None
+
+    async def _look_at(self, entry: Entry) -> None:
+        entry.end = await self.predict(entry.model, entry.registered) or entry.end
 
     async def _admitted_claim(self, entry: Entry, asked: "asyncio.Task[None] | None") -> LoadEnd | None:
         """Admit and claim on the best guess; None if the load is ours. No guess refuses what the runtime would not."""
@@ -250,7 +263,7 @@ class Loading:
             self._journal.note("not_measured", entry.model, detail=f"the predicted size is kept: {error}")
             if error.lost:
                 message = f"the runtime of instance {self._own} ended while it measured the model"
-                await self._lost(entry.model, FailureKind.LOST_IN_USE, message)
+                await self._lost(entry.model, entry.registered, FailureKind.LOST_IN_USE, message)
         if entry.machine.accepts(CopyInput.SIZED):
             self._step(entry, CopyInput.SIZED)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from modelmesh.machines.ordering import Ordering
 from modelmesh.machines.retention import REPEATED, Retention
 from modelmesh.values.dataplane import Usage
+from modelmesh.values.explanation import SizeSource
 from modelmesh.values.ids import LoadId, ModelId
 
 Name = TypeVar("Name")
@@ -59,6 +60,17 @@ class Learned:
         """The mean measured size of models of a type, the latest counting most; None: none was loaded yet."""
         mean = self._types.get(model_type)
         return None if mean is None else round(mean)
+
+    def best_size(self, model: ModelId, model_type: str, *, default_bytes: int) -> tuple[int, SizeSource]:
+        """The best guess of a model's size without asking anyone, in bytes, and where it comes from."""
+        for size, source in (
+            (self.size(model), SizeSource.MEASURED),
+            (self.prediction(model), SizeSource.PREDICTED),
+            (self.type_size(model_type), SizeSource.TYPE_MEAN),
+        ):
+            if size:
+                return size, source
+        return default_bytes, SizeSource.DEFAULT
 
     def predicted(self, model: ModelId, size_bytes: int) -> None:
         """The runtime predicted the size of a model that was not measured yet."""

@@ -24,6 +24,7 @@ import grpc.aio
 from modelmesh._proto import grpc_health_pb2
 from modelmesh.control.keys import Keys
 from modelmesh.instance.local_etcd import LocalEtcd, LocalEtcdError
+from modelmesh.instance.metrics_choice import with_port
 from modelmesh.instance.processes import Child, inherited, last_lines, start_child
 from modelmesh.instance.restarts import Restarts
 from modelmesh.instance.sources import setting_names
@@ -63,6 +64,7 @@ class LocalInstance:
     socket_path: Path
     runtime: Child | None = None
     mesh: Child | None = None
+    metrics_port: int | None = None
 
     @property
     def endpoint(self) -> str:
@@ -196,10 +198,19 @@ class LocalCluster:
                 "MM_PRESTOP_WAIT_PORT": "NONE",
                 "INTERNAL_GRPC_SOCKET_PATH": str(instance.socket_path),
                 "MM_LOG_FORMAT": "console",
+                **self._metrics(instance),
                 **self.environment,
                 **self.own_environment(self.instances.index(instance) + 1),
             },
         )
+
+    def _metrics(self, instance: LocalInstance) -> dict[str, str]:
+        """Where an instance tells its metrics: several cannot listen on one port."""
+        wanted = os.environ.get("MM_METRICS", "")
+        if self.count == 1 or with_port(wanted, 1) == with_port(wanted, 2):
+            return {}
+        instance.metrics_port = instance.metrics_port or free_port()
+        return {"MM_METRICS": with_port(wanted, instance.metrics_port)}
 
     async def wait_ready(self, instance: LocalInstance) -> None:
         """Wait until an instance answers that it is serving."""
@@ -264,17 +275,39 @@ class LocalCluster:
         except (OSError, LocalEtcdError) as error:
             self.progress(f"{name} cannot be started: {error}")
 
-    async def stop(self) -> None:
-        """End every process, instances first; remove the temporary folder."""
-        meshes = [instance.mesh for instance in self.instances if instance.mesh is not None]
-        runtimes = [instance.runtime for instance in self.instances if instance.runtime is not None]
-        await asyncio.gather(*(child.stop() for child in meshes))
-        await asyncio.gather(*(child.stop() for child in runtimes))
+    @property
+    def running(self) -> list[str]:
+        """The names of the processes that have not ended."""
+        return [child.name for child in (*self._meshes, *self._runtimes) if child.running]
+
+    @property
+    def _meshes(self) -> list[Child]:
+        return [instance.mesh for instance in self.instances if instance.mesh is not None]
+
+    @property
+    def _runtimes(self) -> list[Child]:
+        return [instance.runtime for instance in self.instances if instance.runtime is not None]
+
+    async def kill(self) -> None:
+        """End every process at once; `stop` then has little to wait for."""
+        await asyncio.gather(*(child.kill() for child in (*self._meshes, *self._runtimes)))
+
+    async def stop(self, *, keep_logs: bool = False) -> None:
+        """End every process, instances first; remove the temporary folder, but for its logs if they are to be kept."""
+        await asyncio.gather(*(child.stop() for child in self._meshes))
+        await asyncio.gather(*(child.stop() for child in self._runtimes))
         if self.etcd is not None:
             await asyncio.to_thread(self.etcd.stop)
         if self._state is not None:
             self._state.release()
-        if self._temporary is not None:
+        if self._temporary is None:
+            return
+        if keep_logs and self.logs.is_dir():
+            self.progress(f"the logs are kept in {self.logs}")
+            for left in self._temporary.iterdir():
+                if left != self.logs:
+                    shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        else:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
 

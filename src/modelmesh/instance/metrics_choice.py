@@ -49,6 +49,15 @@ def check_metrics(text: str) -> str:
     return text
 
 
+def with_port(text: str, port: int) -> str:
+    """The setting with another port, if it asks for a listener of its own; else as it is."""
+    kind, _, given = text.partition(":")
+    if kind != "prometheus":
+        return text
+    others = [part for part in given.split(";") if part and not part.startswith("port=")]
+    return f"{kind}:{';'.join([f'port={port}', *others])}"
+
+
 def parse_metrics(text: str) -> MetricsChoice:
     """Read the setting. Raises UnknownChoiceError; ValueError if it is none."""
     found = _GRAMMAR.fullmatch(check_metrics(text))

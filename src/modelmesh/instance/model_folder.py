@@ -26,10 +26,12 @@ class Found:
     Attributes:
         models: By id: the path without the suffix.
         passed_over: Files that cannot be models though their suffix says so, and why.
+        stamps: By id: when the file was written, and its size; another stamp is another content.
     """
 
     models: dict[str, FolderModel] = field(default_factory=dict)
     passed_over: list[str] = field(default_factory=list)
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class AmbiguousFilesError(ValueError):
@@ -63,7 +65,12 @@ def read_folder(folder: Path) -> Found:
                 f"{first.name} and {file.name} in {file.parent} would both be the model {model}; "
                 "rename one, or take it out of the folder"
             )
+        try:
+            status = file.stat()
+        except OSError:
+            continue  # it went while we looked
         found.models[model] = FolderModel(type_, path.as_posix())
+        found.stamps[model] = (status.st_mtime_ns, status.st_size)
     return found
 
 

@@ -106,6 +106,12 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
+    async def kill(self) -> None:
+        """End it at once."""
+        if self.running:
+            self.signal(signal.SIGKILL)
+            await self.wait()
+
     async def stop(self) -> None:
         """End it: SIGTERM, and SIGKILL if that takes too long."""
         if not self.running:

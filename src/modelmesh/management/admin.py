@@ -9,12 +9,13 @@ from modelmesh.control.keys import RegistryKey
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.records import Stored
 from modelmesh.management.calls import Call, CallError, Method, named_model, page_size, repeatable
-from modelmesh.management.explain import explain, wire_event
+from modelmesh.management.explain import explain, fit, wire_event
 from modelmesh.management.models import not_registered, read_record, refuse_read_only
 from modelmesh.policy.waiting import common_load_ms, wait_ms
 from modelmesh.ports import Compare, Delete, Get, KeyValue, Put, Transaction
+from modelmesh.values import bounds
 from modelmesh.values.events import Event
-from modelmesh.values.ids import ModelId, Revision
+from modelmesh.values.ids import ModelId, Revision, VModelId
 from modelmesh.values.records import ModelRecord, RecordError
 from modelmesh.values.status import Status
 
@@ -41,6 +42,7 @@ class Admin:
             "modelmesh.v1.Admin/SetCopies": Method(pb.SetCopiesRequest, self.set_copies),
             "modelmesh.v1.Admin/ListInstances": Method(pb.ListInstancesRequest, self.list_instances),
             "modelmesh.v1.Admin/Explain": Method(pb.ExplainRequest, self.explain),
+            "modelmesh.v1.Admin/Fit": Method(pb.FitRequest, self.fit),
             "modelmesh.v1.Admin/WatchEvents": Method(pb.WatchEventsRequest, streaming=self.watch_events),
         }
 
@@ -113,12 +115,26 @@ class Admin:
     async def explain(self, _: Call, request: pb.ExplainRequest) -> pb.ExplainResponse:
         """Say why a model is where it is."""
         model = named_model(request.model_id)
+        vmodel = VModelId(model)
+        named = None
+        if await read_record(self._plane.models, model, fresh=True) is None:
+            named = await self._plane.vmodels.read(vmodel)
+            model = named.record.active if named is not None else model
         answer = await explain(self._plane, model, dry_run=request.dry_run)
+        answer.vmodel_id = vmodel if named is not None else ""
         registered = await read_record(self._plane.models, model, fresh=False)
         if registered is None:
             raise not_registered(model)
         answer.model.CopyFrom(self._describe(model, registered.record, registered.create_revision))
         return answer
+
+    async def fit(self, _: Call, request: pb.FitRequest) -> pb.FitResponse:
+        """Say where a model of a size would be loaded."""
+        if not 0 < request.size_bytes <= bounds.BYTES.most:
+            raise CallError(
+                Status.INVALID_ARGUMENT, f"size_bytes is {request.size_bytes}: 1 to {bounds.BYTES.most} are possible"
+            )
+        return await fit(self._plane, request.size_bytes, request.type)
 
     async def list_instances(self, _: Call, request: pb.ListInstancesRequest) -> pb.ListInstancesResponse:
         """The members, as this instance sees them."""

@@ -5,14 +5,16 @@ from collections.abc import Iterable
 
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import Registered
+from modelmesh.control.records import Registered, Stored
 from modelmesh.management.models import not_registered, read_record
 from modelmesh.policy.attempt import GiveUp, LoadHere, SendTo
 from modelmesh.policy.places import describe_places
 from modelmesh.ports import PeerUnreachableError
 from modelmesh.values.events import Event
-from modelmesh.values.explanation import Recollection, Rehearsal
-from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.explanation import Recollection, Rehearsal, SizeSource
+from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.records import DEFAULT_TYPE, ModelRecord
+from modelmesh.values.view import ModelView
 
 ASKED = 64
 """Instances whose memory is asked for; more would take longer than people wait."""
@@ -29,29 +31,50 @@ async def explain(plane: ControlPlane, model: ModelId, *, dry_run: bool) -> pb.E
     registered = await read_record(plane.models, model, fresh=True)
     if registered is None:
         raise not_registered(model)
-    measured = plane.cache.learned.size(model)
+    if dry_run:
+        await plane.cache.predict(model, registered)
+    source = plane.cache.size_source(model, registered.record.type)
     size_bytes = plane.cache.predicted_bytes(model, registered.record.type)
     recollections, silent = await _recollect(plane, model)
     answer = pb.ExplainResponse(
         size_bytes=size_bytes,
-        size_is_measured=measured is not None,
-        places=[
-            pb.Place(instance_id=place.instance, verdict=place.reason.value, detail=place.detail)
-            for place in describe_places(
-                plane.decider.model_view(model, registered),
-                plane.decider.cluster_view(),
-                size_bytes=size_bytes,
-                model_type=registered.record.type,
-                constraints=plane.decider.constraints,
-                now_ms=plane.clock.now_ms(),
-            )
-        ],
+        size_is_measured=source is SizeSource.MEASURED,
+        size_source=source.value,
+        places=_places(plane, plane.decider.model_view(model, registered), size_bytes, registered.record.type),
         events=_merged(recollections),
         silent_instance_ids=silent,
     )
     if dry_run:
         answer.plan.CopyFrom(await _plan(plane, model, registered, size_bytes))
     return answer
+
+
+async def fit(plane: ControlPlane, size_bytes: int, model_type: str) -> pb.FitResponse:
+    """Where a model that is not registered would go.
+
+    Args:
+        plane: The control plane.
+        size_bytes: What its load would ask for.
+        model_type: Its type; "": the default one.
+    """
+    model = ModelId("")
+    registered: Registered = Stored(ModelRecord(type=model_type or DEFAULT_TYPE), Revision(0), Revision(0))
+    return pb.FitResponse(
+        places=_places(plane, ModelView(model), size_bytes, registered.record.type),
+        plan=await _plan(plane, model, registered, size_bytes),
+    )
+
+
+def _places(plane: ControlPlane, model: ModelView, size_bytes: int, model_type: str) -> list[pb.Place]:
+    places = describe_places(
+        model,
+        plane.decider.cluster_view(),
+        size_bytes=size_bytes,
+        model_type=model_type,
+        constraints=plane.decider.constraints,
+        now_ms=plane.clock.now_ms(),
+    )
+    return [pb.Place(instance_id=place.instance, verdict=place.reason.value, detail=place.detail) for place in places]
 
 
 async def _recollect(plane: ControlPlane, model: ModelId) -> tuple[list[Recollection], list[InstanceId]]:
@@ -74,7 +97,7 @@ async def _ask(plane: ControlPlane, instance: InstanceId, model: ModelId, load_b
 
 
 async def _plan(plane: ControlPlane, model: ModelId, registered: Registered, size_bytes: int) -> pb.Plan:
-    step = plane.decider.rehearse(model, registered)
+    step = plane.decider.rehearse(model, registered, size_bytes=size_bytes)
     match step:
         case GiveUp(_, message, reason):
             return pb.Plan(refusal=message, reason=reason.value)
@@ -117,6 +140,7 @@ def wire_event(event: Event) -> pb.Event:
         reason=event.reason,
         detail=event.detail,
         cause_model_id=event.cause or "",
+        times=event.times,
     )
 
 

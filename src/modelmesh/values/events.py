@@ -21,3 +21,10 @@ class Event:
     cause: ModelId | None = None
     numbers: tuple[tuple[str, int], ...] = ()
     """What metrics observe of it; the names carry the units."""
+    times: int = 1
+    """How often it happened in a row, the last time at `time_ms`."""
+
+    @property
+    def about(self) -> tuple[object, ...]:
+        """What it says, but for when and how often."""
+        return (self.instance, self.model, self.kind, self.reason, self.detail, self.cause)

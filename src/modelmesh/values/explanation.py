@@ -1,9 +1,19 @@
 """Answers to "why is it there?" and "what if?"."""
 
+import enum
 from dataclasses import dataclass
 
 from modelmesh.values.events import Event
 from modelmesh.values.ids import ModelId
+
+
+class SizeSource(enum.Enum):
+    """Where the size of a model comes from, the best source first."""
+
+    MEASURED = "measured"
+    PREDICTED = "predicted"
+    TYPE_MEAN = "type_mean"
+    DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True)

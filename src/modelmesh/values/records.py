@@ -19,7 +19,7 @@ from modelmesh.values import bounds
 from modelmesh.values.bounds import OutOfRangeError, Range
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 
-_DEFAULT_TYPE = "NLCLASSIFIER"
+DEFAULT_TYPE = "NLCLASSIFIER"
 
 WHOLE_PERCENT = 100
 """What a record without `type` means; kept from the old system."""
@@ -85,7 +85,7 @@ class ModelRecord:
         """Read the stored form. Raises RecordError."""
         known = _decode(value)
         return cls(
-            type=_take(known, "type", str, "") or _DEFAULT_TYPE,
+            type=_take(known, "type", str, "") or DEFAULT_TYPE,
             key=_take(known, "encKey", str, ""),
             path=_take(known, "mPath", str, ""),
             auto_delete=_take(known, "autoDel", bool, default=False),
