@@ -257,14 +257,15 @@ async def routes(figures: Figures) -> None:
 CORE_ROUTES = """
 import pathlib
 from modelmesh._core import _native
+from modelmesh.values.dataplane import PeerAddress, RemoteCopy, Route
 def rss():
     return int(pathlib.Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) * 1024
 core = _native.Core(instance="a", runtime="127.0.0.1:1", serving=None, peer="127.0.0.1:0")
 core.start()
-core.set_peers([("b", ("127.0.0.1:2", None))])
+core.set_peers([("b", PeerAddress("127.0.0.1:2"))])
 def fill(start, end):
     for first in range(start, end, 1000):
-        core.set_routes([(f"m-{n:021}", (None, [("b", n)])) for n in range(first, first + 1000)])
+        core.set_routes([(f"m-{n:021}", Route(None, (RemoteCopy("b", n),))) for n in range(first, first + 1000)])
 fill(0, 20_000)
 before = rss()
 fill(20_000, 220_000)

@@ -1,29 +1,18 @@
 //! The class `Core`: one engine, and the guard against use in a forked child.
 
-use std::collections::HashSet;
 use std::os::fd::RawFd;
 use std::process;
 use std::time::Duration;
 
-use modelmesh_core::{
-    Bounds, Counted, Engine, MethodRule, Naming, NewLocal, NewRoute, Observing, Rules, Series, Settings, TapRule,
-};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use modelmesh_core::{Counted, Engine, Series, Settings};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::PyBytes;
 
-use crate::events::to_tuple;
-use crate::resolutions::{Trailers, resolution, status};
+use crate::events::to_object;
+use crate::given::{self, Naming, Observing, PeerAddress, Route, Rules, Trailers};
 use crate::tls::Tls;
 
-/// (local copy, remote copies), as the stub documents it.
-/// The active model, and the hundredths of the calls that others get.
-type NamingTuple = (String, Vec<(String, u8)>);
-type RouteTuple = (Option<(bool, u64, u32, u32)>, Vec<(String, u64)>);
-/// (method, extraction path, extracts a vmodel's id, injection path, idempotent).
-type MethodTuple = (String, Vec<u32>, bool, Vec<u32>, bool, bool);
-/// (model, vmodel, method, fraction).
-type TapTuple = (Option<String>, Option<String>, Option<String>, f64);
 /// (name, labels, (observations, sum) of each bucket that has any).
 type SeriesTuple = (&'static str, Vec<(&'static str, String)>, Vec<(u64, f64)>);
 
@@ -133,31 +122,33 @@ impl Core {
     }
 
     #[pyo3(signature = (most = 256))]
-    fn events<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+    fn events(&self, py: Python<'_>, most: usize) -> PyResult<Vec<Py<PyAny>>> {
         let engine = self.engine()?;
         let events = py.detach(|| engine.events(most));
-        events.into_iter().map(|event| to_tuple(py, event)).collect()
+        events.into_iter().map(|event| to_object(py, event)).collect()
     }
 
-    fn set_routes(&self, py: Python<'_>, routes: Vec<(String, Option<RouteTuple>)>) -> PyResult<Vec<u32>> {
+    fn set_routes(&self, py: Python<'_>, routes: Vec<(String, Option<Route>)>) -> PyResult<Vec<u32>> {
         let engine = self.engine()?;
         Ok(py.detach(|| {
-            engine.set_routes(routes.into_iter().map(|(model, route)| (model, route.map(new_route))).collect())
+            engine.set_routes(routes.into_iter().map(|(model, route)| (model, route.map(Into::into))).collect())
         }))
     }
 
-    fn set_vmodels(&self, py: Python<'_>, vmodels: Vec<(String, Option<NamingTuple>)>) -> PyResult<()> {
+    fn set_vmodels(&self, py: Python<'_>, vmodels: Vec<(String, Option<Naming>)>) -> PyResult<()> {
         let engine = self.engine()?;
         py.detach(|| {
-            let named = |(active, split): NamingTuple| Naming::new(&active, &split);
-            engine.set_vmodels(vmodels.into_iter().map(|(vmodel, naming)| (vmodel, naming.map(named))).collect());
+            engine.set_vmodels(vmodels.into_iter().map(|(vmodel, naming)| (vmodel, naming.map(Into::into))).collect());
         });
         Ok(())
     }
 
-    fn set_peers(&self, py: Python<'_>, peers: Vec<(String, Option<(String, Option<String>)>)>) -> PyResult<()> {
+    fn set_peers(&self, py: Python<'_>, peers: Vec<(String, Option<PeerAddress>)>) -> PyResult<()> {
         let engine = self.engine()?;
-        py.detach(|| engine.set_peers(peers));
+        let pair = |PeerAddress { address, tls_name }| (address, tls_name);
+        py.detach(|| {
+            engine.set_peers(peers.into_iter().map(|(instance, address)| (instance, address.map(pair))).collect());
+        });
         Ok(())
     }
 
@@ -175,33 +166,16 @@ impl Core {
         Ok(())
     }
 
-    #[pyo3(signature = (*, serving_services, peer_services, methods, allow_others, forbidden_services))]
-    fn set_rules(
-        &self,
-        py: Python<'_>,
-        serving_services: Vec<String>,
-        peer_services: Vec<String>,
-        methods: Vec<MethodTuple>,
-        allow_others: bool,
-        forbidden_services: Vec<String>,
-    ) -> PyResult<()> {
+    fn set_rules(&self, py: Python<'_>, rules: Rules) -> PyResult<()> {
         let engine = self.engine()?;
-        py.detach(|| {
-            engine.set_rules(Rules {
-                serving_services: serving_services.into_iter().collect(),
-                peer_services: peer_services.into_iter().collect(),
-                methods: methods.into_iter().map(method_rule).collect(),
-                allow_others,
-                forbidden_services: forbidden_services.into_iter().collect(),
-            });
-        });
+        py.detach(|| engine.set_rules(rules.into()));
         Ok(())
     }
 
-    fn resolve(&self, py: Python<'_>, resolutions: Vec<(u64, Bound<'_, PyTuple>)>) -> PyResult<Vec<bool>> {
+    fn resolve(&self, py: Python<'_>, resolutions: Vec<(u64, Bound<'_, PyAny>)>) -> PyResult<Vec<bool>> {
         let engine = self.engine()?;
-        let resolutions =
-            resolutions.iter().map(|(token, tuple)| Ok((*token, resolution(tuple)?))).collect::<PyResult<Vec<_>>>()?;
+        let read = |(token, one): (u64, Bound<'_, PyAny>)| Ok((token, given::resolution(&one)?));
+        let resolutions = resolutions.into_iter().map(read).collect::<PyResult<Vec<_>>>()?;
         Ok(py.detach(|| engine.resolve(resolutions)))
     }
 
@@ -212,7 +186,7 @@ impl Core {
 
     fn finish(&self, py: Python<'_>, token: u64, status: u64, message: String, trailers: Trailers) -> PyResult<bool> {
         let engine = self.engine()?;
-        let status = self::status(status, message, trailers)?;
+        let status = given::status(status, message, trailers)?;
         Ok(py.detach(|| engine.finish(token, status)))
     }
 
@@ -254,38 +228,10 @@ impl Core {
         Ok(py.detach(|| engine.connections()))
     }
 
-    #[pyo3(signature = (*, taps, tap_headers, tap_secrets, traced, log_failed, log_all, log_invocations, log_headers))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
-    fn observe(
-        &self,
-        py: Python<'_>,
-        taps: Vec<TapTuple>,
-        tap_headers: Option<HashSet<String>>,
-        tap_secrets: HashSet<String>,
-        traced: Option<f64>,
-        log_failed: bool,
-        log_all: bool,
-        log_invocations: bool,
-        log_headers: Vec<String>,
-    ) -> PyResult<()> {
+    fn observe(&self, py: Python<'_>, observing: Observing) -> PyResult<()> {
         let engine = self.engine()?;
-        if taps.len() > 64 {
-            return Err(PyValueError::new_err(format!("{} taps; at most 64 are possible", taps.len())));
-        }
-        let rule = |(model, vmodel, method, fraction)| TapRule { model, vmodel, method, fraction };
-        let taps = taps.into_iter().map(rule).collect();
-        py.detach(|| {
-            engine.observe(Observing {
-                taps,
-                tap_headers,
-                tap_secrets,
-                traced,
-                log_failed,
-                log_all,
-                log_invocations,
-                log_headers,
-            });
-        });
+        let observing = observing.try_into()?;
+        py.detach(|| engine.observe(observing));
         Ok(())
     }
 
@@ -324,19 +270,4 @@ impl Core {
         py.detach(|| engine.close());
         Ok(())
     }
-}
-
-fn new_route((local, remote): RouteTuple) -> NewRoute {
-    let local = local.map(|(ready, load_id, max_concurrency, max_waiting)| NewLocal {
-        ready,
-        load_id,
-        bounds: Bounds { max_concurrency, max_waiting },
-    });
-    NewRoute { local, remote }
-}
-
-fn method_rule(
-    (method, extraction_path, extracts_vmodel, injection_path, idempotent, ours): MethodTuple,
-) -> (String, MethodRule) {
-    (method, MethodRule { extraction_path, extracts_vmodel, injection_path, idempotent, ours })
 }

@@ -1,37 +1,111 @@
-//! Events as tuples, in the order of `_native.pyi`.
+//! Events as objects with named, typed fields; `_native.pyi` documents them.
 
 use modelmesh_core::{Event, Messages, Subject};
-use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::PyBytes;
+use pyo3::{PyClass, PyClassInitializer};
 
-/// First elements of the tuples.
-pub mod kinds {
-    pub const MISSED: u8 = 0;
-    pub const ATTEMPT_FAILED: u8 = 1;
-    pub const CALLED: u8 = 2;
-    pub const CALL_MESSAGE: u8 = 3;
-    pub const CANCELLED: u8 = 4;
-    pub const COPY_IDLE: u8 = 5;
-    pub const LINK_LOST: u8 = 6;
-    pub const LINK_BACK: u8 = 7;
-    pub const TAPPED: u8 = 8;
-    pub const LOGGED: u8 = 9;
-    pub const TRACED: u8 = 10;
-}
+type Headers = Vec<(String, Py<PyBytes>)>;
+type Payloads = Vec<(bool, Py<PyBytes>)>;
 
-/// Builds a tuple of elements of any types.
-macro_rules! tuple {
-    ($py:expr, $($element:expr),+ $(,)?) => {
-        PyTuple::new($py, [$($element.into_bound_py_any($py)?),+])
+/// Frozen classes whose every field can be read.
+macro_rules! classes {
+    ($($name:ident { $($field:ident: $kind:ty),+ $(,)? })+) => {
+        $(
+            #[pyclass(frozen, get_all, module = "modelmesh._core._native")]
+            pub struct $name {
+                $($field: $kind),+
+            }
+        )+
     };
 }
 
-pub fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
+classes! {
+    Missed {
+        token: u64,
+        model: String,
+        vmodel: Option<String>,
+        method: String,
+        timeout_ms: Option<u64>,
+        hop: Option<&'static str>,
+        tried: Vec<String>,
+        view: Option<u64>,
+        balanced: bool,
+    }
+    AttemptFailed {
+        token: u64,
+        model: String,
+        vmodel: Option<String>,
+        instance: String,
+        load_id: u64,
+        outcome: &'static str,
+        replayable: bool,
+        begun: bool,
+        status: u8,
+        message: String,
+        view: Option<u64>,
+    }
+    Called {
+        token: u64,
+        listener: &'static str,
+        peer_address: String,
+        method: String,
+        metadata: Headers,
+        timeout_ms: Option<u64>,
+    }
+    CallMessage { token: u64, message: Option<Py<PyBytes>> }
+    Cancelled { token: u64 }
+    CopyIdle { model: String, load_id: u64 }
+    LinkLost { instance: String }
+    LinkBack { instance: String }
+    Tapped {
+        id: String,
+        taps: u64,
+        model: String,
+        vmodel: Option<String>,
+        method: String,
+        status: u8,
+        began_ms: u64,
+        duration_us: u64,
+        request_headers: Headers,
+        response_headers: Headers,
+        request_encoding: String,
+        response_encoding: String,
+        request: Payloads,
+        response: Payloads,
+    }
+    Logged {
+        invocation: bool,
+        id: String,
+        model: String,
+        vmodel: Option<String>,
+        method: String,
+        status: u8,
+        message: String,
+        duration_us: u64,
+        attempts: u32,
+        request_bytes: u64,
+        response_bytes: u64,
+        headers: Headers,
+    }
+    Span {
+        stage: &'static str,
+        id: u64,
+        parent: u64,
+        start_ns: u64,
+        end_ns: u64,
+        status: Option<u8>,
+        detail: String,
+    }
+    Traced { trace: u128, model: String, vmodel: Option<String>, method: String, spans: Vec<Py<Span>> }
+}
+
+/// The object of one event.
+pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
     match event {
         Event::Missed { token, subject: Subject { model, vmodel }, method, timeout_ms, hop, tried, view, balanced } => {
             let hop = hop.map(modelmesh_core::Hop::text);
-            tuple!(py, kinds::MISSED, token, model, vmodel, method, timeout_ms, hop, tried, view, balanced)
+            object(py, Missed { token, model, vmodel, method, timeout_ms, hop, tried, view, balanced })
         }
         Event::AttemptFailed {
             token,
@@ -44,92 +118,104 @@ pub fn to_tuple(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyTuple>> {
             code,
             message,
             view,
-        } => tuple!(
-            py,
-            kinds::ATTEMPT_FAILED,
-            token,
-            model,
-            vmodel,
-            instance,
-            load_id,
-            outcome.text(),
-            replayable,
-            begun,
-            code as u8,
-            message,
-            view,
-        ),
+        } => {
+            let (outcome, status) = (outcome.text(), code as u8);
+            let failed = AttemptFailed {
+                token,
+                model,
+                vmodel,
+                instance,
+                load_id,
+                outcome,
+                replayable,
+                begun,
+                status,
+                message,
+                view,
+            };
+            object(py, failed)
+        }
         Event::Called { token, port, peer_address, method, metadata, timeout_ms } => {
-            let metadata: Vec<_> = metadata.into_iter().map(|(name, value)| (name, PyBytes::new(py, &value))).collect();
-            tuple!(py, kinds::CALLED, token, port.text(), peer_address, method, metadata, timeout_ms)
+            let metadata = headers(py, &metadata);
+            object(py, Called { token, listener: port.text(), peer_address, method, metadata, timeout_ms })
         }
         // The receipt is dropped here: the caller's next message may be read.
         Event::CallMessage { token, message, receipt: _ } => {
-            let message = message.map(|message| PyBytes::new(py, &message));
-            tuple!(py, kinds::CALL_MESSAGE, token, message)
+            object(py, CallMessage { token, message: message.map(|message| bytes(py, &message)) })
         }
-        Event::Cancelled { token } => tuple!(py, kinds::CANCELLED, token),
-        Event::CopyIdle { model, load_id } => tuple!(py, kinds::COPY_IDLE, model, load_id),
-        Event::LinkLost { instance } => tuple!(py, kinds::LINK_LOST, instance),
-        Event::LinkBack { instance } => tuple!(py, kinds::LINK_BACK, instance),
+        Event::Cancelled { token } => object(py, Cancelled { token }),
+        Event::CopyIdle { model, load_id } => object(py, CopyIdle { model, load_id }),
+        Event::LinkLost { instance } => object(py, LinkLost { instance }),
+        Event::LinkBack { instance } => object(py, LinkBack { instance }),
         Event::Tapped(tapped) => {
             let (request, response) = tapped.messages();
-            let Subject { model, vmodel } = &tapped.subject;
-            tuple!(
+            let tapped = *tapped;
+            object(
                 py,
-                kinds::TAPPED,
-                format!("{:032x}", tapped.id),
-                tapped.taps,
-                model,
-                vmodel,
-                &tapped.method,
-                tapped.code as u8,
-                tapped.began_ms,
-                tapped.duration_us,
-                headers(py, &tapped.request_headers),
-                headers(py, &tapped.response_headers),
-                &tapped.request_encoding,
-                &tapped.response_encoding,
-                messages(py, &request),
-                messages(py, &response),
+                Tapped {
+                    id: format!("{:032x}", tapped.id),
+                    taps: tapped.taps,
+                    model: tapped.subject.model.clone(),
+                    vmodel: tapped.subject.vmodel.clone(),
+                    method: tapped.method.clone(),
+                    status: tapped.code as u8,
+                    began_ms: tapped.began_ms,
+                    duration_us: tapped.duration_us,
+                    request_headers: headers(py, &tapped.request_headers),
+                    response_headers: headers(py, &tapped.response_headers),
+                    request_encoding: tapped.request_encoding.clone(),
+                    response_encoding: tapped.response_encoding.clone(),
+                    request: payloads(py, &request),
+                    response: payloads(py, &response),
+                },
             )
         }
         Event::Logged(logged) => {
-            let Subject { model, vmodel } = &logged.subject;
-            tuple!(
+            let logged = *logged;
+            object(
                 py,
-                kinds::LOGGED,
-                logged.invocation,
-                &logged.id,
-                model,
-                vmodel,
-                &logged.method,
-                logged.code as u8,
-                &logged.message,
-                logged.duration_us,
-                logged.attempts,
-                logged.request_bytes,
-                logged.response_bytes,
-                headers(py, &logged.headers),
+                Logged {
+                    invocation: logged.invocation,
+                    id: logged.id,
+                    model: logged.subject.model,
+                    vmodel: logged.subject.vmodel,
+                    method: logged.method,
+                    status: logged.code as u8,
+                    message: logged.message,
+                    duration_us: logged.duration_us,
+                    attempts: logged.attempts,
+                    request_bytes: logged.request_bytes,
+                    response_bytes: logged.response_bytes,
+                    headers: headers(py, &logged.headers),
+                },
             )
         }
         Event::Traced { trace, subject: Subject { model, vmodel }, method, spans } => {
-            let spans: Vec<_> = spans
+            let spans = spans
                 .into_iter()
                 .map(|span| {
-                    let code = span.code.map(|code| code as u8);
-                    (span.stage(), span.id, span.parent, span.start_ns, span.end_ns, code, span.detail)
+                    let (stage, status) = (span.stage(), span.code.map(|code| code as u8));
+                    let modelmesh_core::Span { id, parent, start_ns, end_ns, detail, .. } = span;
+                    Py::new(py, Span { stage, id, parent, start_ns, end_ns, status, detail })
                 })
-                .collect();
-            tuple!(py, kinds::TRACED, format!("{trace:032x}"), model, vmodel, method, spans)
+                .collect::<PyResult<_>>()?;
+            object(py, Traced { trace, model, vmodel, method, spans })
         }
     }
 }
 
-fn headers<'py>(py: Python<'py>, headers: &[(String, Vec<u8>)]) -> Vec<(String, Bound<'py, PyBytes>)> {
-    headers.iter().map(|(name, value)| (name.clone(), PyBytes::new(py, value))).collect()
+fn object<T: PyClass + Into<PyClassInitializer<T>>>(py: Python<'_>, value: T) -> PyResult<Py<PyAny>> {
+    Ok(Py::new(py, value)?.into_any())
 }
 
-fn messages<'py>(py: Python<'py>, messages: &Messages) -> Vec<(bool, Bound<'py, PyBytes>)> {
-    messages.iter().map(|(compressed, bytes)| (*compressed, PyBytes::new(py, bytes))).collect()
+fn bytes(py: Python<'_>, value: &[u8]) -> Py<PyBytes> {
+    PyBytes::new(py, value).unbind()
+}
+
+fn headers(py: Python<'_>, headers: &[(String, Vec<u8>)]) -> Headers {
+    headers.iter().map(|(name, value)| (name.clone(), bytes(py, value))).collect()
+}
+
+fn payloads(py: Python<'_>, messages: &Messages) -> Payloads {
+    messages.iter().map(|(compressed, message)| (*compressed, bytes(py, message))).collect()
 }

@@ -5,7 +5,7 @@
 mod client;
 mod core;
 mod events;
-mod resolutions;
+mod given;
 mod tls;
 
 use mimalloc::MiMalloc;
@@ -25,8 +25,6 @@ mod _native {
     use modelmesh_core::Outcome;
     use pyo3::prelude::*;
 
-    use super::events::kinds;
-
     #[pymodule_export]
     use super::choose_copy;
     #[pymodule_export]
@@ -34,26 +32,16 @@ mod _native {
     #[pymodule_export]
     use super::core::Core;
     #[pymodule_export]
+    use super::events::{
+        AttemptFailed, CallMessage, Called, Cancelled, CopyIdle, LinkBack, LinkLost, Logged, Missed, Span, Tapped,
+        Traced,
+    };
+    #[pymodule_export]
     use super::tls::Tls;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("BUILD_PROFILE", if cfg!(debug_assertions) { "debug" } else { "release" })?;
-        for (name, kind) in [
-            ("MISSED", kinds::MISSED),
-            ("ATTEMPT_FAILED", kinds::ATTEMPT_FAILED),
-            ("CALLED", kinds::CALLED),
-            ("CALL_MESSAGE", kinds::CALL_MESSAGE),
-            ("CANCELLED", kinds::CANCELLED),
-            ("COPY_IDLE", kinds::COPY_IDLE),
-            ("LINK_LOST", kinds::LINK_LOST),
-            ("LINK_BACK", kinds::LINK_BACK),
-            ("TAPPED", kinds::TAPPED),
-            ("LOGGED", kinds::LOGGED),
-            ("TRACED", kinds::TRACED),
-        ] {
-            module.add(name, kind)?;
-        }
         for (name, outcome) in [
             ("NOT_HERE", Outcome::NotHere),
             ("MOVED", Outcome::Moved),

@@ -10,49 +10,169 @@ methods takes microseconds and holds the interpreter for them.
 Source of the contract: the architecture notes, "The contract between core and control plane".
 """
 
-from typing import Final, final
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias, final
+
+from modelmesh.values.dataplane import Naming, Observing, PeerAddress, Resolution, Route, Rules
 
 BUILD_PROFILE: Final[str]
 """`release` or `debug`; a debug build warns when it is imported."""
 
 # --- events, core → Python -------------------------------------------------------------------
-# `Core.events` returns tuples whose first element is one of these.
-MISSED: Final = 0
-"""(MISSED, token, model, vmodel | None, method, timeout_ms | None, hop | None, tried: list[str],
-view | None, balanced). The request is held until `resolve`."""
-ATTEMPT_FAILED: Final = 1
-"""(ATTEMPT_FAILED, token, model, vmodel | None, instance, load_id, outcome, replayable, begun,
-status, message, view | None). If `replayable` the request is held until `resolve`; `begun`: the other side may have
-begun the attempt."""
-CALLED: Final = 2
-"""(CALLED, token, listener: "serving" | "peer", peer_address, method, metadata: list[tuple[str, bytes]],
-timeout_ms | None)."""
-CALL_MESSAGE: Final = 3
-"""(CALL_MESSAGE, token, message | None). None: the caller half-closed."""
-CANCELLED: Final = 4
-"""(CANCELLED, token). The caller has gone or its deadline passed; the core has answered already."""
-COPY_IDLE: Final = 5
-"""(COPY_IDLE, model, load_id)."""
-LINK_LOST: Final = 6
-"""(LINK_LOST, instance). The own instance id stands for the local runtime."""
-LINK_BACK: Final = 7
-"""(LINK_BACK, instance)."""
-TAPPED: Final = 8
-"""(TAPPED, id, taps, model, vmodel | None, method, status, began_ms (epoch), duration_us,
-request headers: list[tuple[str, bytes]], response headers, request encoding, response encoding,
-request messages: list[tuple[compressed, bytes]], response messages). Bit n of `taps`: the n-th tap wants it.
-`model` is empty for a call with several ids or an unknown vmodel. Only told: dropped and counted when the
-queue is not nearly empty."""
-LOGGED: Final = 9
-"""(LOGGED, invocation, id, model, vmodel | None, method, status, message, duration_us, attempts, request_bytes,
-response_bytes, headers: list[tuple[str, bytes]]). `invocation`: the runtime is about to be called; else the call
-has ended. Only told, as TAPPED."""
-TRACED: Final = 10
-"""(TRACED, trace id in hex, model, vmodel | None, method, spans). A span is (stage, id, parent, start_ns, end_ns
-(epoch), status | None, detail); stages are call, hold (detail: what was decided), queue (wait for a turn at the
-copy), hop and infer (detail: the instance). Only told, as TAPPED."""
+# `Core.events` returns them. Only the core makes them.
+@final
+class Missed:
+    """The request is held until `resolve`."""
 
-# --- outcomes of an attempt (ATTEMPT_FAILED) ---------------------------------------------------
+    token: Final[int]
+    model: Final[str]
+    vmodel: Final[str | None]
+    method: Final[str]
+    timeout_ms: Final[int | None]
+    hop: Final[Literal["hit", "load"] | None]
+    tried: Final[list[str]]
+    view: Final[int | None]
+    balanced: Final[bool]
+
+@final
+class AttemptFailed:
+    """If `replayable` the request is held until `resolve`; `begun`: the other side may have begun the attempt."""
+
+    token: Final[int]
+    model: Final[str]
+    vmodel: Final[str | None]
+    instance: Final[str]
+    load_id: Final[int]
+    outcome: Final[str]
+    """One of the words below."""
+    replayable: Final[bool]
+    begun: Final[bool]
+    status: Final[int]
+    message: Final[str]
+    view: Final[int | None]
+
+@final
+class Called:
+    """A call of a service that Python answers has begun."""
+
+    token: Final[int]
+    listener: Final[Literal["serving", "peer"]]
+    peer_address: Final[str]
+    method: Final[str]
+    metadata: Final[list[tuple[str, bytes]]]
+    timeout_ms: Final[int | None]
+
+@final
+class CallMessage:
+    """None: the caller half-closed."""
+
+    token: Final[int]
+    message: Final[bytes | None]
+
+@final
+class Cancelled:
+    """The caller has gone or its deadline passed; the core has answered already."""
+
+    token: Final[int]
+
+@final
+class CopyIdle:
+    """Nothing runs any more on a local copy that was closed."""
+
+    model: Final[str]
+    load_id: Final[int]
+
+@final
+class LinkLost:
+    """The own instance id stands for the local runtime."""
+
+    instance: Final[str]
+
+@final
+class LinkBack:
+    """As `LinkLost`."""
+
+    instance: Final[str]
+
+@final
+class Tapped:
+    """Bit n of `taps`: the n-th tap wants it. Messages are (compressed, bytes).
+
+    `model` is empty for a call with several ids or an unknown vmodel. Only told: dropped and counted when the queue is not
+    nearly empty.
+    """
+
+    id: Final[str]
+    taps: Final[int]
+    model: Final[str]
+    vmodel: Final[str | None]
+    method: Final[str]
+    status: Final[int]
+    began_ms: Final[int]
+    """Epoch milliseconds."""
+    duration_us: Final[int]
+    request_headers: Final[list[tuple[str, bytes]]]
+    response_headers: Final[list[tuple[str, bytes]]]
+    request_encoding: Final[str]
+    response_encoding: Final[str]
+    request: Final[list[tuple[bool, bytes]]]
+    response: Final[list[tuple[bool, bytes]]]
+
+@final
+class Logged:
+    """`invocation`: the runtime is about to be called; else the call has ended. Only told, as `Tapped`."""
+
+    invocation: Final[bool]
+    id: Final[str]
+    model: Final[str]
+    vmodel: Final[str | None]
+    method: Final[str]
+    status: Final[int]
+    message: Final[str]
+    duration_us: Final[int]
+    attempts: Final[int]
+    request_bytes: Final[int]
+    response_bytes: Final[int]
+    headers: Final[list[tuple[str, bytes]]]
+
+@final
+class Span:
+    """Stages are call, hold (detail: what was decided), queue (wait for a turn at the copy), hop and infer (detail: the
+    instance). Times in epoch nanoseconds; `parent` 0: none."""
+
+    stage: Final[str]
+    id: Final[int]
+    parent: Final[int]
+    start_ns: Final[int]
+    end_ns: Final[int]
+    status: Final[int | None]
+    detail: Final[str]
+
+@final
+class Traced:
+    """A traced call has ended here. Only told, as `Tapped`."""
+
+    trace: Final[int]
+    model: Final[str]
+    vmodel: Final[str | None]
+    method: Final[str]
+    spans: Final[list[Span]]
+
+_Event: TypeAlias = (
+    Missed
+    | AttemptFailed
+    | Called
+    | CallMessage
+    | Cancelled
+    | CopyIdle
+    | LinkLost
+    | LinkBack
+    | Tapped
+    | Logged
+    | Traced
+)
+
+# --- outcomes of an attempt (`AttemptFailed`) -------------------------------------------------
 NOT_HERE: Final = "not-here"
 """The copy has gone: refused by the peer (`mm-refused: not-here`), the local copy is not ready, or the
 runtime answered NOT_FOUND (or Triton's or MLServer's imitation of it)."""
@@ -157,68 +277,40 @@ class Core:
     def serving_port(self) -> int | None: ...
     @property
     def peer_port(self) -> int | None: ...
-    def events(self, most: int = 256) -> list[tuple[object, ...]]:
+    def events(self, most: int = 256) -> list[_Event]:
         """Take up to `most` events. If more are waiting the descriptor stays readable.
 
-        For TAPPED, LOGGED and TRACED alone it becomes readable within a quarter of a second."""
-    def set_routes(
-        self,
-        routes: list[tuple[str, tuple[tuple[bool, int, int, int] | None, list[tuple[str, int]]] | None]],
-    ) -> list[int]:
+        For `Tapped`, `Logged` and `Traced` alone it becomes readable within a quarter of a second."""
+    # What is given is read field by field. AttributeError, TypeError or OverflowError names a field that is missing, of another
+    # type or out of range, and then nothing of the whole is done.
+    def set_routes(self, routes: Sequence[tuple[str, Route | None]]) -> list[int]:
         """Replace the routes of some models; returns each model's slot (0xFFFFFFFF for a dropped one).
 
-        A route is (local copy | None, [(instance, load_id) of each ready remote copy]); a local copy is
-        (ready, load_id, max_concurrency, max_waiting), 0 meaning no bound. Applied in order. Counters of
-        a copy that stays (same load id) go on. A local copy that turns from ready to not ready, or whose
-        route is set not ready while requests run, gives COPY_IDLE once nothing runs on it.
+        Applied in order. Counters of a copy that stays (same load id) go on. A local copy that turns from ready to not ready,
+        or whose route is set not ready while requests run, gives `CopyIdle` once nothing runs on it.
         """
-    def set_vmodels(self, vmodels: list[tuple[str, tuple[str, list[tuple[str, int]]] | None]]) -> None:
-        """(vmodel, (active model, [(model, percent of the calls that it gets instead)]) | None). None: forget it.
+    def set_vmodels(self, vmodels: Sequence[tuple[str, Naming | None]]) -> None:
+        """Say what vmodels stand for. None: forget it.
 
         With a choice a call is drawn by chance, or by the client's `mm-split-key`: the same key, the same model.
         """
-    def set_peers(self, peers: list[tuple[str, tuple[str, str | None] | None]]) -> None:
-        """(instance, (address, TLS name | None) | None). None: forget it and close its connections."""
+    def set_peers(self, peers: Sequence[tuple[str, PeerAddress | None]]) -> None:
+        """Say where instances are. None: forget it and close its connections."""
     def set_runtime(self, runtime: str) -> None: ...
     def set_tls(self, serving: Tls | None, peer: Tls | None) -> None:
         """Swap certificates: new handshakes use them, open connections go on. None: leave as it is."""
-    def set_rules(
-        self,
-        *,
-        serving_services: list[str],
-        peer_services: list[str],
-        methods: list[tuple[str, list[int], bool, list[int], bool, bool]],
-        allow_others: bool,
-        forbidden_services: list[str],
-    ) -> None:
-        """Which methods exist.
-
-        Args:
-            serving_services: Full names of the services Python answers on the serving port.
-            peer_services: The same for the peer port.
-            methods: (full method without leading slash, id extraction path, extracted id is a vmodel's,
-                id injection path, idempotent, answered by Python on the serving port). Empty paths: none.
-            allow_others: Whether inference methods not listed are allowed. Refused ones answer
-                UNIMPLEMENTED before any routing.
-            forbidden_services: Services that are never inference (`mmesh.ModelRuntime`).
-        """
-    def resolve(self, resolutions: list[tuple[int, tuple[object, ...]]]) -> list[bool]:
-        """What happens next to held requests; False for a token that has gone. A resolution is one of
-
-        ("serve",) - by the local copy, as if it had been a hit there;
-        ("route",) - look in the routing table again, as if it had just come;
-        ("forward", instance, "hit" | "load", tried: list[str], view: int | None);
-        ("return",) - the client gets the failed attempt's own answer, whole;
-        ("fail", status: int, message: str, trailers: list[tuple[str, bytes]]).
-        """
+    def set_rules(self, rules: Rules) -> None:
+        """Which methods exist. Refused ones answer UNIMPLEMENTED before any routing."""
+    def resolve(self, resolutions: Sequence[tuple[int, Resolution]]) -> list[bool]:
+        """What happens next to held requests; False for a token that has gone. ValueError for trailers that cannot be sent."""
     def reply(self, token: int, message: bytes, last: bool) -> bool:
-        """Send one answer message of a `CALLED` call; `last` also ends it with status OK."""
+        """Send one answer message of a `Called` call; `last` also ends it with status OK."""
     def finish(self, token: int, status: int, message: str, trailers: list[tuple[str, bytes]]) -> bool: ...
     def end_copy(self, model: str, load_id: int) -> None:
         """End what still runs on a local copy: each request becomes a failed attempt (`ended`), or
-        UNAVAILABLE to its client where it cannot be replayed. COPY_IDLE follows."""
+        UNAVAILABLE to its client where it cannot be replayed. `CopyIdle` follows."""
     def is_idle(self, model: str, load_id: int) -> bool:
-        """Whether a local copy is closed and nothing runs on it. If something does, COPY_IDLE follows."""
+        """Whether a local copy is closed and nothing runs on it. If something does, `CopyIdle` follows."""
     def runtime_hangs(self) -> None:
         """The runtime does not answer: requests on local copies that can be repeated, and were not yet, become failed
         attempts (`hung`). The others stay where they are."""
@@ -233,31 +325,8 @@ class Core:
         """Calls that are open: running, held, or being answered by Python."""
     def connections(self) -> int:
         """Open connections of clients and of other instances."""
-    def observe(
-        self,
-        *,
-        taps: list[tuple[str | None, str | None, str | None, float]],
-        tap_headers: set[str] | None,
-        tap_secrets: set[str],
-        traced: float | None,
-        log_failed: bool,
-        log_all: bool,
-        log_invocations: bool,
-        log_headers: list[str],
-    ) -> None:
-        """What is noted down of calls beyond counters, from the next call on.
-
-        Args:
-            taps: (model, vmodel, method, fraction) of the calls whose payloads are wanted, at the ingress; None:
-                any. A method is a full name or the part after the slash. At most 64.
-            tap_headers: Names of headers that go with payloads; None: all.
-            tap_secrets: Names of headers that never do.
-            traced: Share of the calls without `traceparent` that are traced; those with one do as it says. None: off.
-            log_failed: Tell of calls that failed (at most some 100 a second).
-            log_all: Tell of every call.
-            log_invocations: Tell of every call to the local runtime.
-            log_headers: Names of headers that go with log lines.
-        """
+    def observe(self, observing: Observing) -> None:
+        """What is noted down of calls beyond counters, from the next call on. At most 64 taps (ValueError)."""
     def metrics(self, *, open_metrics: bool = False, names: list[str] = ...) -> bytes:
         """Counters and histograms in Prometheus text format (0.0.4), or OpenMetrics without its end mark.
         `names`: only the families of these names, if there are any."""

@@ -1,7 +1,7 @@
 """What crosses the border between the data plane and the control plane.
 
 Down: routes and resolutions. Up: events, in the past tense. The native stub
-(`modelmesh/_core/_native.pyi`) documents the same contract as tuples.
+(`modelmesh/_core/_native.pyi`) documents what the core makes of it.
 """
 
 import enum

@@ -1,7 +1,9 @@
-"""Events of the native core as values of `modelmesh.values.dataplane`."""
+"""Events of the native core as values of `modelmesh.values.dataplane`.
 
-from collections.abc import Callable, Sequence
-from typing import Any
+Ids are text on both sides; here they get the types that tell them apart. Words and numbers become members of their enums.
+"""
+
+from typing import assert_never
 
 from modelmesh._core import _native
 from modelmesh.values.dataplane import (
@@ -21,147 +23,144 @@ from modelmesh.values.dataplane import (
     Tapped,
     Traced,
 )
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
 from modelmesh.values.status import Status
 
+NativeEvent = (
+    _native.Missed
+    | _native.AttemptFailed
+    | _native.Called
+    | _native.CallMessage
+    | _native.Cancelled
+    | _native.CopyIdle
+    | _native.LinkLost
+    | _native.LinkBack
+    | _native.Tapped
+    | _native.Logged
+    | _native.Traced
+)
 
-def value_of(event: tuple[object, ...]) -> DataPlaneEvent:
-    """The value of one tuple. Raises whatever is wrong with a tuple that the core does not make."""
-    return _KINDS[event[0]](*event[1:])
+
+def value_of(event: NativeEvent) -> DataPlaneEvent:  # noqa: C901 - one row per event
+    """The value of one event. Raises ValueError for a word that only the core knows."""
+    match event:
+        case _native.Missed():
+            return _missed(event)
+        case _native.AttemptFailed():
+            return _attempt_failed(event)
+        case _native.Called():
+            return Called(
+                token=Token(event.token),
+                listener=event.listener,
+                peer_address=event.peer_address,
+                method=event.method,
+                metadata=tuple(event.metadata),
+                timeout_ms=event.timeout_ms,
+            )
+        case _native.CallMessage():
+            return CallMessage(Token(event.token), event.message)
+        case _native.Cancelled():
+            return Cancelled(Token(event.token))
+        case _native.CopyIdle():
+            return CopyIdle(ModelId(event.model), LoadId(event.load_id))
+        case _native.LinkLost():
+            return LinkLost(InstanceId(event.instance))
+        case _native.LinkBack():
+            return LinkBack(InstanceId(event.instance))
+        case _native.Tapped():
+            return _tapped(event)
+        case _native.Logged():
+            return _logged(event)
+        case _native.Traced():
+            spans = tuple(_span(span) for span in event.spans)
+            return Traced(event.trace, ModelId(event.model), _vmodel(event.vmodel), event.method, spans)
+        case _:
+            assert_never(event)
 
 
-# Elements of the core's tuples, in the order of the stub. The core has checked what they hold.
+def _vmodel(vmodel: str | None) -> VModelId | None:
+    return None if vmodel is None else VModelId(vmodel)
 
 
-def _missed(
-    token: Any,
-    model: Any,
-    vmodel: Any,
-    method: str,
-    timeout_ms: int | None,
-    hop: str | None,
-    tried: Sequence[Any],
-    view: Any,
-    balanced: bool,  # noqa: FBT001
-) -> Missed:
+def _view(view: int | None) -> Revision | None:
+    return None if view is None else Revision(view)
+
+
+def _missed(event: _native.Missed) -> Missed:
+    hop = event.hop
     return Missed(
-        token=token,
-        model=model,
-        vmodel=vmodel,
-        method=method,
-        timeout_ms=timeout_ms,
+        token=Token(event.token),
+        model=ModelId(event.model),
+        vmodel=_vmodel(event.vmodel),
+        method=event.method,
+        timeout_ms=event.timeout_ms,
         hop=None if hop is None else Hop(hop),
-        tried=tuple(tried),
-        view=view,
-        balanced=balanced,
+        tried=tuple(InstanceId(instance) for instance in event.tried),
+        view=_view(event.view),
+        balanced=event.balanced,
     )
 
 
-def _attempt_failed(
-    token: Any,
-    model: Any,
-    vmodel: Any,
-    instance: Any,
-    load_id: Any,
-    outcome: str,
-    replayable: bool,  # noqa: FBT001
-    begun: bool,  # noqa: FBT001
-    status: int,
-    message: str,
-    view: Any,
-) -> AttemptFailed:
+def _attempt_failed(event: _native.AttemptFailed) -> AttemptFailed:
     return AttemptFailed(
-        token=token,
-        model=model,
-        vmodel=vmodel,
-        instance=instance,
-        load_id=load_id,
-        outcome=Outcome(outcome),
-        replayable=replayable,
-        begun=begun,
-        status=Status(status),
-        message=message,
-        view=view,
+        token=Token(event.token),
+        model=ModelId(event.model),
+        vmodel=_vmodel(event.vmodel),
+        instance=InstanceId(event.instance),
+        load_id=LoadId(event.load_id),
+        outcome=Outcome(event.outcome),
+        replayable=event.replayable,
+        begun=event.begun,
+        status=Status(event.status),
+        message=event.message,
+        view=_view(event.view),
     )
 
 
-def _called(
-    token: Any,
-    listener: str,
-    peer_address: str,
-    method: str,
-    metadata: Sequence[tuple[str, bytes]],
-    timeout_ms: int | None,
-) -> Called:
-    return Called(
-        token=token,
-        listener=listener,
-        peer_address=peer_address,
-        method=method,
-        metadata=tuple(metadata),
-        timeout_ms=timeout_ms,
-    )
-
-
-def _tapped(*elements: Any) -> Tapped:
-    identifier, taps, model, vmodel, method, status, began_ms, duration_us, *rest = elements
-    request_headers, response_headers, request_encoding, response_encoding, request, response = rest
+def _tapped(event: _native.Tapped) -> Tapped:
     return Tapped(
-        id=identifier,
-        taps=taps,
-        model=model,
-        vmodel=vmodel,
-        method=method,
-        status=Status(status),
-        began_ms=began_ms,
-        duration_us=duration_us,
-        request_headers=tuple(request_headers),
-        response_headers=tuple(response_headers),
-        request_encoding=request_encoding,
-        response_encoding=response_encoding,
-        request=tuple(request),
-        response=tuple(response),
+        id=event.id,
+        taps=event.taps,
+        model=ModelId(event.model),
+        vmodel=_vmodel(event.vmodel),
+        method=event.method,
+        status=Status(event.status),
+        began_ms=event.began_ms,
+        duration_us=event.duration_us,
+        request_headers=tuple(event.request_headers),
+        response_headers=tuple(event.response_headers),
+        request_encoding=event.request_encoding,
+        response_encoding=event.response_encoding,
+        request=tuple(event.request),
+        response=tuple(event.response),
     )
 
 
-def _logged(*elements: Any) -> Logged:
-    invocation, identifier, model, vmodel, method, status, *rest = elements
-    message, duration_us, attempts, request_bytes, response_bytes, headers = rest
+def _logged(event: _native.Logged) -> Logged:
     return Logged(
-        invocation=invocation,
-        id=identifier,
-        model=model,
-        vmodel=vmodel,
-        method=method,
-        status=Status(status),
-        message=message,
-        duration_us=duration_us,
-        attempts=attempts,
-        request_bytes=request_bytes,
-        response_bytes=response_bytes,
-        headers=tuple(headers),
+        invocation=event.invocation,
+        id=event.id,
+        model=ModelId(event.model),
+        vmodel=_vmodel(event.vmodel),
+        method=event.method,
+        status=Status(event.status),
+        message=event.message,
+        duration_us=event.duration_us,
+        attempts=event.attempts,
+        request_bytes=event.request_bytes,
+        response_bytes=event.response_bytes,
+        headers=tuple(event.headers),
     )
 
 
-def _traced(trace: str, model: Any, vmodel: Any, method: str, spans: Sequence[Any]) -> Traced:
-    return Traced(int(trace, 16), model, vmodel, method, tuple(_span(*span) for span in spans))
-
-
-def _span(
-    stage: str, identifier: int, parent: int, start_ns: int, end_ns: int, status: int | None, detail: str
-) -> Span:
-    return Span(stage, identifier, parent, start_ns, end_ns, None if status is None else Status(status), detail)
-
-
-_KINDS: dict[object, Callable[..., DataPlaneEvent]] = {
-    _native.MISSED: _missed,
-    _native.ATTEMPT_FAILED: _attempt_failed,
-    _native.CALLED: _called,
-    _native.CALL_MESSAGE: CallMessage,
-    _native.CANCELLED: Cancelled,
-    _native.COPY_IDLE: CopyIdle,
-    _native.LINK_LOST: LinkLost,
-    _native.LINK_BACK: LinkBack,
-    _native.TAPPED: _tapped,
-    _native.LOGGED: _logged,
-    _native.TRACED: _traced,
-}
+def _span(span: _native.Span) -> Span:
+    status = span.status
+    return Span(
+        span.stage,
+        span.id,
+        span.parent,
+        span.start_ns,
+        span.end_ns,
+        None if status is None else Status(status),
+        span.detail,
+    )

@@ -1,7 +1,7 @@
 """`NativeDataPlane`: the native core as the `DataPlane` port.
 
-Tuples of the core become values of `modelmesh.values.dataplane`, and the other way round. Events are
-delivered on the event loop in which `listen` was called, in batches, whenever the core's descriptor is
+Both sides of the border have types: down go values of `modelmesh.values.dataplane`, which the core reads field by field; up
+come objects of the core, of which such values are made. Events are delivered on the event loop in which `listen` was called, in batches, whenever the core's descriptor is
 readable.
 """
 
@@ -12,20 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from modelmesh._core import _native
-from modelmesh.adapters.dataplane.events import value_of
+from modelmesh.adapters.dataplane.events import NativeEvent, value_of
 from modelmesh.values.dataplane import (
     DataPlaneEvent,
     Fail,
-    Forward,
     Naming,
     Observing,
     PeerAddress,
-    Reroute,
     Resolution,
-    ReturnAnswer,
     Route,
     Rules,
-    Serve,
     Usage,
 )
 from modelmesh.values.ids import InstanceId, ModelId, Token, VModelId
@@ -140,16 +136,15 @@ class NativeDataPlane:
             self._receive(events)
         return bool(taken)
 
-    def _value(self, event: tuple[object, ...]) -> DataPlaneEvent | None:
+    def _value(self, event: NativeEvent) -> DataPlaneEvent | None:
         """An event as a value. One that is none (a mistake of ours) is answered here, and takes no other with it."""
         try:
             return value_of(event)
         except Exception as error:  # noqa: BLE001 - it is logged with its traceback
-            _log.exception("an event of the data plane could not be read: %s", event[:2])
-            kind, token = event[0], event[1]
-            if kind in {_native.MISSED, _native.ATTEMPT_FAILED} and isinstance(token, int):
+            _log.exception("an event of the data plane could not be read: %s", type(event).__name__)
+            if isinstance(event, _native.Missed | _native.AttemptFailed):
                 fail = Fail(Status.INTERNAL, f"{type(error).__name__}: {error}")
-                self._core.resolve([(token, _resolution(fail))])
+                self._core.resolve([(event.token, fail)])
             return None
 
     def deliver(self) -> None:
@@ -175,7 +170,7 @@ class NativeDataPlane:
         """Replace the routes of some models, in order; None drops one."""
         for start in range(0, len(routes), _CHUNK):
             chunk = routes[start : start + _CHUNK]
-            slots = self._core.set_routes([(model, _route(route)) for model, route in chunk])
+            slots = self._core.set_routes(chunk)
             for (model, _), slot in zip(chunk, slots, strict=True):
                 self._remember_slot(model, slot)
 
@@ -194,18 +189,11 @@ class NativeDataPlane:
 
     def set_vmodels(self, vmodels: Sequence[tuple[VModelId, Naming | None]]) -> None:
         """Say what each vmodel stands for; None drops one."""
-        self._core.set_vmodels(
-            [(vmodel, (naming.active, [*naming.split]) if naming is not None else None) for vmodel, naming in vmodels]
-        )
+        self._core.set_vmodels(vmodels)
 
     def set_peers(self, peers: Sequence[tuple[InstanceId, PeerAddress | None]]) -> None:
         """Say where instances are; None forgets one and closes its connections."""
-        self._core.set_peers(
-            [
-                (instance, None if address is None else (address.address, address.tls_name))
-                for instance, address in peers
-            ]
-        )
+        self._core.set_peers(peers)
 
     def set_runtime(self, runtime: str) -> None:
         """Give the runtime's inference endpoint anew: `host:port` or `unix:///path`."""
@@ -221,27 +209,11 @@ class NativeDataPlane:
 
     def set_rules(self, rules: Rules) -> None:
         """Say which methods exist and who answers them."""
-        self._core.set_rules(
-            serving_services=[*rules.serving_services],
-            peer_services=[*rules.peer_services],
-            methods=[
-                (
-                    rule.method,
-                    [*rule.extraction_path],
-                    rule.extracts_vmodel,
-                    [*rule.injection_path],
-                    rule.idempotent,
-                    rule.ours,
-                )
-                for rule in rules.methods
-            ],
-            allow_others=rules.allow_others,
-            forbidden_services=[*rules.forbidden_services],
-        )
+        self._core.set_rules(rules)
 
     def resolve(self, resolutions: Sequence[tuple[Token, Resolution]]) -> None:
         """Say what happens next to held requests. Tokens that have gone are ignored."""
-        self._core.resolve([(token, _resolution(resolution)) for token, resolution in resolutions])
+        self._core.resolve(resolutions)
 
     def reply(self, token: Token, message: bytes, *, last: bool) -> None:
         """Send one answer message of a call; `last` also ends it with OK."""
@@ -297,16 +269,7 @@ class NativeDataPlane:
 
     def observe(self, observing: Observing) -> None:
         """Say what is noted down of calls beyond counters, from the next call on."""
-        self._core.observe(
-            taps=[(tap.model, tap.vmodel, tap.method, tap.fraction) for tap in observing.taps],
-            tap_headers=None if observing.tap_headers is None else {*observing.tap_headers},
-            tap_secrets={*observing.tap_secrets},
-            traced=observing.traced,
-            log_failed=observing.log_failed,
-            log_all=observing.log_all,
-            log_invocations=observing.log_invocations,
-            log_headers=[*observing.log_headers],
-        )
+        self._core.observe(observing)
 
     def metrics(self, *, open_metrics: bool = False, names: Sequence[str] = ()) -> bytes:
         """Counters and histograms in Prometheus text format, or in OpenMetrics without its end mark."""
@@ -346,29 +309,3 @@ def _tls(tls: ListenerTls | None) -> _native.Tls | None:
         trusted=tls.trusted,
         client_auth=tls.client_auth,
     )
-
-
-def _route(
-    route: Route | None,
-) -> tuple[tuple[bool, int, int, int] | None, list[tuple[str, int]]] | None:
-    if route is None:
-        return None
-    local = route.local
-    return (
-        None if local is None else (local.ready, local.load_id, local.max_concurrency, local.max_waiting),
-        [(copy.instance, copy.load_id) for copy in route.remote],
-    )
-
-
-def _resolution(resolution: Resolution) -> tuple[object, ...]:
-    match resolution:
-        case Serve():
-            return ("serve",)
-        case Reroute():
-            return ("route",)
-        case Forward():
-            return ("forward", resolution.instance, resolution.hop.value, [*resolution.tried], resolution.view)
-        case ReturnAnswer():
-            return ("return",)
-        case Fail():
-            return ("fail", int(resolution.status), resolution.message, [*resolution.trailers])
