@@ -12,7 +12,7 @@ FOLDERS = (
     *(f"src/modelmesh/{name}" for name in ("values", "policy", "declared", "machines", "", "control", "management")),
     *(f"src/modelmesh/adapters/{name}" for name in ("", "dataplane", "store", "runtime", "peers", "http")),
     *(f"src/modelmesh/adapters/{name}" for name in ("telemetry", "payloads")),
-    *(f"src/modelmesh/{name}" for name in ("storage", "storage/sources", "runtime", "servers", "instance")),
+    *(f"src/modelmesh/{name}" for name in ("storage", "storage/sources", "puller", "runtime", "servers", "instance")),
     *(f"src/modelmesh/{name}" for name in ("cli", "testing")),
 )
 

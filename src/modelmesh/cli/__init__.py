@@ -17,6 +17,7 @@ from modelmesh.cli.explain import explain, fits
 from modelmesh.cli.instances import instances, top
 from modelmesh.cli.models import models
 from modelmesh.cli.pull import pull
+from modelmesh.cli.puller import puller
 from modelmesh.cli.runtime import runtime
 from modelmesh.cli.serve import ServeCommand, serve
 from modelmesh.cli.simulate import simulate
@@ -41,6 +42,7 @@ app.command()(pull)
 app.command()(instances)
 app.command()(top)
 app.command()(events)
+app.command()(puller)
 app.command()(explain)
 app.command()(fits)
 app.command()(simulate)

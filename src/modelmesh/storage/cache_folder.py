@@ -187,13 +187,26 @@ class CacheFolder:
                     " free; unload models, or give the cache more",
                 )
             for folder, lock in victims:
-                self.discard(folder)
-                self._sizes.pop(folder.name, None)
-                self.pull_lock(folder.name).unlink(missing_ok=True)
-                lock.remove_and_release()
+                self._discard_unused(folder, lock)
         finally:
             for _, lock in victims:
                 lock.release()
+
+    def trim(self, keep_bytes: int) -> None:
+        """Discard what is not used, the longest unused first, down to so many bytes; the structure's lock is held.
+
+        Raises:
+            OSError: The folder cannot be read.
+        """
+        standing = self._standing()
+        used = sum(size for _, size in standing)
+        for folder, size in sorted(standing, key=self._last_use):
+            if used <= keep_bytes:
+                return
+            lock = try_lock(self.use_lock(folder.name))
+            if lock is not None:
+                used -= size
+                self._discard_unused(folder, lock)
 
     def usage(self) -> Usage:
         """What is here. Raises OSError."""
@@ -206,6 +219,13 @@ class CacheFolder:
             else:
                 lock.release()
         return Usage(sum(size for _, size in standing), held, len(standing))
+
+    def _discard_unused(self, folder: Path, lock: FileLock) -> None:
+        """Discard what nobody uses, as `lock` says, and its locks."""
+        self.discard(folder)
+        self._sizes.pop(folder.name, None)
+        self.pull_lock(folder.name).unlink(missing_ok=True)
+        lock.remove_and_release()
 
     def _standing(self) -> list[tuple[Path, int]]:
         """Entries and pulls, with what they take."""

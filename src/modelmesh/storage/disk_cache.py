@@ -167,6 +167,20 @@ class DiskCache:
             self._disk.reserve(content_id, size_bytes)
         await asyncio.to_thread(self._disk.empty_trash)
 
+    async def trim(self, keep_bytes: int) -> None:
+        """Remove what is not held until at most so many bytes are left, as far as that goes.
+
+        Raises:
+            StorageError: The folder cannot be read.
+        """
+        try:
+            self._disk.make()
+            with await lock(self._disk.structure):
+                self._disk.trim(keep_bytes)
+            await asyncio.to_thread(self._disk.empty_trash)
+        except OSError as error:
+            raise of_os_error(error, f"the disk cache {self.folder}") from error
+
     async def close(self) -> None:
         """Wait for what is being removed."""
         await asyncio.gather(*self._removing, return_exceptions=True)

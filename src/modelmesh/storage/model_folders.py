@@ -39,6 +39,14 @@ class Local:
     files: ModelFiles
 
 
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """Where a model's files would be, and the key for a runtime."""
+
+    path: Path
+    key: str
+
+
 @dataclass(slots=True)
 class _Model:
     folder: Path
@@ -55,12 +63,14 @@ class ModelFolders:
         puller: Brings the files. Its cache is best a folder of `root` whose name begins with `_`: then links to it are
             relative, and lead somewhere in every container that has the volume.
         configs: Storage configurations.
+        keeps: Files that no model needs stay in the cache, within its budget; else they go at once.
     """
 
-    def __init__(self, root: Path, puller: Puller, configs: StorageConfigs) -> None:
+    def __init__(self, root: Path, puller: Puller, configs: StorageConfigs, *, keeps: bool = True) -> None:
         self.root = root
         self._puller = puller
         self._configs = configs
+        self._keeps = keeps
         self._models: dict[str, _Model] = {}
 
     def asked(self, path: str, model_key: str) -> ModelFiles:
@@ -74,6 +84,13 @@ class ModelFolders:
             StorageError: As `bring`.
         """
         return (await self._puller.plan(self.asked(path, model_key).model)).size_bytes
+
+    def foreseen(self, model_id: str, path: str, model_key: str, disk_bytes: int) -> "Foreseen":
+        """What `bring` would say of a model of that many bytes. Raises StorageError."""
+        files = self.asked(path, model_key)
+        folder = self._folder(model_id)
+        schema = None if files.schema is None else str(folder / files.schema_name)
+        return Foreseen(folder / files.model_name, rewritten_key(files, disk_size_bytes=disk_bytes, schema_path=schema))
 
     async def bring(self, model_id: str, path: str, model_key: str, report: Report = silent) -> Local:
         """The files of a model, in its folder. What the folder had before is gone.
@@ -110,6 +127,8 @@ class ModelFolders:
             StorageError: The folder cannot be removed; the files stay held.
         """
         self._forget(model_id)
+        if not self._keeps:
+            await self._puller.cache.trim(0)
 
     def left(self) -> list[str]:
         """The ids of models whose folders stand in the root, from this process or an earlier one; `drop` removes each.

@@ -1,0 +1,86 @@
+"""The runtime behind the puller."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from modelmesh._proto import model_runtime_pb2 as pb
+from modelmesh.runtime.errors import RuntimeFault
+from modelmesh.values.status import Status
+
+SERVICE = "mmesh.ModelRuntime"
+RECONNECT_S = 2.0
+"""How long a connection that broke may take to be back without the mesh being told."""
+
+M = TypeVar("M", bound=Message)
+
+_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),  # a connection that nobody uses says nothing of the runtime
+)
+
+
+class Upstream:
+    """Calls of the runtime. `target` as gRPC writes it."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+
+    async def call(self, method: str, request: Message, answer: type[M], timeout_s: float | None) -> M:
+        """One call.
+
+        Raises:
+            RuntimeFault: With the runtime's code and text; UNAVAILABLE: it is not there.
+        """
+        stub = self._channel.unary_unary(
+            f"/{SERVICE}/{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        try:
+            found: M = await stub(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise RuntimeFault(error.details() or error.code().name, status=Status(error.code().value[0])) from None
+        return found
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.READY
+
+    async def until_lost(self) -> None:
+        """Wait until the connection breaks."""
+        while (state := self._channel.get_state()) is grpc.ChannelConnectivity.READY:
+            await self._channel.wait_for_state_change(state)
+
+    async def has_restarted(self, models: Iterable[str]) -> bool:
+        """After the connection broke: whether the runtime is gone, or does not know a model that it had loaded."""
+        try:
+            await asyncio.wait_for(self.until_ready(), RECONNECT_S)
+            for model_id in models:
+                request = pb.ModelSizeRequest(modelId=model_id)
+                await self.call("modelSize", request, pb.ModelSizeResponse, RECONNECT_S)
+        except (TimeoutError, RuntimeFault):
+            return True  # also for a runtime that cannot say: asked again, the mesh finds out
+        return False
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        await self._channel.close(None)
+
+    async def until_ready(self) -> None:
+        """Wait for the runtime."""
+        while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+            await self._channel.wait_for_state_change(state)
+
+
+def remaining_s(context: Any) -> float | None:
+    """Until the caller gives up; None: it never does."""
+    left = context.time_remaining()
+    return None if left is None else max(0.0, float(left))
