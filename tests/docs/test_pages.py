@@ -9,6 +9,7 @@ import api
 import pytest
 import source_files
 
+import servers as servers_page
 from modelmesh._proto import admin_pb2, model_mesh_pb2, model_runtime_pb2, peer_pb2
 from modelmesh.cli import reference as commands
 from modelmesh.control.copy_entry import DropReason
@@ -108,6 +109,11 @@ def test_the_page_of_files_is_what_they_say() -> None:
     assert {name for name in packages if Path(name).name not in generated} <= {
         name.rstrip("/") for name in source_files.FOLDERS
     }
+
+
+def test_the_page_of_servers_is_what_was_found() -> None:
+    assert servers_page.PAGE.read_text() == servers_page.page(), "run: make docs"
+    assert list(servers_page.RESULTS.glob("*.json"))
 
 
 def test_policies_name_who_asks_them() -> None:

@@ -1,9 +1,11 @@
 """`modelmesh adapter`: our process beside a foreign model server."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -30,8 +32,8 @@ Models = Annotated[
     list[Path] | None,
     typer.Option(
         "--models",
-        help="Folder that paths of models may lie in, again for more; without a puller only. Default: ROOT_MODEL_DIR and"
-        " PVC_MOUNTS_DIR.",
+        help="Folder that paths of models on this machine may lie in, again for more. Default: ROOT_MODEL_DIR and"
+        " PVC_MOUNTS_DIR; with USE_EMBEDDED_PULLER none.",
         exists=True,
         file_okay=False,
     ),
@@ -66,12 +68,12 @@ def _serve(
     sizes = Sizes(settings.factor, settings.default_size_bytes)
 
     async def main() -> None:
-        files = _files(settings, models)
+        async with _files(settings, models) as files:
 
-        def life() -> AdapterRuntime:
-            return AdapterRuntime(driver(settings), files, settings, sizes)
+            def life() -> AdapterRuntime:
+                return AdapterRuntime(driver(settings), files, settings, sizes)
 
-        await serve_lives(life, listen or f"127.0.0.1:{settings.port}", stop_on_signals())
+            await serve_lives(life, listen or f"127.0.0.1:{settings.port}", stop_on_signals())
 
     try:
         asyncio.run(main())
@@ -80,10 +82,15 @@ def _serve(
         raise typer.Exit(1) from error
 
 
-def _files(settings: "AdapterSettings", models: list[Path] | None) -> "Files":
+def _files(settings: "AdapterSettings", models: list[Path] | None) -> "AbstractAsyncContextManager[Files]":
+    folders = tuple(path.absolute() for path in models or ())
+    if settings.pulls:
+        from modelmesh.servers.pulled_files import pulled_files
+
+        return pulled_files(settings, folders)
     from modelmesh.servers.files import LocalFiles
 
-    return LocalFiles(tuple(path.absolute() for path in models or (settings.root, settings.claims)))
+    return contextlib.nullcontext(LocalFiles(folders or (settings.root, settings.claims)))
 
 
 def _checked(read: Callable[[], Value]) -> Value:

@@ -51,6 +51,18 @@ RuntimeCommand = Callable[[int, str], Sequence[str]]
 """Instance number and listen address (`unix:///path`) to the runtime's command line."""
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A process that stands beside an instance and its runtime: a model server that is not ours.
+
+    `environment` comes on top of what children inherit.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
 class ClusterStartError(Exception):
     """An instance did not become ready; the message quotes its log."""
 
@@ -65,6 +77,7 @@ class LocalInstance:
     runtime: Child | None = None
     mesh: Child | None = None
     metrics_port: int | None = None
+    beside: list[Child] = field(default_factory=list)
 
     @property
     def endpoint(self) -> str:
@@ -80,6 +93,8 @@ class LocalCluster:
         count: How many instances.
         runtime_command: Starts a runtime; None: somebody else listens on each instance's socket.
         first_port: Serving ports count up from here; 0: any free ports.
+        runtime_environment: Settings of one instance's runtime, by its number.
+        beside: Further processes of one instance, by its number.
         folder: Where state and logs go, for us alone; None: a temporary folder, removed at the end.
         environment: Further settings of every instance.
         own_environment: Further settings of one instance, by its number.
@@ -95,6 +110,8 @@ class LocalCluster:
     folder: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     own_environment: Callable[[int], Mapping[str, str]] = lambda _: {}
+    runtime_environment: Callable[[int], Mapping[str, str]] = lambda _: {}
+    beside: Callable[[int], Sequence[Beside]] = lambda _: ()
     progress: Callable[[str], None] = lambda _: None
     instances: list[LocalInstance] = field(default_factory=list)
     etcd: LocalEtcd | None = None
@@ -134,7 +151,8 @@ class LocalCluster:
         for number in range(1, self.count + 1):
             port = self.first_port + number - 1 if self.first_port else free_port()
             self.instances.append(LocalInstance(f"instance-{number}", port, self.folder / f"runtime-{number}.sock"))
-        for instance in self.instances:
+        for number, instance in enumerate(self.instances, 1):
+            instance.beside = [await self._start_beside(number, one) for one in self.beside(number)]
             await self.start_runtime(instance)
             await self.start_mesh(instance)
         for instance in self.instances:
@@ -174,8 +192,20 @@ class LocalCluster:
             f"runtime of {instance.name}",
             command,
             log=self.logs / f"runtime-{number}.log",
-            environment=inherited(os.environ, settings=RUNTIME_SETTINGS),
+            environment={
+                **inherited(os.environ, settings=RUNTIME_SETTINGS),
+                **self.runtime_environment(number),
+            },
         )
+
+    async def _start_beside(self, number: int, one: Beside) -> Child:
+        name = f"{one.name} of instance-{number}"
+        return await start_child(
+            name, one.command, log=self.logs / f"{one.name}-{number}.log", environment=one.environment
+        )
+
+    async def _restart_beside(self, number: int, place: int) -> None:
+        self.instances[number - 1].beside[place] = await self._start_beside(number, self.beside(number)[place])
 
     async def start_mesh(self, instance: LocalInstance) -> None:
         """Start an instance's own process (again)."""
@@ -250,10 +280,14 @@ class LocalCluster:
         if self.etcd is not None and self.etcd.pid is None and self._is_due("etcd", "etcd has ended"):
             with self._trying("etcd"):
                 await asyncio.to_thread(self.etcd.start)
-        for instance in self.instances:
-            for child, start in ((instance.runtime, self.start_runtime), (instance.mesh, self.start_mesh)):
-                if child is not None and not child.running and self._is_due(child.name, child.epitaph):
+        for number, instance in enumerate(self.instances, 1):
+            for place, child in enumerate(instance.beside):
+                if not child.running and self._is_due(child.name, child.epitaph):
                     with self._trying(child.name):
+                        await self._restart_beside(number, place)
+            for own, start in ((instance.runtime, self.start_runtime), (instance.mesh, self.start_mesh)):
+                if own is not None and not own.running and self._is_due(own.name, own.epitaph):
+                    with self._trying(own.name):
                         await start(instance)
 
     def _is_due(self, name: str, ended: str) -> bool:
@@ -278,7 +312,7 @@ class LocalCluster:
     @property
     def running(self) -> list[str]:
         """The names of the processes that have not ended."""
-        return [child.name for child in (*self._meshes, *self._runtimes) if child.running]
+        return [child.name for child in (*self._meshes, *self._runtimes, *self._beside) if child.running]
 
     @property
     def _meshes(self) -> list[Child]:
@@ -288,14 +322,19 @@ class LocalCluster:
     def _runtimes(self) -> list[Child]:
         return [instance.runtime for instance in self.instances if instance.runtime is not None]
 
+    @property
+    def _beside(self) -> list[Child]:
+        return [child for instance in self.instances for child in instance.beside]
+
     async def kill(self) -> None:
         """End every process at once; `stop` then has little to wait for."""
-        await asyncio.gather(*(child.kill() for child in (*self._meshes, *self._runtimes)))
+        await asyncio.gather(*(child.kill() for child in (*self._meshes, *self._runtimes, *self._beside)))
 
     async def stop(self, *, keep_logs: bool = False) -> None:
         """End every process, instances first; remove the temporary folder, but for its logs if they are to be kept."""
         await asyncio.gather(*(child.stop() for child in self._meshes))
         await asyncio.gather(*(child.stop() for child in self._runtimes))
+        await asyncio.gather(*(child.stop() for child in self._beside))
         if self.etcd is not None:
             await asyncio.to_thread(self.etcd.stop)
         if self._state is not None:

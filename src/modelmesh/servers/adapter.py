@@ -6,10 +6,11 @@ that does not know: files, and a server that may hold models nobody asked for.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modelmesh.runtime.contract import ModelRuntime, ModelSource
 from modelmesh.runtime.errors import RuntimeFault, describe
@@ -76,7 +77,8 @@ class AdapterRuntime(ModelRuntime[Placed]):
         self._limit = settings.concurrency_limit
         self._ready = False
         self._ended = asyncio.Event()
-        self._slack: Slack | None = None
+        self._slack = Slack()
+        self._sees_memory = False
         self._prepared: set[str] = set()
         self._turns = _Turns()
         self._locks: dict[str, asyncio.Lock] = {}
@@ -99,12 +101,12 @@ class AdapterRuntime(ModelRuntime[Placed]):
         """
         version = await self.driver.ready()
         for model_id in await self.driver.leftovers(self.root):
-            _log.info("unloading %r, which %s holds from before", model_id, self.driver.name)
+            _log.debug("unloading %r, which %s may hold from before", model_id, self.driver.name)
             await self.driver.unload(model_id, self._folder(model_id))
         await asyncio.to_thread(empty, self.root)
         await self._files.clear()
         memory = await self.driver.memory()
-        self._slack = None if memory is None else Slack(memory)
+        self._slack, self._sees_memory = Slack(), memory is not None
         self.version = version or self.version
         self._ready = True
         seen = "its memory cannot be seen from here" if memory is None else f"it takes {memory} bytes"
@@ -126,10 +128,11 @@ class AdapterRuntime(ModelRuntime[Placed]):
         async with self._alone_with(source.id), self._turns.one():
             brought = await self._files.bring(source)
             folder = self._folder(source.id)
+            before = await self._memory()
             try:
                 placed = await self._load(source, brought, folder)
             except BaseException:
-                await asyncio.shield(asyncio.ensure_future(self._leave_nothing(source.id, folder)))
+                await asyncio.shield(asyncio.ensure_future(self._leave_nothing(source.id, folder, before)))
                 raise
             self._placed.add(source.id)
             return placed
@@ -141,52 +144,53 @@ class AdapterRuntime(ModelRuntime[Placed]):
         await self._prepare(model_format)
         await asyncio.to_thread(_write, folder, layout)
         before, begun = await self._memory(), self._turns.begun
-        await self._have_loaded(source.id, folder)
+        await self._undisturbed(self.driver.load(source.id, folder))
         told = await self.driver.size(source.id)
         after = await self._memory() if told is None else None
         growth = None
-        if before is not None and after is not None and self._slack is not None and self._was_alone(begun):
-            growth = Growth(before, after, self._slack.now(before))
+        if before is not None and after is not None and self._was_alone(begun):
+            growth = Growth(before, after, self._slack.left_bytes)
         predicted = self._sizes.predicted(model_format, brought.size_bytes)
         known = self._sizes.known(model_format, brought.content)
         size = judge(predicted, told=told, growth=growth, known=known)
         self._sizes.learn(model_format, brought.content, brought.size_bytes, size)
-        if self._slack is not None:
-            self._slack.held[source.id] = size.size_bytes
+        self._slack.moved_in(size.size_bytes, growth)
         _log.info("loaded %r: %d bytes (%s)", source.id, size.size_bytes, size.reason.value)
         return Placed(source.id, folder, size.size_bytes)
 
     async def _prepare(self, model_format: str) -> None:
-        """Once for each format, while nothing else runs: what the server imports is not the first model's size."""
-        if model_format in self._prepared or self._turns.running > 1:
+        """Once for each format: what the server imports is not the first model's size."""
+        if model_format in self._prepared:
             return
         self._prepared.add(model_format)
-        before, begun = await self._memory(), self._turns.begun
         try:
-            await self.driver.prepare(model_format, self.root)
+            await self._undisturbed(self.driver.prepare(model_format, self.root))
         except ServerAwayError:
             self._prepared.discard(model_format)
             raise
-        after = await self._memory()
-        if before is not None and after is not None and self._slack is not None and self._was_alone(begun):
-            self._slack.base_bytes += max(0, after - before)
 
-    async def _have_loaded(self, model_id: str, folder: Path) -> None:
-        """Have the server load; given up, wait until it is done with it: no server stops in the middle."""
-        loading = asyncio.ensure_future(self.driver.load(model_id, folder))
+    async def _undisturbed(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have the server do something; given up, wait until it is done with it.
+
+        No server stops in the middle: MLServer, cancelled, keeps a model that is never ready.
+        """
+        running = asyncio.ensure_future(work)
         try:
-            await asyncio.shield(loading)
+            await asyncio.shield(running)
         except asyncio.CancelledError:
             ended = asyncio.ensure_future(self._ended.wait())
-            await asyncio.wait([loading, ended], timeout=LOAD_BOUND_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([running, ended], timeout=LOAD_BOUND_S, return_when=asyncio.FIRST_COMPLETED)
             ended.cancel()
-            loading.cancel()
-            loading.add_done_callback(lambda done: done.cancelled() or done.exception())
+            running.cancel()
+            running.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
 
-    async def _leave_nothing(self, model_id: str, folder: Path) -> None:
+    async def _leave_nothing(self, model_id: str, folder: Path, before: int | None) -> None:
         try:
             await self._let_go(model_id, folder)
+            after = await self._memory()
+            if before is not None and after is not None:
+                self._slack.moved_out(max(0, after - before), freed=0)
         except (RuntimeFault, OSError) as error:
             self._doubtful.add(model_id)
             _log.error("after its load, which failed, %r cannot be taken away: %s", model_id, describe(error))
@@ -210,7 +214,7 @@ class AdapterRuntime(ModelRuntime[Placed]):
         return max(1, self._limit)
 
     async def _memory(self) -> int | None:
-        return None if self._slack is None else await self.driver.memory()
+        return await self.driver.memory() if self._sees_memory and not self._ended.is_set() else None
 
     def _was_alone(self, begun: int) -> bool:
         return self._turns.running == 1 and self._turns.begun == begun
@@ -224,7 +228,11 @@ class AdapterRuntime(ModelRuntime[Placed]):
             RuntimeFault: The server still has it.
         """
         async with self._alone_with(model.id), self._turns.one():
+            before, begun = await self._memory(), self._turns.begun
             await self._let_go(model.id, model.folder)
+            after = await self._memory()
+            seen = before is not None and after is not None and self._was_alone(begun)
+            self._slack.moved_out(model.size_bytes, freed=(before or 0) - (after or 0) if seen else 0)
 
     async def clear_away(self, model_id: str) -> None:
         """Unload a model that is not loaded as far as we know; the server may know better.
@@ -243,8 +251,6 @@ class AdapterRuntime(ModelRuntime[Placed]):
         await self._files.drop(model_id)
         self._placed.discard(model_id)
         self._doubtful.discard(model_id)
-        if self._slack is not None:
-            self._slack.held.pop(model_id, None)
 
     @asynccontextmanager
     async def _alone_with(self, model_id: str) -> AsyncIterator[None]:

@@ -82,15 +82,20 @@ def resident(process: int) -> int | None:
 
 def descendants(process: int) -> list[int]:
     """The children of a process, and theirs."""
-    children: dict[int, list[int]] = {}
-    for name in _numbers():
-        if (parent := parent_of(int(name))) is not None:
-            children.setdefault(parent, []).append(int(name))
     found, waiting = [], [process]
     while waiting:
-        below = children.get(waiting.pop(), [])
+        below = _children(waiting.pop())
         found.extend(below)
         waiting.extend(below)
+    return found
+
+
+def _children(process: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it has ended
+        for task in Path(f"/proc/{process}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found.extend(map(int, (task / "children").read_text().split()))
     return found
 
 

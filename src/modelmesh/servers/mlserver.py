@@ -76,15 +76,19 @@ class MLServer:
         return layout(given)
 
     async def ready(self) -> str:
-        """Its version, once it is ready."""
-        if not await self._repository.server_ready():
-            raise ServerError("MLServer is not ready yet", status=Status.UNAVAILABLE)
+        """Its version, once it answers.
+
+        `ServerReady` says whether all its models are ready: one that an earlier adapter left half loaded would hold it up.
+        """
+        if not await self._repository.server_live():
+            raise ServerError("MLServer is not live yet", status=Status.UNAVAILABLE)
         return await self._repository.version()
 
     async def leftovers(self, root: Path) -> list[str]:
-        """What its index lists as loaded, and whose settings were put aside."""
-        listed = {one.name for one in await self._repository.index(ready=True)}
-        return sorted(listed | await asyncio.to_thread(_put_aside, root))
+        """What its index lists, in whatever state, whose settings were put aside, and what a preparation may have left."""
+        listed = {one.name for one in await self._repository.index(ready=False)}
+        prepared = {f"{_PREPARE}-{model_format}" for model_format in IMPLEMENTATIONS}
+        return sorted(listed | prepared | await asyncio.to_thread(_put_aside, root))
 
     async def prepare(self, model_format: str, root: Path) -> None:
         """Have it import a format's package, by a load that cannot succeed."""

@@ -81,6 +81,10 @@ class Repository:
         request, answer = pb.ServerReadyRequest(), pb.ServerReadyResponse
         return (await self._call("ServerReady", request, answer, READY_BOUND_S)).ready
 
+    async def server_live(self) -> bool:
+        """Whether the server says that it is there. Raises ServerError."""
+        return (await self._call("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse, READY_BOUND_S)).live
+
     async def version(self) -> str:
         """The server's version; empty: it does not say."""
         try:

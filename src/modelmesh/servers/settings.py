@@ -25,7 +25,10 @@ class AdapterSettings:
         concurrency_limit: Calls that one model takes at once; 0: no limit.
         root: Of models' files.
         pulls: Whether the adapter brings files itself.
-        storage_configs, claims: Folders of storage configurations and of mounted claims.
+        storage_configs: Folder of storage configurations.
+        claims: Folder of mounted claims.
+        cache: Folder of the disk cache.
+        cache_bytes: What it may take.
     """
 
     port: int
@@ -42,6 +45,8 @@ class AdapterSettings:
     pulls: bool
     storage_configs: Path
     claims: Path
+    cache: Path
+    cache_bytes: int
 
 
 def read_settings(environment: Mapping[str, str], *, server_port: int = 8001, factor: float = 1.25) -> AdapterSettings:
@@ -68,6 +73,7 @@ def read_settings(environment: Mapping[str, str], *, server_port: int = 8001, fa
     multiplier = read.real("MODELSIZE_MULTIPLIER", factor)
     if multiplier <= 0:
         raise SettingsError(f"MODELSIZE_MULTIPLIER is {multiplier}; it must be above 0")
+    root = Path(read.text("ROOT_MODEL_DIR", "/models"))
     return AdapterSettings(
         port=read.number("ADAPTER_PORT", 8085, least=0, most=65535),
         server_port=read.number("RUNTIME_PORT", server_port, least=1, most=65535),
@@ -79,10 +85,14 @@ def read_settings(environment: Mapping[str, str], *, server_port: int = 8001, fa
         factor=multiplier,
         version=read.text("RUNTIME_VERSION", "v1"),
         concurrency_limit=read.number("LIMIT_PER_MODEL_CONCURRENCY", 0, least=0, most=1_000_000),
-        root=Path(read.text("ROOT_MODEL_DIR", "/models")),
+        root=root,
         pulls=read.flag("USE_EMBEDDED_PULLER", default=False),
         storage_configs=Path(read.text("STORAGE_CONFIG_DIR", "/storage-config")),
         claims=Path(read.text("PVC_MOUNTS_DIR", "/pvc_mounts")),
+        # Beside the models, so that links into it lead somewhere in the server's container too; below the volume's limit,
+        # which is half as much again as the memory.
+        cache=Path(read.text("MODEL_CACHE_DIR", str(root / "_cache"))),
+        cache_bytes=read.number("MODEL_CACHE_BYTES", memory_bytes * 5 // 4, least=1),
     )
 
 

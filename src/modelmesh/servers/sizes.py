@@ -19,6 +19,9 @@ _EXACT_SHARE = 0.1
 _EXACT_BYTES = 1024 * 1024
 """Slack up to this share of the growth, or so many bytes, is none worth speaking of."""
 
+_AGREEING_SHARE = 0.75
+"""Growth of this share of what was predicted is taken for the size, although some of the model may be in the slack."""
+
 
 class Reason(enum.Enum):
     """Where a size comes from."""
@@ -74,7 +77,8 @@ def judge(predicted: int, *, told: int | None = None, growth: Growth | None = No
     if known is not None:
         return Size(known, Reason.REMEMBERED)
     if growth is not None:
-        bounded = min(max(predicted, growth.grew), growth.grew + growth.slack)
+        agrees = growth.grew >= _AGREEING_SHARE * predicted  # the rest is then more likely not the model's
+        bounded = growth.grew if agrees else min(predicted, growth.grew + growth.slack)
         return Size(max(bounded, LEAST_BYTES), Reason.BOUNDED)
     return Size(max(predicted, LEAST_BYTES), Reason.PREDICTED)
 
@@ -121,15 +125,19 @@ class Sizes:
 
 @dataclass(slots=True)
 class Slack:
-    """How much of a server's memory no model accounts for, although it is more than the empty server took.
+    """Memory that models have left and the server has kept: a load may move into it without growing the server.
 
     Attributes:
-        base_bytes: What the server takes without a model; with what it has imported since.
+        left_bytes: At most so much.
     """
 
-    base_bytes: int
-    held: dict[str, int] = field(default_factory=dict)
+    left_bytes: int = 0
 
-    def now(self, memory_bytes: int) -> int:
-        """Bytes that a load may fill without growing the server."""
-        return max(0, memory_bytes - self.base_bytes - sum(self.held.values()))
+    def moved_in(self, size_bytes: int, growth: Growth | None) -> None:
+        """A model was loaded: what the server did not grow by came from here."""
+        if growth is not None:
+            self.left_bytes = max(0, self.left_bytes - max(0, size_bytes - growth.grew))
+
+    def moved_out(self, size_bytes: int, *, freed: int) -> None:
+        """A model has left, and the server shrank by so many bytes."""
+        self.left_bytes += max(0, size_bytes - max(0, freed))
