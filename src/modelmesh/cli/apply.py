@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ from modelmesh.cli.text import say
 
 if TYPE_CHECKING:
     from modelmesh.cli.client import Client
-    from modelmesh.declared import Change, Plan, Problem, Standing
+    from modelmesh.declared import Change, Plan, Problem, Standing, Wanted
 
 MOVE_TIMEOUT_S = 600.0
 WATCH_S = 1.0
@@ -120,8 +120,18 @@ def standing(client: "Client") -> "dict[str, Standing]":
     return {one.id: Standing(one.active_model_id, one.target_model_id, one.owner) for one in found}
 
 
-def enact(client: "Client", found: "Plan", *, load: bool = False, wait: bool = False) -> Iterator[tuple[str, str]]:
-    """Make the changes; yields those that failed, with what was said. The others are made all the same."""
+def enact(
+    client: "Client",
+    found: "Plan",
+    *,
+    load: bool = False,
+    wait: bool = False,
+    path_of: "Callable[[Wanted], str]" = lambda wanted: wanted.spec.model_path,
+) -> Iterator[tuple[str, str]]:
+    """Make the changes; yields those that failed, with what was said. The others are made all the same.
+
+    `path_of` tells the path that a model is registered with.
+    """
     import grpc
 
     from modelmesh.declared import Step
@@ -130,7 +140,7 @@ def enact(client: "Client", found: "Plan", *, load: bool = False, wait: bool = F
         if change.step is Step.KEEP:
             continue
         try:
-            message = _enact(client, change, load=load, wait=wait)
+            message = _enact(client, change, path_of, load=load, wait=wait)
         except grpc.RpcError as error:
             if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED}:
                 raise  # the next one would fare no better
@@ -139,7 +149,7 @@ def enact(client: "Client", found: "Plan", *, load: bool = False, wait: bool = F
             yield change.name, message
 
 
-def _enact(client: "Client", change: "Change", *, load: bool, wait: bool) -> str:
+def _enact(client: "Client", change: "Change", path_of: "Callable[[Wanted], str]", *, load: bool, wait: bool) -> str:
     """Make one change; empty, or what is wrong with it."""
     from modelmesh._proto import model_mesh_pb2 as pb
 
@@ -153,7 +163,7 @@ def _enact(client: "Client", change: "Change", *, load: bool, wait: bool) -> str
         pb.SetVModelRequest(
             vModelId=wanted.name,
             targetModelId=wanted.model_id,
-            modelInfo=pb.ModelInfo(type=wanted.spec.type, path=wanted.spec.model_path, key=wanted.spec.key),
+            modelInfo=pb.ModelInfo(type=wanted.spec.type, path=path_of(wanted), key=wanted.spec.key),
             autoDeleteTargetModel=True,
             owner=wanted.owner,
             loadNow=load,

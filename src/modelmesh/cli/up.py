@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
@@ -47,8 +47,28 @@ def up(
     state: Annotated[
         Path | None, typer.Option("--state", help="Folder that keeps registrations. Default: nothing is kept.")
     ] = None,
+    manifests: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="File or folder of manifests (ServingRuntime, InferenceService, Predictor), instead of --models: their"
+            " runtimes are started, `replicas` instances each or -n, and their models served, and followed when the files"
+            " change. Models on this machine must lie below the manifests.",
+            exists=True,
+        ),
+    ] = None,
+    storage_config: Annotated[
+        Path | None,
+        typer.Option(
+            "--storage-config",
+            help="Folder of storage configurations (JSON), one file for each storage key that manifests name.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
 ) -> None:
-    """Run N instances with the built-in Python runtime on this machine, until Ctrl-C. Loopback only."""
+    """Run N instances with the built-in Python runtime on this machine, or those of manifests, until Ctrl-C. Loopback only."""
     from modelmesh.cli.sizes import parse_size
 
     try:
@@ -58,9 +78,36 @@ def up(
         raise typer.BadParameter(str(error)) from error
     if models is not None and not models.is_dir():
         raise typer.BadParameter(f"{models} is not a folder", param_hint="--models")
+    if manifests:
+        if models is not None:
+            raise typer.BadParameter("say --models or --file, not both", param_hint="--file")
+        raise typer.Exit(
+            _run_manifests(manifests, storage_config, instances, port, capacity_bytes, default_bytes, state)
+        )
     files = _model_files(models) if models is not None else {}
     cluster = _cluster(instances, models, port, capacity_bytes, default_bytes, state)
-    raise typer.Exit(asyncio.run(_run(cluster, models, files)))
+    raise typer.Exit(asyncio.run(_run(cluster, _FolderSource(models, files))))
+
+
+def _run_manifests(
+    manifests: list[Path],
+    storage_config: Path | None,
+    instances: int,
+    port: int,
+    capacity_bytes: int,
+    default_bytes: int,
+    state: Path | None,
+) -> int:
+    from modelmesh.cli.up_manifests import ManifestSource
+    from modelmesh.instance.local_runtimes import Limits, LocalRuntimeError
+
+    try:
+        source = ManifestSource(manifests, storage_config)
+        cluster = source.cluster(instances, port, Limits(capacity_bytes, default_bytes), state)
+        return asyncio.run(_run(cluster, source))
+    except LocalRuntimeError as error:
+        say(f"modelmesh up: {error}", error=True)
+        return 1
 
 
 def _model_files(folder: Path) -> "dict[str, FolderModel]":
@@ -96,7 +143,23 @@ def _cluster(
     )
 
 
-async def _run(cluster: "LocalCluster", models: Path | None, files: "Mapping[str, FolderModel]") -> int:
+class Source(Protocol):
+    """What is served: where its models come from."""
+
+    async def start(self, cluster: "LocalCluster") -> None:
+        """Start the cluster, and register the models."""
+        ...
+
+    def explain(self, cluster: "LocalCluster") -> None:
+        """Say where everything is, and how to call it."""
+        ...
+
+    def look(self, cluster: "LocalCluster") -> None:
+        """Follow what has changed since."""
+        ...
+
+
+async def _run(cluster: "LocalCluster", source: Source) -> int:
     from modelmesh.instance.local_cluster import ClusterStartError
     from modelmesh.instance.local_etcd import LocalEtcdError
     from modelmesh.instance.processes import ChildEndedError
@@ -113,7 +176,7 @@ async def _run(cluster: "LocalCluster", models: Path | None, files: "Mapping[str
         loop.add_signal_handler(number, asked)
     failed = True
     try:
-        starting = asyncio.ensure_future(_start(cluster, models, files))
+        starting = asyncio.ensure_future(source.start(cluster))
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -122,8 +185,8 @@ async def _run(cluster: "LocalCluster", models: Path | None, files: "Mapping[str
             failed = False
             return 0
         starting.result()
-        _explain(cluster, models, files)
-        await _watch(cluster, stop, _Followed(cluster, models, files) if models is not None else None)
+        source.explain(cluster)
+        await _watch(cluster, stop, source)
         failed = False
     except (ChildEndedError, ClusterStartError, LocalEtcdError, StateFolderError, OSError) as error:
         typer.echo(f"modelmesh up: {error}", err=True)
@@ -198,12 +261,32 @@ class _Followed:
             self._cluster.progress(text)
 
 
-async def _start(cluster: "LocalCluster", models: Path | None, files: "Mapping[str, FolderModel]") -> None:
-    """Start, and register what is in the folder."""
-    await cluster.start()
-    if models is not None:
-        cluster.progress(f"registering {len(files)} {'model' if len(files) == 1 else 'models'} of {models}")
-        await asyncio.to_thread(_register, cluster, files)
+class _FolderSource:
+    """A folder of model files, or nothing."""
+
+    def __init__(self, models: Path | None, files: "Mapping[str, FolderModel]") -> None:
+        self._models = models
+        self._files = files
+        self._followed: _Followed | None = None
+
+    async def start(self, cluster: "LocalCluster") -> None:
+        """Start, and register what is in the folder."""
+        await cluster.start()
+        if self._models is not None:
+            count = f"{len(self._files)} {'model' if len(self._files) == 1 else 'models'}"
+            cluster.progress(f"registering {count} of {self._models}")
+            await asyncio.to_thread(_register, cluster, self._files)
+            self._followed = _Followed(cluster, self._models, self._files)
+
+    def explain(self, cluster: "LocalCluster") -> None:
+        """Where everything is, and how to call it."""
+        _explain(cluster, self._models, self._files)
+
+    def look(self, cluster: "LocalCluster") -> None:
+        """Follow the folder."""
+        del cluster
+        if self._followed is not None:
+            self._followed.look()
 
 
 def _register(
@@ -276,7 +359,7 @@ def _explain(cluster: "LocalCluster", models: Path | None, files: "Mapping[str, 
     typer.echo(f"  grpcurl -plaintext -H mm-model-id:{model} {endpoint} {FIRST_CALL}\n")
 
 
-async def _watch(cluster: "LocalCluster", stop: asyncio.Event, followed: "_Followed | None") -> None:
+async def _watch(cluster: "LocalCluster", stop: asyncio.Event, source: Source) -> None:
     """Show what is where until a stop is asked for; without a terminal just wait."""
     from rich.live import Live
 
@@ -284,21 +367,20 @@ async def _watch(cluster: "LocalCluster", stop: asyncio.Event, followed: "_Follo
     if not shown.is_terminal:
         typer.echo("running; Ctrl-C stops", err=True)
         while not stop.is_set():
-            await _turn(cluster, followed)
+            await _turn(cluster, source)
             await _pause(stop)
         return
     with Live(console=shown, auto_refresh=False, transient=True) as live:
         cluster.progress = lambda text: live.console.print(f"{printable(text)} …")
         while not stop.is_set():
-            await _turn(cluster, followed)
+            await _turn(cluster, source)
             live.update(await asyncio.to_thread(_picture, cluster.instances[0].endpoint), refresh=True)
             await _pause(stop)
 
 
-async def _turn(cluster: "LocalCluster", followed: "_Followed | None") -> None:
+async def _turn(cluster: "LocalCluster", source: Source) -> None:
     await cluster.mend()
-    if followed is not None:
-        await asyncio.to_thread(followed.look)
+    await asyncio.to_thread(source.look, cluster)
 
 
 async def _pause(stop: asyncio.Event) -> None:

@@ -1,0 +1,188 @@
+"""`modelmesh up -f`: the runtimes and models of manifests on this machine."""
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from modelmesh.cli.text import say
+
+if TYPE_CHECKING:
+    from modelmesh.declared import Declared, Runtime, Wanted
+    from modelmesh.instance.local_cluster import LocalCluster
+    from modelmesh.instance.local_runtimes import Limits, Parts
+
+
+class ManifestSource:
+    """What `up` serves when it is given manifests, and what it does when they change.
+
+    Args:
+        paths: Of files and folders.
+        storage_configs: Folder of storage configurations, for models that name a storage key.
+
+    Raises:
+        typer.Exit: A manifest has a problem, which is said.
+        LocalRuntimeError: A runtime cannot be started here.
+    """
+
+    def __init__(self, paths: Sequence[Path], storage_configs: Path | None) -> None:
+        from modelmesh.cli.manifests import fingerprint, read_manifests, tell
+        from modelmesh.instance.local_runtimes import shipped_runtimes, wanted_runtimes
+
+        self._paths = paths
+        self._configs = storage_configs
+        self._known = shipped_runtimes()
+        self._seen = fingerprint(paths)
+        self._declared = read_manifests(paths, known=self._known)
+        tell(self._declared)
+        if self._declared.problems:
+            raise typer.Exit(1)
+        self.folder = _folder(paths)
+        self.runtimes: list[Runtime] = wanted_runtimes(self._declared, self._known)
+
+    def cluster(self, instances: int, port: int, limits: "Limits", state: Path | None) -> "LocalCluster":
+        """The cluster that serves them: for each runtime its `replicas`, else `instances`.
+
+        Raises:
+            LocalRuntimeError: A runtime has no command here.
+        """
+        from modelmesh.instance.local_cluster import Beside, LocalCluster
+        from modelmesh.instance.local_runtimes import constraints
+
+        ours: list[Runtime] = []
+        for runtime in self.runtimes:
+            ours += [runtime] * (runtime.body.get("replicas") or instances)
+        if not ours:
+            say("the manifests declare no model and no runtime", error=True)
+            raise typer.Exit(1)
+        places: dict[int, Parts] = {}
+        made = LocalCluster(
+            len(ours), lambda number, listen: self._parts(number, ours, places, made, limits).runtime(listen)
+        )
+
+        def parts(number: int) -> "Parts":
+            return self._parts(number, ours, places, made, limits)
+
+        def beside(number: int) -> list[Beside]:
+            server = parts(number).server
+            name = ours[number - 1].adapter
+            return [Beside(name.server_type, *server)] if server is not None and name is not None else []
+
+        def own(number: int) -> dict[str, str]:
+            data_port = parts(number).data_port
+            labels = {"MM_LABELS": ",".join(sorted(ours[number - 1].labels))}
+            return labels | ({} if data_port is None else {"INTERNAL_SERVING_GRPC_PORT": str(data_port)})
+
+        made.first_port = port
+        made.folder = state
+        made.environment = {"MM_TYPE_CONSTRAINTS": json.dumps(constraints(self.runtimes))}
+        made.own_environment = own
+        made.runtime_environment = lambda number: parts(number).runtime_environment
+        made.beside = beside
+        made.progress = lambda text: say(f"{text} …", error=True)
+        return made
+
+    def _parts(
+        self, number: int, ours: "list[Runtime]", places: "dict[int, Parts]", cluster: "LocalCluster", limits: "Limits"
+    ) -> "Parts":
+        """Of one instance; made once, when the cluster has its folder."""
+        from modelmesh.instance.local_cluster import free_port
+        from modelmesh.instance.local_runtimes import Place, parts
+
+        if number not in places:
+            assert cluster.folder is not None
+            folder = cluster.folder.absolute() / f"models-{number}"
+            folder.mkdir(parents=True, exist_ok=True)
+            place = Place(folder, free_port(), free_port(), free_port())
+            places[number] = parts(
+                ours[number - 1],
+                place,
+                limits,
+                models=self.folder,
+                storage_configs=self._configs,
+                environment=os.environ,
+            )
+        return places[number]
+
+    async def start(self, cluster: "LocalCluster") -> None:
+        """Start, and set the models."""
+        await cluster.start()
+        cluster.progress(f"setting {len(self._declared.wanted)} models of {', '.join(map(str, self._paths))}")
+        await asyncio.to_thread(self._apply, cluster, self._declared)
+
+    def look(self, cluster: "LocalCluster") -> None:
+        """Set models anew if the manifests have changed; what stands in the way is said, and nothing is changed."""
+        from modelmesh.cli.manifests import fingerprint, read_manifests
+        from modelmesh.instance.local_runtimes import LocalRuntimeError, wanted_runtimes
+
+        now = fingerprint(self._paths)
+        if now == self._seen:
+            return
+        self._seen = now
+        declared = read_manifests(self._paths, known=self._known)
+        for problem in declared.problems:
+            cluster.progress(f"error: {problem}")
+        if declared.problems:
+            return
+        try:
+            runtimes = wanted_runtimes(declared, self._known)
+        except LocalRuntimeError as error:
+            cluster.progress(f"error: {error}")
+            return
+        if new := [runtime.name for runtime in runtimes if runtime not in self.runtimes]:
+            cluster.progress(f"{', '.join(new)} would be started, or started anew, by a new `modelmesh up`")
+        self._declared = declared
+        self._apply(cluster, declared)
+
+    def _apply(self, cluster: "LocalCluster", declared: "Declared") -> None:
+        from modelmesh.cli.apply import enact, standing
+        from modelmesh.cli.client import connect
+        from modelmesh.declared import Step, plan
+        from modelmesh.instance.local_runtimes import local_path
+
+        def path(wanted: "Wanted") -> str:
+            return local_path(wanted, self.folder)
+
+        with connect(cluster.instances[0].endpoint) as client:
+            found = plan(declared.wanted, standing(client), prune=True)
+            for problem in found.problems:
+                cluster.progress(f"{'error' if problem.fatal else 'note'}: {problem}")
+            for name, message in enact(client, found, path_of=path):
+                cluster.progress(f"error: {name}: {message}")
+            for change in found.changes:
+                if change.step is not Step.KEEP:
+                    cluster.progress(f"{change.step.value} {change.name}")
+
+    def explain(self, cluster: "LocalCluster") -> None:
+        """Where everything is, and how to call it."""
+        import shlex
+
+        from modelmesh.cli.up import FIRST_CALL
+
+        typer.echo("")
+        names = [runtime.name for runtime in self.runtimes for _ in range(runtime.body.get("replicas") or 1)]
+        for number, instance in enumerate(cluster.instances):
+            runtime = names[number] if len(names) == len(cluster.instances) else ""
+            typer.echo(f"  {instance.name}  grpc://{instance.endpoint}  {runtime}".rstrip())
+        typer.echo(f"  logs        {cluster.logs}")
+        endpoint = cluster.instances[0].endpoint
+        typer.echo("\nTry:")
+        typer.echo(f"  modelmesh vmodels list --address {endpoint}")
+        if self._declared.wanted:
+            name = shlex.quote(self._declared.wanted[0].name)
+            typer.echo("and with any gRPC client, say which model in the header mm-vmodel-id:")
+            typer.echo(f"  grpcurl -plaintext -H mm-vmodel-id:{name} {endpoint} {FIRST_CALL}\n")
+
+
+def _folder(paths: Sequence[Path]) -> Path:
+    """What models on this machine may lie in: the folder that holds the manifests."""
+    folders = [path.absolute() if path.is_dir() else path.absolute().parent for path in paths]
+    common = Path(os.path.commonpath(folders))
+    if common == Path("/"):
+        say("the manifests lie in no common folder; put them, and the models on this machine, below one", error=True)
+        raise typer.Exit(1)
+    return common
