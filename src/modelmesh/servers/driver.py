@@ -36,14 +36,12 @@ class Driver(Protocol):
         folder: Name of the folder of its models, below the models' root.
         texts: Names of a model's own configuration files.
         methods: Inference methods that the mesh may call, each with the path of the field that takes the model's id.
-        loads_alone: Whether the growth of its memory over a load is that model's: it loads in one process.
     """
 
     name: str
     folder: str
     texts: Sequence[str]
     methods: Mapping[str, Sequence[int]]
-    loads_alone: bool
 
     def layout(self, given: Given) -> Layout:
         """The files that the server wants. Pure.

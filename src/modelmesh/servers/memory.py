@@ -72,6 +72,14 @@ def _stat(process: int) -> list[str]:
     return text.rpartition(")")[2].split()  # a program's name may hold anything, ) too
 
 
+def command_line(process: int) -> list[bytes]:
+    """The words that a process was started with; empty: it has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def resident(process: int) -> int | None:
     """Bytes of a process that are in memory; None: it has ended."""
     try:

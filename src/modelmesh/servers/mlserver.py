@@ -63,7 +63,6 @@ class MLServer:
         f"{SERVICE}/ModelMetadata": (1,),
         f"{SERVICE}/ModelReady": (1,),
     }
-    loads_alone = True
 
     def __init__(self, port: int, metrics_port: int = 8082) -> None:
         self._calls = Calls(self.name, port)
