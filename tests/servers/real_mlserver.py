@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import grpc.aio
 import numpy as np
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from real_kit import (
     MIB,
     TOOLS,
@@ -21,15 +23,20 @@ from real_kit import (
     Served,
     conformance,
     eventually,
+    first_output,
     keep,
     manage,
     pair,
     path_of,
     python_of,
     served,
+    tensor_request,
 )
 
+from modelmesh._proto import admin_pb2
 from modelmesh._proto import model_runtime_pb2 as runtime_pb
+from modelmesh._proto import open_inference_pb2 as oip
+from modelmesh.instance.local_cluster import free_port
 from modelmesh.servers.memory import resident_tree
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
@@ -140,8 +147,6 @@ async def test_a_model_that_does_not_load_says_the_librarys_words(mesh: Served, 
 
 
 async def test_only_inference_passes_through_the_mesh(mesh: Served, models: Path) -> None:
-    from modelmesh._proto import open_inference_pb2 as oip
-
     rows, _ = known(models, "iris")
     await mesh.register("guarded", "sklearn", models / "iris.joblib")
     await mesh.infer("guarded", rows)
@@ -326,8 +331,6 @@ async def test_an_adapter_that_starts_anew_empties_the_server(
     )
     await ready(channel)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{alone.ports.grpc}") as server:
-        from modelmesh._proto import open_inference_pb2 as oip
-
         call = server.unary_unary(
             "/inference.GRPCInferenceService/ModelMetadata",
             request_serializer=oip.ModelMetadataRequest.SerializeToString,
@@ -362,3 +365,96 @@ async def test_conformance_of_every_format(alone: Pair, channel: grpc.aio.Channe
     # Its answers carry a call's metadata back, which fails for ids that are not ASCII: refused at the load, in words.
     for checks in verdicts.values():
         assert "the id must be printable ASCII" in checks["takes_any_id"]
+
+
+# --- modelmesh up -f ----------------------------------------------------------------------------
+
+
+class _Store:
+    """An HTTP store of one folder that counts what it gives."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.bytes_given = 0
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        file = self._folder / request.path.lstrip("/")
+        if not file.is_file():
+            return web.Response(status=404)
+        if request.method == "GET":
+            size = file.stat().st_size
+            self.bytes_given += len(range(*request.http_range.indices(size)))
+        return web.FileResponse(file)
+
+
+async def test_up_serves_manifests_on_mlserver_and_the_built_in_runtime_and_fetches_once(
+    models: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "iris.joblib").write_bytes((models / "iris.joblib").read_bytes())
+    store = _Store(models)
+    runner = web.ServerRunner(web.Server(store))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    at = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    template = """
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {{name: {name}}}
+spec: {{predictor: {{model: {{modelFormat: {{name: {kind}}}, {where}}}}}}}
+---
+"""
+    (tmp_path / "models.yaml").write_text(
+        template.format(name="iris", kind="sklearn", where="storage: {path: iris.joblib}")
+        + template.format(name="flowers", kind="xgboost", where=f'storageUri: "{at}/flowers.json"')
+        + template.format(
+            name="large", kind="sklearn", where=f'runtime: mlserver-1.x, storageUri: "{at}/large-0.joblib"'
+        )
+    )
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "modelmesh.cli", "up", "-f", str(tmp_path / "models.yaml"), "--port", str(port)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, **path_of("mlserver")},
+    )
+    try:
+        assert process.stdout is not None
+        said = ""
+        async with asyncio.timeout(120):
+            while "running; Ctrl-C stops" not in said:
+                line = await process.stdout.readline()
+                assert line, said
+                said += line.decode()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            for name, model in (("iris", "iris"), ("flowers", "flowers"), ("large", "large-0")):
+                rows, answers = known(models, model)
+                found = await infer_at(channel, name, rows)
+                np.testing.assert_array_equal(found.reshape(answers.shape), answers)
+            fetched = store.bytes_given
+            sizes = [(models / name).stat().st_size for name in ("flowers.json", "large-0.joblib")]
+            # A store is asked for the first byte to learn a file's size and tag; that counts for nothing.
+            assert sum(sizes) <= fetched < sum(sizes) + 64
+            listed = admin_pb2.ListModelsResponse.FromString(
+                await channel.unary_unary("/modelmesh.v1.Admin/ListModels")(b"", timeout=20)
+            )
+            (large,) = [one.id for one in listed.models if one.id.startswith("large__isvc-")]
+            unload = admin_pb2.UnloadModelRequest(model_id=large).SerializeToString()
+            await channel.unary_unary("/modelmesh.v1.Admin/UnloadModel")(unload, timeout=20)
+            rows, answers = known(models, "large-0")
+            np.testing.assert_array_equal((await infer_at(channel, "large", rows)).reshape(answers.shape), answers)
+            assert store.bytes_given < fetched + 64, "loaded again from the disk cache"
+    finally:
+        process.send_signal(signal.SIGINT)
+        await process.wait()
+        await runner.cleanup()
+
+
+async def infer_at(channel: grpc.aio.Channel, name: str, rows: np.ndarray) -> np.ndarray:
+    """An inference under a stable name."""
+    call = channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        request_serializer=oip.ModelInferRequest.SerializeToString,
+        response_deserializer=oip.ModelInferResponse.FromString,
+    )
+    return first_output(await call(tensor_request("", rows, "input"), metadata=[("mm-vmodel-id", name)], timeout=90))
