@@ -112,8 +112,13 @@ class MemoryFiles:
 
     folder: Path
     disk_bytes: int = 8 * MIB
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    bringing: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def bring(self, source: ModelSource) -> Brought:
+        if source.id in self.gates:
+            self.bringing.set()
+            await self.gates[source.id].wait()
         path = self.folder / source.id
         path.write_bytes(b"x")
         return Brought(path, None, self.disk_bytes, source.path)

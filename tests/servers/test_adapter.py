@@ -160,6 +160,17 @@ async def test_memory_that_the_server_kept_is_not_taken_for_a_small_model(start_
     assert await adapter.client.load("c", "three") == 10 * MIB, "with nothing left over it is measured again"
 
 
+async def test_a_pull_beside_a_load_does_not_keep_it_from_being_measured(start_adapter: Start) -> None:
+    adapter = await start_adapter(LOADING_CONCURRENCY="2")
+    adapter.files.gates["slow"] = asyncio.Event()
+    pulled = asyncio.create_task(adapter.client.load("slow", "elsewhere"))
+    await adapter.files.bringing.wait()
+    adapter.driver.model_bytes = 21 * MIB
+    assert await adapter.client.load("m") == 21 * MIB
+    adapter.files.gates["slow"].set()
+    assert await pulled == 21 * MIB
+
+
 async def test_without_a_look_at_the_memory_files_times_a_factor_count(start_adapter: Start) -> None:
     adapter = await start_adapter(MemoryServer(memory_bytes=None), MODELSIZE_MULTIPLIER="1.5")
     assert await adapter.client.load("m") == 12 * MIB

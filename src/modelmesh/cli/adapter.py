@@ -58,6 +58,18 @@ def triton(listen: Listen = None, models: Models = None) -> None:
     _serve(listen, models, lambda settings: Triton(settings.server_port))
 
 
+@adapter.command()
+def ovms(listen: Listen = None, models: Models = None) -> None:
+    """Stand beside OpenVINO Model Server. RUNTIME_PORT is its REST port (8888)."""
+    from modelmesh.servers.ovms import RELOAD_S, Ovms
+    from modelmesh.servers.settings import Variables
+
+    variables = Variables(os.environ)
+    config = Path(variables.text("MODEL_CONFIG_FILE", "/models/model_config_list.json"))
+    reload_s = _checked(lambda: variables.seconds("OVMS_RELOAD_TIMEOUT", RELOAD_S))
+    _serve(listen, models, lambda settings: Ovms(settings.server_port, config, reload_s), server_port=8888)
+
+
 def _serve(
     listen: str | None,
     models: list[Path] | None,

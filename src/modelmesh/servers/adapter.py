@@ -83,8 +83,6 @@ class AdapterRuntime(ModelRuntime[Placed]):
         self._turns = _Turns()
         self._locks: dict[str, asyncio.Lock] = {}
         self._placed: set[str] = set()
-        self._doubtful: set[str] = set()
-        """Models that the server may still hold, because it could not be told to let go."""
 
     # --- the server's life --------------------------------------------------------------------
 
@@ -125,17 +123,22 @@ class AdapterRuntime(ModelRuntime[Placed]):
         Raises:
             RuntimeFault: With the status that says whose fault it is; nothing is left of the model.
         """
-        async with self._alone_with(source.id), self._turns.one():
+        async with self._alone_with(source.id):
             brought = await self._files.bring(source)
-            folder = self._folder(source.id)
+            async with self._turns.one():  # a pull beside it does not disturb what is measured
+                return await self._place(source, brought)
+
+    async def _place(self, source: ModelSource, brought: Brought) -> Placed:
+        folder = self._folder(source.id)
+        before = None
+        try:
             before = await self._memory()
-            try:
-                placed = await self._load(source, brought, folder)
-            except BaseException:
-                await asyncio.shield(asyncio.ensure_future(self._leave_nothing(source.id, folder, before)))
-                raise
-            self._placed.add(source.id)
-            return placed
+            placed = await self._load(source, brought, folder)
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(self._leave_nothing(source.id, folder, before)))
+            raise
+        self._placed.add(source.id)
+        return placed
 
     async def _load(self, source: ModelSource, brought: Brought, folder: Path) -> Placed:
         model_format = format_of(source.type, source.key)
@@ -192,7 +195,6 @@ class AdapterRuntime(ModelRuntime[Placed]):
             if before is not None and after is not None:
                 self._slack.moved_out(max(0, after - before), freed=0)
         except (RuntimeFault, OSError) as error:
-            self._doubtful.add(model_id)
             _log.error("after its load, which failed, %r cannot be taken away: %s", model_id, describe(error))
 
     # --- sizes --------------------------------------------------------------------------------
@@ -250,7 +252,6 @@ class AdapterRuntime(ModelRuntime[Placed]):
         await asyncio.to_thread(remove, folder)
         await self._files.drop(model_id)
         self._placed.discard(model_id)
-        self._doubtful.discard(model_id)
 
     @asynccontextmanager
     async def _alone_with(self, model_id: str) -> AsyncIterator[None]:
