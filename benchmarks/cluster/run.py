@@ -28,7 +28,7 @@ from benchmarks.faults.fleet import ECHO, ROOT, generator
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.adapters.store import open_store
-from modelmesh.control.keys import Keys
+from modelmesh.control.view.keys import Keys
 from modelmesh.instance.local_cluster import SERVICE, LocalCluster
 from modelmesh.instance.local_etcd import LocalEtcd
 from modelmesh.ports import Put, Transaction

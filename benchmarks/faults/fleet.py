@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from modelmesh._proto import admin_pb2, model_mesh_pb2
 from modelmesh.adapters.store import open_store
-from modelmesh.control.keys import Keys
+from modelmesh.control.view.keys import Keys
 from modelmesh.instance.local_cluster import SERVICE, LocalCluster, LocalInstance, free_port
 from modelmesh.ports import Delete, Store, Transaction
 from modelmesh.testing.etcd import FaultyEtcd

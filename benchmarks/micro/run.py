@@ -21,11 +21,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from modelmesh.control.usage import Learned, UsageBook
+from modelmesh.control.copies.usage import Learned, UsageBook
 from modelmesh.machines.retention import Retention
 from modelmesh.policy.attempt import Journey, LastFailure, next_step
-from modelmesh.policy.eviction import HeldCopy, choose_victims
 from modelmesh.policy.placement import choose_instance
+from modelmesh.policy.victims import HeldCopy, choose_victims
 from modelmesh.values.dataplane import Outcome, Usage
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.records import CopyState, MemberRecord

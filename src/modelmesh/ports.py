@@ -232,7 +232,7 @@ class RuntimeState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeStatus:
-    """A runtime's answer to `runtimeStatus`; `control.link` says whether it can be worked with."""
+    """A runtime's answer to `runtimeStatus`; `control.copies.runtime_link` says whether it can be worked with."""
 
     state: RuntimeState
     capacity_bytes: int = 0

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 from modelmesh._proto import model_mesh_pb2 as pb
-from modelmesh.control.copy_entry import DropReason
+from modelmesh.control.copies.entry import DropReason
 from modelmesh.management.calls import Call
 from modelmesh.ports import Put, Transaction
 from modelmesh.testing.adopted import HOLDER, adopted_items, leased_items

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from modelmesh.control.copy_entry import DropReason
-from modelmesh.control.enact import CopyWriter
-from modelmesh.control.state import Changed, LostCopy
-from modelmesh.policy.eviction import EvictionReason
+from modelmesh.control.copies.entry import DropReason
+from modelmesh.control.copies.transactions import CopyWriter
+from modelmesh.control.view.state import Changed, LostCopy
+from modelmesh.policy.victims import EvictionReason
 from modelmesh.ports import Transaction, TransactionResult
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import (

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from modelmesh.control.records import UnreadableRecordError
+from modelmesh.control.view.records import UnreadableRecordError
 from modelmesh.management.explain import explain
 from modelmesh.policy.constraints import TypeConstraint, TypeConstraints
 from modelmesh.testing.clock import run_virtual

@@ -9,10 +9,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 from modelmesh._proto import admin_pb2
 from modelmesh._proto import model_mesh_pb2 as pb
-from modelmesh.control.answers import retry_later
+from modelmesh.control.requests.answers import retry_later
 from modelmesh.management.calls import Call
 from modelmesh.policy.attempt import RETRY_AFTER_MS
-from modelmesh.policy.eviction import HeldCopy, Victim
+from modelmesh.policy.victims import HeldCopy, Victim
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, SimulatedInstance, infer_after, register
 from modelmesh.testing.model_paths import size_path

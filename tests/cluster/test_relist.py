@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from modelmesh.adapters.store.sqlite import SqliteStore
-from modelmesh.control.observe import Observer
+from modelmesh.control.view.observe import Observer
 from modelmesh.ports import Delete, Put, Store, StoreUnavailableError, Transaction, TransactionResult
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance, register, set_vmodel, unregister

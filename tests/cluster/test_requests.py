@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from modelmesh.control.copy_entry import DropReason
+from modelmesh.control.copies.entry import DropReason
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
 from modelmesh.testing.model_paths import size_path

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from modelmesh.policy.eviction import EvictionReason
+from modelmesh.policy.victims import EvictionReason
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
 from modelmesh.values.ids import InstanceId, ModelId

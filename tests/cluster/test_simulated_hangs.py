@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from modelmesh.control import bounded
+from modelmesh.control.copies import bounded_runtime
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.world import World
 
@@ -50,6 +50,6 @@ def test_an_unload_that_is_waited_for_without_end(monkeypatch: pytest.MonkeyPatc
         del message
         return await call
 
-    monkeypatch.setattr(bounded, "_within", without)
+    monkeypatch.setattr(bounded_runtime, "_within", without)
     with pytest.raises(AssertionError, match="unloading"):
         played()

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from modelmesh.control import decide, losses
+from modelmesh.control import decide
+from modelmesh.control.copies import losses
 from modelmesh.policy import attempt
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.faults import Faults

@@ -6,18 +6,19 @@ from collections.abc import Callable
 import pytest
 
 from modelmesh.adapters.store.sqlite import SqliteStore
-from modelmesh.control import balance, decide, scale
-from modelmesh.control.cache import Cache
-from modelmesh.control.enact import CopyWriter
-from modelmesh.control.loading import Loading
-from modelmesh.control.requests import Requests
-from modelmesh.control.room import Room
+from modelmesh.control import decide
+from modelmesh.control.copies.cache import Cache
+from modelmesh.control.copies.loading import Loading
+from modelmesh.control.copies.room import Room
+from modelmesh.control.copies.transactions import CopyWriter
+from modelmesh.control.duties import balance, scale
+from modelmesh.control.requests.journeys import Requests
 from modelmesh.machines.member import MemberState
 from modelmesh.machines.memory import MemoryLedger
 from modelmesh.machines.model_copy import CopyInput
 from modelmesh.policy.attempt import AttemptReason, GiveUp, SendTo, next_step
 from modelmesh.policy.copies import AddCopies, CopiesReason, DropCopy
-from modelmesh.policy.eviction import choose_victims
+from modelmesh.policy.victims import choose_victims
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, infer_after, register, unregister
 from modelmesh.testing.faults import Faults

@@ -3,11 +3,11 @@
 import pytest
 from test_simulator import found, only
 
-from modelmesh.control.live_config import LiveConfig
-from modelmesh.control.names import Names, VModelFeed
-from modelmesh.control.registry import RegistryFeed
-from modelmesh.control.state import Changed, ClusterState
+from modelmesh.control.copies.registry import RegistryFeed
 from modelmesh.control.supervise import Supervisor
+from modelmesh.control.view.live_config import LiveConfig
+from modelmesh.control.view.names import Names, VModelFeed
+from modelmesh.control.view.state import Changed, ClusterState
 from modelmesh.values import bounds
 from modelmesh.values.dataplane import Outcome
 

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from modelmesh.control.copy_entry import DropReason
-from modelmesh.control.limits import ControlLimits
+from modelmesh.control.copies.entry import DropReason
+from modelmesh.control.settings import ControlLimits
 from modelmesh.machines.bootstrap import REDEEMED
 from modelmesh.policy.readiness import OTHERS_DRAIN_MS, ReadinessReason
 from modelmesh.ports import Put, Transaction

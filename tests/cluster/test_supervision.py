@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from modelmesh.adapters.store.sqlite import SqliteStore
-from modelmesh.control.observe import Observer
-from modelmesh.control.requests import Requests
-from modelmesh.control.rounds import Rounds
+from modelmesh.control.duties.rounds import Rounds
+from modelmesh.control.requests.journeys import Requests
+from modelmesh.control.view.observe import Observer
 from modelmesh.policy.readiness import ReadinessReason
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance, register, set_vmodel

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "dataplane"))
 from scripted import WAIT, Brain, Runtime
 
 from modelmesh.adapters.dataplane import NativeDataPlane
-from modelmesh.control.answers import retry_later
+from modelmesh.control.requests.answers import retry_later
 from modelmesh.ports import DataPlane, RuntimeCallError
 from modelmesh.testing.dataplane import SimulatedDataPlane
 from modelmesh.testing.network import FakeNetwork

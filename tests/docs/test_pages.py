@@ -12,14 +12,14 @@ import source_files
 import servers as servers_page
 from modelmesh._proto import admin_pb2, model_mesh_pb2, model_runtime_pb2, peer_pb2
 from modelmesh.cli import reference as commands
-from modelmesh.control.copy_entry import DropReason
+from modelmesh.control.copies.entry import DropReason
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.policy.attempt import AttemptReason
 from modelmesh.policy.balance import BalanceReason
 from modelmesh.policy.copies import CopiesReason
 from modelmesh.policy.drain import DrainReason
-from modelmesh.policy.eviction import EvictionReason
 from modelmesh.policy.promotion import PromotionReason
+from modelmesh.policy.victims import EvictionReason
 from modelmesh.values.dataplane import Outcome
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ PAGE = (ROOT / "docs" / "reference" / "waits.md").read_text()
 ROWS = [row.split(" | ") for row in re.findall(r"^\| (.+) \|$", PAGE, flags=re.MULTILINE)]
 UNITS = {"s": 1.0, "min": 60.0}
 BOUND = re.compile(r"^([A-Z_]*(?:BOUND|TIMEOUT|GRACE|GOODBYE|BUDGET|RESORT)[A-Z_]*_(?:S|MS)) = ", flags=re.MULTILINE)
-NO_WAIT = {"control.link.MIN_LOAD_TIMEOUT_MS", "testing.sizing.CALL_TIMEOUT_MS"}
+NO_WAIT = {"control.copies.runtime_link.MIN_LOAD_TIMEOUT_MS", "testing.sizing.CALL_TIMEOUT_MS"}
 """What a runtime may say of itself; and of the simulator."""
 
 

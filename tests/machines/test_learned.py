@@ -1,6 +1,6 @@
 """What loads teach: sizes by model and by type, and how long loads take."""
 
-from modelmesh.control.usage import Learned
+from modelmesh.control.copies.usage import Learned
 from modelmesh.values.ids import ModelId
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from modelmesh.control import placed
-from modelmesh.control.placed import ENTRY_LAG_MS, OUTDATED_LOOK_MS, Placed
+from modelmesh.control.view import placed
+from modelmesh.control.view.placed import ENTRY_LAG_MS, OUTDATED_LOOK_MS, Placed
 from modelmesh.policy.upgrade import ROLLOUT_MS
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.records import MemberRecord

@@ -1,6 +1,6 @@
 """How use is counted: rates over a window, waiting, and what a copy can take at its measured latency."""
 
-from modelmesh.control.rates import SAMPLE, SATURATED_LOOKS, WINDOW_MS, RateBook
+from modelmesh.control.duties.rates import SAMPLE, SATURATED_LOOKS, WINDOW_MS, RateBook
 from modelmesh.policy.copies import CopiesLimits
 from modelmesh.values.dataplane import Usage
 from modelmesh.values.ids import ModelId

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmesh.control.usage import Learned, UsageBook
+from modelmesh.control.copies.usage import Learned, UsageBook
+from modelmesh.machines.eviction_policies import DecayedFrequency, Door, Lru, Lru2, S3Fifo, Shadow
 from modelmesh.machines.retention import REPEATED, Retention
-from modelmesh.machines.shadows import DecayedFrequency, Door, Lru, Lru2, S3Fifo, Shadow
 from modelmesh.values.dataplane import Usage
 from modelmesh.values.ids import LoadId, ModelId
 

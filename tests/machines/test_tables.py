@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from modelmesh.machines import member, model_copy, runtime_link
 from modelmesh.machines.model_copy import CopyEffect, CopyInput, CopyState, ModelCopyMachine
-from modelmesh.machines.transitions import Machine, UnexpectedInputError
+from modelmesh.machines.table import Machine, UnexpectedInputError
 
 TABLES = [
     (model_copy.TRANSITIONS, CopyState.ABSENT),

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from modelmesh._proto import model_mesh_pb2 as pb
-from modelmesh.control.limits import ControlLimits
+from modelmesh.control.settings import ControlLimits
 from modelmesh.management.calls import Call
 from modelmesh.policy.readiness import ReadinessReason
 from modelmesh.ports import RuntimeCallError

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from modelmesh._proto import model_mesh_pb2 as pb
-from modelmesh.control.identity import StoreReplacedError
+from modelmesh.control.view.store_identity import StoreReplacedError
 from modelmesh.management.calls import Call, CallError
 from modelmesh.management.models import HOUR_MS, LONGEST_ID
 from modelmesh.ports import Put, StoreUnavailableError, Transaction

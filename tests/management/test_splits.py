@@ -8,7 +8,7 @@ import pytest
 
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh._proto import model_mesh_pb2 as mesh
-from modelmesh.control.limits import ControlLimits
+from modelmesh.control.settings import ControlLimits
 from modelmesh.management.calls import Call, CallError
 from modelmesh.ports import Delete, Put, Transaction
 from modelmesh.testing.clock import run_virtual

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from modelmesh._proto import model_mesh_pb2 as pb
-from modelmesh.control.copy_entry import DropReason
-from modelmesh.control.limits import ControlLimits
+from modelmesh.control.copies.entry import DropReason
+from modelmesh.control.settings import ControlLimits
 from modelmesh.management import vmodels
 from modelmesh.management.calls import Call, CallError
 from modelmesh.ports import StoreUnavailableError

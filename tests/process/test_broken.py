@@ -17,7 +17,7 @@ pytestmark = pytest.mark.process
 
 BROKEN = """
 import sys
-from modelmesh.control.rounds import Rounds
+from modelmesh.control.duties.rounds import Rounds
 
 async def ends(self):
     raise RuntimeError("a mistake of ours")

@@ -7,7 +7,7 @@ from conftest import Mesh, StartMesh, eventually
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.adapters.store import open_store
-from modelmesh.control.keys import Keys
+from modelmesh.control.view.keys import Keys
 from modelmesh.instance.local_cluster import SERVICE
 from modelmesh.ports import Put, Transaction
 from modelmesh.testing.adopted import adopted_items, leased_items

@@ -7,13 +7,13 @@ never the last copy of a model in use, one change in flight per model.
 from collections.abc import Callable, Iterable
 from random import Random
 
-from modelmesh.control.placed import Placed
-from modelmesh.control.records import Registered
-from modelmesh.control.state import ClusterState
+from modelmesh.control.view.placed import Placed
+from modelmesh.control.view.records import Registered
+from modelmesh.control.view.state import ClusterState
 from modelmesh.policy.admission import retry_after_ms, spread_ms
 from modelmesh.policy.attempt import AttemptReason, Journey, NextStep, SendTo, next_step
 from modelmesh.policy.constraints import TypeConstraints
-from modelmesh.policy.eviction import HeldCopy, Victim, choose_victims
+from modelmesh.policy.victims import HeldCopy, Victim, choose_victims
 from modelmesh.ports import Clock
 from modelmesh.values.ids import ModelId
 from modelmesh.values.records import MemberRecord

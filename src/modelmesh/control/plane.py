@@ -4,45 +4,45 @@ from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 
-from modelmesh.control.bounded import BoundedRuntime
-from modelmesh.control.cache import Cache
-from modelmesh.control.census import Census
-from modelmesh.control.copy_steps import CopySteps
+from modelmesh.control.copies.bounded_runtime import BoundedRuntime
+from modelmesh.control.copies.cache import Cache
+from modelmesh.control.copies.losses import Losses
+from modelmesh.control.copies.registry import RegistryFeed
+from modelmesh.control.copies.runtime_link import RuntimeLink, RuntimeParameters
+from modelmesh.control.copies.steps import CopySteps
+from modelmesh.control.copies.transactions import CopyWriter
 from modelmesh.control.decide import Decider
-from modelmesh.control.drain import Drain, Drained
-from modelmesh.control.enact import CopyWriter
-from modelmesh.control.feed import ViewFeed
-from modelmesh.control.identity import StoreIdentity
+from modelmesh.control.duties.leader import Leader
+from modelmesh.control.duties.missing import Missing
+from modelmesh.control.duties.put_back import PutBack
+from modelmesh.control.duties.rates import RateBook
+from modelmesh.control.duties.recall import Recall
+from modelmesh.control.duties.rounds import Rounds
+from modelmesh.control.duties.scale import Scaler
+from modelmesh.control.duties.vmodel_moves import Transitions
 from modelmesh.control.journal import Journal
-from modelmesh.control.keys import Keys
-from modelmesh.control.lead import Leader
-from modelmesh.control.limits import ControlLimits, Identity
-from modelmesh.control.link import RuntimeLink, RuntimeParameters
-from modelmesh.control.live_config import LiveConfig
-from modelmesh.control.losses import Losses
-from modelmesh.control.membership import Membership
-from modelmesh.control.missing import Missing
-from modelmesh.control.mover import Mover
-from modelmesh.control.names import Names, VModelFeed
-from modelmesh.control.observe import Observer
-from modelmesh.control.pulse import Pulse
-from modelmesh.control.put_back import PutBack
-from modelmesh.control.rates import RateBook
-from modelmesh.control.ready import Ready
-from modelmesh.control.recall import Recall
-from modelmesh.control.receive import CallHandlers, Receiver
-from modelmesh.control.records import RecordCache
-from modelmesh.control.registry import RegistryFeed
-from modelmesh.control.requests import Requests
-from modelmesh.control.rounds import Rounds
-from modelmesh.control.routing import Routing
-from modelmesh.control.rules import CallRules
-from modelmesh.control.scale import Scaler
-from modelmesh.control.state import Changed, ClusterState
+from modelmesh.control.life.drain import Drain, Drained
+from modelmesh.control.life.membership import Membership
+from modelmesh.control.life.ready import Ready
+from modelmesh.control.requests.journeys import Requests
+from modelmesh.control.requests.mover import Mover
+from modelmesh.control.requests.receive import CallHandlers, Receiver
+from modelmesh.control.requests.routing import Routing
+from modelmesh.control.requests.rules import CallRules
+from modelmesh.control.settings import ControlLimits, InstanceIdentity
 from modelmesh.control.supervise import Supervisor
 from modelmesh.control.tasks import Tasks
-from modelmesh.control.transitions import Transitions
-from modelmesh.control.vmodels import VModels
+from modelmesh.control.view.census import Census
+from modelmesh.control.view.feed import ViewFeed
+from modelmesh.control.view.keys import Keys
+from modelmesh.control.view.live_config import LiveConfig
+from modelmesh.control.view.names import Names, VModelFeed
+from modelmesh.control.view.observe import Observer
+from modelmesh.control.view.pulse import Pulse
+from modelmesh.control.view.records import RecordCache
+from modelmesh.control.view.state import Changed, ClusterState
+from modelmesh.control.view.store_identity import StoreIdentity
+from modelmesh.control.view.vmodels import VModels
 from modelmesh.machines.member import MemberState
 from modelmesh.machines.retention import Retention
 from modelmesh.policy.constraints import TypeConstraints
@@ -74,7 +74,7 @@ class ControlPlane:
     def __init__(
         self,
         *,
-        identity: Identity,
+        identity: InstanceIdentity,
         keys: Keys,
         store: Store,
         runtime: Runtime,

@@ -22,7 +22,7 @@ import grpc
 import grpc.aio
 
 from modelmesh._proto import grpc_health_pb2
-from modelmesh.control.keys import Keys
+from modelmesh.control.view.keys import Keys
 from modelmesh.instance.local_etcd import LocalEtcd, LocalEtcdError
 from modelmesh.instance.metrics_choice import with_port
 from modelmesh.instance.processes import Child, inherited, last_lines, start_child

@@ -14,8 +14,8 @@ import structlog
 
 from modelmesh.adapters.http.probes import Health, ProbeServer
 from modelmesh.adapters.telemetry.logs import LogLevel, configure_logs
-from modelmesh.control.link import RuntimeRejectedError
-from modelmesh.control.live_config import StartDisabledError
+from modelmesh.control.copies.runtime_link import RuntimeRejectedError
+from modelmesh.control.view.live_config import StartDisabledError
 from modelmesh.instance.allocator import give_large_blocks_back
 from modelmesh.instance.anchor import Anchor, AnchorError
 from modelmesh.instance.settings import Settings, SettingsError

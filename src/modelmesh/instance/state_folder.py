@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from modelmesh.adapters.store import open_store
-from modelmesh.control.keys import Keys
+from modelmesh.control.view.keys import Keys
 from modelmesh.instance.model_folder import FolderModel
 from modelmesh.ports import Compare, Put, Store, Transaction
 

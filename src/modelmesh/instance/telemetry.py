@@ -10,7 +10,7 @@ from modelmesh.adapters.clock import SystemClock
 from modelmesh.adapters.dataplane.native import NativeDataPlane
 from modelmesh.adapters.telemetry.exposition import Exposition, InfoMetric
 from modelmesh.adapters.telemetry.statsd import StatsdSender
-from modelmesh.control.counting import Gauges, count_event
+from modelmesh.control.duties.counting import Gauges, count_event
 from modelmesh.control.plane import ControlPlane
 from modelmesh.instance.metrics_choice import MetricsChoice, UnknownChoiceError, parse_info, parse_metrics
 from modelmesh.instance.settings import Settings, SettingsError

@@ -16,9 +16,9 @@ from modelmesh.adapters.store import connection_file, open_store
 from modelmesh.adapters.store.metered import MeteredStore
 from modelmesh.adapters.telemetry.calls import mapped
 from modelmesh.adapters.telemetry.logs import JournalLog, LogLevel
-from modelmesh.control.keys import Keys
-from modelmesh.control.limits import ControlLimits, Identity
 from modelmesh.control.plane import ControlPlane
+from modelmesh.control.settings import ControlLimits, InstanceIdentity
+from modelmesh.control.view.keys import Keys
 from modelmesh.instance.certificates import (
     Certificates,
     CertificateSet,
@@ -135,7 +135,7 @@ async def _connect(
     dataplane.listen(receive)
     dataplane.start()
     plane = ControlPlane(
-        identity=Identity(
+        identity=InstanceIdentity(
             instance=instance,
             address=f"{settings.resolved_address()}:{dataplane.peer_port}",
             tls_name=certificates.peer_name(settings.resolved_address()) if certificates else "",

@@ -1,8 +1,8 @@
-"""This instance's life as a member of the cluster. Driven by `modelmesh.control.membership`."""
+"""This instance's life as a member of the cluster. Driven by `modelmesh.control.life.membership`."""
 
 import enum
 
-from modelmesh.machines.transitions import Machine
+from modelmesh.machines.table import Machine
 
 
 class MemberState(enum.Enum):
@@ -27,7 +27,6 @@ class MemberInput(enum.Enum):
 class MemberEffect(enum.Enum):
     """What must be done."""
 
-    LIST_AGAIN = "list_again"
     PUBLISH = "publish"
     REVOKE = "revoke"
 
@@ -37,13 +36,13 @@ S, I, E = MemberState, MemberInput, MemberEffect  # noqa: E741 - the table reads
 TRANSITIONS: dict[tuple[MemberState, MemberInput], tuple[MemberState, tuple[MemberEffect, ...]]] = {
     (S.JOINING, I.LISTED): (S.READY, ()),
     (S.JOINING, I.LEFT): (S.GONE, ()),
-    (S.READY, I.LEASE_LOST): (S.ADRIFT, (E.LIST_AGAIN,)),
+    (S.READY, I.LEASE_LOST): (S.ADRIFT, ()),
     (S.ADRIFT, I.LISTED): (S.READY, ()),
-    (S.ADRIFT, I.LEASE_LOST): (S.ADRIFT, (E.LIST_AGAIN,)),
+    (S.ADRIFT, I.LEASE_LOST): (S.ADRIFT, ()),
     (S.READY, I.DRAIN_BEGUN): (S.DRAINING, (E.PUBLISH,)),
     (S.ADRIFT, I.DRAIN_BEGUN): (S.DRAINING, (E.PUBLISH,)),
     # A draining member whose lease is lost lists itself again, still draining.
-    (S.DRAINING, I.LEASE_LOST): (S.DRAINING, (E.LIST_AGAIN,)),
+    (S.DRAINING, I.LEASE_LOST): (S.DRAINING, ()),
     (S.DRAINING, I.LISTED): (S.DRAINING, ()),
     (S.DRAINING, I.DRAIN_BEGUN): (S.DRAINING, ()),
     (S.READY, I.LEFT): (S.GONE, (E.REVOKE,)),

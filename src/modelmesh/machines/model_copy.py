@@ -2,13 +2,13 @@
 
     absent → claiming → queued → waiting → loading → (sizing →) ready → withdrawing → leaving → unloading → absent
 
-Driven by `modelmesh.control.copy_steps`, which performs the effects. The key of a copy stands in the store from
+Driven by `modelmesh.control.copies.steps`, which performs the effects. The key of a copy stands in the store from
 `claiming` to `withdrawing`; its bytes are granted from `waiting` until `unloading` has been confirmed.
 """
 
 import enum
 
-from modelmesh.machines.transitions import Machine
+from modelmesh.machines.table import Machine
 
 
 class CopyState(enum.Enum):

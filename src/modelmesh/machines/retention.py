@@ -7,7 +7,7 @@ often each model was used since the last look.
 
 from collections.abc import Iterator
 
-from modelmesh.machines.shadows import DecayedFrequency, Door, Lru, Lru2, S3Fifo, Shadow
+from modelmesh.machines.eviction_policies import DecayedFrequency, Door, Lru, Lru2, S3Fifo, Shadow
 from modelmesh.values.ids import ModelId
 
 REPEATED = 4

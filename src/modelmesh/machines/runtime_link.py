@@ -2,12 +2,12 @@
 
 A lost connection is not a restart: when it is back, the size of a held model is asked first, and only
 if the runtime does not know it is `runtimeStatus` asked, which existing runtimes answer by dropping
-every model. A runtime that stands still loses nothing either: it gets nothing until it answers. Driven by `modelmesh.control.link`.
+every model. A runtime that stands still loses nothing either: it gets nothing until it answers. Driven by `modelmesh.control.copies.runtime_link`.
 """
 
 import enum
 
-from modelmesh.machines.transitions import Machine
+from modelmesh.machines.table import Machine
 
 
 class LinkState(enum.Enum):

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 from modelmesh._proto import admin_pb2 as pb
-from modelmesh.control.keys import RegistryKey
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import Stored
+from modelmesh.control.view.keys import RegistryKey
+from modelmesh.control.view.records import Stored
 from modelmesh.management.calls import Call, CallError, Method, named_model, page_size, repeatable
 from modelmesh.management.explain import explain, fit, wire_event
 from modelmesh.management.models import not_registered, read_record, refuse_read_only

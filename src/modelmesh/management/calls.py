@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from modelmesh.control.answers import RETRY_HINT_MS, retry_later
-from modelmesh.control.records import TooManyReadsError, UnreadableRecordError
+from modelmesh.control.requests.answers import RETRY_HINT_MS, retry_later
 from modelmesh.control.tasks import Tasks
+from modelmesh.control.view.records import TooManyReadsError, UnreadableRecordError
 from modelmesh.ports import DataPlane, StoreError
 from modelmesh.values.dataplane import Called, CallMessage, Cancelled, Headers
 from modelmesh.values.ids import ModelId, Token

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import Registered, Stored
+from modelmesh.control.view.records import Registered, Stored
 from modelmesh.management.models import not_registered, read_record
 from modelmesh.policy.attempt import GiveUp, LoadHere, SendTo
 from modelmesh.policy.places import describe_places

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import RecordCache, Registered
+from modelmesh.control.view.records import RecordCache, Registered
 from modelmesh.management.calls import Call, CallError, Method, reading, repeatable
 from modelmesh.ports import Compare, Delete, PeerState, Put, Transaction
 from modelmesh.values.ids import ModelId

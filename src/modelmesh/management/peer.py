@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from modelmesh._proto import peer_pb2 as pb
-from modelmesh.control.copy_entry import (
+from modelmesh.control.copies.entry import (
     Accepted,
     Loaded,
     LoadFailed,
@@ -13,7 +13,7 @@ from modelmesh.control.copy_entry import (
     LoadVoid,
 )
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import NotReadError
+from modelmesh.control.view.records import NotReadError
 from modelmesh.management.calls import Call, Method, named_model
 from modelmesh.management.explain import victims, wire_event
 from modelmesh.policy.attempt import Journey, Refuse

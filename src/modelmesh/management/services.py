@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.receive import CallHandlers
+from modelmesh.control.requests.receive import CallHandlers
 from modelmesh.management.admin import Admin
 from modelmesh.management.calls import CallServer
 from modelmesh.management.health import Health

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh._proto import model_mesh_pb2 as mesh
-from modelmesh.control.keys import VModelKey
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.vmodels import StoredVModel
+from modelmesh.control.view.keys import VModelKey
+from modelmesh.control.view.vmodels import StoredVModel
 from modelmesh.management.calls import Call, CallError, Method, page_size, reading
 from modelmesh.management.models import Models, not_registered, refuse_read_only
 from modelmesh.management.vmodels import SYNC_BOUND_MS, WRITES, checked_vmodel, contended

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
-from modelmesh.control.records import Registered
-from modelmesh.control.vmodels import StoredVModel
+from modelmesh.control.view.records import Registered
+from modelmesh.control.view.vmodels import StoredVModel
 from modelmesh.management.calls import Call, CallError, Method, reading
 from modelmesh.management.models import HOUR_MS, LONGEST_ID, Models, check_info, describe
 from modelmesh.policy.promotion import Promote, promote

@@ -1,6 +1,6 @@
 """May a load begin here: now, after a wait, or not at all.
 
-Called by `modelmesh.control.loading` before it claims a load.
+Called by `modelmesh.control.copies.loading` before it claims a load.
 """
 
 import enum

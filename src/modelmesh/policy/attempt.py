@@ -1,7 +1,7 @@
 """What happens next to a request that has no ready copy, or whose attempt failed.
 
 The one decision of the request path, for inference, `ensureLoaded` and loads on behalf of peers alike.
-Called by `modelmesh.control.requests`; asks `modelmesh.policy.placement` where to load.
+Called by `modelmesh.control.requests.journeys`; asks `modelmesh.policy.placement` where to load.
 Source: the INTENT of `invokeModel`, `spec/request-path.md` 2; the bounds are its bounds.
 """
 
@@ -121,7 +121,6 @@ class AttemptReason(enum.Enum):
     NOWHERE = "nowhere"
     TOO_LARGE = "too_large"
     NO_LABELS = "no_labels"
-    REFUSED = "refused"
     NO_TIME = "no_time"
     ENDS_RUNTIMES = "ends_runtimes"
     NOT_PROVEN = "not_proven"
@@ -161,12 +160,11 @@ class ReturnLast:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The client gets this status. `load_failed`: it stems from failed loads, not from this call."""
+    """The client gets this status."""
 
     status: Status
     message: str
     reason: AttemptReason
-    load_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,9 +287,7 @@ def _ended(journey: Journey, model: ModelView, now_ms: int, limits: AttemptLimit
         return None
     failure = journey.load_failure or last
     if failure.outcome in {Outcome.LOAD_FAILED, Outcome.UNAVAILABLE}:
-        return GiveUp(
-            Status.INTERNAL, failure.message, AttemptReason.TOO_MANY_ATTEMPTS, journey.load_failure is not None
-        )
+        return GiveUp(Status.INTERNAL, failure.message, AttemptReason.TOO_MANY_ATTEMPTS)
     return GiveUp(Status.INTERNAL, f"{limits.attempts} retry iterations exhausted", AttemptReason.TOO_MANY_ATTEMPTS)
 
 
@@ -314,7 +310,7 @@ def _rests(model: ModelView, now_ms: int) -> GiveUp | None:
         return None
     seconds = (rests.until_ms - now_ms + 999) // 1000
     message = f"model {model.model} is not loaded for {seconds} s, as runtimes ended that had it: {rests.message}"
-    return GiveUp(Status.INTERNAL, message, AttemptReason.ENDS_RUNTIMES, load_failed=True)
+    return GiveUp(Status.INTERNAL, message, AttemptReason.ENDS_RUNTIMES)
 
 
 def _unproven(journey: Journey, model: ModelView, believed: list[Failure], limits: AttemptLimits) -> GiveUp | None:
@@ -400,7 +396,7 @@ def _place(
         labels = ", ".join(constraints.of(model_type).required)
         # Nothing may follow: controllers match on the end. `policy.places` says what each instance lacks.
         message = f"There are no running instances that meet the label requirements of type {model_type}: [{labels}]"
-        return GiveUp(Status.INTERNAL, message, AttemptReason.NO_LABELS, load_failed=True)
+        return GiveUp(Status.INTERNAL, message, AttemptReason.NO_LABELS)
     if isinstance(placement, LoadOn):
         if placement.instance == cluster.own:
             return LoadHere(AttemptReason.PLACED_HERE, placement.considered)
@@ -430,9 +426,9 @@ def _tried_enough(
     ]
     if len(recent) >= limits.failures:
         newest = max(recent, key=lambda failure: failure.record.since_ms)
-        return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY, load_failed=True)
+        return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY)
     if journey.retry and journey.load_failure is not None and journey.attempts >= limits.failures:
-        return GiveUp(Status.INTERNAL, journey.load_failure.message, AttemptReason.FAILED_RECENTLY, load_failed=True)
+        return GiveUp(Status.INTERNAL, journey.load_failure.message, AttemptReason.FAILED_RECENTLY)
     present = [copy for copy in model.copies if cluster.instance(copy.instance) is not None]
     if len(present) >= limits.unusable_copies and not journey.extra:
         message = journey.last.message if journey.last else "Failed to invoke model loaded in >=5 locations"
@@ -451,33 +447,31 @@ def _nowhere(
 ) -> GiveUp:
     """Nobody can load it: the most telling of the reasons."""
     if journey.load_failure is not None:
-        return GiveUp(Status.INTERNAL, journey.load_failure.message, AttemptReason.NOWHERE, load_failed=True)
+        return GiveUp(Status.INTERNAL, journey.load_failure.message, AttemptReason.NOWHERE)
     failed = {failure.instance for failure in believed}
     coming = [entry for entry in cluster.instances if entry.instance not in failed and _may_be_back(entry)]
     if believed and not coming:
         newest = max(believed, key=lambda failure: failure.record.since_ms)
-        return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY, load_failed=True)
+        return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY)
     if reason is NoPlacementReason.TOO_LARGE:
         largest = max((entry.record.capacity_bytes for entry in cluster.instances), default=0)
         message = (
             f"Nowhere available to load: model {model.model} needs {size_bytes} bytes, "
             f"the largest instance holds {largest}"
         )
-        return GiveUp(Status.INTERNAL, message, AttemptReason.TOO_LARGE, load_failed=True)
+        return GiveUp(Status.INTERNAL, message, AttemptReason.TOO_LARGE)
     last = journey.last
     if last is not None and last.outcome is Outcome.NO_ROOM:
-        return GiveUp(Status.RESOURCE_EXHAUSTED, last.message, AttemptReason.NOWHERE, load_failed=True)
+        return GiveUp(Status.RESOURCE_EXHAUSTED, last.message, AttemptReason.NOWHERE)
     if last is not None and last.outcome in {Outcome.BUSY, Outcome.STORE_AWAY}:
-        return GiveUp(Status.UNAVAILABLE, last.message, AttemptReason.NOWHERE, load_failed=True)
+        return GiveUp(Status.UNAVAILABLE, last.message, AttemptReason.NOWHERE)
     away = [f"{entry.instance} {_why_not(entry)}" for entry in cluster.instances if not entry.available]
     if away or (last is not None and last.outcome in GONE):
         message = f"Nowhere available to load model {model.model} at the moment: " + ", ".join(
             away or [last.message if last is not None else ""]
         )
-        return GiveUp(Status.UNAVAILABLE, message, AttemptReason.NOWHERE, load_failed=True)
-    return GiveUp(
-        Status.INTERNAL, f"Nowhere available to load model {model.model}", AttemptReason.NOWHERE, load_failed=True
-    )
+        return GiveUp(Status.UNAVAILABLE, message, AttemptReason.NOWHERE)
+    return GiveUp(Status.INTERNAL, f"Nowhere available to load model {model.model}", AttemptReason.NOWHERE)
 
 
 def _may_be_back(entry: InstanceView) -> bool:

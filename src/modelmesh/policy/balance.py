@@ -1,6 +1,6 @@
 """Whether a copy should move from here to an instance that has far fewer: one that has just joined.
 
-Asked by `modelmesh.control.balance`, one move at a time. Source: design notes; the old system left a new instance empty until misses
+Asked by `modelmesh.control.duties.balance`, one move at a time. Source: design notes; the old system left a new instance empty until misses
 and its leader's reaper filled it.
 """
 

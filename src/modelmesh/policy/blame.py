@@ -1,6 +1,6 @@
 """Which models are suspected when a runtime ended under calls for several.
 
-Called by `modelmesh.control.losses`. One call in a thousand ending its runtime is what every popular model sees when
+Called by `modelmesh.control.copies.losses`. One call in a thousand ending its runtime is what every popular model sees when
 the runtime ends for another reason; a model whose every call does is not heard of often.
 """
 

@@ -1,7 +1,7 @@
 """How many copies a model should have.
 
 The holder of the oldest ready copy asks whether one more is wanted, the holder of the newest whether it
-may go; both on the rate summed over all holders. Called by `modelmesh.control.scale`.
+may go; both on the rate summed over all holders. Called by `modelmesh.control.duties.scale`.
 Source: the INTENT of `spec/cluster-state.md` 6 and `spec/request-path.md` 10; what is quicker than there
 (a window of seconds, saturation) and the bounds per model are ours.
 """

@@ -1,7 +1,7 @@
 """Which inference methods exist, and where they carry model ids.
 
 Two parties have a say: the runtime reports the methods it has and where it wants the id injected, the operator
-allows methods and says where clients put the id. Called by `modelmesh.control.rules`.
+allows methods and says where clients put the id. Called by `modelmesh.control.requests.rules`.
 Source: `spec/api-config-tests.md` 2.2 and 3.3.
 """
 

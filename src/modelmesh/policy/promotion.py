@@ -1,6 +1,6 @@
 """May a vmodel move to its target, and what is missing until then.
 
-Called by `modelmesh.control.transitions` at the leader, and by setVModel for the switch that needs no
+Called by `modelmesh.control.duties.vmodel_moves` at the leader, and by setVModel for the switch that needs no
 transition. Source: the INTENT of `spec/cluster-state.md` 10.5: as many copies of the target as the
 active model has are loaded before the switch.
 """

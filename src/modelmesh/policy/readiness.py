@@ -1,4 +1,4 @@
-"""Whether this instance should get traffic from outside. Called by `modelmesh.control.ready`.
+"""Whether this instance should get traffic from outside. Called by `modelmesh.control.life.ready`.
 
 Source: the INTENT of `spec/cluster-state.md` 8.1. There one draining instance that got stuck kept all new ones unready for ever;
 here it counts for a bounded time.

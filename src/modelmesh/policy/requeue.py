@@ -1,6 +1,6 @@
 """Whether a load that waits here for a slot should begin elsewhere instead.
 
-Asked by `modelmesh.control.requeue`. Loads are placed where they should begin soonest; some then take longer than others, and an
+Asked by `modelmesh.control.duties.requeue`. Loads are placed where they should begin soonest; some then take longer than others, and an
 instance is idle while loads wait at another.
 """
 

@@ -1,6 +1,6 @@
 """Which instances are about to be replaced, because a newer deployment of the same kind is being rolled out.
 
-Placement leaves them alone while others can load. Called by `modelmesh.control.placed`. Source: the INTENT of
+Placement leaves them alone while others can load. Called by `modelmesh.control.view.placed`. Source: the INTENT of
 `spec/cluster-state.md` 8.3; its history of each set is not needed, the members and their start times tell the same.
 """
 

@@ -1,6 +1,6 @@
 """How long a load would wait at an instance before it begins.
 
-Called by `modelmesh.policy.placement`, `modelmesh.control.requeue` and `modelmesh.management.admin`. What is known of other
+Called by `modelmesh.policy.placement`, `modelmesh.control.duties.requeue` and `modelmesh.management.admin`. What is known of other
 instances is what they publish, brought up to date by the number of their copies that are loading.
 """
 

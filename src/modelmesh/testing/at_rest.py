@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 
-from modelmesh.control.keys import ConfigKey, RegistryKey, VModelKey
-from modelmesh.control.records import RecordCache
-from modelmesh.control.state import ClusterState
+from modelmesh.control.view.keys import ConfigKey, RegistryKey, VModelKey
+from modelmesh.control.view.records import RecordCache
+from modelmesh.control.view.state import ClusterState
 from modelmesh.ports import KeyValue, Listing, Store
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance
 from modelmesh.values.dataplane import Naming

@@ -13,10 +13,10 @@ from random import Random
 from modelmesh._proto import admin_pb2, model_mesh_pb2, peer_pb2
 from modelmesh.adapters.peers import peer_answer, recollection
 from modelmesh.adapters.store.sqlite import SqliteStore
-from modelmesh.control.drain import Drained
-from modelmesh.control.keys import CopyKey, Keys
-from modelmesh.control.limits import ControlLimits, Identity
+from modelmesh.control.life.drain import Drained
 from modelmesh.control.plane import ControlPlane
+from modelmesh.control.settings import ControlLimits, InstanceIdentity
+from modelmesh.control.view.keys import CopyKey, Keys
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.management.admin import Admin
 from modelmesh.management.calls import Call
@@ -197,7 +197,7 @@ class SimulatedCluster:
 
         runtime.crashes = lambda: dataplane.runtime_link(up=False)
         plane = ControlPlane(
-            identity=Identity(instance, address, labels=labels, zone=zone, location=location),
+            identity=InstanceIdentity(instance, address, labels=labels, zone=zone, location=location),
             keys=KEYS,
             store=store or self.store,
             runtime=runtime,

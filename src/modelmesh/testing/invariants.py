@@ -21,7 +21,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
-from modelmesh.control.keys import CopyKey, MemberKey, RegistryKey, VModelKey
+from modelmesh.control.view.keys import CopyKey, MemberKey, RegistryKey, VModelKey
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.ports import Change, ChangeKind, CompactedError, KeyValue, Store
 from modelmesh.testing.clock import VirtualClock, VirtualLoop

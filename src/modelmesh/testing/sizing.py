@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
-from modelmesh.control.limits import ControlLimits
+from modelmesh.control.settings import ControlLimits
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
 from modelmesh.testing.model_paths import size_path

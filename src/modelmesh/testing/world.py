@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from modelmesh.adapters.store.sqlite import SqliteStore
-from modelmesh.control.limits import ControlLimits
+from modelmesh.control.settings import ControlLimits
 from modelmesh.management.calls import CallError
 from modelmesh.policy.constraints import TypeConstraint, TypeConstraints
 from modelmesh.policy.copies import CopiesLimits

@@ -1,0 +1,1 @@
+"""The copies of this instance: claimed, loaded, in memory, evicted; and the runtime that holds them."""

@@ -1,0 +1,283 @@
+"""Loads and unloads at the runtime, and the claim before each load."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from modelmesh.control.copies.entry import (
+    Entry,
+    LoadEnd,
+    LoadFailed,
+    LoadMoved,
+    LoadRefused,
+    LoadStoreAway,
+    LoadVoid,
+    source_of,
+)
+from modelmesh.control.copies.runtime_link import RuntimeParameters
+from modelmesh.control.copies.transactions import Claimed, ClaimMoved, CopyWriter
+from modelmesh.control.copies.usage import Learned
+from modelmesh.control.journal import Journal
+from modelmesh.control.view.records import Registered
+from modelmesh.machines.model_copy import CopyInput, CopyState
+from modelmesh.policy.admission import AdmissionReason, LoadCondition, admit
+from modelmesh.ports import Clock, LeaseNotFoundError, Runtime, RuntimeCallError, StoreError
+from modelmesh.values.dataplane import Outcome
+from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.records import FailureKind
+from modelmesh.values.status import Status
+
+CLAIM_BOUND_MS = 900
+"""How long a claim waits for the store; callers get an answer within a second."""
+
+RETRY_MS = 500
+UNLOAD_RETRY_MAX_MS = 10_000
+
+
+class LoadEnded(Protocol):
+    """Told of the end of a load."""
+
+    def __call__(self, model: ModelId, *, failed: bool) -> None:
+        """The load of `model` succeeded or failed."""
+
+
+class Loading:
+    """The effects of a copy's machine that take time, but for those that only write its key.
+
+    Each ends in a step of the machine.
+
+    Args:
+        condition: This instance as the admission sees it.
+        parameters: The runtime's.
+        offered: Whether loads may go to the runtime.
+        predicted_bytes: The best guess of the size of a model and its type.
+        step: Feeds the machine.
+        ended: Told of every load that succeeded or failed.
+        uncertain: Told of a copy whose key may stand though its claim failed, and the revision of its record.
+        lost: Has it remembered that the runtime ended while it worked at a model, and why that is said.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: InstanceId,
+        runtime: Runtime,
+        writer: CopyWriter,
+        learned: Learned,
+        clock: Clock,
+        journal: Journal,
+        lease: Callable[[], int],
+        lease_lost: Callable[[], None],
+        store_there: Callable[[], bool],
+        condition: Callable[[], LoadCondition],
+        parameters: Callable[[], RuntimeParameters],
+        offered: Callable[[], bool],
+        predicted_bytes: Callable[[ModelId, str], int],
+        step: Callable[[Entry, CopyInput], None],
+        ended: LoadEnded,
+        uncertain: Callable[[ModelId, Revision], None],
+        lost: Callable[[ModelId, Registered, FailureKind, str], Awaitable[None]],
+    ) -> None:
+        self._own = own
+        self._runtime = runtime
+        self._writer = writer
+        self._learned = learned
+        self._clock = clock
+        self._journal = journal
+        self._lease = lease
+        self._lease_lost = lease_lost
+        self._store_there = store_there
+        self._condition = condition
+        self._parameters = parameters
+        self._offered = offered
+        self._predicted_bytes = predicted_bytes
+        self._step = step
+        self._ended = ended
+        self._uncertain = uncertain
+        self._lost = lost
+
+    async def claim(self, entry: Entry) -> None:
+        """Claim the load: ours, or why not.
+
+        The runtime is asked for the size of a model never loaded here while the claim is written, which stands on
+        the best guess until the copy is ready. A model that turns out not to be taken is given back.
+        """
+        asked: asyncio.Task[None] | None = None
+        if self._learned.size(entry.model) is None and self._offered():
+            asked = asyncio.create_task(self._look_at(entry))
+        try:
+            end = await self._admitted_claim(entry, asked)
+            if end is not None:
+                given = CopyInput.CLAIM_REFUSED
+            elif asked is None or entry.state is not CopyState.CLAIMING:
+                given = CopyInput.CLAIMED
+            else:
+                await asked
+                end = entry.end or self._admission(entry)
+                given = CopyInput.CLAIMED if end is None else CopyInput.CLAIMED_IN_VAIN
+        finally:
+            if asked is not None:
+                asked.cancel()
+        if end is not None:
+            entry.end = end
+        self._step(entry, given)
+
+    async def predict(self, model: ModelId, registered: Registered) -> LoadFailed | None:
+        """Let the runtime predict the size of a model, for the next guess; the failure, if the runtime ended over it."""
+        try:
+            size = await self._runtime.predict_size(source_of(model, registered))
+        except RuntimeCallError as error:
+            message = f"the runtime of instance {self._own} ended while it looked at the model: {error.message}"
+            await self._lost(model, registered, FailureKind.LOST_WHILE_LOADING, message)
+            return LoadFailed(error.status, message, lost=True)
+        if size is not None:
+            self._learned.predicted(model, size)
+        return None
+
+    async def _look_at(self, entry: Entry) -> None:
+        entry.end = await self.predict(entry.model, entry.registered) or entry.end
+
+    async def _admitted_claim(self, entry: Entry, asked: "asyncio.Task[None] | None") -> LoadEnd | None:
+        """Admit and claim on the best guess; None if the load is ours. No guess refuses what the runtime would not."""
+        refused: LoadEnd | None = self._admission(entry)
+        if refused is not None and asked is not None:
+            await asked
+            refused = entry.end or self._admission(entry)
+        return refused or await self._try_claim(entry)
+
+    async def _try_claim(self, entry: Entry) -> LoadEnd | None:
+        """Write the claim; None if the load is ours."""
+        for _ in range(2):
+            if not self._store_there():
+                return LoadStoreAway(f"model {entry.model} cannot be loaded while the store is away")
+            try:
+                async with asyncio.timeout(CLAIM_BOUND_MS / 1000):
+                    claim = await self._writer.claim(entry.model, entry.stored(), view=entry.view, lease=self._lease())
+            except LeaseNotFoundError:
+                self._lease_lost()
+                await self._clock.sleep(RETRY_MS)
+                continue
+            except (StoreError, TimeoutError) as error:
+                # Perhaps it was written all the same.
+                self._uncertain(entry.model, entry.registered.create_revision)
+                why = str(error) or "it does not answer"
+                return LoadStoreAway(f"model {entry.model} cannot be loaded while the store is away: {why}")
+            if isinstance(claim, Claimed):
+                entry.written = claim.revision
+                return None
+            return LoadMoved(claim.view) if isinstance(claim, ClaimMoved) else LoadVoid()
+        return LoadStoreAway(f"model {entry.model} cannot be loaded: this instance has no lease at the moment")
+
+    def _admission(self, entry: Entry) -> LoadRefused | None:
+        """Set the size to the best guess there is now, and admit on it."""
+        entry.size_bytes = max(1, self._predicted_bytes(entry.model, entry.registered.record.type))
+        return self.refusal(entry.model, entry.size_bytes, last_use_ms=None if entry.waited_for else entry.last_use_ms)
+
+    def refusal(self, model: ModelId, size_bytes: int, *, last_use_ms: int | None) -> LoadRefused | None:
+        """Why a load is not taken; None if it is. `last_use_ms`: of a model that no caller waits for."""
+        condition = self._condition()
+        own = self._own
+        match admit(condition, size_bytes=size_bytes, last_use_ms=last_use_ms):
+            case AdmissionReason.ADMITTED:
+                return None
+            case AdmissionReason.DRAINING:
+                return LoadRefused(Outcome.DRAINING, f"instance {own} is draining")
+            case AdmissionReason.RUNTIME_AWAY:
+                return LoadRefused(Outcome.BUSY, f"the runtime of instance {own} is not connected")
+            case AdmissionReason.TOO_LARGE:
+                return LoadRefused(
+                    Outcome.NO_ROOM,
+                    f"model {model} needs {size_bytes} bytes, instance {own} holds {condition.capacity_bytes} in all",
+                )
+            case AdmissionReason.BESIDE_PINNED:
+                return LoadRefused(
+                    Outcome.NO_ROOM,
+                    f"model {model} needs {size_bytes} bytes; {condition.pinned_bytes} of the {condition.capacity_bytes} "
+                    f"bytes of instance {own} hold pinned models",
+                )
+            case AdmissionReason.DISPLACES_NEWER:
+                return LoadRefused(
+                    Outcome.NO_ROOM,
+                    f"instance {own} would have to evict a model that was used more recently than {model}",
+                )
+
+    async def load(self, entry: Entry) -> None:
+        """Let the runtime load."""
+        timeout_ms = self._parameters().load_timeout_ms
+        began_ms = self._clock.monotonic_ms()
+        self._journal.note(
+            "load_started", entry.model, detail=f"{entry.size_bytes} bytes predicted", queued_ms=entry.queued_ms
+        )
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                loaded = await self._runtime.load(entry.source)
+        except TimeoutError:
+            message = f"Load of model {entry.model} timed out after {timeout_ms // 1000}sec"
+            self._load_failed(entry, Status.DEADLINE_EXCEEDED, message)
+            return
+        except RuntimeCallError as error:
+            if error.lost:
+                message = f"the runtime of instance {self._own} ended while it loaded the model: {error.message}"
+                self._load_failed(entry, error.status, message, lost=True)
+            elif error.status is Status.UNAVAILABLE and error.unprocessed:
+                entry.end = LoadRefused(Outcome.BUSY, f"the runtime of instance {self._own} is not connected: {error}")
+                self._journal.note("load_not_begun", entry.model, detail=str(error))
+                self._step(entry, CopyInput.LOAD_NOT_BEGUN)
+            else:
+                message = error.message if error.status is Status.UNKNOWN and error.message else str(error)
+                self._load_failed(entry, error.status, message)
+            return
+        limited = self._parameters().limits_concurrency
+        said = loaded.max_concurrency
+        entry.max_concurrency = 0 if not limited else 1 if said is None else said
+        elapsed_ms = self._clock.monotonic_ms() - began_ms
+        self._journal.note("loaded", entry.model, detail=f"in {elapsed_ms} ms")
+        self._learned.loaded(entry.model, elapsed_ms)
+        self._ended(entry.model, failed=False)
+        if loaded.size_bytes > 0:
+            entry.size_bytes = self._believed(entry, loaded.size_bytes)
+            self._step(entry, CopyInput.LOADED)
+        else:
+            self._step(entry, CopyInput.LOADED_UNSIZED)
+
+    def _believed(self, entry: Entry, size_bytes: int) -> int:
+        """The size of what the runtime holds. More than all it has is none: such a model would never be loaded again."""
+        capacity_bytes = self._condition().capacity_bytes
+        if size_bytes <= capacity_bytes:
+            return size_bytes
+        detail = f"the runtime says {size_bytes} bytes and has {capacity_bytes} in all; the predicted size is kept"
+        self._journal.note("not_measured", entry.model, "implausible", detail)
+        return entry.size_bytes
+
+    def _load_failed(self, entry: Entry, status: Status, message: str, *, lost: bool = False) -> None:
+        entry.end = LoadFailed(status, message, lost)
+        self._journal.note("lost_while_loading" if lost else "load_failed", entry.model, status.name.lower(), message)
+        self._ended(entry.model, failed=True)
+        self._step(entry, CopyInput.LOAD_FAILED)
+
+    async def measure(self, entry: Entry) -> None:
+        """Ask the runtime for the size of what it has loaded."""
+        try:
+            entry.size_bytes = self._believed(entry, max(1, await self._runtime.measure_size(entry.model)))
+        except RuntimeCallError as error:
+            self._journal.note("not_measured", entry.model, detail=f"the predicted size is kept: {error}")
+            if error.lost:
+                message = f"the runtime of instance {self._own} ended while it measured the model"
+                await self._lost(entry.model, entry.registered, FailureKind.LOST_IN_USE, message)
+        if entry.machine.accepts(CopyInput.SIZED):
+            self._step(entry, CopyInput.SIZED)
+
+    async def unload(self, entry: Entry) -> None:
+        """Let the runtime unload, again and again until it has."""
+        delay_ms = RETRY_MS
+        while True:
+            try:
+                await self._runtime.unload(entry.model)
+            except RuntimeCallError as error:
+                self._journal.note("unload_failed", entry.model, error.status.name.lower(), str(error))
+                await self._clock.sleep(delay_ms)
+                delay_ms = min(UNLOAD_RETRY_MAX_MS, delay_ms * 2)
+            else:
+                self._journal.note("unloaded", entry.model, entry.drop_word)
+                self._step(entry, CopyInput.UNLOADED)
+                return

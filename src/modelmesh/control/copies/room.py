@@ -1,0 +1,238 @@
+"""Memory of this instance: who leaves so that others can be loaded."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from modelmesh.control.copies.entry import OPEN, Entry
+from modelmesh.control.copies.usage import Learned, UsageBook
+from modelmesh.control.decide import Decider
+from modelmesh.control.journal import Journal
+from modelmesh.control.tasks import Tasks
+from modelmesh.machines.memory import MemoryLedger
+from modelmesh.machines.model_copy import CopyState
+from modelmesh.policy.admission import settled
+from modelmesh.policy.victims import EvictionReason, HeldCopy
+from modelmesh.ports import Clock
+from modelmesh.values.explanation import Rehearsal, RehearsedVictim
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+
+PRESSURE_MS = 50
+PRESSURE_MAX_MS = 1_000
+"""How soon victims are looked for again while none may leave, and how soon at last."""
+
+
+WORTH_DIVISOR = 16
+WORTH_COPIES = 16
+"""How much of what would leave next is looked at to say what it is worth: a part of the capacity, and at most so many."""
+
+WORTH_MS = 60_000
+GIB = 1 << 30
+
+
+class DropVictim(Protocol):
+    """Lets a copy go."""
+
+    def __call__(
+        self,
+        model: ModelId,
+        reason: EvictionReason,
+        *,
+        forced: bool,
+        relied_on: tuple[tuple[InstanceId, Revision], ...],
+    ) -> None:
+        """As `Cache.drop`."""
+
+
+class Room:
+    """Evicts for what waits for memory.
+
+    Args:
+        entries: The copies here; read only.
+        decider: Gives the policies; they come after this.
+        store_there: Whether the store answers: only what the runtime forces is evicted while it does not.
+        look_at_usage: Takes in what the data plane counted.
+        drop: Lets a copy go.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: InstanceId,
+        entries: Mapping[ModelId, Entry],
+        ledger: MemoryLedger,
+        usage: UsageBook,
+        learned: Learned,
+        decider: Callable[[], Decider],
+        clock: Clock,
+        journal: Journal,
+        tasks: Tasks,
+        store_there: Callable[[], bool],
+        look_at_usage: Callable[[], None],
+        drop: DropVictim,
+    ) -> None:
+        self._own = own
+        self._entries = entries
+        self._ledger = ledger
+        self._usage = usage
+        self._learned = learned
+        self._decider = decider
+        self._clock = clock
+        self._journal = journal
+        self._tasks = tasks
+        self._store_there = store_there
+        self._look_at_usage = look_at_usage
+        self._drop = drop
+        self._pressed = False
+        self._pressure_ms = PRESSURE_MS
+        self._pinned: set[ModelId] = set()
+        self._promised: dict[LoadId, int] = {}
+        self.promised_bytes = 0
+        """What loads will ask for that are decided and have no turn yet: the ledger does not know them."""
+
+    @property
+    def promised(self) -> int:
+        """How many such loads there are."""
+        return len(self._promised)
+
+    def promise(self, load: LoadId, size_bytes: int) -> None:
+        """A load of about this size is decided."""
+        self._promised[load] = size_bytes
+        self.promised_bytes += size_bytes
+
+    def redeem(self, load: LoadId) -> None:
+        """It asks the ledger now, or never will; nothing happens if it was not promised anything."""
+        self.promised_bytes -= self._promised.pop(load, 0)
+
+    def look_at_pin(self, model: ModelId) -> None:
+        """A copy came, went, or its record changed: note whether it is pinned."""
+        entry = self._entries.get(model)
+        if entry is not None and entry.registered.record.pinned:
+            self._pinned.add(model)
+        else:
+            self._pinned.discard(model)
+
+    def pinned_bytes(self) -> int:
+        """Bytes in loaded copies that are never evicted to make room."""
+        entries = (self._entries[model] for model in self._pinned)
+        return sum(entry.size_bytes for entry in entries if entry.state in OPEN)
+
+    def next_victim_use_ms(self) -> int:
+        """Last use of the copy that would leave next; 0 if none can leave."""
+        for model in self._usage.leaving_order():
+            entry = self._entries[model]
+            if entry.state in OPEN and not entry.registered.record.pinned and not self._usage.busy(model):
+                return self._usage.last_use_ms(model)
+        return 0
+
+    def worth(self) -> int:
+        """What would leave next, per GiB: milliseconds that callers would wait for it in the next minute."""
+        wanted_bytes = self._ledger.capacity_bytes // WORTH_DIVISOR
+        now_ms = self._clock.now_ms()
+        loss_ms = 0.0
+        seen_bytes = looked = 0
+        for copy in self._oldest_first(None):
+            looked += 1
+            if copy.busy or copy.pinned:
+                continue
+            if not copy.redundant:
+                again = min(1.0, self._usage.rate(copy.model, now_ms) * WORTH_MS)
+                loss_ms += again * (self._learned.load_ms(copy.model) or self._learned.common_load_ms)
+            seen_bytes += copy.size_bytes
+            if seen_bytes >= wanted_bytes or looked >= WORTH_COPIES:
+                break
+        return round(loss_ms * GIB / seen_bytes) if seen_bytes else 0
+
+    def rehearse(self, size_bytes: int) -> Rehearsal:
+        """What a load of `size_bytes` would evict."""
+        needed = self._ledger.excess_bytes(pinned_bytes=self.pinned_bytes(), more_bytes=size_bytes)
+        leaving = self._decider().victims(self._oldest_first(None), need_bytes=needed, forced=False)
+        return Rehearsal(
+            evict_bytes=needed,
+            victims=tuple(
+                RehearsedVictim(
+                    victim.model, victim.size_bytes, self._usage.last_use_ms(victim.model), victim.reason.value
+                )
+                for victim in leaving
+            ),
+        )
+
+    def make(self, cause: Entry) -> None:
+        """Evict until every load can have its grant and the reserve stands."""
+        excess = self._ledger.excess_bytes(pinned_bytes=self.pinned_bytes())
+        if excess == 0:
+            self._pressure_ms = PRESSURE_MS
+            return
+        forced = self._ledger.forced_bytes() > 0
+        if not forced and not self._store_there():
+            self._press()
+            return
+        self._look_at_usage()
+        gained = 0
+        for victim in self._decider().victims(self._oldest_first(cause), need_bytes=excess, forced=forced):
+            relied_on = self.others(victim.model) if victim.reason is EvictionReason.REDUNDANT else ()
+            self._journal.note(
+                "victim",
+                victim.model,
+                victim.reason.value,
+                f"{victim.size_bytes} bytes of {excess} wanted for {cause.model}; "
+                f"{self._ledger.free_bytes} free of {self._ledger.capacity_bytes}",
+                cause=cause.model,
+                idle_ms=max(0, self._clock.now_ms() - self._usage.last_use_ms(victim.model)),
+            )
+            self._drop(victim.model, victim.reason, forced=forced, relied_on=relied_on)
+            gained += victim.size_bytes
+        if gained:
+            self._pressure_ms = PRESSURE_MS
+        if gained < excess:
+            self._press()
+
+    def _oldest_first(self, cause: Entry | None) -> Iterator[HeldCopy]:
+        now_ms = self._clock.monotonic_ms()
+        for model in self._usage.leaving_order():
+            entry = self._entries[model]
+            if entry.state in OPEN and entry is not cause:
+                yield HeldCopy(
+                    model=model,
+                    load_id=entry.load_id,
+                    size_bytes=max(1, entry.size_bytes),
+                    last_use_ms=self._usage.last_use_ms(model),
+                    busy=self._usage.busy(model),
+                    redundant=bool(self.others(model)),
+                    pinned=entry.registered.record.pinned,
+                    settled=settled(loaded_ago_ms=now_ms - entry.ready_ms, load_ms=self._learned.load_ms(model)),
+                )
+
+    def others(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
+        """Ready copies elsewhere, with their create revisions; none if the store has denied just these."""
+        if not self._decider().elsewhere(model):
+            return ()
+        entry = self._entries[model]
+        view = self._decider().model_view(model, entry.registered)
+        cluster = self._decider().cluster_view()
+        standing = tuple(
+            (copy.instance, copy.create_revision)
+            for copy in view.copies
+            if copy.instance != self._own
+            and copy.ready
+            and not copy.unlisted
+            and (place := cluster.instance(copy.instance)) is not None
+            and place.available
+        )
+        return () if standing == entry.relied_in_vain else standing
+
+    def _press(self) -> None:
+        """Look for victims again soon: every copy is in use, or the store is away."""
+        if not self._pressed:
+            self._pressed = True
+            self._tasks.start(self._press_again(), "look for victims again")
+
+    async def _press_again(self) -> None:
+        try:
+            await self._clock.sleep(self._pressure_ms)
+            self._pressure_ms = min(PRESSURE_MAX_MS, 2 * self._pressure_ms)
+        finally:
+            self._pressed = False
+        waiting = next((entry for entry in self._entries.values() if entry.state is CopyState.WAITING), None)
+        cause = waiting or next(iter(self._entries.values()), None)
+        if cause is not None:
+            self.make(cause)

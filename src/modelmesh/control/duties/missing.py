@@ -1,0 +1,75 @@
+"""Instances whose entry went: asked after at once, forgotten after a while."""
+
+from collections.abc import Callable, Iterable
+
+from modelmesh.control.requests.routing import Routing
+from modelmesh.control.tasks import Tasks
+from modelmesh.control.view.state import Changed, ClusterState
+from modelmesh.ports import Clock, Peers, PeerUnreachableError
+from modelmesh.values.ids import InstanceId
+
+GONE_MS = 60_000
+"""How long an instance without an entry keeps its address: it may only have lost its lease."""
+
+ASK_AFTER_MS = 2_000
+"""How long an instance that lost its entry may take to say that it is still there."""
+
+
+class Missing:
+    """Finds out whether instances without an entry have gone, with their copies.
+
+    Args:
+        viewed: Told of what changed in the view when one has.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: ClusterState,
+        routing: Routing,
+        peers: Peers,
+        clock: Clock,
+        tasks: Tasks,
+        viewed: Callable[[Changed], None],
+    ) -> None:
+        self._state = state
+        self._routing = routing
+        self._peers = peers
+        self._clock = clock
+        self._tasks = tasks
+        self._viewed = viewed
+        self._since_ms: dict[InstanceId, int] = {}
+
+    def members_changed(self, instances: Iterable[InstanceId]) -> None:
+        """Entries of these instances changed, came or went."""
+        for instance in instances:
+            if instance in self._state.members:
+                self._since_ms.pop(instance, None)
+            elif instance not in self._since_ms:
+                self._since_ms[instance] = self._clock.monotonic_ms()
+                self._tasks.start(self._ask_after(instance), f"ask after {instance}")
+
+    async def _ask_after(self, instance: InstanceId) -> None:
+        """An instance that does not answer either took its copies with it.
+
+        Without this a dead instance that nobody calls would count as a holder until somebody does.
+        """
+        address = self._routing.address(instance)
+        if address is None or instance == self._state.own:
+            return
+        try:
+            answered = await self._peers.ping(address, timeout_ms=ASK_AFTER_MS)
+        except PeerUnreachableError:
+            answered = None
+        if answered != instance:
+            self._viewed(self._state.gone(instance))
+
+    def forget(self) -> None:
+        """Forget those that are missing for long; about once a second."""
+        now_ms = self._clock.monotonic_ms()
+        gone = [instance for instance, since_ms in self._since_ms.items() if now_ms - since_ms >= GONE_MS]
+        for instance in gone:
+            del self._since_ms[instance]
+        self._routing.forget_peers(gone)
+        for instance in gone:
+            self._viewed(self._state.gone(instance))

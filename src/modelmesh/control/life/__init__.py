@@ -1,0 +1,1 @@
+"""How an instance joins, when it is ready, and how it leaves."""

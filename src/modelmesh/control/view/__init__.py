@@ -1,0 +1,1 @@
+"""What this instance knows of the shared state: read from the store, mirrored by one watch."""
