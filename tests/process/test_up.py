@@ -236,13 +236,20 @@ async def test_proxies_credentials_and_limits_of_the_environment(tmp_path: Path,
     nowhere = f"http://127.0.0.1:{free_port()}"
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "all_proxy"), nowhere)
     proxies["no_proxy"] = ""
-    secret = {"AWS_SECRET_ACCESS_KEY": "a secret of mine", "MM_SVC_GRPC_MAX_MSG_SIZE": str(64 * 1024 * 1024)}
+    secret = {
+        "GITHUB_TOKEN": "a secret of mine",
+        "AWS_SECRET_ACCESS_KEY": "one of the store",
+        "MM_SVC_GRPC_MAX_MSG_SIZE": str(64 * 1024 * 1024),
+    }
     async with up("--models", str(tmp_path), environment={**proxies, **secret}) as running:
         status, out, error = await running.command("models", "load", "iris", environment=proxies)
         assert status == 0, error
         assert "LOADED" in out
         for pid in descendants(running.process.pid):
-            assert b"a secret of mine" not in Path(f"/proc/{pid}/environ").read_bytes()
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"a secret of mine" not in environment
+            # Who pulls needs it, and nobody else has it.
+            assert (b"one of the store" in environment) == (b"\0runtime\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
         rows = np.tile(ROW, (20 * 1024 * 1024 // 32, 1))  # 20 MiB, more than the default takes
         assert (await running.infer("iris", rows)).outputs
 

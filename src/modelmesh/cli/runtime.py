@@ -1,5 +1,6 @@
 """`modelmesh runtime`: the built-in model server as a program."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from modelmesh.cli.sizes import parse_size
 
 _PANEL = "Limits"
+_FILES = "Files from elsewhere"
 
 
 def _bytes(text: str) -> int:
@@ -32,6 +34,45 @@ def runtime(
             file_okay=False,
         ),
     ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trust",
+            metavar="PATTERN",
+            help="Locations whose files may run code when they are loaded, like s3://bucket/folder/*; again for more."
+            " Default: none.",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    storage_config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of storage configurations, one JSON file for each storage key.",
+            envvar="STORAGE_CONFIG_DIR",
+            file_okay=False,
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    claims: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of mounted claims, for pvc://CLAIM/PATH.",
+            envvar="PVC_MOUNTS_DIR",
+            file_okay=False,
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the disk cache. Default: MODELMESH_CACHE, or modelmesh/models in the user's cache folder.",
+            file_okay=False,
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    cache_size: Annotated[
+        str, typer.Option(help="Bytes that the disk cache may hold.", rich_help_panel=_FILES)
+    ] = "20GiB",
     capacity: Annotated[str, typer.Option(help="Memory for models.", rich_help_panel=_PANEL)] = "512MiB",
     default_size: Annotated[
         str, typer.Option(help="What a model is taken to need if nothing is known of it.", rich_help_panel=_PANEL)
@@ -56,14 +97,22 @@ def runtime(
 ) -> None:
     """Serve scikit-learn and ONNX files over the Open Inference Protocol, to a mesh or directly.
 
+    A model's path is a file of this machine, or any location that `modelmesh pull` knows.
+
     Ends after SIGTERM or Ctrl-C, when running calls have ended.
     """
     capacity_bytes, default_size_bytes = _bytes(capacity), _bytes(default_size)
+    cache_bytes = _bytes(cache_size)
     try:
-        from modelmesh.runtime.files import FileRuntime
+        from modelmesh.runtime.pulled import PullingRuntime
         from modelmesh.runtime.server import run
+        from modelmesh.storage import ConfigFolder, DiskCache, default_cache_folder
 
-        served = FileRuntime(
+        served = PullingRuntime(
+            cache=DiskCache(cache or default_cache_folder(os.environ), cache_bytes),
+            configs=None if storage_config is None else ConfigFolder(storage_config),
+            trusted=trust or (),
+            claims=claims,
             models=models,
             capacity_bytes=capacity_bytes,
             default_size_bytes=default_size_bytes,

@@ -44,6 +44,15 @@ def up(
     default_size: Annotated[
         str | None, typer.Option("--default-size", help="Size of a model nobody knows. Default: a tenth of --capacity.")
     ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trust",
+            metavar="PATTERN",
+            help="Locations, beside --models, whose files may run code when they are loaded, like s3://bucket/folder/*;"
+            " again for more.",
+        ),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option("--state", help="Folder that keeps registrations. Default: nothing is kept.")
     ] = None,
@@ -85,7 +94,7 @@ def up(
             _run_manifests(manifests, storage_config, instances, port, capacity_bytes, default_bytes, state)
         )
     files = _model_files(models) if models is not None else {}
-    cluster = _cluster(instances, models, port, capacity_bytes, default_bytes, state)
+    cluster = _cluster(instances, models, port, capacity_bytes, default_bytes, state, trust or [])
     raise typer.Exit(asyncio.run(_run(cluster, _FolderSource(models, files))))
 
 
@@ -125,18 +134,27 @@ def _model_files(folder: Path) -> "dict[str, FolderModel]":
 
 
 def _cluster(
-    count: int, models: Path | None, port: int, capacity_bytes: int, default_bytes: int, state: Path | None
+    count: int,
+    models: Path | None,
+    port: int,
+    capacity_bytes: int,
+    default_bytes: int,
+    state: Path | None,
+    trust: list[str],
 ) -> "LocalCluster":
     from modelmesh.instance.local_cluster import LocalCluster
+    from modelmesh.storage import storage_variables
 
     def runtime(_: int, listen: str) -> list[str]:
         command = [sys.executable, "-m", "modelmesh.cli", "runtime", "--listen", listen]
         command += ["--capacity", str(capacity_bytes), "--default-size", str(default_bytes)]
+        command += [word for pattern in trust for word in ("--trust", pattern)]
         return command + (["--models", str(models.absolute())] if models is not None else [])
 
     return LocalCluster(
         count,
         runtime,
+        runtime_environment=lambda _: {name: os.environ[name] for name in storage_variables(os.environ)},
         first_port=port,
         folder=state,
         progress=lambda text: say(f"{text} …", error=True),

@@ -3,7 +3,7 @@
 import logging
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -103,11 +103,20 @@ class FileRuntime(ModelRuntime[LoadedFile]):
 
     def _resolve(self, source: ModelSource) -> tuple[Format, Path]:
         """The format and the file, by the name that the file has here: what it links to may have another."""
-        path = self._path(source.path)
-        kind = _type_name(source.type)
+        form, path = self._format_of(self._path(source.path), type_name(source.type), inside=self._path)
+        if self.models is None and runs_code(form):
+            raise LoadError(
+                f"{path}: a file that can run code when it is loaded is taken only from a folder that"
+                " the operator names; start the runtime, or `modelmesh up`, with --models FOLDER",
+                status=Status.PERMISSION_DENIED,
+            )
+        return form, path
+
+    def _format_of(self, path: Path, kind: str, *, inside: Callable[[str], Path]) -> tuple[Format, Path]:
+        """The format of a file, or of the one in a folder. `inside` checks what the folder's file links to."""
         mode = _mode(path)
         if stat.S_ISDIR(mode):
-            path = self._file_in(path, kind)
+            path = self._file_in(path, kind, inside)
             mode = _mode(path)
         if not stat.S_ISREG(mode):
             raise LoadError(f"{path}: is not a regular file")
@@ -117,14 +126,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
                 f"{path}: the suffix tells no format; register the model with one of the types"
                 f" {', '.join(self._formats.names)}"
             )
-        form = self._formats.get(name)
-        if self.models is None and runs_code(form):
-            raise LoadError(
-                f"{path}: a file of type {name} can run code when it is loaded, so it is taken only from a folder that"
-                " the operator names; start the runtime, or `modelmesh up`, with --models FOLDER",
-                status=Status.PERMISSION_DENIED,
-            )
-        return form, path
+        return self._formats.get(name), path
 
     def _path(self, text: str) -> Path:
         """The file meant, as it is named; what it links to is checked to lie in the models' folder."""
@@ -153,7 +155,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
             raise LoadError(f"{text}: lies outside of the models' folder {self.models}")
         return named
 
-    def _file_in(self, folder: Path, kind: str) -> Path:
+    def _file_in(self, folder: Path, kind: str, inside: Callable[[str], Path]) -> Path:
         """The one model file of a folder."""
         found = [
             path
@@ -163,7 +165,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         if len(found) != 1:
             raise LoadError(f"{folder}: holds {len(found)} model files; give the path of one")
         # A symbolic link in the folder may lead out of it.
-        return self._path(str(found[0]))
+        return inside(str(found[0]))
 
 
 def _mode(path: Path) -> int:
@@ -187,7 +189,7 @@ def _root(models: Path) -> Path:
     return models
 
 
-def _type_name(text: str) -> str:
+def type_name(text: str) -> str:
     """The format of a model type; empty: go by the suffix.
 
     `mt:<format>[:<version>]`, with `|…` behind, is what the Kubernetes controller writes, `rt:…` names a runtime.

@@ -9,6 +9,7 @@ Here belongs what brings files to this machine and keeps them there; not what is
 `cache_folder` and `fetch` (how), `sources/` (from where), `model_folders` (as model servers want it).
 """
 
+from modelmesh.storage.credentials import storage_variables
 from modelmesh.storage.defaults import DEFAULT_CACHE_BYTES, default_cache_folder
 from modelmesh.storage.disk_cache import DiskCache, Held
 from modelmesh.storage.errors import StorageError
@@ -49,4 +50,5 @@ __all__ = [
     "from_model_key",
     "parse_location",
     "silent",
+    "storage_variables",
 ]

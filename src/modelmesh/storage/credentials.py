@@ -40,6 +40,19 @@ _SECRET_VARIABLES = (
     "HUGGING_FACE_HUB_TOKEN",
 )
 
+_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "HF_")
+_VARIABLES = frozenset(
+    {
+        "DOCKER_CONFIG",
+        "HUGGING_FACE_HUB_TOKEN",
+        "MODELMESH_CACHE",
+        "PVC_MOUNTS_DIR",
+        "STORAGE_CONFIG_DIR",
+        "STORAGE_EMULATOR_HOST",
+        *(name for proxy in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for name in (proxy, proxy.upper())),
+    }
+)
+
 SHORTEST = 4
 """Characters. What is shorter is no secret, and would make texts unreadable."""
 
@@ -51,6 +64,11 @@ def secrets_of(location: Location, environ: Mapping[str, str]) -> tuple[str, ...
     found += [environ[name] for name in _SECRET_VARIABLES if name in environ]
     found.append(location.query)
     return tuple(sorted({value for value in found if len(value) >= SHORTEST}))
+
+
+def storage_variables(environ: Mapping[str, str]) -> frozenset[str]:
+    """Names of the variables that a process which pulls reads: credentials, endpoints, proxies, folders."""
+    return frozenset(name for name in environ if name in _VARIABLES or name.startswith(_PREFIXES))
 
 
 def is_true(text: str) -> bool:

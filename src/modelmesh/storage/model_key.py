@@ -51,6 +51,16 @@ _REQUIRED = {
 }
 
 
+_HARMLESS = frozenset({"type", "bucket", "default_bucket", "name", "container", "account_name", "url", "region"})
+"""Parameters of a key that show in the location's text, or change nothing of whose files it names."""
+
+_MOVES = ("url", "endpoint_url", "endpoint")
+"""Parameters that say who is asked."""
+
+_BEARERS = frozenset({"headers", "token", "password", "sas_token", "connection_string", "client_secret", "client_key"})
+"""Secrets that whoever is asked gets to see."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
     """What a load asks for.
@@ -61,6 +71,8 @@ class ModelFiles:
         schema: Where its schema is, if it has one beside.
         schema_name: What the schema is called here.
         model_type: `model_type` of the key, as JSON; None if it has none.
+        redirected: The key itself says more than which bucket or folder: an endpoint, a certificate, credentials. Then the
+            location's text does not say whose files they are.
     """
 
     model: Location
@@ -68,6 +80,7 @@ class ModelFiles:
     schema: Location | None
     schema_name: str
     model_type: Any
+    redirected: bool = False
 
 
 def from_model_key(path: str, model_key: str, configs: StorageConfigs) -> ModelFiles:
@@ -103,7 +116,8 @@ def from_model_key(path: str, model_key: str, configs: StorageConfigs) -> ModelF
         schema_name = base_name(schema_path)
         if schema_name == name or not schema_name:
             schema_name = "_schema.json"
-    return ModelFiles(model, name, schema, schema_name, key.get("model_type"))
+    redirected = any(name not in _HARMLESS for name in key.get("storage_params", {}))
+    return ModelFiles(model, name, schema, schema_name, key.get("model_type"), redirected)
 
 
 def rewritten_key(files: ModelFiles, *, disk_size_bytes: int, schema_path: str | None) -> str:
@@ -185,8 +199,16 @@ def _config(key: Mapping[str, Any], configs: StorageConfigs, *, needs_type: bool
         config.setdefault("bucket", config["default_bucket"])
     if key.get("bucket") and config.get("bucket") is not None:
         config["bucket"] = key["bucket"]
+    before = {name: config.get(name) for name in _MOVES}
+    bearers = [name for name in _BEARERS if config.get(name)]
     for name, value in sorted(params.items()):
         _override(config, name, value)
+    for name, was in before.items():
+        if bearers and _origin(config.get(name)) != _origin(was):
+            raise StorageError(
+                Status.PERMISSION_DENIED,
+                f"storage_params.{name} would send the secrets of the storage configuration somewhere else",
+            )
     if needs_type and not isinstance(config.get("type"), str):
         raise StorageError(
             Status.INVALID_ARGUMENT,
@@ -194,6 +216,10 @@ def _config(key: Mapping[str, Any], configs: StorageConfigs, *, needs_type: bool
             " default storage configuration, and its path is no URI",
         )
     return config
+
+
+def _origin(url: Any) -> str:
+    return "/".join(url.split("/")[:3]) if isinstance(url, str) else ""
 
 
 def _named(name: str, configs: StorageConfigs) -> dict[str, Any]:

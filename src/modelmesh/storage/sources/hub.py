@@ -41,7 +41,8 @@ class HubSource:
     def __init__(self, location: Location, environ: Mapping[str, str] = os.environ) -> None:
         self._location = location
         self._endpoint = (location.get("endpoint_url") or environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
-        token = location.get("token") or _token(environ)
+        # The user's token is for the user's hub, not for one that a model's key names.
+        token = location.get("token") or ("" if location.get("endpoint_url") else _token(environ))
         self._web = Web(
             location.text,
             headers={"Authorization": f"Bearer {token}"} if token else {},

@@ -1,0 +1,212 @@
+"""The built-in runtime with files from anywhere: it pulls what is registered by a location."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from modelmesh.runtime.contract import MIB, ModelSource
+from modelmesh.runtime.errors import LoadError
+from modelmesh.runtime.files import FileRuntime, type_name
+from modelmesh.runtime.formats import Format, Formats, LoadedFile, runs_code
+from modelmesh.runtime.places import TrustedPlaces
+from modelmesh.storage import (
+    DiskCache,
+    ModelFiles,
+    Places,
+    Plan,
+    Progress,
+    Pulled,
+    Puller,
+    Report,
+    Stage,
+    StorageConfigs,
+    StorageError,
+    from_model_key,
+)
+from modelmesh.values.status import Status
+
+_log = logging.getLogger("modelmesh.runtime")
+
+T = TypeVar("T")
+
+UNKNOWN_FACTOR = 1.5
+"""Memory to each byte on disk while the files are not here: formats say it from the file."""
+
+
+class PullingRuntime(FileRuntime):
+    """Serves local files as `FileRuntime` does, and those of any location that `modelmesh.storage` can pull.
+
+    A path with a scheme other than `file`, or a model key with a `storage_key` or `storage_params`, is pulled into the
+    disk cache first. While a model is loaded its files stay there.
+
+    Files of formats that can run code are loaded from places only that the operator named.
+
+    Args:
+        cache: Where pulled files are kept.
+        configs: Storage configurations for model keys; None: there are none.
+        trusted: Patterns of locations whose files may run code.
+        claims: Folder of mounted claims, for `pvc://`.
+        puller: For tests.
+        models, capacity_bytes, default_size_bytes, loading_concurrency, load_timeout_ms, formats: As in `FileRuntime`.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: DiskCache,
+        configs: StorageConfigs | None = None,
+        trusted: Sequence[str] = (),
+        claims: Path | None = None,
+        puller: Puller | None = None,
+        models: Path | None = None,
+        capacity_bytes: int = 512 * MIB,
+        default_size_bytes: int = 1 * MIB,
+        loading_concurrency: int = 2,
+        load_timeout_ms: int = 60_000,
+        formats: Formats | None = None,
+    ) -> None:
+        super().__init__(
+            models=models,
+            capacity_bytes=capacity_bytes,
+            default_size_bytes=default_size_bytes,
+            loading_concurrency=loading_concurrency,
+            load_timeout_ms=load_timeout_ms,
+            formats=formats,
+        )
+        self._configs = configs or (lambda _name: None)
+        self._trusted = TrustedPlaces(trusted)
+        self._puller = puller or Puller(cache, places=Places(claims=claims))
+        self._held: dict[int, Pulled] = {}
+
+    async def load(self, source: ModelSource) -> LoadedFile:  # type: ignore[override] # the contract allows both
+        """Pull if need be, and load.
+
+        Given up, it leaves nothing: a pull ends at once, a load that runs in a thread is closed when it is done.
+
+        Raises:
+            LoadError: As `FileRuntime.load`, and with the code of what a store refused. PERMISSION_DENIED: the format
+                can run code, and the operator did not name the place.
+        """
+        files = self._remote(source)
+        if files is None:
+            return await _in_thread(super().load, source)
+        self._check_trust(source, files, files.model.name)
+        try:
+            pulled = await self._puller.pull(files.model, _logged(source.id))
+        except StorageError as error:
+            raise LoadError(error.message, status=error.code) from None
+        try:
+            loaded = await _in_thread(self._load_pulled, source, files, pulled)
+        except BaseException:
+            pulled.release()
+            raise
+        self._held[id(loaded)] = pulled
+        return loaded
+
+    async def predict_size(self, source: ModelSource) -> int | None:  # type: ignore[override] # as above
+        """As the format predicts from the file; where that is not here yet, from its size."""
+        files = self._remote(source)
+        if files is None:
+            return await asyncio.to_thread(super().predict_size, source)
+        try:
+            plan = await self._puller.plan(files.model)
+            if plan.folder is None and not await self._puller.cache.present(plan):
+                return round(plan.size_bytes * UNKNOWN_FACTOR) + MIB
+            return await self._predicted(source, files, plan)
+        except StorageError as error:
+            raise LoadError(error.message, status=error.code) from None
+
+    def unload(self, model: LoadedFile) -> None:
+        """Close the file's model, and let go of its files."""
+        pulled = self._held.pop(id(model), None)
+        try:
+            super().unload(model)
+        finally:
+            if pulled is not None:
+                pulled.release()
+
+    async def _predicted(self, source: ModelSource, files: ModelFiles, plan: Plan) -> int:
+        del plan
+        with await self._puller.pull(files.model) as pulled:
+            form, path = self._of_pulled(source, files, pulled)
+            return await asyncio.to_thread(form.predict_size, path)
+
+    def _remote(self, source: ModelSource) -> ModelFiles | None:
+        """What is to be pulled; None: the path is one of this machine."""
+        scheme, found, _ = source.path.partition("://")
+        if (not found or scheme.lower() == "file") and not _names_storage(source.key):
+            return None
+        try:
+            return from_model_key(source.path, source.key, self._configs)
+        except StorageError as error:
+            raise LoadError(error.message, status=error.code) from None
+
+    def _load_pulled(self, source: ModelSource, files: ModelFiles, pulled: Pulled) -> LoadedFile:
+        form, path = self._of_pulled(source, files, pulled)
+        return form.load(path)
+
+    def _of_pulled(self, source: ModelSource, files: ModelFiles, pulled: Pulled) -> tuple[Format, Path]:
+        form, path = self._format_of(pulled.path, type_name(source.type), inside=Path)
+        self._check_trust(source, files, path.name)
+        return form, path
+
+    def _check_trust(self, source: ModelSource, files: ModelFiles, file: str) -> None:
+        """Refuse what may run code, before it is fetched if its type or name says so already."""
+        name = type_name(source.type) or self._formats.by_suffix(Path(file))
+        if name is None or not runs_code(self._formats.get(name)) or self._trusted.hold(files):
+            return
+        moved = " and its key moves it elsewhere" if files.redirected else ""
+        raise LoadError(
+            f"{files.model}: a file of type {name} can run code when it is loaded, so it is taken only from places that the"
+            f" operator names{moved}; start the runtime, or `modelmesh up`, with --trust PATTERN, like"
+            f" --trust '{_folder_of(files.model.text)}*'",
+            status=Status.PERMISSION_DENIED,
+        )
+
+
+def _folder_of(text: str) -> str:
+    return text.rpartition("/")[0] + "/"
+
+
+def _names_storage(key: str) -> bool:
+    """Whether a model key says where the model is. One that is no JSON says nothing of it."""
+    try:
+        found: Any = json.loads(key) if key else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and bool(found.get("storage_key") or found.get("storage_params"))
+
+
+def _logged(model_id: str) -> Report:
+    """A line of the log for each stage."""
+    last: list[Stage] = []
+
+    def report(progress: Progress) -> None:
+        if progress.stage not in last[-1:]:
+            last.append(progress.stage)
+            _log.info(
+                "model %s: %s, %d bytes of %d files",
+                model_id,
+                progress.stage.value,
+                progress.bytes_total,
+                progress.files_total,
+            )
+
+    return report
+
+
+async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Load in a thread. Given up, what it has loaded is closed: a thread cannot be stopped."""
+    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if task.exception() is None:
+            close = getattr(task.result(), "close", None)
+            if close is not None:
+                await asyncio.to_thread(close)
+        raise
