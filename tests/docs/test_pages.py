@@ -90,6 +90,19 @@ def test_files_named_in_the_architecture_exist() -> None:
         assert (ROOT / "crates" / "core" / "src" / name).exists(), f"ARCHITECTURE.md names {name}"
 
 
+def test_the_table_of_changes_names_files_and_places_in_them() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    table = text.partition("## 7. To add X")[2].partition("## 8.")[0]
+    seams = re.findall(r"`((?:src|crates)/[\w/.]+\.(?:py|rs))` \(`([^`]+)`\)", table)
+    assert len(seams) >= 15
+    for file, seam in seams:
+        assert seam in (ROOT / file).read_text(), f"{file} has no {seam}"
+    for path in re.findall(r"`((?:src|crates|tests)/[\w/.]+)`", table):
+        assert (ROOT / path).exists(), path
+    rows = [row for row in table.splitlines() if row.startswith(("| a", "| who"))]
+    assert len(rows) >= 10
+
+
 def test_the_tests_named_for_each_behaviour_exist() -> None:
     text = (ROOT / "docs" / "development" / "behaviours.md").read_text()
     for file, names in re.findall(r"`(tests/[\w/]+\.py)`: ((?:`test_\w+`(?:, )?)+)", text):
