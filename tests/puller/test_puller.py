@@ -370,18 +370,21 @@ async def test_health_and_metrics(tmp_path: Path) -> None:
         mesh.fault = lambda _request: web.Response(status=403)
         await refused(mesh.load("other"))
         runner = await serve_metrics(mesh.puller.metrics, 0, lambda: mesh.puller.upstream.connected)
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with ClientSession() as client:
-            for path, status in (("/live", 200), ("/ready", 200), ("/metrics", 200), ("/other", 404)):
-                async with client.get(url + path) as answer:
-                    assert answer.status == status
-                    text = await answer.text()
-                    if path == "/metrics":
-                        assert 'modelmesh_puller_loads_total{code="OK",ended_by="runtime"} 1.0' in text
-                        assert 'modelmesh_puller_loads_total{code="PERMISSION_DENIED",ended_by="pull"} 1.0' in text
-                        assert "modelmesh_puller_fetched_bytes_total 7.0" in text
-                        assert "modelmesh_puller_cache_bytes 7.0" in text
-        await runner.cleanup()
+        # IPv4 and IPv6 listen on a free port each; which is named first differs from machine to machine.
+        port = next(address[1] for address in runner.addresses if ":" not in address[0])
+        try:
+            async with ClientSession() as client:
+                for path, status in (("/live", 200), ("/ready", 200), ("/metrics", 200), ("/other", 404)):
+                    async with client.get(f"http://127.0.0.1:{port}{path}") as answer:
+                        assert answer.status == status
+                        text = await answer.text()
+                        if path == "/metrics":
+                            assert 'modelmesh_puller_loads_total{code="OK",ended_by="runtime"} 1.0' in text
+                            assert 'modelmesh_puller_loads_total{code="PERMISSION_DENIED",ended_by="pull"} 1.0' in text
+                            assert "modelmesh_puller_fetched_bytes_total 7.0" in text
+                            assert "modelmesh_puller_cache_bytes 7.0" in text
+        finally:
+            await runner.cleanup()
         async with mesh.channel() as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
