@@ -115,16 +115,15 @@ class Admin:
     async def explain(self, _: Call, request: pb.ExplainRequest) -> pb.ExplainResponse:
         """Say why a model is where it is."""
         model = named_model(request.model_id)
-        vmodel = VModelId(model)
-        named = None
-        if await read_record(self._plane.models, model, fresh=True) is None:
-            named = await self._plane.vmodels.read(vmodel)
-            model = named.record.active if named is not None else model
-        answer = await explain(self._plane, model, dry_run=request.dry_run)
-        answer.vmodel_id = vmodel if named is not None else ""
-        registered = await read_record(self._plane.models, model, fresh=False)
+        vmodel = ""
+        registered = await read_record(self._plane.models, model, fresh=True)
+        if registered is None and (named := await self._plane.vmodels.read(VModelId(model))) is not None:
+            vmodel, model = model, named.record.active
+            registered = await read_record(self._plane.models, model, fresh=True)
         if registered is None:
             raise not_registered(model)
+        answer = await explain(self._plane, model, registered, dry_run=request.dry_run)
+        answer.vmodel_id = vmodel
         answer.model.CopyFrom(self._describe(model, registered.record, registered.create_revision))
         return answer
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.view.records import Registered, Stored
-from modelmesh.management.models import not_registered, read_record
 from modelmesh.policy.attempt import GiveUp, LoadHere, SendTo
 from modelmesh.policy.places import describe_places
 from modelmesh.ports import PeerUnreachableError
@@ -23,14 +22,11 @@ ANSWER_MS = 2_000
 EVENTS = 256
 
 
-async def explain(plane: ControlPlane, model: ModelId, *, dry_run: bool) -> pb.ExplainResponse:
-    """Put the answer together, but for the description of the model. Raises CallError.
+async def explain(plane: ControlPlane, model: ModelId, registered: Registered, *, dry_run: bool) -> pb.ExplainResponse:
+    """Put the answer together, but for the description of the model.
 
     Other instances are asked for what they remember, each for two seconds at most.
     """
-    registered = await read_record(plane.models, model, fresh=True)
-    if registered is None:
-        raise not_registered(model)
     if dry_run:
         await plane.cache.predict(model, registered)
     source = plane.cache.size_source(model, registered.record.type)

@@ -1,6 +1,6 @@
 """How long is a failed load believed, whose fault was it, and how many runtimes may one model end.
 
-Called by `modelmesh.control.copies.listing` when a load fails, by `modelmesh.control.blame` when a runtime ends under
+Called by `modelmesh.control.copies.listing` when a load fails, by `modelmesh.control.copies.losses` when a runtime ends under
 calls, and by `modelmesh.policy.attempt` before each load. A runtime that cannot be reached, or has no memory, says
 nothing about the model.
 """

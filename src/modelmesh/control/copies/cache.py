@@ -68,6 +68,7 @@ class Cache:
         self._in_flight_max = in_flight_max
         self._waiter_numbers = count()
         self._worth = 0
+        self._next_victim_use_ms = 0
         self.ledger = steps.ledger
         self.usage = steps.usage
         self.learned = steps.learned
@@ -110,7 +111,7 @@ class Cache:
             pinned_bytes=self._room.pinned_bytes(),
             default_size_bytes=self.parameters.default_size_bytes,
             copies=len(self._entries),
-            next_victim_use_ms=self._room.next_victim_use_ms(),
+            next_victim_use_ms=self._next_victim_use_ms,
             loading_slots=self.parameters.loading_slots,
             loads=self.loads,
             backlog_ms=self._steps.backlog_ms(),
@@ -378,7 +379,9 @@ class Cache:
     def tick(self) -> None:
         """Measure the rate of requests, and enforce the bounds on waiting; called about once a second."""
         self.usage.sample_rate(self._clock.monotonic_ms())
+        # Both walk over copies, and an entry is described for every decision.
         self._worth = self._room.worth()
+        self._next_victim_use_ms = self._room.next_victim_use_ms()
         self._steps.tick()
 
     # --- the store ----------------------------------------------------------------------------

@@ -242,7 +242,7 @@ class Loading:
 
     def _believed(self, entry: Entry, size_bytes: int) -> int:
         """The size of what the runtime holds. More than all it has is none: such a model would never be loaded again."""
-        capacity_bytes = self._condition().capacity_bytes
+        capacity_bytes = self._parameters().capacity_bytes
         if size_bytes <= capacity_bytes:
             return size_bytes
         detail = f"the runtime says {size_bytes} bytes and has {capacity_bytes} in all; the predicted size is kept"
