@@ -67,6 +67,12 @@ class Side:
             raise RuntimeCallError(self.behaviour, "so it was told")
         return payload
 
+    async def until_served(self) -> None:
+        """Until its runtime has been given a call."""
+        async with asyncio.timeout(WAIT):
+            while not self.served:
+                await asyncio.sleep(0.002)
+
     async def call(self, name: str = "m", *, vmodel: bool = False, timeout: float = WAIT) -> Answer:
         raise NotImplementedError
 
@@ -302,9 +308,7 @@ async def test_a_closed_copy_is_idle_when_its_last_call_has_ended(pair: tuple[Si
     a.local()
     a.gate = asyncio.Event()
     call = asyncio.create_task(a.call())
-    async with asyncio.timeout(WAIT):
-        while not a.served:
-            await asyncio.sleep(0.002)
+    await a.until_served()
     a.local(ready=False)
     assert a.brain.count(CopyIdle) == 0
     a.gate.set()
@@ -320,9 +324,7 @@ async def test_whether_a_copy_is_idle_can_be_asked(pair: tuple[Side, Side]) -> N
     assert not a.plane.is_idle(M, LoadId(1))  # open
     a.gate = asyncio.Event()
     call = asyncio.create_task(a.call())
-    async with asyncio.timeout(WAIT):
-        while not a.served:
-            await asyncio.sleep(0.002)
+    await a.until_served()
     a.local(ready=False)
     assert not a.plane.is_idle(M, LoadId(1))
     assert not a.plane.is_idle(M, LoadId(1))  # asking changes nothing
@@ -344,9 +346,7 @@ async def test_what_runs_on_a_copy_can_be_ended(pair: tuple[Side, Side]) -> None
     a.local()
     a.gate = asyncio.Event()
     call = asyncio.create_task(a.call())
-    async with asyncio.timeout(WAIT):
-        while not a.served:
-            await asyncio.sleep(0.002)
+    await a.until_served()
     a.local(ready=False)
     a.plane.end_copy(M, LoadId(1))
     failed = await a.brain.next(AttemptFailed)
@@ -361,9 +361,7 @@ async def test_calls_leave_a_runtime_that_hangs_once(pair: tuple[Side, Side]) ->
     a.local()
     a.gate = asyncio.Event()
     call = asyncio.create_task(a.call())
-    async with asyncio.timeout(WAIT):
-        while not a.served:
-            await asyncio.sleep(0.002)
+    await a.until_served()
     a.local(ready=False)
     a.plane.runtime_hangs()
     failed = await a.brain.next(AttemptFailed)

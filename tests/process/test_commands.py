@@ -21,7 +21,7 @@ from sklearn.datasets import load_iris
 from sklearn.naive_bayes import GaussianNB
 
 from modelmesh._proto import open_inference_pb2 as oip
-from modelmesh.cli.up import FIRST_CALL
+from modelmesh.cli.greeting import FIRST_CALL
 from modelmesh.instance.local_cluster import free_port
 
 pytestmark = pytest.mark.process

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,17 +106,9 @@ def _once(
 
 def standing(client: "Client") -> "dict[str, Standing]":
     """The vmodels of the mesh, by name."""
-    import sys
-
-    from modelmesh._proto import admin_pb2 as pb
     from modelmesh.declared import Standing
 
-    def page(size: int, token: str) -> tuple[Iterable[pb.VModel], str]:
-        request = pb.ListVModelsRequest(page_size=size, page_token=token)
-        answer = client.call("modelmesh.v1.Admin/ListVModels", request, pb.ListVModelsResponse)
-        return answer.vmodels, answer.next_page_token
-
-    found, _ = client.pages(page, limit=sys.maxsize)
+    found, _ = client.vmodels()
     return {one.id: Standing(one.active_model_id, one.target_model_id, one.owner) for one in found}
 
 

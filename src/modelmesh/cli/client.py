@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 import grpc
 import typer
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from modelmesh._proto import admin_pb2
 from modelmesh.cli.text import console, printable, say
 
 DEFAULT_ADDRESS = "localhost:8033"
@@ -110,6 +112,31 @@ class Client:
             found.extend(items)
             if not token or len(found) >= limit:
                 return found, bool(token)
+
+    def models(self, *, prefix: str = "", limit: int = sys.maxsize) -> tuple[list[admin_pb2.Model], bool]:
+        """Registered models by id: at most `limit`, and whether there are more."""
+
+        def page(size: int, token: str) -> tuple[Iterable[admin_pb2.Model], str]:
+            request = admin_pb2.ListModelsRequest(page_size=size, page_token=token, prefix=prefix)
+            answer = self.call("modelmesh.v1.Admin/ListModels", request, admin_pb2.ListModelsResponse)
+            return answer.models, answer.next_page_token
+
+        return self.pages(page, limit=limit)
+
+    def vmodels(self, *, prefix: str = "", limit: int = sys.maxsize) -> tuple[list[admin_pb2.VModel], bool]:
+        """Vmodels by id: at most `limit`, and whether there are more."""
+
+        def page(size: int, token: str) -> tuple[Iterable[admin_pb2.VModel], str]:
+            request = admin_pb2.ListVModelsRequest(page_size=size, page_token=token, prefix=prefix)
+            answer = self.call("modelmesh.v1.Admin/ListVModels", request, admin_pb2.ListVModelsResponse)
+            return answer.vmodels, answer.next_page_token
+
+        return self.pages(page, limit=limit)
+
+
+def described(message: Message) -> dict[str, Any]:
+    """A message of ours for machines: a JSON object with the names of the `.proto` file."""
+    return MessageToDict(message, preserving_proto_field_name=True)
 
 
 def channel_options(address: str) -> list[tuple[str, int]]:

@@ -55,8 +55,8 @@ def event_line(event: "admin_pb2.Event", *, about: str = "") -> str:
 
 def _show(event: "admin_pb2.Event", *, as_json: bool) -> None:
     if as_json:
-        from google.protobuf.json_format import MessageToDict
+        from modelmesh.cli.client import described
 
-        typer.echo(json.dumps(MessageToDict(event, preserving_proto_field_name=True)))
+        typer.echo(json.dumps(described(event)))
     else:
         say(event_line(event))

@@ -35,15 +35,13 @@ def explain(
 ) -> None:
     """Say where a model is and why, what was considered, what left for it, and what failed until when."""
     from modelmesh._proto import admin_pb2 as pb
-    from modelmesh.cli.client import connect
+    from modelmesh.cli.client import connect, described
 
     with connect(address, ca) as client:
         request = pb.ExplainRequest(model_id=model, dry_run=dry_run)
         answer = client.call("modelmesh.v1.Admin/Explain", request, pb.ExplainResponse)
     if as_json:
-        from google.protobuf.json_format import MessageToDict
-
-        typer.echo(json.dumps(MessageToDict(answer, preserving_proto_field_name=True)))
+        typer.echo(json.dumps(described(answer)))
         return
     for line in lines(answer, now_s=time.time(), dry_run=dry_run):
         say(line)
@@ -86,7 +84,7 @@ def fits(
 ) -> None:
     """Say where a model of a size would be loaded now, and what would leave for it; exit status 1: nowhere."""
     from modelmesh._proto import admin_pb2 as pb
-    from modelmesh.cli.client import connect
+    from modelmesh.cli.client import connect, described
     from modelmesh.cli.sizes import parse_size
 
     try:
@@ -96,9 +94,7 @@ def fits(
     with connect(address, ca) as client:
         answer = client.call("modelmesh.v1.Admin/Fit", request, pb.FitResponse)
     if as_json:
-        from google.protobuf.json_format import MessageToDict
-
-        typer.echo(json.dumps(MessageToDict(answer, preserving_proto_field_name=True)))
+        typer.echo(json.dumps(described(answer)))
     else:
         for line in [*_places(answer.places), "", *_plan(answer.plan, time.time())]:
             say(line)

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from modelmesh.cli.client import Client
 
 SHOWN_MODELS = 20
+LOOKED_AT = 1000
+"""Models that a picture looks at."""
+
 HEADER = ("INSTANCE", "STATE", "MODELS", "MEMORY", "LOADING", "WAITING", "EXPECTED WAIT")
 
 
 def instances(address: Address = LOCAL, ca: Authority = None, as_json: AsJson = False) -> None:
     """List the instances of the cluster: their state, memory, loads, and how long a load would wait there."""
-    from modelmesh.cli.client import connect
+    from modelmesh.cli.client import connect, described
 
     with connect(address, ca) as client:
         found = listed(client)
     if as_json:
-        from google.protobuf.json_format import MessageToDict
-
-        described = [MessageToDict(instance, preserving_proto_field_name=True) for instance in found]
-        typer.echo(json.dumps({"instances": described}))
+        typer.echo(json.dumps({"instances": [described(instance) for instance in found]}))
         return
     table(HEADER, [_row(instance) for instance in found])
 
@@ -72,12 +72,10 @@ def picture(client: "Client") -> "Table":
     """Instances with their memory, and the first models of each. Raises grpc.RpcError."""
     from rich.table import Table
 
-    from modelmesh._proto import admin_pb2 as pb
-
-    page = client.call("modelmesh.v1.Admin/ListModels", pb.ListModelsRequest(page_size=1000), pb.ListModelsResponse)
+    models, _ = client.models(limit=LOOKED_AT)
     drawn = Table(*HEADER, "HOLDS", box=None, pad_edge=False)
     for instance in listed(client):
-        held = [model.id for model in page.models if any(copy.instance_id == instance.id for copy in model.copies)]
+        held = [model.id for model in models if any(copy.instance_id == instance.id for copy in model.copies)]
         more = f" … (+{len(held) - SHOWN_MODELS})" if len(held) > SHOWN_MODELS else ""
         drawn.add_row(*_row(instance), printable(", ".join(held[:SHOWN_MODELS]) + more))
     return drawn

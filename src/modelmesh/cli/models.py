@@ -163,18 +163,11 @@ def list_models(
     from modelmesh._proto import admin_pb2 as pb
 
     with _client(address, ca) as client:
-
-        def page(size: int, token: str) -> tuple[Iterable[pb.Model], str]:
-            request = pb.ListModelsRequest(page_size=size, page_token=token, prefix=prefix)
-            answer = client.call("modelmesh.v1.Admin/ListModels", request, pb.ListModelsResponse)
-            return answer.models, answer.next_page_token
-
-        found, more = client.pages(page, limit=limit)
+        found, more = client.models(prefix=prefix, limit=limit)
     if as_json:
-        from google.protobuf.json_format import MessageToDict
+        from modelmesh.cli.client import described
 
-        described = [MessageToDict(model, preserving_proto_field_name=True) for model in found]
-        typer.echo(json.dumps({"models": described, "more": more}))
+        typer.echo(json.dumps({"models": [described(model) for model in found], "more": more}))
         return
     table(
         ("MODEL", "TYPE", "LOADED AT", "LAST USED"),

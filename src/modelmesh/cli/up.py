@@ -2,29 +2,25 @@
 
 import asyncio
 import os
-import shlex
 import signal
 import sys
-from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
 from modelmesh.cli.text import console, printable, say
+from modelmesh.cli.up_folder import FolderSource
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from modelmesh.instance.local_cluster import LocalCluster
-    from modelmesh.instance.model_folder import FolderModel
 
 FIRST_PORT = 8033
 REFRESH_S = 1.0
 PATIENCE_S = 2.0
 """A stop that takes longer says what it waits for."""
-FIRST_CALL = "inference.GRPCInferenceService/ModelMetadata"
-"""Tells a model's inputs and outputs; an empty message will do."""
 
 
 def up(
@@ -93,9 +89,9 @@ def up(
         raise typer.Exit(
             _run_manifests(manifests, storage_config, instances, port, capacity_bytes, default_bytes, state)
         )
-    files = _model_files(models) if models is not None else {}
+    source = FolderSource(models)
     cluster = _cluster(instances, models, port, capacity_bytes, default_bytes, state, trust or [])
-    raise typer.Exit(asyncio.run(_run(cluster, _FolderSource(models, files))))
+    raise typer.Exit(asyncio.run(_run(cluster, source)))
 
 
 def _run_manifests(
@@ -117,20 +113,6 @@ def _run_manifests(
     except LocalRuntimeError as error:
         say(f"modelmesh up: {error}", error=True)
         return 1
-
-
-def _model_files(folder: Path) -> "dict[str, FolderModel]":
-    from modelmesh.instance.model_folder import TYPES, AmbiguousFilesError, read_folder
-
-    try:
-        found = read_folder(folder)
-    except AmbiguousFilesError as error:
-        raise typer.BadParameter(str(error), param_hint="--models") from error
-    for file in found.passed_over:
-        say(f"passed over {file}", error=True)
-    if not found.models:
-        say(f"{folder} holds no model files ({', '.join(TYPES)})", error=True)
-    return found.models
 
 
 def _cluster(
@@ -228,153 +210,6 @@ async def _stop(cluster: "LocalCluster", at_once: asyncio.Event, *, keep_logs: b
         await cluster.kill()
     hurried.cancel()
     await stopping
-
-
-class _Followed:
-    """The folder of models while it is served: new files are registered, changed ones anew, and those that went are not any more."""
-
-    def __init__(self, cluster: "LocalCluster", folder: Path, files: "Mapping[str, FolderModel]") -> None:
-        from modelmesh.instance.model_folder import read_folder
-
-        self._cluster = cluster
-        self._folder = folder
-        self._registered = dict(files)
-        self._stamps = read_folder(folder).stamps
-        self._settling: dict[str, tuple[int, int]] = {}
-        self._said = ""
-
-    def look(self) -> None:
-        """Bring the registrations in line with the folder; what stands in the way is said once."""
-        import grpc
-
-        from modelmesh.instance.model_folder import AmbiguousFilesError, read_folder
-
-        try:
-            found = read_folder(self._folder)
-        except (AmbiguousFilesError, OSError) as error:
-            self._say(str(error))
-            return
-        settled = {model for model, stamp in found.stamps.items() if self._settling.get(model, stamp) == stamp}
-        self._settling = found.stamps
-        changed = {model for model in settled if self._stamps.get(model, found.stamps[model]) != found.stamps[model]}
-        # A file that is still being written is taken when it has stayed the same for a look.
-        wanted = {model: file for model, file in found.models.items() if model in self._registered or model in settled}
-        if wanted == self._registered and not changed:
-            return
-        try:
-            _register(self._cluster, wanted, changed)
-        except (grpc.RpcError, typer.Exit) as error:
-            self._say(f"the folder is looked at again: {error}")
-            return
-        for model in sorted(wanted.keys() - self._registered.keys()):
-            self._cluster.progress(f"registered {model}")
-        for model in sorted(changed & self._registered.keys()):
-            self._cluster.progress(f"registered {model} again: its file has changed")
-        self._registered = wanted
-        self._stamps = {model: found.stamps[model] for model in wanted}
-
-    def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
-            self._cluster.progress(text)
-
-
-class _FolderSource:
-    """A folder of model files, or nothing."""
-
-    def __init__(self, models: Path | None, files: "Mapping[str, FolderModel]") -> None:
-        self._models = models
-        self._files = files
-        self._followed: _Followed | None = None
-
-    async def start(self, cluster: "LocalCluster") -> None:
-        """Start, and register what is in the folder."""
-        await cluster.start()
-        if self._models is not None:
-            count = f"{len(self._files)} {'model' if len(self._files) == 1 else 'models'}"
-            cluster.progress(f"registering {count} of {self._models}")
-            await asyncio.to_thread(_register, cluster, self._files)
-            self._followed = _Followed(cluster, self._models, self._files)
-
-    def explain(self, cluster: "LocalCluster") -> None:
-        """Where everything is, and how to call it."""
-        _explain(cluster, self._models, self._files)
-
-    def look(self, cluster: "LocalCluster") -> None:
-        """Follow the folder."""
-        del cluster
-        if self._followed is not None:
-            self._followed.look()
-
-
-def _register(
-    cluster: "LocalCluster", files: "Mapping[str, FolderModel]", changed: "Collection[str]" = frozenset()
-) -> None:
-    """Bring what is registered in line with what is in the folder; what stands in the way is said, and the rest goes on.
-
-    `changed`: models whose files have another content than when they were registered.
-    """
-    import grpc
-
-    from modelmesh._proto import admin_pb2
-    from modelmesh._proto import model_mesh_pb2 as pb
-    from modelmesh.cli.client import connect
-    from modelmesh.instance.model_folder import Change, FolderModel, changes
-
-    with connect(cluster.instances[0].endpoint) as client:
-
-        def page(size: int, token: str) -> tuple[Iterable[admin_pb2.Model], str]:
-            request = admin_pb2.ListModelsRequest(page_size=size, page_token=token)
-            answer = client.call("modelmesh.v1.Admin/ListModels", request, admin_pb2.ListModelsResponse)
-            return answer.models, answer.next_page_token
-
-        listed, _ = client.pages(page, limit=sys.maxsize)
-        registered = {model.id: FolderModel(model.type, model.path) for model in listed}
-        remembered = cluster.state.registered()
-        ours = {model: file for model, file in registered.items() if file in (remembered.get(model), files.get(model))}
-        steps = changes(files, remembered, registered)
-        steps |= {model: Change.REPLACE for model in changed if model in ours and model not in steps}
-        for model, change in steps.items():
-            try:
-                if change is not Change.REGISTER:
-                    request = pb.UnregisterModelRequest(modelId=model)
-                    client.call("mmesh.ModelMesh/unregisterModel", request, pb.UnregisterModelResponse)
-                    gone = ours.pop(model)
-                    if change is Change.UNREGISTER:
-                        cluster.progress(f"unregistered {model}: {gone.path} is not there any more")
-                if change is not Change.UNREGISTER:
-                    info = pb.ModelInfo(type=files[model].type, path=files[model].path)
-                    register = pb.RegisterModelRequest(modelId=model, modelInfo=info)
-                    client.call("mmesh.ModelMesh/registerModel", register, pb.ModelStatusInfo)
-                    ours[model] = files[model]
-            except grpc.RpcError as error:
-                if error.code() not in {grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION}:
-                    client.doing = f"registering {model}"
-                    raise
-                cluster.progress(
-                    f"{model} stays as it is registered, for {registered[model].path or 'no file'}: {error.details()};"
-                    f" `modelmesh models unregister` and a new start would change that"
-                )
-    cluster.state.remember(ours)
-
-
-def _explain(cluster: "LocalCluster", models: Path | None, files: "Mapping[str, FolderModel]") -> None:
-    typer.echo("")
-    for instance in cluster.instances:
-        metrics = f"  metrics at port {instance.metrics_port}" if instance.metrics_port else ""
-        typer.echo(f"  {instance.name}  grpc://{instance.endpoint}{metrics}")
-    typer.echo(f"  logs        {cluster.logs}")
-    endpoint = cluster.instances[0].endpoint
-    model = shlex.quote(next(iter(files), "my-model"))
-    typer.echo("\nTry:")
-    if models is not None and not files:
-        say(f"  cp model.onnx {shlex.quote(str(models))}/my-model.onnx    # registered as my-model within seconds")
-    elif not files:
-        typer.echo(f"  modelmesh models register my-model --type onnx --path /path/to/model.onnx --address {endpoint}")
-    typer.echo(f"  modelmesh models load {model} --address {endpoint}")
-    typer.echo(f"  modelmesh models list --address {endpoint}")
-    typer.echo("and with any gRPC client, say which model in the header mm-model-id:")
-    typer.echo(f"  grpcurl -plaintext -H mm-model-id:{model} {endpoint} {FIRST_CALL}\n")
 
 
 async def _watch(cluster: "LocalCluster", stop: asyncio.Event, source: Source) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from modelmesh.cli.greeting import greet
 from modelmesh.cli.text import say
 
 if TYPE_CHECKING:
@@ -159,23 +160,14 @@ class ManifestSource:
 
     def explain(self, cluster: "LocalCluster") -> None:
         """Where everything is, and how to call it."""
-        import shlex
-
-        from modelmesh.cli.up import FIRST_CALL
-
-        typer.echo("")
         names = [runtime.name for runtime in self.runtimes for _ in range(runtime.body.get("replicas") or 1)]
-        for number, instance in enumerate(cluster.instances):
-            runtime = names[number] if len(names) == len(cluster.instances) else ""
-            typer.echo(f"  {instance.name}  grpc://{instance.endpoint}  {runtime}".rstrip())
-        typer.echo(f"  logs        {cluster.logs}")
-        endpoint = cluster.instances[0].endpoint
-        typer.echo("\nTry:")
-        typer.echo(f"  modelmesh vmodels list --address {endpoint}")
-        if self._declared.wanted:
-            name = shlex.quote(self._declared.wanted[0].name)
-            typer.echo("and with any gRPC client, say which model in the header mm-vmodel-id:")
-            typer.echo(f"  grpcurl -plaintext -H mm-vmodel-id:{name} {endpoint} {FIRST_CALL}\n")
+        greet(
+            cluster,
+            ["modelmesh vmodels list"],
+            header="mm-vmodel-id",
+            name=self._declared.wanted[0].name if self._declared.wanted else None,
+            notes=names if len(names) == len(cluster.instances) else (),
+        )
 
 
 def _folder(paths: Sequence[Path]) -> Path:

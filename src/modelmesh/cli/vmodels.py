@@ -116,17 +116,10 @@ def list_vmodels(
     as_json: AsJson = False,
 ) -> None:
     """List vmodels, the models that they name, and how their calls are split."""
-    from modelmesh._proto import admin_pb2 as pb
     from modelmesh.cli.client import connect
 
     with connect(address, ca) as client:
-
-        def page(size: int, token: str) -> tuple[Iterable[pb.VModel], str]:
-            request = pb.ListVModelsRequest(page_size=size, page_token=token, prefix=prefix)
-            answer = client.call("modelmesh.v1.Admin/ListVModels", request, pb.ListVModelsResponse)
-            return answer.vmodels, answer.next_page_token
-
-        found, more = client.pages(page, limit=limit)
+        found, more = client.vmodels(prefix=prefix, limit=limit)
     if as_json:
         typer.echo(json.dumps({"vmodels": [_as_json(vmodel) for vmodel in found], "more": more}))
         return

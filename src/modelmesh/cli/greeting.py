@@ -1,0 +1,42 @@
+"""What `modelmesh up` says when everything runs: where it is, and how to call it."""
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from modelmesh.cli.text import say
+
+if TYPE_CHECKING:
+    from modelmesh.instance.local_cluster import LocalCluster
+
+FIRST_CALL = "inference.GRPCInferenceService/ModelMetadata"
+"""Tells a model's inputs and outputs; an empty message will do."""
+
+
+def greet(
+    cluster: "LocalCluster", commands: Sequence[str], *, header: str, name: str | None, notes: Sequence[str] = ()
+) -> None:
+    """Print it.
+
+    Args:
+        cluster: It runs.
+        commands: Lines to try; those of `modelmesh` get the address.
+        header: Says which model a call is for.
+        name: Of a model for the first call; None: there is none to call.
+        notes: A word on each instance; none for any.
+    """
+    typer.echo("")
+    for number, instance in enumerate(cluster.instances):
+        metrics = f"metrics at port {instance.metrics_port}" if instance.metrics_port else ""
+        note = notes[number] if notes else ""
+        typer.echo("  ".join(filter(None, (f"  {instance.name}", f"grpc://{instance.endpoint}", note, metrics))))
+    typer.echo(f"  logs        {cluster.logs}")
+    endpoint = cluster.instances[0].endpoint
+    typer.echo("\nTry:")
+    for command in commands:
+        say(f"  {command} --address {endpoint}" if command.startswith("modelmesh ") else f"  {command}")
+    if name is not None:
+        typer.echo(f"and with any gRPC client, say which model in the header {header}:")
+        typer.echo(f"  grpcurl -plaintext -H {header}:{shlex.quote(name)} {endpoint} {FIRST_CALL}\n")

@@ -1,0 +1,151 @@
+"""`modelmesh up --models`: the model files of a folder, or nothing yet."""
+
+import asyncio
+import shlex
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from modelmesh.cli.greeting import greet
+from modelmesh.cli.text import say
+
+if TYPE_CHECKING:
+    from modelmesh.instance.local_cluster import LocalCluster
+    from modelmesh.instance.model_folder import FolderModel, Found
+
+
+class FolderSource:
+    """What `up` serves when it is given a folder: new files are registered, changed ones anew, and those that went are not any more.
+
+    Args:
+        models: The folder; None: there is none, and nothing is registered.
+
+    Raises:
+        typer.BadParameter: Two files would be one model.
+    """
+
+    def __init__(self, models: Path | None) -> None:
+        from modelmesh.instance.model_folder import Found
+
+        found = Found() if models is None else _read(models)
+        self._models = models
+        self._registered = found.models
+        self._stamps = found.stamps
+        self._settling: dict[str, tuple[int, int]] = {}
+        self._said = ""
+
+    async def start(self, cluster: "LocalCluster") -> None:
+        """Start, and register what is in the folder."""
+        await cluster.start()
+        if self._models is not None:
+            count = f"{len(self._registered)} {'model' if len(self._registered) == 1 else 'models'}"
+            cluster.progress(f"registering {count} of {self._models}")
+            await asyncio.to_thread(_register, cluster, self._registered)
+
+    def explain(self, cluster: "LocalCluster") -> None:
+        """Where everything is, and how to call it."""
+        model = next(iter(self._registered), "my-model")
+        commands = [f"modelmesh models load {shlex.quote(model)}", "modelmesh models list"]
+        if self._models is not None and not self._registered:
+            file = f"{shlex.quote(str(self._models))}/my-model.onnx"
+            commands.insert(0, f"cp model.onnx {file}    # registered as my-model within seconds")
+        elif not self._registered:
+            commands.insert(0, "modelmesh models register my-model --type onnx --path /path/to/model.onnx")
+        greet(cluster, commands, header="mm-model-id", name=model)
+
+    def look(self, cluster: "LocalCluster") -> None:
+        """Bring the registrations in line with the folder; what stands in the way is said once."""
+        import grpc
+
+        from modelmesh.instance.model_folder import AmbiguousFilesError, read_folder
+
+        if self._models is None:
+            return
+        try:
+            found = read_folder(self._models)
+        except (AmbiguousFilesError, OSError) as error:
+            self._say(cluster, str(error))
+            return
+        settled = {model for model, stamp in found.stamps.items() if self._settling.get(model, stamp) == stamp}
+        self._settling = found.stamps
+        changed = {model for model in settled if self._stamps.get(model, found.stamps[model]) != found.stamps[model]}
+        # A file that is still being written is taken when it has stayed the same for a look.
+        wanted = {model: file for model, file in found.models.items() if model in self._registered or model in settled}
+        if wanted == self._registered and not changed:
+            return
+        try:
+            _register(cluster, wanted, changed)
+        except (grpc.RpcError, typer.Exit) as error:
+            self._say(cluster, f"the folder is looked at again: {error}")
+            return
+        for model in sorted(wanted.keys() - self._registered.keys()):
+            cluster.progress(f"registered {model}")
+        for model in sorted(changed & self._registered.keys()):
+            cluster.progress(f"registered {model} again: its file has changed")
+        self._registered = wanted
+        self._stamps = {model: found.stamps[model] for model in wanted}
+
+    def _say(self, cluster: "LocalCluster", text: str) -> None:
+        if text != self._said:
+            self._said = text
+            cluster.progress(text)
+
+
+def _read(folder: Path) -> "Found":
+    from modelmesh.instance.model_folder import TYPES, AmbiguousFilesError, read_folder
+
+    try:
+        found = read_folder(folder)
+    except AmbiguousFilesError as error:
+        raise typer.BadParameter(str(error), param_hint="--models") from error
+    for file in found.passed_over:
+        say(f"passed over {file}", error=True)
+    if not found.models:
+        say(f"{folder} holds no model files ({', '.join(TYPES)})", error=True)
+    return found
+
+
+def _register(
+    cluster: "LocalCluster", files: "Mapping[str, FolderModel]", changed: "Collection[str]" = frozenset()
+) -> None:
+    """Bring what is registered in line with what is in the folder; what stands in the way is said, and the rest goes on.
+
+    `changed`: models whose files have another content than when they were registered.
+    """
+    import grpc
+
+    from modelmesh._proto import model_mesh_pb2 as pb
+    from modelmesh.cli.client import connect
+    from modelmesh.instance.model_folder import Change, FolderModel, changes
+
+    with connect(cluster.instances[0].endpoint) as client:
+        listed, _ = client.models()
+        registered = {model.id: FolderModel(model.type, model.path) for model in listed}
+        remembered = cluster.state.registered()
+        ours = {model: file for model, file in registered.items() if file in (remembered.get(model), files.get(model))}
+        steps = changes(files, remembered, registered)
+        steps |= {model: Change.REPLACE for model in changed if model in ours and model not in steps}
+        for model, change in steps.items():
+            try:
+                if change is not Change.REGISTER:
+                    request = pb.UnregisterModelRequest(modelId=model)
+                    client.call("mmesh.ModelMesh/unregisterModel", request, pb.UnregisterModelResponse)
+                    gone = ours.pop(model)
+                    if change is Change.UNREGISTER:
+                        cluster.progress(f"unregistered {model}: {gone.path} is not there any more")
+                if change is not Change.UNREGISTER:
+                    info = pb.ModelInfo(type=files[model].type, path=files[model].path)
+                    register = pb.RegisterModelRequest(modelId=model, modelInfo=info)
+                    client.call("mmesh.ModelMesh/registerModel", register, pb.ModelStatusInfo)
+                    ours[model] = files[model]
+            except grpc.RpcError as error:
+                if error.code() not in {grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION}:
+                    client.doing = f"registering {model}"
+                    raise
+                cluster.progress(
+                    f"{model} stays as it is registered, for {registered[model].path or 'no file'}: {error.details()};"
+                    f" `modelmesh models unregister` and a new start would change that"
+                )
+    cluster.state.remember(ours)
