@@ -363,19 +363,17 @@ async def test_files_are_kept_if_they_may_be(tmp_path: Path, keeps: bool) -> Non
 
 
 async def test_health_and_metrics(tmp_path: Path) -> None:
-    from modelmesh.puller.metrics import serve_metrics
+    from modelmesh.puller.metrics import MetricsPage
 
     async with pod(tmp_path) as mesh:
         await mesh.load("mod")
         mesh.fault = lambda _request: web.Response(status=403)
         await refused(mesh.load("other"))
-        runner = await serve_metrics(mesh.puller.metrics, 0, lambda: mesh.puller.upstream.connected)
-        # IPv4 and IPv6 listen on a free port each; which is named first differs from machine to machine.
-        port = next(address[1] for address in runner.addresses if ":" not in address[0])
+        page = MetricsPage(mesh.puller.metrics, 0, lambda: mesh.puller.upstream.connected)
         try:
             async with ClientSession() as client:
                 for path, status in (("/live", 200), ("/ready", 200), ("/metrics", 200), ("/other", 404)):
-                    async with client.get(f"http://127.0.0.1:{port}{path}") as answer:
+                    async with client.get(f"http://127.0.0.1:{page.port}{path}") as answer:
                         assert answer.status == status
                         text = await answer.text()
                         if path == "/metrics":
@@ -384,7 +382,7 @@ async def test_health_and_metrics(tmp_path: Path) -> None:
                             assert "modelmesh_puller_fetched_bytes_total 7.0" in text
                             assert "modelmesh_puller_cache_bytes 7.0" in text
         finally:
-            await runner.cleanup()
+            await page.stop()
         async with mesh.channel() as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",

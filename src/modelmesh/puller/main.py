@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from modelmesh._proto import model_runtime_pb2 as pb
-from modelmesh.puller.metrics import PullerMetrics, serve_metrics
+from modelmesh.puller.metrics import MetricsPage, PullerMetrics
 from modelmesh.puller.service import PullerService
 from modelmesh.puller.settings import PullerSettings
 from modelmesh.puller.upstream import SERVICE, Upstream
@@ -119,7 +119,7 @@ async def serve_puller(settings: PullerSettings) -> None:
     await serving.start()
     page = None
     if settings.metrics_port:
-        page = await serve_metrics(serving.metrics, settings.metrics_port, lambda: serving.upstream.connected)
+        page = MetricsPage(serving.metrics, settings.metrics_port, lambda: serving.upstream.connected)
     living = asyncio.ensure_future(serving.live())
     stopping = asyncio.ensure_future(stop.wait())
     try:
@@ -132,7 +132,7 @@ async def serve_puller(settings: PullerSettings) -> None:
             await living
         await serving.stop()
         if page is not None:
-            await page.cleanup()
+            await page.stop()
 
 
 class JsonLines(logging.Formatter):

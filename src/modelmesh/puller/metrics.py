@@ -1,11 +1,13 @@
 """What the puller counts, and where it is read: `/metrics`, `/live`, `/ready`."""
 
+import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from modelmesh.adapters.http.requests import HttpServer, Request, Response, listen
 from modelmesh.storage import DiskCache, Progress, Report, Stage, StorageError
 
 BUCKETS_S = (0.05, 0.2, 1, 5, 20, 60, 300, 1200)
@@ -69,30 +71,35 @@ def _used_bytes(cache: DiskCache) -> float:
         return float("nan")
 
 
-async def serve_metrics(metrics: PullerMetrics, port: int, ready: Callable[[], bool]) -> web.AppRunner:
-    """Listen for scrapes and probes, on all interfaces: the node asks.
+class MetricsPage:
+    """`/metrics`, `/live` and `/ready`, on all interfaces: the node asks.
+
+    Args:
+        ready: Whether loads can be passed on.
 
     Raises:
         OSError: The port is taken.
     """
 
-    async def scrape(_request: web.Request) -> web.Response:
-        body = generate_latest(metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    def __init__(self, metrics: PullerMetrics, port: int, ready: Callable[[], bool]) -> None:
+        self._registry = metrics.registry
+        self._ready = ready
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - as said above
+        listener = listen(host, port, "METRICS_PORT", "metrics")
+        self.port = int(listener.getsockname()[1])
+        self._serving = asyncio.create_task(HttpServer(listener, self._answer).serve(), name="metrics")
 
-    async def live(_request: web.Request) -> web.Response:
-        return web.Response()
+    async def stop(self) -> None:
+        """Close."""
+        self._serving.cancel()
+        await asyncio.gather(self._serving, return_exceptions=True)
 
-    async def is_ready(_request: web.Request) -> web.Response:
-        return web.Response(status=200 if ready() else 503)
-
-    app = web.Application()
-    app.add_routes([web.get("/metrics", scrape), web.get("/live", live), web.get("/ready", is_ready)])
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, None, port).start()
-    except OSError:
-        await runner.cleanup()
-        raise
-    return runner
+    async def _answer(self, request: Request) -> Response:
+        match request.path:
+            case "/metrics":
+                return Response(200, generate_latest(self._registry), CONTENT_TYPE_LATEST)
+            case "/live":
+                return Response(200)
+            case "/ready":
+                return Response(200 if self._ready() else 503)
+        return Response(404)

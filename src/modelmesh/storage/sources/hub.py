@@ -14,7 +14,7 @@ from modelmesh.storage.errors import StorageError
 from modelmesh.storage.listing import Limits, Plan, SourceFile, make_plan, too_many
 from modelmesh.storage.locations import Location
 from modelmesh.storage.names import base_name, shown
-from modelmesh.storage.sources.web import Web, pieces, range_header, sent_range
+from modelmesh.storage.sources.web import Web
 from modelmesh.values.status import Status
 
 ENDPOINT = "https://huggingface.co"
@@ -74,14 +74,9 @@ class HubSource:
             self._location, files, is_file=is_file, endpoint=self._endpoint, unknown=unknown, limits=limits
         )
 
-    async def read(self, file: SourceFile, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
+    def read(self, file: SourceFile, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
         """As `Source.read`."""
-        if end is not None and start >= end:
-            return
-        async with self._web.get(file.key, range_header(start, end, file.size_bytes)) as answer:
-            sent_range(answer, start, end, file.size_bytes, f"{self._location}: {shown(file.name)}")
-            async for piece in pieces(answer, None if end is None else end - start):
-                yield piece
+        return self._web.read(file, start, end, f"{self._location}: {shown(file.name)}")
 
     async def close(self) -> None:
         """Let connections go."""

@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 
 from modelmesh.storage.errors import StorageError, of_http_status, scrub
+from modelmesh.storage.listing import SourceFile
 from modelmesh.storage.names import shown
 from modelmesh.values.status import Status
 
@@ -91,6 +92,15 @@ class Web:
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise StorageError(Status.UNAVAILABLE, f"{self.what}: {self._words(error)}") from None
+
+    async def read(self, file: SourceFile, start: int, end: int | None, what: str) -> AsyncGenerator[bytes, None]:
+        """Bytes of a file whose key is its URL, as `Source.read`; `what` names it in errors."""
+        if end is not None and start >= end:
+            return
+        async with self.get(file.key, range_header(start, end, file.size_bytes)) as answer:
+            sent_range(answer, start, end, file.size_bytes, what)
+            async for piece in pieces(answer, None if end is None else end - start):
+                yield piece
 
     async def json(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[Any, Mapping[str, str]]:
         """A JSON answer, bounded, and its headers. Raises StorageError."""
