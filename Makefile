@@ -15,7 +15,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -vE '/(target|fuzz)/') Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo test test-servers lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro lock proto docs check-deploy check-manifests
+.PHONY: help tools build demo demo-serving test test-servers lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro lock proto docs check-deploy check-manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -91,6 +91,9 @@ $(TOOLS)/servers/%/installed: requirements/servers/%.lock | $(STAMPS)/venv
 
 demo: bytecode ## three instances, real models that do not all fit: watch them load, move and leave
 	@$(BIN)/python examples/01-real-models/demo.py
+
+demo-serving: bytecode $(TOOLS)/servers/mlserver/installed ## models of four formats from a bucket, two MLServers and our runtime, one models.yaml (a gigabyte)
+	@$(BIN)/python examples/02-models-from-a-bucket/demo.py
 
 test: bytecode ## every test; K=expression picks some
 	@cargo test -q --locked -p modelmesh-http2 -p modelmesh-core -p modelmesh-bench-kit

@@ -170,6 +170,29 @@ def test_a_runtime_that_speaks_for_itself_is_one_process(tmp_path: Path) -> None
     assert found.data_port is None
 
 
+@pytest.mark.parametrize("name", ["mlserver-1.x", "modelmesh-1.x"])
+def test_runtimes_that_pull_share_one_cache_and_know_what_the_storage_reads(name: str, tmp_path: Path) -> None:
+    """Adapters had caches of their own, and did not know of proxies and of the registries' passwords."""
+    around = {
+        "MODELMESH_CACHE": "/kept",
+        "DOCKER_CONFIG": "/d",
+        "ALL_PROXY": "socks5://p",
+        "STORAGE_CONFIG_DIR": "/env",
+    }
+    told = made(SHIPPED[name], tmp_path, environment=around).runtime_environment
+    assert {told["DOCKER_CONFIG"], told["ALL_PROXY"]} == {"/d", "socks5://p"}
+    assert told["STORAGE_CONFIG_DIR"] == "/env"
+    assert told.get("MODEL_CACHE_DIR", told["MODELMESH_CACHE"]) == "/kept"
+    said = made(SHIPPED[name], tmp_path, environment=around, storage_configs=Path("/given")).runtime_environment
+    assert said["STORAGE_CONFIG_DIR"] == "/given", "what the command says counts more"
+
+
+def test_trusted_places_reach_the_runtime_that_asks_for_them(tmp_path: Path) -> None:
+    command = made(SHIPPED["modelmesh-1.x"], tmp_path, trust=["s3://b/*", "hf://o/*"]).runtime("unix:///s")
+    assert command[-4:] == ["--trust", "s3://b/*", "--trust", "hf://o/*"]
+    assert "--trust" not in made(SHIPPED["modelmesh-1.x"], tmp_path).runtime("unix:///s")
+
+
 @pytest.mark.parametrize(
     ("text", "has", "said"),
     [

@@ -238,10 +238,25 @@ class TestCapacity:
         runtime = Scripted(predicts=True)
         models = LoadedModels(runtime, pool)
         await models.load(source("m1", 700))
+        assert await models.tell_size(source("m2", 400)) == 400
         with pytest.raises(CapacityError, match=r"'m2' needs 400 bytes, but 300 of 1000 bytes are free") as caught:
             await models.load(source("m2", 400))
         assert (caught.value.wanted_bytes, caught.value.free_bytes) == (400, 300)
+        with pytest.raises(CapacityError):
+            await models.load(source("m3", 1001))  # fits nowhere, whatever the mesh was told
         assert runtime.story == ["load m1"]
+
+    async def test_a_prediction_that_the_mesh_never_heard_refuses_nothing(self, pool):
+        """The mesh had made room for its own guess, and got the same refusal for as long as it remembered it."""
+
+        class Careful(Scripted):
+            def predict_size(self, source):
+                return int(source.path) + 50
+
+        models = LoadedModels(Careful(), pool)
+        await models.load(source("m1", 700))
+        assert (await models.load(source("m2", 300))).size_bytes == 300
+        assert models.accounted_bytes() == 1000
 
     async def test_a_measured_size_that_does_not_fit_is_unloaded_again(self, pool):
         runtime = Scripted()
@@ -263,6 +278,7 @@ class TestCapacity:
         gate = runtime.gate("load", "m1")
         load = asyncio.create_task(models.load(source("m1", 700)))
         await settle()
+        await models.tell_size(source("m2", 400))
         with pytest.raises(CapacityError):
             await models.load(source("m2", 400))
         gate.set()

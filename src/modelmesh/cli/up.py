@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from modelmesh.instance.local_cluster import LocalCluster
+    from modelmesh.instance.local_runtimes import Limits
 
 FIRST_PORT = 8033
 REFRESH_S = 1.0
@@ -45,7 +46,7 @@ def up(
         typer.Option(
             "--trust",
             metavar="PATTERN",
-            help="Locations, beside --models, whose files may run code when they are loaded, like s3://bucket/folder/*;"
+            help="Locations, beside --models or the folder of the manifests, whose files may run code when they are loaded, like s3://bucket/folder/*;"
             " again for more.",
         ),
     ] = None,
@@ -75,6 +76,7 @@ def up(
 ) -> None:
     """Run N instances with the built-in Python runtime on this machine, or those of manifests, until Ctrl-C. Loopback only."""
     from modelmesh.cli.sizes import parse_size
+    from modelmesh.instance.local_runtimes import Limits
 
     try:
         capacity_bytes = parse_size(capacity)
@@ -87,7 +89,9 @@ def up(
         if models is not None:
             raise typer.BadParameter("say --models or --file, not both", param_hint="--file")
         raise typer.Exit(
-            _run_manifests(manifests, storage_config, instances, port, capacity_bytes, default_bytes, state)
+            _run_manifests(
+                manifests, storage_config, trust or [], instances, port, Limits(capacity_bytes, default_bytes), state
+            )
         )
     source = FolderSource(models)
     cluster = _cluster(instances, models, port, capacity_bytes, default_bytes, state, trust or [])
@@ -97,18 +101,18 @@ def up(
 def _run_manifests(
     manifests: list[Path],
     storage_config: Path | None,
+    trust: list[str],
     instances: int,
     port: int,
-    capacity_bytes: int,
-    default_bytes: int,
+    limits: "Limits",
     state: Path | None,
 ) -> int:
     from modelmesh.cli.up_manifests import ManifestSource
-    from modelmesh.instance.local_runtimes import Limits, LocalRuntimeError
+    from modelmesh.instance.local_runtimes import LocalRuntimeError
 
     try:
-        source = ManifestSource(manifests, storage_config)
-        cluster = source.cluster(instances, port, Limits(capacity_bytes, default_bytes), state)
+        source = ManifestSource(manifests, storage_config, trust)
+        cluster = source.cluster(instances, port, limits, state)
         return asyncio.run(_run(cluster, source))
     except LocalRuntimeError as error:
         say(f"modelmesh up: {error}", error=True)

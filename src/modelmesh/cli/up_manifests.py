@@ -24,18 +24,20 @@ class ManifestSource:
     Args:
         paths: Of files and folders.
         storage_configs: Folder of storage configurations, for models that name a storage key.
+        trust: Patterns of locations whose files may run code in the built-in runtime.
 
     Raises:
         typer.Exit: A manifest has a problem, which is said.
         LocalRuntimeError: A runtime cannot be started here.
     """
 
-    def __init__(self, paths: Sequence[Path], storage_configs: Path | None) -> None:
+    def __init__(self, paths: Sequence[Path], storage_configs: Path | None, trust: Sequence[str] = ()) -> None:
         from modelmesh.cli.manifests import fingerprint, read_manifests, tell
         from modelmesh.instance.local_runtimes import shipped_runtimes, wanted_runtimes
 
         self._paths = paths
-        self._configs = storage_configs
+        self._configs = None if storage_configs is None else storage_configs.absolute()
+        self._trust = trust
         self._known = shipped_runtimes()
         self._seen = fingerprint(paths)
         self._declared = read_manifests(paths, known=self._known)
@@ -105,6 +107,7 @@ class ManifestSource:
                 limits,
                 models=self.folder,
                 storage_configs=self._configs,
+                trust=self._trust,
                 environment=os.environ,
             )
         return places[number]

@@ -14,25 +14,14 @@ from pathlib import Path
 
 from modelmesh.declared import Declared, Document, Runtime, Wanted, declare, read_documents
 from modelmesh.declared.runtimes import LOCAL_COMMAND
+from modelmesh.storage import DEFAULT_CACHE_BYTES, default_cache_folder, storage_variables
 
 OWN = "modelmesh-1.x"
 """The runtime of this package: taken for a model that several could take, if the files declare none of them."""
 
 BUFFER_BYTES = 128 * 1024 * 1024
 LONGEST_LOAD_MS = 90_000
-CREDENTIALS = (
-    "AWS_",
-    "AZURE_",
-    "GOOGLE_",
-    "HF_",
-    "NO_PROXY",
-    "HTTPS_PROXY",
-    "HTTP_PROXY",
-    "no_proxy",
-    "https_proxy",
-    "http_proxy",
-)
-"""Beginnings of variables that a process which pulls models is given, and no other."""
+TRUST = "{trust}"
 
 
 class LocalRuntimeError(Exception):
@@ -133,6 +122,7 @@ def parts(
     *,
     models: Path,
     storage_configs: Path | None = None,
+    trust: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     which: Callable[[str], str | None] = shutil.which,
 ) -> Parts:
@@ -144,7 +134,8 @@ def parts(
         limits: Of its memory.
         models: Folder that models on this machine may lie in.
         storage_configs: Folder of storage configurations.
-        environment: Where credentials of stores are found.
+        trust: Patterns of locations whose files may run code in a runtime that asks (`{trust}` in its command).
+        environment: Where credentials of stores are found, and the disk cache, which all runtimes here share.
         which: Finds a program.
 
     Raises:
@@ -161,12 +152,18 @@ def parts(
         "http_port": str(place.http_port),
         "metrics_port": str(place.metrics_port),
     }
-    credentials = {name: value for name, value in (environment or {}).items() if name.startswith(CREDENTIALS)}
+    around = environment or {}
+    cache = default_cache_folder(around)
+    pulling = {name: around[name] for name in storage_variables(around)} | {"MODELMESH_CACHE": str(cache)}
+    if storage_configs is not None:
+        pulling["STORAGE_CONFIG_DIR"] = str(storage_configs)
     adapter = runtime.adapter
     if adapter is None:
-        return Parts(lambda listen: _filled(runtime, command, {**words, "listen": listen}), credentials)
+        return Parts(lambda listen: _filled(runtime, command, {**words, "listen": listen}, trust), pulling)
     server_environment = _server_environment(runtime, place)
     own = {
+        "STORAGE_CONFIG_DIR": str(place.folder / "_no_configs"),
+        **pulling,
         "RUNTIME_PORT": str(place.grpc_port),
         "RUNTIME_DATA_ENDPOINT": f"port:{place.grpc_port}",
         "CONTAINER_MEM_REQ_BYTES": str(limits.capacity_bytes + BUFFER_BYTES),
@@ -177,10 +174,10 @@ def parts(
         "LIMIT_PER_MODEL_CONCURRENCY": runtime.annotations.get("perModelConcurrencyLimit", "0"),
         "ROOT_MODEL_DIR": str(place.folder),
         "USE_EMBEDDED_PULLER": "true",
-        "STORAGE_CONFIG_DIR": str(storage_configs or place.folder / "_no_configs"),
+        "MODEL_CACHE_DIR": str(cache),
+        "MODEL_CACHE_BYTES": str(DEFAULT_CACHE_BYTES),
         "MLSERVER_METRICS_PORT": str(place.metrics_port),
         **adapter.environment,
-        **credentials,
     }
     adapter_command = [sys.executable, "-m", "modelmesh.cli", "adapter", adapter.server_type]
     return Parts(
@@ -210,13 +207,20 @@ def _command(runtime: Runtime, which: Callable[[str], str | None]) -> list[str]:
     return words
 
 
-def _filled(runtime: Runtime, command: Sequence[str], words: Mapping[str, str]) -> list[str]:
-    try:
-        return [word.format_map(words) for word in command]
-    except (KeyError, ValueError, IndexError) as error:
-        raise LocalRuntimeError(
-            f"{runtime.source}: {LOCAL_COMMAND} of {runtime.name}: {error} is none of {', '.join(words)}"
-        ) from None
+def _filled(runtime: Runtime, command: Sequence[str], words: Mapping[str, str], trust: Sequence[str] = ()) -> list[str]:
+    """The command with its words filled in; `{trust}` becomes an option for each pattern."""
+    found: list[str] = []
+    for word in command:
+        if word == TRUST:
+            found += [part for pattern in trust for part in ("--trust", pattern)]
+            continue
+        try:
+            found.append(word.format_map(words))
+        except (KeyError, ValueError, IndexError) as error:
+            raise LocalRuntimeError(
+                f"{runtime.source}: {LOCAL_COMMAND} of {runtime.name}: {error} is none of {', '.join(words)}"
+            ) from None
+    return found
 
 
 def _server_environment(runtime: Runtime, place: Place) -> dict[str, str]:

@@ -152,6 +152,8 @@ class LoadedModels(Generic[M]):
         self._turns = asyncio.Semaphore(max(1, runtime.loading_concurrency))
         self._freed = asyncio.Event()
         self._sizes: OrderedDict[ModelSource, int] = OrderedDict()
+        self._told: OrderedDict[ModelSource, int] = OrderedDict()
+        """Predictions that the mesh was given."""
 
     # --- looking ------------------------------------------------------------------------------
 
@@ -239,7 +241,7 @@ class LoadedModels(Generic[M]):
             async with self._turns:
                 _check_wanted(entry)
                 predicted_bytes = await self._expect(source)
-                await self._reserve(entry, predicted_bytes)
+                await self._reserve(entry, self._wanted_before(entry, predicted_bytes))
                 entry.author = asyncio.ensure_future(call(self._pool, self._runtime.load, source))
                 try:
                     entry.model = await entry.author
@@ -263,7 +265,7 @@ class LoadedModels(Generic[M]):
         source, runtime, model = entry.source, self._runtime, entry.model
         measured_bytes = int(await call(self._pool, runtime.size, model))
         if measured_bytes > 0:
-            self._remember(source, measured_bytes)
+            _remember(self._sizes, source, measured_bytes)
         await self._reserve(entry, measured_bytes or predicted_bytes or runtime.default_size_bytes)
         entry.signature = await call(self._pool, runtime.signature, model)
         if runtime.limits_concurrency:
@@ -295,11 +297,24 @@ class LoadedModels(Generic[M]):
             self._freed.clear()
             await self._freed.wait()
 
-    def _remember(self, source: ModelSource, size_bytes: int) -> None:
-        self._sizes[source] = size_bytes
-        self._sizes.move_to_end(source)
-        if len(self._sizes) > REMEMBERED_SIZES:
-            self._sizes.popitem(last=False)
+    def _wanted_before(self, entry: _Entry[M], predicted_bytes: int) -> int:
+        """What a load has to find free before it begins.
+
+        The mesh has made room for what it was told, else for a guess of its own. What it never heard does not refuse its
+        load, which would fail there again and again: such a load takes the room that there is, and is measured.
+        """
+        capacity_bytes = self._runtime.capacity_bytes
+        if entry.source in self._sizes or entry.source in self._told or predicted_bytes > capacity_bytes:
+            return predicted_bytes
+        others = (e for e in self._entries.values() if e is not entry and e.state is not _State.LEAVING)
+        return min(predicted_bytes, max(0, capacity_bytes - sum(e.size_bytes for e in others)))
+
+    async def tell_size(self, source: ModelSource) -> int | None:
+        """As `predict_size`, for the mesh, which makes room for what it is told."""
+        size_bytes = await self.predict_size(source)
+        if size_bytes is not None:
+            _remember(self._told, source, size_bytes)
+        return size_bytes
 
     async def predict_size(self, source: ModelSource) -> int | None:
         """What this model took when it was last loaded here, else the author's prediction."""
@@ -404,3 +419,10 @@ def _retrieve(future: "asyncio.Future[Any]") -> None:
     """Look at an exception, so that one nobody waits for is not reported as never retrieved."""
     if not future.cancelled():
         future.exception()
+
+
+def _remember(sizes: OrderedDict[ModelSource, int], source: ModelSource, size_bytes: int) -> None:
+    sizes[source] = size_bytes
+    sizes.move_to_end(source)
+    if len(sizes) > REMEMBERED_SIZES:
+        sizes.popitem(last=False)

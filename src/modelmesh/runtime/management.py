@@ -98,7 +98,7 @@ class Management:
         source = _source(request)
         if type(self._runtime).predict_size is ModelRuntime.predict_size:
             raise RuntimeFault("this runtime predicts no sizes", status=Status.UNIMPLEMENTED)
-        size_bytes = await self._models.predict_size(source)
+        size_bytes = await self._models.tell_size(source)
         if size_bytes is None:
             raise RuntimeFault(f"the size of model {source.id!r} cannot be said", status=Status.FAILED_PRECONDITION)
         return pb.PredictModelSizeResponse(sizeInBytes=size_bytes)
