@@ -56,3 +56,12 @@ def test_never_a_busy_one_never_twice_and_never_one_too_many(copies, need) -> No
     assert gained >= min(need, idle) or len(busy) > 64
     if victims:
         assert gained - victims[-1].size_bytes < need
+    needless = [victim for victim in victims if victim.reason is EvictionReason.OLDEST_IDLE]
+    assert all(gained - victim.size_bytes < need for victim in needless)
+
+
+def test_small_ones_stay_that_need_not_go_beside_a_large_one() -> None:
+    copies = [held(1, size=3), held(2, size=2), held(3, size=10)]
+    assert names(choose_victims(copies, need_bytes=10)) == ["m3"]
+    assert names(choose_victims(copies, need_bytes=13)) == ["m1", "m3"]
+    assert names(choose_victims(copies, need_bytes=10, exact_order=True)) == ["m1", "m2", "m3"]

@@ -28,6 +28,7 @@ class Decider:
         own_record: This instance's entry as it should stand now; its published one may be old or gone.
         predicted_bytes: The best guess of the size of a model and its type.
         load_ms: How long a load of a model took before; 0: not known.
+        exact_eviction: Copies leave in the exact order of the eviction policy.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Decider:
         predicted_bytes: Callable[[ModelId, str], int],
         load_ms: Callable[[ModelId], int],
         failure_expiry_ms: int,
+        exact_eviction: bool,
     ) -> None:
         self._state = state
         self._clock = clock
@@ -50,6 +52,7 @@ class Decider:
         self._predicted_bytes = predicted_bytes
         self._load_ms = load_ms
         self._failure_expiry_ms = failure_expiry_ms
+        self._exact_eviction = exact_eviction
         self.constraints = TypeConstraints()
         """Where models of which type may go; replaced when the operator changes it."""
         self._placed = Placed()
@@ -157,5 +160,6 @@ class Decider:
         ]
 
     def victims(self, oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool) -> tuple[Victim, ...]:
-        """Which copies leave."""
-        return choose_victims(oldest_first, need_bytes=need_bytes, forced=forced)
+        """Which copies leave. Plain LRU evicts in the exact order of use: it is for those who want to predict it."""
+        exact = self._exact_eviction
+        return choose_victims(oldest_first, need_bytes=need_bytes, forced=forced, exact_order=exact)

@@ -206,6 +206,7 @@ class ControlPlane:
             predicted_bytes=self.cache.predicted_bytes,
             load_ms=self.cache.learned.load_ms,
             failure_expiry_ms=limits.failure_expiry_ms,
+            exact_eviction=limits.eviction == "lru",
         )
         self._copies.decide_with(self.decider)
         self.requests = Requests(

@@ -52,12 +52,15 @@ LOOKAHEAD = 16
 busy copy among the 16 oldest is rare."""
 
 
-def choose_victims(oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool = False) -> tuple[Victim, ...]:
-    """Choose copies whose sizes add up to `need_bytes`, fewest first in the order given.
+def choose_victims(
+    oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool = False, exact_order: bool = False
+) -> tuple[Victim, ...]:
+    """Choose copies whose sizes add up to `need_bytes`, in the order given.
 
     Idle copies go first, and among them redundant ones that are within the same look-ahead; a copy
     with requests in flight, pinned, or hardly loaded, goes only when `forced` (the runtime holds more than it may).
-    The answer may fall short: then the load waits.
+    The answer may fall short: then the load waits. Where a large copy follows small ones that alone are too
+    little, those small ones stay that need not go beside it, unless `exact_order` is asked for.
     """
     if need_bytes <= 0:
         return ()
@@ -87,4 +90,16 @@ def choose_victims(oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced:
                 break
             chosen.append(Victim(copy.model, copy.load_id, copy.size_bytes, EvictionReason.OLDEST_BUSY))
             gained += copy.size_bytes
-    return tuple(chosen)
+    return tuple(_needed(chosen, spare_bytes=gained - need_bytes) if not exact_order else chosen)
+
+
+def _needed(chosen: list[Victim], *, spare_bytes: int) -> list[Victim]:
+    """Without those that need not go since a larger one goes too; who is worth keeping most stays first."""
+    needed = []
+    for victim in reversed(chosen):
+        if victim.reason is EvictionReason.OLDEST_IDLE and victim.size_bytes <= spare_bytes:
+            spare_bytes -= victim.size_bytes
+        else:
+            needed.append(victim)
+    needed.reverse()
+    return needed
