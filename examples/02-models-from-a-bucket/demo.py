@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -38,6 +37,7 @@ from train import VERSIONS
 from modelmesh._proto import admin_pb2
 from modelmesh._proto import model_mesh_pb2 as mesh_pb2
 from modelmesh._proto import open_inference_pb2 as oip
+from modelmesh.declared import read_documents
 from modelmesh.instance.local_cluster import free_port
 from modelmesh.instance.processes import Child, start_child
 
@@ -78,11 +78,14 @@ class Figures:
 
 
 def models_of(manifest: str) -> list[Model]:
-    """The models of the manifest, as its lines say."""
-    found = re.findall(
-        r"metadata: \{name: ([\w-]+)\}\nspec: .*modelFormat: \{name: (\w+)\}, storage: \{.*path: ([\w./-]+)\}", manifest
-    )
-    return [Model(*one) for one in found]
+    """The InferenceServices of the manifest."""
+    documents, problems = read_documents("models.yaml", manifest)
+    assert not problems, problems
+    found = []
+    for body in (document.body for document in documents if document.body["kind"] == "InferenceService"):
+        model = body["spec"]["predictor"]["model"]
+        found.append(Model(body["metadata"]["name"], model["modelFormat"]["name"], model["storage"]["path"]))
+    return found
 
 
 class Store:
@@ -254,21 +257,10 @@ async def serving(folder: Path, store: Store, port: int) -> AsyncIterator[None]:
     (folder / "storage").mkdir()
     (folder / "storage" / "bucket").write_text(store.configuration)
     environment = {**os.environ, "PATH": f"{MLSERVER}:{os.environ['PATH']}", "MODELMESH_CACHE": str(folder / "cache")}
-    up = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "modelmesh.cli", "up", "-f", folder / "manifests"),
-        *(
-            "--storage-config",
-            folder / "storage",
-            "--capacity",
-            CAPACITY,
-            "--default-size",
-            "4MiB",
-            "--port",
-            str(port),
-        ),
-        stderr=asyncio.subprocess.PIPE,
-        env=environment,
-    )
+    command = [sys.executable, "-m", "modelmesh.cli", "up", "-f", folder / "manifests"]
+    command += ["--storage-config", folder / "storage", "--capacity", CAPACITY]
+    command += ["--default-size", "4MiB", "--port", str(port)]
+    up = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, env=environment)
     assert up.stderr is not None
     try:
         async with asyncio.timeout(PATIENCE_S):
