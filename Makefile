@@ -96,7 +96,7 @@ demo-serving: bytecode $(TOOLS)/servers/mlserver/installed ## models of four for
 	@$(BIN)/python examples/02-models-from-a-bucket/demo.py
 
 test: bytecode ## every test; K=expression picks some
-	@cargo test -q --locked -p modelmesh-http2 -p modelmesh-core -p modelmesh-bench-kit
+	@cargo test -q --locked -p modelmesh-http2 -p modelmesh-core -p modelmesh-rest -p modelmesh-bench-kit
 	@$(BIN)/python -m pytest -q $(if $(K),-k "$(K)",) -n 2 --dist worksteal
 
 test-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/installed) ## adapters beside the real model servers, installed for it (a gigabyte)
@@ -108,7 +108,7 @@ check: $(STAMPS)/build ## formatters, linters, types, layers, stubs: what must h
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports > $(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
 	@cargo fmt --check && cargo fmt --check --manifest-path crates/http2/fuzz/Cargo.toml
-	@cargo clippy -q --locked --all-targets -p modelmesh-http2 -p modelmesh-core -p modelmesh-python -p modelmesh-bench-kit -- -D warnings
+	@cargo clippy -q --locked --all-targets -p modelmesh-http2 -p modelmesh-core -p modelmesh-rest -p modelmesh-python -p modelmesh-bench-kit -- -D warnings
 	@$(BIN)/python -m mypy.stubtest modelmesh._core._native --ignore-missing-stub > $(STAMPS)/stubs.log 2>&1 || { cat $(STAMPS)/stubs.log; exit 1; }
 	@$(MAKE) --no-print-directory check-deploy
 	@echo "check: all good"
