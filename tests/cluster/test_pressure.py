@@ -213,3 +213,25 @@ def test_no_load_elsewhere_is_begun_that_cannot_end_in_time() -> None:
         assert loads(cluster, "m") == 1
 
     play(story, names="ab")
+
+
+def reserve_after_loads(*, load_ms: int, unload_ms: int) -> int:
+    """Of 10,000 bytes that take 20 models, after each of 40 was loaded once."""
+    reserves = []
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = cluster.instances[InstanceId("a")]
+        for number in range(40):
+            model = f"m{number}"
+            await register(a, model, path=size_path(500, load_ms, unload_ms))
+            assert (await cluster.call(model, via="a", timeout_ms=None)).status is Status.OK
+        await asyncio.sleep(5)
+        reserves.append(a.plane.cache.ledger.reserve)
+
+    play(story, capacity_bytes=10_000, default_size_bytes=500, loading_concurrency=8)
+    return reserves[0]
+
+
+def test_the_reserve_is_kept_where_unloads_are_slow_beside_loads() -> None:
+    assert reserve_after_loads(load_ms=2_000, unload_ms=400) == 1_000
+    assert reserve_after_loads(load_ms=2_000, unload_ms=100) == 100

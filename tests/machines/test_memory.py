@@ -17,6 +17,24 @@ def test_the_reserve_stays_between_a_hundredth_and_a_tenth() -> None:
     assert reserve_bytes(capacity_bytes=1000, default_size_bytes=900, loading_slots=4) == 100
 
 
+TENTH = {"capacity_bytes": 1000, "default_size_bytes": 100, "loading_slots": 4}
+
+
+def test_a_reserve_into_which_no_typical_model_fits_is_a_hundredth() -> None:
+    assert reserve_bytes(**TENTH, typical_bytes=100) == 100
+    assert reserve_bytes(**TENTH, typical_bytes=101) == 10
+
+
+def test_a_reserve_that_costs_more_loads_than_it_shortens_is_a_hundredth() -> None:
+    """A tenth of the memory pays if unloads take a tenth of the time of loads, or longer."""
+    assert reserve_bytes(**TENTH, load_ms=1000, unload_ms=100) == 100
+    assert reserve_bytes(**TENTH, load_ms=1000, unload_ms=99) == 10
+
+
+def test_what_was_not_measured_yet_changes_no_reserve() -> None:
+    assert reserve_bytes(**TENTH, load_ms=1000) == reserve_bytes(**TENTH, unload_ms=1) == 100
+
+
 def test_the_least_capacity() -> None:
     assert minimum_capacity_bytes(50 << 20) == 500 << 20
     assert minimum_capacity_bytes(400 << 20) == 800 << 20
@@ -148,9 +166,24 @@ class Ledger(RuleBasedStateMachine):
 TestLedger = Ledger.TestCase
 
 
-@given(st.integers(1, 10**12), st.integers(1, 10**10), st.integers(1, 100))
-def test_the_reserve_never_takes_the_whole(capacity, size, slots) -> None:
-    assert 0 <= reserve_bytes(capacity_bytes=capacity, default_size_bytes=size, loading_slots=slots) <= capacity // 2
+@given(
+    st.integers(1, 10**12),
+    st.integers(1, 10**10),
+    st.integers(1, 100),
+    st.integers(0, 10**10),
+    st.integers(0, 10**7),
+    st.integers(0, 10**7),
+)
+def test_the_reserve_never_takes_more_than_a_tenth(capacity, size, slots, typical, load_ms, unload_ms) -> None:
+    reserve = reserve_bytes(
+        capacity_bytes=capacity,
+        default_size_bytes=size,
+        loading_slots=slots,
+        typical_bytes=typical,
+        load_ms=load_ms,
+        unload_ms=unload_ms,
+    )
+    assert capacity // 100 <= reserve <= capacity // 10
 
 
 def test_what_fits_only_without_the_reserve_takes_from_it() -> None:

@@ -5,52 +5,30 @@ from contextlib import suppress
 from random import Random
 
 from modelmesh.control.copies.bounded_runtime import BoundedRuntime
-from modelmesh.control.copies.cache import Cache
-from modelmesh.control.copies.losses import Losses
 from modelmesh.control.copies.registry import RegistryFeed
-from modelmesh.control.copies.runtime_link import RuntimeLink, RuntimeParameters
-from modelmesh.control.copies.steps import CopySteps
-from modelmesh.control.copies.transactions import CopyWriter
-from modelmesh.control.decide import Decider
-from modelmesh.control.duties.leader import Leader
-from modelmesh.control.duties.missing import Missing
-from modelmesh.control.duties.put_back import PutBack
-from modelmesh.control.duties.rates import RateBook
-from modelmesh.control.duties.recall import Recall
-from modelmesh.control.duties.rounds import Rounds
-from modelmesh.control.duties.scale import Scaler
-from modelmesh.control.duties.vmodel_moves import Transitions
+from modelmesh.control.copies.runtime_link import RuntimeParameters
 from modelmesh.control.journal import Journal
-from modelmesh.control.life.drain import Drain, Drained
+from modelmesh.control.life.drain import Drained
 from modelmesh.control.life.membership import Membership
-from modelmesh.control.life.ready import Ready
-from modelmesh.control.requests.journeys import Requests
+from modelmesh.control.parts import Base, ViewParts, copy_parts, duty_parts, life_parts, request_parts, view_parts
 from modelmesh.control.requests.mover import Mover
 from modelmesh.control.requests.receive import CallHandlers, Receiver
-from modelmesh.control.requests.routing import Routing
 from modelmesh.control.requests.rules import CallRules
 from modelmesh.control.settings import ControlLimits, InstanceIdentity
 from modelmesh.control.supervise import Supervisor
 from modelmesh.control.tasks import Tasks
-from modelmesh.control.view.census import Census
 from modelmesh.control.view.feed import ViewFeed
 from modelmesh.control.view.keys import Keys
-from modelmesh.control.view.live_config import LiveConfig
-from modelmesh.control.view.names import Names, VModelFeed
-from modelmesh.control.view.observe import Observer
+from modelmesh.control.view.names import VModelFeed
 from modelmesh.control.view.pulse import Pulse
-from modelmesh.control.view.records import RecordCache
-from modelmesh.control.view.state import Changed, ClusterState
-from modelmesh.control.view.store_identity import StoreIdentity
-from modelmesh.control.view.vmodels import VModels
+from modelmesh.control.view.state import Changed
 from modelmesh.machines.member import MemberState
-from modelmesh.machines.retention import Retention
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.methods import AllowedMethods
 from modelmesh.policy.readiness import ReadinessReason
 from modelmesh.ports import Change, Clock, DataPlane, Peers, Runtime, Store, StoreError
 from modelmesh.values.ids import InstanceId, ModelId, VModelId
-from modelmesh.values.records import MemberRecord, ModelRecord, VModelRecord
+from modelmesh.values.records import MemberRecord
 
 OBSERVE = "observe the store"
 KEEP_LEASE = "keep the lease"
@@ -67,9 +45,6 @@ class ControlPlane:
     Attributes:
         receive: Takes the data plane's events.
     """
-
-    routing: Routing
-    _ready: Ready
 
     def __init__(
         self,
@@ -91,262 +66,96 @@ class ControlPlane:
         `crashed` is told of every background task that ended by an unexpected exception, `forgotten` of every
         model that is no longer registered.
         """
-        own = identity.instance
         runtime = self._runtime = BoundedRuntime(runtime)
-        store = self.pulse = Pulse(store, clock, probe=keys.alive)
         self.identity = identity
         self.limits = limits
         self.keys = keys
-        self.store = store
         self.clock = clock
         self.dataplane = dataplane
         self.peers = peers
-        self.journal = Journal(own, clock)
+        self.store = self.pulse = Pulse(store, clock, probe=keys.alive)
+        self.journal = Journal(identity.instance, clock)
         self.tasks = Tasks(crashed)
-        self._rules = CallRules(dataplane=dataplane, journal=self.journal)
         self.supervisor = Supervisor(tasks=self.tasks, clock=clock, journal=self.journal, gave_up=self.leave)
-        self.state = ClusterState(own, keys)
-        self.config = LiveConfig(keys, self.journal)
-        self._store_identity = StoreIdentity(keys.alive, rng)
-        self.models: RecordCache[ModelId, ModelRecord] = RecordCache(
-            store=store,
-            identity=self._store_identity,
-            clock=clock,
-            prefix=keys.registry,
-            kind=ModelRecord,
-            store_there=lambda: self.observer.connected,
-        )
-        names = Names(dataplane, self.tasks)
-        self.vmodel_records: RecordCache[VModelId, VModelRecord] = RecordCache(
-            store=store,
-            identity=self._store_identity,
-            clock=clock,
-            prefix=keys.vmodels,
-            kind=VModelRecord,
-            store_there=lambda: self.observer.connected,
-            told=names.tell,
-        )
-        self.observer = Observer(
-            store=store,
+        self._rules = CallRules(dataplane=dataplane, journal=self.journal)
+        base = Base(
+            identity=identity,
+            limits=limits,
             keys=keys,
-            state=self.state,
-            identity=self._store_identity,
+            store=self.pulse,
+            dataplane=dataplane,
+            peers=peers,
             clock=clock,
-            journal=self.journal,
             rng=rng,
-            relisted=self._relisted,
+            journal=self.journal,
+            tasks=self.tasks,
+            supervisor=self.supervisor,
         )
+        view = view_parts(base, relisted=self._relisted)
+        self.state = view.state
+        self.config = view.config
+        self.observer = view.observer
+        self.models = view.models
+        self.vmodel_records = view.vmodel_records
+        self.vmodels = view.vmodels
+        self.census = view.census
         self.membership = Membership(
-            store=store,
+            store=self.pulse,
             keys=keys,
-            own=own,
+            own=identity.instance,
             clock=clock,
             journal=self.journal,
             record=self._member_record,
             relist=self._relist,
             turned=lambda: self.supervisor.turned(KEEP_LEASE),
         )
-        self.rates = RateBook(limits.copies)
-        writer = CopyWriter(store=store, keys=keys, identity=self._store_identity, own=own)
-        self._copies = CopySteps(
-            own=own,
+        copies = copy_parts(
+            base,
+            view,
             runtime=runtime,
-            dataplane=dataplane,
-            writer=writer,
-            clock=clock,
-            journal=self.journal,
-            tasks=self.tasks,
-            lease=lambda: self.membership.lease,
-            lease_lost=self.membership.lease_lost,
-            route_changed=lambda model: self.routing.update((model,)),
-            store_there=lambda: self.observer.connected,
-            wait_for_view=self.observer.wait_for_view,
-            pin=self.models.pin,
-            unpin=self.models.unpin,
-            used=self.rates.apply,
-            ended=lambda model, *, failed: self._ready.load_ended(model, failed=failed),
-            failure_expiry_ms=limits.failure_expiry_ms,
-            read_only=limits.read_only,
-            retention=Retention(1) if limits.eviction == "adaptive" else None,
-        )
-        self.cache = Cache(
-            own=own, steps=self._copies, clock=clock, journal=self.journal, in_flight_max=limits.in_flight_max
-        )
-        self.census = Census(store=store, keys=keys, clock=clock)
-        self.observer.feed(
-            ViewFeed(
-                state=self.state,
-                keys=keys,
-                viewed=self._viewed,
-                unreadable=lambda text: self.journal.note("unreadable_key", detail=text),
-            ),
-            RegistryFeed(
-                keys=keys,
-                models=self.models,
-                cache=self.cache,
-                census=self.census,
-                identity=self._store_identity,
-                clock=clock,
-                registered=names.registered,
-                forgotten=forgotten,
-            ),
-            VModelFeed(
-                keys=keys, vmodels=self.vmodel_records, changed=self._vmodel_changed, relisted=self._vmodels_relisted
-            ),
-            self.config,
-        )
-        self.recall = Recall(journal=self.journal, cache=self.cache)
-        self.routing = Routing(state=self.state, dataplane=dataplane, local_copy=self.cache.local_copy)
-        self.decider = Decider(
-            state=self.state,
-            clock=clock,
-            rng=rng,
-            own_copy=self.cache.copy,
-            own_record=lambda: self.cache.foresee(self._member_record()),
-            predicted_bytes=self.cache.predicted_bytes,
-            load_ms=self.cache.learned.load_ms,
-            failure_expiry_ms=limits.failure_expiry_ms,
-            exact_eviction=limits.eviction == "lru",
-        )
-        self._copies.decide_with(self.decider)
-        self.requests = Requests(
-            own=own,
-            state=self.state,
-            decider=self.decider,
-            cache=self.cache,
-            routing=self.routing,
-            models=self.models,
-            vmodels=self.vmodel_records,
-            names=names,
-            dataplane=dataplane,
-            peers=peers,
-            clock=clock,
-            journal=self.journal,
-            tasks=self.tasks,
-            pulse=self.pulse,
-            wait_for_view=self.observer.wait_for_view,
-        )
-        self._losses = Losses(
-            own=own,
-            cache=self.cache,
-            listing=self._copies.listing,
-            decider=self.decider,
-            clock=clock,
-            tasks=self.tasks,
-        )
-        self.link = RuntimeLink(
-            runtime=runtime,
-            clock=clock,
-            journal=self.journal,
-            tasks=self.tasks,
-            held=self.cache.held,
-            opened=self._copies.runtime_opened,
-            loads=lambda: len(self._copies.slots.taken()),
-            closed=self._copies.runtime_closed,
-            hung=dataplane.runtime_hangs,
-            emptied=self._copies.runtime_emptied,
-            reported=self._runtime_reported,
-        )
-        self.vmodels = VModels(
-            store=store, keys=keys, models=self.models, vmodels=self.vmodel_records, journal=self.journal
-        )
-        self.leader = Leader(
-            store=store,
-            keys=keys,
-            state=self.state,
-            clock=clock,
-            journal=self.journal,
-            tasks=self.tasks,
-            failure_expiry_ms=limits.failure_expiry_ms,
-            read_only=limits.read_only,
-        )
-        self.transitions = Transitions(
-            store=store,
-            keys=keys,
-            vmodels=self.vmodels,
-            models=self.models,
-            decider=self.decider,
-            add_copy=self.requests.add_copy,
-            fence=self.leader.fence,
-            clock=clock,
-            journal=self.journal,
-            tasks=self.tasks,
-        )
-        self.scaler = Scaler(
-            own=own,
-            cache=self.cache,
-            rates=self.rates,
-            decider=self.decider,
-            requests=self.requests,
-            models=self.models,
-            clock=clock,
-            journal=self.journal,
-            tasks=self.tasks,
-            limits=limits.copies,
-            bandwidth_percent=limits.bandwidth_percent,
-        )
-        self._put_back = PutBack(
-            store=store,
-            keys=keys,
-            cache=self.cache,
-            models=self.models,
             membership=self.membership,
-            writer=writer,
-            clock=clock,
-            journal=self.journal,
-            tasks=self.tasks,
-            store_there=lambda: self.observer.connected,
+            member_record=self._member_record,
+            load_ended=self._load_ended,
+            runtime_reported=self._runtime_reported,
         )
-        self._missing = Missing(
-            state=self.state, routing=self.routing, peers=peers, clock=clock, tasks=self.tasks, viewed=self._looked
-        )
-        mover = Mover(own=own, cache=self.cache, decider=self.decider, requests=self.requests, models=self.models)
-        self.rounds = Rounds(
-            own=own,
-            store=store,
-            keys=keys,
-            state=self.state,
-            observer=self.observer,
+        self._copies = copies.steps
+        self._losses = copies.losses
+        self.cache = copies.cache
+        self.rates = copies.rates
+        self.routing = copies.routing
+        self.decider = copies.decider
+        self.link = copies.link
+        self.requests = request_parts(base, view, copies)
+        mover = Mover(
+            own=identity.instance,
             cache=self.cache,
-            steps=self._copies,
             decider=self.decider,
             requests=self.requests,
-            mover=mover,
             models=self.models,
-            rates=self.rates,
-            scaler=self.scaler,
-            put_back=self._put_back,
-            missing=self._missing,
-            leader=self.leader,
-            census=self.census,
-            transitions=self.transitions,
-            clock=clock,
-            journal=self.journal,
-            tasks=self.tasks,
-            rng=rng,
-            read_only=limits.read_only,
+        )
+        duties = duty_parts(
+            base,
+            view,
+            copies,
+            self.requests,
+            mover=mover,
+            membership=self.membership,
+            viewed=self._looked,
             cut_off_since_ms=self._cut_off_since_ms,
             turned=lambda: self.supervisor.turned(GO_ROUND),
-            tell_again=(self.routing.tell_again, names.tell_again),
         )
-        self._ready = Ready(
-            state=self.state,
-            cache=self.cache,
-            link=self.link,
-            clock=clock,
-            journal=self.journal,
-            bootstrap_ms=limits.bootstrap_ms,
-            alive=self.supervisor.alive,
-        )
+        self.recall = duties.recall
+        self.leader = duties.leader
+        self.transitions = duties.transitions
+        self.scaler = duties.scaler
+        self.rounds = duties.rounds
+        self._put_back = duties.put_back
+        self._missing = duties.missing
+        life = life_parts(base, view, copies, mover=mover)
+        self._ready = life.ready
+        self._drain = life.drain
         self.config.follow("scaleup_rpm_threshold", self.scaler.set_rate)
-        self._drain = Drain(
-            own=own,
-            cache=self.cache,
-            decider=self.decider,
-            mover=mover,
-            rate=self.rates.rate,
-            journal=self.journal,
-        )
+        self._feed(view, forgotten)
         self._receiver = Receiver(
             dataplane=dataplane,
             requests=self.requests,
@@ -359,6 +168,34 @@ class ControlPlane:
         )
         self.receive = self._receiver.receive
         self._started_ms = clock.now_ms()
+
+    def _feed(self, view: ViewParts, forgotten: Callable[[ModelId], None]) -> None:
+        """Say who hears of what in the store, in this order."""
+        self.observer.feed(
+            ViewFeed(
+                state=self.state,
+                keys=self.keys,
+                viewed=self._viewed,
+                unreadable=lambda text: self.journal.note("unreadable_key", detail=text),
+            ),
+            RegistryFeed(
+                keys=self.keys,
+                models=self.models,
+                cache=self.cache,
+                census=self.census,
+                identity=view.store_identity,
+                clock=self.clock,
+                registered=view.names.registered,
+                forgotten=forgotten,
+            ),
+            VModelFeed(
+                keys=self.keys,
+                vmodels=self.vmodel_records,
+                changed=self._vmodel_changed,
+                relisted=self._vmodels_relisted,
+            ),
+            self.config,
+        )
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -485,6 +322,9 @@ class ControlPlane:
             return
         self.journal.note("peer_lost" if lost else "peer_back", detail=instance)
         self._looked(self.state.link(instance, lost=lost))
+
+    def _load_ended(self, model: ModelId, *, failed: bool) -> None:
+        self._ready.load_ended(model, failed=failed)
 
     def _relisted(self, *, replaced: bool) -> None:
         self._put_back.begin(replaced=replaced)

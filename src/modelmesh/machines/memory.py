@@ -14,14 +14,38 @@ from dataclasses import dataclass
 from modelmesh.values.ids import LoadId
 
 
-def reserve_bytes(*, capacity_bytes: int, default_size_bytes: int, loading_slots: int) -> int:
+def reserve_bytes(
+    *,
+    capacity_bytes: int,
+    default_size_bytes: int,
+    loading_slots: int,
+    typical_bytes: int = 0,
+    load_ms: int = 0,
+    unload_ms: int = 0,
+) -> int:
     """How much room evictions keep free.
 
     About a quarter (with one or two slots half) of what can load at once, between a hundredth and a
-    tenth of the capacity.
+    tenth of the capacity. It is a hundredth where more does not pay: where a typical model does not fit into it, so
+    that no load can begin there, and where unloads are so short beside loads that what is kept in the room saves more.
+
+    Args:
+        capacity_bytes: All that copies may take.
+        default_size_bytes: The runtime's guess of a model's size.
+        loading_slots: Loads at a time.
+        typical_bytes: Mean size of the copies that are held; 0: none is.
+        load_ms: How long loads commonly take; 0: not known.
+        unload_ms: How long unloads commonly take; 0: not known.
     """
+    least = capacity_bytes // 100
     share = loading_slots * default_size_bytes // (2 if loading_slots <= 2 else 4)
-    return max(min(share, capacity_bytes // 10), capacity_bytes // 100)
+    reserve = max(min(share, capacity_bytes // 10), least)
+    if typical_bytes > reserve:
+        return least
+    if load_ms and unload_ms and unload_ms * capacity_bytes < load_ms * reserve:
+        # Without it, every load takes longer by an unload; with it, about as large a share of the loads is one too many.
+        return least
+    return reserve
 
 
 def minimum_capacity_bytes(default_size_bytes: int) -> int:
@@ -62,6 +86,11 @@ class MemoryLedger:
     def held_bytes(self) -> int:
         """In copies that are loaded."""
         return self._held_total
+
+    @property
+    def typical_bytes(self) -> int:
+        """Mean size of the copies that are loaded; 0: there is none."""
+        return self._held_total // len(self._held) if self._held else 0
 
     @property
     def leaving_bytes(self) -> int:
@@ -149,7 +178,7 @@ class MemoryLedger:
         return self._hand_out()
 
     def resize(self, *, capacity_bytes: int, reserve: int) -> list[LoadId]:
-        """The runtime came back with another capacity."""
+        """The runtime came back with another capacity, or another reserve pays; returns the loads that can begin by this."""
         self.capacity_bytes = capacity_bytes
         self.reserve = reserve
         self._nearly_all = {load: size for load, size in self._held.items() if size > capacity_bytes - reserve}

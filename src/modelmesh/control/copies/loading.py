@@ -270,6 +270,7 @@ class Loading:
     async def unload(self, entry: Entry) -> None:
         """Let the runtime unload, again and again until it has."""
         delay_ms = RETRY_MS
+        began_ms = self._clock.monotonic_ms()
         while True:
             try:
                 await self._runtime.unload(entry.model)
@@ -278,6 +279,7 @@ class Loading:
                 await self._clock.sleep(delay_ms)
                 delay_ms = min(UNLOAD_RETRY_MAX_MS, delay_ms * 2)
             else:
+                self._learned.unloaded(self._clock.monotonic_ms() - began_ms)
                 self._journal.note("unloaded", entry.model, entry.drop_word)
                 self._step(entry, CopyInput.UNLOADED)
                 return

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from modelmesh.control.copies.entry import OPEN, Entry
+from modelmesh.control.copies.runtime_link import RuntimeParameters
 from modelmesh.control.copies.usage import Learned, UsageBook
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.tasks import Tasks
-from modelmesh.machines.memory import MemoryLedger
+from modelmesh.machines.memory import MemoryLedger, reserve_bytes
 from modelmesh.machines.model_copy import CopyState
-from modelmesh.policy.admission import settled
+from modelmesh.policy.admission import LoadCondition, settled
 from modelmesh.policy.victims import EvictionReason, HeldCopy
 from modelmesh.ports import Clock
 from modelmesh.values.explanation import Rehearsal, RehearsedVictim
@@ -124,6 +125,18 @@ class Room:
                 return self._usage.last_use_ms(model)
         return 0
 
+    def condition(self, *, draining: bool, runtime_ready: bool) -> LoadCondition:
+        """What decides whether a load is taken here, as of now."""
+        return LoadCondition(
+            capacity_bytes=self._ledger.capacity_bytes,
+            reserve_bytes=self._ledger.reserve,
+            pinned_bytes=self.pinned_bytes(),
+            used_bytes=self._ledger.used_bytes,
+            next_victim_use_ms=self.next_victim_use_ms(),
+            draining=draining,
+            runtime_ready=runtime_ready,
+        )
+
     def worth(self) -> int:
         """What would leave next, per GiB: milliseconds that callers would wait for it in the next minute."""
         wanted_bytes = self._ledger.capacity_bytes // WORTH_DIVISOR
@@ -136,7 +149,7 @@ class Room:
                 continue
             if not copy.redundant:
                 again = min(1.0, self._usage.rate(copy.model, now_ms) * WORTH_MS)
-                loss_ms += again * (self._learned.load_ms(copy.model) or self._learned.common_load_ms)
+                loss_ms += again * self._learned.expected_load_ms(copy.model)
             seen_bytes += copy.size_bytes
             if seen_bytes >= wanted_bytes or looked >= WORTH_COPIES:
                 break
@@ -155,6 +168,27 @@ class Room:
                 for victim in leaving
             ),
         )
+
+    def resize(self, parameters: RuntimeParameters) -> list[LoadId]:
+        """Take over the runtime's capacity, with the reserve that pays beside it by what loads and unloads taught.
+
+        Returns:
+            The loads that can begin by this.
+        """
+        capacity_bytes = parameters.capacity_bytes
+        reserve = reserve_bytes(
+            capacity_bytes=capacity_bytes,
+            default_size_bytes=parameters.default_size_bytes,
+            loading_slots=parameters.loading_slots,
+            typical_bytes=self._ledger.typical_bytes,
+            load_ms=self._learned.common_load_ms,
+            unload_ms=self._learned.common_unload_ms,
+        )
+        if (capacity_bytes, reserve) == (self._ledger.capacity_bytes, self._ledger.reserve):
+            return []
+        if self._usage.retention is not None:
+            self._usage.retention.resize(capacity_bytes - reserve)
+        return self._ledger.resize(capacity_bytes=capacity_bytes, reserve=reserve)
 
     def make(self, cause: Entry) -> None:
         """Evict until every load can have its grant and the reserve stands."""

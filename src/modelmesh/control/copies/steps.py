@@ -30,10 +30,9 @@ from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.view.records import Registered
-from modelmesh.machines.memory import MemoryLedger, reserve_bytes
+from modelmesh.machines.memory import MemoryLedger
 from modelmesh.machines.model_copy import CopyEffect, CopyInput, CopyState
 from modelmesh.machines.retention import Retention
-from modelmesh.policy.admission import LoadCondition
 from modelmesh.policy.failure import LOSSES
 from modelmesh.policy.victims import EvictionReason
 from modelmesh.ports import Clock, DataPlane, Runtime
@@ -160,7 +159,7 @@ class CopySteps:
             lease=lease,
             lease_lost=lease_lost,
             store_there=store_there,
-            condition=self._condition,
+            condition=lambda: self.room.condition(draining=self.draining, runtime_ready=self.offered),
             parameters=lambda: self.parameters,
             offered=lambda: self.offered,
             predicted_bytes=self.predicted_bytes,
@@ -177,24 +176,9 @@ class CopySteps:
     def _policies(self) -> Decider:
         return self._decider
 
-    def _condition(self) -> LoadCondition:
-        return LoadCondition(
-            capacity_bytes=self.ledger.capacity_bytes,
-            reserve_bytes=self.ledger.reserve,
-            pinned_bytes=self.room.pinned_bytes(),
-            used_bytes=self.ledger.used_bytes,
-            next_victim_use_ms=self.room.next_victim_use_ms(),
-            draining=self.draining,
-            runtime_ready=self.offered,
-        )
-
     def entry_of(self, load: LoadId) -> Entry:
         """The copy that a load is for."""
         return self._loads[load]
-
-    def expected_load_ms(self, model: ModelId) -> int:
-        """How long a load of a model will take: as the last one, else as loads commonly do; 0: nobody knows."""
-        return self.learned.load_ms(model) or self.learned.common_load_ms
 
     def backlog_ms(self) -> int:
         """How long the loads at work and waiting here will take, one after the other."""
@@ -203,7 +187,7 @@ class CopySteps:
         for load in self.slots.taken():
             entry = self._loads[load]
             at_work_ms = now_ms - entry.entered_ms if entry.state is CopyState.LOADING else 0
-            expected_ms = self.expected_load_ms(entry.model)
+            expected_ms = self.learned.expected_load_ms(entry.model)
             # One that takes longer than it should is taken to be half done.
             backlog_ms += expected_ms - at_work_ms if at_work_ms <= expected_ms else at_work_ms
         return backlog_ms
@@ -280,14 +264,7 @@ class CopySteps:
     def runtime_reported(self, parameters: RuntimeParameters) -> None:
         """The runtime told its parameters (again)."""
         self.parameters = parameters
-        reserve = reserve_bytes(
-            capacity_bytes=parameters.capacity_bytes,
-            default_size_bytes=parameters.default_size_bytes,
-            loading_slots=parameters.loading_slots,
-        )
-        if self.usage.retention is not None:
-            self.usage.retention.resize(parameters.capacity_bytes - reserve)
-        self._grant(self.ledger.resize(capacity_bytes=parameters.capacity_bytes, reserve=reserve))
+        self._grant(self.room.resize(parameters))
 
     def runtime_opened(self) -> None:
         """Loads and calls may go to the runtime."""
@@ -336,7 +313,9 @@ class CopySteps:
         self._used(batch)
 
     def tick(self) -> None:
-        """Enforce the bounds on waiting for memory and for idleness."""
+        """Enforce the bounds on waiting for memory and for idleness; keep the reserve that pays."""
+        if self.offered:
+            self._grant(self.room.resize(self.parameters))
         now_ms = self._clock.monotonic_ms()
         for load in self.slots.taken():
             entry = self._loads[load]
@@ -403,10 +382,10 @@ class CopySteps:
                     last_use_ms=entry.last_use_ms,
                     now_ms=self._clock.now_ms(),
                     alone=self.suspected(entry),
-                    expected_ms=self.expected_load_ms(entry.model),
+                    expected_ms=self.learned.expected_load_ms(entry.model),
                 )
                 answer(entry.claim_waiters, Accepted(entry.written))
-                ahead_ms = self.backlog_ms() - self.expected_load_ms(entry.model)
+                ahead_ms = self.backlog_ms() - self.learned.expected_load_ms(entry.model)
                 self.slots.fill()
                 if entry.state is CopyState.QUEUED:
                     slots = max(1, self.parameters.loading_slots)

@@ -47,6 +47,7 @@ class Learned:
         self._times: OrderedDict[ModelId, float] = OrderedDict()
         self._types: OrderedDict[str, float] = OrderedDict()
         self._average = 0.0
+        self._unload_ms = 0.0
 
     def size(self, model: ModelId) -> int | None:
         """The measured size in bytes; None before the first load."""
@@ -93,11 +94,25 @@ class Learned:
         """How long loads commonly take (a geometric mean, the latest counting most); 0: there was none."""
         return round(2**self._average) if self._times else 0
 
+    def expected_load_ms(self, model: ModelId) -> int:
+        """How long a load of a model will take: as the last one, else as loads commonly do; 0: nobody knows."""
+        return self.load_ms(model) or self.common_load_ms
+
     def loaded(self, model: ModelId, took_ms: int) -> None:
         """A load took so long."""
         time = math.log2(max(SHORTEST_MS, took_ms))
         self._average = time if not self._times else self._average + (time - self._average) / 32
         _remember(self._times, model, time)
+
+    @property
+    def common_unload_ms(self) -> int:
+        """How long unloads commonly take (the latest counting most), at least 1; 0: there was none."""
+        return math.ceil(self._unload_ms)
+
+    def unloaded(self, took_ms: int) -> None:
+        """An unload took so long."""
+        time = max(1, took_ms)
+        self._unload_ms = time if not self._unload_ms else self._unload_ms + (time - self._unload_ms) / 32
 
     def weight(self, model: ModelId) -> float:
         """log2 of the load time relative to the average, in whole steps: loads of about the same length count alike."""

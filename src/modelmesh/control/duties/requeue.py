@@ -33,7 +33,7 @@ class Requeue:
         sent: Counter[InstanceId] = Counter()
         for load in steps.slots.last_queued(LOOKED_AT):
             entry = steps.entry_of(load)
-            ahead_ms -= steps.expected_load_ms(entry.model)
+            ahead_ms -= steps.learned.expected_load_ms(entry.model)
             if not entry.waited_for or entry.stays or entry.state is not CopyState.QUEUED:
                 continue
             step = self._decider.rehearse(entry.model, entry.registered)
@@ -45,7 +45,7 @@ class Requeue:
                 continue
             loads = view.loads_at(place) + sent[step.instance]
             here_ms, there_ms = ahead_ms // slots, wait_ms(place, loads, common_ms=common_load_ms(view))
-            load_ms = steps.expected_load_ms(entry.model)
+            load_ms = steps.learned.expected_load_ms(entry.model)
             if begins_elsewhere(here_ms=here_ms, there_ms=there_ms, load_ms=load_ms):
                 sent[step.instance] += 1
                 detail = f"it would wait {here_ms} ms here, {there_ms} ms at {step.instance}"
