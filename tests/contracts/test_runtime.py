@@ -1,16 +1,12 @@
 """The contract of `ports.Runtime`, over the fake and over gRPC to a scripted server."""
 
 import asyncio
-import contextlib
-import os
-import socket
 import time
 from contextlib import asynccontextmanager
 
 import pytest
 
 from modelmesh.adapters.runtime import grpc_runtime
-from modelmesh.adapters.runtime.candidates import RuntimeCandidates, strange_folder
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeState
 from modelmesh.testing.fake_runtime import FakeRuntime
@@ -400,61 +396,6 @@ async def test_neither_service_name_is_unimplemented():
         assert caught.value.status is Status.UNIMPLEMENTED
 
 
-async def test_the_first_candidate_that_is_ready_is_the_runtime(tmp_path):
-    found = []
-
-    async def note(target):
-        found.append(target)
-
-    async def asked():
-        # Channels that failed once try again after a pause of their own.
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(RuntimeCallError):
-                    return (await runtime.status()).state
-                await asyncio.sleep(0.02)
-
-    async def asked_until_ready():
-        async with asyncio.timeout(10):
-            while await asked() is not RuntimeState.READY:
-                await asyncio.sleep(0.02)
-
-    sockets = [f"unix://{tmp_path}/{name}.sock" for name in ("nobody", "starting", "late", "other")]
-    runtime = RuntimeCandidates(sockets, note)
-    with pytest.raises(RuntimeCallError) as caught:
-        await runtime.status()
-    assert caught.value.status is Status.UNAVAILABLE
-    async with ScriptedRuntime(listen=sockets[1], never_ready=True):
-        assert await asked() is RuntimeState.STARTING
-        async with ScriptedRuntime(listen=sockets[2]) as late, ScriptedRuntime(listen=sockets[3]) as other:
-            assert found == []
-            await asked_until_ready()
-            assert len(found) == 1
-            await runtime.load(source())
-            assert "m1" in (late if found == [sockets[2]] else other).loaded
-    with pytest.raises(RuntimeCallError):
-        await runtime.status()  # it stays where it was found
-    assert len(found) == 1
-    await runtime.close()
-
-
-async def test_a_candidate_that_never_answers_does_not_hide_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr("modelmesh.adapters.runtime.candidates.ANSWER_TIMEOUT_S", 0.3)
-    found = []
-
-    async def note(target):
-        found.append(target)
-
-    with socket.socket(socket.AF_UNIX) as deaf:  # connections to it are made, and nobody takes them
-        deaf.bind(f"{tmp_path}/deaf.sock")
-        deaf.listen()
-        async with ScriptedRuntime() as script:
-            runtime = RuntimeCandidates([f"unix://{tmp_path}/deaf.sock", script.address], note)
-            assert (await runtime.status()).state is RuntimeState.READY
-            assert found == [script.address]
-            await runtime.close()
-
-
 async def test_injection_paths_are_passed_on():
     under = OverGrpc(method_infos={"b.S/M": [1, 2], "a.S/M": []}, allow_any_method=True)
     async with under.runtime() as runtime:
@@ -499,33 +440,3 @@ class TestFakeOnly:
         results = await asyncio.gather(*loads, return_exceptions=True)
         assert [str(result) for result in results] == ["UNAVAILABLE: the runtime died"] * 3
         assert fake.load_counts["m1"] == 1
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
-def test_a_socket_in_another_users_folder_is_not_called(tmp_path, monkeypatch):
-    target = f"unix://{tmp_path}/mmesh/grpc.sock"
-    assert strange_folder(target) is None, "nobody is there"
-    (tmp_path / "mmesh").mkdir()
-    assert strange_folder(target) is None
-    assert strange_folder("127.0.0.1:8085") is None
-    monkeypatch.setattr("os.geteuid", lambda: 4711)
-    os.chown(tmp_path / "mmesh", 4712, -1)
-    assert "belongs to user 4712" in (strange_folder(target) or "")
-    (tmp_path / "link").symlink_to(tmp_path)
-    os.lchown(tmp_path / "link", 4712, -1)
-    assert "belongs to user 4712" in (strange_folder(f"unix://{tmp_path}/link/grpc.sock") or "")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
-async def test_a_runtime_in_another_users_folder_is_passed_over(tmp_path):
-    (tmp_path / "mmesh").mkdir()
-    async with ScriptedRuntime(listen=f"unix://{tmp_path}/mmesh/grpc.sock") as stranger:
-        os.chown(tmp_path / "mmesh", 4712, -1)
-
-        async def note(_: str) -> None:
-            raise AssertionError
-
-        runtime = RuntimeCandidates([stranger.address, f"unix://{tmp_path}/nobody.sock"], note)
-        with pytest.raises(RuntimeCallError, match="belongs to user 4712"):
-            await runtime.status()
-        await runtime.close()

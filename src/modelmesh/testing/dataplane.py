@@ -6,7 +6,6 @@ events, outcomes and order as the core, and none of its bytes: what is carried i
 """
 
 import asyncio
-import base64
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -15,6 +14,7 @@ from random import Random
 from modelmesh.policy.attempt import GONE
 from modelmesh.policy.route import choose_copy
 from modelmesh.testing.attempts import Answer, AttemptEnded, refused
+from modelmesh.testing.dataplane_checks import refuse_malformed, refuse_out_of_range
 from modelmesh.testing.local_copies import Infer, LocalCopies
 from modelmesh.testing.network import FakeNetwork
 from modelmesh.testing.peer_links import PeerLinks
@@ -111,7 +111,7 @@ class SimulatedDataPlane:
     def set_routes(self, routes: Sequence[tuple[ModelId, Route | None]]) -> None:
         """See `ports.DataPlane`."""
         for _, route in routes:
-            _refuse_out_of_range(route)
+            refuse_out_of_range(route)
         for model, route in routes:
             before = self._routes.get(model)
             if route is None:
@@ -144,7 +144,7 @@ class SimulatedDataPlane:
         """See `ports.DataPlane`."""
         for _, resolution in resolutions:
             if isinstance(resolution, Fail):
-                _refuse_malformed(resolution.trailers)
+                refuse_malformed(resolution.trailers)
         for token, resolution in resolutions:
             held = self._held.get(token)
             waits = (
@@ -480,26 +480,3 @@ class SimulatedDataPlane:
     def _emit(self, event: DataPlaneEvent) -> None:
         if self._open and self._receive is not None:
             self._receive((event,))
-
-
-def _refuse_out_of_range(route: Route | None) -> None:
-    """As the native core does, for all routes that come with it. Raises OverflowError."""
-    if route is None:
-        return
-    numbers: list[tuple[int, int]] = [(copy.load_id, 64) for copy in route.remote]
-    if (local := route.local) is not None:
-        numbers += [(local.load_id, 64), (local.max_concurrency, 32), (local.max_waiting, 32)]
-    for number, bits in numbers:
-        if not 0 <= number < 1 << bits:
-            raise OverflowError(f"{number} has no place in {bits} bits")
-
-
-def _refuse_malformed(trailers: Sequence[tuple[str, bytes]]) -> None:
-    """As the native core does: values are printable text, those of `-bin` in base64. Raises ValueError."""
-    for name, value in trailers:
-        try:
-            text = value.decode("ascii")
-            if name.endswith("-bin"):
-                base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-        except ValueError as error:
-            raise ValueError(f"{name!r} is no valid trailer in wire form") from error

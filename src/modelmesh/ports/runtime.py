@@ -1,0 +1,139 @@
+"""The model server beside this instance."""
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+from modelmesh.values import bounds
+from modelmesh.values.ids import ModelId
+from modelmesh.values.status import Status
+
+
+class RuntimeCallError(Exception):
+    """The runtime answered with an error, or could not be reached (UNAVAILABLE).
+
+    Attributes:
+        status: Its status.
+        message: What it says.
+        unprocessed: It has done nothing of the call.
+        lost: The connection ended under the call, perhaps because of it: what it did is not known.
+    """
+
+    def __init__(self, status: Status, message: str, *, unprocessed: bool = False, lost: bool = False) -> None:
+        super().__init__(f"{status.name}: {message}" if message else status.name)
+        self.status = status
+        self.message = message
+        self.unprocessed = unprocessed
+        self.lost = lost
+
+
+class RuntimeState(enum.Enum):
+    """What a runtime says of itself."""
+
+    STARTING = "starting"
+    READY = "ready"
+    FAILING = "failing"
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeStatus:
+    """A runtime's answer to `runtimeStatus`; `control.copies.runtime_link` says whether it can be worked with."""
+
+    state: RuntimeState
+    capacity_bytes: int = 0
+    default_size_bytes: int = 0
+    loading_concurrency: int = 0
+    load_timeout_ms: int = 0
+    limits_concurrency: bool = False
+    allows_any_method: bool = False
+    injection_paths: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    version: str = ""
+
+    @classmethod
+    def said(
+        cls,
+        state: RuntimeState,
+        *,
+        capacity_bytes: int = 0,
+        default_size_bytes: int = 0,
+        loading_concurrency: int = 0,
+        load_timeout_ms: int = 0,
+        limits_concurrency: bool = False,
+        allows_any_method: bool = False,
+        injection_paths: tuple[tuple[str, tuple[int, ...]], ...] = (),
+        version: str = "",
+    ) -> "RuntimeStatus":
+        """What a runtime says, with every number in its range; 0 stays 0, so that it can be told that it is missing."""
+        return cls(
+            state,
+            capacity_bytes=bounds.BYTES.clamp(capacity_bytes),
+            default_size_bytes=bounds.BYTES.clamp(default_size_bytes),
+            loading_concurrency=min(loading_concurrency, bounds.SLOTS.most),
+            load_timeout_ms=bounds.DURATION_MS.clamp(load_timeout_ms),
+            limits_concurrency=limits_concurrency,
+            allows_any_method=allows_any_method,
+            injection_paths=injection_paths,
+            version=version,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """What a runtime needs to load a model. `path` and `key` are empty if not given."""
+
+    model: ModelId
+    type: str
+    path: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeLoaded:
+    """Answer to a load. `size_bytes` 0: unknown, measure it. `max_concurrency` None: not said; 0: no bound."""
+
+    size_bytes: int
+    max_concurrency: int | None
+
+    @classmethod
+    def said(cls, *, size_bytes: int, max_concurrency: int) -> "RuntimeLoaded":
+        """What a runtime says, with every number in its range. On the wire 0 means that it says nothing of concurrency."""
+        return cls(bounds.BYTES.clamp(size_bytes), bounds.concurrency(max_concurrency) if max_concurrency > 0 else None)
+
+
+class Runtime(Protocol):
+    """The model server beside this instance. Every call raises RuntimeCallError; cancelling it cancels the RPC."""
+
+    async def status(self) -> RuntimeStatus:
+        """Ask `runtimeStatus`. Existing runtimes drop every model when they answer: never a health probe."""
+        ...
+
+    async def answers(self) -> None:
+        """Ask for a sign of life, wherever it takes loads and calls. Any answer is one, an error too.
+
+        Raises RuntimeCallError: DEADLINE_EXCEEDED if it takes the question and does not answer, UNAVAILABLE if it cannot be
+        reached.
+        """
+        ...
+
+    async def load(self, source: ModelSource) -> RuntimeLoaded:
+        """Load a model; no time-out of its own."""
+        ...
+
+    async def unload(self, model: ModelId) -> None:
+        """Unload a model. NOT_FOUND of the runtime is success."""
+        ...
+
+    async def predict_size(self, source: ModelSource) -> int | None:
+        """Predicted bytes, or None if the runtime cannot say (UNIMPLEMENTED, error, later than 500 ms).
+
+        Raises RuntimeCallError only if the connection was lost under the call.
+        """
+        ...
+
+    async def measure_size(self, model: ModelId) -> int:
+        """Bytes of a loaded model; bounded by 30 s. NOT_FOUND if it is not loaded."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection."""
+        ...
