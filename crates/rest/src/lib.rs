@@ -1,15 +1,26 @@
 //! The REST front door: Open Inference Protocol over HTTP, as calls that the core routes like any other.
 //!
-//! Pure, without sockets: `route` (path to operation), `datatype` (what tensors are made of), `fault` (what is answered
-//! instead), `json` (writing it).
+//! Pure, without sockets: `route` (path to operation), `request`, `reader` and `data` (JSON and binary tensors to the message of the
+//! call), `answer` and `classes` (the message of the answer to JSON and binary tensors), `datatype` and `shape` (what
+//! tensors are made of), `proto` (messages), `fault` (what is answered instead), `json` (what is wrong with it, and
+//! writing it).
 
 #![forbid(unsafe_code)]
 
+mod answer;
+mod classes;
+mod data;
 mod datatype;
 mod fault;
 mod json;
+pub mod proto;
+mod reader;
+mod request;
 mod route;
+mod shape;
 
+pub use answer::{Wanted, WantedOutput, Written, write};
 pub use datatype::Datatype;
 pub use fault::Fault;
+pub use request::{Request, read};
 pub use route::{Match, Operation, ROUTES, Route, find};
