@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "development" / "files.md"
 FOLDERS = (
     *sorted({path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("crates/*/src/**/*.rs")}),
-    *(f"src/modelmesh/{name}" for name in ("values", "policy", "declared", "machines", "", "control")),
+    *(f"src/modelmesh/{name}" for name in ("values", "policy", "declared", "machines", "ports", "", "control")),
     *(f"src/modelmesh/control/{name}" for name in ("view", "copies", "requests", "life", "duties")),
     "src/modelmesh/management",
     *(f"src/modelmesh/adapters/{name}" for name in ("", "dataplane", "store", "runtime", "peers", "http")),
