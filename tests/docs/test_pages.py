@@ -20,6 +20,7 @@ from modelmesh.policy.copies import CopiesReason
 from modelmesh.policy.drain import DrainReason
 from modelmesh.policy.promotion import PromotionReason
 from modelmesh.policy.victims import EvictionReason
+from modelmesh.runtime.formats import BUILT_IN_NAMED_SUFFIXES, BUILT_IN_SUFFIXES, discovered, runs_code
 from modelmesh.values.dataplane import Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,16 @@ def test_every_limit_of_the_security_page_has_a_test() -> None:
     for path, name in re.findall(r"`([\w/.]+)::(\w+)`", page):
         text = (ROOT / path).read_text()
         assert re.search(rf"\b(def|fn) {name}\(", text), f"{path} has no {name}"
+
+
+def test_the_formats_page_has_what_the_built_in_runtime_has() -> None:
+    page = (ROOT / "docs" / "reference" / "formats.md").read_text()
+    for name, suffixes in BUILT_IN_SUFFIXES.items():
+        auto, named = (
+            " ".join(f"`{one}`" for one in each) for each in (suffixes, BUILT_IN_NAMED_SUFFIXES.get(name, ()))
+        )
+        can = "yes" if runs_code(discovered().get(name)) else "no"
+        assert f"| `{name}` | {auto} | {named + ' ' if named else ''}| `pymodelmesh[{name}]` | {can} |" in page
 
 
 def test_every_attack_of_its_page_has_a_test() -> None:

@@ -2,8 +2,10 @@ import pickle
 import shutil
 
 import joblib
+import lightgbm
 import numpy as np
 import pytest
+import xgboost
 from skl2onnx import to_onnx
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.feature_extraction.text import CountVectorizer
@@ -34,8 +36,16 @@ def trained(tmp_path_factory):
     plain = to_onnx(classifier, iris[0][:1].astype(np.float32), options={id(classifier): {"zipmap": False}})
     (folder / "iris.onnx").write_bytes(plain.SerializeToString())
     (folder / "iris-zipmap.onnx").write_bytes(to_onnx(classifier, iris[0][:1].astype(np.float32)).SerializeToString())
+    trees = xgboost.train({"objective": "multi:softprob", "num_class": 3}, xgboost.DMatrix(*iris), 5)
+    trees.save_model(folder / "iris.ubj")
+    trees.save_model(folder / "iris.json")
+    xgboost.train({"booster": "gblinear"}, xgboost.DMatrix(*diabetes), 5).save_model(folder / "linear.ubj")
+    leaves = lightgbm.train({"objective": "multiclass", "num_class": 3, "verbose": -1}, lightgbm.Dataset(*iris), 5)
+    leaves.save_model(folder / "iris.lgb")
     (folder / "cut.joblib").write_bytes((folder / "iris.joblib").read_bytes()[:300])
     (folder / "cut.onnx").write_bytes((folder / "iris.onnx").read_bytes()[:300])
+    (folder / "cut.ubj").write_bytes((folder / "iris.ubj").read_bytes()[:1537])
+    (folder / "cut.lgb").write_bytes((folder / "iris.lgb").read_bytes()[:9325])
     (folder / "noise.joblib").write_bytes(bytes(range(256)))
     (folder / "empty.onnx").write_bytes(b"")
     (folder / "empty.joblib").write_bytes(b"")

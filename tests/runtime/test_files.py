@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -18,7 +19,7 @@ from modelmesh._proto import model_runtime_pb2 as pb
 from modelmesh._proto import open_inference_pb2 as oip
 from modelmesh.runtime import LoadError, ModelSource, serve
 from modelmesh.runtime.files import FileRuntime
-from modelmesh.runtime.formats import BUILT_IN, BUILT_IN_SUFFIXES, Formats
+from modelmesh.runtime.formats import BUILT_IN, BUILT_IN_NAMED_SUFFIXES, BUILT_IN_SUFFIXES, Formats
 from modelmesh.values.status import Status
 
 ROWS = load_iris(return_X_y=True)[0][[0, 60, 140]]
@@ -297,6 +298,21 @@ class TestFormats:
     def test_suffixes_known_without_importing_are_those_of_the_formats(self):
         formats = Formats(BUILT_IN)
         assert {name: formats.get(name).suffixes for name in formats.names} == BUILT_IN_SUFFIXES
+        named = {name: getattr(formats.get(name), "named_suffixes", ()) for name in formats.names}
+        assert {name: suffixes for name, suffixes in named.items() if suffixes} == BUILT_IN_NAMED_SUFFIXES
+
+    def test_packages_of_few_models_are_imported_for_a_model_only(self, tmp_path):
+        script = (
+            "import sys, pathlib; from modelmesh.runtime.files import FileRuntime; from modelmesh.runtime import *\n"
+            "runtime = FileRuntime(); runtime.warm_up(); root = pathlib.Path(sys.argv[1])\n"
+            "for name in ('a.onnx', 'a.txt'):\n"
+            "    (root / name).touch()\n"
+            "    try: runtime.load(ModelSource('m', '', str(root / name)))\n"
+            "    except LoadError: pass\n"
+            "print(sorted({'sklearn', 'onnxruntime', 'xgboost', 'lightgbm'} & set(sys.modules)))"
+        )
+        found = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == "['onnxruntime', 'sklearn']"
 
     def test_a_missing_package_is_named_with_its_cure(self, monkeypatch, trained):
         monkeypatch.setitem(sys.modules, "joblib", None)

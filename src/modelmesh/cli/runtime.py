@@ -28,8 +28,8 @@ def runtime(
     models: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the models. Paths outside of it are refused. Files of formats that can run code (joblib,"
-            " pickle) are loaded from this folder only; without it they are not loaded at all.",
+            help="Folder of the models. Paths outside of it are refused. Files of formats that can run code (all but"
+            " ONNX) are loaded from this folder only; without it they are not loaded at all.",
             exists=True,
             file_okay=False,
         ),
@@ -95,7 +95,7 @@ def runtime(
         int, typer.Option(help="Inferences at once; 0: one per CPU.", min=0, rich_help_panel=_PANEL)
     ] = 0,
 ) -> None:
-    """Serve scikit-learn and ONNX files over the Open Inference Protocol, to a mesh or directly.
+    """Serve files of scikit-learn, ONNX, XGBoost and LightGBM over the Open Inference Protocol, to a mesh or directly.
 
     A model's path is a file of this machine, or any location that `modelmesh pull` knows.
 

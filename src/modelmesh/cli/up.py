@@ -30,7 +30,7 @@ def up(
         Path | None,
         typer.Option(
             "--models",
-            help="Folder of model files (.joblib, .pkl, .pickle, .onnx); each is registered. Only files of this folder"
+            help="Folder of model files (.joblib, .pkl, .pickle, .onnx, .ubj, .lgb); each is registered. Only files of this folder"
             " can be loaded if their format can run code.",
         ),
     ] = None,

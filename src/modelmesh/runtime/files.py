@@ -1,6 +1,5 @@
 """The built-in runtime: models from files, in the formats of `modelmesh.runtime.formats`."""
 
-import logging
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -16,17 +15,15 @@ from modelmesh.values.status import Status
 if TYPE_CHECKING:
     from modelmesh.runtime.contract import Tensor
 
-_log = logging.getLogger("modelmesh.runtime")
-
 MAX_PATH_BYTES = 4096
 """As the system's."""
 
 
 class FileRuntime(ModelRuntime[LoadedFile]):
-    """Serves scikit-learn and ONNX files over the Open Inference Protocol.
+    """Serves files of scikit-learn, ONNX, XGBoost and LightGBM over the Open Inference Protocol.
 
-    The format follows from the model type: `sklearn`, `onnx`, that of an installed plug-in, or `auto` (and empty),
-    which goes by the file's suffix. Types as the Kubernetes controller writes them (`mt:sklearn:1`) are understood.
+    The format follows from the model type: `sklearn`, `onnx`, `xgboost`, `lightgbm`, that of an installed plug-in, or `auto`
+    (and empty), which goes by the file's suffix. Types as the Kubernetes controller writes them (`mt:sklearn:1`) are understood.
 
     A path is a local file, a `file://` URI, or a folder with one model file. Loading a joblib or pickle file runs
     code that is in it, so such files are loaded from the models' folder only: whoever may write there may run
@@ -61,12 +58,8 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         self._formats = formats or discovered()
 
     def warm_up(self) -> None:
-        """Import the packages of all formats that are installed: seconds, which the first load then does not take."""
-        for name in self._formats.names:
-            try:
-                self._formats.get(name)
-            except LoadError as error:
-                _log.info("%s", error)
+        """Import the packages of formats that are widely used: seconds, which the first load then does not take."""
+        self._formats.warm_up()
 
     def load(self, source: ModelSource) -> LoadedFile:
         """Load a file.
@@ -160,7 +153,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         found = [
             path
             for path in sorted(folder.iterdir())
-            if path.is_file() and (name := self._formats.by_suffix(path)) and kind in {"", name}
+            if path.is_file() and (self._formats.may_be(kind, path) if kind else self._formats.by_suffix(path))
         ]
         if len(found) != 1:
             raise LoadError(f"{folder}: holds {len(found)} model files; give the path of one")

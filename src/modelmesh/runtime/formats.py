@@ -4,12 +4,13 @@ A format of your own is a class with the methods of `Format`, named in the entry
 your package:
 
     [project.entry-points."modelmesh.formats"]
-    lightgbm = "my_package.lightgbm:LightGbmFormat"
+    catboost = "my_package.catboost:CatBoostFormat"
 
 The name is the model type. A name that is built in is replaced.
 """
 
 import importlib
+import logging
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,13 +23,31 @@ from modelmesh.values.status import Status
 if TYPE_CHECKING:
     from modelmesh.runtime.contract import Tensor
 
+_log = logging.getLogger("modelmesh.runtime")
+
 GROUP = "modelmesh.formats"
 
 BUILT_IN = {
     "sklearn": "modelmesh.runtime.sklearn:SklearnFormat",
     "onnx": "modelmesh.runtime.onnx:OnnxFormat",
+    "xgboost": "modelmesh.runtime.xgboost:XgboostFormat",
+    "lightgbm": "modelmesh.runtime.lightgbm:LightgbmFormat",
 }
 """As in pyproject.toml; listed here too, so that a source tree works without being installed."""
+
+BUILT_IN_SUFFIXES = {
+    "sklearn": (".joblib", ".pkl", ".pickle"),
+    "onnx": (".onnx",),
+    "xgboost": (".ubj",),
+    "lightgbm": (".lgb", ".lightgbm"),
+}
+"""Known without importing the packages: they are imported when a file of theirs is loaded, and a missing one is named."""
+
+BUILT_IN_NAMED_SUFFIXES = {"xgboost": (".json", ".bst", ".model"), "lightgbm": (".txt", ".bst", ".model")}
+"""Likewise."""
+
+_EARLY = ("sklearn", "onnx")
+"""Built-in formats whose packages are imported when the runtime starts; those of the others wait for a first model."""
 
 
 class LoadedFile(Protocol):
@@ -60,6 +79,8 @@ class Format(Protocol):
 
     Attributes:
         suffixes: Of its files, with the dot, lower case; how a model of type `auto` finds its format.
+        named_suffixes: May be left out. Of files that are of this format only if the model's type says so, as `.json`; how
+            the one model file of a folder is found.
 
     A class may say `runs_code = False` if loading a file of any content cannot run code. Without it the format is taken
     to run code, and its files are loaded from folders only that the operator named.
@@ -116,20 +137,37 @@ class Formats:
         self._made[name] = made
         return made
 
-    def by_suffix(self, path: Path) -> str | None:
-        """The name of the format whose files end like this one; formats that cannot be imported are passed over."""
+    def warm_up(self) -> None:
+        """Import packages so that the first load need not: of formats that are widely used, and of plug-ins."""
         for name in self.names:
-            try:
-                suffixes = self.get(name).suffixes
-            except LoadError:
-                suffixes = BUILT_IN_SUFFIXES.get(name, ())
-            if path.suffix.lower() in suffixes:
-                return name
-        return None
+            if name in _EARLY or not self._is_built_in(name):
+                try:
+                    self.get(name)
+                except LoadError as error:
+                    _log.info("%s", error)
 
+    def by_suffix(self, path: Path) -> str | None:
+        """The name of the format whose files end like this one; plug-ins that cannot be imported are passed over."""
+        return next((name for name in self.names if path.suffix.lower() in self._suffixes(name)), None)
 
-BUILT_IN_SUFFIXES = {"sklearn": (".joblib", ".pkl", ".pickle"), "onnx": (".onnx",)}
-"""Known without importing the packages, so that a missing one is named in the error."""
+    def may_be(self, name: str, path: Path) -> bool:
+        """Whether a file beside others, by its suffix, is the one of a model whose type names this format."""
+        if self._is_built_in(name):
+            named = BUILT_IN_NAMED_SUFFIXES.get(name, ())
+        else:
+            named = getattr(self.get(name), "named_suffixes", ())
+        return path.suffix.lower() in (*self._suffixes(name), *named)
+
+    def _suffixes(self, name: str) -> tuple[str, ...]:
+        if self._is_built_in(name):
+            return BUILT_IN_SUFFIXES[name]
+        try:
+            return self.get(name).suffixes
+        except LoadError:
+            return ()
+
+    def _is_built_in(self, name: str) -> bool:
+        return name in BUILT_IN and self._references.get(name) == BUILT_IN[name]
 
 
 def discovered() -> Formats:
