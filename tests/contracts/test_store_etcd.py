@@ -9,10 +9,9 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import grpc
 import pytest
-from aetcd import rpc
 
+from modelmesh._proto import etcd_pb2 as rpc
 from modelmesh.adapters.store import connection_file, open_store
 from modelmesh.adapters.store.etcd import EtcdStore
 from modelmesh.adapters.store.etcd_settings import EtcdSettings
@@ -26,7 +25,7 @@ from modelmesh.ports import (
     Transaction,
 )
 from modelmesh.testing.certificates import Authority
-from modelmesh.testing.etcd import FaultyEtcd, GuardedEtcd, guarded_etcd, running_etcd
+from modelmesh.testing.etcd import FaultyEtcd, GuardedEtcd, administer, guarded_etcd, running_etcd
 from modelmesh.values.ids import Revision
 
 REFUSED = "127.0.0.1:1"
@@ -265,13 +264,14 @@ async def test_cancelling_a_call_cancels_only_that_call(etcd):
 async def test_users_get_a_token_and_a_new_one_when_it_has_run_out():
     """A restarted etcd knows no old tokens: the same answer as for one that has expired."""
     with running_etcd() as etcd:
-        async with grpc.aio.insecure_channel(etcd.endpoint) as channel:
-            auth = rpc.AuthStub(channel)
-            await auth.UserAdd(rpc.AuthUserAddRequest(name="root", password="secret"))
-            await auth.UserGrantRole(rpc.AuthUserGrantRoleRequest(user="root", role="root"))
-            store = EtcdStore(EtcdSettings((etcd.endpoint,), user="root", password="secret"))
-            await store.connect()  # a user is given though none is asked for yet
-            await auth.AuthEnable(rpc.AuthEnableRequest())
+        await administer(
+            etcd.endpoint,
+            rpc.AuthUserAddRequest(name="root", password="secret"),
+            rpc.AuthUserGrantRoleRequest(user="root", role="root"),
+        )
+        store = EtcdStore(EtcdSettings((etcd.endpoint,), user="root", password="secret"))
+        await store.connect()  # a user is given though none is asked for yet
+        await administer(etcd.endpoint, rpc.AuthEnableRequest())
         now = await put(store, "a")
         assert [change.item.key for change in await anext(store.watch("", start=now))] == ["a"]
         lease = await store.grant(60_000)

@@ -3,16 +3,15 @@
 import asyncio
 from pathlib import Path
 
-import grpc
-import grpc.aio
 import pytest
-from aetcd import rpc
 
+from modelmesh._proto import etcd_pb2 as rpc
 from modelmesh.adapters.store import open_store
 from modelmesh.adapters.store.etcd import EtcdStore
 from modelmesh.adapters.store.etcd_settings import EtcdSettings
 from modelmesh.instance.local_etcd import HISTORY, LocalEtcd
 from modelmesh.ports import CompactedError, Compare, Put, StoreError, StoreUnavailableError, Transaction
+from modelmesh.testing.etcd import administer
 from modelmesh.values.ids import Revision
 
 OWN = b"/prod/tas-runtime/svc/"
@@ -24,16 +23,16 @@ def put(key: str, value: bytes) -> Transaction:
 
 async def allow_only(etcd: LocalEtcd, user: str, password: str) -> None:
     """Make `user` one who may read and write the keys of one cluster, and turn access control on."""
-    async with grpc.aio.insecure_channel(etcd.endpoint) as channel:
-        auth = rpc.AuthStub(channel)
-        for name in ("root", user):
-            await auth.UserAdd(rpc.AuthUserAddRequest(name=name, password=password))
-        await auth.UserGrantRole(rpc.AuthUserGrantRoleRequest(user="root", role="root"))
-        await auth.RoleAdd(rpc.AuthRoleAddRequest(name="mesh"))
-        permission = rpc.Permission(permType=rpc.Permission.READWRITE, key=OWN, range_end=OWN[:-1] + b"0")
-        await auth.RoleGrantPermission(rpc.AuthRoleGrantPermissionRequest(name="mesh", perm=permission))
-        await auth.UserGrantRole(rpc.AuthUserGrantRoleRequest(user=user, role="mesh"))
-        await auth.AuthEnable(rpc.AuthEnableRequest())
+    permission = rpc.Permission(permType=rpc.Permission.READWRITE, key=OWN, range_end=OWN[:-1] + b"0")
+    await administer(
+        etcd.endpoint,
+        *(rpc.AuthUserAddRequest(name=name, password=password) for name in ("root", user)),
+        rpc.AuthUserGrantRoleRequest(user="root", role="root"),
+        rpc.AuthRoleAddRequest(name="mesh"),
+        rpc.AuthRoleGrantPermissionRequest(name="mesh", perm=permission),
+        rpc.AuthUserGrantRoleRequest(user=user, role="mesh"),
+        rpc.AuthEnableRequest(),
+    )
 
 
 async def test_a_role_for_the_clusters_own_keys_is_enough(tmp_path: Path) -> None:

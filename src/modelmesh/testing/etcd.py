@@ -8,15 +8,17 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
-from aetcd import rpc
+from google.protobuf.message import Message
 
+from modelmesh._proto import etcd_pb2 as rpc
 from modelmesh.instance.local_cluster import free_port
 from modelmesh.instance.local_etcd import LocalEtcd
 from modelmesh.testing.certificates import Authority
 
-__all__ = ["FaultyEtcd", "GuardedEtcd", "guarded_etcd", "running_etcd"]
+__all__ = ["FaultyEtcd", "GuardedEtcd", "administer", "guarded_etcd", "running_etcd"]
 
 _MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  # a folder of ours is made inside
 
@@ -47,6 +49,38 @@ class FaultyEtcd(LocalEtcd):
         self.start()
 
 
+_AUTH: dict[type[Message], tuple[str, type[Message]]] = {
+    rpc.AuthEnableRequest: ("AuthEnable", rpc.AuthEnableResponse),
+    rpc.AuthenticateRequest: ("Authenticate", rpc.AuthenticateResponse),
+    rpc.AuthUserAddRequest: ("UserAdd", rpc.AuthUserAddResponse),
+    rpc.AuthUserChangePasswordRequest: ("UserChangePassword", rpc.AuthUserChangePasswordResponse),
+    rpc.AuthUserGrantRoleRequest: ("UserGrantRole", rpc.AuthUserGrantRoleResponse),
+    rpc.AuthRoleAddRequest: ("RoleAdd", rpc.AuthRoleAddResponse),
+    rpc.AuthRoleGrantPermissionRequest: ("RoleGrantPermission", rpc.AuthRoleGrantPermissionResponse),
+}
+
+
+async def administer(endpoint: str, *requests: Message, token: str = "") -> list[Any]:
+    """Call methods of etcd's Auth service, one after the other; returns their answers.
+
+    Args:
+        endpoint: Host and port, without TLS.
+        requests: Messages of the methods' own types, which say what is called.
+        token: Of the user who calls.
+    """
+    answers = []
+    async with grpc.aio.insecure_channel(endpoint) as channel:
+        for request in requests:
+            method, answer = _AUTH[type(request)]
+            call = channel.unary_unary(
+                f"/etcdserverpb.Auth/{method}",
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=answer.FromString,
+            )
+            answers.append(await call(request, metadata=(("token", token),) if token else ()))
+    return answers
+
+
 class GuardedEtcd:
     """An etcd that lets in only user `root` with a password, over TLS; made by `guarded_etcd`.
 
@@ -61,20 +95,19 @@ class GuardedEtcd:
 
     async def enable(self) -> None:
         """Ask for the password from now on."""
-        async with grpc.aio.insecure_channel(self.etcd.endpoint) as channel:
-            auth = rpc.AuthStub(channel)
-            await auth.UserAdd(rpc.AuthUserAddRequest(name="root", password=self.connection["password"]))
-            await auth.UserGrantRole(rpc.AuthUserGrantRoleRequest(user="root", role="root"))
-            await auth.AuthEnable(rpc.AuthEnableRequest())
+        await administer(
+            self.etcd.endpoint,
+            rpc.AuthUserAddRequest(name="root", password=self.connection["password"]),
+            rpc.AuthUserGrantRoleRequest(user="root", role="root"),
+            rpc.AuthEnableRequest(),
+        )
 
     async def change_password(self, password: str) -> None:
         """Let `root` in with this password only."""
-        async with grpc.aio.insecure_channel(self.etcd.endpoint) as channel:
-            auth = rpc.AuthStub(channel)
-            known = rpc.AuthenticateRequest(name="root", password=self.connection["password"])
-            token = (await auth.Authenticate(known)).token
-            renewed = rpc.AuthUserChangePasswordRequest(name="root", password=password)
-            await auth.UserChangePassword(renewed, metadata=(("token", token),))
+        known = rpc.AuthenticateRequest(name="root", password=self.connection["password"])
+        (answer,) = await administer(self.etcd.endpoint, known)
+        renewed = rpc.AuthUserChangePasswordRequest(name="root", password=password)
+        await administer(self.etcd.endpoint, renewed, token=answer.token)
         self.connection["password"] = password
 
 

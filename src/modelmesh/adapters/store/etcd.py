@@ -1,7 +1,7 @@
 """The shared store: etcd's v3 API.
 
-Of aetcd only the generated stubs are used: its client has no nested transactions, no `ignore_value`, no
-compares over a range, one endpoint, and time-outs of its own.
+Over our own channel: the clients for Python have no nested transactions, no `ignore_value`, no compares over a
+range, one endpoint, and time-outs of their own.
 """
 
 import asyncio
@@ -9,8 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from aetcd import rpc
-
+from modelmesh._proto import etcd_pb2 as rpc
 from modelmesh.adapters.store.etcd_channel import (
     CALL_TIMEOUT_S,
     COMPACT,

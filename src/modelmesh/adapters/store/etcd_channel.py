@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from aetcd import rpc
 from google.protobuf.message import DecodeError
 
+from modelmesh._proto import etcd_pb2 as rpc
 from modelmesh.adapters.channel import CallError, Channel, ClientTls, KeepAlive, Target
 from modelmesh.adapters.store.etcd_settings import EtcdSettings
 from modelmesh.ports import CompactedError, LeaseNotFoundError, StoreError, StoreUnavailableError

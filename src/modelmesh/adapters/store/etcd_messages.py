@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from aetcd import rpc
-
+from modelmesh._proto import etcd_pb2 as rpc
 from modelmesh.ports import (
     Answer,
     Change,

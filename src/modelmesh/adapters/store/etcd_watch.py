@@ -5,8 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Iterator
 from typing import Any, TypeVar
 
-from aetcd import rpc
-
+from modelmesh._proto import etcd_pb2 as rpc
 from modelmesh.adapters.channel import CallError, Stream
 from modelmesh.adapters.store.etcd_channel import WATCH, EtcdChannel, is_token_refusal, parsed, translated
 from modelmesh.ports import CompactedError, StoreError, StoreUnavailableError
