@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
+import h2.events
 import hpack
 import pytest
 from frames import REQUEST, Client, ForgedServer
-from scripted import ID, WAIT, Instance, status_of, until
+from scripted import ID, WAIT, Instance, Runtime, status_of, until
 
 from modelmesh.adapters import channel as channels
 from modelmesh.adapters.channel import CallError, Channel, Target
@@ -252,6 +253,33 @@ async def test_bombs_for_our_own_services_are_small(make: Make) -> None:
     for client in clients:
         client.writer.transport.abort()
     await until(lambda: one.brain.count(CallMessage) > 0)
+    await nothing_is_left(one)
+
+
+async def test_what_messages_grow_to_is_paid_for_by_their_connection(make: Make, runtime: Runtime) -> None:
+    async def short(requests: AsyncIterator[bytes], _: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        async for _request in requests:
+            yield b"ok"
+
+    runtime.script["Extract"] = short
+    one = make()
+    one.plane.set_rules(EXTRACT)
+    one.local("m")
+    bomb = gzip.compress(b"\x0a\x01m\x12\x80\x80\x80\x06" + bytes(12 * MIB), mtime=0)
+    body = b"\1" + len(bomb).to_bytes(4, "big") + bomb
+    client = await Client.connect(one.plane.serving_port)
+    extract = ((":path", "/test.S/Extract"), ("grpc-encoding", "gzip"))
+    # They grow side by side, a part at a time: a connection can pay for two.
+    calls = [client.request(*extract, body=body) for _ in range(4)]
+    ends: dict[int, str] = {}
+    async with asyncio.timeout(WAIT):
+        while len(ends) < len(calls):
+            for event in client.h2.receive_data(await client.reader.read(65_536)):
+                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                    ends.update({event.stream_id: end for name, end in event.headers if name == "grpc-status"})
+    assert "8" in ends.values(), ends
+    client.writer.transport.abort()
+    await serves(one)
     await nothing_is_left(one)
 
 

@@ -7,6 +7,7 @@ use std::task::Poll;
 use modelmesh_http2::Error;
 
 use crate::call::{Call, unless_stopped};
+use crate::compression::Purse;
 use crate::copy::LocalCopy;
 use crate::extraction::Injector;
 use crate::flow::Outflow;
@@ -109,8 +110,8 @@ async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>
     // A request that is one message has been looked at already.
     let checks = call.is_ingress() && !call.body.is_one_message();
     let works = (matches!(towards, Towards::Runtime(_)), checks);
-    let budget = &call.worker.shared.replay;
-    let injector = Injector::new(&call.rule, &call.headers, &call.subject, works, max_message, budget);
+    let purse = || Purse::of_requests(&call.worker.shared.replay, &call.holder);
+    let injector = Injector::new(&call.rule, &call.headers, &call.subject, works, max_message, purse);
     let (may_move, is_ingress) = (call.may_move(), call.is_ingress());
     let mut relay = Relay {
         caller: &mut call.caller,

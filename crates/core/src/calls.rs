@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::mem;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +12,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 
-use crate::budget::{Budget, Share};
+use crate::budget::Budget;
 use crate::call::{Deadline, deadline_exceeded, poll_stopped, timeout_ms};
 use crate::caller::Caller;
-use crate::compression::{self, Encoding};
+use crate::compression::{Encoding, Expansion, Purse};
 use crate::events::Event;
 use crate::flow::Gone;
 use crate::framing::{Deframer, PREFIX, framed};
@@ -23,7 +23,7 @@ use crate::ledger::Holder;
 use crate::listen::Port;
 use crate::pools::{Kind, Place, Pools};
 use crate::relay::{End, read_too_slowly};
-use crate::replay::{Body, BodyError};
+use crate::replay::Body;
 use crate::shared::Shared;
 use crate::status::{Code, Status};
 
@@ -168,13 +168,22 @@ struct Answered<'a> {
     caller: Caller,
     body: Body,
     deframer: Deframer,
-    share: Share,
     encoding: Encoding,
+    growing: Option<Growing>,
+    /// Pays for what came, and for what it grows to.
+    purse: Purse,
     read_to_end: bool,
     has_begun: bool,
     /// What is left of the time for the request, then for its answer.
     patience: Deadline,
     outgoing: Bytes,
+}
+
+/// A message on its way to Python.
+struct Growing {
+    /// Bytes that came, and that are not needed any more once it is whole; none of a message that is passed on as it came.
+    came: usize,
+    expansion: Expansion,
 }
 
 /// Takes the call out of the table, however it ends.
@@ -245,8 +254,9 @@ pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, b
         caller,
         body,
         deframer: Deframer::default(),
-        share: shared.calls.bytes.share(),
         encoding: Encoding::of(&headers),
+        growing: None,
+        purse: Purse::new(&shared.calls.bytes, &holder, "too many bytes of management calls are waiting"),
         read_to_end: false,
         has_begun: false,
         patience: Deadline::after(REQUEST_TIMEOUT),
@@ -290,40 +300,40 @@ impl Answered<'_> {
         while !self.read_to_end {
             {
                 let mut mailbox = self.mailbox.lock();
-                self.share.shrink(mem::take(&mut mailbox.taken_bytes));
+                self.purse.give_back(mem::take(&mut mailbox.taken_bytes));
                 if mailbox.untaken >= MOST_UNTAKEN || mailbox.untaken_bytes >= MOST_UNTAKEN_BYTES {
                     mailbox.waker = Some(cx.waker().clone());
                     return Poll::Pending;
                 }
             }
-            if let Some(message) = self.deframer.next_message() {
-                let (length, compressed) = (message.payload.len(), message.compressed);
+            if self.growing.is_none()
+                && let Some(message) = self.deframer.next_message()
+            {
                 let most = MOST_MESSAGE_BYTES.min(self.shared.settings.max_message_bytes);
-                // What it grows to is paid for before there is any of it: a thousand times what was sent, at worst.
-                if compressed && !self.share.grow(most) {
-                    return Poll::Ready(End::Refused(too_many_bytes()));
-                }
-                let payload = match compression::expand(message, self.encoding, most) {
-                    Ok(payload) => payload,
+                let (length, compressed) = (message.payload.len(), message.compressed);
+                match Expansion::of(message, self.encoding, most) {
+                    Ok(expansion) => {
+                        self.growing = Some(Growing { came: if compressed { length } else { 0 }, expansion });
+                    }
                     Err(status) => return Poll::Ready(End::Refused(status)),
-                };
-                let mut paid = PREFIX + length;
-                if compressed {
-                    self.share.shrink(most.saturating_sub(payload.len()) + length);
-                    paid = PREFIX + payload.len();
                 }
-                self.hand_up(Some(payload), paid);
-                if compressed {
-                    // That was work: others have their turn.
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
+            }
+            if let Some(Growing { came, expansion }) = &mut self.growing {
+                match ready!(expansion.poll(&mut self.purse, cx)) {
+                    Ok(payload) => {
+                        self.purse.give_back(*came);
+                        self.growing = None;
+                        let paid = PREFIX + payload.len();
+                        self.hand_up(Some(payload), paid);
+                    }
+                    Err(status) => return Poll::Ready(End::Refused(status)),
                 }
                 continue;
             }
-            match std::task::ready!(self.body.poll_next(cx)) {
+            match ready!(self.body.poll_next(cx)) {
                 Ok(Some(chunk)) => {
-                    if !self.share.grow(chunk.len()) {
-                        return Poll::Ready(End::Refused(too_many_bytes()));
+                    if let Err(status) = self.purse.pay(chunk.len()) {
+                        return Poll::Ready(End::Refused(status));
                     }
                     self.deframer.push(&chunk);
                     self.body.release(chunk.len());
@@ -333,10 +343,7 @@ impl Answered<'_> {
                     self.patience = Deadline::after(ANSWER_TIMEOUT);
                     self.hand_up(None, 0);
                 }
-                Err(BodyError::Gone) => return Poll::Ready(End::Gone),
-                Err(BodyError::TooLong(error)) => {
-                    return Poll::Ready(End::Refused(Status::new(Code::ResourceExhausted, error.message())));
-                }
+                Err(error) => return Poll::Ready(error.into()),
             }
         }
         Poll::Pending
@@ -367,7 +374,7 @@ impl Answered<'_> {
         loop {
             if !self.outgoing.is_empty() {
                 self.give_up_on_slow(cx);
-                match std::task::ready!(self.caller.poll_send(cx, &mut self.outgoing, |_| ())) {
+                match ready!(self.caller.poll_send(cx, &mut self.outgoing, |_| ())) {
                     Ok(()) => {}
                     Err(Gone) => return Poll::Ready(End::Gone),
                 }
@@ -399,10 +406,6 @@ impl Answered<'_> {
 
 fn too_many_calls() -> Status {
     Status::new(Code::ResourceExhausted, "too many calls of the management API are open")
-}
-
-fn too_many_bytes() -> Status {
-    Status::new(Code::ResourceExhausted, "too many bytes of management calls are waiting")
 }
 
 fn response_headers() -> HeaderMap {

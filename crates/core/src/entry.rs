@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::call::{Call, Deadline};
 use crate::caller::Caller;
 use crate::calls::{self, Opening};
+use crate::compression::Purse;
 use crate::extraction;
 use crate::headers::{GRPC_TIMEOUT, MM_BALANCED};
 use crate::identify::{self, Ids, Subject};
@@ -200,7 +201,9 @@ async fn read_message(call: &mut Call) -> Result<Option<Ids>, End> {
         return Ok(None);
     }
     let max = call.worker.shared.settings.max_message_bytes;
-    let message = extraction::first_message(&mut call.caller, &mut call.deadline, &mut call.body, &call.headers, max);
+    let mut purse = Purse::of_requests(&call.worker.shared.replay, &call.holder);
+    let (caller, deadline, body) = (&mut call.caller, &mut call.deadline, &mut call.body);
+    let message = extraction::first_message(caller, deadline, body, &call.headers, (max, &mut purse));
     let Some(message) = message.await? else {
         return Err(End::Refused(Status::new(Code::Internal, "Half-closed without a request")));
     };

@@ -2,20 +2,18 @@
 //! and written into each message on its way to the runtime.
 
 use std::future::poll_fn;
-use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 
-use crate::budget::{Budget, Share};
-use crate::call::{Deadline, poll_stopped};
+use crate::call::{Deadline, poll_stopped, unless_stopped};
 use crate::caller::Caller;
-use crate::compression::{self, Encoding};
+use crate::compression::{self, Encoding, Expansion, Purse, Turn};
 use crate::framing::{Deframer, Message, PREFIX, prefix_of};
 use crate::identify::{Ids, Subject, check_id};
 use crate::relay::End;
-use crate::replay::{Body, BodyError};
+use crate::replay::Body;
 use crate::rules::MethodRule;
 use crate::splice::{self, Malformed};
 use crate::status::{Code, Status};
@@ -27,20 +25,21 @@ fn refuse(error: Malformed) -> Status {
 /// Waits until the first message is here, without passing anything on; None if there is none.
 ///
 /// # Errors
-/// The client has gone, is too slow, or its message cannot be taken.
+/// The client has gone, is too slow, or its message cannot be taken, or not be paid for.
 pub async fn first_message(
     caller: &mut Caller,
     deadline: &mut Option<Deadline>,
     body: &mut Body,
     headers: &HeaderMap,
-    max_message: usize,
+    (max_message, purse): (usize, &mut Purse),
 ) -> Result<Option<Bytes>, End> {
     read_until(caller, deadline, body, |body| body.messages() > 0).await?;
     let mut deframer = Deframer::default();
     for chunk in body.read_so_far() {
         deframer.push(chunk);
         if let Some(message) = deframer.next_message() {
-            return compression::expand(message, Encoding::of(headers), max_message).map(Some).map_err(End::Refused);
+            let expanded = compression::expand(message, Encoding::of(headers), max_message, purse);
+            return unless_stopped(caller, deadline, expanded).await?.map(Some).map_err(End::Refused);
         }
     }
     Ok(None)
@@ -74,10 +73,7 @@ async fn read_until(
             }
             match body.poll_read_ahead(cx) {
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(BodyError::Gone)) => return Poll::Ready(Err(End::Gone)),
-                Poll::Ready(Err(BodyError::TooLong(error))) => {
-                    return Poll::Ready(Err(End::Refused(Status::new(Code::ResourceExhausted, error.message()))));
-                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                 Poll::Pending if body.is_read() => {}
                 Poll::Pending => return poll_stopped(caller, deadline, cx).map(Err),
             }
@@ -118,8 +114,14 @@ pub struct Injector {
     injection_path: Vec<u32>,
     id: String,
     max_message: usize,
-    /// Pays for what compressed messages grow to, until the next chunk shows that they have been sent.
-    expanded: Share,
+    /// Whole messages may wait in the deframer.
+    is_at_work: bool,
+    /// The message that is being expanded, as it came and as it grows.
+    growing: Option<(Message, Expansion)>,
+    /// What is ready for the other side.
+    passed: BytesMut,
+    /// Pays for what compressed messages grow to, until they have been sent.
+    purse: Purse,
 }
 
 impl Injector {
@@ -132,7 +134,7 @@ impl Injector {
         subject: &Subject,
         (injects, checks): (bool, bool),
         max_message: usize,
-        budget: &Arc<Budget>,
+        purse: impl FnOnce() -> Purse,
     ) -> Option<Self> {
         let injection_path = if injects { rule.injection_path.as_slice() } else { &[] };
         let extraction_path = if checks { rule.extraction_path.as_slice() } else { &[] };
@@ -145,47 +147,87 @@ impl Injector {
             injection_path: injection_path.to_vec(),
             id: subject.model.clone(),
             max_message,
-            expanded: budget.share(),
+            is_at_work: false,
+            growing: None,
+            passed: BytesMut::new(),
+            purse: purse(),
         })
     }
 
-    /// Takes bytes from the client; returns those for the other side, which are whole messages, uncompressed
-    /// if they were changed.
+    /// The next bytes for the other side, which are whole messages, uncompressed if they were changed; None at the end. To
+    /// be asked again once they have been sent.
     ///
     /// # Errors
-    /// A message cannot be read or changed, or names another model.
-    pub fn push(&mut self, chunk: &[u8]) -> Result<Bytes, Status> {
-        self.expanded.clear();
-        self.deframer.push(chunk);
-        let mut passed = BytesMut::new();
-        while let Some(message) = self.deframer.next_message() {
-            self.pass(message, &mut passed)?;
+    /// The client has gone; a message cannot be read, paid for or changed, or names another model.
+    pub fn poll_next(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, End>> {
+        if self.growing.is_none() {
+            self.purse.clear();
         }
-        Ok(passed.freeze())
+        let mut turn = Turn::default();
+        loop {
+            if self.is_at_work {
+                match self.pass(&mut turn) {
+                    Ok(true) => self.is_at_work = false,
+                    Ok(false) => {
+                        // That was work: others have their turn.
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    Err(status) => return Poll::Ready(Err(End::Refused(status))),
+                }
+                if !self.passed.is_empty() {
+                    return Poll::Ready(Ok(Some(self.passed.split().freeze())));
+                }
+            }
+            let Some(chunk) = ready!(body.poll_next(cx))? else {
+                return Poll::Ready(self.finish().map(|()| None).map_err(End::Refused));
+            };
+            self.deframer.push(&chunk);
+            // What is kept back is bounded by one message.
+            body.release(chunk.len());
+            self.is_at_work = true;
+        }
     }
 
-    fn pass(&mut self, message: Message, passed: &mut BytesMut) -> Result<(), Status> {
-        let Message { compressed, payload } = message;
-        let plain =
-            compression::expand(Message { compressed, payload: payload.clone() }, self.encoding, self.max_message)?;
+    /// Passes whole messages on; false if a turn is not enough for all that have come.
+    fn pass(&mut self, turn: &mut Turn) -> Result<bool, Status> {
+        loop {
+            if self.growing.is_none() {
+                let Some(message) = self.deframer.next_message() else { return Ok(true) };
+                let Message { compressed, payload } = &message;
+                let copy = Message { compressed: *compressed, payload: payload.clone() };
+                let expansion = Expansion::of(copy, self.encoding, self.max_message)?;
+                self.growing = Some((message, expansion));
+            }
+            let Some((_, expansion)) = &mut self.growing else { return Ok(true) };
+            let Some(plain) = expansion.go_on(turn, &mut self.purse)? else { return Ok(false) };
+            if let Some((message, _)) = self.growing.take() {
+                self.pass_one(&message, &plain)?;
+                if self.injection_path.is_empty() {
+                    self.purse.clear();
+                }
+            }
+        }
+    }
+
+    /// Passes a message on. `plain`: as it was before compression.
+    fn pass_one(&mut self, message: &Message, plain: &[u8]) -> Result<(), Status> {
         if !self.extraction_path.is_empty()
-            && let Some(id) = splice::extract(&plain, &self.extraction_path).map_err(refuse)?
+            && let Some(id) = splice::extract(plain, &self.extraction_path).map_err(refuse)?
             && id != self.routed.as_bytes()
         {
             return Err(Status::new(Code::InvalidArgument, "a message of the stream names another model"));
         }
+        let passed = &mut self.passed;
         if self.injection_path.is_empty() {
+            let payload = &message.payload;
             passed.reserve(PREFIX + payload.len());
-            passed.put_u8(u8::from(compressed));
+            passed.put_u8(u8::from(message.compressed));
             passed.put_slice(&prefix_of(payload.len())[1..]);
-            passed.put_slice(&payload);
+            passed.put_slice(payload);
             return Ok(());
         }
-        if !self.expanded.grow(plain.len().saturating_sub(payload.len())) {
-            let message = "too many bytes of requests are kept; try again";
-            return Err(Status::new(Code::ResourceExhausted, message));
-        }
-        let changed = splice::inject(&plain, &self.injection_path, self.id.as_bytes()).map_err(refuse)?;
+        let changed = splice::inject(plain, &self.injection_path, self.id.as_bytes()).map_err(refuse)?;
         passed.reserve(PREFIX + changed.len());
         passed.put_slice(&prefix_of(changed.len()));
         passed.put_slice(&changed);
@@ -194,7 +236,7 @@ impl Injector {
 
     /// # Errors
     /// The body ended inside a message.
-    pub fn finish(&self) -> Result<(), Status> {
+    fn finish(&self) -> Result<(), Status> {
         if self.deframer.is_empty() {
             return Ok(());
         }

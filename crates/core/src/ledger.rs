@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 /// Changes below this are not noted for others to see: of a warm call nobody hears.
 const STEP: usize = 32 << 10;
-/// What a client's connection may hold.
+/// What a client's connection may hold, unless two of the largest messages are more.
 const OF_CONNECTION: usize = 32 << 20;
 /// The least and the most that a side may hold, if nobody says how much.
 const LEAST: usize = 64 << 20;
@@ -54,11 +54,12 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// `all`: of the side.
-    fn of(side: Side, all: usize) -> Self {
+    /// `all`: of the side. `message`: the largest that is taken.
+    fn of(side: Side, all: usize, message: usize) -> Self {
         let address = all / 2;
         // Between two of ours there are few connections, for the calls of all clients.
-        let connection = if side == Side::Clients { OF_CONNECTION.min(address) } else { address };
+        let of_client = OF_CONNECTION.max(message.saturating_mul(2)).min(address);
+        let connection = if side == Side::Clients { of_client } else { address };
         Self { connection, address, all }
     }
 }
@@ -146,11 +147,11 @@ impl Entry {
 }
 
 impl Ledger {
-    /// `all`: what each side may hold, in bytes.
+    /// `all`: what each side may hold, in bytes; `message`: the largest that is taken.
     #[must_use]
-    pub fn new(all: usize) -> Self {
+    pub fn new(all: usize, message: usize) -> Self {
         let book = |side| {
-            let bounds = Bounds::of(side, all);
+            let bounds = Bounds::of(side, all, message);
             Arc::new(Book { bounds, held: 0.into(), open: Mutex::default(), expelled: 0.into() })
         };
         Self { sides: Side::ALL.map(book) }
@@ -295,12 +296,8 @@ impl Holder {
     /// Pays for bytes of a call until the returned value is dropped; None: the connection, or its side, holds too much.
     #[must_use]
     pub fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        let side = self.book.held.load(Ordering::Relaxed);
-        if self.is_full(bytes) || side.saturating_add(bytes) > self.book.bounds.all {
-            return None;
-        }
-        self.book.add(&self.entry, bytes, None);
-        Some(Charge { holder: Arc::clone(self), bytes })
+        let mut charge = Charge { holder: Arc::clone(self), bytes: 0 };
+        charge.grow(bytes).then_some(charge)
     }
 
     /// Whether so many more bytes would come too near to what ends the connection.
@@ -325,6 +322,26 @@ impl Drop for Holder {
 pub struct Charge {
     holder: Arc<Holder>,
     bytes: usize,
+}
+
+impl Charge {
+    /// Pays for more bytes; false, and nothing more is paid: the connection, or its side, holds too much.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let Holder { book, entry, .. } = &*self.holder;
+        if self.holder.is_full(bytes) || book.held.load(Ordering::Relaxed).saturating_add(bytes) > book.bounds.all {
+            return false;
+        }
+        book.add(entry, bytes, None);
+        self.bytes += bytes;
+        true
+    }
+
+    /// Gives some back.
+    pub fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.holder.book.take(&self.holder.entry, bytes);
+    }
 }
 
 impl Drop for Charge {
@@ -391,7 +408,7 @@ mod tests {
 
     #[test]
     fn everything_is_given_back() {
-        let ledger = Ledger::new(64 * MIB);
+        let ledger = Ledger::new(64 * MIB, MIB);
         let mut account = ledger.open(Side::Clients, "a");
         note(&mut account, 5 * MIB).unwrap();
         note(&mut account, 2 * MIB).unwrap();
@@ -407,7 +424,7 @@ mod tests {
 
     #[test]
     fn small_changes_are_nobodys_business() {
-        let ledger = Ledger::new(64 * MIB);
+        let ledger = Ledger::new(64 * MIB, MIB);
         let mut account = ledger.open(Side::Clients, "a");
         note(&mut account, 20 * KIB).unwrap();
         assert_eq!(ledger.held(Side::Clients), 0);
@@ -417,7 +434,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_is_nearly_full_begins_no_more_calls_and_a_full_one_goes() {
-        let ledger = Ledger::new(1024 * MIB);
+        let ledger = Ledger::new(1024 * MIB, MIB);
         let mut account = ledger.open(Side::Clients, "a");
         note(&mut account, 20 * MIB).unwrap();
         assert!(account.takes_calls());
@@ -433,7 +450,7 @@ mod tests {
 
     #[test]
     fn of_an_address_that_holds_too_much_the_greediest_goes() {
-        let ledger = Ledger::new(64 * MIB);
+        let ledger = Ledger::new(64 * MIB, MIB);
         let mut accounts: Vec<Account> = (0..4).map(|_| ledger.open(Side::Clients, "a")).collect();
         let mut other = ledger.open(Side::Clients, "b");
         note(&mut other, 20 * MIB).unwrap();
@@ -449,7 +466,7 @@ mod tests {
 
     #[test]
     fn of_a_side_that_holds_too_much_the_greediest_of_the_greediest_address_goes() {
-        let ledger = Ledger::new(64 * MIB);
+        let ledger = Ledger::new(64 * MIB, MIB);
         let mut crowd: Vec<Account> = (0..5).map(|_| ledger.open(Side::Clients, "a")).collect();
         let mut single = ledger.open(Side::Clients, "b");
         let mut third = ledger.open(Side::Clients, "c");
@@ -465,7 +482,7 @@ mod tests {
 
     #[test]
     fn sides_do_not_pay_for_each_other() {
-        let ledger = Ledger::new(64 * MIB);
+        let ledger = Ledger::new(64 * MIB, MIB);
         let mut clients: Vec<Account> = (0..9).map(|at| ledger.open(Side::Clients, &at.to_string())).collect();
         let mut peer = ledger.open(Side::Peers, "a");
         for client in &mut clients {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::call::{Call, Deadline, poll_stopped, unless_stopped};
 use crate::caller::Caller;
-use crate::compression::{self, Encoding};
+use crate::compression::{self, Encoding, Purse};
 use crate::extraction;
 use crate::flow::Gone;
 use crate::framing::{Deframer, PREFIX, framed};
@@ -76,15 +76,15 @@ impl Part {
     }
 
     /// The answer's messages without their prefixes, one after the other.
-    fn payload(&self, max: usize, joined: &mut BytesMut) -> Result<(), Status> {
+    async fn payload(&self, max: usize, purse: &mut Purse, joined: &mut BytesMut) -> Result<(), Status> {
         let encoding = self.head.as_ref().map_or(Encoding::Identity, Encoding::of);
         let mut deframer = Deframer::default();
         deframer.push(&self.body);
         while let Some(message) = deframer.next_message() {
-            joined.extend_from_slice(&compression::expand(message, encoding, max)?);
-        }
-        if joined.len() > max {
-            return Err(too_large(max));
+            joined.extend_from_slice(&compression::expand(message, encoding, max, purse).await?);
+            if joined.len() > max {
+                return Err(too_large(max));
+            }
         }
         Ok(())
     }
@@ -162,7 +162,10 @@ async fn answer(call: &mut Call, ids: Vec<String>, vmodels: bool) -> Result<(), 
             _ => return Err(End::Refused(Status::new(Code::Unavailable, "one of the models gave no answer"))),
         }
     }
-    let (head, mut message, trailers) = join(parts.into_iter().flatten().collect(), max).map_err(End::Refused)?;
+    let mut purse = Purse::of_requests(&call.worker.shared.replay, &call.holder);
+    let joined = join(parts.into_iter().flatten().collect(), max, &mut purse);
+    let joined = unless_stopped(&mut call.caller, &mut call.deadline, joined).await?;
+    let (head, mut message, trailers) = joined.map_err(End::Refused)?;
     call.caller.begin(head).map_err(|Gone| End::Gone)?;
     call.caller.message_bytes = message.len().saturating_sub(PREFIX) as u64;
     if let Some(copied) = &mut call.caller.copied {
@@ -230,13 +233,13 @@ fn is_joined(name: &HeaderName) -> bool {
 }
 
 /// The joined answer: headers, message, trailers.
-fn join(parts: Vec<Part>, max: usize) -> Result<(HeaderMap, Bytes, HeaderMap), Status> {
+async fn join(parts: Vec<Part>, max: usize, purse: &mut Purse) -> Result<(HeaderMap, Bytes, HeaderMap), Status> {
     if parts.is_empty() {
         return Err(Status::new(Code::NotFound, "none of the requested models were found"));
     }
     let (mut head, mut trailers, mut joined) = (HeaderMap::new(), HeaderMap::new(), BytesMut::new());
     for part in parts {
-        part.payload(max, &mut joined)?;
+        part.payload(max, purse, &mut joined).await?;
         for (name, value) in part.head.iter().flat_map(HeaderMap::iter) {
             if *name == CONTENT_TYPE {
                 head.insert(CONTENT_TYPE, value.clone());

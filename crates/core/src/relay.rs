@@ -40,6 +40,15 @@ pub enum End {
     Failed(Failure),
 }
 
+impl From<BodyError> for End {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Gone => Self::Gone,
+            BodyError::TooLong(error) => Self::Refused(Status::new(Code::ResourceExhausted, error.message())),
+        }
+    }
+}
+
 /// One attempt under way.
 pub struct Relay<'a> {
     pub caller: &'a mut Caller,
@@ -142,28 +151,14 @@ impl Relay<'_> {
                 upstream.request = None;
                 continue;
             }
-            let chunk = match self.body.poll_next(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(BodyError::Gone)) => return Poll::Ready(End::Gone),
-                Poll::Ready(Err(BodyError::TooLong(error))) => {
-                    return Poll::Ready(End::Refused(Status::new(Code::ResourceExhausted, error.message())));
-                }
-                Poll::Ready(Ok(chunk)) => chunk,
+            let next = match &mut self.injector {
+                None => self.body.poll_next(cx).map_err(End::from),
+                Some(injector) => injector.poll_next(self.body, cx),
             };
-            let chunk = match (&mut self.injector, chunk) {
-                (None, chunk) => chunk,
-                (Some(injector), Some(chunk)) => match injector.push(&chunk) {
-                    Ok(changed) => {
-                        // What the injector keeps back is bounded by one message.
-                        self.body.release(chunk.len());
-                        Some(changed)
-                    }
-                    Err(status) => return Poll::Ready(End::Refused(status)),
-                },
-                (Some(injector), None) => match injector.finish() {
-                    Ok(()) => None,
-                    Err(status) => return Poll::Ready(End::Refused(status)),
-                },
+            let chunk = match next {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(chunk)) => chunk,
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
             };
             match chunk {
                 Some(chunk) => {

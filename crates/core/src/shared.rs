@@ -112,7 +112,7 @@ impl Shared {
             held,
             calls: Calls::new(held_bytes),
             replay: Budget::new(settings.replay_bytes_max.min(memory)),
-            ledger: Ledger::new(memory),
+            ledger: Ledger::new(memory, settings.max_message_bytes),
             tapped: Budget::new(settings.tapped_bytes_max),
             observed: Choice::default(),
             metrics: Metrics::new(settings.counted.clone()),
