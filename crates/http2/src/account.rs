@@ -44,12 +44,13 @@ impl State {
         self.costs += cost;
     }
 
-    /// What the connection holds, in bytes: read buffers, streams with their headers, bytes received that nobody has
+    /// What the connection holds, in bytes: read buffers and what payloads keep of them,
+    /// streams with their headers, bytes received that nobody has
     /// dealt with, bytes that wait for the other side.
     pub fn held(&self) -> usize {
         let window = i64::from(self.settings.connection_window.max(DEFAULT_WINDOW));
         let owed = usize::try_from(window - self.receive_window - i64::from(self.unclaimed)).unwrap_or(0);
-        self.buffered + self.costs + owed + self.pending + self.out.len()
+        self.buffered + self.shared_buffers.beside() + self.costs + owed + self.pending + self.out.len()
     }
 
     /// Nobody here wants a stream any more: the other side is told, now or when that is no burst.

@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 
 use crate::account::MOST_REPLIES;
+use crate::buffer::PART;
 use crate::error::{Error, Fault, Reason};
-use crate::reader::{PART, Reader};
+use crate::reader::Reader;
 use crate::state::{Role, State};
 use crate::stream::remember;
 
@@ -137,19 +137,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             return self.deal();
         }
         self.reader.make_room(self.room);
-        let buffer = &mut self.reader.buffer;
-        let room = buffer.capacity() - buffer.len();
-        let read = match poll_read_buf(Pin::new(&mut self.io), cx, buffer) {
+        let room = self.reader.buffer.room();
+        let read = match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.reader.buffer.bytes) {
             Poll::Ready(Ok(read)) => read,
             Poll::Ready(Err(error)) => return Err(Error::Broken(error.kind())),
             Poll::Pending => {
                 self.reads = 0;
-                if buffer.is_empty() {
-                    // Of thousands of connections most are idle.
-                    *buffer = BytesMut::new();
-                    self.reader.allocated = 0;
-                    self.state.lock().buffered = 0;
-                }
+                self.reader.buffer.rest();
+                self.state.lock().buffered = self.reader.held();
                 return Ok(Poll::Pending);
             }
         };

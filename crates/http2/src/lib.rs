@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod buffer;
 mod client;
 mod connection;
 mod error;

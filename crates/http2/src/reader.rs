@@ -1,7 +1,8 @@
 //! Frames out of bytes: what was read is cut up and handed to the state.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 
+use crate::buffer::ReadBuffer;
 use crate::error::{Fault, Reason};
 use crate::fields::Fields;
 use crate::frame::{self, HEAD, Head, PREFACE, flag, kind};
@@ -15,9 +16,6 @@ const BLOCKS: usize = 32;
 const FRAMES: usize = 1024;
 /// Bytes of a header block that count as another one.
 const BLOCK: usize = 4096;
-/// Payloads below this part of the buffer that they came in are copied out of it. Whoever keeps them keeps no more than so
-/// many times their bytes.
-pub(crate) const PART: usize = 4;
 /// Frames that one header block may come in.
 const MOST_PARTS: usize = 64;
 /// So many times the permitted size a header list is read to its end, and answered. After that it is no list.
@@ -33,9 +31,7 @@ struct Partial {
 
 /// Reads what the other side sends, frame by frame.
 pub(crate) struct Reader {
-    pub buffer: BytesMut,
-    /// Bytes of the allocation behind the buffer.
-    pub allocated: usize,
+    pub buffer: ReadBuffer,
     decoder: Decoder,
     partial: Option<Partial>,
     /// Of a server: the preface has come. Of either: the first frame was SETTINGS.
@@ -54,8 +50,7 @@ pub(crate) struct Reader {
 impl Reader {
     pub fn new(state: &State) -> Self {
         Self {
-            buffer: BytesMut::new(),
-            allocated: 0,
+            buffer: ReadBuffer::new(&state.shared_buffers),
             decoder: Decoder::new(),
             partial: None,
             has_preface: state.role == Role::Client,
@@ -70,11 +65,10 @@ impl Reader {
 
     /// Sees to it that so many bytes can be read.
     pub fn make_room(&mut self, room: usize) {
-        let buffer = &mut self.buffer;
+        let (have, capacity) = (self.buffer.bytes.len(), self.buffer.bytes.capacity());
         // What was begun counts: buffers of a fixed size are shared by frames of which each is a good part.
-        if buffer.capacity() < room || buffer.capacity() - buffer.len() < room / 2 {
-            buffer.reserve(room.saturating_sub(buffer.len()).max(room / 2));
-            self.allocated = buffer.capacity();
+        if capacity < room || capacity - have < room / 2 {
+            self.buffer.reserve(room.saturating_sub(have).max(room / 2));
         }
     }
 
@@ -85,15 +79,15 @@ impl Reader {
 
     /// Bytes that are held for what has not been dealt with.
     pub fn held(&self) -> usize {
-        self.buffer.capacity() + self.partial.as_ref().map_or(0, |partial| partial.block.capacity())
+        self.buffer.held() + self.partial.as_ref().map_or(0, |partial| partial.block.capacity())
     }
 
     /// All frames that are complete, or as many as make a turn.
     pub fn frames(&mut self, state: &mut State) -> Result<(), Fault> {
         let mut at = 0;
         if !self.has_preface {
-            let known = PREFACE.len().min(self.buffer.len());
-            if self.buffer[..known] != PREFACE[..known] {
+            let known = PREFACE.len().min(self.buffer.bytes.len());
+            if self.buffer.bytes[..known] != PREFACE[..known] {
                 return Err(Fault::protocol("this is not HTTP/2"));
             }
             if known < PREFACE.len() {
@@ -105,7 +99,7 @@ impl Reader {
         self.is_behind = false;
         self.largest = 0;
         let (mut blocks, mut frames) = (0, 0);
-        while let Some(bytes) = self.buffer[at..].first_chunk::<HEAD>() {
+        while let Some(bytes) = self.buffer.bytes[at..].first_chunk::<HEAD>() {
             if blocks >= BLOCKS || frames == FRAMES {
                 self.is_behind = true;
                 break;
@@ -119,12 +113,11 @@ impl Reader {
             if head.kind == kind::DATA {
                 self.largest = self.largest.max(head.length);
             }
-            if self.buffer.len() < end {
-                let missing = end - self.buffer.len();
-                self.buffer.advance(at);
-                if self.buffer.capacity() - self.buffer.len() < missing {
+            if self.buffer.bytes.len() < end {
+                let missing = end - self.buffer.bytes.len();
+                self.buffer.bytes.advance(at);
+                if self.buffer.room() < missing {
                     self.buffer.reserve(missing);
-                    self.allocated = self.buffer.capacity();
                 }
                 return Ok(());
             }
@@ -133,23 +126,23 @@ impl Reader {
             }
             self.has_settings = true;
             if head.kind == kind::DATA && self.partial.is_none() {
-                let (from, to) = unpadded(head, &self.buffer[at + HEAD..end])?;
+                let (from, to) = unpadded(head, &self.buffer.bytes[at + HEAD..end])?;
                 if head.stream == 0 {
                     return Err(Fault::protocol("DATA on no stream"));
                 }
-                let payload = if (to - from) * PART < self.allocated {
-                    let payload = Bytes::copy_from_slice(&self.buffer[at + HEAD + from..at + HEAD + to]);
+                let payload = if self.buffer.copies(to - from) {
+                    let payload = Bytes::copy_from_slice(&self.buffer.bytes[at + HEAD + from..at + HEAD + to]);
                     at = end;
                     payload
                 } else {
-                    self.buffer.advance(at);
+                    self.buffer.bytes.advance(at);
                     at = 0;
-                    self.buffer.split_to(HEAD + head.length).freeze().slice(HEAD + from..HEAD + to)
+                    self.buffer.share(HEAD + head.length, (HEAD + from, HEAD + to))
                 };
                 state.data(head.stream, payload, head.length, head.has(flag::END_STREAM))?;
                 continue;
             }
-            let payload = &self.buffer[at + HEAD..end];
+            let payload = &self.buffer.bytes[at + HEAD..end];
             match head.kind {
                 kind::HEADERS | kind::CONTINUATION => {
                     blocks += 1 + head.length / BLOCK;
@@ -161,10 +154,10 @@ impl Reader {
             }
             at = end;
         }
-        if at == self.buffer.len() {
-            self.buffer.clear();
+        if at == self.buffer.bytes.len() {
+            self.buffer.bytes.clear();
         } else {
-            self.buffer.advance(at);
+            self.buffer.bytes.advance(at);
         }
         Ok(())
     }

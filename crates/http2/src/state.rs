@@ -2,12 +2,14 @@
 //! once; the task of the connection is woken to send them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::Waker;
 
 use hashbrown::HashMap;
 use slab::Slab;
 
 use crate::account::{MOST_ERRORS, MOST_RESETS, STREAM};
+use crate::buffer::Shared;
 use crate::error::{Error, Fault, Reason};
 use crate::fields::RequestHead;
 use crate::frame::{DEFAULT_FRAME, DEFAULT_WINDOW, LARGEST_ID, PREFACE, setting};
@@ -95,6 +97,8 @@ pub(crate) struct State {
     // what it holds, in bytes, and what it makes us do
     /// The read buffer, and header blocks whose end has not come.
     pub buffered: usize,
+    /// Read buffers of which payloads are parts.
+    pub shared_buffers: Arc<Shared>,
     /// Costs of all streams.
     pub costs: usize,
     /// What streams may not send yet.
@@ -142,6 +146,7 @@ impl State {
             resized: 0,
             recent_resets: Vec::new(),
             buffered: 0,
+            shared_buffers: Arc::default(),
             costs: 0,
             pending: 0,
             received: 0,
