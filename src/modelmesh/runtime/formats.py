@@ -32,6 +32,7 @@ BUILT_IN = {
     "onnx": "modelmesh.runtime.onnx:OnnxFormat",
     "xgboost": "modelmesh.runtime.xgboost:XgboostFormat",
     "lightgbm": "modelmesh.runtime.lightgbm:LightgbmFormat",
+    "python": "modelmesh.runtime.python:PythonFormat",
 }
 """As in pyproject.toml; listed here too, so that a source tree works without being installed."""
 
@@ -40,6 +41,7 @@ BUILT_IN_SUFFIXES = {
     "onnx": (".onnx",),
     "xgboost": (".ubj",),
     "lightgbm": (".lgb", ".lightgbm"),
+    "python": ("model.py",),
 }
 """Known without importing the packages: they are imported when a file of theirs is loaded, and a missing one is named."""
 
@@ -78,7 +80,8 @@ class Format(Protocol):
     """A kind of model file. Made once, without arguments; its methods are called in threads.
 
     Attributes:
-        suffixes: Of its files, with the dot, lower case; how a model of type `auto` finds its format.
+        suffixes: Of its files, with the dot, lower case; how a model of type `auto` finds its format. One without a dot in
+            front is a file's whole name.
         named_suffixes: May be left out. Of files that are of this format only if the model's type says so, as `.json`; how
             the one model file of a folder is found.
 
@@ -148,7 +151,7 @@ class Formats:
 
     def by_suffix(self, path: Path) -> str | None:
         """The name of the format whose files end like this one; plug-ins that cannot be imported are passed over."""
-        return next((name for name in self.names if path.suffix.lower() in self._suffixes(name)), None)
+        return next((name for name in self.names if _ends(path, self._suffixes(name))), None)
 
     def may_be(self, name: str, path: Path) -> bool:
         """Whether a file beside others, by its suffix, is the one of a model whose type names this format."""
@@ -156,7 +159,7 @@ class Formats:
             named = BUILT_IN_NAMED_SUFFIXES.get(name, ())
         else:
             named = getattr(self.get(name), "named_suffixes", ())
-        return path.suffix.lower() in (*self._suffixes(name), *named)
+        return _ends(path, (*self._suffixes(name), *named))
 
     def _suffixes(self, name: str) -> tuple[str, ...]:
         if self._is_built_in(name):
@@ -168,6 +171,10 @@ class Formats:
 
     def _is_built_in(self, name: str) -> bool:
         return name in BUILT_IN and self._references.get(name) == BUILT_IN[name]
+
+
+def _ends(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.suffix.lower() in suffixes or path.name in suffixes
 
 
 def discovered() -> Formats:

@@ -1,0 +1,138 @@
+"""Models that are Python themselves: a folder with `model.py`, and in it a class `Model`.
+
+    class Model:
+        def __init__(self, folder):  # a pathlib.Path: where model.py and what lies beside it are
+            self.weights = numpy.load(folder / "weights.npy")
+
+        def infer(self, inputs, parameters):  # numpy arrays by name, in and out
+            return {"output": inputs["input"] @ self.weights}
+
+What the class may say besides: `signature`, a `modelmesh.runtime.ModelSignature`, against which requests are checked;
+`size_bytes`, the memory it takes; `close()`. `infer` is called from several threads at once.
+
+The folder is a package of its own: `from .helpers import x` finds `helpers.py` beside it, and never another model's.
+"""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import itertools
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelmesh.runtime.contract import MIB, ModelSignature
+from modelmesh.runtime.errors import LoadError, RuntimeFault
+from modelmesh.values.status import Status
+
+if TYPE_CHECKING:
+    from modelmesh.runtime.contract import Tensor
+
+CLASS = "Model"
+FLOOR_BYTES = MIB
+"""For the class and its module."""
+MAX_FILES = 100_000
+"""Of a folder whose size is asked for."""
+
+_numbers = itertools.count(1)
+
+# Folders of models are not to be written to: in the disk cache their content is what their name says.
+sys.dont_write_bytecode = True
+
+
+class PythonFormat:
+    """Folders with a `model.py`."""
+
+    suffixes = ("model.py",)
+    runs_code = True
+
+    def predict_size(self, path: Path) -> int:
+        """The size of its folder's files, and a little; the class may know better once it is there."""
+        files = itertools.islice((file for file in path.parent.rglob("*") if file.is_file()), MAX_FILES)
+        return sum(file.stat().st_size for file in files) + FLOOR_BYTES
+
+    def load(self, path: Path) -> "PythonModel":
+        """Run `model.py` and make its `Model`.
+
+        Raises:
+            LoadError: INVALID_ARGUMENT: it raises, or has no such class. FAILED_PRECONDITION: it needs a module that is
+                not installed. With the model's own status, if it raises a LoadError itself.
+        """
+        package = f"_modelmesh_model_{next(_numbers)}"
+        try:
+            made = _made(path, package)
+            return PythonModel(made, package, self.predict_size(path))
+        except MemoryError:
+            _forget(package)
+            raise
+        except BaseException as error:  # SystemExit too: it would end the process, and all other models with it
+            _forget(package)
+            raise _told(path, error) from error
+
+
+class PythonModel:
+    """What a `Model` class made."""
+
+    def __init__(self, made: Any, package: str, predicted_bytes: int) -> None:
+        self._made = made
+        self._package = package
+        told = getattr(made, "size_bytes", None)
+        self.size_bytes = predicted_bytes if told is None else int(told)
+        self.signature = getattr(made, "signature", ModelSignature())
+        if not isinstance(self.signature, ModelSignature):
+            raise LoadError(f"its signature is a {type(self.signature).__name__}, not a ModelSignature")
+        if self.size_bytes < 0 or not callable(getattr(made, "infer", None)):
+            raise LoadError("it has no method infer" if self.size_bytes >= 0 else "its size is negative")
+
+    def infer(
+        self, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
+    ) -> "Mapping[str, Tensor]":
+        """As the class answers.
+
+        Raises:
+            RuntimeFault: INTERNAL: the answer is no mapping of names to arrays.
+        """
+        found = self._made.infer(inputs, parameters)
+        if not isinstance(found, Mapping):
+            raise RuntimeFault(f"infer of the model returned a {type(found).__name__}, not a dict of arrays")
+        return found
+
+    def close(self) -> None:
+        """Have the class give back what it holds, and drop its modules."""
+        made, self._made = self._made, None
+        close = getattr(made, "close", None)
+        try:
+            if close is not None:
+                close()
+        finally:
+            _forget(self._package)
+
+
+def _made(path: Path, package: str) -> Any:
+    """An instance of the class of a file, whose folder becomes the package of that name."""
+    spec = importlib.machinery.ModuleSpec(package, None, is_package=True)
+    spec.submodule_search_locations = [str(path.parent)]
+    sys.modules[package] = importlib.util.module_from_spec(spec)
+    importlib.invalidate_caches()  # the folder may have been written a moment ago
+    module = importlib.import_module(f"{package}.{path.stem}")
+    kind = getattr(module, CLASS, None)
+    if not isinstance(kind, type):
+        raise LoadError(f"it has no class {CLASS}")
+    return kind(path.parent)
+
+
+def _forget(package: str) -> None:
+    for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+        del sys.modules[name]
+
+
+def _told(path: Path, error: BaseException) -> LoadError:
+    if isinstance(error, LoadError):
+        return LoadError(f"{path}: {error}", status=error.status)
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("_modelmesh_model_"):
+        return LoadError(
+            f"{path}: needs the Python module {error.name!r}, which is not installed here",
+            status=Status.FAILED_PRECONDITION,
+        )
+    return LoadError(f"{path}: {' '.join(f'{type(error).__name__}: {error}'.split())[:500]}")
