@@ -302,6 +302,26 @@ async def test_answers_that_nobody_reads_do_not_stop_others(one: Instance, conne
     await until(lambda: running == 0 and not one.plane.busy())
 
 
+async def test_who_does_not_read_an_answer_is_told_that_it_was_given_up(
+    one: Instance, connect: Connect, runtime: Runtime
+) -> None:
+    """The first part of an answer waits inside HTTP/2; what ends the call must not wait behind it."""
+
+    async def endless(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        yield b"small"
+        while True:
+            yield bytes(100_000)
+
+    runtime.script["Endless"] = endless
+    client = await connect(INITIAL_WINDOW_SIZE=0)
+    for _ in range(40):
+        client.request((":path", "/test.S/Endless"))
+    end = dict((await client.next(h2.events.TrailersReceived)).headers)
+    assert (end["grpc-status"], end["grpc-message"]) == ("8", "the answer is read too slowly")
+    client.writer.transport.abort()
+    await until(lambda: not one.plane.busy())
+
+
 # --- messages --------------------------------------------------------------------------------------
 
 

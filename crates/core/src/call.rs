@@ -24,7 +24,7 @@ use crate::naming;
 use crate::observe::{self, Notes};
 use crate::outcome::{Failure, Outcome};
 use crate::peer::RemoteUse;
-use crate::relay::End;
+use crate::relay::{End, read_too_slowly};
 use crate::replay::{Body, BodyError};
 use crate::resolve::{self, Choice};
 use crate::rules::MethodRule;
@@ -194,6 +194,7 @@ impl Call {
                 self.caller.end(deadline_exceeded());
             }
             End::Refused(status) => self.caller.end(status),
+            End::Unread => self.caller.cut_off(read_too_slowly()),
         }
     }
 

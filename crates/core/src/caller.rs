@@ -122,6 +122,16 @@ impl Caller {
         self.end_with(self.last_block(status), code);
     }
 
+    /// As `end`, without waiting until the client has read what was sent before: it may never do so.
+    pub fn cut_off(&mut self, status: Status) {
+        if self.ended.is_none()
+            && let Side::Stream(answer) = &mut self.side
+        {
+            answer.discard_unsent();
+        }
+        self.end(status);
+    }
+
     /// A status as the header block that ends the answer.
     #[must_use]
     pub fn last_block(&self, status: Status) -> HeaderMap {

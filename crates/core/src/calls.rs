@@ -1,10 +1,9 @@
 //! Services that Python answers: messages go up as events, answers come down by token.
 
-use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::mem;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,16 +11,16 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 
-use crate::budget::Budget;
 use crate::call::{Deadline, deadline_exceeded, poll_stopped, timeout_ms};
 use crate::caller::Caller;
 use crate::compression::{Encoding, Expansion, Purse};
 use crate::events::Event;
 use crate::flow::Gone;
-use crate::framing::{Deframer, PREFIX, framed};
+use crate::framing::{Deframer, PREFIX};
 use crate::ledger::Holder;
 use crate::listen::Port;
-use crate::pools::{Kind, Place, Pools};
+use crate::mailbox::{Mailbox, Receipt, Registered};
+use crate::pools::Kind;
 use crate::relay::{End, read_too_slowly};
 use crate::replay::Body;
 use crate::shared::Shared;
@@ -29,126 +28,17 @@ use crate::status::{Code, Status};
 
 /// The largest message that our own services take: the largest of theirs are a fraction of it.
 pub const MOST_MESSAGE_BYTES: usize = 1 << 20;
-/// Bytes of all requests that are being collected, read or wait for Python.
-const MOST_BYTES: usize = 64 << 20;
 /// What a call costs beside its stream: its mailbox, its event, what Python keeps of it.
 const CALL: usize = 4096;
 /// How long a client has for a whole request, unless it is answered before.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request waits for its first answer. Loads take minutes, and events come when they come.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1800);
+/// How long a client may take nothing of an answer that waits for it.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Messages of one call that Python has not taken yet; the client waits beyond that.
 const MOST_UNTAKEN: usize = 16;
 const MOST_UNTAKEN_BYTES: usize = 1 << 20;
-/// Answers that the client has not taken yet (beyond one message of any size): a reader this slow is
-/// given up.
-const MOST_UNSENT_BYTES: usize = 4 << 20;
-
-/// All open calls, by token.
-pub struct Calls {
-    open: Mutex<Open>,
-    /// Bytes of requests that are being collected or wait in the event queue.
-    bytes: Arc<Budget>,
-}
-
-#[derive(Default)]
-struct Open {
-    mailboxes: HashMap<u64, Arc<Mutex<Mailbox>>>,
-    pools: Pools,
-}
-
-/// What Python and the call's task tell each other.
-#[derive(Default)]
-struct Mailbox {
-    answers: VecDeque<Bytes>,
-    unsent_bytes: usize,
-    finish: Option<Status>,
-    /// The client takes too little: what is unsent is not worth waiting for.
-    too_slow: bool,
-    /// Its place is somebody else's now.
-    displaced: bool,
-    untaken: usize,
-    untaken_bytes: usize,
-    taken_bytes: usize,
-    waker: Option<Waker>,
-}
-
-impl Mailbox {
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-/// Goes with a message to Python; when it is dropped there, the next message may be read.
-pub struct Receipt {
-    mailbox: Arc<Mutex<Mailbox>>,
-    bytes: usize,
-}
-
-impl std::fmt::Debug for Receipt {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Receipt").field("bytes", &self.bytes).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Receipt {
-    fn drop(&mut self) {
-        let mut mailbox = self.mailbox.lock();
-        mailbox.untaken -= 1;
-        mailbox.untaken_bytes -= self.bytes;
-        mailbox.taken_bytes += self.bytes;
-        mailbox.wake();
-    }
-}
-
-impl Calls {
-    #[must_use]
-    pub fn new(max_bytes: usize) -> Self {
-        Self { open: Mutex::default(), bytes: Budget::new(max_bytes.min(MOST_BYTES)) }
-    }
-
-    fn find(&self, token: u64) -> Option<Arc<Mutex<Mailbox>>> {
-        self.open.lock().mailboxes.get(&token).cloned()
-    }
-
-    /// Sends one answer message; false for a call that has gone or has ended.
-    pub fn reply(&self, token: u64, message: &[u8], last: bool) -> bool {
-        let Some(mailbox) = self.find(token) else { return false };
-        let mut mailbox = mailbox.lock();
-        if mailbox.finish.is_some() {
-            return false;
-        }
-        if mailbox.unsent_bytes > MOST_UNSENT_BYTES {
-            mailbox.answers.clear();
-            mailbox.too_slow = true;
-            mailbox.finish = Some(read_too_slowly());
-            mailbox.wake();
-            return false;
-        }
-        let frame = framed(message);
-        mailbox.unsent_bytes += frame.len();
-        mailbox.answers.push_back(frame);
-        if last {
-            mailbox.finish = Some(Status::new(Code::Ok, ""));
-        }
-        mailbox.wake();
-        true
-    }
-
-    /// Ends a call; false if it has gone or has ended.
-    pub fn finish(&self, token: u64, status: Status) -> bool {
-        let Some(mailbox) = self.find(token) else { return false };
-        let mut mailbox = mailbox.lock();
-        if mailbox.finish.is_some() {
-            return false;
-        }
-        mailbox.finish = Some(status);
-        mailbox.wake();
-        true
-    }
-}
 
 /// What is known of a call when it begins.
 pub struct Opening {
@@ -177,6 +67,8 @@ struct Answered<'a> {
     /// What is left of the time for the request, then for its answer.
     patience: Deadline,
     outgoing: Bytes,
+    /// What is left of the time for the client to take more of `outgoing`, while it takes none.
+    unread: Option<Deadline>,
 }
 
 /// A message on its way to Python.
@@ -184,42 +76,6 @@ struct Growing {
     /// Bytes that came, and that are not needed any more once it is whole; none of a message that is passed on as it came.
     came: usize,
     expansion: Expansion,
-}
-
-/// Takes the call out of the table, however it ends.
-struct Registered<'a> {
-    calls: &'a Calls,
-    kind: Kind,
-    connection: u64,
-    token: u64,
-}
-
-impl Drop for Registered<'_> {
-    fn drop(&mut self) {
-        let mut open = self.calls.open.lock();
-        open.mailboxes.remove(&self.token);
-        open.pools.leave(self.kind, self.connection, self.token);
-    }
-}
-
-impl<'a> Registered<'a> {
-    /// A place for a call, of its own kind; one who has more may have to give it.
-    fn among(calls: &'a Calls, kind: Kind, connection: u64, token: u64, mailbox: &Arc<Mutex<Mailbox>>) -> Option<Self> {
-        let mut open = calls.open.lock();
-        let other = match open.pools.enter(kind, connection, token) {
-            Place::None => return None,
-            Place::Free => None,
-            Place::Of(other) => open.mailboxes.get(&other).cloned(),
-        };
-        open.mailboxes.insert(token, Arc::clone(mailbox));
-        drop(open);
-        if let Some(other) = other {
-            let mut other = other.lock();
-            other.displaced = true;
-            other.wake();
-        }
-        Some(Self { calls, kind, connection, token })
-    }
 }
 
 /// Serves a call that Python answers, to its end.
@@ -261,6 +117,7 @@ pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, b
         has_begun: false,
         patience: Deadline::after(REQUEST_TIMEOUT),
         outgoing: Bytes::new(),
+        unread: None,
     };
     let end = poll_fn(|cx| {
         if let Poll::Ready(end) = call.poll(cx) {
@@ -273,7 +130,8 @@ pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, b
         shared.events.push(Event::Cancelled { token });
     }
     match end {
-        End::Refused(status) => call.caller.end(status),
+        End::Refused(status) => call.caller.cut_off(status),
+        End::Unread => call.caller.cut_off(read_too_slowly()),
         End::Late => call.caller.end(deadline_exceeded()),
         _ => call.caller.abandoned(),
     }
@@ -351,37 +209,46 @@ impl Answered<'_> {
 
     /// `bytes`: what the message took of the budget.
     fn hand_up(&mut self, message: Option<Bytes>, bytes: usize) {
-        let mut mailbox = self.mailbox.lock();
-        mailbox.untaken += 1;
-        mailbox.untaken_bytes += bytes;
-        drop(mailbox);
-        let receipt = Receipt { mailbox: Arc::clone(&self.mailbox), bytes };
+        let receipt = Receipt::new(&self.mailbox, bytes);
         self.shared.events.push(Event::CallMessage { token: self.token, message, receipt });
     }
 
-    /// Drops the rest of a message once Python has given its reader up: that reader may never make room.
-    fn give_up_on_slow(&mut self, cx: &Context<'_>) {
-        let mut mailbox = self.mailbox.lock();
-        if mailbox.too_slow {
-            self.outgoing.clear();
-        } else {
-            mailbox.waker = Some(cx.waker().clone());
+    /// Sends the rest of an answer. Ready with an end if that ends the call.
+    fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        let mut has_moved = false;
+        match self.caller.poll_send(cx, &mut self.outgoing, |_| has_moved = true) {
+            Poll::Ready(Ok(())) => {
+                self.unread = None;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Err(Gone)) => Poll::Ready(Some(End::Gone)),
+            Poll::Pending => {
+                if has_moved {
+                    self.unread = None;
+                }
+                let unread = self.unread.get_or_insert_with(|| Deadline::after(READ_TIMEOUT));
+                unread.poll(cx).map(|()| Some(End::Unread))
+            }
         }
     }
 
-    /// Sends what Python has answered. Ready at the end, or if the client has gone.
+    /// Sends what Python has answered. Ready at the end, if the client has gone, or if it is not waited for any more.
     fn poll_answers(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            if !self.outgoing.is_empty() {
-                self.give_up_on_slow(cx);
-                match ready!(self.caller.poll_send(cx, &mut self.outgoing, |_| ())) {
-                    Ok(()) => {}
-                    Err(Gone) => return Poll::Ready(End::Gone),
-                }
-            }
             let mut mailbox = self.mailbox.lock();
             if mailbox.displaced {
                 return Poll::Ready(End::Refused(too_many_calls()));
+            }
+            if mailbox.too_slow {
+                return Poll::Ready(End::Unread);
+            }
+            mailbox.waker = Some(cx.waker().clone());
+            if !self.outgoing.is_empty() {
+                drop(mailbox);
+                if let Some(end) = ready!(self.poll_outgoing(cx)) {
+                    return Poll::Ready(end);
+                }
+                continue;
             }
             if let Some(answer) = mailbox.answers.pop_front() {
                 mailbox.unsent_bytes -= answer.len();
@@ -398,7 +265,6 @@ impl Answered<'_> {
                 self.caller.end(status);
                 return Poll::Ready(End::Answered);
             }
-            mailbox.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
     }
@@ -417,20 +283,25 @@ fn response_headers() -> HeaderMap {
 #[cfg(test)]
 mod tests {
     use http::uri::PathAndQuery;
-    use modelmesh_http2::{Client, Server};
+    use modelmesh_http2::{Client, RecvStream, SendStream, Server};
     use tokio::io::duplex;
 
     use super::*;
     use crate::ledger::Side;
     use crate::shared::Settings;
 
-    /// The status of a call of which the client sends so much and that Python does not answer.
-    async fn unanswered(request: &[u8], last: bool) -> HeaderMap {
+    /// Begins a call of which the client sends so much; answers with the client's end of it and the call being served.
+    async fn begun(
+        request: &[u8],
+        last: bool,
+        window: u32,
+    ) -> (Arc<Shared>, RecvStream, SendStream, tokio::task::JoinHandle<Code>) {
         let shared = Shared::new(Settings::default()).unwrap();
         let (near, far) = duplex(1 << 16);
-        let (sender, connection) = Client::new(near, modelmesh_http2::Settings::default());
+        let settings = modelmesh_http2::Settings { stream_window: window, ..modelmesh_http2::Settings::default() };
+        let (sender, connection) = Client::new(near, settings);
         tokio::spawn(connection);
-        let (mut answer, mut stream) =
+        let (answer, mut stream) =
             sender.send("x", &PathAndQuery::from_static("/p.S/M"), &HeaderMap::new(), false).unwrap();
         stream.send_data(Bytes::copy_from_slice(request), last).unwrap();
         let mut server = Server::handshake(far, modelmesh_http2::Settings::default()).await.unwrap();
@@ -445,8 +316,18 @@ mod tests {
             deadline: None,
         };
         let body = Body::new(body, MOST_MESSAGE_BYTES, shared.replay.share(), false);
-        assert_eq!(serve(&shared, opening, Caller::new(call, false), body).await, Code::DeadlineExceeded);
-        assert!(shared.calls.open.lock().mailboxes.is_empty());
+        let served = {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move { serve(&shared, opening, Caller::new(call, false), body).await })
+        };
+        (shared, answer, stream, served)
+    }
+
+    /// The status of a call of which the client sends so much and that Python does not answer.
+    async fn unanswered(request: &[u8], last: bool) -> HeaderMap {
+        let (shared, mut answer, _stream, served) = begun(request, last, 1 << 16).await;
+        assert_eq!(served.await.unwrap(), Code::DeadlineExceeded);
+        assert!((0..10).all(|token| !shared.calls.finish(token, Status::new(Code::Ok, ""))), "it is still open");
         poll_fn(|cx| answer.poll_head(cx)).await.unwrap().headers
     }
 
@@ -460,5 +341,26 @@ mod tests {
     async fn a_request_that_is_never_answered_is_given_up() {
         let status = unanswered(&[0, 0, 0, 0, 0], true).await;
         assert_eq!(status["grpc-message"], "the call was not answered in time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_never_read_is_given_up_and_python_hears_of_it() {
+        let (shared, mut answer, _stream, served) = begun(&[0, 0, 0, 0, 0], true, 0).await;
+        let token = loop {
+            tokio::task::yield_now().await;
+            let called = shared.events.take(1).pop();
+            if let Some(Event::Called { token, .. }) = called {
+                break token;
+            }
+        };
+        assert!(shared.calls.reply(token, b"waits inside HTTP/2", false));
+        assert!(shared.calls.reply(token, b"waits for room", false));
+        assert_eq!(served.await.unwrap(), Code::ResourceExhausted);
+        assert!(!shared.calls.reply(token, b"late", false));
+        assert!(shared.events.take(100).iter().any(|event| matches!(event, Event::Cancelled { .. })));
+        let head = poll_fn(|cx| answer.poll_head(cx)).await.unwrap().headers;
+        assert!(!head.contains_key("grpc-status"));
+        assert!(poll_fn(|cx| answer.poll_data(cx)).await.is_none(), "it was thrown away");
+        assert_eq!(answer.trailers().unwrap()["grpc-message"], "the answer is read too slowly");
     }
 }

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
-use crate::calls::Receipt;
 use crate::identify::{Hop, Subject};
 use crate::listen::Port;
+use crate::mailbox::Receipt;
 use crate::observe::{Logged, Tapped};
 use crate::outcome::Outcome;
 use crate::status::Code;

@@ -81,6 +81,11 @@ impl Outflow {
         let _ = self.stream.send_data(Bytes::new(), true);
     }
 
+    /// Throws away what waits inside HTTP/2 for the other side to read.
+    pub fn discard_unsent(&mut self) {
+        self.stream.discard_unsent();
+    }
+
     pub fn end(&mut self, trailers: HeaderMap) -> Result<(), Gone> {
         self.stream.send_trailers(trailers).map_err(|_| Gone)
     }

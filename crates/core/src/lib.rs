@@ -9,7 +9,7 @@
 //! - moving: `attempt`, `local`, `peer`, `relay`, `replay` (request body), `caller` (answer), `flow`, `multi` (several
 //!   ids in one call);
 //! - upstream: `peers` (addresses), `link` (connections), `connect`;
-//! - Python's own services: `calls`, `pools` (whose turn it is); Python's own calls: `client` (a connection without a socket), `pipe` (its bytes);
+//! - Python's own services: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is); Python's own calls: `client` (a connection without a socket), `pipe` (its bytes);
 //! - rules of the wire: `headers`, `status`, `timeout`, `framing`, `compression`, `limits`, `tls`;
 //! - around it: `engine` (composition root), `shared`, `events`, `accounting`, `drain`;
 //! - what is held, and for whom: `ledger` (connections), `budget` (kinds of bytes);
@@ -46,6 +46,8 @@ mod limits;
 mod link;
 mod listen;
 mod local;
+mod mailbox;
+mod memory;
 mod metrics;
 mod multi;
 mod naming;

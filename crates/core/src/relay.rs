@@ -37,6 +37,8 @@ pub enum End {
     Late,
     /// The core itself ends the call.
     Refused(Status),
+    /// The client does not take its answer while others wait for room.
+    Unread,
     Failed(Failure),
 }
 
@@ -197,7 +199,7 @@ impl Relay<'_> {
                             Poll::Pending => {
                                 let crowd = self.place.crowd();
                                 let stall = upstream.stall.get_or_insert_with(|| Stall::among(crowd));
-                                return stall.poll(cx).map(|()| End::Refused(read_too_slowly()));
+                                return stall.poll(cx).map(|()| End::Unread);
                             }
                             Poll::Ready(Err(Gone)) => return Poll::Ready(End::Gone),
                             Poll::Ready(Ok(())) => upstream.stall = None,

@@ -7,11 +7,12 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use crate::budget::Budget;
-use crate::calls::Calls;
 use crate::events::Events;
 use crate::held::Held;
-use crate::ledger::{Ledger, share_of_memory};
+use crate::ledger::Ledger;
 use crate::listen::{Connections, Port};
+use crate::mailbox::Calls;
+use crate::memory::share_of_memory;
 use crate::metrics::{Counted, Metrics};
 use crate::observe::Choice;
 use crate::peers::{Destination, Kind, Peers};

@@ -143,6 +143,11 @@ impl SendStream {
         self.state.lock().on_behalf(|state| state.send_data(self.key, payload, last))
     }
 
+    /// Throws away what was sent and waits for windows: whoever does not read must not keep what comes last from being said.
+    pub fn discard_unsent(&mut self) {
+        self.state.lock().discard_unsent(self.key);
+    }
+
     /// Ends the stream with trailers.
     ///
     /// # Errors

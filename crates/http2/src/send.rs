@@ -187,6 +187,15 @@ impl State {
         Ok(())
     }
 
+    /// Throws away what a stream may not send yet, and has not been told to end with.
+    pub fn discard_unsent(&mut self, key: usize) {
+        let stream = &mut self.streams[key];
+        if stream.sending == Sending::Open {
+            stream.pending.clear();
+            self.pending -= std::mem::take(&mut stream.pending_bytes);
+        }
+    }
+
     fn sendable(&mut self, key: usize) -> Result<&mut Stream, Error> {
         let stream = &mut self.streams[key];
         match &stream.error {
