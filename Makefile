@@ -87,6 +87,14 @@ $(TOOLS)/servers/%/installed: requirements/servers/%.lock | $(STAMPS)/venv
 	@VIRTUAL_ENV=$(CURDIR)/$(@D) $(BIN)/uv pip sync -q --compile-bytecode --require-hashes $<
 	@touch $@
 
+# TorchServe's workers need torch, and the registry has it with CUDA only (4.8 GB): the system's is taken (150 MB).
+$(TOOLS)/servers/torchserve/installed: requirements/servers/torchserve.lock | $(STAMPS)/venv
+	@/usr/bin/python3 -c 'import torch' 2>/dev/null || { echo "TorchServe needs torch and Java 17 of the system: apt install --no-install-recommends python3-torch openjdk-17-jre-headless"; exit 1; }
+	@echo "installing torchserve"
+	@rm -rf $(@D) && $(BIN)/uv venv -q --python /usr/bin/python3 --system-site-packages $(@D)
+	@VIRTUAL_ENV=$(CURDIR)/$(@D) $(BIN)/uv pip sync -q --compile-bytecode --require-hashes $<
+	@touch $@
+
 # --- what people run --------------------------------------------------------------------------
 
 demo: bytecode ## three instances, real models that do not all fit: watch them load, move and leave

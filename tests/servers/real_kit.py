@@ -148,8 +148,9 @@ async def served(
     *,
     capacity_bytes: int,
     settings: Mapping[str, str] | None = None,
+    data_port: Callable[[Beings], int] = lambda ports: ports.grpc,
 ) -> AsyncIterator[Served]:
-    """Start everything; the adapters' models lie in `models`."""
+    """Start everything; the adapters' models lie in `models`. `data_port`: where a server takes inference calls."""
     ports = {}
     for number in (1, 2):
         root = folder / f"models-{number}"
@@ -166,7 +167,7 @@ async def served(
             **(settings or {}),
         },
         beside=lambda number: [Beside("server", command(ports[number]), environment(ports[number]))],
-        own_environment=lambda number: {"INTERNAL_SERVING_GRPC_PORT": str(ports[number].grpc)},
+        own_environment=lambda number: {"INTERNAL_SERVING_GRPC_PORT": str(data_port(ports[number]))},
     )
     (folder / "state").mkdir()
     try:

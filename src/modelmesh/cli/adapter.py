@@ -70,6 +70,28 @@ def ovms(listen: Listen = None, models: Models = None) -> None:
     _serve(listen, models, lambda settings: Ovms(settings.server_port, config, reload_s), server_port=8888)
 
 
+@adapter.command()
+def torchserve(listen: Listen = None, models: Models = None) -> None:
+    """Stand beside TorchServe. RUNTIME_PORT is its gRPC management port (7071)."""
+    from modelmesh.servers.settings import Variables
+    from modelmesh.servers.torchserve import TorchServe
+
+    variables = Variables(os.environ)
+    batch_size = _checked(lambda: variables.number("REQUEST_BATCH_SIZE", 0, least=0, most=2**31 - 1))
+    batch_delay_ms = _checked(lambda: variables.number("MAX_BATCH_DELAY_SECS", 0, least=0, most=2**31 - 1))
+
+    def driver(settings: "AdapterSettings") -> TorchServe:
+        return TorchServe(
+            settings.server_port,
+            settings.root / TorchServe.folder,
+            workers=max(1, settings.concurrency_limit),
+            batch_size=batch_size,
+            batch_delay_ms=batch_delay_ms,
+        )
+
+    _serve(listen, models, driver, server_port=7071, factor=2.75)
+
+
 def _serve(
     listen: str | None,
     models: list[Path] | None,
