@@ -110,10 +110,11 @@ test: bytecode ## every test; K=expression picks some
 test-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/installed) ## adapters beside the real model servers, installed for it (a gigabyte)
 	@$(BIN)/python -m pytest -q -p no:cacheprovider $(foreach server,$(SERVERS),tests/servers/real_$(server).py)
 
-check: $(STAMPS)/build ## formatters, linters, types, layers, stubs: what must hold before a commit
+check: $(STAMPS)/build ## formatters, linters, types, layers, circles, lengths, stubs: what must hold before a commit
 	@$(BIN)/ruff format --check -q . || { echo "run: make format"; exit 1; }
 	@$(BIN)/ruff check -q .
 	@$(BIN)/mypy
+	@$(BIN)/python checks/structure.py
 	@$(BIN)/lint-imports > $(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
 	@cargo fmt --check && cargo fmt --check --manifest-path crates/http2/fuzz/Cargo.toml
 	@cargo clippy -q --locked --all-targets -p modelmesh-http2 -p modelmesh-core -p modelmesh-rest -p modelmesh-python -p modelmesh-bench-kit -- -D warnings
