@@ -47,7 +47,7 @@ def mlserver(listen: Listen = None, models: Models = None) -> None:
     from modelmesh.servers.settings import Variables
 
     metrics_port = _checked(lambda: Variables(os.environ).number("MLSERVER_METRICS_PORT", 8082, least=1, most=65535))
-    _serve(listen, models, lambda settings: MLServer(settings.server_port, metrics_port))
+    _serve("mlserver", listen, models, lambda settings: MLServer(settings.server_port, metrics_port))
 
 
 @adapter.command()
@@ -55,7 +55,7 @@ def triton(listen: Listen = None, models: Models = None) -> None:
     """Stand beside Triton under explicit model control. Settings are the environment of a ServingRuntime's adapter."""
     from modelmesh.servers.triton import Triton
 
-    _serve(listen, models, lambda settings: Triton(settings.server_port))
+    _serve("triton", listen, models, lambda settings: Triton(settings.server_port))
 
 
 @adapter.command()
@@ -67,7 +67,7 @@ def ovms(listen: Listen = None, models: Models = None) -> None:
     variables = Variables(os.environ)
     config = Path(variables.text("MODEL_CONFIG_FILE", "/models/model_config_list.json"))
     reload_s = _checked(lambda: variables.seconds("OVMS_RELOAD_TIMEOUT", RELOAD_S))
-    _serve(listen, models, lambda settings: Ovms(settings.server_port, config, reload_s), server_port=8888)
+    _serve("ovms", listen, models, lambda settings: Ovms(settings.server_port, config, reload_s), server_port=8888)
 
 
 @adapter.command()
@@ -89,10 +89,11 @@ def torchserve(listen: Listen = None, models: Models = None) -> None:
             batch_delay_ms=batch_delay_ms,
         )
 
-    _serve(listen, models, driver, server_port=7071, factor=2.75)
+    _serve("torchserve", listen, models, driver, server_port=7071, factor=2.75)
 
 
 def _serve(
+    server: str,
     listen: str | None,
     models: list[Path] | None,
     driver: "Callable[[AdapterSettings], Driver]",
@@ -103,11 +104,13 @@ def _serve(
     from modelmesh.servers.adapter import AdapterRuntime
     from modelmesh.servers.epochs import serve_lives, stop_on_signals
     from modelmesh.servers.settings import read_settings
-    from modelmesh.servers.sizes import Sizes
+    from modelmesh.servers.sizes_file import SizesFile
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = _checked(lambda: read_settings(os.environ, server_port=server_port, factor=factor))
-    sizes = Sizes(settings.factor, settings.default_size_bytes)
+    # In the disk cache's folder, whose entries are the contents that most of these sizes are of.
+    file = SizesFile(settings.cache / f"sizes-{server}.jsonl")
+    sizes = file.remembered(settings.factor, settings.default_size_bytes)
 
     async def main() -> None:
         async with _files(settings, models) as files:

@@ -7,6 +7,7 @@ that grew the server by `grew` bytes, the model takes between `grew` and `grew +
 
 import enum
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 REMEMBERED = 10_000
@@ -37,6 +38,25 @@ class Reason(enum.Enum):
 class Size:
     """Bytes that a model takes, and how that is known."""
 
+    size_bytes: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A size that is worth remembering.
+
+    Attributes:
+        model_format: Lower case.
+        content: The same for the same files.
+        disk_bytes: Of the files; 0: nobody said.
+        size_bytes: Of the model in memory.
+        reason: How that is known; never PREDICTED.
+    """
+
+    model_format: str
+    content: str
+    disk_bytes: int
     size_bytes: int
     reason: Reason
 
@@ -90,10 +110,12 @@ class Sizes:
     Args:
         factor: Bytes in memory for each byte on disk, for formats of which nothing is known yet.
         default_bytes: For a model whose files' size nobody knows.
+        told: Of each size that is new.
     """
 
     factor: float
     default_bytes: int
+    told: Callable[[Learned], None] | None = None
     _known: "OrderedDict[tuple[str, str], int]" = field(default_factory=OrderedDict)
     _factors: dict[str, float] = field(default_factory=dict)
 
@@ -111,14 +133,22 @@ class Sizes:
         """Remember a size; measured ones tell something of their format too."""
         if size.reason is Reason.PREDICTED:
             return
-        key = (model_format, content)
-        self._known[key] = size.size_bytes
+        learned = Learned(model_format, content, disk_bytes, size.size_bytes, size.reason)
+        if self.told is not None and self.known(model_format, content) != size.size_bytes:
+            self.told(learned)
+        self.recall(learned)
+
+    def recall(self, learned: Learned) -> None:
+        """As `learn`, of what was learned before."""
+        model_format, disk_bytes = learned.model_format, learned.disk_bytes
+        key = (model_format, learned.content)
+        self._known[key] = learned.size_bytes
         self._known.move_to_end(key)
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         # Of small models the server's own share is most of the size, and no rule for larger ones.
-        if size.reason in {Reason.TOLD, Reason.MEASURED} and disk_bytes >= 16 * LEAST_BYTES:
-            seen = size.size_bytes / disk_bytes
+        if learned.reason in {Reason.TOLD, Reason.MEASURED} and disk_bytes >= 16 * LEAST_BYTES:
+            seen = learned.size_bytes / disk_bytes
             last = self._factors.get(model_format)
             self._factors[model_format] = seen if last is None else (seen + last) / 2
 
