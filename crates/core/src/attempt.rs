@@ -6,20 +6,23 @@ use std::task::Poll;
 
 use modelmesh_http2::Error;
 
-use crate::call::{Call, unless_stopped};
+use crate::call::Call;
 use crate::compression::Purse;
 use crate::copy::LocalCopy;
+use crate::end::End;
 use crate::extraction::Injector;
 use crate::flow::Outflow;
+use crate::headers::TRACEPARENT;
 use crate::headers::{self, GRPC_TIMEOUT, HopHeaders, TowardsRuntime};
-use crate::identify::Hop;
 use crate::link::{Lane, Link, Place};
 use crate::outcome::{Failure, Outcome};
 use crate::peers::Destination;
-use crate::relay::{End, Relay, Upstream};
+use crate::relay::{Relay, Upstream};
 use crate::status::{Code, Status};
+use crate::stopped::unless_stopped;
+use crate::subject::Hop;
 use crate::timeout;
-use crate::trace::{Begun, TRACEPARENT};
+use crate::trace::Begun;
 
 /// Attempts on another connection, without asking Python, when the first was stale: it took no new
 /// streams any more, so nothing was processed.

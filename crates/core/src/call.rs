@@ -1,73 +1,41 @@
 //! One inference call, from its first header to its last: where it goes, what happens when that fails.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::uri::PathAndQuery;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::attempt::{self, Towards};
 use crate::caller::Caller;
 use crate::copy::Ending;
+use crate::deadline::{Deadline, deadline_exceeded, timeout_ms};
+use crate::end::{End, read_too_slowly};
 use crate::events::Event;
 use crate::headers::MM_REFUSED;
 use crate::held::Resolution;
-use crate::identify::{Hop, Hopped, Subject};
+use crate::identify::Hopped;
 use crate::ledger::Holder;
 use crate::local::LocalUse;
 use crate::metrics::HoldEnd;
 use crate::naming;
+use crate::observe::Facts;
 use crate::observe::{self, Notes};
 use crate::outcome::{Failure, Outcome};
 use crate::peer::RemoteUse;
-use crate::relay::{End, read_too_slowly};
 use crate::replay::{Body, BodyError};
 use crate::resolve::{self, Choice};
 use crate::rules::MethodRule;
 use crate::shared::Shared;
 use crate::status::{Code, Status};
+use crate::stopped::{poll_stopped, unless_stopped};
+use crate::subject::{Hop, Subject};
+use crate::thread::Worker;
 use crate::trace::{self, Begun, Stage};
-use crate::worker::Worker;
-
-/// When a call must be over.
-pub struct Deadline {
-    pub at: Instant,
-    sleep: Pin<Box<Sleep>>,
-}
-
-impl Deadline {
-    #[must_use]
-    pub fn after(timeout: Duration) -> Self {
-        // A deadline in years is none; the timer cannot hold it.
-        let at = Instant::now() + timeout.min(Duration::from_secs(365 * 86_400));
-        Self { at, sleep: Box::pin(sleep_until(at)) }
-    }
-
-    #[must_use]
-    pub fn left(&self) -> Duration {
-        self.at.saturating_duration_since(Instant::now())
-    }
-
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.sleep.as_mut().poll(cx)
-    }
-}
-
-/// Whole milliseconds left, for Python.
-#[must_use]
-pub fn timeout_ms(deadline: Option<&Deadline>) -> Option<u64> {
-    deadline.map(|deadline| u64::try_from(deadline.left().as_millis()).unwrap_or(u64::MAX))
-}
-
-/// The status of a call whose deadline has passed.
-#[must_use]
-pub fn deadline_exceeded() -> Status {
-    Status::new(Code::DeadlineExceeded, "Deadline Exceeded")
-}
 
 /// An inference call.
 pub struct Call {
@@ -121,6 +89,41 @@ impl Call {
     #[must_use]
     pub fn is_ingress(&self) -> bool {
         self.hopped.is_none()
+    }
+
+    /// What is known of it now.
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            shared: &self.worker.shared,
+            subject: &self.subject,
+            method: self.method(),
+            headers: &self.headers,
+            is_ingress: self.is_ingress(),
+            message: self.caller.message.as_deref(),
+            attempts: self.attempts,
+            request_bytes: self.body.message_bytes(),
+            response_bytes: self.caller.message_bytes,
+            trace: self.notes.as_ref().and_then(|notes| notes.trace.as_ref()).map(|trace| trace.id),
+        }
+    }
+
+    /// It is known what the call is about.
+    pub fn identified(&mut self, subject: Subject) {
+        self.subject = subject;
+        if let Some(notes) = &mut self.notes
+            && !notes.wants_payloads_of(&self.worker.shared, &self.subject)
+        {
+            self.body.copied = None;
+            self.caller.copied = None;
+        }
+    }
+
+    /// Tells those who want to know that it has ended.
+    pub fn tell_end(&mut self, code: Code, duration_us: u64) {
+        let copies = (self.body.copied.take(), self.caller.copied.take());
+        let notes = self.notes.take();
+        let trace = notes.as_ref().and_then(|notes| notes.trace.as_ref()).map(|trace| trace.id);
+        observe::ended(&Facts { trace, ..self.facts() }, notes, copies, code, duration_us);
     }
 
     /// Begins a stage, if this call is traced.
@@ -252,7 +255,9 @@ impl Call {
             self.staged(queue, None, "");
             self.shared().metrics.queued(&self.subject.model, queued.elapsed());
         }
-        observe::invoking(self);
+        if self.shared().observed.wants_invocations() {
+            observe::invoking(&self.facts());
+        }
         let infer = self.stage(Stage::Infer);
         let destination = self.shared().runtime.read().clone();
         let end = attempt::run(self, &destination, Towards::Runtime(used.copy()), infer).await;
@@ -454,34 +459,4 @@ impl Drop for Unresolved<'_> {
 pub fn refusal(outcome: Outcome) -> Status {
     Status::new(Code::Unavailable, format!("refused: {}", outcome.text()))
         .with(MM_REFUSED, http::HeaderValue::from_static(outcome.text()))
-}
-
-/// Ready when the client has gone or its deadline has passed.
-pub fn poll_stopped(caller: &mut Caller, deadline: &mut Option<Deadline>, cx: &mut Context<'_>) -> Poll<End> {
-    if caller.poll_gone(cx).is_ready() {
-        return Poll::Ready(End::Gone);
-    }
-    match deadline {
-        Some(deadline) => deadline.poll(cx).map(|()| End::Late),
-        None => Poll::Pending,
-    }
-}
-
-/// Waits for something, but not longer than the client does.
-///
-/// # Errors
-/// Why the client does not wait any more.
-pub async fn unless_stopped<T>(
-    caller: &mut Caller,
-    deadline: &mut Option<Deadline>,
-    wanted: impl Future<Output = T>,
-) -> Result<T, End> {
-    let mut wanted = pin!(wanted);
-    poll_fn(|cx| {
-        if let Poll::Ready(value) = wanted.as_mut().poll(cx) {
-            return Poll::Ready(Ok(value));
-        }
-        poll_stopped(caller, deadline, cx).map(Err)
-    })
-    .await
 }

@@ -8,9 +8,9 @@ use modelmesh_http2::SendStream;
 
 use crate::flow::{Gone, Outflow};
 use crate::headers::strip_mesh_headers;
-use crate::multi::Part;
-use crate::observe::Copied;
+use crate::part::Part;
 use crate::status::{self, Code, Status};
+use crate::told::Copied;
 
 /// Where the answer goes.
 pub struct Caller {

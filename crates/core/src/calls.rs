@@ -11,20 +11,21 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 
-use crate::call::{Deadline, deadline_exceeded, poll_stopped, timeout_ms};
 use crate::caller::Caller;
 use crate::compression::{Encoding, Expansion, Purse};
+use crate::deadline::{Deadline, deadline_exceeded, timeout_ms};
+use crate::end::{End, read_too_slowly};
 use crate::events::Event;
 use crate::flow::Gone;
 use crate::framing::{Deframer, PREFIX};
 use crate::ledger::Holder;
-use crate::listen::Port;
 use crate::mailbox::{Mailbox, Receipt, Registered};
 use crate::pools::Kind;
-use crate::relay::{End, read_too_slowly};
+use crate::port::Port;
 use crate::replay::Body;
 use crate::shared::Shared;
 use crate::status::{Code, Status};
+use crate::stopped::poll_stopped;
 
 /// The largest message that our own services take: the largest of theirs are a fraction of it.
 pub const MOST_MESSAGE_BYTES: usize = 1 << 20;
@@ -288,7 +289,7 @@ mod tests {
 
     use super::*;
     use crate::ledger::Side;
-    use crate::shared::Settings;
+    use crate::settings::Settings;
 
     /// Begins a call of which the client sends so much; answers with the client's end of it and the call being served.
     async fn begun(

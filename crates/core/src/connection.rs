@@ -10,13 +10,14 @@ use std::time::Duration;
 use modelmesh_http2::{Accepted, Error, Server};
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
+use crate::connections::holder_of;
 use crate::drain::Phase;
 use crate::entry;
 use crate::ledger::{Account, Side, TooMuch};
 use crate::limits;
-use crate::listen::{self, Port};
+use crate::port::Port;
 use crate::socket::Socket;
-use crate::worker::Worker;
+use crate::thread::Worker;
 
 /// TLS and the HTTP/2 preface together. A client slower than that is none.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +41,7 @@ pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: 
         Port::Serving => Side::Clients,
         Port::Peer => Side::Peers,
     };
-    let mut account = worker.shared.ledger.open(side, &listen::holder_of(address.ip()).to_string());
+    let mut account = worker.shared.ledger.open(side, &holder_of(address.ip()).to_string());
     let settings = &worker.shared.settings;
     // Clients that came together must not all leave together: up to a tenth earlier or later.
     let old = settings.max_connection_age.map(|age| Instant::now() + age.mul_f64(0.9 + fastrand::f64() / 5.0));

@@ -19,17 +19,19 @@ use crate::events::Event;
 use crate::held::Resolution;
 use crate::ledger::Side;
 use crate::link::Links;
-use crate::listen::{self, Listener, Port};
+use crate::listen::{self, Listener};
 use crate::metrics::{Counts, Series};
 use crate::naming::Naming;
-use crate::observe::Observing;
+use crate::observing::Observing;
 use crate::peers::{Destination, Kind};
+use crate::port::Port;
 use crate::rules::Rules;
-use crate::shared::{Settings, Shared};
+use crate::settings::Settings;
+use crate::shared::Shared;
 use crate::status::Status;
 use crate::table::NewRoute;
+use crate::thread::{Command, Handle, Worker};
 use crate::tls;
-use crate::worker::{Command, Handle, Worker};
 
 /// The data plane of one instance. Every method returns at once and may be called from any thread.
 pub struct Engine {

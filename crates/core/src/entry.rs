@@ -8,24 +8,27 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use modelmesh_http2::{Accepted, Headers, RequestHead};
 use tokio::time::Instant;
 
-use crate::call::{Call, Deadline};
+use crate::call::Call;
 use crate::caller::Caller;
 use crate::calls::{self, Opening};
 use crate::compression::Purse;
+use crate::deadline::Deadline;
+use crate::end::End;
 use crate::extraction;
 use crate::headers::{GRPC_TIMEOUT, MM_BALANCED};
-use crate::identify::{self, Ids, Subject};
+use crate::identify::{self, Ids};
 use crate::ledger::Account;
-use crate::listen::Port;
-use crate::metrics::{Ended, Rejection};
+use crate::metrics::Ended;
 use crate::multi;
 use crate::observe;
-use crate::relay::End;
+use crate::port::Port;
+use crate::rejection::Rejection;
 use crate::replay::Body;
 use crate::rules::{Answerer, MethodRule};
 use crate::status::{Code, Status};
+use crate::subject::Subject;
+use crate::thread::Worker;
 use crate::timeout;
-use crate::worker::Worker;
 
 /// Begins to serve one request: refuses it here, or gives it a task of its own.
 ///
@@ -129,8 +132,7 @@ pub fn begin(
 async fn serve(call: &mut Call, began: Instant) {
     match identify(call).await {
         Ok(Named::One(subject)) => {
-            call.subject = subject;
-            observe::identified(call);
+            call.identified(subject);
             call.run().await;
         }
         // Rare and large, so not a part of every task.
@@ -158,7 +160,7 @@ async fn serve(call: &mut Call, began: Instant) {
     } else {
         call.count_invocation();
     }
-    observe::ended(call, code, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    call.tell_end(code, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
 }
 
 /// A call that may begin. The rule is None for services that Python answers.

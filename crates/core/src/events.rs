@@ -9,12 +9,12 @@ use bytes::Bytes;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
-use crate::identify::{Hop, Subject};
-use crate::listen::Port;
 use crate::mailbox::Receipt;
-use crate::observe::{Logged, Tapped};
 use crate::outcome::Outcome;
+use crate::port::Port;
 use crate::status::Code;
+use crate::subject::{Hop, Subject};
+use crate::told::{Logged, Tapped};
 use crate::trace::Span;
 
 /// Past tense: what has happened. The native stub documents each field.

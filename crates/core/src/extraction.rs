@@ -7,16 +7,18 @@ use std::task::{Context, Poll, ready};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 
-use crate::call::{Deadline, poll_stopped, unless_stopped};
 use crate::caller::Caller;
 use crate::compression::{self, Encoding, Expansion, Purse, Turn};
+use crate::deadline::Deadline;
+use crate::end::End;
 use crate::framing::{Deframer, Message, PREFIX, prefix_of};
-use crate::identify::{Ids, Subject, check_id};
-use crate::relay::End;
+use crate::identify::{Ids, check_id};
 use crate::replay::Body;
 use crate::rules::MethodRule;
 use crate::splice::{self, Malformed};
 use crate::status::{Code, Status};
+use crate::stopped::{poll_stopped, unless_stopped};
+use crate::subject::Subject;
 
 fn refuse(error: Malformed) -> Status {
     Status::new(Code::InvalidArgument, error.0)

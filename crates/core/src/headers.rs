@@ -7,8 +7,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AG
 
 use modelmesh_http2::Headers;
 
-use crate::identify::Subject;
-use crate::trace::TRACEPARENT;
+use crate::subject::Subject;
 
 pub const MM_MODEL_ID: HeaderName = HeaderName::from_static("mm-model-id");
 pub const MM_MODEL_ID_BIN: HeaderName = HeaderName::from_static("mm-model-id-bin");
@@ -27,6 +26,8 @@ pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 pub const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 const GRPC: &str = "application/grpc";
 

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::budget::{Budget, Share};
-use crate::identify::Hop;
 use crate::status::{Code, Status};
+use crate::subject::Hop;
 
 /// What happens next to a held request.
 #[derive(Debug)]

@@ -7,40 +7,7 @@ use http::header::{HeaderName, HeaderValue};
 
 use crate::headers::{MM_MODEL_ID, MM_MODEL_ID_BIN, MM_VMODEL_ID, MM_VMODEL_ID_BIN, TAS_MODEL_ID, decode_bin};
 use crate::status::{Code, Status};
-
-/// What a request is about. `model` is empty while `vmodel` is unknown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Subject {
-    pub model: String,
-    pub vmodel: Option<String>,
-}
-
-/// What the sender of a hop expects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hop {
-    Hit,
-    Load,
-}
-
-impl Hop {
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Load => "load",
-        }
-    }
-
-    /// # Errors
-    /// Returns the text back if it is neither.
-    pub fn parse(text: &str) -> Result<Self, &str> {
-        match text {
-            "hit" => Ok(Self::Hit),
-            "load" => Ok(Self::Load),
-            other => Err(other),
-        }
-    }
-}
+use crate::subject::{Hop, Subject};
 
 /// Ids as a client named them.
 #[derive(Clone, Debug, PartialEq, Eq)]

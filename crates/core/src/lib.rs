@@ -2,18 +2,21 @@
 //!
 //! Files are named after a request's path. In reading order:
 //!
-//! - in: `listen` (acceptor), `worker` (a data thread), `connection`, `entry` (request to call), `identify`
-//!   (whose is it), `extraction` and `splice` (ids inside messages), `rules` (may it be called);
+//! - in: `listen` (acceptor), `connections` (how many there may be), `worker` (a data thread's loop), `thread` (its
+//!   state), `connection`, `entry` (request to call), `rejection` (why it is none), `identify` (whose is it),
+//!   `extraction` and `splice` (ids inside messages), `rules` (may it be called);
 //! - where to: `call` (the decision loop), `resolve` (which known copy), `table`, `copy`, `gate`, `held`
-//!   (what waits for Python), `outcome` (why an attempt failed);
+//!   (what waits for Python), `outcome` (why an attempt failed), `end` (how it ended);
 //! - moving: `attempt`, `local`, `peer`, `relay`, `replay` (request body), `caller` (answer), `flow`, `multi` (several
-//!   ids in one call);
+//!   ids in one call) and its `part`s, `deadline` and `stopped` (who does not wait any more);
 //! - upstream: `peers` (addresses), `link` (connections), `connect`;
-//! - Python's own services: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is); Python's own calls: `client` (a connection without a socket), `pipe` (its bytes);
+//! - Python's own services: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is); Python's own
+//!   calls: `client` (a connection without a socket), `pipe` (its bytes);
 //! - rules of the wire: `headers`, `status`, `timeout`, `framing`, `compression`, `limits`, `tls`;
-//! - around it: `engine` (composition root), `shared`, `events`, `accounting`, `drain`;
+//! - around it: `engine` (composition root), `settings`, `shared`, `events`, `accounting`, `drain`, `memory`;
 //! - what is held, and for whom: `ledger` (connections), `budget` (kinds of bytes);
-//! - told of it: `metrics`, `histogram`, `observe` (payloads and log lines), `trace`.
+//! - told of it: `metrics`, `histogram`, `observing` (what is wanted), `observe` (who gets it), `told` (payloads and log
+//!   lines), `trace`.
 
 #![forbid(unsafe_code)]
 
@@ -28,8 +31,11 @@ mod clock;
 mod compression;
 mod connect;
 mod connection;
+mod connections;
 mod copy;
+mod deadline;
 mod drain;
+mod end;
 mod engine;
 mod entry;
 mod events;
@@ -52,25 +58,34 @@ mod metrics;
 mod multi;
 mod naming;
 mod observe;
+mod observing;
 mod outcome;
+mod part;
 mod peer;
 mod peers;
 mod pinned;
 mod pipe;
 mod pools;
+mod port;
 mod race;
+mod rejection;
 mod relay;
 mod replay;
 mod resolve;
 mod rules;
+mod settings;
 mod shared;
 mod socket;
 mod splice;
 mod stall;
 mod status;
+mod stopped;
+mod subject;
 mod table;
+mod thread;
 mod timeout;
 mod tls;
+mod told;
 mod trace;
 mod worker;
 
@@ -80,15 +95,16 @@ pub use engine::Engine;
 pub use events::Event;
 pub use gate::Bounds;
 pub use held::Resolution;
-pub use identify::{Hop, Subject};
-pub use listen::Port;
 pub use metrics::{Counted, Series};
 pub use naming::Naming;
-pub use observe::{Logged, Messages, Observing, TapRule, Tapped};
+pub use observing::{Observing, TapRule};
 pub use outcome::Outcome;
+pub use port::Port;
 pub use rules::{MethodRule, Rules};
-pub use shared::Settings;
+pub use settings::Settings;
 pub use status::{Code, Status};
+pub use subject::{Hop, Subject};
 pub use table::{NO_SLOT, NewLocal, NewRoute};
 pub use tls::{ClientAuth, ClientTls, Material};
+pub use told::{Logged, Messages, Tapped};
 pub use trace::Span;

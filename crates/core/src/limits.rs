@@ -1,6 +1,6 @@
 //! HTTP/2 settings of both sides: what we accept from strangers, and what we ask of runtimes and peers.
 
-use crate::shared::Settings;
+use crate::settings::Settings;
 
 /// Window of one stream. Smaller ones cost rate with large bodies, larger ones memory.
 const STREAM_WINDOW: u32 = 1 << 20;

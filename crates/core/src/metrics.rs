@@ -10,6 +10,7 @@ use hashbrown::{Equivalent, HashMap};
 use parking_lot::RwLock;
 
 use crate::histogram::{ByCode, HOLDS, Histogram, SIZES, TIMES, Taken};
+use crate::rejection::{REJECTIONS, Rejection};
 use crate::status::Code;
 
 pub use text::Counts;
@@ -38,29 +39,6 @@ impl Default for Counted {
         Self { enabled: true, per_model: false, full_names: false, models_max: 1000 }
     }
 }
-
-/// Why a call was refused before it was known what model it is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
-    NotGrpc,
-    HeadersTooLarge,
-    BadTimeout,
-    NotAllowed,
-    NotFromInstance,
-    BadId,
-    /// The connection holds nearly as much as it may.
-    TooMuchOpen,
-}
-
-const REJECTIONS: [(Rejection, &str); 7] = [
-    (Rejection::NotGrpc, "not-grpc"),
-    (Rejection::HeadersTooLarge, "headers-too-large"),
-    (Rejection::BadTimeout, "bad-timeout"),
-    (Rejection::NotAllowed, "not-allowed"),
-    (Rejection::NotFromInstance, "not-from-instance"),
-    (Rejection::BadId, "bad-id"),
-    (Rejection::TooMuchOpen, "too-much-open"),
-];
 
 /// How the wait for a decision ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,29 +3,29 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use modelmesh_http2::Headers;
 use tokio::task::JoinSet;
 
-use crate::call::{Call, Deadline, poll_stopped, unless_stopped};
+use crate::call::Call;
 use crate::caller::Caller;
-use crate::compression::{self, Encoding, Purse};
+use crate::compression::Purse;
+use crate::deadline::Deadline;
+use crate::end::End;
 use crate::extraction;
 use crate::flow::Gone;
-use crate::framing::{Deframer, PREFIX, framed};
-use crate::headers::{
-    GRPC_ACCEPT_ENCODING, GRPC_ENCODING, GRPC_MESSAGE, GRPC_STATUS, MM_MODEL_ID, MM_MODEL_ID_BIN, MM_VMODEL_ID,
-    MM_VMODEL_ID_BIN, TAS_MODEL_ID, entry_size,
-};
-use crate::identify::Subject;
-use crate::relay::End;
+use crate::framing::{PREFIX, framed};
+use crate::headers::{MM_MODEL_ID, MM_MODEL_ID_BIN, MM_VMODEL_ID, MM_VMODEL_ID_BIN, TAS_MODEL_ID};
+use crate::part::{Part, is_joined, too_large};
 use crate::replay::Body;
 use crate::status::{Code, Status};
+use crate::stopped::{poll_stopped, unless_stopped};
+use crate::subject::Subject;
 
 /// What an id costs beside its text: its place and its answer's head.
 const PART: usize = 512;
@@ -34,71 +34,11 @@ const RUNNING: usize = 8 << 10;
 /// What a header costs beside its text.
 const HEADER: usize = 224;
 
-/// The answer for one id.
-pub struct Part {
-    pub head: Option<HeaderMap>,
-    pub trailers: HeaderMap,
-    body: BytesMut,
-    /// Bytes that all parts together may still collect.
-    left: Arc<AtomicUsize>,
-    overflowed: bool,
-}
-
-impl Part {
-    fn new(left: &Arc<AtomicUsize>) -> Self {
-        Self {
-            head: None,
-            trailers: HeaderMap::new(),
-            body: BytesMut::new(),
-            left: Arc::clone(left),
-            overflowed: false,
-        }
-    }
-
-    /// Takes answer bytes in.
-    ///
-    /// # Errors
-    /// All parts together are larger than one message may be.
-    pub fn collect(&mut self, chunk: &[u8]) -> Result<(), Gone> {
-        let fits = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(chunk.len()));
-        if fits.is_err() {
-            self.overflowed = true;
-            return Err(Gone);
-        }
-        self.body.extend_from_slice(chunk);
-        Ok(())
-    }
-
-    /// What it adds to the joined header lists.
-    fn metadata_bytes(&self) -> usize {
-        let head = self.head.iter().flat_map(HeaderMap::iter);
-        head.chain(&self.trailers).filter(|(name, _)| is_joined(name)).map(entry_size).sum()
-    }
-
-    /// The answer's messages without their prefixes, one after the other.
-    async fn payload(&self, max: usize, purse: &mut Purse, joined: &mut BytesMut) -> Result<(), Status> {
-        let encoding = self.head.as_ref().map_or(Encoding::Identity, Encoding::of);
-        let mut deframer = Deframer::default();
-        deframer.push(&self.body);
-        while let Some(message) = deframer.next_message() {
-            joined.extend_from_slice(&compression::expand(message, encoding, max, purse).await?);
-            if joined.len() > max {
-                return Err(too_large(max));
-            }
-        }
-        Ok(())
-    }
-}
-
 fn too_much_metadata() -> End {
     End::Refused(Status::new(
         Code::ResourceExhausted,
         "the joined answer's metadata is larger than a header list may be",
     ))
-}
-
-fn too_large(max: usize) -> Status {
-    Status::new(Code::ResourceExhausted, format!("the joined answer is larger than max ({max})"))
 }
 
 /// Serves a call with several ids, to its end.
@@ -225,11 +165,6 @@ fn sub_call(
         notes: None,
         holder: Arc::clone(&call.holder),
     }
-}
-
-/// Whether a header of one answer is one of the joined answer: not what says how that one ended or is written.
-fn is_joined(name: &HeaderName) -> bool {
-    ![CONTENT_TYPE, GRPC_ENCODING, GRPC_ACCEPT_ENCODING, GRPC_STATUS, GRPC_MESSAGE].contains(name)
 }
 
 /// The joined answer: headers, message, trailers.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::listen::Port;
+use crate::port::Port;
 
 /// Kinds of calls, each with places of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,43 +13,19 @@ use tokio::time::Instant;
 
 use crate::caller::Caller;
 use crate::copy::{Ending, LocalCopy};
+use crate::end::End;
 use crate::extraction::Injector;
 use crate::flow::{Gone, Outflow};
 use crate::framing::Follower;
 use crate::headers::strip_mesh_headers;
 use crate::link::Place;
 use crate::outcome::{self, Answer, Failure, Outcome};
-use crate::replay::{Body, BodyError};
+use crate::replay::Body;
 use crate::stall::Stall;
 use crate::status::{self, Code, Status};
 
 /// A runtime that keeps the deadline as well may cancel the call so much earlier: our timer rounds up.
 const EARLY: Duration = Duration::from_millis(10);
-
-/// How an attempt ended.
-#[derive(Debug)]
-pub enum End {
-    /// The client has its answer.
-    Answered,
-    /// The client has gone.
-    Gone,
-    /// The deadline has passed.
-    Late,
-    /// The core itself ends the call.
-    Refused(Status),
-    /// The client does not take its answer while others wait for room.
-    Unread,
-    Failed(Failure),
-}
-
-impl From<BodyError> for End {
-    fn from(error: BodyError) -> Self {
-        match error {
-            BodyError::Gone => Self::Gone,
-            BodyError::TooLong(error) => Self::Refused(Status::new(Code::ResourceExhausted, error.message())),
-        }
-    }
-}
 
 /// One attempt under way.
 pub struct Relay<'a> {
@@ -297,12 +273,6 @@ impl Relay<'_> {
         failure.unprocessed = error.is_unprocessed();
         End::Failed(failure)
     }
-}
-
-/// The status of a call whose client does not take its answer while others wait for room.
-#[must_use]
-pub fn read_too_slowly() -> Status {
-    Status::new(Code::ResourceExhausted, "the answer is read too slowly")
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

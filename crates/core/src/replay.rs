@@ -11,7 +11,7 @@ use modelmesh_http2::RecvStream;
 
 use crate::budget::Share;
 use crate::framing::{Follower, PREFIX, TooLong};
-use crate::observe::Copied;
+use crate::told::Copied;
 
 /// Why no more can be read.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use crate::listen::Port;
+use crate::port::Port;
 use crate::status::{Code, Status};
 
 /// Rules of one inference method. Paths are field numbers, empty meaning none.

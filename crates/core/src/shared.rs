@@ -2,77 +2,24 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::RwLock;
 
 use crate::budget::Budget;
+use crate::connections::Connections;
 use crate::events::Events;
 use crate::held::Held;
 use crate::ledger::Ledger;
-use crate::listen::{Connections, Port};
 use crate::mailbox::Calls;
 use crate::memory::share_of_memory;
-use crate::metrics::{Counted, Metrics};
-use crate::observe::Choice;
+use crate::metrics::Metrics;
+use crate::observing::Choice;
 use crate::peers::{Destination, Kind, Peers};
+use crate::port::Port;
 use crate::rules::Rules;
+use crate::settings::Settings;
 use crate::table::{Idle, Table};
 use crate::tls;
-
-/// Settings of a core; the native stub documents them.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub instance: Arc<str>,
-    pub runtime: String,
-    pub serving: Option<String>,
-    pub peer: Option<String>,
-    pub serving_tls: Option<tls::Material>,
-    pub peer_tls: Option<tls::Material>,
-    pub threads: usize,
-    pub max_message_bytes: usize,
-    pub max_header_bytes: usize,
-    /// Of clients. None: what the process has descriptors for.
-    pub connections_max: Option<usize>,
-    pub max_connection_age: Option<Duration>,
-    pub max_connection_age_grace: Option<Duration>,
-    /// What each side (clients, peers, neighbours) may make us hold. None: a part of what this machine has.
-    pub memory_max: Option<usize>,
-    pub held_requests_max: usize,
-    pub held_bytes_max: usize,
-    pub replay_bytes_max: usize,
-    pub events_max: usize,
-    pub multi_parallelism: usize,
-    pub tapped_bytes_max: usize,
-    pub counted: Counted,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            instance: "instance".into(),
-            runtime: "localhost:8085".into(),
-            serving: None,
-            peer: None,
-            serving_tls: None,
-            peer_tls: None,
-            threads: 0,
-            max_message_bytes: 16 << 20,
-            max_header_bytes: 64 << 10,
-            connections_max: None,
-            max_connection_age: None,
-            max_connection_age_grace: None,
-            memory_max: None,
-            held_requests_max: 4096,
-            held_bytes_max: 256 << 20,
-            replay_bytes_max: 256 << 20,
-            events_max: 65_536,
-            multi_parallelism: 4,
-            tapped_bytes_max: 64 << 20,
-            counted: Counted::default(),
-        }
-    }
-}
 
 /// State of one core.
 pub struct Shared {

@@ -4,11 +4,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 
+use crate::headers::TRACEPARENT;
 use crate::status::Code;
-
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What a span covers; the native stub documents the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

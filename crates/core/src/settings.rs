@@ -1,0 +1,61 @@
+//! Settings that a core is made with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::metrics::Counted;
+use crate::tls;
+
+/// Settings of a core; the native stub documents them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub instance: Arc<str>,
+    pub runtime: String,
+    pub serving: Option<String>,
+    pub peer: Option<String>,
+    pub serving_tls: Option<tls::Material>,
+    pub peer_tls: Option<tls::Material>,
+    pub threads: usize,
+    pub max_message_bytes: usize,
+    pub max_header_bytes: usize,
+    /// Of clients. None: what the process has descriptors for.
+    pub connections_max: Option<usize>,
+    pub max_connection_age: Option<Duration>,
+    pub max_connection_age_grace: Option<Duration>,
+    /// What each side (clients, peers, neighbours) may make us hold. None: a part of what this machine has.
+    pub memory_max: Option<usize>,
+    pub held_requests_max: usize,
+    pub held_bytes_max: usize,
+    pub replay_bytes_max: usize,
+    pub events_max: usize,
+    pub multi_parallelism: usize,
+    pub tapped_bytes_max: usize,
+    pub counted: Counted,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            instance: "instance".into(),
+            runtime: "localhost:8085".into(),
+            serving: None,
+            peer: None,
+            serving_tls: None,
+            peer_tls: None,
+            threads: 0,
+            max_message_bytes: 16 << 20,
+            max_header_bytes: 64 << 10,
+            connections_max: None,
+            max_connection_age: None,
+            max_connection_age_grace: None,
+            memory_max: None,
+            held_requests_max: 4096,
+            held_bytes_max: 256 << 20,
+            replay_bytes_max: 256 << 20,
+            events_max: 65_536,
+            multi_parallelism: 4,
+            tapped_bytes_max: 64 << 20,
+            counted: Counted::default(),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A data thread, as those see it that run on it, and as other threads see it.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::connections::Admission;
+use crate::drain::Phase;
+use crate::link::Links;
+use crate::port::Port;
+use crate::shared::Shared;
+
+/// What other threads ask of a data thread.
+pub enum Command {
+    Serve {
+        stream: TcpStream,
+        port: Port,
+        address: SocketAddr,
+        admission: Admission,
+    },
+    /// A destination is no longer valid.
+    Forget(u64),
+    /// The runtime has another address.
+    WarmRuntime,
+}
+
+/// State of one data thread.
+pub struct Worker {
+    pub shared: Arc<Shared>,
+    pub links: Links,
+    pub phase: watch::Receiver<Phase>,
+    pub load: Arc<Load>,
+}
+
+/// What other threads see of a data thread.
+#[derive(Debug, Default)]
+pub struct Load {
+    pub connections: AtomicUsize,
+    calls: AtomicUsize,
+    pub turned_ms: AtomicU64,
+}
+
+impl Load {
+    #[must_use]
+    pub fn open_calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call until the returned value is dropped.
+    #[must_use]
+    pub fn count_call(self: &Arc<Self>) -> OpenCall {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        OpenCall(Arc::clone(self))
+    }
+}
+
+/// One open call of a data thread.
+pub struct OpenCall(Arc<Load>);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How other threads reach a data thread.
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    pub load: Arc<Load>,
+}
+
+impl Handle {
+    /// A handle, and what its thread runs on.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Command>) {
+        let (commands, received) = mpsc::unbounded_channel();
+        (Self { commands, load: Arc::default() }, received)
+    }
+
+    pub fn send(&self, command: Command) {
+        if let Command::Serve { .. } = command {
+            // Counted here, not there: a burst of connections must not all see the same least loaded thread.
+            self.load.connections.fetch_add(1, Ordering::Relaxed);
+        }
+        // Fails only when the thread has ended, and with it the core.
+        let _ = self.commands.send(command);
+    }
+
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.load.connections.load(Ordering::Relaxed)
+    }
+}
