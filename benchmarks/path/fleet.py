@@ -89,6 +89,7 @@ def start_instance(
         "MM_INSTANCE_ID": name,
         "MM_LISTEN_HOST": "127.0.0.1",
         "MM_SVC_GRPC_PORT": str(serving),
+        "MM_REST_PORT": "NONE",
         "WATSON_SERVICE_PORT": str(peer),
         "MM_PROBE_PORT": str(probe),
         "MM_PRESTOP_WAIT_PORT": str(prestop),

@@ -203,6 +203,20 @@ def test_two_listeners_cannot_share_a_port() -> None:
     assert settings(MM_PROBE_PORT="NONE", MM_PRESTOP_WAIT_PORT="0").prestop_port == 0
 
 
+def test_the_rest_port_has_its_old_name_and_is_off_in_kubernetes_until_it_is_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert settings().resolved_rest_port() == 8008
+    assert settings(REST_PROXY_LISTEN_PORT="9").resolved_rest_port() == 9
+    assert settings(MM_REST_PORT="NONE").resolved_rest_port() == 0
+    with pytest.raises(SettingsError, match="MM_SVC_GRPC_PORT and MM_REST_PORT are both 8033"):
+        settings(MM_REST_PORT="8033")
+    monkeypatch.setattr(endpoint_settings, "KUBERNETES", tmp_path)
+    pod = {"WKUBE_POD_NAME": "p", "WKUBE_POD_IPADDR": "10.0.0.1"}
+    assert settings(**pod).resolved_rest_port() == 0
+    assert settings(**pod, MM_REST_PORT="8008").resolved_rest_port() == 8008
+
+
 def test_zookeeper_is_told_to_be_gone() -> None:
     with pytest.raises(SettingsError, match="ZooKeeper is no longer supported"):
         load_settings({"MM_SERVICE_NAME": "s", "ZOOKEEPER": "z:2181"})

@@ -36,6 +36,7 @@ async def begin(folder: Path, environment: Mapping[str, str], runtime: str = "")
         "KV_STORE": f"sqlite:{folder / 'store.db'}",
         "MM_LISTEN_HOST": "127.0.0.1",
         "MM_SVC_GRPC_PORT": str(free_port()),
+        "MM_REST_PORT": "NONE",
         "MM_PROBE_PORT": "NONE",
         "MM_PRESTOP_WAIT_PORT": "NONE",
         "INTERNAL_GRPC_SOCKET_PATH": runtime.removeprefix("unix://") or str(folder / "nobody.sock"),
@@ -83,7 +84,7 @@ async def test_zookeeper_is_told_to_be_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["MM_SVC_GRPC_PORT", "WATSON_SERVICE_PORT", "MM_PROBE_PORT", "MM_PRESTOP_WAIT_PORT"]
+    "setting", ["MM_SVC_GRPC_PORT", "MM_REST_PORT", "WATSON_SERVICE_PORT", "MM_PROBE_PORT", "MM_PRESTOP_WAIT_PORT"]
 )
 async def test_a_port_in_use_is_named(tmp_path: Path, setting: str) -> None:
     with socket.socket() as taken:

@@ -35,6 +35,7 @@ class Instance:
             "KV_STORE": f"sqlite:{folder / 'store.db'}",
             "MM_LISTEN_HOST": "127.0.0.1",
             "MM_SVC_GRPC_PORT": str(free_port()),
+            "MM_REST_PORT": "NONE",
             "MM_PROBE_PORT": str(self.probe),
             "MM_PRESTOP_WAIT_PORT": str(self.prestop),
             "MM_ANCHOR_FILE": str(self.anchor),

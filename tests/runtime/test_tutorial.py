@@ -47,6 +47,7 @@ def shell(tmp_path, free_ports):
         "PYTHONPATH": str(ROOT / "src"),
         "PWD": str(tmp_path),
         "MM_SVC_GRPC_PORT": str(free_ports[0]),
+        "MM_REST_PORT": "NONE",
         "MM_PROBE_PORT": str(free_ports[1]),
         "MM_PRESTOP_WAIT_PORT": str(free_ports[2]),
         "MM_METRICS": "disabled",

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::ledger::{Account, Side, TooMuch};
 use crate::limits;
 use crate::port::Port;
 use crate::socket::Socket;
-use crate::thread::Worker;
+use crate::thread::{Arrived, Worker};
 
 /// TLS and the HTTP/2 preface together. A client slower than that is none.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,8 +31,8 @@ const IDLE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// The connection broke, or its client broke the protocol.
-pub async fn serve(worker: Arc<Worker>, stream: TcpStream, port: Port, address: SocketAddr) -> io::Result<()> {
-    let shake = handshake(&worker, stream, port);
+pub async fn serve(worker: Arc<Worker>, arrived: Arrived, port: Port, address: SocketAddr) -> io::Result<()> {
+    let shake = handshake(&worker, arrived, port);
     let scarce = worker.shared.connections(port).are_scarce();
     let mut connection = timeout(if scarce { SHORT_HANDSHAKE_TIMEOUT } else { HANDSHAKE_TIMEOUT }, shake)
         .await
@@ -113,13 +113,18 @@ fn poll_accept(
     }
 }
 
-async fn handshake(worker: &Worker, stream: TcpStream, port: Port) -> io::Result<Server<Socket>> {
-    let stream = tokio::net::TcpStream::from_std(stream)?;
-    let tls = match port {
-        Port::Serving => &worker.shared.serving_tls,
-        Port::Peer => &worker.shared.peer_tls,
+async fn handshake(worker: &Worker, arrived: Arrived, port: Port) -> io::Result<Server<Socket>> {
+    let socket = match arrived {
+        Arrived::Inside(stream) => Socket::Inside(stream),
+        Arrived::Tcp(stream) => {
+            let stream = tokio::net::TcpStream::from_std(stream)?;
+            let tls = match port {
+                Port::Serving => &worker.shared.serving_tls,
+                Port::Peer => &worker.shared.peer_tls,
+            };
+            tls.accept(stream).await?
+        }
     };
-    let socket = tls.accept(stream).await?;
     Ok(Server::handshake(socket, limits::server(&worker.shared.settings)).await?)
 }
 

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use nix::sys::signal::SigSet;
 use parking_lot::Mutex;
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
 use crate::accounting;
 use crate::clock;
+use crate::door::Door;
 use crate::drain::Phase;
 use crate::events::Event;
 use crate::held::Resolution;
@@ -30,7 +29,7 @@ use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::status::Status;
 use crate::table::NewRoute;
-use crate::thread::{Command, Handle, Worker};
+use crate::thread::{Command, Handle, Worker, spawn};
 use crate::tls;
 
 /// The data plane of one instance. Every method returns at once and may be called from any thread.
@@ -84,11 +83,7 @@ impl Engine {
         running.peer = bound(Port::Peer);
         running.started = true;
 
-        // Signals belong to Python's main thread; threads inherit the mask they are started under.
-        let before = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
-        let started = self.start_threads(&mut running, listeners);
-        before.thread_set_mask()?;
-        started
+        self.start_threads(&mut running, listeners)
     }
 
     fn start_threads(&self, running: &mut Running, listeners: Vec<Listener>) -> io::Result<()> {
@@ -113,6 +108,13 @@ impl Engine {
             listen::accept_all(listeners, workers, Arc::clone(&self.shared), self.phase.subscribe(), turned_ms);
         running.threads.push(spawn("mm-accept".to_owned(), accepting)?);
         Ok(())
+    }
+
+    /// Where a listener of another protocol lets its clients in; None before the start.
+    #[must_use]
+    pub fn door(&self) -> Option<Door> {
+        let workers = Arc::clone(self.running.lock().workers.as_ref()?);
+        Some(Door::new(Arc::clone(&self.shared), workers, self.phase.subscribe()))
     }
 
     #[must_use]
@@ -357,16 +359,11 @@ impl Drop for Engine {
     }
 }
 
-fn thread_count(wanted: usize) -> usize {
+pub fn thread_count(wanted: usize) -> usize {
     if wanted > 0 {
         return wanted;
     }
     // The other half is for the runtime and Python; past 4 the network is the bound.
     let cores = thread::available_parallelism().map_or(1, usize::from);
     (cores / 2).clamp(1, 4)
-}
-
-fn spawn(name: String, work: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
-    let runtime: Runtime = Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name(name).spawn(move || runtime.block_on(work))
 }

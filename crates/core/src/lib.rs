@@ -13,6 +13,7 @@
 //! - Python's own services: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is); Python's own
 //!   calls: `client` (a connection without a socket), `pipe` (its bytes);
 //! - rules of the wire: `headers`, `status`, `timeout`, `framing`, `compression`, `limits`, `tls`;
+//! - `door`: where listeners of other protocols come in;
 //! - around it: `engine` (composition root), `settings`, `shared`, `events`, `accounting`, `drain`, `memory`;
 //! - what is held, and for whom: `ledger` (connections), `budget` (kinds of bytes);
 //! - told of it: `metrics`, `histogram`, `observing` (what is wanted), `observe` (who gets it), `told` (payloads and log
@@ -34,6 +35,7 @@ mod connection;
 mod connections;
 mod copy;
 mod deadline;
+mod door;
 mod drain;
 mod end;
 mod engine;
@@ -91,8 +93,10 @@ mod worker;
 
 pub use client::{CallId, ClientConnection, Next};
 pub use copy::choose_copy;
+pub use door::{Door, Guest, Purse, Refused};
 pub use engine::Engine;
 pub use events::Event;
+pub use framing::prefix_of;
 pub use gate::Bounds;
 pub use held::Resolution;
 pub use metrics::{Counted, Series};
@@ -102,9 +106,11 @@ pub use outcome::Outcome;
 pub use port::Port;
 pub use rules::{MethodRule, Rules};
 pub use settings::Settings;
+pub use socket::Socket;
 pub use status::{Code, Status};
 pub use subject::{Hop, Subject};
 pub use table::{NO_SLOT, NewLocal, NewRoute};
+pub use timeout::{format as format_timeout, parse as parse_timeout};
 pub use tls::{ClientAuth, ClientTls, Material};
 pub use told::{Logged, Messages, Tapped};
 pub use trace::Span;

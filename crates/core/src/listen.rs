@@ -17,11 +17,11 @@ use crate::drain::Phase;
 use crate::port::Port;
 use crate::shared::Shared;
 use crate::socket;
-use crate::thread::{Command, Handle};
+use crate::thread::{Arrived, Command, Handle, least_loaded};
 
 const BACKLOG: i32 = 1024;
 /// After an error of `accept` (no descriptors left, mostly): trying at once would only spin.
-const PAUSE: Duration = Duration::from_millis(50);
+pub const PAUSE: Duration = Duration::from_millis(50);
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// A bound listener.
@@ -37,24 +37,30 @@ impl Listener {
     /// # Errors
     /// The address is in use, not ours or no address; the message names it.
     pub fn bind(port: Port, address: &str) -> io::Result<Self> {
-        Self::try_bind(port, address).map_err(|error| {
-            let what = format!("cannot listen on {address} ({} port): {error}", port.text());
-            io::Error::new(error.kind(), what)
-        })
-    }
-
-    fn try_bind(port: Port, address: &str) -> io::Result<Self> {
-        let resolved = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let socket = Socket::new(Domain::for_address(resolved), Type::STREAM, Some(Protocol::TCP))?;
-        // Without it a restart fails while connections of the old process linger. Not SO_REUSEPORT:
-        // with that two processes take the same port and neither is told.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&resolved.into())?;
-        socket.listen(BACKLOG)?;
-        let tcp = TcpListener::from(socket);
+        let tcp = bind(address, port.text())?;
         Ok(Self { port, address: tcp.local_addr()?, tcp })
     }
+}
+
+/// Binds `host:port`; `name` is that of the port.
+///
+/// # Errors
+/// As `Listener::bind`.
+pub fn bind(address: &str, name: &str) -> io::Result<TcpListener> {
+    try_bind(address)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address} ({name} port): {error}")))
+}
+
+fn try_bind(address: &str) -> io::Result<TcpListener> {
+    let resolved = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let socket = Socket::new(Domain::for_address(resolved), Type::STREAM, Some(Protocol::TCP))?;
+    // Without it a restart fails while connections of the old process linger. Not SO_REUSEPORT:
+    // with that two processes take the same port and neither is told.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&resolved.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from(socket))
 }
 
 /// Accepts connections until the core drains or stops; then the listeners are closed.
@@ -94,10 +100,10 @@ async fn accept(listener: Listener, workers: Arc<[Handle]>, shared: Arc<Shared>)
                 let Some(admission) = shared.connections(listener.port).admit(holder_of(address.ip())) else {
                     continue;
                 };
-                let stream = prepare(stream);
-                let least = workers.iter().min_by_key(|worker| worker.connections());
-                if let (Ok(stream), Some(worker)) = (stream, least) {
-                    worker.send(Command::Serve { stream, port: listener.port, address, admission });
+                let stream = prepare(&stream).and_then(|()| stream.into_std());
+                if let (Ok(stream), Some(worker)) = (stream, least_loaded(&workers)) {
+                    let (arrived, admission) = (Arrived::Tcp(stream), Some(admission));
+                    worker.send(Command::Serve { arrived, port: listener.port, address, admission });
                 }
             }
             Err(_) => sleep(PAUSE).await,
@@ -105,11 +111,13 @@ async fn accept(listener: Listener, workers: Arc<[Handle]>, shared: Arc<Shared>)
     }
 }
 
-/// The socket leaves this thread's runtime for another's.
-fn prepare(stream: tokio::net::TcpStream) -> io::Result<std::net::TcpStream> {
-    socket::prepare(&stream)?;
+/// Prepares a connection that was accepted.
+///
+/// # Errors
+/// The other side has gone already.
+pub fn prepare(stream: &tokio::net::TcpStream) -> io::Result<()> {
+    socket::prepare(stream)?;
     // A client whose machine has gone would hold its streams for ever.
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
-    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    stream.into_std()
+    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
@@ -18,6 +18,8 @@ pub enum Socket {
     Unix(UnixStream),
     Server(Box<server::TlsStream<TcpStream>>),
     Client(Box<client::TlsStream<TcpStream>>),
+    /// From a listener of ours that speaks another protocol.
+    Inside(DuplexStream),
 }
 
 /// Prepares a connection that was just opened or accepted.
@@ -44,6 +46,7 @@ macro_rules! each {
             Socket::Unix($inner) => $do,
             Socket::Server($inner) => $do,
             Socket::Client($inner) => $do,
+            Socket::Inside($inner) => $do,
         }
     };
 }

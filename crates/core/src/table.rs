@@ -125,6 +125,11 @@ impl Table {
         self.vmodels.read().get(vmodel).map(|naming| Arc::clone(naming.model(draw)))
     }
 
+    #[must_use]
+    pub fn has_vmodel(&self, vmodel: &str) -> bool {
+        self.vmodels.read().contains_key(vmodel)
+    }
+
     pub fn set_vmodels(&self, changes: Vec<(String, Option<Naming>)>) {
         let mut vmodels = self.vmodels.write();
         for (vmodel, naming) in changes {

@@ -1,9 +1,14 @@
 //! A data thread, as those see it that run on it, and as other threads see it.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 
+use nix::sys::signal::{SigSet, SigmaskHow};
+use tokio::io::DuplexStream;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
 use crate::connections::Admission;
@@ -12,13 +17,21 @@ use crate::link::Links;
 use crate::port::Port;
 use crate::shared::Shared;
 
+/// A connection that nobody has spoken on yet.
+pub enum Arrived {
+    Tcp(TcpStream),
+    /// From a listener of ours that speaks another protocol, and has seen to TLS.
+    Inside(DuplexStream),
+}
+
 /// What other threads ask of a data thread.
 pub enum Command {
     Serve {
-        stream: TcpStream,
+        arrived: Arrived,
         port: Port,
         address: SocketAddr,
-        admission: Admission,
+        /// None: whoever let it in counts it.
+        admission: Option<Admission>,
     },
     /// A destination is no longer valid.
     Forget(u64),
@@ -92,4 +105,23 @@ impl Handle {
     pub fn connections(&self) -> usize {
         self.load.connections.load(Ordering::Relaxed)
     }
+}
+
+/// The data thread with the fewest connections.
+#[must_use]
+pub fn least_loaded(workers: &[Handle]) -> Option<&Handle> {
+    workers.iter().min_by_key(|worker| worker.connections())
+}
+
+/// Starts a thread with a runtime of its own.
+///
+/// # Errors
+/// The system gives none.
+pub fn spawn(name: String, work: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let runtime: Runtime = Builder::new_current_thread().enable_all().build()?;
+    // Signals belong to Python's main thread; a thread inherits the mask it is started under.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let started = thread::Builder::new().name(name).spawn(move || runtime.block_on(work));
+    before.thread_set_mask()?;
+    started
 }

@@ -39,10 +39,13 @@ impl ClientAuth {
 #[derive(Clone, Debug)]
 pub struct Material {
     server: Arc<ServerConfig>,
+    /// The same for clients that speak HTTP of any version.
+    web: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
 
 const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 
 impl Material {
     /// # Errors
@@ -67,10 +70,12 @@ impl Material {
             server.with_client_cert_verifier(Pinned::new(Arc::clone(&named), verifier))
         };
         let mut server = server.with_single_cert(chain.clone(), key.clone_key()).map_err(misfit)?;
+        let mut web = server.clone();
         server.alpn_protocols = vec![HTTP2.to_vec()];
+        web.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
 
         let client = client(roots, named, Some((chain, key)))?;
-        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
+        Ok(Self { server: Arc::new(server), web: Arc::new(web), client: Arc::new(client) })
     }
 }
 
@@ -184,6 +189,16 @@ impl Slot {
             return Err(io::Error::other("the client does not speak HTTP/2"));
         }
         Ok(Socket::Server(Box::new(stream)))
+    }
+
+    /// As `accept`, for a client that may speak HTTP of any version.
+    ///
+    /// # Errors
+    /// The handshake failed.
+    pub async fn accept_web(&self, stream: TcpStream) -> io::Result<Socket> {
+        let config = self.0.read().as_ref().map(|material| Arc::clone(&material.web));
+        let Some(config) = config else { return Ok(Socket::Tcp(stream)) };
+        Ok(Socket::Server(Box::new(TlsAcceptor::from(config).accept(stream).await?)))
     }
 
     /// Puts TLS over a connection to a peer, if there is material, and verifies the peer's name.

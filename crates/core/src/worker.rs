@@ -45,12 +45,12 @@ impl Worker {
 
     fn obey(self: &Arc<Self>, command: Command) {
         match command {
-            Command::Serve { stream, port, address, admission } => {
+            Command::Serve { arrived, port, address, admission } => {
                 let counted = Counted(Arc::clone(&self.load));
                 let worker = Arc::clone(self);
                 tokio::spawn(async move {
                     // A client that cannot shake hands, or goes, is no event of ours.
-                    let _ = connection::serve(worker, stream, port, address).await;
+                    let _ = connection::serve(worker, arrived, port, address).await;
                     drop((counted, admission));
                 });
             }

@@ -1,10 +1,12 @@
-//! The class `Core`: one engine, and the guard against use in a forked child.
+//! The class `Core`: one engine, its REST listener, and the guard against use in a forked child.
 
 use std::os::fd::RawFd;
 use std::process;
 use std::time::Duration;
 
 use modelmesh_core::{Counted, Engine, Series, Settings};
+use modelmesh_rest::Front;
+use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -20,6 +22,9 @@ type SeriesTuple = (&'static str, Vec<(&'static str, String)>, Vec<(u64, f64)>);
 #[pyclass(frozen, module = "modelmesh._core._native")]
 pub struct Core {
     engine: Engine,
+    /// `host:port` of the REST listener, if there is to be one.
+    rest: Option<String>,
+    front: Mutex<Option<Front>>,
     /// Threads do not survive a fork, so a child's copy of the core is dead.
     process: u32,
 }
@@ -39,7 +44,7 @@ impl Core {
 impl Core {
     #[new]
     #[pyo3(signature = (
-        *, instance, runtime, serving, peer, serving_tls = None, peer_tls = None, threads = 0,
+        *, instance, runtime, serving, peer, rest = None, serving_tls = None, peer_tls = None, threads = 0,
         max_message_bytes = 16_777_216, max_header_bytes = 65_536, connections_max = None,
         max_connection_age_ms = None, max_connection_age_grace_ms = None, memory_max = None, held_requests_max = 4096, held_bytes_max = 268_435_456,
         replay_bytes_max = 268_435_456, events_max = 65_536, multi_parallelism = 4, tapped_bytes_max = 67_108_864,
@@ -51,6 +56,7 @@ impl Core {
         runtime: String,
         serving: Option<String>,
         peer: Option<String>,
+        rest: Option<String>,
         serving_tls: Option<&Bound<'_, Tls>>,
         peer_tls: Option<&Bound<'_, Tls>>,
         threads: usize,
@@ -98,12 +104,18 @@ impl Core {
                 models_max: metrics_models_max,
             },
         })?;
-        Ok(Self { engine, process: process::id() })
+        Ok(Self { engine, rest, front: Mutex::new(None), process: process::id() })
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         let engine = self.engine()?;
-        Ok(py.detach(|| engine.start())?)
+        Ok(py.detach(|| {
+            engine.start()?;
+            if let (Some(address), Some(door)) = (&self.rest, engine.door()) {
+                *self.front.lock() = Some(Front::start(&door, address)?);
+            }
+            Ok::<_, std::io::Error>(())
+        })?)
     }
 
     #[getter]
@@ -119,6 +131,12 @@ impl Core {
     #[getter]
     fn peer_port(&self) -> PyResult<Option<u16>> {
         Ok(self.engine()?.peer_port())
+    }
+
+    #[getter]
+    fn rest_port(&self) -> PyResult<Option<u16>> {
+        self.engine()?;
+        Ok(self.front.lock().as_ref().map(Front::port))
     }
 
     #[pyo3(signature = (most = 256))]
@@ -267,7 +285,14 @@ impl Core {
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let engine = self.engine()?;
-        py.detach(|| engine.close());
+        py.detach(|| {
+            engine.close();
+            // Taken out first: others may ask for its port meanwhile.
+            let front = self.front.lock().take();
+            if let Some(front) = front {
+                front.join();
+            }
+        });
         Ok(())
     }
 }

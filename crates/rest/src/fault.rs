@@ -32,6 +32,12 @@ impl Fault {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
+    /// What may pass: 503.
+    #[must_use]
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self { retry_after: Some(RETRY_AFTER), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
     /// From what a gRPC call ended with; `pushback`: how long its server asks to wait.
     #[must_use]
     pub fn of_call(code: u32, message: impl Into<String>, pushback: Option<Duration>) -> Self {

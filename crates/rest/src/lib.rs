@@ -1,9 +1,9 @@
 //! The REST front door: Open Inference Protocol over HTTP, as calls that the core routes like any other.
 //!
 //! Pure, without sockets: `route` (path to operation), `request`, `reader` and `data` (JSON and binary tensors to the message of the
-//! call), `answer` and `classes` (the message of the answer to JSON and binary tensors), `datatype` and `shape` (what
-//! tensors are made of), `proto` (messages), `fault` (what is answered instead), `json` (what is wrong with it, and
-//! writing it).
+//! call), `answer` and `classes` (the message of the answer to JSON and binary tensors), `describe` (servers and models),
+//! `datatype` and `shape` (what tensors are made of), `proto` (messages), `fault` (what is answered instead), `json` (what
+//! is wrong with it, and writing it). With sockets: `server`.
 
 #![forbid(unsafe_code)]
 
@@ -11,16 +11,14 @@ mod answer;
 mod classes;
 mod data;
 mod datatype;
+mod describe;
 mod fault;
 mod json;
-pub mod proto;
+mod proto;
 mod reader;
 mod request;
 mod route;
+mod server;
 mod shape;
 
-pub use answer::{Wanted, WantedOutput, Written, write};
-pub use datatype::Datatype;
-pub use fault::Fault;
-pub use request::{Request, read};
-pub use route::{Match, Operation, ROUTES, Route, find};
+pub use server::Front;

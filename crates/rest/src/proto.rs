@@ -152,3 +152,38 @@ pub struct ServerMetadataResponse {
     #[prost(string, repeated, tag = "3")]
     pub extensions: Vec<String>,
 }
+
+/// `GetStatusRequest` and `GetVModelStatusRequest` of the management API, as far as they are needed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StatusRequest {
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ModelStatusInfo {
+    #[prost(enumeration = "ModelStatus", tag = "1")]
+    pub status: i32,
+    #[prost(string, repeated, tag = "2")]
+    pub errors: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum ModelStatus {
+    NotFound = 0,
+    NotLoaded = 1,
+    Loading = 2,
+    Loaded = 3,
+    LoadingFailed = 4,
+    Unknown = 5,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct VModelStatusInfo {
+    /// 0: there is no such vmodel.
+    #[prost(int32, tag = "1")]
+    pub status: i32,
+    #[prost(message, optional, tag = "4")]
+    pub active: Option<ModelStatusInfo>,
+}

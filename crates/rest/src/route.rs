@@ -13,12 +13,6 @@ pub enum Operation {
     ModelMetadata,
     ModelReady,
     Infer,
-    RepositoryIndex,
-    RepositoryLoad,
-    RepositoryUnload,
-    /// V1: whether a model is ready.
-    V1Model,
-    V1Predict,
 }
 
 /// One row of the table of routes.
@@ -39,7 +33,7 @@ const fn post(pattern: &'static str, operation: Operation) -> Route {
     Route { method: Method::POST, pattern, operation }
 }
 
-/// All routes: the Open Inference Protocol with its repository extension, and V1 of KServe.
+/// All routes: those of the Open Inference Protocol.
 pub const ROUTES: &[Route] = &[
     get("/v2", Operation::ServerMetadata),
     get("/v2/health/live", Operation::ServerLive),
@@ -50,11 +44,6 @@ pub const ROUTES: &[Route] = &[
     get("/v2/models/{name}/versions/{version}/ready", Operation::ModelReady),
     post("/v2/models/{name}/infer", Operation::Infer),
     post("/v2/models/{name}/versions/{version}/infer", Operation::Infer),
-    post("/v2/repository/index", Operation::RepositoryIndex),
-    post("/v2/repository/models/{name}/load", Operation::RepositoryLoad),
-    post("/v2/repository/models/{name}/unload", Operation::RepositoryUnload),
-    get("/v1/models/{name}", Operation::V1Model),
-    post("/v1/models/{name}:predict", Operation::V1Predict),
 ];
 
 /// No path of ours has more segments.
@@ -115,13 +104,6 @@ fn fit(route: &Route, segments: &[&str]) -> Result<Option<Match>, Fault> {
                 found.name = decode(segment)?;
                 !found.name.is_empty()
             }
-            Some("{name}:predict") => match segment.strip_suffix(":predict") {
-                Some(name) if !name.is_empty() => {
-                    found.name = decode(name)?;
-                    true
-                }
-                _ => false,
-            },
             Some("{version}") => {
                 found.version = decode(segment)?;
                 !found.version.is_empty()
@@ -189,8 +171,6 @@ mod tests {
         assert_eq!(name("/v2/models/../infer"), "..");
         assert_eq!(name("/v2/models/./infer"), ".");
         assert_eq!(name("/v2/models/infer/infer"), "infer");
-        assert_eq!(name("/v1/models/a:b:predict"), "a:b");
-        assert_eq!(found(&Method::GET, "/v1/models/m%3Apredict").1, "m:predict");
     }
 
     #[test]
@@ -198,7 +178,6 @@ mod tests {
         for path in ["", "/", "/v3", "/v2/models", "/v2//infer", "/v2/models//infer", "/v2/models/a/b/c/d/e/f", "*"] {
             assert_eq!(fault(&Method::GET, path), (404, None), "{path}");
         }
-        assert_eq!(fault(&Method::POST, "/v1/models/:predict"), (405, Some("GET, HEAD")));
         assert_eq!(fault(&Method::GET, "/v2/models/m/infer"), (405, Some("POST")));
         assert_eq!(fault(&Method::POST, "/v2"), (405, Some("GET, HEAD")));
         assert_eq!(fault(&Method::TRACE, "/v2/health/live"), (405, Some("GET, HEAD")));

@@ -220,6 +220,7 @@ class Core:
         runtime: str,
         serving: str | None,
         peer: str | None,
+        rest: str | None = None,
         serving_tls: Tls | None = None,
         peer_tls: Tls | None = None,
         threads: int = 0,
@@ -247,6 +248,7 @@ class Core:
             runtime: Inference endpoint of the runtime: `host:port` or `unix:///path`.
             serving: `host:port` to listen on, or None for no serving listener. Port 0: any free port.
             peer: As `serving`, for calls between instances.
+            rest: As `serving`, for HTTP and JSON; TLS is that of `serving`.
             threads: Data threads; 0 = max(1, min(cores // 2, 4)).
             max_message_bytes: Largest message either way; larger is RESOURCE_EXHAUSTED before it is buffered.
             max_header_bytes: Largest request header list; larger is RESOURCE_EXHAUSTED.
@@ -277,6 +279,8 @@ class Core:
     def serving_port(self) -> int | None: ...
     @property
     def peer_port(self) -> int | None: ...
+    @property
+    def rest_port(self) -> int | None: ...
     def events(self, most: int = 256) -> list[_Event]:
         """Take up to `most` events. If more are waiting the descriptor stays readable.
 

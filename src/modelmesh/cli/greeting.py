@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import typer
 
@@ -31,12 +32,15 @@ def greet(
     for number, instance in enumerate(cluster.instances):
         metrics = f"metrics at port {instance.metrics_port}" if instance.metrics_port else ""
         note = notes[number] if notes else ""
-        typer.echo("  ".join(filter(None, (f"  {instance.name}", f"grpc://{instance.endpoint}", note, metrics))))
+        parts = (f"  {instance.name}", f"grpc://{instance.endpoint}", instance.rest_url, note, metrics)
+        typer.echo("  ".join(filter(None, parts)))
     typer.echo(f"  logs        {cluster.logs}")
     endpoint = cluster.instances[0].endpoint
     typer.echo("\nTry:")
     for command in commands:
         say(f"  {command} --address {endpoint}" if command.startswith("modelmesh ") else f"  {command}")
     if name is not None:
+        typer.echo("by REST, with the name of the model in the path:")
+        typer.echo(f"  curl {cluster.instances[0].rest_url}/v2/models/{quote(name, safe='')}")
         typer.echo(f"and with any gRPC client, say which model in the header {header}:")
         typer.echo(f"  grpcurl -plaintext -H {header}:{shlex.quote(name)} {endpoint} {FIRST_CALL}\n")

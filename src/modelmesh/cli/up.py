@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from modelmesh.instance.local_runtimes import Limits
 
 FIRST_PORT = 8033
+FIRST_REST_PORT = 8008
 REFRESH_S = 1.0
 PATIENCE_S = 2.0
 """A stop that takes longer says what it waits for."""
@@ -37,6 +38,15 @@ def up(
     port: Annotated[
         int, typer.Option("--port", min=0, max=65000, help="First serving port; 0: any free ports.")
     ] = FIRST_PORT,
+    rest_port: Annotated[
+        int | None,
+        typer.Option(
+            "--rest-port",
+            min=0,
+            max=65000,
+            help="First REST port; 0: any free ports. Default: 8008 and on if they are free and --port is not given.",
+        ),
+    ] = None,
     capacity: Annotated[str, typer.Option("--capacity", help="Memory for models of each instance.")] = "1GiB",
     default_size: Annotated[
         str | None, typer.Option("--default-size", help="Size of a model nobody knows. Default: a tenth of --capacity.")
@@ -88,13 +98,13 @@ def up(
     if manifests:
         if models is not None:
             raise typer.BadParameter("say --models or --file, not both", param_hint="--file")
+        limits = Limits(capacity_bytes, default_bytes)
         raise typer.Exit(
-            _run_manifests(
-                manifests, storage_config, trust or [], instances, port, Limits(capacity_bytes, default_bytes), state
-            )
+            _run_manifests(manifests, storage_config, trust or [], instances, (port, rest_port), limits, state)
         )
     source = FolderSource(models)
     cluster = _cluster(instances, models, port, capacity_bytes, default_bytes, state, trust or [])
+    cluster.first_rest_port = _first_rest_port(rest_port, port, cluster.count)
     raise typer.Exit(asyncio.run(_run(cluster, source)))
 
 
@@ -103,7 +113,7 @@ def _run_manifests(
     storage_config: Path | None,
     trust: list[str],
     instances: int,
-    port: int,
+    ports: tuple[int, int | None],
     limits: "Limits",
     state: Path | None,
 ) -> int:
@@ -112,11 +122,24 @@ def _run_manifests(
 
     try:
         source = ManifestSource(manifests, storage_config, trust)
+        port, rest_port = ports
         cluster = source.cluster(instances, port, limits, state)
+        cluster.first_rest_port = _first_rest_port(rest_port, port, cluster.count)
         return asyncio.run(_run(cluster, source))
     except LocalRuntimeError as error:
         say(f"modelmesh up: {error}", error=True)
         return 1
+
+
+def _first_rest_port(chosen: int | None, port: int, count: int) -> int:
+    """The first REST port, or 0: any. Who has chosen none gets the usual ones where they are to be had."""
+    from modelmesh.instance.local_cluster import why_not_free
+
+    if chosen is not None:
+        return chosen
+    ports = range(FIRST_REST_PORT, FIRST_REST_PORT + count)
+    usual = port == FIRST_PORT and port not in ports and all(why_not_free(one) is None for one in ports)
+    return FIRST_REST_PORT if usual else 0
 
 
 def _cluster(

@@ -113,6 +113,12 @@ class EndpointSettings(BaseSettings):
         validation_alias=names("MM_SVC_GRPC_PORT", "TAS_SVC_GRPC_PORT"),
         description="gRPC port for clients; 0 turns it off.",
     )
+    rest_port: OptionalPort | None = Field(
+        default=None,
+        validation_alias=names("MM_REST_PORT", "REST_PROXY_LISTEN_PORT"),
+        description="HTTP port of the Open Inference Protocol, for clients without gRPC, with TLS as on the gRPC port; `NONE` or "
+        "0 turns it off. Default: 8008; in Kubernetes off, because a pod of old has a proxy there.",
+    )
     peer_port: Port | None = Field(
         default=None,
         validation_alias=names("WATSON_SERVICE_PORT"),
@@ -280,6 +286,7 @@ class EndpointSettings(BaseSettings):
         taken: dict[int, str] = {}
         for name, port in (
             ("MM_SVC_GRPC_PORT", self.serving_port),
+            ("MM_REST_PORT", self.resolved_rest_port()),
             ("WATSON_SERVICE_PORT", self.resolved_peer_port()),
             ("MM_PROBE_PORT", self.probe_port),
             ("MM_PRESTOP_WAIT_PORT", self.prestop_port),
@@ -350,6 +357,12 @@ class EndpointSettings(BaseSettings):
         if self.peer_port is not None:
             return self.peer_port
         return 8080 if self.in_kubernetes else 0
+
+    def resolved_rest_port(self) -> int:
+        """The REST port to bind; 0: none."""
+        if self.rest_port is not None:
+            return self.rest_port
+        return 0 if self.in_kubernetes else 8008
 
     def runtime_endpoints(self) -> tuple[str, ...]:
         """Where the runtime's management endpoint may be, `host:port` or `unix:///path`; the first that is READY is it."""

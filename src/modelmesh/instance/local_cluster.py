@@ -73,6 +73,7 @@ class LocalInstance:
 
     name: str
     port: int
+    rest_port: int
     socket_path: Path
     runtime: Child | None = None
     mesh: Child | None = None
@@ -84,6 +85,11 @@ class LocalInstance:
         """Where clients call it."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def rest_url(self) -> str:
+        """Where clients without gRPC call it."""
+        return f"http://127.0.0.1:{self.rest_port}"
+
 
 @dataclass(slots=True)
 class LocalCluster:
@@ -93,6 +99,7 @@ class LocalCluster:
         count: How many instances.
         runtime_command: Starts a runtime; None: somebody else listens on each instance's socket.
         first_port: Serving ports count up from here; 0: any free ports.
+        first_rest_port: The same of REST ports.
         runtime_environment: Settings of one instance's runtime, by its number.
         beside: Further processes of one instance, by its number.
         folder: Where state and logs go, for us alone; None: a temporary folder, removed at the end.
@@ -107,6 +114,7 @@ class LocalCluster:
     count: int
     runtime_command: RuntimeCommand | None
     first_port: int = 0
+    first_rest_port: int = 0
     folder: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     own_environment: Callable[[int], Mapping[str, str]] = lambda _: {}
@@ -140,8 +148,9 @@ class LocalCluster:
         Raises:
             ClusterStartError, ChildEndedError, LocalEtcdError, StateFolderError: Something did not come up.
         """
-        if self.first_port:
-            _refuse_ports_in_use(range(self.first_port, self.first_port + self.count))
+        for first, option in ((self.first_port, "--port"), (self.first_rest_port, "--rest-port")):
+            if first:
+                _refuse_ports_in_use(range(first, first + self.count), option)
         if self.folder is None:
             self.folder = self._temporary = Path(tempfile.mkdtemp(prefix="modelmesh-"))
         self._state = StateFolder(self.folder)
@@ -150,7 +159,9 @@ class LocalCluster:
         await self._open_store(self._state)
         for number in range(1, self.count + 1):
             port = self.first_port + number - 1 if self.first_port else free_port()
-            self.instances.append(LocalInstance(f"instance-{number}", port, self.folder / f"runtime-{number}.sock"))
+            rest_port = self.first_rest_port + number - 1 if self.first_rest_port else free_port()
+            socket_path = self.folder / f"runtime-{number}.sock"
+            self.instances.append(LocalInstance(f"instance-{number}", port, rest_port, socket_path))
         for number, instance in enumerate(self.instances, 1):
             instance.beside = [await self._start_beside(number, one) for one in self.beside(number)]
             await self.start_runtime(instance)
@@ -222,6 +233,7 @@ class LocalCluster:
                 "KV_STORE": self._store,
                 "MM_LISTEN_HOST": "127.0.0.1",
                 "MM_SVC_GRPC_PORT": str(instance.port),
+                "MM_REST_PORT": str(instance.rest_port),
                 "WATSON_SERVICE_PORT": "0",
                 "WATSON_SERVICE_ADDRESS": "127.0.0.1",
                 "MM_PROBE_PORT": "NONE",
@@ -350,17 +362,24 @@ class LocalCluster:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-def _refuse_ports_in_use(ports: Sequence[int]) -> None:
+def _refuse_ports_in_use(ports: Sequence[int], option: str) -> None:
     """Before anything starts: whoever listens there would be taken for our instance, and given its models."""
     for port in ports:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ended connections do not matter
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError as error:
-                raise ClusterStartError(
-                    f"port {port} cannot be had ({error.strerror}): end what listens there, or choose others with --port"
-                ) from error
+        if (why := why_not_free(port)) is not None:
+            raise ClusterStartError(
+                f"port {port} cannot be had ({why}): end what listens there, or choose others with {option}"
+            )
+
+
+def why_not_free(port: int) -> str | None:
+    """Why nobody can listen at a port of this machine; None: somebody can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ended connections do not matter
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
 
 
 _FIRST_PORT, _LAST_PORT = 10_000, 32_000

@@ -114,6 +114,7 @@ async def _live(settings: Settings, level: LogLevel, health: Health, stop: async
                 "ready",
                 instance=wired.plane.identity.instance,
                 serving_port=wired.dataplane.serving_port,
+                rest_port=wired.dataplane.rest_port,
                 peer=wired.plane.identity.address,
             )
             await _until(wired.plane.supervisor.ended.wait(), stop)

@@ -65,6 +65,7 @@ class NativeDataPlane:
         runtime: str,
         serving: str | None,
         peer: str | None,
+        rest: str | None = None,
         serving_tls: ListenerTls | None = None,
         peer_tls: ListenerTls | None = None,
         threads: int = 0,
@@ -95,6 +96,7 @@ class NativeDataPlane:
             runtime=runtime,
             serving=serving,
             peer=peer,
+            rest=rest,
             serving_tls=_tls(serving_tls),
             peer_tls=_tls(peer_tls),
             threads=threads,
@@ -165,6 +167,11 @@ class NativeDataPlane:
     def peer_port(self) -> int | None:
         """Port of the peer listener, once started."""
         return self._core.peer_port
+
+    @property
+    def rest_port(self) -> int | None:
+        """Port of the REST listener, once started."""
+        return self._core.rest_port
 
     def set_routes(self, routes: Sequence[tuple[ModelId, Route | None]]) -> None:
         """Replace the routes of some models, in order; None drops one."""

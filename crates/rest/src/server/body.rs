@@ -1,0 +1,242 @@
+//! Bodies: read within their bounds and their time, inflated within the same bounds, written with what they hold.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io::Read;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use flate2::Compression;
+use flate2::read::{GzEncoder, MultiGzDecoder, ZlibDecoder};
+use http::StatusCode;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use modelmesh_core::Purse;
+use tokio::time::{Instant, timeout_at};
+
+use super::refusal::fault_of;
+use crate::fault::Fault;
+use crate::json::too_large;
+
+/// A body may take this long, and longer at `LEAST_RATE`.
+const TIME: Duration = Duration::from_secs(30);
+/// Bytes a second.
+const LEAST_RATE: u64 = 4 << 10;
+/// How long the rest of a body is let in that is too large.
+const WASTED: Duration = Duration::from_secs(5);
+const STEP: usize = 64 << 10;
+/// Below this, compression saves no packet.
+const LEAST_COMPRESSED: usize = 1400;
+
+/// Reads a body to its end, and undoes its compression.
+///
+/// # Errors
+/// 413: it is too large, before or after. 408: it came too slowly. 429: too much is held for the client. 415: a
+/// compression that nobody here knows. 400: it ended early, or is not what it says.
+pub async fn read(headers: &HeaderMap, body: Incoming, max_bytes: usize, purse: &mut Purse) -> Result<Bytes, Fault> {
+    let encoding = encoding(headers)?;
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let mut body = body;
+    let received = if length.is_some_and(|length: usize| length > max_bytes) {
+        Err(too_large(max_bytes))
+    } else {
+        receive(&mut body, max_bytes, purse).await
+    };
+    if received.as_ref().is_err_and(|fault| fault.status == StatusCode::PAYLOAD_TOO_LARGE)
+        && !headers.contains_key(EXPECT)
+    {
+        waste(&mut body, max_bytes).await;
+    }
+    let whole = received?;
+    match encoding {
+        Encoding::Identity => Ok(whole),
+        Encoding::Gzip => inflate(MultiGzDecoder::new(&whole[..]), max_bytes, purse),
+        Encoding::Deflate => inflate(ZlibDecoder::new(&whole[..]), max_bytes, purse),
+    }
+}
+
+enum Encoding {
+    Identity,
+    Gzip,
+    Deflate,
+}
+
+fn encoding(headers: &HeaderMap) -> Result<Encoding, Fault> {
+    let Some(value) = headers.get(CONTENT_ENCODING) else { return Ok(Encoding::Identity) };
+    match value.as_bytes().to_ascii_lowercase().as_slice() {
+        b"" | b"identity" => Ok(Encoding::Identity),
+        b"gzip" | b"x-gzip" => Ok(Encoding::Gzip),
+        b"deflate" => Ok(Encoding::Deflate),
+        _ => Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Encoding may be gzip or deflate")),
+    }
+}
+
+async fn receive(body: &mut Incoming, max_bytes: usize, purse: &mut Purse) -> Result<Bytes, Fault> {
+    let began = Instant::now();
+    let mut first = Bytes::new();
+    let mut whole = BytesMut::new();
+    let mut received = 0;
+    loop {
+        let more = Duration::from_secs(received as u64 / LEAST_RATE);
+        let frame = timeout_at(began + TIME + more, next(body)).await;
+        let Ok(frame) = frame else {
+            return Err(Fault::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly"));
+        };
+        let piece = match frame {
+            None => break,
+            Some(Err(_)) => return Err(Fault::bad("the body ended before its end, or is not framed as HTTP says")),
+            // Trailers say nothing to us.
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+        };
+        received += piece.len();
+        if received > max_bytes {
+            return Err(too_large(max_bytes));
+        }
+        if !purse.hold(piece.len()) {
+            return Err(fault_of(Purse::empty()));
+        }
+        // Most bodies come in one piece.
+        if first.is_empty() && whole.is_empty() {
+            first = piece;
+        } else {
+            if whole.is_empty() {
+                whole.extend_from_slice(&std::mem::take(&mut first));
+            }
+            whole.extend_from_slice(&piece);
+        }
+    }
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
+/// Lets the rest of a body come, as much as a body may have and for a while: clients that still send when the connection
+/// closes would see no answer.
+async fn waste(body: &mut Incoming, max_bytes: usize) {
+    let until = Instant::now() + WASTED;
+    let mut left = max_bytes;
+    while let Ok(Some(Ok(frame))) = timeout_at(until, next(body)).await {
+        let piece = frame.into_data().unwrap_or_default();
+        let Some(rest) = left.checked_sub(piece.len()) else { return };
+        left = rest;
+    }
+}
+
+async fn next(body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
+    poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+}
+
+fn inflate(mut from: impl Read, max_bytes: usize, purse: &mut Purse) -> Result<Bytes, Fault> {
+    let mut whole = Vec::new();
+    loop {
+        let before = whole.len();
+        let read = from.by_ref().take(STEP as u64).read_to_end(&mut whole);
+        if let Err(error) = read {
+            return Err(Fault::bad(format!("the body is not what its Content-Encoding says: {error}")));
+        }
+        let more = whole.len() - before;
+        if more == 0 {
+            return Ok(whole.into());
+        }
+        if whole.len() > max_bytes {
+            return Err(too_large(max_bytes));
+        }
+        if !purse.hold(more) {
+            return Err(fault_of(Purse::empty()));
+        }
+    }
+}
+
+/// Compresses what is long enough for a client that says it can read that, and says so.
+pub fn compress(request: &HeaderMap, body: Vec<u8>, headers: &mut HeaderMap) -> Vec<u8> {
+    if body.len() < LEAST_COMPRESSED || !takes_gzip(request) {
+        return body;
+    }
+    let mut compressed = Vec::with_capacity(body.len() / 2);
+    // From memory into memory.
+    if GzEncoder::new(&body[..], Compression::fast()).read_to_end(&mut compressed).is_err() {
+        return body;
+    }
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    compressed
+}
+
+/// Whether `Accept-Encoding` names gzip, and not with the weight zero.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|one| {
+        let mut parts = one.split(';').map(str::trim);
+        let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let weight = parts.find_map(|part| part.strip_prefix("q=")).and_then(|weight| weight.parse::<f32>().ok());
+        is_gzip && weight.is_none_or(|weight| weight > 0.0)
+    })
+}
+
+/// The body of an answer. What it holds for its client is given back when it has been written.
+pub struct Payload(Option<Bytes>);
+
+impl Payload {
+    #[must_use]
+    pub fn new(body: Vec<u8>, purse: Option<Purse>) -> Self {
+        let bytes = match purse {
+            Some(purse) => Bytes::from_owner(Owned { body, _purse: purse }),
+            None => body.into(),
+        };
+        Self((!bytes.is_empty()).then_some(bytes))
+    }
+}
+
+struct Owned {
+    body: Vec<u8>,
+    _purse: Purse,
+}
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, Bytes::len) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_for_those_who_ask() {
+        let takes = |value: &'static str| {
+            takes_gzip(&HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(value))]))
+        };
+        assert!(takes("gzip") && takes("deflate, GZIP;q=0.5") && takes("br;q=1, gzip ; q=1"));
+        assert!(!takes("") && !takes("identity") && !takes("gzip;q=0") && !takes("x-gzip") && !takes("*"));
+    }
+
+    #[test]
+    fn what_is_compressed_can_be_read_again() {
+        let request = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("gzip"))]);
+        let body = vec![b'7'; 5000];
+        let mut headers = HeaderMap::new();
+        let compressed = compress(&request, body.clone(), &mut headers);
+        assert!(compressed.len() < 200 && headers[CONTENT_ENCODING] == "gzip");
+        let mut read = Vec::new();
+        MultiGzDecoder::new(&compressed[..]).read_to_end(&mut read).unwrap();
+        assert_eq!(read, body);
+        assert_eq!(compress(&request, vec![1; 100], &mut HeaderMap::new()), [1; 100]);
+    }
+}

@@ -1,0 +1,131 @@
+//! The calls that requests become, on their client's connection to the core.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::StatusCode;
+use http::header::HeaderMap;
+use http::uri::PathAndQuery;
+use modelmesh_core::{Code, Guest, Purse, prefix_of};
+use prost::Message;
+
+use super::guests::Client;
+use super::metadata;
+use super::names::Kind;
+use super::refusal::fault_of;
+use crate::fault::Fault;
+use crate::proto::{StatusRequest, VModelStatusInfo};
+
+pub const INFER: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelInfer");
+pub const MODEL_METADATA: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelMetadata");
+pub const SERVER_METADATA: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ServerMetadata");
+pub const SERVER_READY: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ServerReady");
+pub const MODEL_STATUS: PathAndQuery = PathAndQuery::from_static("/mmesh.ModelMesh/getModelStatus");
+pub const VMODEL_STATUS: PathAndQuery = PathAndQuery::from_static("/mmesh.ModelMesh/getVModelStatus");
+
+/// A message with its prefix.
+#[must_use]
+pub fn framed(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(5 + length);
+    frame.put_slice(&prefix_of(length));
+    // The only error is a buffer without room, and this one grows.
+    let _ = message.encode(&mut frame);
+    frame.freeze()
+}
+
+/// Reads a message of an answer.
+///
+/// # Errors
+/// 500: it is none.
+pub fn read<M: Message + Default>(answer: Bytes) -> Result<M, Fault> {
+    M::decode(answer)
+        .map_err(|error| Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the answer cannot be read: {error}")))
+}
+
+/// Makes a call and reads its answer.
+///
+/// # Errors
+/// What the call ended with.
+pub async fn ask<M: Message + Default>(
+    guest: &Guest,
+    path: &PathAndQuery,
+    headers: &HeaderMap,
+    message: &impl Message,
+    purse: &mut Purse,
+) -> Result<M, Fault> {
+    read(guest.call(path, headers, &framed(message), purse).await.map_err(fault_of)?)
+}
+
+/// What the name of a path stands for: a vmodel, else a model.
+///
+/// # Errors
+/// Nobody can tell now.
+pub async fn kind_of(client: &Client, name: &str, headers: &HeaderMap, purse: &mut Purse) -> Result<Kind, Fault> {
+    let house = &client.house;
+    if house.door.knows_vmodel(name) {
+        return Ok(Kind::VModel);
+    }
+    if house.names.is_no_vmodel(name) {
+        return Ok(Kind::Model);
+    }
+    match vmodel_status(client, name, headers, purse).await {
+        Ok(Some(_)) => Ok(Kind::VModel),
+        Ok(None) => Ok(Kind::Model),
+        // The store is away, say. What is loaded is served all the same.
+        Err(_) if house.door.knows_model(name) => Ok(Kind::Model),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// The status of a vmodel; None: there is none of this name.
+///
+/// # Errors
+/// Nobody can tell now.
+pub async fn vmodel_status(
+    client: &Client,
+    name: &str,
+    headers: &HeaderMap,
+    purse: &mut Purse,
+) -> Result<Option<VModelStatusInfo>, Fault> {
+    let request = StatusRequest { id: name.to_owned() };
+    let status: VModelStatusInfo = ask(&client.guest, &VMODEL_STATUS, headers, &request, purse).await?;
+    let found = status.status != 0;
+    if !found {
+        client.house.names.remember(name);
+    }
+    Ok(found.then_some(status))
+}
+
+/// Makes a call about the model that a path names, unless the client names one itself.
+///
+/// # Errors
+/// What the call ended with.
+pub async fn call_model(
+    client: &Client,
+    path: &PathAndQuery,
+    name: &str,
+    mut headers: HeaderMap,
+    message: &Bytes,
+    purse: &mut Purse,
+) -> Result<Bytes, Fault> {
+    let guest = &client.guest;
+    if metadata::names_model(&headers) {
+        return guest.call(path, &headers, message, purse).await.map_err(fault_of);
+    }
+    let kind = kind_of(client, name, &headers, purse).await?;
+    let plain = headers.clone();
+    metadata::name(&mut headers, kind, name);
+    match guest.call(path, &headers, message, purse).await {
+        Err(refused) if refused.code == Code::NotFound => {
+            // The name may have become another's since it was looked at.
+            client.house.names.forget(name);
+            let again = kind_of(client, name, &plain, purse).await?;
+            if again == kind {
+                return Err(fault_of(refused));
+            }
+            let mut headers = plain;
+            metadata::name(&mut headers, again, name);
+            guest.call(path, &headers, message, purse).await.map_err(fault_of)
+        }
+        answer => answer.map_err(fault_of),
+    }
+}

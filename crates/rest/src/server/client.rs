@@ -1,0 +1,140 @@
+//! One connection of a client: TLS, HTTP of the version it speaks, and how long it may keep us waiting.
+
+use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use modelmesh_core::{Guest, Socket};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{interval, timeout};
+
+use super::exchange;
+use super::guests::{Client, House, IDLE, PATIENCE, Pace};
+
+const LOOK: Duration = Duration::from_secs(1);
+
+const STREAMS: u32 = 256;
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+const FRAME: u32 = 64 << 10;
+/// hyper wants no less.
+const LEAST_BUFFER: usize = 8 << 10;
+/// An HTTP/2 client that does not answer a ping in time has gone.
+const PING: Duration = Duration::from_secs(60);
+const PONG: Duration = Duration::from_secs(20);
+
+/// Serves one connection to its end.
+pub async fn serve(stream: TcpStream, guest: Guest, house: Arc<House>) {
+    let mut door = house.door.clone();
+    // A client that cannot shake hands, or goes, is no event of ours.
+    let Ok(Ok(socket)) = timeout(PATIENCE, door.secure(stream)).await else { return };
+    let pace: Arc<Pace> = Arc::default();
+    let header_bytes = door.max_header_bytes();
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_buf_size(header_bytes.max(LEAST_BUFFER))
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG);
+    let client = Arc::new(Client { guest, house, pace: Arc::clone(&pace) });
+    let served = Arc::clone(&client);
+    let service = service_fn(move |request| {
+        let client = Arc::clone(&served);
+        async move { Ok::<_, Infallible>(exchange::answer(&client, request).await) }
+    });
+    let mut connection =
+        pin!(builder.serve_connection(TokioIo::new(Paced { socket, pace: Arc::clone(&pace) }), service));
+    let mut look = interval(LOOK);
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            // A client that breaks the protocol, or goes, is no event of ours.
+            _ = connection.as_mut() => return,
+            () = door.drained(), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            _ = look.tick() => {
+                if client.guest.is_expelled() {
+                    return;
+                }
+                if !pace.is_over(door.is_crowded()) {
+                    continue;
+                }
+                if leaving {
+                    // Asked before, and still there.
+                    return;
+                }
+                leaving = true;
+                pace.note();
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// A socket that notes when bytes move.
+struct Paced {
+    socket: Socket,
+    pace: Arc<Pace>,
+}
+
+impl Paced {
+    fn noted<T>(&self, moved: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Ok(_)) = moved {
+            self.pace.note();
+        }
+        moved
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.socket).poll_read(cx, buffer);
+        self.noted(read)
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.noted(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        self.noted(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}

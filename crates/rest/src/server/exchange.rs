@@ -1,0 +1,225 @@
+//! One request, from its head to its answer.
+
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, VARY,
+};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use modelmesh_core::Purse;
+
+use super::body::{self, Payload};
+use super::calls;
+use super::guests::Client;
+use super::metadata;
+use super::names::Kind;
+use crate::answer::{self, Wanted};
+use crate::describe;
+use crate::fault::Fault;
+use crate::proto::{
+    ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelStatus, ModelStatusInfo,
+    ServerMetadataResponse, ServerReadyResponse, StatusRequest,
+};
+use crate::request;
+use crate::route::{self, Match, Operation};
+
+const JSON_BYTES: HeaderName = HeaderName::from_static("inference-header-content-length");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// What is answered with 200.
+struct Good {
+    body: Vec<u8>,
+    /// Of a body that is not JSON alone.
+    json_bytes: Option<usize>,
+}
+
+impl Good {
+    fn json(body: Vec<u8>) -> Self {
+        Self { body, json_bytes: None }
+    }
+}
+
+/// Answers one request.
+pub async fn answer(client: &Client, request: Request<Incoming>) -> Response<Payload> {
+    let turn = client.our_turn();
+    let mut purse = client.guest.purse();
+    let is_head = request.method() == Method::HEAD;
+    let (head, body) = request.into_parts();
+    let exchange = Exchange { client, headers: &head.headers, purse: &mut purse };
+    let answered = exchange.run(&head.method, head.uri.path(), body).await;
+    drop(turn);
+    let (status, mut headers, body) = match answered {
+        Ok(good) => written(&head.headers, good),
+        Err(fault) => refused(&fault),
+    };
+    let body = if is_head {
+        headers.insert(CONTENT_LENGTH, body.len().into());
+        Vec::new()
+    } else {
+        body
+    };
+    let purse = purse.hold(body.len()).then_some(purse);
+    let mut response = Response::new(Payload::new(body, purse));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn written(request: &HeaderMap, good: Good) -> (StatusCode, HeaderMap, Vec<u8>) {
+    let mut headers = HeaderMap::with_capacity(4);
+    match good.json_bytes {
+        None => headers.insert(CONTENT_TYPE, JSON),
+        Some(bytes) => {
+            headers.insert(JSON_BYTES, bytes.into());
+            headers.insert(CONTENT_TYPE, BINARY)
+        }
+    };
+    headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    let body = body::compress(request, good.body, &mut headers);
+    (StatusCode::OK, headers, body)
+}
+
+fn refused(fault: &Fault) -> (StatusCode, HeaderMap, Vec<u8>) {
+    let mut headers = HeaderMap::with_capacity(3);
+    headers.insert(CONTENT_TYPE, JSON);
+    if let Some(seconds) = fault.retry_after_s() {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    if let Some(allow) = fault.allow {
+        headers.insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    (fault.status, headers, fault.body())
+}
+
+struct Exchange<'a> {
+    client: &'a Client,
+    headers: &'a HeaderMap,
+    purse: &'a mut Purse,
+}
+
+impl Exchange<'_> {
+    async fn run(mut self, method: &Method, path: &str, body: Incoming) -> Result<Good, Fault> {
+        if self.headers.contains_key(TRANSFER_ENCODING) && self.headers.contains_key(CONTENT_LENGTH) {
+            // Two readers of such a request may disagree on where it ends.
+            return Err(Fault::bad("a request has either Content-Length or Transfer-Encoding"));
+        }
+        let Match { operation, name, version } = route::find(method, path)?;
+        match operation {
+            Operation::ServerLive => Ok(Good::json(b"{\"live\":true}".to_vec())),
+            Operation::ServerReady => self.server_ready().await,
+            Operation::ServerMetadata => self.server_metadata().await,
+            Operation::ModelReady => self.model_ready(name).await,
+            Operation::ModelMetadata => self.model_metadata(name, version).await,
+            Operation::Infer => self.infer(name, version, body).await,
+        }
+    }
+
+    async fn server_ready(&mut self) -> Result<Good, Fault> {
+        let headers = metadata::of(self.headers, None)?;
+        let guest = &self.client.guest;
+        let answer: ServerReadyResponse = calls::ask(guest, &calls::SERVER_READY, &headers, &(), self.purse).await?;
+        if answer.ready {
+            return Ok(Good::json(b"{\"ready\":true}".to_vec()));
+        }
+        Err(Fault::unavailable("the instance takes no calls now"))
+    }
+
+    async fn server_metadata(&mut self) -> Result<Good, Fault> {
+        let headers = metadata::of(self.headers, None)?;
+        let guest = &self.client.guest;
+        let answer: ServerMetadataResponse =
+            calls::ask(guest, &calls::SERVER_METADATA, &headers, &(), self.purse).await?;
+        Ok(Good::json(describe::server(&answer)))
+    }
+
+    /// Whether calls of the model would be answered at once. It is not loaded for that.
+    async fn model_ready(&mut self, name: String) -> Result<Good, Fault> {
+        let headers = metadata::of(self.headers, None)?;
+        let status = match calls::kind_of(self.client, &name, &headers, self.purse).await? {
+            Kind::VModel => {
+                let status = calls::vmodel_status(self.client, &name, &headers, self.purse).await?;
+                status.and_then(|status| status.active).unwrap_or_default()
+            }
+            Kind::Model => {
+                let request = StatusRequest { id: name.clone() };
+                let guest = &self.client.guest;
+                calls::ask::<ModelStatusInfo>(guest, &calls::MODEL_STATUS, &headers, &request, self.purse).await?
+            }
+        };
+        match status.status() {
+            ModelStatus::Loaded => Ok(Good::json(describe::ready(&name))),
+            ModelStatus::NotFound => {
+                Err(Fault::new(StatusCode::NOT_FOUND, format!("there is no model or vmodel {name:?}")))
+            }
+            ModelStatus::Loading => Err(Fault::unavailable(format!("{name:?} is being loaded"))),
+            ModelStatus::NotLoaded => {
+                Err(Fault::unavailable(format!("{name:?} is not loaded; the first call of it loads it")))
+            }
+            ModelStatus::LoadingFailed => {
+                let why = status.errors.first().map_or("nobody said why", String::as_str);
+                Err(Fault::unavailable(format!("{name:?} cannot be loaded: {why}")))
+            }
+            ModelStatus::Unknown => Err(Fault::unavailable(format!("nobody can tell now whether {name:?} is ready"))),
+        }
+    }
+
+    async fn model_metadata(&mut self, name: String, version: String) -> Result<Good, Fault> {
+        let headers = metadata::of(self.headers, None)?;
+        let message = calls::framed(&ModelMetadataRequest { name: name.clone(), version });
+        let answer =
+            calls::call_model(self.client, &calls::MODEL_METADATA, &name, headers, &message, self.purse).await?;
+        Ok(Good::json(describe::model(&calls::read::<ModelMetadataResponse>(answer)?)))
+    }
+
+    async fn infer(&mut self, name: String, version: String, body: Incoming) -> Result<Good, Fault> {
+        let (message, headers, wanted) = self.read_infer(&name, version, body).await?;
+        let answer = calls::call_model(self.client, &calls::INFER, &name, headers, &message, self.purse).await?;
+        drop(message);
+        let written = answer::write(calls::read::<ModelInferResponse>(answer)?, &wanted)?;
+        Ok(Good { body: written.body, json_bytes: written.json_bytes })
+    }
+
+    /// The call that an infer request becomes. What the request was read from is gone when this returns.
+    async fn read_infer(
+        &mut self,
+        name: &str,
+        version: String,
+        body: Incoming,
+    ) -> Result<(Bytes, HeaderMap, Wanted), Fault> {
+        let max_bytes = self.client.house.door.max_message_bytes();
+        let json_bytes = self.json_bytes()?;
+        let body = body::read(self.headers, body, max_bytes, self.purse).await?;
+        let mut read = request::read(&body, json_bytes, max_bytes)?;
+        let headers = metadata::of(self.headers, read.timeout)?;
+        name.clone_into(&mut read.message.model_name);
+        read.message.model_version = version;
+        let message = calls::framed(&read.message);
+        if message.len() > max_bytes {
+            return Err(crate::json::too_large(max_bytes));
+        }
+        Ok((message, headers, read.wanted))
+    }
+
+    /// How much of the body is JSON, if that is not all of it.
+    fn json_bytes(&self) -> Result<Option<usize>, Fault> {
+        let json_bytes = match self.headers.get(JSON_BYTES) {
+            None => None,
+            Some(value) => {
+                let bytes = value.to_str().ok().and_then(|text| text.parse().ok());
+                Some(bytes.ok_or_else(|| Fault::bad("Inference-Header-Content-Length must be a number of bytes"))?)
+            }
+        };
+        let Some(kind) = self.headers.get(CONTENT_TYPE) else { return Ok(json_bytes) };
+        let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        // curl -d says the last of them.
+        let json = matches!(kind.as_str(), "" | "application/json" | "application/x-www-form-urlencoded");
+        if json || kind.ends_with("+json") || (kind == "application/octet-stream" && json_bytes.is_some()) {
+            return Ok(json_bytes);
+        }
+        Err(Fault::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Content-Type may be application/json, or application/octet-stream with Inference-Header-Content-Length",
+        ))
+    }
+}

@@ -1,0 +1,76 @@
+//! The listener and its threads. None of them is a data thread: what HTTP and JSON cost here no gRPC call pays.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use modelmesh_core::Door;
+use parking_lot::Mutex;
+use tokio::time::sleep;
+
+use super::client;
+use super::guests::House;
+use super::names::Names;
+
+/// The front door of one instance. It ends with the core whose door it was given.
+#[derive(Debug)]
+pub struct Front {
+    address: SocketAddr,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Front {
+    /// Binds `host:port` and serves from then on.
+    ///
+    /// # Errors
+    /// The address is in use, not ours or no address (the message names it), or the system gives no thread.
+    pub fn start(door: &Door, address: &str) -> io::Result<Self> {
+        let listener = door.bind(address, "REST")?;
+        let bound = listener.local_addr()?;
+        let house = Arc::new(House { door: door.clone(), names: Names::default() });
+        let mut threads = Vec::new();
+        for index in 0..door.threads() {
+            let work = run(listener.try_clone()?, Arc::clone(&house));
+            threads.push(Door::spawn(format!("mm-rest-{index}"), work)?);
+        }
+        Ok(Self { address: bound, threads: Mutex::new(threads) })
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Waits for the threads, once the core has closed.
+    pub fn join(&self) {
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A thread that panicked has printed why; it is over either way.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Accepts until the core drains, and serves until it closes.
+async fn run(listener: TcpListener, house: Arc<House>) {
+    let mut door = house.door.clone();
+    tokio::select! {
+        () = accept(listener, house) => {}
+        () = door.drained() => {}
+    }
+    door.closed().await;
+}
+
+async fn accept(listener: TcpListener, house: Arc<House>) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                if let Some(guest) = house.door.enter(address) {
+                    tokio::spawn(client::serve(stream, guest, Arc::clone(&house)));
+                }
+            }
+            Err(_) => sleep(Door::pause()).await,
+        }
+    }
+}

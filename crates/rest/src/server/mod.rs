@@ -1,0 +1,15 @@
+//! The part with sockets: `front` (listener and threads), `client` (one connection), `guests` (who is here, and whose turn it
+//! is), `exchange` (one request), `body` (reading and writing bodies), `metadata` (headers to those of the call), `names`
+//! (vmodel or model), `calls` (the calls that requests become), `refusal` (those that were not answered).
+
+mod body;
+mod calls;
+mod client;
+mod exchange;
+mod front;
+mod guests;
+mod metadata;
+mod names;
+mod refusal;
+
+pub use front::Front;

@@ -1,0 +1,55 @@
+"""REST at a real mesh: what the page on it shows, by curl, at every instance."""
+
+import asyncio
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.naive_bayes import GaussianNB
+from test_up import up
+
+from modelmesh import __version__
+
+pytestmark = pytest.mark.process
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "call-by-rest.md").read_text()
+SHOWN = re.findall(r"^\$ (curl .*)\n(\{.*\})$", PAGE, flags=re.MULTILINE)
+
+
+async def curl(command: str, url: str, *more: str) -> Any:
+    """The JSON that a command of the page answers, at `url`."""
+    words = shlex.split(command.replace("localhost:8008", url))
+    process = await asyncio.create_subprocess_exec(*words, *more, stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(60):
+        out, _ = await process.communicate()
+    return json.loads(out)
+
+
+async def test_the_page_on_rest(tmp_path: Path) -> None:
+    rows, classes = load_iris(return_X_y=True)
+    joblib.dump(GaussianNB().fit(rows, classes), tmp_path / "iris.joblib")
+    assert len(SHOWN) == 4
+    async with up("--models", str(tmp_path), instances=2) as mesh:
+        urls = re.findall(r"http://127\.0\.0\.1:\d+(?= |\n)", mesh.said)
+        assert len(set(urls)) == 2, mesh.said
+        assert re.search(rf"curl {urls[0]}/v2/models/iris\n", mesh.said)
+        for command, answer in SHOWN:
+            for url in urls:
+                assert await curl(command, url) == json.loads(answer), command
+        # HTTP/2, and a vmodel of which nobody has heard before.
+        status, _, error = await mesh.command("vmodels", "set", "best", "iris")
+        assert status == 0, error
+        infer = next(command for command, _ in SHOWN if "/infer" in command).replace("/iris/", "/best/")
+        for url in urls:
+            answer = await curl(infer, url, "--http2-prior-knowledge")
+            assert answer["outputs"][0]["data"] == [0, 2]
+        assert await curl(f"curl -s {urls[0]}/v2", "") == {
+            "name": "modelmesh",
+            "version": __version__,
+            "extensions": [],
+        }
+        assert await curl(f"curl -s {urls[0]}/v2/health/ready", "") == {"ready": True}
