@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from modelmesh._proto.runtime_events_pb2 import LoadProgressResponse
 from modelmesh.adapters.runtime import grpc_runtime
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeState
@@ -20,6 +21,7 @@ PORT_TO_METHOD = {
     "unload": "unloadModel",
     "predict_size": "predictModelSize",
     "measure_size": "modelSize",
+    "progress": "LoadProgress",
 }
 
 
@@ -59,6 +61,9 @@ class OverFake:
     def fail_loads(self, model, status, message):
         self.script.load_failures[model] = RuntimeCallError(status, message)
 
+    def tell_progress(self):
+        self.script.tells = True
+
     def count(self, method):
         return self.script.counts[method]
 
@@ -96,6 +101,10 @@ class OverGrpc:
 
     def fail_loads(self, model, status, message):
         self.script.load_failures[model] = ScriptedError(status, message)
+
+    def tell_progress(self):
+        self.script.tells_progress = True
+        self.script.progress["m1"] = LoadProgressResponse(stage="loading", bytes_done=1000, bytes_total=1000)
 
     def count(self, method):
         return self.script.counts[PORT_TO_METHOD[method]]
@@ -410,6 +419,24 @@ async def test_lies_pass_through_unchanged(make):
         assert await runtime.measure_size("m1") == 3
     async with make(capacity_bytes=0).runtime() as runtime:
         assert (await runtime.status()).capacity_bytes == 0
+
+
+async def test_the_progress_of_a_load_that_runs(make):
+    under = make()
+    async with under.runtime() as runtime:
+        assert await runtime.progress("m1") is None, "it tells nothing"
+        under.tell_progress()
+        await runtime.status()
+        under.hold()
+        load = asyncio.create_task(runtime.load(source(size_bytes=1000)))
+        await until(lambda: under.script.load_counts["m1"] == 1)
+        told = await runtime.progress("m1")
+        assert (told.stage.value, told.bytes_done, told.bytes_total) == ("loading", 1000, 1000)
+        assert await runtime.progress("other") is None
+        under.garble("progress")
+        assert await runtime.progress("m1") is None
+        under.release()
+        await load
 
 
 class TestFakeOnly:

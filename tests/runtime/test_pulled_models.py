@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from aiohttp import web
 
+from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.runtime import LoadError, ModelSource, serve
 from modelmesh.runtime.places import TrustedPlaces
 from modelmesh.runtime.pulled import PullingRuntime
 from modelmesh.storage import DiskCache, StorageError, from_model_key
+from modelmesh.values.ids import ModelId
 from modelmesh.values.status import Status
 
 MIB = 1024 * 1024
@@ -114,6 +116,29 @@ async def test_files_that_can_run_code_only_from_trusted_places(store: Store, tm
         store.files["/good/iris.joblib"] = store.files["/iris.joblib"]
         loaded = await pulling.load(ModelSource("m", "sklearn", f"{store.url}/good/iris.joblib"))
         assert loaded.size_bytes > 0
+
+
+async def test_how_far_a_load_is_can_be_asked_while_it_runs(store: Store, tmp_path: Path) -> None:
+    store.hold = asyncio.Event()
+    async with runtime(tmp_path) as pulling:
+        server = await serve(pulling, listen="127.0.0.1:0")
+        mesh = GrpcRuntime(server.address)
+        try:
+            assert await mesh.progress(ModelId("m")) is None
+            load = asyncio.create_task(server.models.load(ModelSource("m", "onnx", f"{store.url}/iris.onnx")))
+            async with asyncio.timeout(10):
+                while not store.bodies:
+                    await asyncio.sleep(0.01)
+            told = await mesh.progress(ModelId("m"))
+            assert told is not None
+            assert told.stage.value in {"listing", "fetching"}
+            assert await mesh.progress(ModelId("other")) is None
+            store.hold.set()
+            await load
+            assert await mesh.progress(ModelId("m")) is None, "it is loaded"
+        finally:
+            await mesh.close()
+            await server.stop(0)
 
 
 async def test_a_folder_shows_only_when_it_is_here_what_is_in_it(store: Store, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class MemoryFiles:
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     bringing: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def bring(self, source: ModelSource) -> Brought:
+    async def bring(self, source: ModelSource, report: Any) -> Brought:
         if source.id in self.gates:
             self.bringing.set()
             await self.gates[source.id].wait()

@@ -8,6 +8,7 @@ from memory_server import settings_in
 from modelmesh.runtime.contract import ModelSource
 from modelmesh.runtime.errors import RuntimeFault
 from modelmesh.servers.pulled_files import pulled_files
+from modelmesh.storage.progress import silent
 
 
 async def test_files_are_brought_dropped_and_cleared(tmp_path: Path) -> None:
@@ -18,13 +19,13 @@ async def test_files_are_brought_dropped_and_cleared(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     key = f'{{"model_type":{{"name":"a"}},"schema_path":"file://{tmp_path}/kept/schema.json"}}'
     async with pulled_files(settings, (tmp_path / "kept",)) as files:
-        one = await files.bring(ModelSource("one", "t", f"file://{kept}", key))
+        one = await files.bring(ModelSource("one", "t", f"file://{kept}", key), silent)
         assert one.path == settings.root / "one" / "model"
         assert (one.path / "weights").read_bytes() == b"12345"
         assert one.size_bytes == 5
         assert one.schema is not None
         assert one.schema.read_text() == "{}"
-        other = await files.bring(ModelSource("other", "t", f"file://{kept}", ""))
+        other = await files.bring(ModelSource("other", "t", f"file://{kept}", ""), silent)
         assert other.content == one.content, "sizes are kept by content"
         assert await files.predicted_bytes(ModelSource("x", "t", f"file://{kept}", "")) == 5
         await files.drop("one")
@@ -54,6 +55,6 @@ async def test_what_cannot_be_had_is_a_loads_error_and_leaves_nothing(
     settings = settings_in(tmp_path)
     async with pulled_files(settings, (tmp_path,)) as files:
         with pytest.raises(RuntimeFault) as caught:
-            await files.bring(ModelSource("m", "t", path, key))
+            await files.bring(ModelSource("m", "t", path, key), silent)
     assert caught.value.status.name in code
     assert not (settings.root / "m").exists()

@@ -22,6 +22,7 @@ from modelmesh.servers.schema import Schema, Tensor, read_schema
 from modelmesh.servers.settings import SettingsError, Variables, read_settings
 from modelmesh.servers.sizes import Growth, Reason, Sizes, judge
 from modelmesh.servers.tree import MAX_DEPTH, scan
+from modelmesh.storage.progress import silent
 
 MIB = 1024 * 1024
 
@@ -292,7 +293,7 @@ async def test_files_on_this_machine_lie_in_their_folders(tmp_path: Path) -> Non
     files = LocalFiles((models,))
 
     async def bring(path: str, key: str = "") -> tuple[Path, int]:
-        found = await files.bring(ModelSource("m", "t", path, key))
+        found = await files.bring(ModelSource("m", "t", path, key), silent)
         return found.path, found.size_bytes
 
     assert await bring("dir") == (models / "dir", 5)
@@ -317,10 +318,10 @@ async def test_files_on_this_machine_lie_in_their_folders(tmp_path: Path) -> Non
 async def test_the_same_files_are_the_same_content_until_they_change(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     files = LocalFiles((tmp_path,))
-    first = await files.bring(ModelSource("m", "t", "a", ""))
-    assert (await files.bring(ModelSource("other", "t", "a", ""))).content == first.content
+    first = await files.bring(ModelSource("m", "t", "a", ""), silent)
+    assert (await files.bring(ModelSource("other", "t", "a", ""), silent)).content == first.content
     (tmp_path / "a").write_text("xy")
-    assert (await files.bring(ModelSource("m", "t", "a", ""))).content != first.content
+    assert (await files.bring(ModelSource("m", "t", "a", ""), silent)).content != first.content
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from modelmesh.values import bounds
 from modelmesh.values.ids import ModelId
+from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.status import Status
 
 
@@ -116,7 +117,7 @@ class Runtime(Protocol):
         ...
 
     async def load(self, source: ModelSource) -> RuntimeLoaded:
-        """Load a model; no time-out of its own."""
+        """Load a model; no time-out of its own. Meanwhile `progress` may tell how far it is."""
         ...
 
     async def unload(self, model: ModelId) -> None:
@@ -132,6 +133,10 @@ class Runtime(Protocol):
 
     async def measure_size(self, model: ModelId) -> int:
         """Bytes of a loaded model; bounded by 30 s. NOT_FOUND if it is not loaded."""
+        ...
+
+    async def progress(self, model: ModelId) -> LoadProgress | None:
+        """How far a load is that runs now; None if the runtime cannot say (UNIMPLEMENTED, error, later than 500 ms)."""
         ...
 
     async def close(self) -> None:

@@ -15,6 +15,7 @@ from modelmesh.puller.metrics import MetricsPage, PullerMetrics
 from modelmesh.puller.service import PullerService
 from modelmesh.puller.settings import PullerSettings
 from modelmesh.puller.upstream import SERVICE, Upstream
+from modelmesh.runtime import load_progress
 from modelmesh.runtime.introspection import Health, Reflection
 from modelmesh.storage import ConfigFolder, DiskCache, ModelFolders, Places, Puller
 
@@ -55,10 +56,9 @@ class Serving:
         self._health = Health([SERVICE])
         self._health.set_serving(serving=self.upstream.connected)
         server: Any = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-        descriptor = pb.DESCRIPTOR.services_by_name["ModelRuntime"]
-        server.add_generic_rpc_handlers(
-            [self.service.handler(), self._health.handler(), *Reflection([descriptor]).handlers()]
-        )
+        descriptors = [pb.DESCRIPTOR.services_by_name["ModelRuntime"], load_progress.DESCRIPTOR]
+        handlers = [self.service.handler(), load_progress.progress_handler(self.service.progress)]
+        server.add_generic_rpc_handlers([*handlers, self._health.handler(), *Reflection(descriptors).handlers()])
         try:
             self._port = server.add_insecure_port(self.address)
         except RuntimeError as error:

@@ -14,8 +14,10 @@ from modelmesh.puller.metrics import PullerMetrics
 from modelmesh.puller.turns import Turns
 from modelmesh.puller.upstream import Upstream, remaining_s
 from modelmesh.runtime.errors import RuntimeFault
+from modelmesh.runtime.load_progress import LoadsAtWork
 from modelmesh.runtime.service import Context, service_handler
-from modelmesh.storage import Local, ModelFolders, StorageError
+from modelmesh.storage import Local, ModelFolders, Progress, Report, StorageError
+from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.status import Status
 
 _log = logging.getLogger("modelmesh.puller")
@@ -48,6 +50,7 @@ class PullerService:
         self._turns = Turns()
         self._loaded: set[str] = set()
         self._purging: asyncio.Task[None] | None = None
+        self._at_work = LoadsAtWork()
 
     def handler(self) -> "grpc.GenericRpcHandler[Any, Any]":
         """The gRPC handler of the service."""
@@ -70,20 +73,29 @@ class PullerService:
     async def load(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
         """Bring the files, then have the runtime load them from where they are."""
         async with self._turns.one(request.modelId):
-            local = await self._bring(request)
-            forwarded = pb.LoadModelRequest(
-                modelId=request.modelId, modelType=request.modelType, modelPath=str(local.path), modelKey=local.key
-            )
-            try:
-                answer = await self._upstream.call("loadModel", forwarded, pb.LoadModelResponse, remaining_s(context))
-            except RuntimeFault as error:
-                self._metrics.loads.labels("runtime", error.status.name).inc()
-                if error.status not in UNDECIDED:
-                    await self._drop(request.modelId)
-                raise
-            self._loaded.add(request.modelId)
-            self._metrics.loads.labels("runtime", "OK").inc()
-            return answer
+            with self._at_work.one(request.modelId) as report:
+                return await self._load(request, context, report)
+
+    def progress(self, model_id: str) -> LoadProgress | None:
+        """How far a load is that runs now: as the pull reports, then that the runtime loads."""
+        return self._at_work.get(model_id)
+
+    async def _load(self, request: pb.LoadModelRequest, context: Context, report: Report) -> pb.LoadModelResponse:
+        local = await self._bring(request, report)
+        self._at_work.loading(request.modelId)
+        forwarded = pb.LoadModelRequest(
+            modelId=request.modelId, modelType=request.modelType, modelPath=str(local.path), modelKey=local.key
+        )
+        try:
+            answer = await self._upstream.call("loadModel", forwarded, pb.LoadModelResponse, remaining_s(context))
+        except RuntimeFault as error:
+            self._metrics.loads.labels("runtime", error.status.name).inc()
+            if error.status not in UNDECIDED:
+                await self._drop(request.modelId)
+            raise
+        self._loaded.add(request.modelId)
+        self._metrics.loads.labels("runtime", "OK").inc()
+        return answer
 
     async def unload(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
         """Have the runtime let go of a model, then take its files away. One that it does not know is a success."""
@@ -147,11 +159,16 @@ class PullerService:
                     if error.status is Status.NOT_FOUND:
                         await self._drop(model_id)
 
-    async def _bring(self, request: pb.LoadModelRequest) -> Local:
+    async def _bring(self, request: pb.LoadModelRequest, told: Report) -> Local:
         """The files; what goes wrong is the load's error."""
         if not request.modelId:
             raise RuntimeFault("the request names no model: modelId is empty", status=Status.INVALID_ARGUMENT)
-        with self._metrics.pull() as report:
+        with self._metrics.pull() as counted:
+
+            def report(progress: Progress) -> None:
+                counted(progress)
+                told(progress)
+
             try:
                 return await self._folders.bring(request.modelId, request.modelPath, request.modelKey, report)
             except StorageError as error:

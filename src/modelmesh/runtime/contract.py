@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from modelmesh.values.load_progress import LoadProgress
+
 if TYPE_CHECKING:  # numpy comes with the extras; a runtime without tensors needs none
     from numpy.typing import NDArray
 
@@ -122,6 +124,15 @@ class ModelRuntime(Generic[M]):
         out, the mesh goes by the sizes it has seen.
         """
         del source
+        return None
+
+    def progress(self, model_id: str) -> LoadProgress | None:
+        """How far the load of a model is that runs now; None if that cannot be said.
+
+        Asked once a second, on the event loop: answer from what is there. While a load moves on, the mesh waits beyond
+        `load_timeout_ms`.
+        """
+        del model_id
         return None
 
     def unload(self, model: M) -> Awaitable[None] | None:

@@ -11,6 +11,7 @@ from modelmesh.runtime.contract import MIB, ModelSource
 from modelmesh.runtime.errors import LoadError
 from modelmesh.runtime.files import FileRuntime, type_name
 from modelmesh.runtime.formats import Format, Formats, LoadedFile, runs_code
+from modelmesh.runtime.load_progress import LoadsAtWork
 from modelmesh.runtime.places import TrustedPlaces
 from modelmesh.storage import (
     DiskCache,
@@ -26,6 +27,7 @@ from modelmesh.storage import (
     StorageError,
     from_model_key,
 )
+from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.status import Status
 
 _log = logging.getLogger("modelmesh.runtime")
@@ -80,6 +82,7 @@ class PullingRuntime(FileRuntime):
         self._trusted = TrustedPlaces(trusted)
         self._puller = puller or Puller(cache, places=Places(claims=claims))
         self._held: dict[int, Pulled] = {}
+        self._at_work = LoadsAtWork()
 
     async def load(self, source: ModelSource) -> LoadedFile:  # type: ignore[override] # the contract allows both
         """Pull if need be, and load.
@@ -94,8 +97,12 @@ class PullingRuntime(FileRuntime):
         if files is None:
             return await _in_thread(super().load, source)
         self._check_trust(source, files, files.model.name)
+        with self._at_work.one(source.id) as report:
+            return await self._load_remote(source, files, report)
+
+    async def _load_remote(self, source: ModelSource, files: ModelFiles, report: Report) -> LoadedFile:
         try:
-            pulled = await self._puller.pull(files.model, _logged(source.id))
+            pulled = await self._puller.pull(files.model, _logged(source.id, report))
         except StorageError as error:
             raise LoadError(error.message, status=error.code) from None
         try:
@@ -105,6 +112,10 @@ class PullingRuntime(FileRuntime):
             raise
         self._held[id(loaded)] = pulled
         return loaded
+
+    def progress(self, model_id: str) -> LoadProgress | None:
+        """As the pull reports, then that it is loaded."""
+        return self._at_work.get(model_id)
 
     async def predict_size(self, source: ModelSource) -> int | None:  # type: ignore[override] # as above
         """As the format predicts from the file; where that is not here yet, from its size."""
@@ -180,11 +191,12 @@ def _names_storage(key: str) -> bool:
     return isinstance(found, dict) and bool(found.get("storage_key") or found.get("storage_params"))
 
 
-def _logged(model_id: str) -> Report:
-    """A line of the log for each stage."""
+def _logged(model_id: str, told: Report) -> Report:
+    """A line of the log for each stage; `told` gets every report."""
     last: list[Stage] = []
 
     def report(progress: Progress) -> None:
+        told(progress)
         if progress.stage not in last[-1:]:
             last.append(progress.stage)
             _log.info(

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import grpc
 
 from modelmesh._proto import model_runtime_pb2
+from modelmesh.runtime import load_progress
 from modelmesh.runtime.contract import ModelRuntime, ModelService
 from modelmesh.runtime.introspection import Health, Reflection
 from modelmesh.runtime.loaded import LoadedModels, call
@@ -125,6 +126,9 @@ async def serve(
         model_runtime_pb2.DESCRIPTOR.services_by_name["ModelRuntime"],
         *(service.descriptor for service in own),
     ]
+    if type(runtime).progress is not ModelRuntime.progress:
+        handlers.append(load_progress.progress_handler(runtime.progress))
+        descriptors.append(load_progress.DESCRIPTOR)
     if type(runtime).infer is not ModelRuntime.infer:
         from modelmesh.runtime.inference import Inference  # noqa: PLC0415 - needs numpy, which an own protocol does not
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from modelmesh.runtime.contract import ModelRuntime, ModelSource
 from modelmesh.runtime.errors import RuntimeFault, describe
+from modelmesh.runtime.load_progress import LoadsAtWork
 from modelmesh.servers.driver import LOAD_BOUND_S, Driver, ServerAwayError
 from modelmesh.servers.files import Brought, Files
 from modelmesh.servers.layout import Given, Layout, empty, remove, write_layout
@@ -22,6 +23,7 @@ from modelmesh.servers.schema import Schema, read_schema
 from modelmesh.servers.settings import AdapterSettings
 from modelmesh.servers.sizes import Growth, Sizes, Slack, judge
 from modelmesh.servers.tree import Tree, scan
+from modelmesh.values.load_progress import LoadProgress
 
 _log = logging.getLogger("modelmesh.servers")
 
@@ -83,6 +85,7 @@ class AdapterRuntime(ModelRuntime[Placed]):
         self._turns = _Turns()
         self._locks: dict[str, asyncio.Lock] = {}
         self._placed: set[str] = set()
+        self._at_work = LoadsAtWork()
 
     # --- the server's life --------------------------------------------------------------------
 
@@ -124,9 +127,15 @@ class AdapterRuntime(ModelRuntime[Placed]):
             RuntimeFault: With the status that says whose fault it is; nothing is left of the model.
         """
         async with self._alone_with(source.id):
-            brought = await self._files.bring(source)
-            async with self._turns.one():  # a pull beside it does not disturb what is measured
-                return await self._place(source, brought)
+            with self._at_work.one(source.id) as report:
+                brought = await self._files.bring(source, report)
+                self._at_work.loading(source.id)
+                async with self._turns.one():  # a pull beside it does not disturb what is measured
+                    return await self._place(source, brought)
+
+    def progress(self, model_id: str) -> LoadProgress | None:
+        """As the pull reports, then that the server loads."""
+        return self._at_work.get(model_id)
 
     async def _place(self, source: ModelSource, brought: Brought) -> Placed:
         folder = self._folder(source.id)

@@ -3,14 +3,18 @@
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
 from modelmesh.runtime.contract import ModelSource
 from modelmesh.runtime.errors import LoadError
 from modelmesh.values.status import Status
+
+if TYPE_CHECKING:
+    from modelmesh.storage import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,8 @@ class Brought:
 class Files(Protocol):
     """Brings the files of models, and lets them go."""
 
-    async def bring(self, source: ModelSource) -> Brought:
-        """The files of a model. Cancelled or failed, it leaves nothing behind.
+    async def bring(self, source: ModelSource, report: "Callable[[Progress], None]") -> Brought:
+        """The files of a model. Cancelled or failed, it leaves nothing behind. `report`: told how far it is.
 
         Raises:
             RuntimeFault: They cannot be had; nothing was loaded.
@@ -64,8 +68,9 @@ class LocalFiles:
     def __init__(self, folders: tuple[Path, ...]) -> None:
         self._folders = folders
 
-    async def bring(self, source: ModelSource) -> Brought:
+    async def bring(self, source: ModelSource, report: "Callable[[Progress], None]") -> Brought:
         """Find the files. Raises LoadError: the path leaves the folders, or nothing is there."""
+        del report
         return await asyncio.to_thread(self._find, source)
 
     async def drop(self, model_id: str) -> None:
@@ -73,7 +78,7 @@ class LocalFiles:
 
     async def predicted_bytes(self, source: ModelSource) -> int | None:
         """What the puller measured, or the files' own size."""
-        found = await self.bring(source)
+        found = await asyncio.to_thread(self._find, source)
         return found.size_bytes or None
 
     async def clear(self) -> None:

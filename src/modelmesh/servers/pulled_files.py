@@ -8,7 +8,7 @@ from modelmesh.runtime.contract import ModelSource
 from modelmesh.runtime.errors import RuntimeFault
 from modelmesh.servers.files import Brought
 from modelmesh.servers.settings import AdapterSettings
-from modelmesh.storage import ConfigFolder, DiskCache, ModelFolders, Places, Puller, StorageError
+from modelmesh.storage import ConfigFolder, DiskCache, ModelFolders, Places, Puller, Report, StorageError
 
 
 class PulledFiles:
@@ -21,10 +21,10 @@ class PulledFiles:
     def __init__(self, folders: ModelFolders) -> None:
         self._folders = folders
 
-    async def bring(self, source: ModelSource) -> Brought:
+    async def bring(self, source: ModelSource, report: Report) -> Brought:
         """Pull the files, or find them in the cache. Cancelled or failed, it leaves nothing of the model."""
         try:
-            local = await self._folders.bring(source.id, source.path, source.key)
+            local = await self._folders.bring(source.id, source.path, source.key, report)
         except StorageError as error:
             raise _fault(error) from error
         # The cache's own folder of a content has that content's name.

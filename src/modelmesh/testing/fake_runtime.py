@@ -10,6 +10,7 @@ from modelmesh.ports import Clock, ModelSource, RuntimeCallError, RuntimeLoaded,
 from modelmesh.testing.model_paths import MIB, ModelScript, script_of
 from modelmesh.values import bounds
 from modelmesh.values.ids import ModelId
+from modelmesh.values.load_progress import LoadProgress, LoadStage
 from modelmesh.values.status import Status
 
 
@@ -45,6 +46,8 @@ class FakeRuntime:
         problems: Misuse by the instance: a load of a model whose load runs already.
         predicts: What `predict_size` answers: nothing (UNIMPLEMENTED), or the true size through this function.
         predict_ms: How long it takes to.
+        tells: Whether `progress` says how far a load is: its bytes come evenly over its time.
+        stalled: Models whose loads go on, and tell no more progress.
     """
 
     def __init__(
@@ -109,6 +112,10 @@ class FakeRuntime:
         self._closed = False
         self._crashed: asyncio.Future[None] | None = None
         self._gate: asyncio.Event | None = None
+        self.tells = False
+        self.stalled: set[ModelId] = set()
+        self._begun: dict[ModelId, tuple[int, int, int]] = {}
+        """Of loads that run: when they began, how long they take, how many bytes they bring."""
 
     # --- knobs --------------------------------------------------------------------------------
 
@@ -247,8 +254,10 @@ class FakeRuntime:
             )
         self._moving[model] = script.size_bytes
         self.peak_bytes = max(self.peak_bytes, self.used_bytes())
+        load_ms = round(script.load_ms * self.slowdown)
+        self._begun[model] = (self.clock.monotonic_ms(), load_ms, script.size_bytes)
         try:
-            await self._sleep(round(script.load_ms * self.slowdown))
+            await self._sleep(load_ms)
             if self.at_work is not None:
                 await self.at_work(self, model)
             if self._gate is not None:
@@ -260,6 +269,7 @@ class FakeRuntime:
                 raise RuntimeCallError(Status.INTERNAL, script.failure)
         finally:
             self._moving.pop(model, None)
+            self._begun.pop(model, None)
         self.loaded[model] = script.size_bytes
         self.paths[model] = source.path
         self._scripts[model] = script
@@ -301,6 +311,21 @@ class FakeRuntime:
         if model not in self.loaded:
             raise RuntimeCallError(Status.NOT_FOUND, f"model {model!r} is not loaded")
         return bounds.BYTES.clamp(self.reported_size(self.loaded[model]))
+
+    async def progress(self, model: ModelId) -> LoadProgress | None:
+        """The share of its bytes that is the share of its time; None without `tells`."""
+        try:
+            await self._begin("progress")
+        except RuntimeCallError:
+            return None
+        if not self.tells or model not in self._begun:
+            return None
+        began_ms, load_ms, size_bytes = self._begun[model]
+        passed_ms = 0 if model in self.stalled else min(load_ms, self.clock.monotonic_ms() - began_ms)
+        if passed_ms == load_ms:
+            return LoadProgress(LoadStage.LOADING, bytes_done=size_bytes, bytes_total=size_bytes)
+        stage, done = LoadStage.FETCHING, size_bytes * passed_ms // load_ms
+        return LoadProgress(stage, bytes_done=done, bytes_total=size_bytes)
 
     async def close(self) -> None:
         """Later calls fail UNAVAILABLE."""

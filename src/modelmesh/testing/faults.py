@@ -55,6 +55,7 @@ class Faults:
             "vmodel_moved": self._move_vmodel,
             "vmodel_split": self._split_vmodel,
             "load_slow": self._slow_loads,
+            "pull_slow": self._slow_pulls,
             "load_failed": self._fail_load,
             "runtime_calls_hung": self._hang_calls,
             "runtime_frozen": self._freeze,
@@ -233,6 +234,18 @@ class Faults:
         instance.runtime.slowdown = self._rng.choice((5.0, 20.0))
         await self._for_a_while(2, 15)
         instance.runtime.slowdown = 1.0
+
+    async def _slow_pulls(self) -> None:
+        """Loads take longer than the runtime says that they do, and tell how far they are; some stand still."""
+        _, instance = self._some()
+        runtime = instance.runtime
+        runtime.tells, runtime.slowdown = True, self._rng.choice((20.0, 60.0))
+        await self._for_a_while(5, 30)
+        runtime.slowdown = 1.0
+        if self._rng.random() < 0.3:
+            runtime.stalled.update(runtime.models())
+            await self._for_a_while(5, 30)
+            runtime.stalled.clear()
 
     async def _fail_load(self) -> None:
         _, instance = self._some()

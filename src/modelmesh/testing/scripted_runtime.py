@@ -26,6 +26,7 @@ from google.protobuf.message import Message
 
 from modelmesh._proto import example_predictor_pb2 as predictor_pb
 from modelmesh._proto import model_runtime_pb2 as pb
+from modelmesh._proto import runtime_events_pb2 as events_pb
 from modelmesh.runtime.introspection import Health, Reflection
 from modelmesh.runtime.service import CODES
 from modelmesh.testing.model_paths import MIB, ModelScript, script_of
@@ -85,6 +86,8 @@ class ScriptedRuntime:
         loaded: What is loaded, in the order of loading.
         garbage: Methods that answer bytes which are no message.
         load_failures: Errors for every load of a model.
+        progress: What `LoadProgress` tells of a model's load; NOT_FOUND for others.
+        tells_progress: Without it `LoadProgress` is UNIMPLEMENTED.
     """
 
     def __init__(
@@ -146,6 +149,8 @@ class ScriptedRuntime:
         self.loaded: dict[str, ModelScript] = {}
         self.garbage: set[str] = set()
         self.load_failures: dict[str, ScriptedError] = {}
+        self.progress: dict[str, events_pb.LoadProgressResponse] = {}
+        self.tells_progress = False
         self._failures: dict[str, list[ScriptedError]] = {}
         self._listen = [listen] if isinstance(listen, str) else list(listen)
         self._service_name = service_name
@@ -384,6 +389,13 @@ class ScriptedRuntime:
             return ScriptedError(Status.INVALID_ARGUMENT, f"Model {model} with version  not found")
         return ScriptedError(Status.NOT_FOUND, f"model {model!r} is not loaded")
 
+    async def _load_progress(self, request: events_pb.LoadProgressRequest, _context: Any) -> Message:
+        if not self.tells_progress:
+            raise ScriptedError(Status.UNIMPLEMENTED, "this runtime tells no progress")
+        if request.model_id not in self.progress:
+            raise ScriptedError(Status.NOT_FOUND, f"no load of model {request.model_id!r} runs")
+        return self.progress[request.model_id]
+
     # --- wiring -------------------------------------------------------------------------------
 
     def _handlers(self, *, management: bool, inference: bool) -> "list[grpc.GenericRpcHandler[Any, Any]]":
@@ -398,6 +410,8 @@ class ScriptedRuntime:
                 "modelSize": (self._model_size, pb.ModelSizeRequest),
             }
             handlers.append(self._service(self._service_name, calls))
+            events = {"LoadProgress": (self._load_progress, events_pb.LoadProgressRequest)}
+            handlers.append(self._service("modelmesh.v1.RuntimeEvents", events))
             if self._service_name == MANAGEMENT:
                 descriptors.append(pb.DESCRIPTOR.services_by_name["ModelRuntime"])
         if inference:

@@ -10,6 +10,7 @@ from modelmesh.adapters.addresses import UNIX
 from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeLoaded, RuntimeState, RuntimeStatus
 from modelmesh.values.ids import ModelId
+from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.status import Status
 
 _log = logging.getLogger(__name__)
@@ -89,6 +90,10 @@ class RuntimeCandidates:
     async def measure_size(self, model: ModelId) -> int:
         """As `ports.Runtime`."""
         return await self._candidates[0].measure_size(model)
+
+    async def progress(self, model: ModelId) -> LoadProgress | None:
+        """As `ports.Runtime`."""
+        return await self._candidates[0].progress(model)
 
     async def close(self) -> None:
         """Close every connection; running calls fail UNAVAILABLE."""

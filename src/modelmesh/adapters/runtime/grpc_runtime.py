@@ -7,15 +7,18 @@ from typing import Protocol, Self, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from modelmesh._proto import model_runtime_pb2 as pb
+from modelmesh._proto import runtime_events_pb2 as events_pb
 from modelmesh.adapters.channel import CallError, Channel, Target
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeLoaded, RuntimeState, RuntimeStatus
 from modelmesh.values import bounds, legacy
 from modelmesh.values.ids import ModelId
+from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.status import Status
 
 _log = logging.getLogger(__name__)
 
 SERVICE = "mmesh.ModelRuntime"
+PROGRESS = "/modelmesh.v1.RuntimeEvents/LoadProgress"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 STATUS_TIMEOUT_S = 10.0
@@ -23,6 +26,7 @@ ANSWER_TIMEOUT_S = 2.5
 """Less than it takes to find out that a connection cannot be opened, so that a runtime that stands still is told from none."""
 
 PREDICT_TIMEOUT_S = 0.5
+PROGRESS_TIMEOUT_S = 0.5
 MEASURE_TIMEOUT_S = 30.0
 
 _STATES = {
@@ -61,13 +65,14 @@ class GrpcRuntime:
             self._channels.append(runtime_channel(calls_target))
         self._service = SERVICE
         self._predicts = True
+        self._tells_progress = True
 
     async def status(self) -> RuntimeStatus:
         """Ask `runtimeStatus`, of the legacy service if the runtime has no other.
 
         A state this version does not know counts as FAILING.
         """
-        self._predicts = True  # a new runtime may stand there
+        self._predicts = self._tells_progress = True  # a new runtime may stand there
         request = pb.RuntimeStatusRequest()
         try:
             answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse, timeout_s=STATUS_TIMEOUT_S)
@@ -141,6 +146,31 @@ class GrpcRuntime:
             "modelSize", pb.ModelSizeRequest(modelId=model), pb.ModelSizeResponse, timeout_s=MEASURE_TIMEOUT_S
         )
         return bounds.BYTES.clamp(answer.sizeInBytes)
+
+    async def progress(self, model: ModelId) -> LoadProgress | None:
+        """How far a load is, or None.
+
+        A runtime that answered UNIMPLEMENTED is not asked again before the next `status`.
+        """
+        if not self._tells_progress:
+            return None
+        data = events_pb.LoadProgressRequest(model_id=model).SerializeToString()
+        try:
+            answer = await self._channel.unary(PROGRESS, data, timeout_s=PROGRESS_TIMEOUT_S)
+            told = events_pb.LoadProgressResponse.FromString(answer)
+        except CallError as error:
+            self._tells_progress = error.status is not Status.UNIMPLEMENTED
+            return None
+        except DecodeError:
+            self._tells_progress = False
+            return None
+        return LoadProgress.said(
+            told.stage,
+            bytes_done=told.bytes_done,
+            bytes_total=told.bytes_total,
+            files_done=told.files_done,
+            files_total=told.files_total,
+        )
 
     async def close(self) -> None:
         """Close the connection; running calls fail UNAVAILABLE."""

@@ -5,6 +5,7 @@ import time
 from modelmesh.machines.meter import Meter
 from modelmesh.ports import ModelSource, Runtime, RuntimeCallError, RuntimeLoaded, RuntimeStatus
 from modelmesh.values.ids import ModelId
+from modelmesh.values.load_progress import LoadProgress
 
 
 class MeteredRuntime:
@@ -54,6 +55,10 @@ class MeteredRuntime:
         self._observe("modelmesh_model_sizing_milliseconds", began, model)
         self._sized(model, size)
         return size
+
+    async def progress(self, model: ModelId) -> LoadProgress | None:
+        """Pass on."""
+        return await self._runtime.progress(model)
 
     async def close(self) -> None:
         """Pass on."""

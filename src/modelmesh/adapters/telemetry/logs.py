@@ -39,6 +39,7 @@ _LEVELS = {
     "victim": logging.DEBUG,
     "attempt_failed": logging.DEBUG,
     "load_started": logging.DEBUG,
+    "load_progress": logging.DEBUG,
     "registered": logging.DEBUG,
     "unregistered": logging.DEBUG,
 }

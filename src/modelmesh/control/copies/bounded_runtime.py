@@ -6,12 +6,14 @@ from typing import TypeVar
 
 from modelmesh.ports import ModelSource, Runtime, RuntimeCallError, RuntimeLoaded, RuntimeStatus
 from modelmesh.values.ids import ModelId
+from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.status import Status
 
 STATUS_BOUND_MS = 10_000
 ANSWER_BOUND_MS = 3_000
 MEASURE_BOUND_MS = 30_000
 PREDICT_BOUND_MS = 1_000
+PROGRESS_BOUND_MS = 1_000
 LEAST_UNLOAD_BOUND_MS = 10_000
 """An unload may take as long as a load, and at least this."""
 
@@ -64,6 +66,13 @@ class BoundedRuntime:
         """Pass on."""
         message = f"it does not answer modelSize within {MEASURE_BOUND_MS // 1000} s"
         return await _within(MEASURE_BOUND_MS, self._runtime.measure_size(model), message)
+
+    async def progress(self, model: ModelId) -> LoadProgress | None:
+        """Pass on; None if it takes too long."""
+        try:
+            return await _within(PROGRESS_BOUND_MS, self._runtime.progress(model), "no progress told")
+        except RuntimeCallError:
+            return None
 
     async def close(self) -> None:
         """Pass on."""

@@ -12,6 +12,7 @@ from modelmesh.ports import ModelSource
 from modelmesh.values import records
 from modelmesh.values.dataplane import Outcome
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.status import Status
 
 NEVER = Revision(0)
@@ -140,6 +141,8 @@ class Entry:
     removal: asyncio.Task[None] | None = None
     entered_ms: int = 0
     queued_ms: int = 0
+    progress: LoadProgress | None = None
+    """Of its load while that runs, if the runtime tells."""
     publishing: bool = False
     publish_again: bool = False
     published: asyncio.Event = field(default_factory=asyncio.Event)

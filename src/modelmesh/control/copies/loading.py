@@ -21,9 +21,11 @@ from modelmesh.control.journal import Journal
 from modelmesh.control.view.records import Registered
 from modelmesh.machines.model_copy import CopyInput, CopyState
 from modelmesh.policy.admission import AdmissionReason, LoadCondition, admit
-from modelmesh.ports import Clock, LeaseNotFoundError, Runtime, RuntimeCallError, StoreError
+from modelmesh.policy.load_patience import MOST_TIMEOUTS, ends_ms, furthest, moved_on
+from modelmesh.ports import Clock, LeaseNotFoundError, Runtime, RuntimeCallError, RuntimeLoaded, StoreError
 from modelmesh.values.dataplane import Outcome
 from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.records import FailureKind
 from modelmesh.values.status import Status
 
@@ -31,6 +33,12 @@ CLAIM_BOUND_MS = 900
 """How long a claim waits for the store; callers get an answer within a second."""
 
 RETRY_MS = 500
+LOOK_MS = 1_000
+"""Between two looks at how far a load is."""
+
+NOTE_MS = 10_000
+"""Between two entries of the journal about one stage of a load."""
+
 UNLOAD_RETRY_MAX_MS = 10_000
 
 
@@ -209,11 +217,9 @@ class Loading:
             "load_started", entry.model, detail=f"{entry.size_bytes} bytes predicted", queued_ms=entry.queued_ms
         )
         try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                loaded = await self._runtime.load(entry.source)
+            loaded = await self._load_while_it_moves(entry, began_ms, timeout_ms)
         except TimeoutError:
-            message = f"Load of model {entry.model} timed out after {timeout_ms // 1000}sec"
-            self._load_failed(entry, Status.DEADLINE_EXCEEDED, message)
+            self._load_failed(entry, Status.DEADLINE_EXCEEDED, self._timed_out(entry, began_ms, timeout_ms))
             return
         except RuntimeCallError as error:
             if error.lost:
@@ -239,6 +245,42 @@ class Loading:
             self._step(entry, CopyInput.LOADED)
         else:
             self._step(entry, CopyInput.LOADED_UNSIZED)
+
+    async def _load_while_it_moves(self, entry: Entry, began_ms: int, timeout_ms: int) -> RuntimeLoaded:
+        """Load; TimeoutError once the load has told no progress for the runtime's time-out, or has taken too many of them."""
+        async with asyncio.timeout(timeout_ms / 1000) as bound:
+            following = asyncio.create_task(self._follow(entry, bound, began_ms, timeout_ms))
+            try:
+                return await self._runtime.load(entry.source)
+            finally:
+                following.cancel()
+
+    async def _follow(self, entry: Entry, bound: asyncio.Timeout, began_ms: int, timeout_ms: int) -> None:
+        """Look at a load once a second, and give it time while it moves on. Most loads have ended before the first look."""
+        last: LoadProgress | None = None
+        noted_ms = began_ms
+        while not bound.expired():
+            await self._clock.sleep(LOOK_MS)
+            told = await self._runtime.progress(entry.model)
+            if told is None or not moved_on(last, told) or bound.expired():
+                continue
+            now_ms = self._clock.monotonic_ms()
+            if last is None or told.stage is not last.stage or now_ms - noted_ms >= NOTE_MS:
+                self._journal.note("load_progress", entry.model, told.stage.value, str(told))
+                noted_ms = now_ms
+            last = entry.progress = furthest(last, told)
+            left_ms = ends_ms(began_ms=began_ms, moved_ms=now_ms, timeout_ms=timeout_ms) - now_ms
+            bound.reschedule(asyncio.get_running_loop().time() + max(0, left_ms) / 1000)
+
+    def _timed_out(self, entry: Entry, began_ms: int, timeout_ms: int) -> str:
+        """In the words of the old system, and how far it was, if that is known."""
+        if entry.progress is None:
+            return f"Load of model {entry.model} timed out after {timeout_ms // 1000}sec"
+        took_ms = self._clock.monotonic_ms() - began_ms
+        return (
+            f"Load of model {entry.model} timed out after {took_ms // 1000}sec; it moved on last at: {entry.progress}."
+            f" A load may take {timeout_ms // 1000} s from its last progress, and {MOST_TIMEOUTS} times that in all"
+        )
 
     def _believed(self, entry: Entry, size_bytes: int) -> int:
         """The size of what the runtime holds. More than all it has is none: such a model would never be loaded again."""
