@@ -1,21 +1,20 @@
-//! From an HTTP/2 request to a call: is it gRPC, may it be called, whose is it?
+//! From an HTTP/2 request to a call that runs.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use modelmesh_http2::{Accepted, Headers, RequestHead};
+use http::HeaderValue;
+use modelmesh_http2::{Accepted, RequestHead};
 use tokio::time::Instant;
 
+use crate::admission::{self, Admitted, Asked};
 use crate::call::Call;
 use crate::caller::Caller;
 use crate::calls::{self, Opening};
 use crate::compression::Purse;
-use crate::deadline::Deadline;
 use crate::end::End;
 use crate::extraction;
-use crate::headers::{GRPC_TIMEOUT, MM_BALANCED};
+use crate::headers::MM_BALANCED;
 use crate::identify::{self, Ids};
 use crate::ledger::Account;
 use crate::metrics::Ended;
@@ -24,11 +23,9 @@ use crate::observe;
 use crate::port::Port;
 use crate::rejection::Rejection;
 use crate::replay::Body;
-use crate::rules::{Answerer, MethodRule};
 use crate::status::{Code, Status};
 use crate::subject::Subject;
 use crate::thread::Worker;
-use crate::timeout;
 
 /// Begins to serve one request: refuses it here, or gives it a task of its own.
 ///
@@ -43,24 +40,12 @@ pub fn begin(
     let RequestHead { method, path, headers } = head;
     let mut caller = Caller::new(answer, port == Port::Peer);
     let shared = &worker.shared;
-    if method != Method::POST {
-        shared.metrics.rejected(Rejection::NotGrpc);
-        return caller.end_http(StatusCode::METHOD_NOT_ALLOWED);
-    }
-    if !headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-        shared.metrics.rejected(Rejection::NotGrpc);
-        return caller.end_http(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    }
-    if !account.takes_calls() {
-        shared.metrics.rejected(Rejection::TooMuchOpen);
-        let message = "this connection has too much open; try again";
-        return caller.end(Status::new(Code::ResourceExhausted, message));
-    }
-    let Admitted { deadline, rule, header_bytes } = match admit(worker, port, &headers, path.path()) {
+    let asked = Asked { port, method: &method, path: &path, headers: &headers };
+    let Admitted { deadline, rule, hopped, header_bytes } = match admission::admit(shared, account, &asked) {
         Ok(admitted) => admitted,
-        Err((why, status)) => {
-            shared.metrics.rejected(why);
-            return caller.end(status);
+        Err(refused) => {
+            shared.metrics.rejected(refused.why);
+            return refused.tell(&mut caller);
         }
     };
     // Only the ingress keeps a copy: it is the only one to replay.
@@ -84,16 +69,6 @@ pub fn begin(
             drop(open);
         });
         return;
-    };
-    let hopped = match port {
-        Port::Serving => None,
-        Port::Peer => match identify::hop_of(&headers) {
-            Ok(hopped) => Some(hopped),
-            Err(status) => {
-                shared.metrics.rejected(Rejection::NotFromInstance);
-                return caller.end(status);
-            }
-        },
     };
     let notes = observe::begin(shared, port, path.path().trim_start_matches('/'), &headers);
     if let Some(notes) = &notes {
@@ -161,39 +136,6 @@ async fn serve(call: &mut Call, began: Instant) {
         call.count_invocation();
     }
     call.tell_end(code, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
-}
-
-/// A call that may begin. The rule is None for services that Python answers.
-struct Admitted {
-    deadline: Option<Deadline>,
-    rule: Option<MethodRule>,
-    /// The list size of its headers.
-    header_bytes: usize,
-}
-
-/// What is refused before any routing.
-fn admit(worker: &Worker, port: Port, headers: &HeaderMap, path: &str) -> Result<Admitted, (Rejection, Status)> {
-    let max = worker.shared.settings.max_header_bytes;
-    let size = headers.list_size();
-    if size > max {
-        let message = format!("Received header list larger than max ({size} vs. {max})");
-        return Err((Rejection::HeadersTooLarge, Status::new(Code::ResourceExhausted, message)));
-    }
-    let deadline = match headers.get(GRPC_TIMEOUT) {
-        None => None,
-        Some(value) => {
-            let malformed = || (Rejection::BadTimeout, Status::new(Code::InvalidArgument, "malformed grpc-timeout"));
-            let timeout = timeout::parse(value).ok_or_else(malformed)?;
-            Some(Deadline::after(timeout))
-        }
-    };
-    let rules = worker.shared.rules.read();
-    let answerer = rules.answerer(port, path.trim_start_matches('/'));
-    let rule = match answerer.map_err(|status| (Rejection::NotAllowed, status))? {
-        Answerer::Python => None,
-        Answerer::Model(rule) => Some(rule.clone()),
-    };
-    Ok(Admitted { deadline, rule, header_bytes: size })
 }
 
 /// Looks into the first message of a method whose messages carry ids.

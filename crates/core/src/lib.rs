@@ -3,7 +3,7 @@
 //! Files are named after a request's path. In reading order:
 //!
 //! - in: `listen` (acceptor), `connections` (how many there may be), `worker` (a data thread's loop), `thread` (its
-//!   state), `connection`, `entry` (request to call), `rejection` (why it is none), `identify` (whose is it),
+//!   state), `connection`, `entry` (request to call), `admission` (may it begin), `rejection` (why not), `identify` (whose is it),
 //!   `extraction` and `splice` (ids inside messages), `rules` (may it be called);
 //! - where to: `call` (the decision loop), `resolve` (which known copy), `table`, `copy`, `gate`, `held`
 //!   (what waits for Python), `outcome` (why an attempt failed), `end` (how it ended);
@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod accounting;
+mod admission;
 mod attempt;
 mod budget;
 mod call;
