@@ -9,6 +9,7 @@ from typing import Any
 
 import joblib
 import pytest
+from conftest import eventually
 from sklearn.datasets import load_iris
 from sklearn.naive_bayes import GaussianNB
 from test_up import up
@@ -29,6 +30,25 @@ async def curl(command: str, url: str, *more: str) -> Any:
     return json.loads(out)
 
 
+async def the_repository(urls: list[str]) -> None:
+    """Listed, unloaded and loaded at one instance, seen at the other; and V1 as the page has it."""
+    one, other = (f"curl -s -X POST {url}/v2/repository" for url in urls)
+    states = {model["name"]: model["state"] for model in await curl(f"{other}/index", "")}
+    assert states == {"iris": "READY", "best": "READY"}
+    assert await curl(f"{one}/models/best/unload", "") == {"name": "best", "unload": True}
+
+    async def unloaded() -> bool:
+        return await curl(f"{other}/index", "", "-d", '{"ready": true}') == []
+
+    await eventually(unloaded)
+    assert await curl(f"{other}/models/iris/load", "", "-d", "{}") == {"name": "iris", "load": True}
+    assert "not registered" in (await curl(f"{other}/models/lily/load", ""))["error"]
+    (predict,) = re.findall(r"^\$ (curl .*:predict .*?) \| python3", PAGE, flags=re.MULTILINE)
+    answer = await curl(predict, urls[0])
+    assert [row["label"] for row in answer["predictions"]] == [0, 2]
+    assert "/v2/models/{name}/infer" in (await curl(f"curl -s {urls[0]}/openapi.json", ""))["paths"]
+
+
 async def test_the_page_on_rest(tmp_path: Path) -> None:
     rows, classes = load_iris(return_X_y=True)
     joblib.dump(GaussianNB().fit(rows, classes), tmp_path / "iris.joblib")
@@ -47,6 +67,7 @@ async def test_the_page_on_rest(tmp_path: Path) -> None:
         for url in urls:
             answer = await curl(infer, url, "--http2-prior-knowledge")
             assert answer["outputs"][0]["data"] == [0, 2]
+        await the_repository(urls)
         assert await curl(f"curl -s {urls[0]}/v2", "") == {
             "name": "modelmesh",
             "version": __version__,

@@ -98,7 +98,8 @@ pub fn write(response: ModelInferResponse, wanted: &Wanted) -> Result<Written, F
     Ok(Written { body: json, json_bytes: Some(json_bytes) })
 }
 
-fn broken(what: impl std::fmt::Display) -> Fault {
+/// The model's mistake.
+pub fn broken(what: impl std::fmt::Display) -> Fault {
     Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the model's answer contradicts itself: {what}"))
 }
 
@@ -110,7 +111,11 @@ pub struct Output {
     pub raw: Bytes,
 }
 
-fn whole(tensors: Vec<Tensor>, raws: Vec<Bytes>) -> Result<Vec<Output>, Fault> {
+/// The outputs of an answer, checked.
+///
+/// # Errors
+/// 500: it contradicts itself.
+pub fn whole(tensors: Vec<Tensor>, raws: Vec<Bytes>) -> Result<Vec<Output>, Fault> {
     if !raws.is_empty() && raws.len() != tensors.len() {
         return Err(broken(format_args!("{} outputs, {} of them raw", tensors.len(), raws.len())));
     }
@@ -215,6 +220,17 @@ impl Output {
         let base64 = self.datatype == Datatype::Bytes && (base64 || !self.is_text());
         self.write_head(base64.then(|| ("content_type", Choice::String("base64".into()))), to);
         json::write_key("data", to);
+        self.write_data(base64, allow_nan, to)
+    }
+
+    /// The elements as a flat list.
+    ///
+    /// # Errors
+    /// 400: a value that JSON does not have.
+    pub fn write_data(&self, base64: bool, allow_nan: bool, to: &mut Vec<u8>) -> Result<(), Fault> {
+        if self.datatype == Datatype::Bytes && !base64 && !self.is_text() {
+            return Err(Fault::bad(format!("output {:?} has bytes that are no text; call it by V2", self.tensor.name)));
+        }
         let raw = &self.raw[..];
         let mut finite = true;
         match self.datatype {

@@ -1,7 +1,7 @@
 //! What is told of servers and models, as JSON.
 
 use crate::json::{write_integer, write_key, write_list, write_string};
-use crate::proto::{ModelMetadataResponse, ServerMetadataResponse, TensorMetadata};
+use crate::proto::{ModelIndex, ModelMetadataResponse, ServerMetadataResponse, TensorMetadata};
 
 #[must_use]
 pub fn server(answer: &ServerMetadataResponse) -> Vec<u8> {
@@ -12,15 +12,6 @@ pub fn server(answer: &ServerMetadataResponse) -> Vec<u8> {
     write_key("extensions", &mut to);
     write_list(&answer.extensions, &mut to, |extension, to| write_string(extension, to));
     to.push(b'}');
-    to
-}
-
-#[must_use]
-pub fn ready(name: &str) -> Vec<u8> {
-    let mut to = b"{\"name\":".to_vec();
-    write_string(name, &mut to);
-    write_key("ready", &mut to);
-    to.extend_from_slice(b"true}");
     to
 }
 
@@ -39,6 +30,31 @@ pub fn model(answer: &ModelMetadataResponse) -> Vec<u8> {
         write_list(tensors, &mut to, tensor);
     }
     to.push(b'}');
+    to
+}
+
+#[must_use]
+pub fn index(models: &[ModelIndex]) -> Vec<u8> {
+    let mut to = Vec::with_capacity(64 * models.len());
+    write_list(models, &mut to, |model, to| {
+        to.extend_from_slice(b"{\"name\":");
+        write_string(&model.name, to);
+        for (key, value) in [("version", &model.version), ("state", &model.state), ("reason", &model.reason)] {
+            write_key(key, to);
+            write_string(value, to);
+        }
+        to.push(b'}');
+    });
+    to
+}
+
+/// `what` has been done with a model.
+#[must_use]
+pub fn done(name: &str, what: &str) -> Vec<u8> {
+    let mut to = b"{\"name\":".to_vec();
+    write_string(name, &mut to);
+    write_key(what, &mut to);
+    to.extend_from_slice(b"true}");
     to
 }
 
@@ -71,6 +87,9 @@ mod tests {
         let answer = ServerMetadataResponse { name: "s".into(), version: "1".into(), extensions: vec!["e".into()] };
         let expected = json!({"name": "s", "version": "1", "extensions": ["e"]});
         assert_eq!(serde_json::from_slice::<Value>(&server(&answer)).unwrap(), expected);
-        assert_eq!(serde_json::from_slice::<Value>(&ready("m")).unwrap(), json!({"name": "m", "ready": true}));
+        assert_eq!(serde_json::from_slice::<Value>(&done("m", "ready")).unwrap(), json!({"name": "m", "ready": true}));
+        let model = ModelIndex { name: "m".into(), state: "READY".into(), ..ModelIndex::default() };
+        let expected = json!([{"name": "m", "version": "", "state": "READY", "reason": ""}]);
+        assert_eq!(serde_json::from_slice::<Value>(&index(&[model])).unwrap(), expected);
     }
 }

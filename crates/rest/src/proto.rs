@@ -153,6 +153,37 @@ pub struct ServerMetadataResponse {
     pub extensions: Vec<String>,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RepositoryIndexRequest {
+    #[prost(bool, tag = "2")]
+    pub ready: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RepositoryIndexResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub models: Vec<ModelIndex>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ModelIndex {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub version: String,
+    #[prost(string, tag = "3")]
+    pub state: String,
+    #[prost(string, tag = "4")]
+    pub reason: String,
+}
+
+/// `RepositoryModelLoadRequest` and `RepositoryModelUnloadRequest`, as far as they are needed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RepositoryModelRequest {
+    #[prost(string, tag = "2")]
+    pub name: String,
+}
+
 /// `GetStatusRequest` and `GetVModelStatusRequest` of the management API, as far as they are needed.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct StatusRequest {

@@ -13,6 +13,12 @@ pub enum Operation {
     ModelMetadata,
     ModelReady,
     Infer,
+    RepositoryIndex,
+    RepositoryLoad,
+    RepositoryUnload,
+    V1Predict,
+    /// A description for machines.
+    OpenApi,
 }
 
 /// One row of the table of routes.
@@ -33,7 +39,7 @@ const fn post(pattern: &'static str, operation: Operation) -> Route {
     Route { method: Method::POST, pattern, operation }
 }
 
-/// All routes: those of the Open Inference Protocol.
+/// All routes: those of the Open Inference Protocol with its repository extension, and those of V1 of KServe.
 pub const ROUTES: &[Route] = &[
     get("/v2", Operation::ServerMetadata),
     get("/v2/health/live", Operation::ServerLive),
@@ -44,6 +50,12 @@ pub const ROUTES: &[Route] = &[
     get("/v2/models/{name}/versions/{version}/ready", Operation::ModelReady),
     post("/v2/models/{name}/infer", Operation::Infer),
     post("/v2/models/{name}/versions/{version}/infer", Operation::Infer),
+    post("/v2/repository/index", Operation::RepositoryIndex),
+    post("/v2/repository/models/{name}/load", Operation::RepositoryLoad),
+    post("/v2/repository/models/{name}/unload", Operation::RepositoryUnload),
+    get("/v1/models/{name}", Operation::ModelReady),
+    post("/v1/models/{name}:predict", Operation::V1Predict),
+    get("/openapi.json", Operation::OpenApi),
 ];
 
 /// No path of ours has more segments.
@@ -104,6 +116,13 @@ fn fit(route: &Route, segments: &[&str]) -> Result<Option<Match>, Fault> {
                 found.name = decode(segment)?;
                 !found.name.is_empty()
             }
+            Some("{name}:predict") => match segment.strip_suffix(":predict") {
+                Some(name) if !name.is_empty() => {
+                    found.name = decode(name)?;
+                    true
+                }
+                _ => false,
+            },
             Some("{version}") => {
                 found.version = decode(segment)?;
                 !found.version.is_empty()
@@ -171,6 +190,8 @@ mod tests {
         assert_eq!(name("/v2/models/../infer"), "..");
         assert_eq!(name("/v2/models/./infer"), ".");
         assert_eq!(name("/v2/models/infer/infer"), "infer");
+        assert_eq!(name("/v1/models/a:b:predict"), "a:b");
+        assert_eq!(found(&Method::GET, "/v1/models/m%3Apredict").1, "m:predict");
     }
 
     #[test]

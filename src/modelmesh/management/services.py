@@ -10,6 +10,7 @@ from modelmesh.management.health import Health
 from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
 from modelmesh.management.reflection import AskRuntime, Reflection
+from modelmesh.management.repository import Repository
 from modelmesh.management.server import Server
 from modelmesh.management.splits import Splits
 from modelmesh.management.vmodels import VModelCalls
@@ -33,19 +34,20 @@ def serve(
         failed: Told of every handler that ended by an unexpected exception.
         entered: Told of each call's headers, in the task that answers it.
     """
-    models = Models(plane)
+    models, admin = Models(plane), Admin(plane)
+    splits = Splits(plane, models)
     serving = {
         **models.methods(),
         **VModelCalls(plane, models).methods(),
-        **Admin(plane).methods(),
-        **Splits(plane, models).methods(),
+        **admin.methods(),
+        **splits.methods(),
         **Reflection(ask_runtime).methods(),
     }
     peer = Peer(plane).methods()
     services = tuple(sorted({name.partition("/")[0] for name in serving}))
     health = Health(ready=ready, services=services, clock=plane.clock).methods()
     serving |= health
-    methods = Server(ready).methods()
+    methods = {**Server(ready).methods(), **Repository(plane, models, admin, splits).methods()}
     serving |= methods
     server = CallServer(
         dataplane=plane.dataplane, tasks=plane.tasks, methods={**serving, **peer}, failed=failed, entered=entered

@@ -18,6 +18,11 @@ pub const INFER: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInfere
 pub const MODEL_METADATA: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelMetadata");
 pub const SERVER_METADATA: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ServerMetadata");
 pub const SERVER_READY: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ServerReady");
+pub const REPOSITORY_INDEX: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/RepositoryIndex");
+pub const REPOSITORY_LOAD: PathAndQuery =
+    PathAndQuery::from_static("/inference.GRPCInferenceService/RepositoryModelLoad");
+pub const REPOSITORY_UNLOAD: PathAndQuery =
+    PathAndQuery::from_static("/inference.GRPCInferenceService/RepositoryModelUnload");
 pub const MODEL_STATUS: PathAndQuery = PathAndQuery::from_static("/mmesh.ModelMesh/getModelStatus");
 pub const VMODEL_STATUS: PathAndQuery = PathAndQuery::from_static("/mmesh.ModelMesh/getVModelStatus");
 

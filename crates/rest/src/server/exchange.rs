@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{
     ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, VARY,
 };
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use modelmesh_core::Purse;
@@ -16,13 +17,19 @@ use super::names::Kind;
 use crate::answer::{self, Wanted};
 use crate::describe;
 use crate::fault::Fault;
+use crate::openapi;
+use crate::options::{self, Options};
 use crate::proto::{
     ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelStatus, ModelStatusInfo,
-    ServerMetadataResponse, ServerReadyResponse, StatusRequest,
+    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelRequest, ServerMetadataResponse,
+    ServerReadyResponse, StatusRequest,
 };
 use crate::request;
 use crate::route::{self, Match, Operation};
+use crate::v1;
 
+/// Bytes of a body that says little.
+const MOST_OPTIONS: usize = 64 << 10;
 const JSON_BYTES: HeaderName = HeaderName::from_static("inference-header-content-length");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -112,6 +119,11 @@ impl Exchange<'_> {
             Operation::ModelReady => self.model_ready(name).await,
             Operation::ModelMetadata => self.model_metadata(name, version).await,
             Operation::Infer => self.infer(name, version, body).await,
+            Operation::OpenApi => Ok(Good::json(openapi::document())),
+            Operation::V1Predict => self.predict(name, body).await,
+            Operation::RepositoryIndex => self.index(body).await,
+            Operation::RepositoryLoad => self.load(name, body).await,
+            Operation::RepositoryUnload => self.unload(name, body).await,
         }
     }
 
@@ -148,7 +160,7 @@ impl Exchange<'_> {
             }
         };
         match status.status() {
-            ModelStatus::Loaded => Ok(Good::json(describe::ready(&name))),
+            ModelStatus::Loaded => Ok(Good::json(describe::done(&name, "ready"))),
             ModelStatus::NotFound => {
                 Err(Fault::new(StatusCode::NOT_FOUND, format!("there is no model or vmodel {name:?}")))
             }
@@ -172,12 +184,62 @@ impl Exchange<'_> {
         Ok(Good::json(describe::model(&calls::read::<ModelMetadataResponse>(answer)?)))
     }
 
+    async fn options(&mut self, body: Incoming) -> Result<Options, Fault> {
+        options::read(&body::read(self.headers, body, MOST_OPTIONS, self.purse).await?)
+    }
+
+    async fn index(&mut self, body: Incoming) -> Result<Good, Fault> {
+        let request = RepositoryIndexRequest { ready: self.options(body).await?.ready };
+        let headers = metadata::of(self.headers, None)?;
+        let guest = &self.client.guest;
+        let answer: RepositoryIndexResponse =
+            calls::ask(guest, &calls::REPOSITORY_INDEX, &headers, &request, self.purse).await?;
+        Ok(Good::json(describe::index(&answer.models)))
+    }
+
+    async fn load(&mut self, name: String, body: Incoming) -> Result<Good, Fault> {
+        if self.options(body).await?.parameters {
+            return Err(Fault::bad("a model is loaded as it is registered; there are no parameters"));
+        }
+        self.change(name, &calls::REPOSITORY_LOAD, "load").await
+    }
+
+    /// What its parameters say (`unload_dependents`) makes no difference: nothing depends on a model.
+    async fn unload(&mut self, name: String, body: Incoming) -> Result<Good, Fault> {
+        self.options(body).await?;
+        self.change(name, &calls::REPOSITORY_UNLOAD, "unload").await
+    }
+
+    async fn change(&mut self, name: String, path: &PathAndQuery, what: &str) -> Result<Good, Fault> {
+        let headers = metadata::of(self.headers, None)?;
+        let request = RepositoryModelRequest { name };
+        calls::ask::<()>(&self.client.guest, path, &headers, &request, self.purse).await?;
+        Ok(Good::json(describe::done(&request.name, what)))
+    }
+
     async fn infer(&mut self, name: String, version: String, body: Incoming) -> Result<Good, Fault> {
         let (message, headers, wanted) = self.read_infer(&name, version, body).await?;
         let answer = calls::call_model(self.client, &calls::INFER, &name, headers, &message, self.purse).await?;
         drop(message);
         let written = answer::write(calls::read::<ModelInferResponse>(answer)?, &wanted)?;
         Ok(Good { body: written.body, json_bytes: written.json_bytes })
+    }
+
+    /// V1: the model is asked what its input is, and then for the answer.
+    async fn predict(&mut self, name: String, body: Incoming) -> Result<Good, Fault> {
+        let max_bytes = self.client.house.door.max_message_bytes();
+        self.check_kind(false)?;
+        let body = body::read(self.headers, body, max_bytes, self.purse).await?;
+        let headers = metadata::of(self.headers, None)?;
+        let (client, purse) = (self.client, &mut *self.purse);
+        let asked = calls::framed(&ModelMetadataRequest { name: name.clone(), ..Default::default() });
+        let told = calls::call_model(client, &calls::MODEL_METADATA, &name, headers.clone(), &asked, purse).await?;
+        let told: ModelMetadataResponse = calls::read(told)?;
+        let (mut request, format) = v1::read(&body, &told.inputs, max_bytes)?;
+        name.clone_into(&mut request.model_name);
+        let message = calls::framed(&request);
+        let answer = calls::call_model(client, &calls::INFER, &name, headers, &message, purse).await?;
+        Ok(Good::json(v1::write(calls::read(answer)?, format)?))
     }
 
     /// The call that an infer request becomes. What the request was read from is gone when this returns.
@@ -210,12 +272,19 @@ impl Exchange<'_> {
                 Some(bytes.ok_or_else(|| Fault::bad("Inference-Header-Content-Length must be a number of bytes"))?)
             }
         };
-        let Some(kind) = self.headers.get(CONTENT_TYPE) else { return Ok(json_bytes) };
+        self.check_kind(json_bytes.is_some())?;
+        Ok(json_bytes)
+    }
+
+    /// # Errors
+    /// 415: the body is said to be nothing that is read here.
+    fn check_kind(&self, binary: bool) -> Result<(), Fault> {
+        let Some(kind) = self.headers.get(CONTENT_TYPE) else { return Ok(()) };
         let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         // curl -d says the last of them.
         let json = matches!(kind.as_str(), "" | "application/json" | "application/x-www-form-urlencoded");
-        if json || kind.ends_with("+json") || (kind == "application/octet-stream" && json_bytes.is_some()) {
-            return Ok(json_bytes);
+        if json || kind.ends_with("+json") || (kind == "application/octet-stream" && binary) {
+            return Ok(());
         }
         Err(Fault::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
