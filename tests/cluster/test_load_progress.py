@@ -45,6 +45,10 @@ def test_a_load_that_moves_on_may_take_longer_than_the_time_out() -> None:
         told = events(a, "load_progress")
         assert told[0] == ("fetching", "fetching, 0.0 of 1.0 MB")
         assert 3 <= len(told) <= 8, "once for each stage, and each ten seconds"
+        remembered = [one for one in a.plane.recall.recollect(M).events if one.kind == "load_progress"]
+        assert len(remembered) <= 2, "a long load does not push out what came before"
+        assert sum(one.times for one in remembered) == len(told)
+        assert a.plane.cache.loading() == []
 
     play(story)
 
@@ -65,6 +69,9 @@ def test_a_load_that_stands_still_ends_one_time_out_after_its_last_progress() ->
         call = asyncio.ensure_future(cluster.call("m", via="a", timeout_ms=60_000))
         await asyncio.sleep(12)
         assert not call.done()
+        (now,) = a.plane.cache.loading()
+        assert now.bytes_total == 1_000_000
+        assert 200_000 < now.bytes_done < 400_000
         a.runtime.stalled.add(M)
         began = asyncio.get_running_loop().time()
         answer = await call

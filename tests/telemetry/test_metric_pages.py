@@ -53,6 +53,8 @@ def test_every_metric_of_calls_loads_and_queues_is_on_the_dashboard() -> None:
     assert left_out == {
         "modelmesh_unloadmodel_failure",  # always zero
         "modelmesh_model_sizing_milliseconds",
+        "modelmesh_loading_bytes",  # of loads that run now: `models status` says it of each
+        "modelmesh_loading_bytes_done",
         "modelmesh_instance_lru_seconds",  # its age is shown
         "modelmesh_instance_capacity_bytes",  # its share is shown
         "modelmesh_instance_used_bytes",

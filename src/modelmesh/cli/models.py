@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,7 +67,9 @@ def status(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = Non
 
     with _client(address, ca) as client:
         info = client.call("mmesh.ModelMesh/getModelStatus", pb.GetStatusRequest(modelId=model), pb.ModelStatusInfo)
-    _show(model, info, as_json=as_json)
+        loads = {copy.location for copy in info.modelCopyInfos if copy.copyStatus == pb.ModelStatusInfo.LOADING}
+        progress = _progress(client, model) if loads else {}
+    _show(model, info, as_json=as_json, progress={one: text for one, text in progress.items() if one in loads})
 
 
 @models.command()
@@ -211,7 +213,27 @@ def _client(address: str, ca: Path | None) -> AbstractContextManager["Client"]:
     return connect(address, ca)
 
 
-def _show(model: str, info: "model_mesh_pb2.ModelStatusInfo", *, as_json: bool) -> None:
+def _progress(client: "Client", model: str) -> dict[str, str]:
+    """How far the loads of a model were when their instances last told, by instance."""
+    from modelmesh._proto import admin_pb2 as pb
+
+    answer = client.call("modelmesh.v1.Admin/Explain", pb.ExplainRequest(model_id=model), pb.ExplainResponse)
+    found: dict[str, str] = {}
+    for event in answer.events:  # oldest first
+        if event.kind == "load_started":
+            found.pop(event.instance_id, None)
+        elif event.kind == "load_progress":
+            found[event.instance_id] = event.detail
+    return found
+
+
+def _show(
+    model: str,
+    info: "model_mesh_pb2.ModelStatusInfo",
+    *,
+    as_json: bool,
+    progress: "Mapping[str, str] | None" = None,
+) -> None:
     from modelmesh._proto import model_mesh_pb2 as pb
 
     def names(status: int) -> str:
@@ -225,7 +247,12 @@ def _show(model: str, info: "model_mesh_pb2.ModelStatusInfo", *, as_json: bool) 
                     "status": names(info.status),
                     "errors": list(info.errors),
                     "copies": [
-                        {"instance": copy.location, "status": names(copy.copyStatus), "since_ms": copy.time}
+                        {
+                            "instance": copy.location,
+                            "status": names(copy.copyStatus),
+                            "since_ms": copy.time,
+                            **({"progress": progress[copy.location]} if progress and copy.location in progress else {}),
+                        }
                         for copy in info.modelCopyInfos
                     ],
                 }
@@ -234,7 +261,8 @@ def _show(model: str, info: "model_mesh_pb2.ModelStatusInfo", *, as_json: bool) 
     else:
         say(f"{model}: {names(info.status)}")
         for copy in info.modelCopyInfos:
-            say(f"  {copy.location}: {names(copy.copyStatus)} since {_ago(copy.time)}")
+            told = f" ({progress[copy.location]})" if progress and copy.location in progress else ""
+            say(f"  {copy.location}: {names(copy.copyStatus)} since {_ago(copy.time)}{told}")
         for error in dict.fromkeys(info.errors):
             say(f"  error: {error}")
     if info.status in {pb.ModelStatusInfo.LOADING_FAILED, pb.ModelStatusInfo.NOT_FOUND}:

@@ -26,5 +26,6 @@ class Event:
 
     @property
     def about(self) -> tuple[object, ...]:
-        """What it says, but for when and how often."""
-        return (self.instance, self.model, self.kind, self.reason, self.detail, self.cause)
+        """What it says, but for when and how often. Of a load's progress the last counts, not each number on the way."""
+        detail = "" if self.kind == "load_progress" else self.detail
+        return (self.instance, self.model, self.kind, self.reason, detail, self.cause)

@@ -237,6 +237,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("modelmesh_instance_models_total", _GAUGE, "Copies at this instance.", statsd_legacy="modelCount"),
     Family("modelmesh_instance_loads", _GAUGE, "Loads that run or wait for their turn."),
+    Family("modelmesh_loading_bytes", _GAUGE, "Bytes that loads that run bring, as far as their runtime tells."),
+    Family("modelmesh_loading_bytes_done", _GAUGE, "Of these, bytes that are there."),
     # --- the cluster, told by the leader alone ---
     Family(
         "modelmesh_models_loaded_total", _GAUGE, "Models with a copy; at the leader only.", statsd_legacy="modelsLoaded"

@@ -35,6 +35,7 @@ from modelmesh.values import records
 from modelmesh.values.dataplane import LocalCopy, Outcome
 from modelmesh.values.explanation import Rehearsal, SizeSource
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.view import Copy
 
 PUBLISH_BOUND_MS = 1_000
@@ -173,6 +174,11 @@ class Cache:
         """A model that is loaded, for asking the runtime after a lost connection; none that may have ended it."""
         held = (entry for entry in self._entries.values() if entry.state in OPEN)
         return next((entry.model for entry in held if not self._steps.suspected(entry)), None)
+
+    def loading(self) -> list[LoadProgress]:
+        """How far the loads are that run now, as far as their runtime tells."""
+        found = (entry for entry in self._entries.values() if entry.state is CopyState.LOADING)
+        return [entry.progress for entry in found if entry.progress is not None]
 
     @property
     def loads(self) -> int:

@@ -54,7 +54,10 @@ class Gauges:
         copies = len(self._cache.models())
         oldest_ms = self._cache.usage.oldest_use_ms() if copies else 0
         now_ms = self._clock.now_ms()
+        loading = self._cache.loading()
         gauges: dict[str, float] = {
+            "modelmesh_loading_bytes": sum(max(one.bytes_total, one.bytes_done) for one in loading),
+            "modelmesh_loading_bytes_done": sum(one.bytes_done for one in loading),
             "modelmesh_instance_lru_seconds": oldest_ms // 1000 if oldest_ms else EMPTY_LRU_S,
             "modelmesh_instance_lru_age_seconds": max(0, now_ms - oldest_ms) // 1000 if oldest_ms else 0,
             "modelmesh_instance_capacity_bytes": ledger.capacity_bytes,
