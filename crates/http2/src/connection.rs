@@ -27,6 +27,9 @@ const MOST_UNREAD: usize = 2 << 20;
 /// Looks in a row at which nothing of what waits had been read.
 const MOST_STUCK: usize = 6;
 
+/// Streams that hear in one turn that their connection has ended.
+const ENDED: usize = 32;
+
 /// What drives a connection.
 pub(crate) struct Driver<T> {
     io: T,
@@ -95,14 +98,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
     /// Reads once, or writes and waits.
     pub fn turn(&mut self, cx: &mut Context<'_>) -> Turn {
-        if let Some(done) = &self.done {
-            return Turn::Over(done.clone());
+        if self.done.is_some() {
+            return self.over(cx);
         }
         if let Some(why) = self.expelled {
             return self.end(cx, Error::Protocol { reason: Reason::ENHANCE_YOUR_CALM, why });
         }
         let reads = {
             let mut state = self.state.lock();
+            if !state.end_some(ENDED) {
+                cx.waker().wake_by_ref();
+                return Turn::Pending;
+            }
             remember(&mut state.waker, cx.waker());
             state.notified = false;
             let unread =
@@ -152,6 +159,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             self.at_end = true;
             let mut state = self.state.lock();
             state.fail(&Error::Broken(io::ErrorKind::ConnectionReset));
+            cx.waker().wake_by_ref();
             return Ok(Poll::Pending);
         }
         self.reads += 1;
@@ -234,6 +242,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         (self.stuck >= MOST_STUCK).then_some("what is said to it is not read")
     }
 
+    /// Nothing is left to do but to tell the streams.
+    fn over(&mut self, cx: &Context<'_>) -> Turn {
+        if !self.state.lock().end_some(ENDED) {
+            cx.waker().wake_by_ref();
+            return Turn::Pending;
+        }
+        self.done.clone().map_or(Turn::Pending, Turn::Over)
+    }
+
     /// The connection ends over an error. What can be said at once is said; nobody waits for that.
     fn end(&mut self, cx: &mut Context<'_>, error: Error) -> Turn {
         let mut state = self.state.lock();
@@ -242,8 +259,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         if matches!(error, Error::Protocol { .. }) {
             self.say_last(cx);
         }
-        self.done = Some(Err(error.clone()));
-        Turn::Over(Err(error))
+        self.done = Some(Err(error));
+        self.over(cx)
     }
 
     /// The connection ends because nothing is left to do.
@@ -256,7 +273,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         drop(state);
         self.say_last(cx);
         self.done = Some(Ok(()));
-        Turn::Over(Ok(()))
+        self.over(cx)
     }
 
     /// Writes what the socket takes at once, and closes it if that is all.
@@ -270,6 +287,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 impl<T> Drop for Driver<T> {
     fn drop(&mut self) {
         // Whoever still holds a stream must not wait for a connection that nobody drives.
-        self.state.lock().fail(&Error::Broken(io::ErrorKind::ConnectionAborted));
+        let mut state = self.state.lock();
+        state.fail(&Error::Broken(io::ErrorKind::ConnectionAborted));
+        state.end_some(usize::MAX);
     }
 }

@@ -14,8 +14,10 @@ use crate::state::{Role, State};
 const BLOCKS: usize = 32;
 /// After so many frames likewise: small ones are work, and few bytes.
 const FRAMES: usize = 1024;
-/// Bytes of a header block that count as another one.
+/// Bytes of a header block, or of the list in it, that count as another one: a list of many small fields is work, and few
+/// bytes.
 const BLOCK: usize = 4096;
+const LIST: usize = 2048;
 /// Frames that one header block may come in.
 const MOST_PARTS: usize = 64;
 /// So many times the permitted size a header list is read to its end, and answered. After that it is no list.
@@ -147,7 +149,8 @@ impl Reader {
                 kind::HEADERS | kind::CONTINUATION => {
                     blocks += 1 + head.length / BLOCK;
                     self.blocks += u64::from(head.kind == kind::HEADERS);
-                    block(&mut self.partial, &mut self.decoder, self.max_header_list, head, payload, state)?;
+                    blocks +=
+                        block(&mut self.partial, &mut self.decoder, self.max_header_list, head, payload, state)? / LIST;
                 }
                 _ if self.partial.is_some() => return Err(Fault::protocol("a frame inside a header block")),
                 _ => other(head, payload, state)?,
@@ -177,7 +180,7 @@ fn unpadded(head: Head, payload: &[u8]) -> Result<(usize, usize), Fault> {
     }
 }
 
-/// HEADERS or CONTINUATION.
+/// HEADERS or CONTINUATION. Returns the size of the list, once it is whole.
 fn block(
     partial: &mut Option<Partial>,
     decoder: &mut Decoder,
@@ -185,7 +188,7 @@ fn block(
     head: Head,
     payload: &[u8],
     state: &mut State,
-) -> Result<(), Fault> {
+) -> Result<usize, Fault> {
     let begun = partial.take();
     if head.kind == kind::CONTINUATION {
         let Some(mut begun) = begun.filter(|begun| begun.stream == head.stream) else {
@@ -198,7 +201,7 @@ fn block(
         begun.block.extend_from_slice(payload);
         if !head.has(flag::END_HEADERS) {
             *partial = Some(begun);
-            return Ok(());
+            return Ok(0);
         }
         return decoded(decoder, max_list, (begun.stream, begun.last), &begun.block, state);
     }
@@ -224,7 +227,7 @@ fn block(
         return decoded(decoder, max_list, (head.stream, last), payload, state);
     }
     *partial = Some(Partial { stream: head.stream, last, block: payload.to_vec(), parts: 1 });
-    Ok(())
+    Ok(0)
 }
 
 fn decoded(
@@ -233,10 +236,12 @@ fn decoded(
     (stream, last): (u32, bool),
     block: &[u8],
     state: &mut State,
-) -> Result<(), Fault> {
+) -> Result<usize, Fault> {
     let mut fields = Fields::new(max_list, block.len());
     decoder.decode(block, max_list.saturating_mul(MOST_LISTS), |name, value, size| fields.take(name, value, size))?;
-    state.headers(stream, fields, last)
+    let size = fields.size();
+    state.headers(stream, fields, last)?;
+    Ok(size)
 }
 
 /// All frames that are neither DATA nor of a header block.

@@ -55,6 +55,8 @@ pub(crate) struct State {
     pub last_id: u32,
     /// Why the connection ended, or takes no new streams.
     pub failure: Option<Error>,
+    /// Of a connection that has ended: why, and the streams that have not heard of it.
+    ending: Option<(Error, Vec<usize>)>,
 
     // of a client
     pub handles: usize,
@@ -123,6 +125,7 @@ impl State {
             active: 0,
             last_id: 0,
             failure: None,
+            ending: None,
             handles: 0,
             unopened: VecDeque::new(),
             max_send_streams: usize::MAX,
@@ -309,7 +312,7 @@ impl State {
         self.replied()
     }
 
-    /// Ends the connection: every stream learns why.
+    /// Ends the connection: every stream learns why, each in its turn (`end_some`).
     pub fn fail(&mut self, error: &Error) {
         if self.failure.is_none() {
             self.failure = Some(error.clone());
@@ -317,16 +320,27 @@ impl State {
         self.accepted.clear();
         self.unopened.clear();
         self.lingering.clear();
-        let keys: Vec<usize> = self.streams.iter().map(|(key, _)| key).collect();
-        for key in keys {
+        if self.ending.is_none() {
+            self.ending = Some((error.clone(), self.streams.iter().map(|(key, _)| key).collect()));
+        }
+        if let Some(waker) = self.pinged.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Ends so many streams of a connection that has ended; false if there are more. Whoever served them has work to do
+    /// then, before which others should have theirs.
+    pub fn end_some(&mut self, most: usize) -> bool {
+        let Some((error, mut keys)) = self.ending.take() else { return true };
+        let rest = keys.len().saturating_sub(most);
+        for key in keys.drain(rest..).rev() {
             if let Some(stream) = self.streams.get_mut(key) {
                 stream.holders.acceptor = false;
                 self.ended(key, error.clone());
             }
         }
-        if let Some(waker) = self.pinged.waker.take() {
-            waker.wake();
-        }
+        self.ending = Some((error, keys));
+        rest == 0
     }
 
     /// Lets go of one half of a stream, or of both.

@@ -191,6 +191,60 @@ fn a_turn_ends_after_so_many_frames() {
 }
 
 #[test]
+fn a_turn_ends_after_so_many_fields() {
+    run(async {
+        let mut held = Held::new(Settings::default(), 8 * MIB).await;
+        let mut block = BytesMut::from(REQUEST);
+        for _ in 0..300 {
+            block.put_slice(b"\0\x01x\x01y");
+        }
+        let mut attack = BytesMut::new();
+        for at in 0..30 {
+            frame(&mut attack, 1, 5, at * 2 + 1, &block);
+        }
+        held.near.write_all(&attack).await.unwrap();
+        let mut turns = 0;
+        while held.calls.len() < 30 {
+            match poll_once(poll_fn(|cx| held.server.poll_accept(cx))).await {
+                Some(Some(Ok(call))) => held.calls.push(call),
+                other => {
+                    assert!(other.is_none());
+                    turns += 1;
+                }
+            }
+        }
+        assert!(turns >= 4, "9,000 fields in {turns} turns");
+    });
+}
+
+#[test]
+fn calls_of_a_connection_that_ends_hear_of_it_a_few_in_a_turn() {
+    run(async {
+        let mut held = Held::new(Settings::default(), 8 * MIB).await;
+        let mut requests = BytesMut::new();
+        for at in 0..1000 {
+            frame(&mut requests, 1, 4, at * 2 + 1, REQUEST);
+        }
+        held.say(&requests, Some).await;
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        for (_, _, answer) in &mut held.calls {
+            assert!(answer.poll_reset(&mut Context::from_waker(&waker)).is_pending());
+        }
+        drop(held.near);
+        let (mut turns, mut before) = (0, 0);
+        while poll_once(poll_fn(|cx| held.server.poll_accept(cx))).await.is_none() {
+            turns += 1;
+            let now = woken.0.load(Ordering::Relaxed);
+            assert!(now - before <= 32, "{} in one turn", now - before);
+            before = now;
+        }
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1000);
+        assert!(turns >= 31, "{turns} turns");
+    });
+}
+
+#[test]
 fn half_a_header_block_is_not_waited_for() {
     run(async {
         let mut held = Held::new(Settings::default(), 8 * MIB).await;
