@@ -15,7 +15,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -vE '/(target|fuzz)/') Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo demo-serving test test-servers test-storage lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro lock proto docs check-deploy check-manifests
+.PHONY: help tools build demo demo-serving test test-servers test-storage lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro bench-storage lock proto docs check-deploy check-manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -223,6 +223,12 @@ bench-micro: $(STAMPS)/venv ## what one decision costs; a million generated mess
 bench-path: bytecode ## what a call costs on its way, beside Envoy and others (7 minutes); BASE=commit takes turns with this one
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python benchmarks/path/run.py $(if $(BASE),--base $(BASE))
+
+$(TOOLS)/versitygw:
+	@GOBIN=$(CURDIR)/$(TOOLS) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+bench-storage: bytecode $(TOOLS)/versitygw ## what pulls cost beside plain downloads, and what they never cost twice (3 minutes); needs go
+	@$(BIN)/python -m benchmarks.storage.run $(TOOLS)/versitygw
 
 flame-path: bytecode ## a flame graph of a warm call; needs perf
 	@cargo build -q --release -p modelmesh-bench-kit

@@ -1,0 +1,61 @@
+"""Renders results/storage.md."""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The page."""
+    machine, found = result["machine"], result["results"]
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    busy = " and ".join(f"{load:.1f}" for load in result["load_average"])
+    lines = [
+        "# What pulling model files costs",
+        "",
+        "Rendered from `storage.json` by `make bench-storage`; not edited by hand.",
+        "",
+        f"{result['date']}, commit {result['commit']}, {machine['cpu']}, {machine['cpus']} CPUs, Linux {machine['kernel']}; {versions}.",
+        f"Load average of the machine before and after: {busy}. Above the number of CPUs other programs took their part, of all contenders",
+        "alike, since they take turns: then the ratios hold, not the seconds.",
+        "",
+        "## From a local S3, nothing on disk",
+        "",
+        "| what | contender | seconds, median | range | CPU seconds | over boto3 | over obstore | over obstore, synced |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for shape, runs in found["downloads"].items():
+        medians = {name: statistics.median(run["seconds"] for run in one) for name, one in runs.items()}
+        for name, one in runs.items():
+            taken = [run["seconds"] for run in one]
+            cpu = statistics.median(run["cpu_seconds"] for run in one)
+            over = " | ".join(
+                f"{medians[name] / medians[other]:.2f}" for other in ("boto3", "obstore", "obstore, synced")
+            )
+            lines.append(
+                f"| {shape} | {name} | {medians[name]:.2f} | {min(taken):.2f} to {max(taken):.2f} | {cpu:.2f} | {over} |"
+            )
+    second, shared, memory = found["second"], found["shared"], found["memory"]
+    once = shared["sent_bytes"] / shared["content_bytes"]
+    lines += [
+        "",
+        "A pull must take at most 1.2 times what a tool that people use takes, here boto3. The library under ours, by hand, is a harder measure,",
+        "and stands beside it: what is above 1 there is what our own work costs.",
+        "",
+        "`modelmesh` lists, checks lengths and tags, syncs each file to the disk and publishes it under its final name; the plain downloads do",
+        "none of that. `obstore` is the library under ours, by hand: a stream an object, 16 at once; *synced*, with an `fsync` of each file, as a",
+        "file needs that must be whole after a crash. `boto3` is the transfer manager of AWS with 16 threads and parts of 16 MB.",
+        "",
+        "## Never twice",
+        "",
+        "| what | seen | must |",
+        "|---|---|---|",
+        f"| the same file again: milliseconds, median of 20 (it is listed, nothing is fetched) | {second['large']['median_ms']:.1f} | 30 |",
+        f"| the same 500 files again: milliseconds | {second['many']['median_ms']:.1f} | 30 |",
+        f"| {shared['callers']} callers of one cold content in {shared['processes']} processes on one cache: times its bytes were sent | {once:.4f} | 1 |",
+        f"| peak memory of a process that pulls 2 GB: MB (before the pull {memory['before_mb']:.0f}) | {memory['peak_mb']:.0f} | 150 |",
+        "",
+        "The byte that is sent more than once is the one that a server is asked for to learn the size and the tag. Two hundred pulls that are",
+        "killed at random moments are part of `make test-storage`: no file under its final name differed from its source.",
+    ]
+    return "\n".join(lines) + "\n"
