@@ -346,3 +346,31 @@ async def test_draining_ends_connections_when_their_requests_have_ended(rest: Re
     writer.close()
     with pytest.raises(aiohttp.ClientError):
         await rest.ask("GET", "/v2/health/live")
+
+
+async def test_pages_of_strange_origins_cannot_call_and_named_ones_are_told_that_they_can(
+    make: Make, runtime: Runtime
+) -> None:
+    runtime.script["ModelInfer"] = mirror
+    one = make(rest="127.0.0.1:0", rest_origins=["https://app.example.org"])
+    one.local()
+    rest = Rest(one)
+
+    async def asked(method: str, origin: str, **headers: str) -> tuple[int, aiohttp.ClientResponse]:
+        status, _, answer = await rest.ask(
+            method, "/v2/models/m/infer", json={"inputs": [X]}, headers={"Origin": origin, **headers}
+        )
+        return status, answer
+
+    own = f"http://127.0.0.1:{one.plane.rest_port}"
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    assert (await asked("POST", own))[0] == 200
+    for method, headers in (("POST", {}), ("OPTIONS", preflight)):
+        assert (await asked(method, "http://evil.org", **headers))[0] == 403
+    assert [method for method, _ in runtime.calls] == ["inference.GRPCInferenceService/ModelInfer"]
+    status, answer = await asked("POST", "https://app.example.org")
+    assert (status, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://app.example.org")
+    status, answer = await asked("OPTIONS", "https://app.example.org", **preflight)
+    assert (status, answer.headers["Access-Control-Allow-Headers"]) == (204, "content-type")
+    assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+    await rest.session.close()

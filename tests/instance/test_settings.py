@@ -77,6 +77,7 @@ def test_the_runtime_is_a_port_a_socket_or_where_it_has_always_been() -> None:
         ("MM_KVSTORE_PREFIX", "a b"),
         ("MM_TLS_CLIENT_AUTH", "sometimes"),
         ("MM_LOG_LEVEL", "loud"),
+        ("MM_REST_ORIGINS", "app.example.org"),
     ],
 )
 def test_what_is_wrong_is_named(name: str, value: str) -> None:
@@ -209,6 +210,7 @@ def test_the_rest_port_has_its_old_name_and_is_off_in_kubernetes_until_it_is_set
     assert settings().resolved_rest_port() == 8008
     assert settings(REST_PROXY_LISTEN_PORT="9").resolved_rest_port() == 9
     assert settings(MM_REST_PORT="NONE").resolved_rest_port() == 0
+    assert settings(MM_REST_ORIGINS="https://a.b, http://c:1").rest_origins == ("https://a.b", "http://c:1")
     with pytest.raises(SettingsError, match="MM_SVC_GRPC_PORT and MM_REST_PORT are both 8033"):
         settings(MM_REST_PORT="8033")
     monkeypatch.setattr(endpoint_settings, "KUBERNETES", tmp_path)

@@ -60,6 +60,8 @@ async def test_the_page_on_rest(tmp_path: Path) -> None:
         for command, answer in SHOWN:
             for url in urls:
                 assert await curl(command, url) == json.loads(answer), command
+        status, said, error = await mesh.command("infer", "iris", "input=[5.1, 3.5, 1.4, 0.2]", "--output", "label")
+        assert (status, said.split()) == (0, ["label", "INT64", "[1]", "[0]"]), error
         # HTTP/2, and a vmodel of which nobody has heard before.
         status, _, error = await mesh.command("vmodels", "set", "best", "iris")
         assert status == 0, error
@@ -67,10 +69,20 @@ async def test_the_page_on_rest(tmp_path: Path) -> None:
         for url in urls:
             answer = await curl(infer, url, "--http2-prior-knowledge")
             assert answer["outputs"][0]["data"] == [0, 2]
+        status, said, error = await mesh.command("infer", "best", "input=[[6.7, 3.0, 5.2, 2.3]]", "--json")
+        assert status == 0, error
+        assert json.loads(said)["outputs"][0] == {"name": "label", "datatype": "INT64", "shape": [1], "data": [2]}
+        status, _, error = await mesh.command("infer", "best", "x=1")
+        assert (status, "the model has no input x; it has input" in error) == (2, True)
         await the_repository(urls)
         assert await curl(f"curl -s {urls[0]}/v2", "") == {
             "name": "modelmesh",
             "version": __version__,
-            "extensions": [],
+            "extensions": [
+                "model_repository",
+                "model_repository(unload_dependents)",
+                "binary_tensor_data",
+                "classification",
+            ],
         }
         assert await curl(f"curl -s {urls[0]}/v2/health/ready", "") == {"ready": True}

@@ -4,7 +4,9 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,21 +19,23 @@ use parking_lot::Mutex;
 use tokio::io::duplex;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::interval;
 
+use crate::clock;
 use crate::connections::{self, Admission};
 use crate::drain::Phase;
 use crate::framing::{Deframer, Follower};
 use crate::ledger::{Account, Charge, Holder, Side};
 use crate::limits;
-use crate::listen;
+use crate::listen::{self, HEARTBEAT};
 use crate::port::Port;
 use crate::shared::Shared;
 use crate::socket::Socket;
 use crate::status::{Code, code_of, message_of};
 use crate::thread::{self, Arrived, Command, Handle, least_loaded};
 
-/// Bytes that may be on their way between a listener and a data thread, each way.
-const PIPE: usize = 256 << 10;
+/// Bytes that may be on their way between a listener and a data thread, each way. Who has been full once stays as large.
+const PIPE: usize = 64 << 10;
 /// Beyond the first of them a request pays for its bytes, in steps of this.
 const STEP: usize = 32 << 10;
 /// A connection that goes away before it has read a call is replaced, so often.
@@ -60,12 +64,23 @@ impl Door {
         listen::bind(address, name)
     }
 
-    /// Starts a thread with a runtime of its own.
+    /// Starts a thread with a runtime of its own. Whether it turns is looked at as it is of data threads.
     ///
     /// # Errors
     /// The system gives none.
-    pub fn spawn(name: String, work: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
-        thread::spawn(name, work)
+    pub fn spawn(&self, name: String, work: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+        let turned_ms = Arc::new(AtomicU64::new(clock::monotonic_ms()));
+        self.shared.turned_ms.lock().push(Arc::clone(&turned_ms));
+        thread::spawn(name, async move {
+            let mut beat = interval(HEARTBEAT);
+            let mut work = pin!(work);
+            loop {
+                tokio::select! {
+                    () = work.as_mut() => return,
+                    _ = beat.tick() => turned_ms.store(clock::monotonic_ms(), Ordering::Relaxed),
+                }
+            }
+        })
     }
 
     /// How many threads share the work: as many as there are data threads.
@@ -200,6 +215,11 @@ impl Guest {
         self.account.lock().note(0, Waker::noop()).is_err()
     }
 
+    /// Nothing is asked for the time being: its connection, with what that keeps for the next call, ends when its calls have.
+    pub fn rest(&self) {
+        drop(self.sender.lock().take());
+    }
+
     /// What one of its requests holds.
     #[must_use]
     pub fn purse(&self) -> Purse {
@@ -331,8 +351,32 @@ impl Purse {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
     use crate::ledger::Ledger;
+
+    #[tokio::test]
+    async fn a_guest_that_rests_keeps_no_connection_and_gets_another_for_its_next_call() {
+        let shared = Shared::new(crate::settings::Settings::default()).unwrap();
+        let (handle, mut commands) = Handle::new();
+        let (_phase, receiver) = watch::channel(Phase::Running);
+        let door = Door::new(shared, vec![handle].into(), receiver);
+        let guest = door.enter(SocketAddr::from(([10, 0, 0, 1], 9))).unwrap();
+        for _ in 0..2 {
+            let sender = guest.sender().unwrap();
+            let Some(Command::Serve { arrived: Arrived::Inside(mut far), admission: None, .. }) = commands.recv().await
+            else {
+                panic!("no connection was opened")
+            };
+            assert!(guest.sender().is_some() && commands.try_recv().is_err(), "one is enough");
+            guest.rest();
+            drop(sender);
+            let mut said = Vec::new();
+            far.read_to_end(&mut said).await.unwrap();
+            assert!(said.starts_with(b"PRI * HTTP/2.0"));
+        }
+    }
 
     #[test]
     fn a_request_pays_for_what_is_beyond_little_and_gets_it_back() {

@@ -309,15 +309,17 @@ impl Engine {
         self.shared.metrics.forget(model);
     }
 
-    /// Milliseconds since each thread last turned; the acceptor is the last one.
+    /// Milliseconds since each thread last turned: data threads, those of doors, and the acceptor as the last one.
     #[must_use]
     pub fn thread_ages_ms(&self) -> Vec<u64> {
         let running = self.running.lock();
         let Some(workers) = &running.workers else { return Vec::new() };
         let now_ms = clock::monotonic_ms();
+        let doors = self.shared.turned_ms.lock();
         workers
             .iter()
             .map(|worker| &worker.load.turned_ms)
+            .chain(doors.iter().map(|turned_ms| &**turned_ms))
             .chain([&*running.acceptor_turned_ms])
             .map(|turned_ms| now_ms.saturating_sub(turned_ms.load(Ordering::Relaxed)))
             .collect()

@@ -24,6 +24,7 @@ pub struct Core {
     engine: Engine,
     /// `host:port` of the REST listener, if there is to be one.
     rest: Option<String>,
+    rest_origins: Vec<String>,
     front: Mutex<Option<Front>>,
     /// Threads do not survive a fork, so a child's copy of the core is dead.
     process: u32,
@@ -44,7 +45,7 @@ impl Core {
 impl Core {
     #[new]
     #[pyo3(signature = (
-        *, instance, runtime, serving, peer, rest = None, serving_tls = None, peer_tls = None, threads = 0,
+        *, instance, runtime, serving, peer, rest = None, rest_origins = Vec::new(), serving_tls = None, peer_tls = None, threads = 0,
         max_message_bytes = 16_777_216, max_header_bytes = 65_536, connections_max = None,
         max_connection_age_ms = None, max_connection_age_grace_ms = None, memory_max = None, held_requests_max = 4096, held_bytes_max = 268_435_456,
         replay_bytes_max = 268_435_456, events_max = 65_536, multi_parallelism = 4, tapped_bytes_max = 67_108_864,
@@ -57,6 +58,7 @@ impl Core {
         serving: Option<String>,
         peer: Option<String>,
         rest: Option<String>,
+        rest_origins: Vec<String>,
         serving_tls: Option<&Bound<'_, Tls>>,
         peer_tls: Option<&Bound<'_, Tls>>,
         threads: usize,
@@ -104,7 +106,7 @@ impl Core {
                 models_max: metrics_models_max,
             },
         })?;
-        Ok(Self { engine, rest, front: Mutex::new(None), process: process::id() })
+        Ok(Self { engine, rest, rest_origins, front: Mutex::new(None), process: process::id() })
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
@@ -112,7 +114,7 @@ impl Core {
         Ok(py.detach(|| {
             engine.start()?;
             if let (Some(address), Some(door)) = (&self.rest, engine.door()) {
-                *self.front.lock() = Some(Front::start(&door, address)?);
+                *self.front.lock() = Some(Front::start(&door, address, self.rest_origins.clone())?);
             }
             Ok::<_, std::io::Error>(())
         })?)

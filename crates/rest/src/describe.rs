@@ -3,6 +3,9 @@
 use crate::json::{write_integer, write_key, write_list, write_string};
 use crate::proto::{ModelIndex, ModelMetadataResponse, ServerMetadataResponse, TensorMetadata};
 
+/// Extensions of the protocol that are REST's alone.
+const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "classification"];
+
 #[must_use]
 pub fn server(answer: &ServerMetadataResponse) -> Vec<u8> {
     let mut to = b"{\"name\":".to_vec();
@@ -10,7 +13,8 @@ pub fn server(answer: &ServerMetadataResponse) -> Vec<u8> {
     write_key("version", &mut to);
     write_string(&answer.version, &mut to);
     write_key("extensions", &mut to);
-    write_list(&answer.extensions, &mut to, |extension, to| write_string(extension, to));
+    let extensions = answer.extensions.iter().map(String::as_str).chain(EXTENSIONS);
+    write_list(extensions, &mut to, write_string);
     to.push(b'}');
     to
 }
@@ -85,7 +89,8 @@ mod tests {
         let answer = ModelMetadataResponse { versions: vec!["1".into()], ..answer };
         assert_eq!(serde_json::from_slice::<Value>(&model(&answer)).unwrap()["versions"], json!(["1"]));
         let answer = ServerMetadataResponse { name: "s".into(), version: "1".into(), extensions: vec!["e".into()] };
-        let expected = json!({"name": "s", "version": "1", "extensions": ["e"]});
+        let expected =
+            json!({"name": "s", "version": "1", "extensions": ["e", "binary_tensor_data", "classification"]});
         assert_eq!(serde_json::from_slice::<Value>(&server(&answer)).unwrap(), expected);
         assert_eq!(serde_json::from_slice::<Value>(&done("m", "ready")).unwrap(), json!({"name": "m", "ready": true}));
         let model = ModelIndex { name: "m".into(), state: "READY".into(), ..ModelIndex::default() };

@@ -39,11 +39,15 @@ fn describe(operation: Operation) -> Description {
             of("repositoryIndex", "All models and vmodels, and their states", Some("IndexRequest"), "Index", OF_CALL)
         }
         Operation::RepositoryLoad => {
-            of("repositoryLoad", "Load a model, and wait for it", Some("Options"), "Done", OF_CALL)
+            of("repositoryLoad", "Load a model, and wait for it", Some("LoadRequest"), "Done", OF_CALL)
         }
-        Operation::RepositoryUnload => {
-            of("repositoryUnload", "Unload a model everywhere; it stays registered", Some("Options"), "Done", OF_CALL)
-        }
+        Operation::RepositoryUnload => of(
+            "repositoryUnload",
+            "Unload a model everywhere; it stays registered",
+            Some("UnloadRequest"),
+            "Done",
+            OF_CALL,
+        ),
         Operation::V1Predict => of("predict", "An inference by rows (V1)", Some("Prediction"), "Predicted", OF_CALL),
         Operation::OpenApi => of("openApi", "This description", None, "Any", &[]),
     }
@@ -61,15 +65,16 @@ const SCHEMAS: &str = r##"{
 "ModelMetadata":{"type":"object","required":["name","platform","inputs","outputs"],"properties":{"name":{"type":"string"},"versions":{"type":"array","items":{"type":"string"}},"platform":{"type":"string"},"inputs":{"type":"array","items":{"$ref":"#/components/schemas/TensorMetadata"}},"outputs":{"type":"array","items":{"$ref":"#/components/schemas/TensorMetadata"}}}},
 "Parameters":{"type":"object","additionalProperties":{"type":["string","number","boolean","null"]}},
 "Datatype":{"type":"string","enum":["BOOL","UINT8","UINT16","UINT32","UINT64","INT8","INT16","INT32","INT64","FP16","FP32","FP64","BF16","BYTES"]},
-"Tensor":{"type":"object","required":["name","datatype","shape"],"properties":{"name":{"type":"string"},"datatype":{"$ref":"#/components/schemas/Datatype"},"shape":{"type":"array","items":{"type":"integer","minimum":0}},"parameters":{"$ref":"#/components/schemas/Parameters"},"data":{"type":"array"}}},
-"RequestedOutput":{"type":"object","required":["name"],"properties":{"name":{"type":"string"},"parameters":{"$ref":"#/components/schemas/Parameters"}}},
+"Tensor":{"type":"object","required":["name","datatype","shape"],"properties":{"name":{"type":"string","minLength":1},"datatype":{"$ref":"#/components/schemas/Datatype"},"shape":{"type":"array","items":{"type":"integer","minimum":0}},"parameters":{"$ref":"#/components/schemas/Parameters"},"data":{"type":"array"}}},
+"RequestedOutput":{"type":"object","required":["name"],"properties":{"name":{"type":"string","minLength":1},"parameters":{"$ref":"#/components/schemas/Parameters"}}},
 "InferRequest":{"type":"object","required":["inputs"],"properties":{"id":{"type":"string"},"parameters":{"$ref":"#/components/schemas/Parameters"},"inputs":{"type":"array","minItems":1,"items":{"$ref":"#/components/schemas/Tensor"}},"outputs":{"type":"array","items":{"$ref":"#/components/schemas/RequestedOutput"}}}},
 "InferAnswer":{"type":"object","required":["model_name","outputs"],"properties":{"model_name":{"type":"string"},"model_version":{"type":"string"},"id":{"type":"string"},"parameters":{"$ref":"#/components/schemas/Parameters"},"outputs":{"type":"array","items":{"$ref":"#/components/schemas/Tensor"}}}},
 "IndexRequest":{"type":"object","properties":{"ready":{"type":"boolean"}}},
 "Index":{"type":"array","items":{"type":"object","required":["name","version","state","reason"],"properties":{"name":{"type":"string"},"version":{"type":"string"},"state":{"type":"string","enum":["READY","LOADING","UNAVAILABLE"]},"reason":{"type":"string"}}}},
-"Options":{"type":"object","properties":{"parameters":{"type":"object"}}},
+"LoadRequest":{"type":"object","properties":{"parameters":{"type":"object","maxProperties":0}}},
+"UnloadRequest":{"type":"object","properties":{"parameters":{"type":"object"}}},
 "Done":{"type":"object","required":["name"],"properties":{"name":{"type":"string"},"load":{"type":"boolean"},"unload":{"type":"boolean"}}},
-"Prediction":{"type":"object","properties":{"instances":{"type":"array"},"inputs":{"type":"array"}}},
+"Prediction":{"type":"object","oneOf":[{"required":["instances"]},{"required":["inputs"]}],"properties":{"instances":{"type":"array"},"inputs":{"type":"array"}}},
 "Predicted":{"type":"object","properties":{"predictions":{"type":"array"},"outputs":{}}}
 }"##;
 

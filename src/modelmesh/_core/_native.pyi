@@ -221,6 +221,7 @@ class Core:
         serving: str | None,
         peer: str | None,
         rest: str | None = None,
+        rest_origins: Sequence[str] = ...,
         serving_tls: Tls | None = None,
         peer_tls: Tls | None = None,
         threads: int = 0,
@@ -249,6 +250,7 @@ class Core:
             serving: `host:port` to listen on, or None for no serving listener. Port 0: any free port.
             peer: As `serving`, for calls between instances.
             rest: As `serving`, for HTTP and JSON; TLS is that of `serving`.
+            rest_origins: Pages of these origins may call there; `*`: all.
             threads: Data threads; 0 = max(1, min(cores // 2, 4)).
             max_message_bytes: Largest message either way; larger is RESOURCE_EXHAUSTED before it is buffered.
             max_header_bytes: Largest request header list; larger is RESOURCE_EXHAUSTED.

@@ -14,6 +14,7 @@ from modelmesh.cli.adapter import adapter
 from modelmesh.cli.apply import apply
 from modelmesh.cli.events import events
 from modelmesh.cli.explain import explain, fits
+from modelmesh.cli.infer import infer
 from modelmesh.cli.instances import instances, top
 from modelmesh.cli.models import models
 from modelmesh.cli.pull import pull
@@ -39,6 +40,7 @@ app.command()(stop)
 app.command()(apply)
 app.command()(runtime)
 app.command()(pull)
+app.command()(infer)
 app.command()(instances)
 app.command()(top)
 app.command()(events)

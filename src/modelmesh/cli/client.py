@@ -74,7 +74,7 @@ class Client:
         *,
         timeout_s: float | None = None,
         doing: str = "",
-        headers: Sequence[tuple[str, str]] = (),
+        headers: Sequence[tuple[str, str | bytes]] = (),
     ) -> Answer:
         """Call a unary method of ours (`pkg.Service/Method`).
 

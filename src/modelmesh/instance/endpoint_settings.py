@@ -4,6 +4,7 @@ Source: `spec/api-config-tests.md` 1.2, 3.1, 7.1 and 7.3.
 """
 
 import ipaddress
+import re
 import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -118,6 +119,12 @@ class EndpointSettings(BaseSettings):
         validation_alias=names("MM_REST_PORT", "REST_PROXY_LISTEN_PORT"),
         description="HTTP port of the Open Inference Protocol, for clients without gRPC, with TLS as on the gRPC port; `NONE` or "
         "0 turns it off. Default: 8008; in Kubernetes off, because a pod of old has a proxy there.",
+    )
+    rest_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        validation_alias=names("MM_REST_ORIGINS"),
+        description="Origins of web pages that may call the REST port, like `https://app.example.org`, separated by commas; "
+        "`*`: all. Default: only pages of its own origin.",
     )
     peer_port: Port | None = Field(
         default=None,
@@ -246,7 +253,15 @@ class EndpointSettings(BaseSettings):
 
     # --- how they are read -----------------------------------------------------------------------
 
-    @field_validator("labels", "tls_trusted_paths", "internal_trusted_paths", mode="before")
+    @field_validator("rest_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s,]+/?", origin):
+                raise ValueError(f"{origin!r} is no origin; https://app.example.org is one")
+        return value
+
+    @field_validator("labels", "rest_origins", "tls_trusted_paths", "internal_trusted_paths", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

@@ -13,6 +13,8 @@ from modelmesh.management.calls import Call, Method
 
 SERVICE = "inference.GRPCInferenceService"
 NAME = "modelmesh"
+EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
+"""As Triton names them: the index, loads and unloads; an unload may say what it means for dependents, of which there are none."""
 
 
 class Server:
@@ -44,6 +46,6 @@ class Server:
         return pb.ServerReadyResponse(ready=self._ready())
 
     async def metadata(self, _: Call, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        """The mesh, and its version; runtimes may have extensions, the mesh has none."""
+        """The mesh, its version, and what it has of the protocol's extensions, whatever its runtimes have."""
         del request
-        return pb.ServerMetadataResponse(name=NAME, version=__version__)
+        return pb.ServerMetadataResponse(name=NAME, version=__version__, extensions=EXTENSIONS)

@@ -12,7 +12,7 @@ use flate2::Compression;
 use flate2::read::{GzEncoder, MultiGzDecoder, ZlibDecoder};
 use http::StatusCode;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use modelmesh_core::Purse;
 use tokio::time::{Instant, timeout_at};
 
@@ -35,14 +35,18 @@ const LEAST_COMPRESSED: usize = 1400;
 /// # Errors
 /// 413: it is too large, before or after. 408: it came too slowly. 429: too much is held for the client. 415: a
 /// compression that nobody here knows. 400: it ended early, or is not what it says.
-pub async fn read(headers: &HeaderMap, body: Incoming, max_bytes: usize, purse: &mut Purse) -> Result<Bytes, Fault> {
+pub async fn read(
+    headers: &HeaderMap,
+    mut body: impl Body<Data = Bytes> + Unpin,
+    max_bytes: usize,
+    purse: &mut Purse,
+) -> Result<Bytes, Fault> {
     let encoding = encoding(headers)?;
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-    let mut body = body;
     let received = if length.is_some_and(|length: usize| length > max_bytes) {
         Err(too_large(max_bytes))
     } else {
-        receive(&mut body, max_bytes, purse).await
+        receive(&mut body, max_bytes, |bytes| purse.hold(bytes)).await
     };
     if received.as_ref().is_err_and(|fault| fault.status == StatusCode::PAYLOAD_TOO_LARGE)
         && !headers.contains_key(EXPECT)
@@ -73,7 +77,11 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Fault> {
     }
 }
 
-async fn receive(body: &mut Incoming, max_bytes: usize, purse: &mut Purse) -> Result<Bytes, Fault> {
+async fn receive(
+    body: &mut (impl Body<Data = Bytes> + Unpin),
+    max_bytes: usize,
+    mut hold: impl FnMut(usize) -> bool,
+) -> Result<Bytes, Fault> {
     let began = Instant::now();
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
@@ -94,7 +102,7 @@ async fn receive(body: &mut Incoming, max_bytes: usize, purse: &mut Purse) -> Re
         if received > max_bytes {
             return Err(too_large(max_bytes));
         }
-        if !purse.hold(piece.len()) {
+        if !hold(piece.len()) {
             return Err(fault_of(Purse::empty()));
         }
         // Most bodies come in one piece.
@@ -112,7 +120,7 @@ async fn receive(body: &mut Incoming, max_bytes: usize, purse: &mut Purse) -> Re
 
 /// Lets the rest of a body come, as much as a body may have and for a while: clients that still send when the connection
 /// closes would see no answer.
-async fn waste(body: &mut Incoming, max_bytes: usize) {
+async fn waste(body: &mut (impl Body<Data = Bytes> + Unpin), max_bytes: usize) {
     let until = Instant::now() + WASTED;
     let mut left = max_bytes;
     while let Ok(Some(Ok(frame))) = timeout_at(until, next(body)).await {
@@ -122,7 +130,7 @@ async fn waste(body: &mut Incoming, max_bytes: usize) {
     }
 }
 
-async fn next(body: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
+async fn next<B: Body + Unpin>(body: &mut B) -> Option<Result<Frame<B::Data>, B::Error>> {
     poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
 }
 
@@ -217,6 +225,49 @@ impl Body for Payload {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Gives a piece, then waits, and so on.
+    struct Slow {
+        pieces: usize,
+        bytes: usize,
+        every: Duration,
+        wait: Option<Pin<Box<tokio::time::Sleep>>>,
+    }
+
+    impl Body for Slow {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            if self.pieces == 0 {
+                return Poll::Ready(None);
+            }
+            let every = self.every;
+            let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(every)));
+            std::task::ready!(wait.as_mut().poll(cx));
+            self.wait = None;
+            self.pieces -= 1;
+            Poll::Ready(Some(Ok(Frame::data(vec![0; self.bytes].into()))))
+        }
+    }
+
+    async fn received(pieces: usize, bytes: usize, every: u64) -> Result<usize, u16> {
+        let mut body = Slow { pieces, bytes, every: Duration::from_secs(every), wait: None };
+        let received = receive(&mut body, 1 << 20, |_| true).await;
+        received.map(|bytes| bytes.len()).map_err(|fault| fault.status.as_u16())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_given_up_and_one_over_a_slow_line_is_not() {
+        assert_eq!(received(100, 1, 1).await, Err(408));
+        assert_eq!(received(1, 1, 31).await, Err(408));
+        assert_eq!(received(29, 1, 1).await, Ok(29));
+        assert_eq!(received(100, 8 << 10, 1).await, Ok(800 << 10));
+        assert_eq!(received(3, 1 << 19, 1).await, Err(413));
+    }
 
     #[test]
     fn gzip_is_for_those_who_ask() {

@@ -74,6 +74,9 @@ pub async fn serve(stream: TcpStream, guest: Guest, house: Arc<House>) {
                 if client.guest.is_expelled() {
                     return;
                 }
+                if pace.is_quiet() {
+                    client.guest.rest();
+                }
                 if !pace.is_over(door.is_crowded()) {
                     continue;
                 }

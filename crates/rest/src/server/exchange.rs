@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    RETRY_AFTER, TRANSFER_ENCODING, VARY,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
@@ -19,6 +20,7 @@ use crate::describe;
 use crate::fault::Fault;
 use crate::openapi;
 use crate::options::{self, Options};
+use crate::origins::{self, Verdict};
 use crate::proto::{
     ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelStatus, ModelStatusInfo,
     RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelRequest, ServerMetadataResponse,
@@ -53,13 +55,31 @@ pub async fn answer(client: &Client, request: Request<Incoming>) -> Response<Pay
     let mut purse = client.guest.purse();
     let is_head = request.method() == Method::HEAD;
     let (head, body) = request.into_parts();
-    let exchange = Exchange { client, headers: &head.headers, purse: &mut purse };
-    let answered = exchange.run(&head.method, head.uri.path(), body).await;
+    let verdict = client.house.origins.judge(&head.headers, head.uri.authority());
+    let preflight = head.method == Method::OPTIONS && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let answered = match &verdict {
+        Verdict::Strange => {
+            Err(Fault::new(StatusCode::FORBIDDEN, "pages of this origin may not call (MM_REST_ORIGINS)"))
+        }
+        Verdict::Named(_) if preflight => Ok(Good::json(Vec::new())),
+        _ => {
+            let exchange = Exchange { client, headers: &head.headers, purse: &mut purse };
+            exchange.run(&head.method, head.uri.path(), body).await
+        }
+    };
     drop(turn);
-    let (status, mut headers, body) = match answered {
+    let (mut status, mut headers, body) = match answered {
         Ok(good) => written(&head.headers, good),
         Err(fault) => refused(&fault),
     };
+    if let Verdict::Named(origin) = verdict {
+        origins::permit(origin, &mut headers);
+        if preflight {
+            origins::permit_request(&head.headers, &mut headers);
+            headers.remove(CONTENT_TYPE);
+            status = StatusCode::NO_CONTENT;
+        }
+    }
     let body = if is_head {
         headers.insert(CONTENT_LENGTH, body.len().into());
         Vec::new()

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::client;
 use super::guests::House;
 use super::names::Names;
+use crate::origins::Origins;
 
 /// The front door of one instance. It ends with the core whose door it was given.
 #[derive(Debug)]
@@ -21,18 +22,18 @@ pub struct Front {
 }
 
 impl Front {
-    /// Binds `host:port` and serves from then on.
+    /// Binds `host:port` and serves from then on; `origins`: of pages that may call, `*` for all.
     ///
     /// # Errors
     /// The address is in use, not ours or no address (the message names it), or the system gives no thread.
-    pub fn start(door: &Door, address: &str) -> io::Result<Self> {
+    pub fn start(door: &Door, address: &str, origins: Vec<String>) -> io::Result<Self> {
         let listener = door.bind(address, "REST")?;
         let bound = listener.local_addr()?;
-        let house = Arc::new(House { door: door.clone(), names: Names::default() });
+        let house = Arc::new(House { door: door.clone(), names: Names::default(), origins: Origins::new(origins) });
         let mut threads = Vec::new();
         for index in 0..door.threads() {
             let work = run(listener.try_clone()?, Arc::clone(&house));
-            threads.push(Door::spawn(format!("mm-rest-{index}"), work)?);
+            threads.push(door.spawn(format!("mm-rest-{index}"), work)?);
         }
         Ok(Self { address: bound, threads: Mutex::new(threads) })
     }

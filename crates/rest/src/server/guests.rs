@@ -8,6 +8,7 @@ use modelmesh_core::{Door, Guest};
 use tokio::time::Instant;
 
 use super::names::Names;
+use crate::origins::Origins;
 
 /// TLS, and the first request after it, each within this.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,6 +21,7 @@ const SHORT_IDLE: Duration = Duration::from_secs(5);
 pub struct House {
     pub door: Door,
     pub names: Names,
+    pub origins: Origins,
 }
 
 /// A client, for its requests.
@@ -63,6 +65,18 @@ impl Pace {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// For how long nothing has moved while it is the client's turn.
+    fn quiet(&self) -> Option<Duration> {
+        let quiet_ms = self.now_ms().saturating_sub(self.moved_ms.load(Ordering::Relaxed));
+        (self.ours.load(Ordering::Relaxed) == 0).then_some(Duration::from_millis(quiet_ms))
+    }
+
+    /// Whether nothing seems to be wanted for the time being.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.quiet().is_some_and(|quiet| quiet > SHORT_IDLE)
+    }
+
     /// Whether the client has kept us waiting for too long.
     #[must_use]
     pub fn is_over(&self, crowded: bool) -> bool {
@@ -71,8 +85,7 @@ impl Pace {
             (0, false) => PATIENCE,
             (_, false) => IDLE,
         };
-        let quiet_ms = self.now_ms().saturating_sub(self.moved_ms.load(Ordering::Relaxed));
-        self.ours.load(Ordering::Relaxed) == 0 && Duration::from_millis(quiet_ms) > idle
+        self.quiet().is_some_and(|quiet| quiet > idle)
     }
 }
 
@@ -110,7 +123,7 @@ mod tests {
         drop(turn);
         later(PATIENCE).await;
         assert!(
-            !pace.is_over(false) && pace.is_over(true),
+            pace.is_quiet() && !pace.is_over(false) && pace.is_over(true),
             "it has the time of one that has asked, or less in a crowd"
         );
         later(IDLE).await;
