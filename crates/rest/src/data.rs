@@ -50,7 +50,8 @@ pub fn read(json: &mut Jiter<'_>, text: &[u8], form: Form<'_>) -> Result<Vec<u8>
     let rest = &text[json.current_index()..];
     let (levels, byte_lists) = nesting(rest, form)?;
     let flat = [i64::try_from(form.elements).unwrap_or(i64::MAX)];
-    let dimensions = if levels == form.shape.len() { form.shape } else { &flat };
+    let depth = depth_of(form.shape);
+    let dimensions = if levels == depth { &form.shape[..depth] } else { &flat };
     // An element takes two bytes of text at least: a shape alone reserves nothing.
     let likely = form.elements.min(rest.len() / 2 + 1).saturating_mul(form.datatype.size().unwrap_or(8));
     let raw = Vec::with_capacity(likely.min(form.left));
@@ -68,7 +69,7 @@ fn nesting(text: &[u8], form: Form<'_>) -> Result<(usize, bool), Fault> {
         levels += usize::from(**byte == b'[');
         **byte != b'['
     });
-    let fits = |levels| levels == 1 || levels == form.shape.len();
+    let fits = |levels| levels == 1 || levels == depth_of(form.shape);
     let lists = match first {
         Some(b']') => !fits(levels),
         first => first.is_some_and(u8::is_ascii_digit),
@@ -80,6 +81,11 @@ fn nesting(text: &[u8], form: Form<'_>) -> Result<(usize, bool), Fault> {
     } else {
         Err(wrong_nesting(form))
     }
+}
+
+/// How many levels of lists a shape has: within a list of no elements there are none.
+fn depth_of(shape: &[i64]) -> usize {
+    shape.iter().position(|dimension| *dimension == 0).map_or(shape.len(), |at| at + 1)
 }
 
 fn wrong_nesting(form: Form<'_>) -> Fault {
@@ -351,6 +357,7 @@ mod tests {
         assert_eq!(read(&[0], "[]").unwrap(), [0_u8; 0]);
         assert_eq!(read(&[0, 3], "[]").unwrap(), [0_u8; 0]);
         assert_eq!(read(&[2, 0], "[[],[]]").unwrap(), [0_u8; 0]);
+        assert_eq!(read(&[2, 0, 3], "[[],[]]").unwrap(), [0_u8; 0]);
         for (shape, text) in [
             (&[3][..], "[[1,2],[3]]"),
             (&[3], "[1,2]"),

@@ -129,6 +129,9 @@ fn take_count(parameters: &mut Parameters, name: &str) -> Result<Option<usize>, 
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::reader::MOST_ENTRIES;
