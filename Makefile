@@ -15,7 +15,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -vE '/(target|fuzz)/') Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo demo-serving test test-servers test-storage lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro bench-storage lock proto docs check-deploy check-manifests
+.PHONY: help tools build demo demo-serving test test-servers test-storage lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro bench-storage bench-servers lock proto docs check-deploy check-manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -229,6 +229,9 @@ $(TOOLS)/versitygw:
 
 bench-storage: bytecode $(TOOLS)/versitygw ## what pulls cost beside plain downloads, and what they never cost twice (3 minutes); needs go
 	@$(BIN)/python -m benchmarks.storage.run $(TOOLS)/versitygw
+
+bench-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/installed) ## what adapters add to loads, and how near the sizes are that they measure (4 minutes)
+	@$(BIN)/python -m benchmarks.servers.run
 
 flame-path: bytecode ## a flame graph of a warm call; needs perf
 	@cargo build -q --release -p modelmesh-bench-kit

@@ -78,9 +78,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def backends(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_backends(tmp_path_factory.mktemp("triton"))
+
+
+def copy_backends(folder: Path) -> Path:
     """The backends, with the stub for the Python of its environment."""
     server = PACKAGES / "pytriton" / "tritonserver"
-    folder = tmp_path_factory.mktemp("triton") / "backends"
+    folder = folder / "backends"
     shutil.copytree(server / "backends", folder)
     stub = "triton_python_backend_stub"
     shutil.copy(server / "python_backend_stubs" / "3.11" / stub, folder / "python" / stub)
