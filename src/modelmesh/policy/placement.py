@@ -48,7 +48,7 @@ class PlacementLimits:
     96 %, and those who decide at the same time draw different ones.
     """
 
-    near_divisor: int = 8
+    near_divisor: int = 4
     room_divisor: int = 4
     crowded_copies: int = 10
     crowded_divisor: int = 4

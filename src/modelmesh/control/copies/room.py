@@ -1,5 +1,6 @@
 """Memory of this instance: who leaves so that others can be loaded."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
@@ -27,7 +28,13 @@ WORTH_COPIES = 16
 """How much of what would leave next is looked at to say what it is worth: a part of the capacity, and at most so many."""
 
 WORTH_MS = 60_000
+"""Uses within the next minute count, or within as long as copies stay here if that is shorter."""
+
 GIB = 1 << 30
+
+
+STAYS = 8
+"""About so many evictions teach how long copies stay."""
 
 
 class DropVictim(Protocol):
@@ -85,6 +92,8 @@ class Room:
         self._drop = drop
         self._pressed = False
         self._pressure_ms = PRESSURE_MS
+        self._stay_ms: float = WORTH_MS
+        """How long copies that were evicted had stayed (the latest counting most)."""
         self._pinned: set[ModelId] = set()
         self._promised: dict[LoadId, int] = {}
         self.promised_bytes = 0
@@ -138,7 +147,12 @@ class Room:
         )
 
     def worth(self) -> int:
-        """What would leave next, per GiB: milliseconds that callers would wait for it in the next minute."""
+        """What would leave next, per GiB: milliseconds that callers would wait for it in the next minute.
+
+        Where copies stay for less than a minute, so long counts instead: else everything that was used once would be
+        worth the same there.
+        """
+        ahead_ms = min(WORTH_MS, self._stay_ms)
         wanted_bytes = self._ledger.capacity_bytes // WORTH_DIVISOR
         now_ms = self._clock.now_ms()
         loss_ms = 0.0
@@ -148,7 +162,7 @@ class Room:
             if copy.busy or copy.pinned:
                 continue
             if not copy.redundant:
-                again = min(1.0, self._usage.rate(copy.model, now_ms) * WORTH_MS)
+                again = -math.expm1(-self._usage.rate(copy.model, now_ms) * ahead_ms)
                 loss_ms += again * self._learned.expected_load_ms(copy.model)
             seen_bytes += copy.size_bytes
             if seen_bytes >= wanted_bytes or looked >= WORTH_COPIES:
@@ -213,6 +227,8 @@ class Room:
                 cause=cause.model,
                 idle_ms=max(0, self._clock.now_ms() - self._usage.last_use_ms(victim.model)),
             )
+            stayed_ms = self._clock.monotonic_ms() - self._entries[victim.model].ready_ms
+            self._stay_ms += (stayed_ms - self._stay_ms) / STAYS
             self._drop(victim.model, victim.reason, forced=forced, relied_on=relied_on)
             gained += victim.size_bytes
         if gained:
