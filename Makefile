@@ -215,7 +215,7 @@ bench-cache: $(STAMPS)/venv ## hit ratios on traces, through the production cont
 	@$(BIN)/python benchmarks/cache/run.py
 
 bench-waits: $(STAMPS)/venv ## what callers wait for in full clusters, beside LRU and one big instance (10 minutes)
-	@$(BIN)/python benchmarks/waits/run.py
+	@$(BIN)/python -m benchmarks.waits.run
 
 bench-micro: $(STAMPS)/venv ## what one decision costs; a million generated messages through the code that reads ids (3 minutes)
 	@$(BIN)/python benchmarks/micro/run.py

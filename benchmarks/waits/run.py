@@ -18,6 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks.path.plots import Bar, bars
+
 from modelmesh.testing import traces
 from modelmesh.testing.sizing import Fleet, Policy, Served, one_big, serve
 from modelmesh.testing.traces import Trace
@@ -196,6 +198,20 @@ def render(result: dict[str, Any]) -> Iterator[str]:
     yield "Bounds: " + ("; ".join(result["broken"]) or "all hold.")
 
 
+def plot(rows: list[dict[str, Any]]) -> str:
+    """The mean wait beside plain LRU's, by the number of instances: the mean over all traces, and its range."""
+    found = []
+    for instances in INSTANCES:
+        shares = [
+            100 * max(1, row["default"]["mean"]) / max(1, row["lru"]["mean"])
+            for row in rows
+            if row["instances"] == instances
+        ]
+        label = "1 instance" if instances == 1 else f"{instances} instances"
+        found.append(Bar(label, statistics.geometric_mean(shares), min(shares), max(shares)))
+    return bars("How long callers wait: mean, in per cent of plain LRU's", "%", found)
+
+
 def main() -> int:
     """Play, print the table, write the results; 1 if a bound does not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -256,6 +272,7 @@ def main() -> int:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "waits.json").write_text(json.dumps(result, indent=1) + "\n")
     (RESULTS / "waits.md").write_text("\n".join(render(result)) + "\n")
+    (RESULTS / "waits.svg").write_text(plot(rows))
     for what in broken:
         print(f"BROKEN {what}")
     line = {
