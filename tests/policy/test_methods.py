@@ -7,8 +7,28 @@ ANY = AllowedMethods()
 INFER = MethodRule("p.S/Infer", extraction_path=(1, 2))
 
 
+OIP = "inference.GRPCInferenceService/"
+NAMED = tuple(
+    MethodRule(OIP + name, extraction_path=(1,), header_first=True)
+    for name in ("ModelInfer", "ModelReady", "ModelMetadata")
+)
+"""Calls of the protocol have the model's name in their message."""
+
+
 def test_nothing_said_allows_everything() -> None:
-    assert combine(RuntimeMethods(), ANY) == AllowedMethods((), allow_others=True)
+    assert combine(RuntimeMethods(), ANY) == AllowedMethods(NAMED, allow_others=True)
+
+
+def test_stock_clients_need_no_header_where_the_runtime_names_its_methods() -> None:
+    reported = RuntimeMethods(((f"{OIP}ModelInfer", (1,)),), allows_others=False)
+    named = MethodRule(f"{OIP}ModelInfer", extraction_path=(1,), header_first=True, injection_path=(1,))
+    assert combine(reported, ANY) == AllowedMethods((named,), allow_others=False)
+
+
+def test_what_the_operator_says_of_a_method_stands() -> None:
+    configured = AllowedMethods((MethodRule(f"{OIP}ModelInfer"),), allow_others=True)
+    rules = {rule.method: rule for rule in combine(RuntimeMethods(), configured).methods}
+    assert rules[f"{OIP}ModelInfer"].extraction_path == ()
 
 
 def test_methods_the_runtime_reports_have_their_injection_path() -> None:
@@ -23,7 +43,7 @@ def test_what_the_operator_does_not_list_is_refused_unless_others_are_allowed() 
         (both,), allow_others=False
     )
     assert combine(reported, AllowedMethods((INFER,), allow_others=True)) == AllowedMethods(
-        (both, MethodRule("p.S/Other")), allow_others=True
+        (both, MethodRule("p.S/Other"), *NAMED), allow_others=True
     )
 
 
@@ -34,9 +54,6 @@ def test_what_the_runtime_does_not_have_is_refused_whoever_allows_it() -> None:
 
 def test_an_empty_configuration_refuses_every_method() -> None:
     assert combine(RuntimeMethods(), AllowedMethods(allow_others=False)) == AllowedMethods((), allow_others=False)
-
-
-OIP = "inference.GRPCInferenceService/"
 
 
 def test_whether_a_model_is_ready_is_asked_with_the_id_where_an_inference_has_it() -> None:

@@ -71,7 +71,21 @@ def explore(endpoint: str) -> None:
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_tritonclient_talks_to_a_mesh_of_built_in_runtimes(tmp_path: Path) -> None:
+# As the old controller configures it, which names neither ModelReady nor the calls that are about no model.
+OLD_METHODS = {"inference.GRPCInferenceService/ModelInfer": {"idExtractionPath": [1]}}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param({}, id="nothing configured"),
+        pytest.param(
+            {"MM_DATAPLANE_CONFIG": json.dumps({"rpcConfigs": OLD_METHODS, "allowOtherRpcs": True})},
+            id="as the old controller configures it",
+        ),
+    ],
+)
+async def test_tritonclient_talks_to_a_mesh_of_built_in_runtimes(tmp_path: Path, environment: dict[str, str]) -> None:
     features, labels = load_iris(return_X_y=True)
     model = LogisticRegression(max_iter=500).fit(features, labels)
     folder = tmp_path / "models"
@@ -82,9 +96,6 @@ async def test_tritonclient_talks_to_a_mesh_of_built_in_runtimes(tmp_path: Path)
         command = [sys.executable, "-m", "modelmesh.cli", "runtime", "--listen", listen, "--models", str(folder)]
         return [*command, "--capacity", "64MiB", "--default-size", "6MiB"]
 
-    # As the old controller configures it, which names neither ModelReady nor the calls that are about no model.
-    methods = {"inference.GRPCInferenceService/ModelInfer": {"idExtractionPath": [1]}}
-    environment = {"MM_DATAPLANE_CONFIG": json.dumps({"rpcConfigs": methods, "allowOtherRpcs": True})}
     cluster = LocalCluster(2, runtime, folder=tmp_path / "state", environment=environment)
     try:
         await cluster.start()

@@ -123,7 +123,7 @@ fn rule(shared: &Shared, asked: &Asked<'_>) -> Result<Option<MethodRule>, Refuse
     let rules = shared.rules.read();
     match rules.answerer(asked.port, asked.name()).map_err(Refused::of(Rejection::NotAllowed))? {
         Answerer::Python => Ok(None),
-        Answerer::Model(rule) => Ok(Some(rule.clone())),
+        Answerer::Model(rule) => Ok(Some(rule.for_headers(asked.headers))),
     }
 }
 

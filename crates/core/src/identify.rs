@@ -64,6 +64,14 @@ pub fn ids_of(headers: &HeaderMap) -> Result<Ids, Status> {
     }
 }
 
+/// Whether a client named a model in headers, well or badly.
+#[must_use]
+pub fn names_a_model(headers: &HeaderMap) -> bool {
+    [MM_MODEL_ID, MM_MODEL_ID_BIN, MM_VMODEL_ID, MM_VMODEL_ID_BIN, TAS_MODEL_ID]
+        .iter()
+        .any(|name| headers.contains_key(name))
+}
+
 /// Values of one header name, that has at least one.
 struct Values<'a> {
     headers: &'a HeaderMap,

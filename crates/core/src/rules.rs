@@ -1,7 +1,9 @@
 //! Which methods exist, and who answers them. Replaced as a whole by `set_rules`.
 
 use hashbrown::{HashMap, HashSet};
+use http::HeaderMap;
 
+use crate::identify::names_a_model;
 use crate::port::Port;
 use crate::status::{Code, Status};
 
@@ -10,6 +12,8 @@ use crate::status::{Code, Status};
 pub struct MethodRule {
     pub extraction_path: Vec<u32>,
     pub extracts_vmodel: bool,
+    /// A header that names a model wins over the message, which is then not looked into.
+    pub header_first: bool,
     pub injection_path: Vec<u32>,
     pub idempotent: bool,
     /// Python answers it on the serving port, though its service is that of models.
@@ -31,6 +35,7 @@ pub struct Rules {
 pub static ORDINARY: MethodRule = MethodRule {
     extraction_path: Vec::new(),
     extracts_vmodel: false,
+    header_first: false,
     injection_path: Vec::new(),
     idempotent: true,
     ours: false,
@@ -41,6 +46,17 @@ pub static ORDINARY: MethodRule = MethodRule {
 pub enum Answerer<'a> {
     Python,
     Model(&'a MethodRule),
+}
+
+impl MethodRule {
+    /// The rule for a call with these headers.
+    #[must_use]
+    pub fn for_headers(&self, headers: &HeaderMap) -> Self {
+        if !self.header_first || !names_a_model(headers) {
+            return self.clone();
+        }
+        Self { extraction_path: Vec::new(), injection_path: self.injection_path.clone(), ..*self }
+    }
 }
 
 impl Rules {
@@ -82,6 +98,8 @@ fn is_plain(part: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::headers::MM_VMODEL_ID;
+    use http::header::HeaderValue;
 
     fn rules(allow_others: bool) -> Rules {
         Rules {
@@ -109,6 +127,16 @@ mod tests {
         assert_eq!(rules.answerer(Port::Serving, "p.S/Live"), Ok(Answerer::Python));
         assert!(matches!(rules.answerer(Port::Peer, "p.S/Live"), Ok(Answerer::Model(_))));
         assert!(matches!(rules.answerer(Port::Serving, "p.S/Known"), Ok(Answerer::Model(_))));
+    }
+
+    #[test]
+    fn a_header_wins_over_the_message_only_where_the_rule_says_so() {
+        let named = HeaderMap::from_iter([(MM_VMODEL_ID, HeaderValue::from_static("v"))]);
+        let mut rule = MethodRule { extraction_path: vec![1], injection_path: vec![2], ..MethodRule::default() };
+        assert_eq!(rule.for_headers(&named), rule);
+        rule.header_first = true;
+        assert_eq!(rule.for_headers(&HeaderMap::new()), rule);
+        assert_eq!(rule.for_headers(&named), MethodRule { extraction_path: vec![], ..rule.clone() });
     }
 
     #[test]

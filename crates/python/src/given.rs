@@ -65,6 +65,7 @@ pub struct MethodRule {
     method: String,
     extraction_path: Vec<u32>,
     extracts_vmodel: bool,
+    header_first: bool,
     injection_path: Vec<u32>,
     idempotent: bool,
     ours: bool,
@@ -81,8 +82,16 @@ pub struct Rules {
 
 impl From<Rules> for modelmesh_core::Rules {
     fn from(rules: Rules) -> Self {
-        let rule = |MethodRule { method, extraction_path, extracts_vmodel, injection_path, idempotent, ours }| {
-            (method, modelmesh_core::MethodRule { extraction_path, extracts_vmodel, injection_path, idempotent, ours })
+        let rule = |rule: MethodRule| {
+            let known = modelmesh_core::MethodRule {
+                extraction_path: rule.extraction_path,
+                extracts_vmodel: rule.extracts_vmodel,
+                header_first: rule.header_first,
+                injection_path: rule.injection_path,
+                idempotent: rule.idempotent,
+                ours: rule.ours,
+            };
+            (rule.method, known)
         };
         Self {
             serving_services: rules.serving_services.into_iter().collect(),

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,9 @@ class ManifestSource:
 
         made.first_port = port
         made.folder = state
-        made.environment = {"MM_TYPE_CONSTRAINTS": json.dumps(constraints(self.runtimes))}
+        made.environment = {"MM_TYPE_CONSTRAINTS": json.dumps(constraints(self.runtimes))} | names_in_messages(
+            os.environ
+        )
         made.own_environment = own
         made.runtime_environment = lambda number: parts(number).runtime_environment
         made.beside = beside
@@ -181,3 +183,13 @@ def _folder(paths: Sequence[Path]) -> Path:
         say("the manifests lie in no common folder; put them, and the models on this machine, below one", error=True)
         raise typer.Exit(1)
     return common
+
+
+def names_in_messages(environment: Mapping[str, str]) -> dict[str, str]:
+    """The setting with which a name in an inference request is that of an InferenceService; nothing if the user gave another."""
+    if "MM_DATAPLANE_CONFIG" in environment or "MM_DATAPLANE_CONFIG_PATH" in environment:
+        return {}
+    methods = {
+        "inference.GRPCInferenceService/ModelInfer": {"idExtractionPath": [1], "vModelId": True, "headerFirst": True}
+    }
+    return {"MM_DATAPLANE_CONFIG": json.dumps({"rpcConfigs": methods, "allowOtherRpcs": True})}

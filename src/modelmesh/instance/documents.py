@@ -29,6 +29,7 @@ class _Rpc(BaseModel):
 
     extraction_path: Annotated[tuple[FieldNumber, ...], Field(alias="idExtractionPath", max_length=16)] = ()
     vmodel: Annotated[bool, Field(alias="vModelId")] = False
+    header_first: Annotated[bool, Field(alias="headerFirst")] = False
     idempotent: bool = True
 
 
@@ -88,7 +89,8 @@ def parse_constraints(text: str) -> TypeConstraints:
 def parse_methods(text: str) -> AllowedMethods:
     """`{"rpcConfigs": {"p.S/M": {"idExtractionPath": [1], "vModelId": false}}, "allowOtherRpcs": false}`. Raises ValueError.
 
-    `"idempotent": false` is ours: a call that may have reached a runtime is not repeated elsewhere.
+    Two keys are ours. `"idempotent": false`: a call that may have reached a runtime is not repeated elsewhere.
+    `"headerFirst": true`: a header that names a model wins over the message.
     """
     parsed = _validated(_DATA_PLANE, text)
     rules = [
@@ -96,6 +98,7 @@ def parse_methods(text: str) -> AllowedMethods:
             method.removeprefix("/"),
             extraction_path=rpc.extraction_path,
             extracts_vmodel=rpc.vmodel,
+            header_first=rpc.header_first,
             idempotent=rpc.idempotent,
         )
         for method, rpc in parsed.rpcs.items()

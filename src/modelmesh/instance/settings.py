@@ -91,8 +91,8 @@ class Settings(ObservingSettings):
         default="",
         validation_alias=names("MM_DATAPLANE_CONFIG"),
         description='Which methods clients may call, and where messages carry the model id: `{"rpcConfigs": '
-        '{"pkg.Service/Method": {"idExtractionPath": [1], "vModelId": false, "idempotent": true}}, '
-        '"allowOtherRpcs": false}`. Default: all methods, ids in headers.',
+        '{"pkg.Service/Method": {"idExtractionPath": [1], "vModelId": false, "headerFirst": false, "idempotent": true}}, '
+        '"allowOtherRpcs": false}`. Default: all methods, ids in headers, or in the messages of the Open Inference Protocol.',
     )
     dataplane_config_path: Path | None = Field(
         default=None,

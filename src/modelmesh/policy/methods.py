@@ -16,6 +16,9 @@ _SIBLINGS = (f"{_INFERENCE}ModelReady", f"{_INFERENCE}ModelMetadata")
 """Of the Open Inference Protocol: their messages have the id where those of `ModelInfer` have it, in field 1. Configurations
 and runtimes that were written before us name only some of them."""
 
+_MODEL_NAME = (1,)
+"""Where the messages of all three have the model's name."""
+
 
 @dataclass(frozen=True, slots=True)
 class AllowedMethods:
@@ -34,7 +37,11 @@ class RuntimeMethods:
 
 
 def combine(runtime: RuntimeMethods, allowed: AllowedMethods) -> AllowedMethods:
-    """The rules in force: a method must suit both, and has what either says of it."""
+    """The rules in force: a method must suit both, and has what either says of it.
+
+    Where the operator says nothing of them, calls of the Open Inference Protocol need no header: without one the model
+    that the message names is called. So clients that know nothing of a mesh work.
+    """
     injections = dict(runtime.injection_paths)
     configured = {rule.method: rule for rule in allowed.methods}
     takes_others = runtime.allows_others or not injections
@@ -43,6 +50,10 @@ def combine(runtime: RuntimeMethods, allowed: AllowedMethods) -> AllowedMethods:
             injections.setdefault(sibling, injections[_INFER])
         if _INFER in configured and allowed.allow_others:
             configured.setdefault(sibling, replace(configured[_INFER], method=sibling, idempotent=True))
+    if allowed.allow_others:
+        for method in (_INFER, *_SIBLINGS):
+            if method in injections or takes_others:
+                configured.setdefault(method, MethodRule(method, _MODEL_NAME, header_first=True))
     rules = [
         replace(configured.get(method, MethodRule(method)), injection_path=injections.get(method, ()))
         for method in dict.fromkeys((*injections, *configured))

@@ -129,12 +129,14 @@ Resolution = Serve | Reroute | Forward | ReturnAnswer | Fail
 class MethodRule:
     """Rules of one method; paths are field numbers, empty meaning none.
 
-    `ours`: Python answers it on the serving port, though its service is that of models.
+    `header_first`: a header that names a model wins over the message, which is then not looked into. `ours`: Python answers
+    it on the serving port, though its service is that of models.
     """
 
     method: str
     extraction_path: tuple[int, ...] = ()
     extracts_vmodel: bool = False
+    header_first: bool = False
     injection_path: tuple[int, ...] = ()
     idempotent: bool = True
     ours: bool = False
