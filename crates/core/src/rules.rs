@@ -9,6 +9,7 @@ use crate::status::{Code, Status};
 
 /// Rules of one inference method. Paths are field numbers, empty meaning none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "four questions about a method that do not hang together")]
 pub struct MethodRule {
     pub extraction_path: Vec<u32>,
     pub extracts_vmodel: bool,
