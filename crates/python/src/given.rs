@@ -61,6 +61,7 @@ pub struct PeerAddress {
 }
 
 #[derive(FromPyObject)]
+#[expect(clippy::struct_excessive_bools, reason = "as `modelmesh_core::MethodRule`")]
 pub struct MethodRule {
     method: String,
     extraction_path: Vec<u32>,
