@@ -4,8 +4,8 @@ import asyncio
 import gzip
 import io
 import json
-import ssl
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import aiohttp
 import grpc
@@ -313,22 +313,40 @@ async def test_connections_are_counted_with_those_of_grpc(make: Make, runtime: R
     await client.session.close()
 
 
-async def test_tls_is_that_of_the_grpc_port(make: Make, runtime: Runtime) -> None:
+async def test_tls_is_that_of_the_grpc_port_and_follows_its_certificates(
+    make: Make, runtime: Runtime, tmp_path: Path
+) -> None:
     runtime.script["ModelInfer"] = mirror
-    authority = Authority()
-    issued = authority.issue("localhost")
-    one = make(rest="127.0.0.1:0", serving_tls=ListenerTls(issued.certificate, issued.key, authority.pem))
+    first, second = Authority(), Authority()
+
+    def listener(authority: Authority) -> ListenerTls:
+        issued = authority.issue("localhost")
+        return ListenerTls(issued.certificate, issued.key, authority.pem)
+
+    one = make(rest="127.0.0.1:0", serving_tls=listener(first))
     one.local()
+    url = f"https://localhost:{one.plane.rest_port}/v2/models/m/infer"
+    body = json.dumps({"inputs": [X]})
+
+    async def called(authority: Authority, *options: str) -> str:
+        """The HTTP version and status that curl tells; nothing if it does not trust the server."""
+        file = tmp_path / "authority.pem"
+        file.write_bytes(authority.pem)
+        command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_version} %{http_code}", "--cacert", str(file)]
+        process = await asyncio.create_subprocess_exec(
+            *command, *options, "-H", "mm-model-id: m", "-d", body, url, stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(WAIT):
+            told, _ = await process.communicate()
+        return told.decode() if process.returncode == 0 else ""
+
+    assert await called(first) == "2 200"
+    assert await called(first, "--http1.1") == "1.1 200"
+    assert await called(second) == ""
+    one.plane.set_tls(listener(second), None)
+    assert await called(second) == "2 200"
+    assert await called(first) == ""
     plain = Rest(one)
-    trusting = ssl.create_default_context(cadata=authority.pem.decode())
-    trusting.set_alpn_protocols(["http/1.1"])
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(
-            f"https://localhost:{one.plane.rest_port}/v2/models/m/infer", json={"inputs": [X]}, ssl=trusting
-        ) as answer,
-    ):
-        assert answer.status == 200
     with pytest.raises(aiohttp.ClientError):
         await plain.ask("GET", "/v2/health/live")
     await plain.session.close()
@@ -373,4 +391,21 @@ async def test_pages_of_strange_origins_cannot_call_and_named_ones_are_told_that
     status, answer = await asked("OPTIONS", "https://app.example.org", **preflight)
     assert (status, answer.headers["Access-Control-Allow-Headers"]) == (204, "content-type")
     assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+    await rest.session.close()
+
+
+async def test_connections_have_the_age_of_those_of_grpc(make: Make, runtime: Runtime) -> None:
+    runtime.script["ModelInfer"] = mirror
+    one = make(rest="127.0.0.1:0", max_connection_age_ms=100)
+    one.local()
+    reader, writer = await asyncio.open_connection("127.0.0.1", one.plane.rest_port)
+    writer.write(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(WAIT):
+        assert await reader.readuntil(b"true}")
+        assert await reader.read() == b"", "it does nothing, so it goes"
+    writer.close()
+    rest = Rest(one)
+    for _ in range(20):
+        assert (await rest.infer())[0] == 200
+        await asyncio.sleep(0.02)  # longer in all than a connection lives
     await rest.session.close()

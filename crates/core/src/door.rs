@@ -101,6 +101,15 @@ impl Door {
         self.shared.settings.max_header_bytes
     }
 
+    /// When a client that comes now is asked to connect anew, and how long its requests then have. Clients that came together
+    /// do not leave together.
+    #[must_use]
+    pub fn age(&self) -> (Option<Duration>, Option<Duration>) {
+        let settings = &self.shared.settings;
+        let age = settings.max_connection_age.map(|age| age.mul_f64(0.9 + fastrand::f64() / 5.0));
+        (age, settings.max_connection_age_grace)
+    }
+
     /// How long to rest after an error of `accept`.
     #[must_use]
     pub fn pause() -> Duration {

@@ -13,7 +13,7 @@ use hyper_util::server::conn::auto::Builder;
 use modelmesh_core::{Guest, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::exchange;
 use super::guests::{Client, House, IDLE, PATIENCE, Pace};
@@ -62,6 +62,9 @@ pub async fn serve(stream: TcpStream, guest: Guest, house: Arc<House>) {
         pin!(builder.serve_connection(TokioIo::new(Paced { socket, pace: Arc::clone(&pace) }), service));
     let mut look = interval(LOOK);
     let mut leaving = false;
+    let (age, grace) = door.age();
+    let old = age.map(|age| Instant::now() + age);
+    let mut over: Option<Instant> = None;
     loop {
         tokio::select! {
             // A client that breaks the protocol, or goes, is no event of ours.
@@ -70,6 +73,12 @@ pub async fn serve(stream: TcpStream, guest: Guest, house: Arc<House>) {
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
             }
+            () = until(old), if !leaving => {
+                leaving = true;
+                over = grace.map(|grace| Instant::now() + grace);
+                connection.as_mut().graceful_shutdown();
+            }
+            () = until(over), if over.is_some() => return,
             _ = look.tick() => {
                 if client.guest.is_expelled() {
                     return;
@@ -89,6 +98,13 @@ pub async fn serve(stream: TcpStream, guest: Guest, house: Arc<House>) {
                 connection.as_mut().graceful_shutdown();
             }
         }
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
     }
 }
 
