@@ -67,7 +67,7 @@ def circles(graph: Graph) -> list[frozenset[str]]:
 # --- Rust -----------------------------------------------------------------------------------------
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-_TESTS = re.compile(r"#\[cfg\(test\)\]\s*mod \w+ \{.*", re.DOTALL)
+_TESTS = re.compile(r"#\[cfg\((?:test|all\(test\b[^\]]*)\)\]\s*mod \w+ \{.*", re.DOTALL)
 _PATH = re.compile(r"\b(crate|self|super)((?:::super)*)::")
 _MOD = re.compile(r"^\s*(?:pub(?:\([a-z]+\))? )?mod (\w+);", re.MULTILINE)
 _NAME = re.compile(r"\w+")

@@ -45,7 +45,7 @@ def test_paths_are_followed_however_they_are_written(tmp_path: Path) -> None:
             use crate::{call::{self, relay::{Relay, End as E}}, far};
             // use crate::said::Nothing;
             fn f() { crate::call::entry::begin(); }
-            #[cfg(test)]
+            #[cfg(all(test, target_os = "linux"))]
             mod tests { use crate::in_tests::T; }
         """,
         "call/mod.rs": "pub mod entry;\nmod relay;",

@@ -97,7 +97,7 @@ def test_files_named_in_the_architecture_exist() -> None:
     for name in named:
         places = [ROOT / name, ROOT / "src" / name, ROOT / "src" / "modelmesh" / name]
         assert any(place.exists() for place in places), f"ARCHITECTURE.md names {name}"
-    core = set(re.findall(r"`(\w+\.rs)`", text))
+    core = set(re.findall(r"`((?:\w+/)?\w+\.rs)`", text))
     for name in core:
         assert (ROOT / "crates" / "core" / "src" / name).exists(), f"ARCHITECTURE.md names {name}"
 

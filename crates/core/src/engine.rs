@@ -10,27 +10,27 @@ use std::thread::{self, JoinHandle};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::accounting;
+use crate::call::held::Resolution;
+use crate::call::rules::Rules;
 use crate::clock;
-use crate::door::Door;
-use crate::drain::Phase;
 use crate::events::Event;
-use crate::held::Resolution;
 use crate::ledger::Side;
-use crate::link::Links;
-use crate::listen::{self, Listener};
-use crate::metrics::{Counts, Series};
-use crate::naming::Naming;
-use crate::observing::Observing;
-use crate::peers::{Destination, Kind};
-use crate::port::Port;
-use crate::rules::Rules;
+use crate::observe::metrics::{Counts, Series};
+use crate::observe::observing::Observing;
+use crate::routing::accounting;
+use crate::routing::naming::Naming;
+use crate::routing::table::NewRoute;
 use crate::settings::Settings;
 use crate::shared::Shared;
-use crate::status::Status;
-use crate::table::NewRoute;
-use crate::thread::{Command, Handle, Worker, spawn};
-use crate::tls;
+use crate::transport::door::Door;
+use crate::transport::drain::Phase;
+use crate::transport::link::Links;
+use crate::transport::listen::{self, Listener};
+use crate::transport::peers::{Destination, Kind};
+use crate::transport::port::Port;
+use crate::transport::thread::{Command, Handle, Worker, spawn};
+use crate::transport::tls;
+use crate::wire::status::Status;
 
 /// The data plane of one instance. Every method returns at once and may be called from any thread.
 pub struct Engine {

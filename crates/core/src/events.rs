@@ -9,13 +9,13 @@ use bytes::Bytes;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
-use crate::mailbox::Receipt;
-use crate::outcome::Outcome;
-use crate::port::Port;
-use crate::status::Code;
-use crate::subject::{Hop, Subject};
-use crate::told::{Logged, Tapped};
-use crate::trace::Span;
+use crate::call::outcome::Outcome;
+use crate::call::subject::{Hop, Subject};
+use crate::observe::told::{Logged, Tapped};
+use crate::observe::trace::Span;
+use crate::services::mailbox::Receipt;
+use crate::transport::port::Port;
+use crate::wire::status::Code;
 
 /// Past tense: what has happened. The native stub documents each field.
 #[derive(Debug)]

@@ -1,117 +1,59 @@
 //! The data plane of `ModelMesh`: it moves the bytes of inference calls while a control plane decides.
 //!
-//! Files are named after a request's path. In reading order:
+//! In the order of a request's path:
 //!
-//! - in: `listen` (acceptor), `connections` (how many there may be), `worker` (a data thread's loop), `thread` (its
-//!   state), `connection`, `entry` (request to call), `admission` (may it begin), `rejection` (why not), `identify` (whose is it),
-//!   `extraction` and `splice` (ids inside messages), `rules` (may it be called);
-//! - where to: `call` (the decision loop), `resolve` (which known copy), `table`, `copy`, `gate`, `held`
-//!   (what waits for Python), `outcome` (why an attempt failed), `end` (how it ended);
-//! - moving: `attempt`, `local`, `peer`, `relay`, `replay` (request body), `caller` (answer), `flow`, `multi` (several
-//!   ids in one call) and its `part`s, `deadline` and `stopped` (who does not wait any more);
-//! - upstream: `peers` (addresses), `link` (connections), `connect`;
-//! - Python's own services: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is); Python's own
-//!   calls: `client` (a connection without a socket), `pipe` (its bytes);
-//! - rules of the wire: `headers`, `status`, `timeout`, `framing`, `compression`, `limits`, `tls`;
-//! - `door`: where listeners of other protocols come in;
-//! - around it: `engine` (composition root), `settings`, `shared`, `events`, `accounting`, `drain`, `memory`;
-//! - what is held, and for whom: `ledger` (connections), `budget` (kinds of bytes);
-//! - told of it: `metrics`, `histogram`, `observing` (what is wanted), `observe` (who gets it), `told` (payloads and log
-//!   lines), `trace`.
+//! - `transport`: `listen` (acceptor), `connections` (how many there may be), `worker` (a data thread's loop), `thread` (its
+//!   state), `connection`; towards others `peers` (addresses), `link` (connections), `connect`; for Python `client` (a
+//!   connection without a socket) and `pipe` (its bytes); `door`, where listeners of other protocols come in;
+//! - `call`: `entry` (request to call), `admission` (may it begin), `rejection` (why not), `rules` (may it be called),
+//!   `identify` (whose is it), `extraction` (ids inside messages), `inference` (the decision loop), `attempt`, `relay`, `replay`
+//!   (request body), `caller` (answer), `multi` (several ids in one call) and its `part`s, `held` (what waits for Python),
+//!   `outcome` (why an attempt failed), `end` (how it ended), `deadline` and `stopped` (who does not wait any more);
+//! - `routing`: `table`, `copy`, `gate`, `naming`, `resolve` (which known copy), `local` and `peer` (a call at one);
+//! - `services`, that Python answers: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is);
+//! - `wire`: `headers`, `status`, `timeout`, `framing`, `compression`, `splice`;
+//! - `observe`: `metrics`, `histogram`, `observing` (what is wanted), `notes` (who gets it), `told` (payloads and log lines),
+//!   `trace`;
+//! - around it: `engine` (composition root), `settings`, `shared`, `events`, `memory`; what is held, and for whom: `ledger`
+//!   (connections), `budget` (kinds of bytes).
 
 #![forbid(unsafe_code)]
 
-mod accounting;
-mod admission;
-mod attempt;
 mod budget;
 mod call;
-mod caller;
-mod calls;
-mod client;
 mod clock;
-mod compression;
-mod connect;
-mod connection;
-mod connections;
-mod copy;
-mod deadline;
-mod door;
-mod drain;
-mod end;
 mod engine;
-mod entry;
 mod events;
-mod extraction;
-mod flow;
-mod framing;
-mod gate;
-mod headers;
-mod held;
-mod histogram;
-mod identify;
 mod ledger;
-mod limits;
-mod link;
-mod listen;
-mod local;
-mod mailbox;
 mod memory;
-mod metrics;
-mod multi;
-mod naming;
 mod observe;
-mod observing;
-mod outcome;
-mod part;
-mod peer;
-mod peers;
-mod pinned;
-mod pipe;
-mod pools;
-mod port;
-mod race;
-mod rejection;
-mod relay;
-mod replay;
-mod resolve;
-mod rules;
+mod routing;
+mod services;
 mod settings;
 mod shared;
-mod socket;
-mod splice;
-mod stall;
-mod status;
-mod stopped;
-mod subject;
-mod table;
-mod thread;
-mod timeout;
-mod tls;
-mod told;
-mod trace;
-mod worker;
+mod transport;
+mod wire;
 
-pub use client::{CallId, ClientConnection, Next};
-pub use copy::choose_copy;
-pub use door::{Door, Guest, Purse, Refused};
+pub use call::held::Resolution;
+pub use call::outcome::Outcome;
+pub use call::rules::{MethodRule, Rules};
+pub use call::subject::{Hop, Subject};
 pub use engine::Engine;
 pub use events::Event;
-pub use framing::prefix_of;
-pub use gate::Bounds;
-pub use held::Resolution;
-pub use metrics::{Counted, Series};
-pub use naming::Naming;
-pub use observing::{Observing, TapRule};
-pub use outcome::Outcome;
-pub use port::Port;
-pub use rules::{MethodRule, Rules};
+pub use observe::metrics::{Counted, Series};
+pub use observe::observing::{Observing, TapRule};
+pub use observe::told::{Logged, Messages, Tapped};
+pub use observe::trace::Span;
+pub use routing::copy::choose_copy;
+pub use routing::gate::Bounds;
+pub use routing::naming::Naming;
+pub use routing::table::{NO_SLOT, NewLocal, NewRoute};
 pub use settings::Settings;
-pub use socket::Socket;
-pub use status::{Code, Status};
-pub use subject::{Hop, Subject};
-pub use table::{NO_SLOT, NewLocal, NewRoute};
-pub use timeout::{format as format_timeout, parse as parse_timeout};
-pub use tls::{ClientAuth, ClientTls, Material};
-pub use told::{Logged, Messages, Tapped};
-pub use trace::Span;
+pub use transport::client::{CallId, ClientConnection, Next};
+pub use transport::door::{Door, Guest, Purse, Refused};
+pub use transport::port::Port;
+pub use transport::socket::Socket;
+pub use transport::tls::{ClientAuth, ClientTls, Material};
+pub use wire::framing::prefix_of;
+pub use wire::status::{Code, Status};
+pub use wire::timeout::{format as format_timeout, parse as parse_timeout};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::metrics::Counted;
-use crate::tls;
+use crate::observe::metrics::Counted;
+use crate::transport::tls;
 
 /// Settings of a core; the native stub documents them.
 #[derive(Clone, Debug)]

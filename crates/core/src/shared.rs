@@ -7,20 +7,20 @@ use std::sync::atomic::AtomicU64;
 use parking_lot::{Mutex, RwLock};
 
 use crate::budget::Budget;
-use crate::connections::Connections;
+use crate::call::held::Held;
+use crate::call::rules::Rules;
 use crate::events::Events;
-use crate::held::Held;
 use crate::ledger::Ledger;
-use crate::mailbox::Calls;
 use crate::memory::share_of_memory;
-use crate::metrics::Metrics;
-use crate::observing::Choice;
-use crate::peers::{Destination, Kind, Peers};
-use crate::port::Port;
-use crate::rules::Rules;
+use crate::observe::metrics::Metrics;
+use crate::observe::observing::Choice;
+use crate::routing::table::{Idle, Table};
+use crate::services::mailbox::Calls;
 use crate::settings::Settings;
-use crate::table::{Idle, Table};
-use crate::tls;
+use crate::transport::connections::Connections;
+use crate::transport::peers::{Destination, Kind, Peers};
+use crate::transport::port::Port;
+use crate::transport::tls;
 
 /// State of one core.
 pub struct Shared {

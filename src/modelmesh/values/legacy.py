@@ -1,7 +1,7 @@
 """Names of the old system that mean something here: those that are obeyed, and those that are only said to do nothing.
 
 docs/reference/compatibility.md lists what became of each. Old names of settings that still work stand beside the new ones in
-`modelmesh.instance.settings`; the header `tas-model-id` is the core's (`crates/core/src/identify.rs`).
+`modelmesh.instance.settings`; the header `tas-model-id` is the core's (`crates/core/src/call/identify.rs`).
 """
 
 MANAGEMENT_SERVICE = "com.ibm.watson.tas.proto.TasRuntime"

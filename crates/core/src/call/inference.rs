@@ -1,0 +1,462 @@
+//! One inference call, from its first header to its last: where it goes, what happens when that fails.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::uri::PathAndQuery;
+use tokio::time::Instant;
+
+use crate::call::attempt::{self, Towards};
+use crate::call::caller::Caller;
+use crate::call::deadline::{Deadline, deadline_exceeded, timeout_ms};
+use crate::call::end::{End, read_too_slowly};
+use crate::call::held::Resolution;
+use crate::call::identify::Hopped;
+use crate::call::outcome::{Failure, Outcome};
+use crate::call::replay::{Body, BodyError};
+use crate::call::rules::MethodRule;
+use crate::call::stopped::{poll_stopped, unless_stopped};
+use crate::call::subject::{Hop, Subject};
+use crate::events::Event;
+use crate::ledger::Holder;
+use crate::observe::metrics::HoldEnd;
+use crate::observe::notes::Facts;
+use crate::observe::notes::{self, Notes};
+use crate::observe::trace::{self, Begun, Stage};
+use crate::routing::copy::Ending;
+use crate::routing::local::LocalUse;
+use crate::routing::naming;
+use crate::routing::peer::RemoteUse;
+use crate::routing::resolve::{self, Choice};
+use crate::shared::Shared;
+use crate::transport::thread::Worker;
+use crate::wire::headers::MM_REFUSED;
+use crate::wire::status::{Code, Status};
+
+/// An inference call.
+pub struct Call {
+    pub worker: Arc<Worker>,
+    pub caller: Caller,
+    pub body: Body,
+    pub headers: HeaderMap,
+    /// The list size of `headers`.
+    pub header_bytes: usize,
+    pub path: PathAndQuery,
+    pub subject: Subject,
+    /// As another instance sent it; None at the ingress.
+    pub hopped: Option<Hopped>,
+    pub balanced: bool,
+    pub deadline: Option<Deadline>,
+    pub rule: MethodRule,
+    /// By what Python knows the call: drawn when it first hears of it, and the same at each further attempt.
+    pub token: Option<u64>,
+    /// Which share of a vmodel's calls it belongs to; the same however often that is looked up.
+    pub draw: Option<u8>,
+    /// How the runtime beside us answered, and how long that took; counted when the call ends.
+    pub invoked: Option<(Code, Duration)>,
+    pub attempts: u32,
+    /// What is noted down of it; None for most.
+    pub notes: Option<Box<Notes>>,
+    /// Who pays for what it holds beside its stream.
+    pub holder: Arc<Holder>,
+}
+
+/// What an attempt was made with, as `AttemptFailed` names it.
+struct Tried {
+    instance: Arc<str>,
+    load_id: u64,
+}
+
+impl Call {
+    fn shared(&self) -> &Arc<Shared> {
+        &self.worker.shared
+    }
+
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.path.path().trim_start_matches('/')
+    }
+
+    fn known_token(&mut self) -> u64 {
+        *self.token.get_or_insert_with(|| self.worker.shared.held.token())
+    }
+
+    /// Whether the call came from a client, not from another instance.
+    #[must_use]
+    pub fn is_ingress(&self) -> bool {
+        self.hopped.is_none()
+    }
+
+    /// What is known of it now.
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            shared: &self.worker.shared,
+            subject: &self.subject,
+            method: self.method(),
+            headers: &self.headers,
+            is_ingress: self.is_ingress(),
+            message: self.caller.message.as_deref(),
+            attempts: self.attempts,
+            request_bytes: self.body.message_bytes(),
+            response_bytes: self.caller.message_bytes,
+            trace: self.notes.as_ref().and_then(|notes| notes.trace.as_ref()).map(|trace| trace.id),
+        }
+    }
+
+    /// It is known what the call is about.
+    pub fn identified(&mut self, subject: Subject) {
+        self.subject = subject;
+        if let Some(notes) = &mut self.notes
+            && !notes.wants_payloads_of(&self.worker.shared, &self.subject)
+        {
+            self.body.copied = None;
+            self.caller.copied = None;
+        }
+    }
+
+    /// Tells those who want to know that it has ended.
+    pub fn tell_end(&mut self, code: Code, duration_us: u64) {
+        let copies = (self.body.copied.take(), self.caller.copied.take());
+        let notes = self.notes.take();
+        let trace = notes.as_ref().and_then(|notes| notes.trace.as_ref()).map(|trace| trace.id);
+        notes::ended(&Facts { trace, ..self.facts() }, notes, copies, code, duration_us);
+    }
+
+    /// Begins a stage, if this call is traced.
+    fn stage(&self, stage: Stage) -> Option<Begun> {
+        self.notes.as_ref()?.trace.as_ref().map(|_| trace::begin(stage))
+    }
+
+    fn staged(&mut self, begun: Option<Begun>, code: Option<Code>, detail: &str) {
+        if let (Some(begun), Some(notes)) = (begun, &mut self.notes)
+            && let Some(trace) = &mut notes.trace
+        {
+            trace.note(begun, code, detail);
+        }
+    }
+
+    /// Serves the call to its end. The answer is in `caller`.
+    pub async fn run(&mut self) {
+        let mut resolution = Resolution::Route;
+        let mut failed = None;
+        loop {
+            let (end, tried) = match resolution {
+                Resolution::Route => match self.route() {
+                    Ok(Choice::Local(used)) => self.serve(Some(used)).await,
+                    Ok(Choice::Remote(used)) => self.forward(used, Hop::Hit, &[], None).await,
+                    // What is rare is boxed, so that the task of a hit stays small.
+                    Ok(Choice::Miss) => match Box::pin(self.miss()).await {
+                        Ok(next) => {
+                            resolution = next;
+                            continue;
+                        }
+                        Err(end) => return self.finish(end),
+                    },
+                    Err(status) => return self.caller.end(status),
+                },
+                Resolution::Serve => {
+                    let used = resolve::local(self.shared(), &self.subject.model, self.is_ingress());
+                    self.serve(used).await
+                }
+                Resolution::Forward { instance, hop, tried, view } => {
+                    if !self.is_ingress() {
+                        let message = "a forwarded request is not forwarded again";
+                        return self.caller.end(Status::new(Code::Internal, message));
+                    }
+                    let used = RemoteUse::of_instance(self.shared(), &self.subject.model, &instance);
+                    self.forward(used, hop, &tried, view).await
+                }
+                Resolution::Return => return self.give_answer(failed.take()),
+                Resolution::Fail(status) => return self.caller.end(status),
+            };
+            let End::Failed(failure) = end else { return self.finish(end) };
+            match Box::pin(self.attempt_failed(failure, tried)).await {
+                Ok((next, failure)) => {
+                    resolution = next;
+                    failed = Some(failure);
+                }
+                Err(end) => return self.finish(end),
+            }
+        }
+    }
+
+    /// Gives the client what its call ended with.
+    pub fn finish(&mut self, end: End) {
+        match end {
+            End::Answered | End::Failed(_) => {}
+            End::Gone => {
+                self.holder.gives_up();
+                self.caller.abandoned();
+            }
+            End::Late => {
+                self.holder.gives_up();
+                self.caller.end(deadline_exceeded());
+            }
+            End::Refused(status) => self.caller.end(status),
+            End::Unread => self.caller.cut_off(read_too_slowly()),
+        }
+    }
+
+    /// Looks in the routing table. On a hop only the local copy counts.
+    fn route(&mut self) -> Result<Choice, Status> {
+        if let Some(hopped) = &self.hopped {
+            let hop = hopped.hop;
+            return match (resolve::local(self.shared(), &self.subject.model, false), hop) {
+                (Some(used), _) => Ok(Choice::Local(used)),
+                (None, Hop::Load) => Ok(Choice::Miss),
+                (None, Hop::Hit) => Err(refusal(Outcome::NotHere)),
+            };
+        }
+        if let Some(vmodel) = &self.subject.vmodel {
+            // Looked up each time: the vmodel may have moved while the request was held.
+            let (draw, headers) = (&mut self.draw, &self.headers);
+            let drawn = || *draw.get_or_insert_with(|| naming::draw(vmodel, headers));
+            match self.worker.shared.table.model_of(vmodel, drawn) {
+                Some(model) => self.subject.model = model.to_string(),
+                None => {
+                    self.subject.model.clear();
+                    return Ok(Choice::Miss);
+                }
+            }
+        }
+        Ok(resolve::choose(self.shared(), &self.subject.model, self.balanced))
+    }
+
+    /// One attempt at the local copy.
+    async fn serve(&mut self, used: Option<LocalUse>) -> (End, Tried) {
+        self.attempts += 1;
+        let instance = Arc::clone(&self.shared().settings.instance);
+        let Some(mut used) = used else {
+            let failure = Failure::new(Outcome::NotHere, Code::Unavailable, "the copy is not ready").unprocessed();
+            return (End::Failed(failure), Tried { instance, load_id: 0 });
+        };
+        let tried = Tried { instance, load_id: used.copy().load_id };
+        let queued = used.is_limited().then(Instant::now);
+        let queue = queued.and_then(|_| self.stage(Stage::Queue));
+        let turn = unless_stopped(&mut self.caller, &mut self.deadline, poll_fn(|cx| used.poll_turn(cx)));
+        match turn.await {
+            Err(end) => return (end, tried),
+            Ok(Err(_)) => {
+                let message = "Model queue overload";
+                let failure = Failure::new(Outcome::Exhausted, Code::ResourceExhausted, message).unprocessed();
+                return (End::Failed(failure), tried);
+            }
+            Ok(Ok(())) => {}
+        }
+        if used.copy().ending() == Ending::Hung && self.may_move() {
+            let failure = Failure::new(Outcome::Hung, Code::Unavailable, "the runtime does not answer").unprocessed();
+            return (End::Failed(failure), tried);
+        }
+        if let Some(queued) = queued {
+            self.staged(queue, None, "");
+            self.shared().metrics.queued(&self.subject.model, queued.elapsed());
+        }
+        if self.shared().observed.wants_invocations() {
+            notes::invoking(&self.facts());
+        }
+        let infer = self.stage(Stage::Infer);
+        let destination = self.shared().runtime.read().clone();
+        let end = attempt::run(self, &destination, Towards::Runtime(used.copy()), infer).await;
+        let code = match &end {
+            End::Failed(failure) if failure.answer.is_some() => Some(failure.code),
+            End::Answered => self.caller.ended,
+            _ => None,
+        };
+        if let Some(code) = code {
+            self.count_invocation(); // of an attempt before this one
+            self.invoked = Some((code, used.ended()));
+        }
+        self.staged(infer, code, &tried.instance);
+        (end, tried)
+    }
+
+    /// Whether it goes elsewhere if the runtime does not answer: once. Where the next does not answer either, perhaps because
+    /// its calls take long, it stays.
+    #[must_use]
+    pub fn may_move(&self) -> bool {
+        self.rule.idempotent && self.attempts <= 1 && self.hopped.as_ref().is_none_or(|hopped| hopped.tried.is_empty())
+    }
+
+    /// Counts how the runtime answered, where that is not told with the end of the call.
+    pub fn count_invocation(&mut self) {
+        if let Some((code, time)) = self.invoked.take() {
+            let vmodel = self.subject.vmodel.as_deref().unwrap_or_default();
+            self.shared().metrics.invoked(&self.subject.model, vmodel, self.method(), code, time);
+        }
+    }
+
+    /// One attempt over a hop.
+    async fn forward(&mut self, used: RemoteUse, hop: Hop, tried: &[String], view: Option<u64>) -> (End, Tried) {
+        self.attempts += 1;
+        let who = Tried { instance: Arc::clone(&used.peer.instance), load_id: used.load_id() };
+        let Some(destination) = used.peer.destination() else {
+            let message = format!("the address of {} is not known", who.instance);
+            return (End::Failed(Failure::new(Outcome::Lost, Code::Unavailable, message).unprocessed()), who);
+        };
+        let sent = self.stage(Stage::Hop);
+        let end = attempt::run(self, &destination, Towards::Peer { hop, tried, view }, sent).await;
+        let code = match &end {
+            End::Failed(failure) => Some(failure.code),
+            _ => self.caller.ended,
+        };
+        self.staged(sent, code, &who.instance);
+        (end, who)
+    }
+
+    /// No ready copy is known: Python decides.
+    async fn miss(&mut self) -> Result<Resolution, End> {
+        let subject = self.subject.clone();
+        let method = self.method().to_owned();
+        let timeout_ms = timeout_ms(self.deadline.as_ref());
+        let balanced = self.balanced;
+        let hopped = self.hopped.as_ref();
+        let (hop, tried, view) =
+            hopped.map_or((None, Vec::new(), None), |hopped| (Some(hopped.hop), hopped.tried.clone(), hopped.view));
+        let token = self.known_token();
+        self.hold(Event::Missed { token, subject, method, timeout_ms, hop, tried, view, balanced }).await
+    }
+
+    /// Python hears of the failure; if the request can be repeated, it decides what is next.
+    async fn attempt_failed(&mut self, failure: Failure, tried: Tried) -> Result<(Resolution, Failure), End> {
+        let replayable = self.is_ingress()
+            && !self.caller.has_begun()
+            && self.body.can_replay()
+            && (self.rule.idempotent || failure.unprocessed);
+        // The text clients of the old system match on names the method.
+        let message = match failure.outcome {
+            Outcome::Unavailable => format!("{}: UNAVAILABLE: {}", self.method(), failure.message),
+            _ => failure.message.clone(),
+        };
+        let event = Event::AttemptFailed {
+            token: self.known_token(),
+            subject: self.subject.clone(),
+            instance: tried.instance.to_string(),
+            load_id: tried.load_id,
+            outcome: failure.outcome,
+            replayable,
+            begun: !failure.unprocessed,
+            code: failure.code,
+            message,
+            view: failure.view,
+        };
+        if !replayable {
+            // Only to know: if the queue is full it is dropped, and counted there.
+            let _ = self.shared().events.offer(event);
+            self.give_answer(Some(failure));
+            return Err(End::Answered);
+        }
+        self.hold(event).await.map(|resolution| (resolution, failure))
+    }
+
+    /// Gives the client a failed attempt's own answer, or what stands for it.
+    fn give_answer(&mut self, failure: Option<Failure>) {
+        let Some(failure) = failure else {
+            return self
+                .caller
+                .end(Status::new(Code::Internal, "there is no failed attempt whose answer could be given"));
+        };
+        let not_here = matches!(
+            failure.outcome,
+            Outcome::NotHere | Outcome::Moved | Outcome::Busy | Outcome::Draining | Outcome::NoRoom | Outcome::Ended
+        );
+        if not_here && !self.is_ingress() && !self.caller.has_begun() {
+            return self.caller.end(refusal(Outcome::NotHere));
+        }
+        // Our runtime is away, which another instance's is not; or it went under this call, which may be why.
+        let gone = matches!(failure.outcome, Outcome::Lost | Outcome::Hung);
+        let repeatable = gone && (failure.unprocessed || self.rule.idempotent);
+        if repeatable && !self.is_ingress() && !self.caller.has_begun() {
+            return self.caller.end(refusal(if failure.unprocessed { Outcome::Busy } else { Outcome::Lost }));
+        }
+        if not_here && (self.caller.has_begun() || failure.answer.is_none() || failure.unprocessed) {
+            let message = format!("model {} moved while the call was open; repeat it", self.subject.model);
+            return self.caller.end(Status::new(Code::Unavailable, message));
+        }
+        match failure.answer {
+            Some(answer) if !self.caller.has_begun() => {
+                if let Some(head) = answer.head
+                    && self.caller.begin(head).is_err()
+                {
+                    return self.caller.abandoned();
+                }
+                self.caller.end_as_received(answer.trailers);
+            }
+            _ => self.caller.end(Status::new(failure.code, failure.message)),
+        }
+    }
+
+    /// Holds the request until Python has decided. Meanwhile it is read, up to the bounds.
+    async fn hold(&mut self, event: Event) -> Result<Resolution, End> {
+        let shared = Arc::clone(self.shared());
+        let name = self.subject.vmodel.as_ref().filter(|_| self.subject.model.is_empty());
+        let name = name.unwrap_or(&self.subject.model).clone();
+        let token = self.known_token();
+        let mut hold = shared.held.hold(token, &name, self.body.kept_bytes()).map_err(End::Refused)?;
+        shared.events.offer(event).map_err(|_| {
+            End::Refused(Status::new(Code::ResourceExhausted, "the control plane is behind; try again"))
+        })?;
+        let mut unresolved = Unresolved { shared: &shared, token: Some(hold.token) };
+        let (held, stage) = (Instant::now(), self.stage(Stage::Hold));
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(resolution) = Pin::new(&mut hold.resolution).poll(cx) {
+                let closing = |_| End::Refused(Status::new(Code::Unavailable, "the instance is stopping"));
+                return Poll::Ready(resolution.map_err(closing));
+            }
+            while !hold.bytes.budget_is_exhausted()
+                && let Poll::Ready(read) = self.body.poll_read_ahead(cx)
+            {
+                match read {
+                    Ok(bytes) => {
+                        hold.bytes.add(bytes);
+                    }
+                    Err(BodyError::Gone) => return Poll::Ready(Err(End::Gone)),
+                    Err(BodyError::TooLong(error)) => {
+                        let status = Status::new(Code::ResourceExhausted, error.message());
+                        return Poll::Ready(Err(End::Refused(status)));
+                    }
+                }
+            }
+            poll_stopped(&mut self.caller, &mut self.deadline, cx).map(Err)
+        })
+        .await;
+        if outcome.is_ok() {
+            unresolved.token = None;
+        }
+        drop(unresolved);
+        let (end, detail) = match &outcome {
+            Ok(Resolution::Serve) => (HoldEnd::Served, "served"),
+            Ok(Resolution::Route) => (HoldEnd::Routed, "routed"),
+            Ok(Resolution::Forward { .. }) => (HoldEnd::Forwarded, "forwarded"),
+            Ok(Resolution::Return | Resolution::Fail(_)) => (HoldEnd::Failed, "failed"),
+            Err(_) => (HoldEnd::Gone, "gone"),
+        };
+        shared.metrics.held(&self.subject.model, end, held.elapsed());
+        self.staged(stage, None, detail);
+        outcome
+    }
+}
+
+/// Tells Python of a held request that it has gone, also when its task is dropped as a part of a whole.
+struct Unresolved<'a> {
+    shared: &'a Shared,
+    token: Option<u64>,
+}
+
+impl Drop for Unresolved<'_> {
+    fn drop(&mut self) {
+        if let Some(token) = self.token {
+            self.shared.events.push(Event::Cancelled { token });
+        }
+    }
+}
+
+/// A refusal, as instances tell it to each other.
+#[must_use]
+pub fn refusal(outcome: Outcome) -> Status {
+    Status::new(Code::Unavailable, format!("refused: {}", outcome.text()))
+        .with(MM_REFUSED, http::HeaderValue::from_static(outcome.text()))
+}

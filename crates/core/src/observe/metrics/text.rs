@@ -1,0 +1,163 @@
+//! What the metrics come to as text.
+
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+
+use hashbrown::HashMap;
+
+use crate::ledger::Side;
+
+use super::{HELD, INVOCATIONS, MANAGED, MISSED, Metrics, QUEUED, REJECTIONS, REQUEST_BYTES, REQUESTS, RESPONSE_BYTES};
+
+const HISTOGRAMS: [(&str, &str); 8] = [
+    (REQUESTS, "Inference calls of clients of this instance, from the first header to the last."),
+    (INVOCATIONS, "Calls to the local runtime that it answered, without the wait for a load or a turn."),
+    (REQUEST_BYTES, "Message bytes of inference calls of clients of this instance."),
+    (RESPONSE_BYTES, "Message bytes of the answers to successful inference calls of clients of this instance."),
+    (QUEUED, "Wait for a turn at a copy whose concurrency is limited."),
+    (MISSED, "Inference calls that waited more than 10 ms for their model to be loaded here, and how long."),
+    (MANAGED, "Calls of the services that the control plane answers."),
+    (HELD, "Requests that waited for a decision of the control plane, and how long."),
+];
+const GAUGES: [(&str, &str); 10] = [
+    ("modelmesh_held_requests", "Requests that wait for a decision."),
+    ("modelmesh_held_bytes", "Bytes of requests that wait for a decision."),
+    ("modelmesh_replay_bytes", "Bytes of replay copies."),
+    ("modelmesh_tapped_bytes", "Bytes of payloads that wait for the control plane to take them."),
+    ("modelmesh_core_events", "Events that wait for the control plane to take them."),
+    ("modelmesh_connections", "Open connections of clients and instances."),
+    ("modelmesh_open_calls", "Calls that run, wait, or are being answered by the control plane."),
+    ("modelmesh_client_bytes", "Bytes that connections of clients and their calls hold."),
+    ("modelmesh_peer_bytes", "Bytes that connections of other instances to this one and their calls hold."),
+    ("modelmesh_neighbour_bytes", "Bytes that connections to the runtime and to other instances hold."),
+];
+const COUNTERS: [(&str, &str); 7] = [
+    ("modelmesh_rejected_requests", "Calls refused before it was looked at what model they are about."),
+    ("modelmesh_held_requests_refused", "Requests refused because too many wait for a decision."),
+    ("modelmesh_core_events_refused", "Events refused because the control plane is behind."),
+    (
+        "modelmesh_core_events_dropped",
+        "Events for payloads, logs or traces dropped because the control plane is behind.",
+    ),
+    ("modelmesh_tapped_calls", "Calls whose payloads were handed to the control plane."),
+    ("modelmesh_tapped_calls_dropped", "Calls whose payloads were wanted and dropped, because too many wait."),
+    ("modelmesh_expelled_connections", "Connections ended because more was held for them than for others."),
+];
+const COUNTER_LABELS: [&str; COUNTERS.len()] = ["reason", "", "", "", "", "", "side"];
+
+/// Counts that are kept elsewhere, at the time of rendering.
+#[derive(Default)]
+pub struct Counts {
+    pub held_requests: usize,
+    pub held_bytes: usize,
+    pub refused_requests: u64,
+    pub waiting_events: usize,
+    pub refused_events: u64,
+    pub dropped_events: u64,
+    pub replay_bytes: usize,
+    pub tapped_bytes: usize,
+    pub connections: usize,
+    pub open_calls: usize,
+    /// What each side holds, and how many of its connections had to go.
+    pub sides: [(usize, u64); Side::ALL.len()],
+}
+
+impl Metrics {
+    /// Prometheus text format, or OpenMetrics (without its end mark).
+    ///
+    /// `names`: only these families, if any are named.
+    #[must_use]
+    pub fn render(&self, counts: &Counts, open_metrics: bool, names: &[String]) -> String {
+        let wanted = |family: &str| names.is_empty() || names.iter().any(|name| belongs_to(name, family));
+        let mut lines: HashMap<&'static str, String> = HashMap::new();
+        self.visit(|name, labels, histogram| {
+            if wanted(name) {
+                let mut text = String::new();
+                for (label, value) in labels {
+                    let value = value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
+                    let _ = write!(text, "{label}=\"{value}\",");
+                }
+                histogram.render(name, &text, lines.entry(name).or_default());
+            }
+        });
+        let mut text = String::new();
+        for (name, help) in HISTOGRAMS {
+            if wanted(name) {
+                let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+                text.push_str(lines.get(name).map_or("", String::as_str));
+            }
+        }
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        for ((name, help), value) in GAUGES.into_iter().zip([
+            number(counts.held_requests),
+            number(counts.held_bytes),
+            number(counts.replay_bytes),
+            number(counts.tapped_bytes),
+            number(counts.waiting_events),
+            number(counts.connections),
+            number(counts.open_calls),
+            number(counts.sides[0].0),
+            number(counts.sides[1].0),
+            number(counts.sides[2].0),
+        ]) {
+            if wanted(name) {
+                let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+            }
+        }
+        for (((family, help), labels), values) in COUNTERS.into_iter().zip(COUNTER_LABELS).zip([
+            self.rejected.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
+            vec![counts.refused_requests],
+            vec![counts.refused_events],
+            vec![counts.dropped_events],
+            vec![self.taps.told.load(Ordering::Relaxed)],
+            vec![self.taps.dropped.load(Ordering::Relaxed)],
+            counts.sides.iter().map(|(_, expelled)| *expelled).collect(),
+        ]) {
+            if wanted(family) {
+                // Only OpenMetrics names the family without its suffix.
+                let suffix = if open_metrics { "" } else { "_total" };
+                let _ = writeln!(text, "# HELP {family}{suffix} {help}\n# TYPE {family}{suffix} counter");
+                for (index, value) in values.iter().enumerate() {
+                    let label = match labels {
+                        "reason" => format!("{{reason=\"{}\"}}", REJECTIONS[index].1),
+                        "side" => format!("{{side=\"{}\"}}", Side::ALL[index].text()),
+                        _ => String::new(),
+                    };
+                    let _ = writeln!(text, "{family}_total{label} {value}");
+                }
+            }
+        }
+        text
+    }
+}
+
+/// Whether a sample or family of this name is of the family.
+fn belongs_to(name: &str, family: &str) -> bool {
+    name.strip_prefix(family)
+        .is_some_and(|suffix| matches!(suffix, "" | "_bucket" | "_count" | "_sum" | "_total" | "_created"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::observe::metrics::{Counted, HoldEnd};
+
+    #[test]
+    fn names_pick_families_and_open_metrics_names_counters_its_way() {
+        let metrics = Metrics::new(Counted::default());
+        metrics.held("m", HoldEnd::Served, Duration::ZERO);
+        let names = ["modelmesh_tapped_calls_total".to_owned(), "modelmesh_held_bytes".to_owned()];
+        let text = metrics.render(&Counts::default(), true, &names);
+        assert_eq!(
+            text.lines().filter(|line| !line.starts_with("# HELP")).collect::<Vec<_>>(),
+            [
+                "# TYPE modelmesh_held_bytes gauge",
+                "modelmesh_held_bytes 0",
+                "# TYPE modelmesh_tapped_calls counter",
+                "modelmesh_tapped_calls_total 0",
+            ]
+        );
+    }
+}

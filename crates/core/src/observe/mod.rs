@@ -1,0 +1,8 @@
+//! What the outside is told of calls.
+
+pub mod histogram;
+pub mod metrics;
+pub mod notes;
+pub mod observing;
+pub mod told;
+pub mod trace;

@@ -1,0 +1,112 @@
+//! What a vmodel stands for: one model, or several that share its calls.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::wire::headers::MM_SPLIT_KEY;
+
+/// Shares are in hundredths of the calls.
+pub const WHOLE: u8 = 100;
+
+/// The models of a vmodel.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Naming {
+    active: Arc<str>,
+    /// Other models and their shares, which are no more than `WHOLE` together; the active model gets the rest.
+    split: Box<[(Arc<str>, u8)]>,
+}
+
+impl Naming {
+    #[must_use]
+    pub fn new(active: &str, split: &[(String, u8)]) -> Self {
+        Self {
+            active: active.into(),
+            split: split.iter().map(|(model, share)| (model.as_str().into(), *share)).collect(),
+        }
+    }
+
+    /// The model of a call; `draw`, below `WHOLE`, is asked only if there is a choice.
+    pub fn model(&self, draw: impl FnOnce() -> u8) -> &Arc<str> {
+        if self.split.is_empty() {
+            return &self.active;
+        }
+        let draw = draw();
+        let mut below = 0;
+        for (model, share) in &self.split {
+            below += share;
+            if draw < below {
+                return model;
+            }
+        }
+        &self.active
+    }
+}
+
+/// Draws for a call of a vmodel: by chance, or, for a client that sends a key, always the same for that key and at
+/// every instance.
+#[must_use]
+pub fn draw(vmodel: &str, headers: &HeaderMap) -> u8 {
+    let Some(key) = headers.get(MM_SPLIT_KEY) else { return fastrand::u8(..WHOLE) };
+    // FNV-1a, spread by a multiplication: its low bits alone would be even for similar keys.
+    let bytes = vmodel.bytes().chain([0]).chain(key.as_bytes().iter().copied());
+    let hash = bytes
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let spread = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    u8::try_from(spread % u64::from(WHOLE)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn naming() -> Naming {
+        Naming::new("a", &[("b".to_owned(), 10), ("c".to_owned(), 25)])
+    }
+
+    #[test]
+    fn shares_are_kept_to_a_hundredth() {
+        let naming = naming();
+        let count = |model: &str| (0..WHOLE).filter(|draw| **naming.model(|| *draw) == *model).count();
+        assert_eq!((count("a"), count("b"), count("c")), (65, 10, 25));
+    }
+
+    #[test]
+    fn the_active_model_may_get_nothing() {
+        let naming = Naming::new("a", &[("b".to_owned(), WHOLE)]);
+        assert!((0..WHOLE).all(|draw| &**naming.model(|| draw) == "b"));
+    }
+
+    #[test]
+    fn without_a_choice_nothing_is_drawn() {
+        let naming = Naming::new("a", &[]);
+        assert_eq!(&**naming.model(|| unreachable!()), "a");
+    }
+
+    #[test]
+    fn a_key_draws_the_same_again_and_keys_spread() {
+        let mut counts = [0; WHOLE as usize];
+        for number in 0..100_000 {
+            let mut headers = HeaderMap::new();
+            headers.insert(MM_SPLIT_KEY, format!("user-{number}").parse().unwrap());
+            let drawn = draw("v", &headers);
+            assert_eq!(drawn, draw("v", &headers));
+            counts[usize::from(drawn)] += 1;
+        }
+        // A thousand each; a standard deviation is 31.
+        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_key_draws_what_other_instances_and_versions_draw() {
+        let mut headers = HeaderMap::new();
+        headers.insert(MM_SPLIT_KEY, "user-1".parse().unwrap());
+        assert_eq!((draw("v", &headers), draw("w", &headers)), (27, 16));
+    }
+
+    #[test]
+    fn without_a_key_chance_decides() {
+        let drawn: Vec<_> = (0..200).map(|_| draw("v", &HeaderMap::new())).collect();
+        assert!(drawn.iter().all(|draw| *draw < WHOLE) && drawn.iter().any(|draw| *draw != drawn[0]));
+    }
+}

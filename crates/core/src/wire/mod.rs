@@ -1,0 +1,8 @@
+//! The rules of gRPC on the wire.
+
+pub mod compression;
+pub mod framing;
+pub mod headers;
+pub mod splice;
+pub mod status;
+pub mod timeout;
