@@ -48,8 +48,8 @@ impl State {
     /// streams with their headers, bytes received that nobody has
     /// dealt with, bytes that wait for the other side.
     pub fn held(&self) -> usize {
-        let window = i64::from(self.settings.connection_window.max(DEFAULT_WINDOW));
-        let owed = usize::try_from(window - self.receive_window - i64::from(self.unclaimed)).unwrap_or(0);
+        let window = self.settings.connection_window.max(DEFAULT_WINDOW);
+        let owed = self.receive_window.used_of(window).saturating_sub(self.unclaimed as usize);
         self.buffered + self.shared_buffers.beside() + self.costs + owed + self.pending + self.out.len()
     }
 

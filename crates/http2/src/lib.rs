@@ -28,6 +28,7 @@ mod server;
 mod settings;
 mod state;
 mod stream;
+mod window;
 
 pub use client::Client;
 pub use error::{Error, Reason};

@@ -8,16 +8,19 @@ use crate::fields::{Fields, content_length};
 use crate::frame::{self, LARGEST_FRAME, LARGEST_WINDOW, setting};
 use crate::state::{ALIVE, FAREWELL, Leaving, Role, State};
 use crate::stream::{Holders, Receiving};
+use crate::window::Beyond;
 
 /// Changes of the windows of all streams, in the life of a connection.
 const MOST_RESIZED: usize = 1000;
 
+fn too_large(_: Beyond) -> Fault {
+    Fault::new(Reason::FLOW_CONTROL_ERROR, "a window that is too large")
+}
+
 impl State {
     /// Bytes of a stream. `length`: with padding, as windows count.
     pub fn data(&mut self, id: u32, payload: Bytes, length: usize, last: bool) -> Result<(), Fault> {
-        let length_counted = i64::try_from(length).unwrap_or(i64::MAX);
-        self.receive_window -= length_counted;
-        if self.receive_window < 0 {
+        if self.receive_window.receive(length) == Err(Beyond) {
             return Err(Fault::new(Reason::FLOW_CONTROL_ERROR, "more than the window of the connection"));
         }
         let Some(key) = self.ids.get(&id).copied() else {
@@ -29,8 +32,7 @@ impl State {
             self.give_back(length);
             return self.stream_error(id, Reason::STREAM_CLOSED);
         }
-        stream.receive_window -= length_counted;
-        if stream.receive_window < 0 {
+        if stream.receive_window.receive(length) == Err(Beyond) {
             self.give_back(length);
             return self.stream_error(id, Reason::FLOW_CONTROL_ERROR);
         }
@@ -216,13 +218,10 @@ impl State {
             _ => return Err(Fault::new(Reason::FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong length")),
         };
         if id == 0 {
-            self.send_window += i64::from(bytes);
             if bytes == 0 {
                 return Err(Fault::protocol("a window that grows by nothing"));
             }
-            if self.send_window > i64::from(LARGEST_WINDOW) {
-                return Err(Fault::new(Reason::FLOW_CONTROL_ERROR, "a window that is too large"));
-            }
+            self.send_window.grow(bytes).map_err(too_large)?;
             self.serve_waiting();
             return Ok(());
         }
@@ -234,8 +233,7 @@ impl State {
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
         }
         let stream = &mut self.streams[key];
-        stream.send_window += i64::from(bytes);
-        if stream.send_window > i64::from(LARGEST_WINDOW) {
+        if stream.send_window.grow(bytes) == Err(Beyond) {
             return self.stream_error(id, Reason::FLOW_CONTROL_ERROR);
         }
         stream.wake_writer();
@@ -275,10 +273,10 @@ impl State {
 
     fn resize_windows(&mut self, value: u32) -> Result<(), Fault> {
         if value > LARGEST_WINDOW {
-            return Err(Fault::new(Reason::FLOW_CONTROL_ERROR, "a window that is too large"));
+            return Err(too_large(Beyond));
         }
-        let more = i64::from(value) - self.initial_send_window;
-        if more == 0 {
+        let before = std::mem::replace(&mut self.initial_send_window, value);
+        if value == before {
             return Ok(());
         }
         // Each costs a look at every stream. Who adapts its windows to the line does so a dozen times.
@@ -287,16 +285,12 @@ impl State {
             return Err(Fault::new(Reason::ENHANCE_YOUR_CALM, "the windows of all streams are changed over and over"));
         }
         self.looked_at(self.streams.len())?;
-        self.initial_send_window = value.into();
         let keys: Vec<usize> = self.streams.iter().map(|(key, _)| key).collect();
         for key in keys {
             let Some(stream) = self.streams.get_mut(key) else { continue };
-            let was_shut = stream.send_window <= 0;
-            stream.send_window += more;
-            if stream.send_window > i64::from(LARGEST_WINDOW) {
-                return Err(Fault::new(Reason::FLOW_CONTROL_ERROR, "a window that is too large"));
-            }
-            if was_shut && stream.send_window > 0 {
+            let was_shut = !stream.send_window.is_open();
+            stream.send_window.resize(before, value).map_err(too_large)?;
+            if was_shut && stream.send_window.is_open() {
                 stream.wake_writer();
                 self.advance(key);
             }

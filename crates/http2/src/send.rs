@@ -11,6 +11,7 @@ use crate::head::{Headers, Kept};
 use crate::hpack::ENTRY;
 use crate::state::State;
 use crate::stream::{Holders, SendEnd, Sending, Stream, Unopened, remember};
+use crate::window::Window;
 
 /// Unsent bytes from which on nobody is told that there is room.
 const FULL: usize = 512 << 10;
@@ -110,7 +111,7 @@ impl State {
             };
             let stream = &mut self.streams[key];
             stream.id = id;
-            stream.send_window = self.initial_send_window;
+            stream.send_window = Window::of(self.initial_send_window);
             stream.wake_writer();
             self.ids.insert(id, key);
             self.active += 1;
@@ -145,10 +146,10 @@ impl State {
     }
 
     pub fn send_data(&mut self, key: usize, payload: Bytes, last: bool) -> Result<(), Error> {
-        let window = self.send_window.min(i64::try_from(self.max_send_frame).unwrap_or(0));
+        let room = self.send_window.room().min(self.max_send_frame);
         let stream = self.sendable(key)?;
-        let length = i64::try_from(payload.len()).unwrap_or(i64::MAX);
-        if stream.pending.is_empty() && stream.id != 0 && length <= stream.send_window.min(window).max(0) {
+        let length = payload.len();
+        if stream.pending.is_empty() && stream.id != 0 && length <= stream.send_window.room().min(room) {
             // Most payloads: nothing is kept.
             if length > 0 || last {
                 self.send_frame(key, payload, last);
@@ -210,9 +211,8 @@ impl State {
     /// Writes bytes that the windows permit.
     fn send_frame(&mut self, key: usize, payload: Bytes, last: bool) {
         let stream = &mut self.streams[key];
-        let sent = i64::try_from(payload.len()).unwrap_or(0);
-        stream.send_window -= sent;
-        self.send_window -= sent;
+        stream.send_window.send(payload.len());
+        self.send_window.send(payload.len());
         if last {
             stream.sending = Sending::Ended;
         }
@@ -227,10 +227,10 @@ impl State {
                 return;
             }
             let Some(chunk) = stream.pending.front_mut() else { break };
-            let room = stream.send_window.min(self.send_window);
-            let Some(room) = usize::try_from(room).ok().filter(|room| *room > 0) else {
+            let room = stream.send_window.room().min(self.send_window.room());
+            if room == 0 {
                 return self.wait(key);
-            };
+            }
             let part = chunk.split_to(room.min(self.max_send_frame).min(chunk.len()));
             if chunk.is_empty() {
                 stream.pending.pop_front();
@@ -259,7 +259,7 @@ impl State {
     /// Queues a stream that waits for the connection. One that waits for its own window, or to be opened, is told then.
     fn wait(&mut self, key: usize) {
         let stream = &mut self.streams[key];
-        if stream.id != 0 && stream.send_window > 0 && !stream.waits {
+        if stream.id != 0 && stream.send_window.is_open() && !stream.waits {
             stream.waits = true;
             self.waiting.push_back((key, stream.id));
             if self.waiting.len() > 2 * self.streams.len() + SPARE {
@@ -280,7 +280,7 @@ impl State {
             let Some(stream) = self.streams.get_mut(key).filter(|stream| stream.id == id) else { continue };
             stream.waits = false;
             if stream.pending.is_empty() && stream.writing.is_some() {
-                promised += usize::try_from(stream.send_window).unwrap_or(0).clamp(1, TURN);
+                promised += stream.send_window.room().clamp(1, TURN);
             }
             stream.wake_writer();
             self.advance(key);
@@ -289,7 +289,7 @@ impl State {
 
     /// What may be sent now on all streams together.
     fn room(&self) -> usize {
-        usize::try_from(self.send_window).unwrap_or(0).min(FULL.saturating_sub(self.out.len()))
+        self.send_window.room().min(FULL.saturating_sub(self.out.len()))
     }
 
     /// Whether streams wait that could go on.
@@ -303,7 +303,7 @@ impl State {
         if let Some(error) = &stream.error {
             return Poll::Ready(Err(error.clone()));
         }
-        let windows = usize::try_from(stream.send_window.min(self.send_window)).unwrap_or(0);
+        let windows = stream.send_window.room().min(self.send_window.room());
         let room = windows.min(FULL.saturating_sub(self.out.len())).min(TURN);
         if room > 0 && stream.pending.is_empty() && stream.id != 0 {
             return Poll::Ready(Ok(room));

@@ -17,6 +17,7 @@ use crate::hpack::Encoder;
 use crate::output::Output;
 use crate::settings::Settings;
 use crate::stream::{Holders, Pieces, Receiving, Sending, Stream};
+use crate::window::Window;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -76,14 +77,14 @@ pub(crate) struct State {
     pub leaving: Leaving,
 
     // windows: theirs, then ours
-    pub send_window: i64,
-    pub initial_send_window: i64,
+    pub send_window: Window,
+    pub initial_send_window: u32,
     pub max_send_frame: usize,
     /// Of a header list, as RFC 9113, section 6.5.2, counts it.
     pub max_send_list: usize,
     /// Streams that wait for the connection, and some that have gone meanwhile.
     pub waiting: VecDeque<(usize, u32)>,
-    pub receive_window: i64,
+    pub receive_window: Window,
     pub unclaimed: u32,
 
     /// Answers to what the other side sent without need; none are given when it does not read them.
@@ -136,12 +137,12 @@ impl State {
             accepted: VecDeque::new(),
             unaccepted_resets: 0,
             leaving: Leaving::No,
-            send_window: DEFAULT_WINDOW.into(),
-            initial_send_window: DEFAULT_WINDOW.into(),
+            send_window: Window::of(DEFAULT_WINDOW),
+            initial_send_window: DEFAULT_WINDOW,
             max_send_frame: DEFAULT_FRAME as usize,
             max_send_list: usize::MAX,
             waiting: VecDeque::new(),
-            receive_window: settings.connection_window.max(DEFAULT_WINDOW).into(),
+            receive_window: Window::of(settings.connection_window.max(DEFAULT_WINDOW)),
             unclaimed: 0,
             replies: 0,
             errors: 0,
@@ -209,8 +210,8 @@ impl State {
             id,
             holders,
             receiving: if self.role == Role::Client { Receiving::Head } else { Receiving::Body },
-            receive_window: self.settings.stream_window.into(),
-            send_window: self.initial_send_window,
+            receive_window: Window::of(self.settings.stream_window),
+            send_window: Window::of(self.initial_send_window),
             // Our own calls are paid for where they come from.
             cost: if self.role == Role::Server { STREAM } else { 0 },
             ..Stream::default()
@@ -374,7 +375,7 @@ impl State {
         self.unclaimed += u32::try_from(bytes).unwrap_or(0);
         if self.unclaimed >= (self.settings.connection_window / 2).max(1) {
             self.out.window_update(0, self.unclaimed);
-            self.receive_window += i64::from(self.unclaimed);
+            give(&mut self.receive_window, self.unclaimed);
             self.unclaimed = 0;
         }
     }
@@ -388,7 +389,7 @@ impl State {
         stream.unclaimed += u32::try_from(bytes).unwrap_or(0);
         if stream.unclaimed >= half && stream.receiving != Receiving::Ended && !stream.closed {
             let unclaimed = std::mem::take(&mut stream.unclaimed);
-            stream.receive_window += i64::from(unclaimed);
+            give(&mut stream.receive_window, unclaimed);
             self.out.window_update(stream.id, unclaimed);
         }
         self.give_back(bytes);
@@ -438,6 +439,12 @@ impl State {
         self.out.ping(ALIVE, false);
         true
     }
+}
+
+/// What was received and dealt with: no more than the window was at first.
+fn give(window: &mut Window, bytes: u32) {
+    let given = window.grow(bytes);
+    debug_assert_eq!(given, Ok(()));
 }
 
 /// What our pings carry.

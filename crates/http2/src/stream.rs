@@ -10,6 +10,7 @@ use http::HeaderMap;
 use crate::error::Error;
 use crate::fields::ResponseHead;
 use crate::head::Kept;
+use crate::window::Window;
 
 /// Pieces below this that are not read at once are put together: a reader who is behind must not be sent a million
 /// pieces of a byte.
@@ -120,7 +121,7 @@ pub(crate) struct Stream {
     pub trailers: Option<HeaderMap>,
     pub receiving: Receiving,
     /// What the other side may still send.
-    pub receive_window: i64,
+    pub receive_window: Window,
     /// Received, and not given back by the reader.
     pub owed: usize,
     /// Given back by the reader, and not yet told to the other side.
@@ -132,7 +133,7 @@ pub(crate) struct Stream {
     pub cost: usize,
 
     pub unopened: Option<Box<Unopened>>,
-    pub send_window: i64,
+    pub send_window: Window,
     pub pending: VecDeque<Bytes>,
     /// Bytes of `pending`, and of trailers behind them.
     pub pending_bytes: usize,
