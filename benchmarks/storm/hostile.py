@@ -7,6 +7,8 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
+from itertools import product
 from random import Random
 
 from benchmarks.storm.attacks import ATTACKS, play, silent
@@ -17,11 +19,26 @@ PAUSE_S = 0.1
 LOWEST = 19
 
 
-async def attack(ports: list[int], rng: Random, until: float, counts: Counter[str]) -> None:
+Plan = Iterator[tuple[str, int]]
+"""Attacks, each with the port that it is for."""
+
+
+def storm(ports: list[int], rng: Random) -> Plan:
+    """Any attack on any port, without end."""
+    while True:
+        yield rng.choice([*ATTACKS, "silent"]), rng.choice(ports)
+
+
+def rehearsal(ports: list[int]) -> Plan:
+    """Each attack on each port, twice: all that is opened once and kept is open then."""
+    return iter([*product([*ATTACKS, "silent"], ports)] * 2)
+
+
+async def attack(plan: Plan, rng: Random, until: float, counts: Counter[str]) -> None:
     """One attack after the other."""
-    while time.monotonic() < until:
-        port = rng.choice(ports)
-        name = rng.choice([*ATTACKS, "silent"])
+    for name, port in plan:
+        if time.monotonic() >= until:
+            return
         with contextlib.suppress(OSError, TimeoutError):
             if name == "silent":
                 await silent(port, 100, rng)
@@ -31,11 +48,11 @@ async def attack(ports: list[int], rng: Random, until: float, counts: Counter[st
         await asyncio.sleep(PAUSE_S)
 
 
-async def attacks(ports: list[int], seconds: float, seed: int) -> Counter[str]:
+async def attacks(plan: Plan, seconds: float, seed: int) -> Counter[str]:
     """Several at a time; how often each was played."""
     rng, counts = Random(seed), Counter[str]()
     until = time.monotonic() + seconds
-    await asyncio.gather(*(attack(ports, Random(rng.random()), until, counts) for _ in range(AT_A_TIME)))
+    await asyncio.gather(*(attack(plan, Random(rng.random()), until, counts) for _ in range(AT_A_TIME)))
     return counts
 
 
@@ -45,9 +62,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, action="append", required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--rehearse", action="store_true", help="each attack on each port, twice, and no more")
     arguments = parser.parse_args()
     os.nice(LOWEST)
-    print(json.dumps(asyncio.run(attacks(arguments.port, arguments.seconds, arguments.seed))))
+    ports, seed = arguments.port, arguments.seed
+    plan = rehearsal(ports) if arguments.rehearse else storm(ports, Random(seed))
+    print(json.dumps(asyncio.run(attacks(plan, arguments.seconds, seed))))
 
 
 if __name__ == "__main__":

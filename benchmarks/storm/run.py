@@ -28,7 +28,14 @@ from modelmesh.instance.local_cluster import LocalCluster, LocalInstance, free_p
 from modelmesh.testing.etcd import FaultyEtcd
 
 MEMORY_MB = 512
+IDLE_S = 5.0
+"""What has been idle for so long is given back."""
+SPARE_S = 32.0
+"""Spare connections to a neighbour are closed after so long."""
 DESCRIPTORS = 1024
+REHEARSAL_S = 120.0
+"""A storm before the storm, at most: what is opened once and kept for minutes (connections between instances, pools of
+memory) is not what a storm leaves behind."""
 VICTIM = ("--models", "8", "--connections", "4", "--rate", "200")
 CONSTRAINED = json.dumps({"echo": {"required": ["good"]}, "evil": {"required": ["evil"]}})
 
@@ -92,10 +99,19 @@ class Stage:
             await self.group.cluster.mend()
             await asyncio.sleep(1.0)
 
-    async def attacks(self, seconds: float, seed: int) -> dict[str, int]:
+    async def attacks(self, seconds: float, seed: int, *options: str) -> dict[str, int]:
         """Hostile clients of all instances; how often each attack was played."""
         ports = [word for instance in self.group.cluster.instances for word in ("--port", str(instance.port))]
-        command = (sys.executable, "-m", "benchmarks.storm.hostile", "--seconds", str(seconds), "--seed", str(seed))
+        command = (
+            sys.executable,
+            "-m",
+            "benchmarks.storm.hostile",
+            "--seconds",
+            str(seconds),
+            "--seed",
+            str(seed),
+            *options,
+        )
         process = await asyncio.create_subprocess_exec(*command, *ports, stdout=asyncio.subprocess.PIPE)
         output, _ = await process.communicate()
         counts: dict[str, int] = json.loads(output)
@@ -141,7 +157,7 @@ async def storm(seconds: float, seed: int) -> dict[str, Any]:
             await asyncio.start_unix_server(proxies[0].serve, str(folder / "evil.sock"))
             await asyncio.start_server(proxies[1].serve, "127.0.0.1", evil_etcd)
             for number, socket in ((3, behind), (4, folder / "runtime-4.sock")):
-                instance = LocalInstance(f"instance-{number}", free_port(), socket)
+                instance = LocalInstance(f"instance-{number}", free_port(), free_port(), socket)
                 cluster.instances.append(instance)
                 await cluster.start_runtime(instance)
                 await cluster.start_mesh(instance)
@@ -164,6 +180,10 @@ async def storm(seconds: float, seed: int) -> dict[str, Any]:
 async def _play(stage: Stage, seconds: float, rng: Random, ends: list[str]) -> dict[str, Any]:
     group = stage.group
     targets = [word for instance in group.cluster.instances[:2] for word in ("--target", instance.endpoint)]
+    everywhere = [word for instance in group.cluster.instances for word in ("--target", instance.endpoint)]
+    await generator(*everywhere, *VICTIM, "--seconds", "2")
+    await stage.attacks(REHEARSAL_S, rng.randrange(1 << 30), "--rehearse")
+    await asyncio.sleep(SPARE_S)
     alone = await generator(*targets, *VICTIM, "--seconds", str(min(10.0, seconds / 4)))
     before_mb, before_descriptors = group.memory_mb(), group.descriptors()
     for proxy in stage.proxies:
@@ -182,7 +202,7 @@ async def _play(stage: Stage, seconds: float, rng: Random, ends: list[str]) -> d
         if group.descriptors() <= before_descriptors + 8:
             break
         await asyncio.sleep(1.0)
-    await asyncio.sleep(5.0)  # what is idle is given back
+    await asyncio.sleep(IDLE_S)
     watching.cancel()
     statuses = under["statuses"]
     failed = sum(count for status, count in statuses.items() if status != "OK") + under["mismatched"]

@@ -35,6 +35,8 @@ const RESETS_A_LOOK: usize = 50;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A peer connection without streams is closed after this; the next call opens another.
 const IDLE_AFTER_MS: u64 = 300_000;
+/// As `IDLE_AFTER_MS`, of one that was opened beside the first for clients that give up many calls.
+const SPARE_IDLE_AFTER_MS: u64 = 30_000;
 
 /// A connection that has answered.
 pub struct Opened {
@@ -201,8 +203,8 @@ impl Listening {
 }
 
 impl Opened {
-    /// Moves the connection's bytes until it ends, and keeps `signs` true.
-    pub async fn drive(self, signs: &Signs) -> Ended {
+    /// Moves the connection's bytes until it ends, and keeps `signs` true. `is_spare`: there is another one beside it.
+    pub async fn drive(self, signs: &Signs, is_spare: bool) -> Ended {
         let Self { mut connection, mut account, pinger, last_read_ms, is_peer, sender } = self;
         // Held here it would keep a forgotten connection open.
         drop(sender);
@@ -219,6 +221,8 @@ impl Opened {
         let mut listening = Listening::new(is_peer);
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The runtime's first one is kept without traffic, so that its loss is noticed.
+        let idle_after_ms = if is_spare { Some(SPARE_IDLE_AFTER_MS) } else { is_peer.then_some(IDLE_AFTER_MS) };
         let mut idle_since_ms = clock::monotonic_ms();
         loop {
             let waits = listening.waits();
@@ -243,7 +247,7 @@ impl Opened {
                     }
                     if busy {
                         idle_since_ms = now_ms;
-                    } else if is_peer && now_ms - idle_since_ms > IDLE_AFTER_MS {
+                    } else if idle_after_ms.is_some_and(|most| now_ms - idle_since_ms > most) {
                         return Ended::Idle;
                     }
                 }

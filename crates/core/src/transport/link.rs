@@ -250,7 +250,7 @@ impl Link {
         let (weak, signs, opened_ms) = (Arc::downgrade(&conn), Arc::clone(&conn.signs), conn.opened_ms);
         drop(conn);
         tokio::spawn(async move {
-            let ended = opened.drive(&signs).await;
+            let ended = opened.drive(&signs, lane == Lane::Restless).await;
             if let Some(conn) = weak.upgrade() {
                 conn.dead.store(true, Ordering::Relaxed);
             }
