@@ -72,7 +72,7 @@ impl State {
         while self.resets_left > 0
             && let Some((key, id)) = self.lingering.pop_front()
         {
-            if self.streams.get(key).is_some_and(|stream| stream.id == id && !stream.closed) {
+            if self.streams.get(key).is_some_and(|stream| stream.id == id && !stream.is_over()) {
                 self.resets_left -= 1;
                 self.reset(key, Reason::CANCEL);
             }

@@ -45,7 +45,7 @@ impl RecvStream {
         if let Some(head) = stream.head.take() {
             return Poll::Ready(Ok(head));
         }
-        if let Some(error) = &stream.error {
+        if let Some(error) = stream.error() {
             return Poll::Ready(Err(error.clone()));
         }
         remember(&mut stream.reading, cx.waker());
@@ -65,7 +65,7 @@ impl RecvStream {
         if stream.receiving == Receiving::Ended {
             return Poll::Ready(None);
         }
-        if let Some(error) = &stream.error {
+        if let Some(error) = stream.error() {
             return Poll::Ready(Some(Err(error.clone())));
         }
         remember(&mut stream.reading, cx.waker());
@@ -120,7 +120,7 @@ impl SendStream {
     pub fn send_head(&mut self, status: StatusCode, headers: &HeaderMap, last: bool) -> Result<(), Error> {
         debug_assert!(!self.head_is_sent);
         let mut state = self.state.lock();
-        if let Some(error) = &state.streams[self.key].error {
+        if let Some(error) = state.streams[self.key].error() {
             return Err(error.clone());
         }
         self.head_is_sent = true;

@@ -10,7 +10,7 @@ use crate::frame::LARGEST_ID;
 use crate::head::{Headers, Kept};
 use crate::hpack::ENTRY;
 use crate::state::State;
-use crate::stream::{Holders, SendEnd, Sending, Stream, Unopened, remember};
+use crate::stream::{Holders, Life, SendEnd, Sending, Stream, Unopened, remember};
 use crate::window::Window;
 
 /// Unsent bytes from which on nobody is told that there is room.
@@ -40,10 +40,9 @@ impl State {
             let key = self.open(0, holders);
             let stream = &mut self.streams[key];
             let (authority, path) = (authority.to_owned(), path.to_owned());
-            stream.unopened = Some(Box::new(Unopened { authority, path, headers: Kept::of(headers) }));
+            stream.life = Life::Waiting(Box::new(Unopened { authority, path, headers: Kept::of(headers) }));
             if last {
-                stream.sending = Sending::Ending;
-                stream.send_end = Some(SendEnd::Data);
+                stream.sending = Sending::Ending(SendEnd::Data);
             }
             self.unopened.push_back(key);
             return Ok(key);
@@ -101,7 +100,7 @@ impl State {
         while self.active < self.max_send_streams
             && let Some(key) = self.unopened.pop_front()
         {
-            let Some(request) = self.streams.get_mut(key).and_then(|stream| stream.unopened.take()) else { continue };
+            let Some(request) = self.streams.get_mut(key).and_then(Stream::take_request) else { continue };
             let id = match self.next_id() {
                 Ok(id) => id,
                 Err(error) => {
@@ -115,9 +114,8 @@ impl State {
             stream.wake_writer();
             self.ids.insert(id, key);
             self.active += 1;
-            let last = stream.pending.is_empty() && matches!(stream.send_end, Some(SendEnd::Data));
+            let last = stream.pending.is_empty() && matches!(stream.sending, Sending::Ending(SendEnd::Data));
             if last {
-                stream.send_end = None;
                 stream.sending = Sending::Ended;
             }
             let Unopened { authority, path, headers } = *request;
@@ -167,8 +165,7 @@ impl State {
         }
         let stream = &mut self.streams[key];
         if last {
-            stream.sending = Sending::Ending;
-            stream.send_end = Some(SendEnd::Data);
+            stream.sending = Sending::Ending(SendEnd::Data);
         }
         self.advance(key);
         Ok(())
@@ -181,8 +178,7 @@ impl State {
         } else {
             let bytes = trailers.list_size();
             stream.pending_bytes += bytes;
-            stream.sending = Sending::Ending;
-            stream.send_end = Some(SendEnd::Trailers(Box::new(trailers)));
+            stream.sending = Sending::Ending(SendEnd::Trailers(Box::new(trailers)));
             self.pending += bytes;
         }
         Ok(())
@@ -191,7 +187,7 @@ impl State {
     /// Throws away what a stream may not send yet, and has not been told to end with.
     pub fn discard_unsent(&mut self, key: usize) {
         let stream = &mut self.streams[key];
-        if stream.sending == Sending::Open {
+        if matches!(stream.sending, Sending::Open) {
             stream.pending.clear();
             self.pending -= std::mem::take(&mut stream.pending_bytes);
         }
@@ -199,13 +195,13 @@ impl State {
 
     fn sendable(&mut self, key: usize) -> Result<&mut Stream, Error> {
         let stream = &mut self.streams[key];
-        match &stream.error {
-            Some(error) => Err(error.clone()),
-            None if stream.sending != Sending::Open => {
-                Err(Error::Reset { reason: Reason::STREAM_CLOSED, by_peer: false })
-            }
-            None => Ok(stream),
+        if let Life::Broken(error) = &stream.life {
+            return Err(error.clone());
         }
+        if !matches!(stream.sending, Sending::Open) {
+            return Err(Error::Reset { reason: Reason::STREAM_CLOSED, by_peer: false });
+        }
+        Ok(stream)
     }
 
     /// Writes bytes that the windows permit.
@@ -223,7 +219,7 @@ impl State {
     pub fn advance(&mut self, key: usize) {
         loop {
             let stream = &mut self.streams[key];
-            if stream.id == 0 || stream.closed {
+            if stream.id == 0 || stream.is_over() {
                 return;
             }
             let Some(chunk) = stream.pending.front_mut() else { break };
@@ -237,21 +233,19 @@ impl State {
             }
             stream.pending_bytes -= part.len();
             self.pending -= part.len();
-            let last = stream.pending.is_empty() && matches!(stream.send_end, Some(SendEnd::Data));
-            if last {
-                stream.send_end = None;
-            }
+            let last = stream.pending.is_empty() && matches!(stream.sending, Sending::Ending(SendEnd::Data));
             self.send_frame(key, part, last);
         }
-        match self.streams[key].send_end.take() {
-            Some(SendEnd::Trailers(trailers)) => {
-                self.pending -= std::mem::take(&mut self.streams[key].pending_bytes);
+        let stream = &mut self.streams[key];
+        match std::mem::take(&mut stream.sending) {
+            Sending::Ending(SendEnd::Trailers(trailers)) => {
+                self.pending -= std::mem::take(&mut stream.pending_bytes);
                 return self.send_head(key, None, &trailers, true);
             }
-            Some(SendEnd::Data) => self.send_frame(key, Bytes::new(), true),
-            None => {}
+            Sending::Ending(SendEnd::Data) => self.send_frame(key, Bytes::new(), true),
+            as_before => stream.sending = as_before,
         }
-        if self.streams[key].sending == Sending::Ended {
+        if matches!(self.streams[key].sending, Sending::Ended) {
             self.settle(key);
         }
     }
@@ -300,7 +294,7 @@ impl State {
     /// How much may be sent on a stream now; ready when that is not nothing.
     pub fn poll_room(&mut self, key: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         let stream = &mut self.streams[key];
-        if let Some(error) = &stream.error {
+        if let Some(error) = stream.error() {
             return Poll::Ready(Err(error.clone()));
         }
         let windows = stream.send_window.room().min(self.send_window.room());
@@ -316,7 +310,7 @@ impl State {
     /// Ready when the stream has been reset, or its connection has ended.
     pub fn poll_reset(&mut self, key: usize, cx: &mut Context<'_>) -> Poll<Error> {
         let stream = &mut self.streams[key];
-        if let Some(error) = &stream.error {
+        if let Some(error) = stream.error() {
             return Poll::Ready(error.clone());
         }
         remember(&mut stream.writing, cx.waker());
@@ -348,7 +342,7 @@ mod tests {
         assert_eq!(refused, Error::UsedUp);
         assert!(refused.is_unprocessed(), "it may be sent on another connection");
         assert_eq!(state.check(), Err(Error::UsedUp));
-        assert_eq!(state.streams[last].error, None);
+        assert_eq!(state.streams[last].error(), None);
         state.send_data(last, Bytes::from_static(b"still"), true).unwrap();
     }
 }

@@ -16,7 +16,7 @@ use crate::frame::{DEFAULT_FRAME, DEFAULT_WINDOW, LARGEST_ID, PREFACE, setting};
 use crate::hpack::Encoder;
 use crate::output::Output;
 use crate::settings::Settings;
-use crate::stream::{Holders, Pieces, Receiving, Sending, Stream};
+use crate::stream::{Holders, Life, Pieces, Receiving, Sending, Stream};
 use crate::window::Window;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,7 +228,7 @@ impl State {
     /// Both halves may have ended now.
     pub fn settle(&mut self, key: usize) {
         let stream = &mut self.streams[key];
-        if stream.sending != Sending::Ended || stream.closed {
+        if !matches!(stream.sending, Sending::Ended) || stream.is_over() {
             return;
         }
         if stream.receiving != Receiving::Ended {
@@ -238,13 +238,13 @@ impl State {
             }
             return;
         }
-        self.close(key);
+        self.close(key, Life::Closed);
     }
 
-    fn close(&mut self, key: usize) {
+    fn close(&mut self, key: usize, life: Life) {
         let stream = &mut self.streams[key];
-        stream.closed = true;
-        let is_answered = stream.error.is_none();
+        let is_answered = matches!(life, Life::Closed);
+        stream.life = life;
         if stream.id != 0 {
             self.ids.remove(&stream.id);
             self.active -= 1;
@@ -259,7 +259,7 @@ impl State {
     /// Forgets a stream that has ended and that nobody holds.
     fn free(&mut self, key: usize) {
         let stream = &self.streams[key];
-        if stream.closed && !stream.holders.is_held() {
+        if stream.is_over() && !stream.holders.is_held() {
             let stream = self.streams.remove(key);
             self.costs -= stream.cost;
             self.give_back(stream.owed);
@@ -269,7 +269,7 @@ impl State {
     /// Ends a stream from our side.
     pub fn reset(&mut self, key: usize, reason: Reason) {
         let stream = &self.streams[key];
-        if stream.closed {
+        if stream.is_over() {
             return;
         }
         if stream.id != 0 {
@@ -283,16 +283,14 @@ impl State {
     /// A stream has ended before its time.
     pub fn ended(&mut self, key: usize, error: Error) {
         let stream = &mut self.streams[key];
-        if stream.closed {
+        if stream.is_over() {
             return;
         }
-        stream.error = Some(error);
         stream.pending.clear();
         self.pending -= std::mem::take(&mut stream.pending_bytes);
-        stream.send_end = None;
-        stream.unopened = None;
+        stream.sending = Sending::Ended;
         stream.wake_all();
-        self.close(key);
+        self.close(key, Life::Broken(error));
     }
 
     /// Resets a stream over an error of the other side.
@@ -359,11 +357,11 @@ impl State {
         if stream.holders.is_held() {
             return;
         }
-        if stream.closed {
+        if stream.is_over() {
             return self.free(key);
         }
         let unread = stream.receiving != Receiving::Ended && self.role == Role::Client;
-        if stream.sending == Sending::Open || unread {
+        if matches!(stream.sending, Sending::Open) || unread {
             self.cancel(key);
         } else {
             self.settle(key);
@@ -387,7 +385,7 @@ impl State {
         let bytes = bytes.min(stream.owed);
         stream.owed -= bytes;
         stream.unclaimed += u32::try_from(bytes).unwrap_or(0);
-        if stream.unclaimed >= half && stream.receiving != Receiving::Ended && !stream.closed {
+        if stream.unclaimed >= half && stream.receiving != Receiving::Ended && !stream.is_over() {
             let unclaimed = std::mem::take(&mut stream.unclaimed);
             give(&mut stream.receive_window, unclaimed);
             self.out.window_update(stream.id, unclaimed);
@@ -401,7 +399,7 @@ impl State {
             let (head, key) = self.accepted.pop_front()?;
             let holders = &mut self.streams[key].holders;
             holders.acceptor = false;
-            if self.streams[key].closed {
+            if self.streams[key].is_over() {
                 // Reset meanwhile.
                 self.free(key);
                 continue;

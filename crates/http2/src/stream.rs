@@ -67,12 +67,12 @@ pub(crate) enum Receiving {
 }
 
 /// How far the sending half has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub(crate) enum Sending {
     #[default]
     Open,
     /// The end has been asked for, and waits behind bytes.
-    Ending,
+    Ending(SendEnd),
     Ended,
 }
 
@@ -81,6 +81,19 @@ pub(crate) enum SendEnd {
     /// With the last byte.
     Data,
     Trailers(Box<HeaderMap>),
+}
+
+/// How far a stream has come: RFC 9113, section 5.1. While it is open each half is by itself: `Receiving`, `Sending`.
+#[derive(Default)]
+pub(crate) enum Life {
+    /// The other side permits no more streams now, so the request waits.
+    Waiting(Box<Unopened>),
+    #[default]
+    Open,
+    /// Both halves have ended; it is only here for those who hold it.
+    Closed,
+    /// It was reset, or its connection has ended, before both halves had; it is only here for those who hold it.
+    Broken(Error),
 }
 
 /// The request of a stream that waits for the other side to permit it.
@@ -110,10 +123,7 @@ pub(crate) struct Stream {
     /// 0: not opened yet.
     pub id: u32,
     pub holders: Holders,
-    /// Neither side may send any more; it is only here for those who hold it.
-    pub closed: bool,
-    /// It was reset, or its connection has ended, before both halves had.
-    pub error: Option<Error>,
+    pub life: Life,
 
     /// The head of the answer, until it is read.
     pub head: Option<ResponseHead>,
@@ -132,12 +142,10 @@ pub(crate) struct Stream {
     /// What it costs to have it, header lists included, in bytes.
     pub cost: usize,
 
-    pub unopened: Option<Box<Unopened>>,
     pub send_window: Window,
     pub pending: VecDeque<Bytes>,
     /// Bytes of `pending`, and of trailers behind them.
     pub pending_bytes: usize,
-    pub send_end: Option<SendEnd>,
     pub sending: Sending,
     /// In the queue of those that wait for the connection.
     pub waits: bool,
@@ -149,6 +157,30 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// Whether neither side may send any more.
+    pub fn is_over(&self) -> bool {
+        matches!(self.life, Life::Closed | Life::Broken(_))
+    }
+
+    /// Takes the request of a stream that waits: it is opened.
+    pub fn take_request(&mut self) -> Option<Box<Unopened>> {
+        match std::mem::take(&mut self.life) {
+            Life::Waiting(request) => Some(request),
+            as_before => {
+                self.life = as_before;
+                None
+            }
+        }
+    }
+
+    /// Why it ended before both halves had.
+    pub fn error(&self) -> Option<&Error> {
+        match &self.life {
+            Life::Broken(error) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Whether everything was read, trailers aside.
     pub fn is_at_end(&self) -> bool {
         self.receiving == Receiving::Ended && self.pieces.is_empty()
