@@ -1,6 +1,7 @@
 """The built-in runtime: formats, paths, broken files, and the client people use."""
 
 import asyncio
+import importlib
 import shutil
 import subprocess
 import sys
@@ -296,9 +297,12 @@ class TestFormats:
         assert project["project"]["entry-points"]["modelmesh.formats"] == BUILT_IN
 
     def test_suffixes_known_without_importing_are_those_of_the_formats(self):
-        formats = Formats(BUILT_IN)
-        assert {name: formats.get(name).suffixes for name in formats.names} == BUILT_IN_SUFFIXES
-        named = {name: getattr(formats.get(name), "named_suffixes", ()) for name in formats.names}
+        classes = {}
+        for name, reference in BUILT_IN.items():
+            module, _, attribute = reference.partition(":")
+            classes[name] = getattr(importlib.import_module(module), attribute)
+        assert {name: form.suffixes for name, form in classes.items()} == BUILT_IN_SUFFIXES
+        named = {name: getattr(form, "named_suffixes", ()) for name, form in classes.items()}
         assert {name: suffixes for name, suffixes in named.items() if suffixes} == BUILT_IN_NAMED_SUFFIXES
 
     def test_packages_of_few_models_are_imported_for_a_model_only(self, tmp_path):

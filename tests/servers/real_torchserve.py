@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import zipfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
-from real_kit import MIB, TOOLS, Beings, Pair, Served, eventually, keep, manage, pair, served
+from real_kit import MIB, ROOT, TOOLS, Beings, Pair, Served, eventually, keep, manage, pair, python_of, served
 
 from modelmesh._proto import model_runtime_pb2 as runtime_pb
 from modelmesh._proto import torchserve_management_pb2 as management_pb
@@ -255,6 +256,35 @@ async def test_a_cancelled_load_leaves_no_worker(alone: Pair, channel: grpc.aio.
         await manage(channel, runtime_pb.UnloadModelRequest(modelId="given-up"))
         assert not workers(alone)
         assert not list(alone.ports.folder.glob("_torchserve_models/given-up*"))
+
+
+async def test_the_built_in_runtime_serves_torchscript_with_the_same_torch(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("torchscript_models.py")
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [python_of("torchserve"), str(script), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    found = json.loads(done.stdout)
+    assert found["scale"] == [[12, 15, 18, 21]] * 2
+    assert found["pair"] == {"output_0": [12, 12], "output_1": [2, 2]}
+    assert found["numbered"] == [2, 2]
+    assert found["size"] == 48
+    assert found["predicted"] is True
+    said = {
+        "shape": "INVALID_ARGUMENT: the model cannot take these inputs: 'x' [2, 2] (mat1 and mat2",
+        "bytes": "INVALID_ARGUMENT: the model cannot take these inputs: 'x' [1] (can't convert",
+        "words": "forward takes 'words', a List[str], which cannot be sent",
+        "weights": "weights.ts: is no TorchScript model that can be loaded here (PytorchStreamReader",
+        "cut": "cut.ts: is no TorchScript model that can be loaded here (PytorchStreamReader",
+        "untrusted": "PERMISSION_DENIED",
+    }
+    for what, text in said.items():
+        assert text in found[what], found
 
 
 async def test_conformance(alone: Pair, channel: grpc.aio.Channel, models: Path) -> None:

@@ -95,7 +95,7 @@ def runtime(
         int, typer.Option(help="Inferences at once; 0: one per CPU.", min=0, rich_help_panel=_PANEL)
     ] = 0,
 ) -> None:
-    """Serve scikit-learn, ONNX, XGBoost, LightGBM and Python models over the Open Inference Protocol, to a mesh or directly.
+    """Serve scikit-learn, ONNX, XGBoost, LightGBM, TorchScript and Python models over the Open Inference Protocol, to a mesh or directly.
 
     A model's path is a file of this machine, or any location that `modelmesh pull` knows.
 

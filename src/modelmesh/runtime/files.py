@@ -20,9 +20,9 @@ MAX_PATH_BYTES = 4096
 
 
 class FileRuntime(ModelRuntime[LoadedFile]):
-    """Serves scikit-learn, ONNX, XGBoost, LightGBM and Python models over the Open Inference Protocol.
+    """Serves scikit-learn, ONNX, XGBoost, LightGBM, TorchScript and Python models over the Open Inference Protocol.
 
-    The format follows from the model type: `sklearn`, `onnx`, `xgboost`, `lightgbm`, `python`, that of an installed plug-in, or `auto`
+    The format follows from the model type: `sklearn`, `onnx`, `xgboost`, `lightgbm`, `torchscript`, `python`, that of an installed plug-in, or `auto`
     (and empty), which goes by the file's suffix. Types as the Kubernetes controller writes them (`mt:sklearn:1`) are understood.
 
     A path is a local file, a `file://` URI, or a folder with one model file. Loading a joblib or pickle file runs

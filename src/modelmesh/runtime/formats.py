@@ -32,6 +32,7 @@ BUILT_IN = {
     "onnx": "modelmesh.runtime.onnx:OnnxFormat",
     "xgboost": "modelmesh.runtime.xgboost:XgboostFormat",
     "lightgbm": "modelmesh.runtime.lightgbm:LightgbmFormat",
+    "torchscript": "modelmesh.runtime.torchscript:TorchscriptFormat",
     "python": "modelmesh.runtime.python:PythonFormat",
 }
 """As in pyproject.toml; listed here too, so that a source tree works without being installed."""
@@ -41,11 +42,16 @@ BUILT_IN_SUFFIXES = {
     "onnx": (".onnx",),
     "xgboost": (".ubj",),
     "lightgbm": (".lgb", ".lightgbm"),
+    "torchscript": (".torchscript", ".ts"),
     "python": ("model.py",),
 }
 """Known without importing the packages: they are imported when a file of theirs is loaded, and a missing one is named."""
 
-BUILT_IN_NAMED_SUFFIXES = {"xgboost": (".json", ".bst", ".model"), "lightgbm": (".txt", ".bst", ".model")}
+BUILT_IN_NAMED_SUFFIXES = {
+    "xgboost": (".json", ".bst", ".model"),
+    "lightgbm": (".txt", ".bst", ".model"),
+    "torchscript": (".pt", ".pth"),
+}
 """Likewise."""
 
 _EARLY = ("sklearn", "onnx")
