@@ -32,6 +32,8 @@ async def curl(command: str, url: str, *more: str) -> Any:
 
 async def the_repository(urls: list[str]) -> None:
     """Listed, unloaded and loaded at one instance, seen at the other; and V1 as the page has it."""
+    assert await curl(f"curl -s {urls[0]}/v2/models?limit=1", "") == {"models": ["iris"], "next": "vmodels:"}
+    assert await curl(f"curl -s {urls[1]}/v2/models?page=vmodels:", "") == {"models": ["best"]}
     one, other = (f"curl -s -X POST {url}/v2/repository" for url in urls)
     states = {model["name"]: model["state"] for model in await curl(f"{other}/index", "")}
     assert states == {"iris": "READY", "best": "READY"}

@@ -1,7 +1,7 @@
 //! The REST front door: Open Inference Protocol over HTTP, as calls that the core routes like any other.
 //!
 //! Pure, without sockets: `route` (path to operation), `request`, `reader` and `data` (JSON and binary tensors to the message of the
-//! call), `answer` and `classes` (the message of the answer to JSON and binary tensors), `describe` (servers and models), `options` (small bodies), `v1` and `nested`
+//! call), `answer` and `classes` (the message of the answer to JSON and binary tensors), `describe` (servers and models), `options` (small bodies), `listing` (pages of names), `v1` and `nested`
 //! (rows of V1), `openapi` (a description for machines), `origins` (which pages may call),
 //! `datatype` and `shape` (what tensors are made of), `proto` (messages), `fault` (what is answered instead), `json` (what
 //! is wrong with it, and writing it). With sockets: `server`.
@@ -15,6 +15,7 @@ mod datatype;
 mod describe;
 mod fault;
 mod json;
+mod listing;
 mod nested;
 mod openapi;
 mod options;

@@ -28,6 +28,7 @@ fn describe(operation: Operation) -> Description {
         Operation::ServerMetadata => of("serverMetadata", "What the server is", None, "ServerMetadata", OF_SERVER),
         Operation::ServerLive => of("serverLive", "Whether the process lives", None, "Live", &[]),
         Operation::ServerReady => of("serverReady", "Whether the instance takes calls", None, "Ready", OF_SERVER),
+        Operation::Models => of("models", "Names of models, then of vmodels, page by page", None, "Models", OF_STATUS),
         Operation::ModelMetadata => {
             of("modelMetadata", "The tensors of a model, which is loaded for it", None, "ModelMetadata", OF_CALL)
         }
@@ -60,6 +61,7 @@ const SCHEMAS: &str = r##"{
 "Live":{"type":"object","required":["live"],"properties":{"live":{"type":"boolean"}}},
 "Ready":{"type":"object","required":["ready"],"properties":{"ready":{"type":"boolean"}}},
 "ServerMetadata":{"type":"object","required":["name","version","extensions"],"properties":{"name":{"type":"string"},"version":{"type":"string"},"extensions":{"type":"array","items":{"type":"string"}}}},
+"Models":{"type":"object","required":["models"],"properties":{"models":{"type":"array","items":{"type":"string"}},"next":{"type":"string"}}},
 "ModelReady":{"type":"object","required":["name","ready"],"properties":{"name":{"type":"string"},"ready":{"type":"boolean"}}},
 "TensorMetadata":{"type":"object","required":["name","datatype","shape"],"properties":{"name":{"type":"string"},"datatype":{"type":"string"},"shape":{"type":"array","items":{"type":"integer"}}}},
 "ModelMetadata":{"type":"object","required":["name","platform","inputs","outputs"],"properties":{"name":{"type":"string"},"versions":{"type":"array","items":{"type":"string"}},"platform":{"type":"string"},"inputs":{"type":"array","items":{"$ref":"#/components/schemas/TensorMetadata"}},"outputs":{"type":"array","items":{"$ref":"#/components/schemas/TensorMetadata"}}}},

@@ -177,6 +177,31 @@ pub struct ModelIndex {
     pub reason: String,
 }
 
+/// `ListModelsRequest` and `ListVModelsRequest` of `proto/admin.proto`, as far as they are needed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListRequest {
+    #[prost(uint32, tag = "1")]
+    pub page_size: u32,
+    #[prost(string, tag = "2")]
+    pub page_token: String,
+}
+
+/// `ListModelsResponse` and `ListVModelsResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<Named>,
+    #[prost(string, tag = "2")]
+    pub next_page_token: String,
+}
+
+/// `Model` and `VModel`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Named {
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
 /// `RepositoryModelLoadRequest` and `RepositoryModelUnloadRequest`, as far as they are needed.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct RepositoryModelRequest {

@@ -10,6 +10,7 @@ pub enum Operation {
     ServerMetadata,
     ServerLive,
     ServerReady,
+    Models,
     ModelMetadata,
     ModelReady,
     Infer,
@@ -44,6 +45,7 @@ pub const ROUTES: &[Route] = &[
     get("/v2", Operation::ServerMetadata),
     get("/v2/health/live", Operation::ServerLive),
     get("/v2/health/ready", Operation::ServerReady),
+    get("/v2/models", Operation::Models),
     get("/v2/models/{name}", Operation::ModelMetadata),
     get("/v2/models/{name}/versions/{version}", Operation::ModelMetadata),
     get("/v2/models/{name}/ready", Operation::ModelReady),
@@ -136,7 +138,11 @@ fn fit(route: &Route, segments: &[&str]) -> Result<Option<Match>, Fault> {
     Ok(pattern.next().is_none().then_some(found))
 }
 
-fn decode(segment: &str) -> Result<String, Fault> {
+/// Undoes percent-encoding, once.
+///
+/// # Errors
+/// 400: it is none, or no UTF-8.
+pub fn decode(segment: &str) -> Result<String, Fault> {
     let bad = || Fault::bad(format!("{segment:?} is not percent-encoded UTF-8"));
     if !segment.contains('%') {
         return Ok(segment.to_owned());
@@ -196,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_told_apart_from_what_is_not_allowed() {
-        for path in ["", "/", "/v3", "/v2/models", "/v2//infer", "/v2/models//infer", "/v2/models/a/b/c/d/e/f", "*"] {
+        for path in ["", "/", "/v3", "/v2/model", "/v2//infer", "/v2/models//infer", "/v2/models/a/b/c/d/e/f", "*"] {
             assert_eq!(fault(&Method::GET, path), (404, None), "{path}");
         }
         assert_eq!(fault(&Method::GET, "/v2/models/m/infer"), (405, Some("POST")));

@@ -23,6 +23,8 @@ pub const REPOSITORY_LOAD: PathAndQuery =
     PathAndQuery::from_static("/inference.GRPCInferenceService/RepositoryModelLoad");
 pub const REPOSITORY_UNLOAD: PathAndQuery =
     PathAndQuery::from_static("/inference.GRPCInferenceService/RepositoryModelUnload");
+pub const LIST_MODELS: PathAndQuery = PathAndQuery::from_static("/modelmesh.v1.Admin/ListModels");
+pub const LIST_VMODELS: PathAndQuery = PathAndQuery::from_static("/modelmesh.v1.Admin/ListVModels");
 pub const MODEL_STATUS: PathAndQuery = PathAndQuery::from_static("/mmesh.ModelMesh/getModelStatus");
 pub const VMODEL_STATUS: PathAndQuery = PathAndQuery::from_static("/mmesh.ModelMesh/getVModelStatus");
 

@@ -6,7 +6,7 @@ use http::header::{
     RETRY_AFTER, TRANSFER_ENCODING, VARY,
 };
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use modelmesh_core::Purse;
 
@@ -18,12 +18,13 @@ use super::names::Kind;
 use crate::answer::{self, Wanted};
 use crate::describe;
 use crate::fault::Fault;
+use crate::listing::{self, Of, Page};
 use crate::openapi;
 use crate::options::{self, Options};
 use crate::origins::{self, Verdict};
 use crate::proto::{
-    ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelStatus, ModelStatusInfo,
-    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelRequest, ServerMetadataResponse,
+    ListRequest, ListResponse, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelStatus,
+    ModelStatusInfo, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelRequest, ServerMetadataResponse,
     ServerReadyResponse, StatusRequest,
 };
 use crate::request;
@@ -64,7 +65,7 @@ pub async fn answer(client: &Client, request: Request<Incoming>) -> Response<Pay
         Verdict::Named(_) if preflight => Ok(Good::json(Vec::new())),
         _ => {
             let exchange = Exchange { client, headers: &head.headers, purse: &mut purse };
-            exchange.run(&head.method, head.uri.path(), body).await
+            exchange.run(&head.method, &head.uri, body).await
         }
     };
     drop(turn);
@@ -126,16 +127,17 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn run(mut self, method: &Method, path: &str, body: Incoming) -> Result<Good, Fault> {
+    async fn run(mut self, method: &Method, uri: &Uri, body: Incoming) -> Result<Good, Fault> {
         if self.headers.contains_key(TRANSFER_ENCODING) && self.headers.contains_key(CONTENT_LENGTH) {
             // Two readers of such a request may disagree on where it ends.
             return Err(Fault::bad("a request has either Content-Length or Transfer-Encoding"));
         }
-        let Match { operation, name, version } = route::find(method, path)?;
+        let Match { operation, name, version } = route::find(method, uri.path())?;
         match operation {
             Operation::ServerLive => Ok(Good::json(b"{\"live\":true}".to_vec())),
             Operation::ServerReady => self.server_ready().await,
             Operation::ServerMetadata => self.server_metadata().await,
+            Operation::Models => self.models(uri.query().unwrap_or_default()).await,
             Operation::ModelReady => self.model_ready(name).await,
             Operation::ModelMetadata => self.model_metadata(name, version).await,
             Operation::Infer => self.infer(name, version, body).await,
@@ -163,6 +165,19 @@ impl Exchange<'_> {
         let answer: ServerMetadataResponse =
             calls::ask(guest, &calls::SERVER_METADATA, &headers, &(), self.purse).await?;
         Ok(Good::json(describe::server(&answer)))
+    }
+
+    async fn models(&mut self, query: &str) -> Result<Good, Fault> {
+        let Page { limit, of, after } = listing::read(query)?;
+        let headers = metadata::of(self.headers, None)?;
+        let path = match of {
+            Of::Models => &calls::LIST_MODELS,
+            Of::VModels => &calls::LIST_VMODELS,
+        };
+        let request = ListRequest { page_size: limit, page_token: after };
+        let answer: ListResponse = calls::ask(&self.client.guest, path, &headers, &request, self.purse).await?;
+        let names: Vec<String> = answer.entries.into_iter().map(|one| one.id).collect();
+        Ok(Good::json(listing::write(&names, of, &answer.next_page_token)))
     }
 
     /// Whether calls of the model would be answered at once. It is not loaded for that.
