@@ -45,7 +45,7 @@ def test_a_load_that_moves_on_may_take_longer_than_the_time_out() -> None:
         told = events(a, "load_progress")
         assert told[0] == ("fetching", "fetching, 0.0 of 1.0 MB")
         assert 3 <= len(told) <= 8, "once for each stage, and each ten seconds"
-        remembered = [one for one in a.plane.recall.recollect(M).events if one.kind == "load_progress"]
+        remembered = [one for one in a.plane.recall.history(M).events if one.kind == "load_progress"]
         assert len(remembered) <= 2, "a long load does not push out what came before"
         assert sum(one.times for one in remembered) == len(told)
         assert a.plane.cache.loading() == []

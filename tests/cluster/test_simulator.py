@@ -88,9 +88,9 @@ def test_a_ledger_that_does_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     found("memory: the ledger of")
 
 
-def test_a_load_that_is_foreseen_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_that_is_promised_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Room, "redeem", lambda room, load: None)
-    found("foresees")
+    found("has promised")
 
 
 def test_memory_freed_without_an_unload(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modelmesh._proto import peer_pb2 as pb
-from modelmesh.adapters.peers.grpc_peers import peer_answer, recollection
+from modelmesh.adapters.peers.grpc_peers import model_history, peer_answer
 from modelmesh.ports import RuntimeLoaded, RuntimeState, RuntimeStatus
 from modelmesh.values import bounds
 from modelmesh.values.records import (
@@ -186,4 +186,4 @@ def test_every_number_of_a_peer_at_its_extremes() -> None:
     answer = pb.RecallResponse(refusal="x", evict_bytes=most)
     answer.events.add(time_ms=most, instance_id="i", model_id="m", kind="k")
     answer.victims.add(model_id="m", size_bytes=most, last_use_ms=most)
-    fits(recollection(answer, asked=True))
+    fits(model_history(answer, asked=True))

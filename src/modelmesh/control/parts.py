@@ -107,7 +107,7 @@ def view_parts(base: Base, *, relisted: Relisted) -> ViewParts:
         clock=base.clock,
         prefix=base.keys.registry,
         kind=ModelRecord,
-        store_there=lambda: observer.connected,
+        store_available=lambda: observer.connected,
     )
     vmodel_records: RecordCache[VModelId, VModelRecord] = RecordCache(
         store=base.store,
@@ -115,7 +115,7 @@ def view_parts(base: Base, *, relisted: Relisted) -> ViewParts:
         clock=base.clock,
         prefix=base.keys.vmodels,
         kind=VModelRecord,
-        store_there=lambda: observer.connected,
+        store_available=lambda: observer.connected,
         told=names.tell,
     )
     return ViewParts(
@@ -180,7 +180,7 @@ def copy_parts(
         lease=lambda: membership.lease,
         lease_lost=membership.lease_lost,
         route_changed=lambda model: routing.update((model,)),
-        store_there=lambda: view.observer.connected,
+        store_available=lambda: view.observer.connected,
         wait_for_view=view.observer.wait_for_view,
         pin=view.models.pin,
         unpin=view.models.unpin,
@@ -197,7 +197,7 @@ def copy_parts(
         clock=base.clock,
         rng=base.rng,
         own_copy=cache.copy,
-        own_record=lambda: cache.foresee(member_record()),
+        own_record=lambda: cache.with_decided_loads(member_record()),
         predicted_bytes=cache.predicted_bytes,
         load_ms=cache.learned.load_ms,
         failure_expiry_ms=limits.failure_expiry_ms,
@@ -364,7 +364,7 @@ def duty_parts(
         clock=clock,
         journal=journal,
         tasks=tasks,
-        store_there=lambda: view.observer.connected,
+        store_available=lambda: view.observer.connected,
     )
     missing = Missing(
         state=view.state, routing=copies.routing, peers=base.peers, clock=clock, tasks=tasks, viewed=viewed

@@ -10,7 +10,7 @@ from modelmesh.policy.attempt import GiveUp, LoadHere, SendTo
 from modelmesh.policy.places import describe_places
 from modelmesh.ports import PeerUnreachableError
 from modelmesh.values.events import Event
-from modelmesh.values.explanation import Recollection, Rehearsal, SizeSource
+from modelmesh.values.explanation import ModelHistory, Rehearsal, SizeSource
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.records import DEFAULT_TYPE, ModelRecord
 from modelmesh.values.view import ModelView
@@ -31,13 +31,13 @@ async def explain(plane: ControlPlane, model: ModelId, registered: Registered, *
         await plane.cache.predict(model, registered)
     source = plane.cache.size_source(model, registered.record.type)
     size_bytes = plane.cache.predicted_bytes(model, registered.record.type)
-    recollections, silent = await _recollect(plane, model)
+    histories, silent = await _histories(plane, model)
     answer = pb.ExplainResponse(
         size_bytes=size_bytes,
         size_is_measured=source is SizeSource.MEASURED,
         size_source=source.value,
         places=_places(plane, plane.decider.model_view(model, registered), size_bytes, registered.record.type),
-        events=_merged(recollections),
+        events=_merged(histories),
         silent_instance_ids=silent,
     )
     if dry_run:
@@ -73,15 +73,15 @@ def _places(plane: ControlPlane, model: ModelView, size_bytes: int, model_type: 
     return [pb.Place(instance_id=place.instance, verdict=place.reason.value, detail=place.detail) for place in places]
 
 
-async def _recollect(plane: ControlPlane, model: ModelId) -> tuple[list[Recollection], list[InstanceId]]:
+async def _histories(plane: ControlPlane, model: ModelId) -> tuple[list[ModelHistory], list[InstanceId]]:
     own = plane.identity.instance
     others = [entry.instance for entry in plane.decider.cluster_view().instances if entry.instance != own][:ASKED]
     found = await asyncio.gather(*(_ask(plane, instance, model) for instance in others))
     silent = [instance for instance, answer in zip(others, found, strict=True) if answer is None]
-    return [plane.recall.recollect(model), *(answer for answer in found if answer is not None)], silent
+    return [plane.recall.history(model), *(answer for answer in found if answer is not None)], silent
 
 
-async def _ask(plane: ControlPlane, instance: InstanceId, model: ModelId, load_bytes: int = 0) -> Recollection | None:
+async def _ask(plane: ControlPlane, instance: InstanceId, model: ModelId, load_bytes: int = 0) -> ModelHistory | None:
     """What another instance remembers; None if it does not answer."""
     address = plane.routing.address(instance)
     if address is None:
@@ -140,7 +140,7 @@ def wire_event(event: Event) -> pb.Event:
     )
 
 
-def _merged(recollections: Iterable[Recollection]) -> list[pb.Event]:
+def _merged(histories: Iterable[ModelHistory]) -> list[pb.Event]:
     """By time; hosts' clocks may differ, so the order between instances is roughly so."""
-    events = [event for recollection in recollections for event in recollection.events]
+    events = [event for history in histories for event in history.events]
     return [wire_event(event) for event in sorted(events, key=lambda event: event.time_ms)[-EVENTS:]]

@@ -41,7 +41,7 @@ class Peer:
 
     async def recall(self, _: Call, request: pb.RecallRequest) -> pb.RecallResponse:
         """Say what is remembered here of a model."""
-        found = self._plane.recall.recollect(
+        found = self._plane.recall.history(
             named_model(request.model_id), load_bytes=bounds.BYTES.clamp(request.load_bytes)
         )
         answer = pb.RecallResponse(events=[wire_event(event) for event in found.events])

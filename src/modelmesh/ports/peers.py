@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from modelmesh.values.dataplane import PeerAddress
-from modelmesh.values.explanation import Recollection
+from modelmesh.values.explanation import ModelHistory
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 
 
@@ -53,7 +53,7 @@ class Peers(Protocol):
         """Ask a peer to load a model; `retry`: although it failed there. Raises PeerUnreachableError."""
         ...
 
-    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> Recollection:
+    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> ModelHistory:
         """Ask what a peer remembers of a model, and, above 0 bytes, what a load there would do.
 
         Raises PeerUnreachableError.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from modelmesh._proto import admin_pb2, model_mesh_pb2, peer_pb2
-from modelmesh.adapters.peers import peer_answer, recollection
+from modelmesh.adapters.peers import model_history, peer_answer
 from modelmesh.adapters.store.sqlite import SqliteStore
 from modelmesh.control.life.drain import Drained
 from modelmesh.control.plane import ControlPlane
@@ -33,7 +33,7 @@ from modelmesh.testing.model_paths import ModelScript
 from modelmesh.testing.network import FUTURE_WORD, FakeNetwork
 from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.events import Event
-from modelmesh.values.explanation import Recollection
+from modelmesh.values.explanation import ModelHistory
 from modelmesh.values.ids import InstanceId, ModelId, Revision, Token
 from modelmesh.values.records import CopyRecord
 from modelmesh.values.status import Status
@@ -80,14 +80,14 @@ class FakePeers:
             answer = _in_later_words(answer)
         return peer_answer(answer)
 
-    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> Recollection:
+    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> ModelHistory:
         """Ask the instance at `address` what it remembers."""
         del timeout_ms
         request = peer_pb2.RecallRequest(model_id=model, load_bytes=load_bytes)
         answer = await Peer(self._peer(address).plane).recall(
             Call(Token(0), "modelmesh.v1.Peer/Recall", {}, send=lambda _: None), request
         )
-        return recollection(answer, asked=load_bytes > 0)
+        return model_history(answer, asked=load_bytes > 0)
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who is there."""

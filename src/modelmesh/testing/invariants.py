@@ -2,7 +2,7 @@
 
     memory      every ledger balances; nobody gets bytes that are not free, but for a copy measured above its grant
                 or a runtime that came back smaller; the runtime holds nothing that is not booked; a load is
-                foreseen until it asks for memory, and no longer
+                counted as promised until it asks for memory, and no longer
     loads       at most one load per model and instance
     hops        a hop is never forwarded on; no call goes round without end
     answers     no call is resolved after its answer; none is held while nobody works at it
@@ -250,7 +250,7 @@ class Invariants:
             self._break(f"memory: {name} has booked {sum(booked.values())} bytes for copies, others for nobody")
         waiting = sum(state in _FORESEEN for state in states.values())
         if instance.plane.cache.promised != waiting:
-            self._break(f"memory: {name} foresees {instance.plane.cache.promised} loads, {waiting} are to come")
+            self._break(f"memory: {name} has promised {instance.plane.cache.promised} loads, {waiting} are to come")
         before = self._books.get(name)
         books = _Books(ledger.free_bytes, ledger.capacity_bytes, booked)
         if before is not None and books.free_bytes < min(before.free_bytes, 0):

@@ -36,7 +36,7 @@ class Rehearsal:
 
 
 @dataclass(frozen=True, slots=True)
-class Recollection:
+class ModelHistory:
     """What one instance remembers of a model, and, if it was asked, what a load there would do."""
 
     events: tuple[Event, ...] = ()

@@ -13,7 +13,7 @@ from modelmesh.ports import PeerAnswer, PeerState, PeerUnreachableError
 from modelmesh.values import bounds
 from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.events import Event
-from modelmesh.values.explanation import Recollection, Rehearsal, RehearsedVictim
+from modelmesh.values.explanation import ModelHistory, Rehearsal, RehearsedVictim
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 
 CHANNELS = 64
@@ -84,11 +84,11 @@ class GrpcPeers:
         answer = await self._call(address, "EnsureLoaded", request, pb.EnsureLoadedResponse, timeout_ms)
         return peer_answer(answer)
 
-    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> Recollection:
+    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> ModelHistory:
         """Ask what a peer remembers of a model."""
         request = pb.RecallRequest(model_id=model, load_bytes=load_bytes)
         answer = await self._call(address, "Recall", request, pb.RecallResponse, timeout_ms)
-        return recollection(answer, asked=load_bytes > 0)
+        return model_history(answer, asked=load_bytes > 0)
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who answers at an address."""
@@ -173,7 +173,7 @@ def peer_answer(answer: pb.EnsureLoadedResponse) -> PeerAnswer:
     )
 
 
-def recollection(answer: pb.RecallResponse, *, asked: bool) -> Recollection:
+def model_history(answer: pb.RecallResponse, *, asked: bool) -> ModelHistory:
     """The wire form as a value; `asked`: about a load as well."""
     rehearsal = Rehearsal(
         refusal=answer.refusal,
@@ -200,4 +200,4 @@ def recollection(answer: pb.RecallResponse, *, asked: bool) -> Recollection:
         )
         for event in answer.events
     )
-    return Recollection(events, rehearsal if asked else None)
+    return ModelHistory(events, rehearsal if asked else None)

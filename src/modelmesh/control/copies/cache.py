@@ -123,7 +123,7 @@ class Cache:
             runtime_ready=self._steps.offered,
         )
 
-    def foresee(self, record: records.MemberRecord) -> records.MemberRecord:
+    def with_decided_loads(self, record: records.MemberRecord) -> records.MemberRecord:
         """The entry as placement should see it here: with loads that are decided and have not asked for memory yet.
 
         Without them all misses of one moment would choose this instance while it seems to have room.

@@ -76,7 +76,7 @@ class Loading:
         journal: Journal,
         lease: Callable[[], int],
         lease_lost: Callable[[], None],
-        store_there: Callable[[], bool],
+        store_available: Callable[[], bool],
         condition: Callable[[], LoadCondition],
         parameters: Callable[[], RuntimeParameters],
         offered: Callable[[], bool],
@@ -94,7 +94,7 @@ class Loading:
         self._journal = journal
         self._lease = lease
         self._lease_lost = lease_lost
-        self._store_there = store_there
+        self._store_there = store_available
         self._condition = condition
         self._parameters = parameters
         self._offered = offered

@@ -57,7 +57,7 @@ class Room:
     Args:
         entries: The copies here; read only.
         decider: Gives the policies; they come after this.
-        store_there: Whether the store answers: only what the runtime forces is evicted while it does not.
+        store_available: Whether the store answers: only what the runtime forces is evicted while it does not.
         look_at_usage: Takes in what the data plane counted.
         drop: Lets a copy go.
     """
@@ -74,7 +74,7 @@ class Room:
         clock: Clock,
         journal: Journal,
         tasks: Tasks,
-        store_there: Callable[[], bool],
+        store_available: Callable[[], bool],
         look_at_usage: Callable[[], None],
         drop: DropVictim,
     ) -> None:
@@ -87,7 +87,7 @@ class Room:
         self._clock = clock
         self._journal = journal
         self._tasks = tasks
-        self._store_there = store_there
+        self._store_there = store_available
         self._look_at_usage = look_at_usage
         self._drop = drop
         self._pressed = False

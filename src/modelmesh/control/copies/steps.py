@@ -56,7 +56,7 @@ class CopySteps:
         lease: The current lease of this instance's keys.
         lease_lost: Called when a write finds it gone.
         route_changed: Called when the local copy of a model opened, closed or went.
-        store_there: Whether the store answers.
+        store_available: Whether the store answers.
         wait_for_view: Resolves when the view has reached a revision, or after a bound.
         pin, unpin: Called when a model begins and ceases to have a copy here, in whatever state.
         used: Told of every batch of usage.
@@ -86,7 +86,7 @@ class CopySteps:
         lease: Callable[[], int],
         lease_lost: Callable[[], None],
         route_changed: Callable[[ModelId], None],
-        store_there: Callable[[], bool],
+        store_available: Callable[[], bool],
         wait_for_view: "Callable[[Revision], asyncio.Future[None]]",
         pin: Callable[[ModelId], None],
         unpin: Callable[[ModelId], None],
@@ -127,7 +127,7 @@ class CopySteps:
             clock=clock,
             journal=journal,
             tasks=tasks,
-            store_there=store_there,
+            store_available=store_available,
             look_at_usage=self.look_at_usage,
             drop=self.drop,
         )
@@ -158,7 +158,7 @@ class CopySteps:
             journal=journal,
             lease=lease,
             lease_lost=lease_lost,
-            store_there=store_there,
+            store_available=store_available,
             condition=lambda: self.room.condition(draining=self.draining, runtime_ready=self.offered),
             parameters=lambda: self.parameters,
             offered=lambda: self.offered,

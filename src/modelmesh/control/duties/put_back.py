@@ -22,7 +22,7 @@ class PutBack:
     """Makes this instance's keys true again after the store was away, or emptied, or a lease was lost.
 
     Args:
-        store_there: Whether the store answers.
+        store_available: Whether the store answers.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class PutBack:
         clock: Clock,
         journal: Journal,
         tasks: Tasks,
-        store_there: Callable[[], bool],
+        store_available: Callable[[], bool],
     ) -> None:
         self._store = store
         self._keys = keys
@@ -48,7 +48,7 @@ class PutBack:
         self._clock = clock
         self._journal = journal
         self._tasks = tasks
-        self._store_there = store_there
+        self._store_there = store_available
 
     def begin(self, *, replaced: bool) -> None:
         """After a new listing: put back what should stand. `replaced`: the store is another one, or was emptied."""

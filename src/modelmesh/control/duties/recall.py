@@ -7,7 +7,7 @@ from dataclasses import replace
 from modelmesh.control.copies.cache import Cache
 from modelmesh.control.journal import Journal
 from modelmesh.values.events import Event
-from modelmesh.values.explanation import Recollection
+from modelmesh.values.explanation import ModelHistory
 from modelmesh.values.ids import ModelId
 
 EVENTS = 64
@@ -32,10 +32,10 @@ class Recall:
         self._events: OrderedDict[ModelId, deque[Event]] = OrderedDict()
         journal.subscribe(self._take)
 
-    def recollect(self, model: ModelId, *, load_bytes: int = 0) -> Recollection:
+    def history(self, model: ModelId, *, load_bytes: int = 0) -> ModelHistory:
         """All that is known; with `load_bytes` also what a load of so many bytes would do."""
         rehearsal = self._cache.rehearse(model, load_bytes) if load_bytes > 0 else None
-        return Recollection(tuple(self._events.get(model, ())), rehearsal)
+        return ModelHistory(tuple(self._events.get(model, ())), rehearsal)
 
     def _take(self, event: Event) -> None:
         for model in (event.model, event.cause):

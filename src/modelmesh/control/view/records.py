@@ -79,7 +79,7 @@ class RecordCache(Generic[Id, Record]):
     Args:
         prefix: The table's key prefix; an id is appended as it is.
         kind: The record type of the table.
-        store_there: Whether the store answers, as far as is known; callers do not wait for one that does not.
+        store_available: Whether the store answers, as far as is known; callers do not wait for one that does not.
         told: Called with each name of which something else is remembered from now on; None: nothing.
     """
 
@@ -91,10 +91,10 @@ class RecordCache(Generic[Id, Record]):
         clock: Clock,
         prefix: str,
         kind: type[Record],
-        store_there: Callable[[], bool],
+        store_available: Callable[[], bool],
         told: "Callable[[Id, Stored[Record] | None], None]" = lambda _name, _stored: None,
     ) -> None:
-        self._store_there = store_there
+        self._store_there = store_available
         self._told: Callable[[Id, Stored[Record] | None], None] = told
         self._store = store
         self._identity = identity
