@@ -92,6 +92,22 @@ def test_a_use_that_its_owner_tells_of_and_one_by_ensure_loaded_are_uses() -> No
     run_virtual(main())
 
 
+def test_the_first_use_is_listed_within_seconds() -> None:
+    """People look at the list after their first call: `never` would then be wrong."""
+
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=1)
+        a = await cluster.add("a")
+        await register(a, "a")
+        assert await last_use_ms(a) == 0
+        assert (await cluster.call("a", via="a")).status is Status.OK
+        await asyncio.sleep(7)
+        assert await last_use_ms(a) > 0
+        await cluster.stop()
+
+    run_virtual(main())
+
+
 def test_a_record_of_the_old_system_is_not_taken_for_one_that_nobody_used() -> None:
     assert not ModelRecord.decode(b'{"type":"t","lu":5}').unused
     assert ModelRecord("t", last_use_ms=5, unused=True).raised(9).unused

@@ -9,6 +9,9 @@ from modelmesh.values.ids import ModelId
 from modelmesh.values.records import ModelRecord
 
 LOOK_TICKS = 60
+FIRST_USE_TICKS = 5
+"""How often records are looked at that say that their model was never used: people look at the list after their first call."""
+
 AT_ONCE = 64
 """Records written after one look; the rest waits for the next."""
 
@@ -43,18 +46,19 @@ class LastUses:
     def tick(self) -> None:
         """Look for stale records; about once a second."""
         self._ticks += 1
-        if self._ticks % LOOK_TICKS == 0 and not self._writing:
-            stale = [model for model in self._cache.ready() if self._stale(model)][:AT_ONCE]
+        if self._ticks % FIRST_USE_TICKS == 0 and not self._writing:
+            all_kinds = self._ticks % LOOK_TICKS == 0
+            stale = [model for model in self._cache.ready() if self._stale(model, all_kinds=all_kinds)][:AT_ONCE]
             if stale:
                 self._writing = True
                 self._tasks.start(self._write(stale), "write last uses")
 
-    def _stale(self, model: ModelId) -> bool:
+    def _stale(self, model: ModelId, *, all_kinds: bool) -> bool:
         registered = self._models.cached(model)
-        if registered is None:
+        if registered is None or not (all_kinds or registered.record.unused):
             return False
         newer_ms = self._cache.usage.last_use_ms(model) - registered.record.last_use_ms
-        return newer_ms >= (1 if registered.record.unused else self._stale_ms)  # the first use is told soon
+        return newer_ms >= (1 if registered.record.unused else self._stale_ms)
 
     async def _write(self, models: list[ModelId]) -> None:
         """One try each: whoever writes the record meanwhile knows better, and the next look tries again."""
