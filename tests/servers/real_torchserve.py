@@ -110,6 +110,7 @@ def environment(beings: Beings) -> Mapping[str, str]:
     own = _ports.setdefault(beings.grpc, Ports(free_port(), 10_000 + 200 * len(_ports)))
     return {
         "PATH": f"{TOOLS / 'torchserve' / 'bin'}:{os.environ['PATH']}",
+        "JAVA_TOOL_OPTIONS": f"-Djava.io.tmpdir={beings.folder / '_temporary'}",
         "TMPDIR": str(beings.folder / "_temporary"),  # where it notes that it runs: one in a folder
         "LOG_LOCATION": str(beings.folder / "_logs"),
         "METRICS_LOCATION": str(beings.folder / "_logs"),
@@ -123,10 +124,16 @@ def environment(beings: Beings) -> Mapping[str, str]:
 
 
 def command(beings: Beings) -> list[str]:
-    """As the shipped runtime starts it: when the adapter has written the configuration."""
+    """As the shipped runtime starts it, when the adapter has written the configuration; without the launcher in Python, which
+    ends without its server when it is told to."""
     config = beings.folder / "_torchserve_models" / "mmconfig.properties"
+    packages = TOOLS / "torchserve" / "lib" / "python3.11" / "site-packages"
+    java = (
+        f"java -Dmodel_server_home={packages} -cp '.:{packages}/ts/frontend/*' org.pytorch.serve.ModelServer"
+        f" --python {TOOLS / 'torchserve' / 'bin' / 'python'} -f {config} -s {config.parent} -ncs"
+    )
     wait = f"mkdir -p {beings.folder}/_temporary; while [ ! -e {config} ]; do sleep 0.1; done"
-    return ["/bin/sh", "-c", f"{wait}; exec torchserve --start --foreground --ncs --ts-config {config}"]
+    return ["/bin/sh", "-c", f"{wait}; exec {java}"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
