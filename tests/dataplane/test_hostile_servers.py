@@ -129,6 +129,24 @@ async def test_a_call_that_is_always_refused_fails(forged: ForgedServer):
     assert forged.requests() == module.SENDS
 
 
+async def test_a_refusal_that_passes_in_a_moment_fails_no_call(forged: ForgedServer):
+    """A server that permits few calls at a time counts one that has just ended for a moment."""
+    refuse = _reset(h2.errors.ErrorCodes.REFUSED_STREAM)
+    until: list[float] = []
+
+    def script(connection: Connection, stream: int) -> None:
+        now = asyncio.get_running_loop().time()
+        until.append(now + 0.02)
+        if now < until[0]:
+            refuse(connection, stream)
+        else:
+            connection.answer(stream, b"\0\0\0\0\1x")
+
+    forged.script = at_the_end(script)
+    async with opened(target(forged.address)) as channel:
+        assert await channel.unary("/test.S/Echo", b"") == b"x"
+
+
 async def test_a_silent_server_is_pinged_and_then_lost(forged: ForgedServer):
     """One that answers pings may take its time; one that does not is lost, with all calls."""
     forged.script = lambda *_: None

@@ -22,6 +22,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
 SENDS = 5
 """A call is sent again if the server says that it has done nothing of it, so often in all."""
 
+RESEND_PAUSE_S = 0.005
+"""Before a call is sent for the third time, and twice as long before each that follows. A server that permits few calls at
+a time counts those that have just ended for a moment, and refuses the next."""
+
 ClientTls = _native.ClientTls
 
 Metadata = Sequence[tuple[str, str]]
@@ -117,6 +121,8 @@ class Channel:
                     except CallError as error:
                         if sends == SENDS or not error.unprocessed:
                             raise
+                    if sends > 1:
+                        await asyncio.sleep(RESEND_PAUSE_S * 2 ** (sends - 2))
         except TimeoutError:
             if stream is not None and stream.connection.serves_nothing():
                 self._retire(stream.connection)
