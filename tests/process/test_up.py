@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import stat
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -161,6 +163,31 @@ async def test_a_child_that_ends_is_started_again_and_the_others_go_on(tmp_path:
             return False
 
         await eventually(serves, within=30)
+
+
+async def test_a_runtime_of_ones_own_is_started_for_each_instance() -> None:
+    command = f"{shlex.quote(sys.executable)} -m modelmesh.testing.runtime --listen {{listen}}"
+    async with up("--runtime", command, instances=2, environment={"RS_ALLOW_ANY": "true"}) as running:
+        assert "modelmesh models register my-model --type TYPE --path PATH" in running.said
+        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(running.process.pid)]
+        assert sum(b"modelmesh.testing.runtime" in one and b"unix:" in one for one in commands) == 2
+        for words in (("register", "m", "--type", "fake", "--path", "SIZE_1000_1_1"), ("load", "m")):
+            status, _, error = await running.command("models", *words)
+            assert status == 0, error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--runtime", "my-server --port 1"), "{listen}"),
+        (("--runtime", "my-server '{listen}"), "is no command"),
+        (("--runtime", "my-server {listen}", "--models", "."), "only one of them"),
+    ],
+)
+async def test_a_runtime_that_cannot_be_started_so_is_refused(arguments: tuple[str, ...], why: str) -> None:
+    async with up(*arguments, ready=False) as refused:
+        await refused.says(why)
+        assert await refused.process.wait() == 2
 
 
 async def test_a_state_folder_is_for_one_at_a_time_and_private(tmp_path: Path, iris: Path) -> None:

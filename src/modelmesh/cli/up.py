@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ from modelmesh.cli.up_folder import FolderSource
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from modelmesh.instance.local_cluster import LocalCluster
+    from modelmesh.instance.local_cluster import LocalCluster, RuntimeCommand
     from modelmesh.instance.local_runtimes import Limits
 
+LISTEN = "{listen}"
 FIRST_PORT = 8033
 FIRST_REST_PORT = 8008
 REFRESH_S = 1.0
@@ -74,6 +76,15 @@ def up(
             exists=True,
         ),
     ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            "--runtime",
+            metavar="COMMAND",
+            help="Command that starts a runtime of your own, instead of the built-in one, for each instance; {listen} in it is the address"
+            " (unix:…) at which it must serve mmesh.ModelRuntime.",
+        ),
+    ] = None,
     storage_config: Annotated[
         Path | None,
         typer.Option(
@@ -84,7 +95,7 @@ def up(
         ),
     ] = None,
 ) -> None:
-    """Run N instances with the built-in Python runtime on this machine, or those of manifests, until Ctrl-C. Loopback only."""
+    """Run N instances on this machine until Ctrl-C, with the built-in Python runtime, one of your own, or those of manifests. Loopback only."""
     from modelmesh.cli.sizes import parse_size
     from modelmesh.instance.local_runtimes import Limits
 
@@ -95,6 +106,9 @@ def up(
         raise typer.BadParameter(str(error)) from error
     if models is not None and not models.is_dir():
         raise typer.BadParameter(f"{models} is not a folder", param_hint="--models")
+    own = None if runtime is None else _own_runtime(runtime)
+    if own is not None and (models is not None or manifests):
+        raise typer.BadParameter("say --runtime, --models or --file, only one of them", param_hint="--runtime")
     if manifests:
         if models is not None:
             raise typer.BadParameter("say --models or --file, not both", param_hint="--file")
@@ -102,8 +116,14 @@ def up(
         raise typer.Exit(
             _run_manifests(manifests, storage_config, trust or [], instances, (port, rest_port), limits, state)
         )
-    source = FolderSource(models)
-    cluster = _cluster(instances, models, port, capacity_bytes, default_bytes, state, trust or [])
+    if own is not None:
+        source = FolderSource(None, registration="--type TYPE --path PATH")
+        cluster = _cluster(instances, own, port, state)
+        cluster.runtime_environment = lambda _: dict(os.environ)  # as in the shell in which the command was tried
+    else:
+        source = FolderSource(models)
+        built_in = _built_in_runtime(models, capacity_bytes, default_bytes, trust or [])
+        cluster = _cluster(instances, built_in, port, state)
     cluster.first_rest_port = _first_rest_port(rest_port, port, cluster.count)
     raise typer.Exit(asyncio.run(_run(cluster, source)))
 
@@ -142,23 +162,32 @@ def _first_rest_port(chosen: int | None, port: int, count: int) -> int:
     return FIRST_REST_PORT if usual else 0
 
 
-def _cluster(
-    count: int,
-    models: Path | None,
-    port: int,
-    capacity_bytes: int,
-    default_bytes: int,
-    state: Path | None,
-    trust: list[str],
-) -> "LocalCluster":
-    from modelmesh.instance.local_cluster import LocalCluster
-    from modelmesh.storage import storage_variables
+def _own_runtime(command: str) -> "RuntimeCommand":
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise typer.BadParameter(f"{command!r} is no command: {error}", param_hint="--runtime") from error
+    if not any(LISTEN in word for word in words):
+        message = f"the command must hold {LISTEN}, which is replaced by the address at which the runtime must listen"
+        raise typer.BadParameter(message, param_hint="--runtime")
+    return lambda _, listen: [word.replace(LISTEN, listen) for word in words]
 
+
+def _built_in_runtime(
+    models: Path | None, capacity_bytes: int, default_bytes: int, trust: list[str]
+) -> "RuntimeCommand":
     def runtime(_: int, listen: str) -> list[str]:
         command = [sys.executable, "-m", "modelmesh.cli", "runtime", "--listen", listen]
         command += ["--capacity", str(capacity_bytes), "--default-size", str(default_bytes)]
         command += [word for pattern in trust for word in ("--trust", pattern)]
         return command + (["--models", str(models.absolute())] if models is not None else [])
+
+    return runtime
+
+
+def _cluster(count: int, runtime: "RuntimeCommand", port: int, state: Path | None) -> "LocalCluster":
+    from modelmesh.instance.local_cluster import LocalCluster
+    from modelmesh.storage import storage_variables
 
     return LocalCluster(
         count,

@@ -21,16 +21,18 @@ class FolderSource:
 
     Args:
         models: The folder; None: there is none, and nothing is registered.
+        registration: Options with which a first model may be registered, for the greeting.
 
     Raises:
         typer.BadParameter: Two files would be one model.
     """
 
-    def __init__(self, models: Path | None) -> None:
+    def __init__(self, models: Path | None, registration: str = "--type onnx --path /path/to/model.onnx") -> None:
         from modelmesh.instance.model_folder import Found
 
         found = Found() if models is None else _read(models)
         self._models = models
+        self._registration = registration
         self._registered = found.models
         self._stamps = found.stamps
         self._settling: dict[str, tuple[int, int]] = {}
@@ -52,7 +54,7 @@ class FolderSource:
             file = f"{shlex.quote(str(self._models))}/my-model.onnx"
             commands.insert(0, f"cp model.onnx {file}    # registered as my-model within seconds")
         elif not self._registered:
-            commands.insert(0, "modelmesh models register my-model --type onnx --path /path/to/model.onnx")
+            commands.insert(0, f"modelmesh models register my-model {self._registration}")
         greet(cluster, commands, header="mm-model-id", name=model)
 
     def look(self, cluster: "LocalCluster") -> None:
