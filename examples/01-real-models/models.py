@@ -44,8 +44,8 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from modelmesh import tensors
 from modelmesh._proto import open_inference_pb2 as oip
-from modelmesh.runtime import tensors
 from modelmesh.runtime.onnx import OnnxFormat
 from modelmesh.runtime.sklearn import SklearnFormat
 

@@ -1,7 +1,6 @@
 """Calls of the command line to an instance, and what goes wrong with them, in words."""
 
 import contextlib
-import ipaddress
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from google.protobuf.message import Message
 
 from modelmesh._proto import admin_pb2
 from modelmesh.cli.text import console, printable, say
+from modelmesh.client.connection import Tls, channel_options
 
 DEFAULT_ADDRESS = "localhost:8033"
 CERTIFICATE = "MODELMESH_CERT"
@@ -40,6 +40,7 @@ class Client:
 
     Raises:
         OSError: A PEM file cannot be read.
+        ValueError: One of the variables is set without the other.
     """
 
     def __init__(self, address: str, *, authority: Path | None = None, timeout_s: float = 30.0) -> None:
@@ -50,9 +51,8 @@ class Client:
         if authority is None:
             self._channel = grpc.insecure_channel(address, options=options)
         else:
-            certificate, key = _named(CERTIFICATE), _named(KEY)
-            credentials = grpc.ssl_channel_credentials(authority.read_bytes(), key, certificate)
-            self._channel = grpc.secure_channel(address, credentials, options=options)
+            tls = Tls(authority, os.environ.get(CERTIFICATE) or None, os.environ.get(KEY) or None)
+            self._channel = grpc.secure_channel(address, tls.credentials(), options=options)
 
     def close(self) -> None:
         """Close the connection."""
@@ -139,16 +139,6 @@ def described(message: Message) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True)
 
 
-def channel_options(address: str) -> list[tuple[str, int]]:
-    """Of a channel to `host:port`: what is on this machine is not asked for by way of a proxy from the environment."""
-    host = address.removeprefix("dns:///").rpartition(":")[0].strip("[]")
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    return [("grpc.enable_http_proxy", 0)] if loopback else []
-
-
 def _shown(doing: str) -> AbstractContextManager[object]:
     """A sign of life on a terminal, beside what machines read."""
     if not doing or not sys.stderr.isatty():
@@ -158,11 +148,6 @@ def _shown(doing: str) -> AbstractContextManager[object]:
     return console(error=True).status(Text(f"{printable(doing)} …"))
 
 
-def _named(variable: str) -> bytes | None:
-    path = os.environ.get(variable)
-    return Path(path).read_bytes() if path else None
-
-
 @contextlib.contextmanager
 def connect(address: str, authority: Path | None = None) -> Iterator[Client]:
     """A client whose failed calls end the command with one line and exit status 1."""
@@ -170,6 +155,9 @@ def connect(address: str, authority: Path | None = None) -> Iterator[Client]:
         client = Client(address, authority=authority)
     except OSError as error:
         typer.echo(f"modelmesh: cannot read {error.filename}: {error.strerror}", err=True)
+        raise typer.Exit(1) from error
+    except ValueError as error:
+        typer.echo(f"modelmesh: {error}: {CERTIFICATE} and {KEY}", err=True)
         raise typer.Exit(1) from error
     try:
         yield client

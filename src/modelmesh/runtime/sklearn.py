@@ -23,7 +23,7 @@ from sklearn.base import BaseEstimator, is_classifier, is_clusterer, is_outlier_
 from modelmesh.runtime.contract import ModelSignature, TensorSpec
 from modelmesh.runtime.errors import LoadError
 from modelmesh.runtime.sklearn_inputs import Kind, inputs_of
-from modelmesh.runtime.tensors import datatype_of
+from modelmesh.tensors import datatype_of
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:

@@ -1,0 +1,93 @@
+"""What goes wrong with calls, by gRPC status, and when the server says that a call is worth repeating."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from modelmesh._proto import rpc_status_pb2 as pb
+from modelmesh.values.status import Status
+
+DETAILS = "grpc-status-details-bin"
+RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
+SHORTEST_RETRY_S = 0.01
+"""A server that says "at once" is not called in a circle without a pause."""
+
+
+class ModelMeshError(Exception):
+    """A call failed.
+
+    Args:
+        status: gRPC's code. INTERNAL, too, if the answer cannot be read.
+        message: The server's words.
+        retry_after_s: When the server says that the call is worth repeating, in seconds; None: it does not say so.
+    """
+
+    def __init__(self, status: Status, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.message or 'the call failed'} ({self.status.name})"
+
+
+class InvalidArgumentError(ModelMeshError):
+    """INVALID_ARGUMENT: the model does not take these inputs, or the call contradicts itself."""
+
+
+class NotFoundError(ModelMeshError):
+    """NOT_FOUND: there is no such model or vmodel."""
+
+
+class DeadlineExceededError(ModelMeshError):
+    """DEADLINE_EXCEEDED: no answer within the time that was given."""
+
+
+class PermissionDeniedError(ModelMeshError):
+    """PERMISSION_DENIED or UNAUTHENTICATED: the caller may not, or nobody knows who it is."""
+
+
+class UnavailableError(ModelMeshError):
+    """UNAVAILABLE: no server answers, or none that can serve the model."""
+
+
+_KINDS: dict[Status, type[ModelMeshError]] = {
+    Status.INVALID_ARGUMENT: InvalidArgumentError,
+    Status.NOT_FOUND: NotFoundError,
+    Status.DEADLINE_EXCEEDED: DeadlineExceededError,
+    Status.PERMISSION_DENIED: PermissionDeniedError,
+    Status.UNAUTHENTICATED: PermissionDeniedError,
+    Status.UNAVAILABLE: UnavailableError,
+}
+
+
+def error_of(code: int, message: str, trailers: Iterable[Any]) -> ModelMeshError:
+    """The error of a call that ended with a gRPC code, a message and trailers, which are pairs of name and value."""
+    status = Status(code)
+    return _KINDS.get(status, ModelMeshError)(status, message, retry_after_s=retry_after_s(trailers))
+
+
+def retry_after_s(trailers: Iterable[Any]) -> float | None:
+    """Seconds until a call is worth repeating, as `google.rpc.RetryInfo` of its error says; None: it does not say."""
+    for name, value in trailers:
+        if name != DETAILS:
+            continue
+        try:
+            for detail in pb.Status.FromString(value).details:
+                if detail.type_url == RETRY_INFO:
+                    delay = pb.RetryInfo.FromString(detail.value).retry_delay
+                    seconds = delay.seconds + delay.nanos / 1e9
+                    return seconds if seconds >= 0 else None
+        except (DecodeError, TypeError):  # a hint that cannot be read is none
+            return None
+    return None
+
+
+def pause_s(error: ModelMeshError, left_s: float) -> float | None:
+    """How long to wait before the call is sent again; None: it is not, since nobody said so, or there is no time."""
+    if error.retry_after_s is None:
+        return None
+    pause = max(error.retry_after_s, SHORTEST_RETRY_S)
+    return pause if pause < left_s else None
