@@ -1,4 +1,4 @@
-"""Byte sizes as people write and read them."""
+"""Byte sizes in the form that people write and read."""
 
 import re
 

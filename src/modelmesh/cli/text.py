@@ -1,4 +1,4 @@
-"""Words of others on a terminal: shown as they are, never obeyed.
+"""Prints text from outside on a terminal as plain text, without control characters.
 
 Ids, paths and messages come from whoever registered a model, or from a model server. They may hold what a terminal takes
 for commands, and what rich takes for markup.

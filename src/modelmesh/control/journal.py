@@ -1,4 +1,4 @@
-"""What happened at this instance, with the reason: the source of logs, `WatchEvents` and stories."""
+"""The events of this instance, with their reasons: the source of logs, `WatchEvents` and transcripts."""
 
 from collections import deque
 from collections.abc import Callable

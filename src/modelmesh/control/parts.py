@@ -1,4 +1,4 @@
-"""The parts of an instance's control plane by what they are for, each group put together by one function.
+"""The parts of an instance's control plane, grouped by purpose; one function builds each group.
 
 A group knows the groups before it. What a part must say to a later group is a function that the plane gives it.
 """

@@ -1,4 +1,4 @@
-"""The control plane of one instance, put together: what there is, how it starts, how it ends."""
+"""The control plane of one instance: its parts, how it starts, how it stops."""
 
 from collections.abc import Callable
 from contextlib import suppress

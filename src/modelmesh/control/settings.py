@@ -1,4 +1,4 @@
-"""Who an instance is, and what its operator sets of how it decides."""
+"""The identity of an instance, and the settings of its decisions."""
 
 from dataclasses import dataclass, field
 from typing import Literal

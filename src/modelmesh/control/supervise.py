@@ -1,4 +1,4 @@
-"""The loops without which an instance is none: none of them can end unnoticed.
+"""Supervises the loops that an instance needs: none of them can end unnoticed.
 
 One that raises is begun again, after a moment, as often as that helps. When it does not, or when one has not turned
 for far too long, this instance must not go on: it would say that it is ready, keep its lease, and decide on a view

@@ -1,4 +1,4 @@
-"""Background work whose failures are seen and whose order is the order of its start."""
+"""Background tasks: failures are reported, and tasks run in the order of their start."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

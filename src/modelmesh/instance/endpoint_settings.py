@@ -1,4 +1,4 @@
-"""Where an instance is, who may speak to it, and where its runtime is: the half of the settings that names endpoints.
+"""The settings of endpoints: the addresses of an instance, who may connect, and the address of its runtime.
 
 Source: `spec/api-config-tests.md` 1.2, 3.1, 7.1 and 7.3.
 """

@@ -1,4 +1,4 @@
-"""Documents of the operator that take effect while an instance runs: read at the start, followed afterwards."""
+"""Documents of the operator that take effect while an instance runs: read at the start, and again when they change."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A ServingRuntime on a machine without containers: which processes it is, and how each is started.
+"""A ServingRuntime on a machine without containers: which processes it needs, and how each is started.
 
 The shipped runtimes are the YAML files in `runtimes/`; what starts a server here is the annotation
 `modelmesh.io/local-command`. An adapter comes with a server that needs one.

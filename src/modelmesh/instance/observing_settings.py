@@ -1,4 +1,4 @@
-"""What the outside is told of an instance besides its answers: the settings of metrics, payloads, traces and logs.
+"""The settings of metrics, payloads, traces and logs.
 
 Source: `spec/api-config-tests.md` 4, 5 and 8.
 """

@@ -1,4 +1,4 @@
-"""Where settings come from, and what is said about names that mean nothing here.
+"""Where settings come from, and the warnings about names that have no effect.
 
 From strongest to weakest: what the command line gives, the environment, `/etc/environment`, a configuration file.
 The file is TOML: the standard library reads it, it has comments, and unlike YAML it never makes a truth of `NO` or a

@@ -1,4 +1,4 @@
-"""What the outside is told of an instance besides its answers, put together from the settings."""
+"""Builds metrics, payloads, traces and logs of an instance from the settings."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The composition root: from settings to one instance whose ports have adapters."""
+"""The composition root: builds one instance with its adapters from the settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Whether loads fail at an instance that has just started: then it must not become ready, so that a rollout stops.
+"""Whether loads fail at an instance that has just started. If so, it must not become ready, so that a rollout stops.
 
 Source: the INTENT of `spec/cluster-state.md` 8.2. There the verdict was for ever; here loads that succeed lift it.
 """

@@ -1,4 +1,4 @@
-"""Does the runtime only take its time, or does it stand still? Driven by `modelmesh.control.copies.runtime_link`.
+"""Whether the runtime is only slow, or hangs. Driven by `modelmesh.control.copies.runtime_link`.
 
 It is asked for a sign of life again and again. Who answers is not hung, however long its calls take. One question that is not
 answered says little: our own process may have stood still. A runtime that loads a model may do nothing else meanwhile, which

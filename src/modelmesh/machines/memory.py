@@ -1,4 +1,4 @@
-"""Whose bytes are whose, at one instance.
+"""The memory ledger of one instance: how many bytes each copy and load holds.
 
     granted (to waiting and loading copies) + held (measured) + leaving (until unloaded) + free = capacity
 

@@ -1,4 +1,4 @@
-"""Names in the order of their ranks, where ranks change far more often than anybody asks for the order."""
+"""Names sorted by rank, for ranks that change far more often than the order is read."""
 
 import heapq
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which copies are worth keeping: the order in which they would leave.
+"""Which copies are worth keeping: the order in which they would be evicted.
 
 No single simple policy is good on all traffic (`docs/decisions/0006-eviction.md` has the figures), so
 several run as shadow caches beside the real one, and copies that the best of them would not hold leave first. Uses come in batches: how

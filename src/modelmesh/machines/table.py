@@ -1,4 +1,4 @@
-"""The one way a table is stepped."""
+"""Runs one step of a state machine's table."""
 
 import enum
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Whether a copy should move from here to an instance that has far fewer: one that has just joined.
+"""Whether a copy should move from here to an instance that has far fewer copies, because it has just joined.
 
 Asked by `modelmesh.control.duties.balance`, one move at a time. Source: design notes; the old system left a new instance empty until misses
 and its leader's reaper filled it.

@@ -1,4 +1,4 @@
-"""Which instances may hold models of a type, and which are the better ones for it.
+"""Which instances may hold models of a type, and which are preferred.
 
 Called by `modelmesh.policy.placement`. Source: the INTENT of `spec/cluster-state.md` 9.1.
 """

@@ -1,4 +1,4 @@
-"""What must stand elsewhere before this instance leaves, and in which order.
+"""Which copies must be loaded elsewhere before this instance leaves, and in which order.
 
 Called by `modelmesh.control.life.drain`. Source: the INTENT of `spec/cluster-state.md` 7.2: hottest first,
 to the copy count from before, while this instance goes on serving.

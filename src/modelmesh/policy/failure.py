@@ -1,4 +1,4 @@
-"""How long is a failed load believed, whose fault was it, and how many runtimes may one model end.
+"""How long a failed load is remembered, what caused it, and how many runtimes one model may crash.
 
 Called by `modelmesh.control.copies.listing` when a load fails, by `modelmesh.control.copies.losses` when a runtime ends under
 calls, and by `modelmesh.policy.attempt` before each load. A runtime that cannot be reached, or has no memory, says

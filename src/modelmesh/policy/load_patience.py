@@ -1,4 +1,4 @@
-"""How long a load is waited for: while it moves on, and never without end."""
+"""How long to wait for a load: while it makes progress, up to a maximum."""
 
 from modelmesh.values.load_progress import LoadProgress
 

@@ -1,4 +1,4 @@
-"""What each instance is to a model: why a copy is there, could be, or could not. Called by `modelmesh.management.explain`."""
+"""The state of each instance for a model: why it has a copy, could have one, or could not. Called by `modelmesh.management.explain`."""
 
 import enum
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which cold models fill room that nobody needs. Asked by the leader after its survey of the registry.
+"""Which unloaded models to load into unused memory. Asked by the leader after its survey of the registry.
 
 Source: the INTENT of `spec/cluster-state.md` 5.5, without replacing what is held: room is filled, nothing leaves for it.
 """

@@ -1,4 +1,4 @@
-"""Whether what the store says of this instance's copies is what it holds. Called by `modelmesh.control.duties.reconcile`.
+"""Whether the store's entries for this instance's copies match the copies that it holds. Called by `modelmesh.control.duties.reconcile`.
 
 Every change of a copy writes its own key, so this finds something only where a write had an unknown end, or where somebody
 else wrote. Source: the INTENT of `spec/cluster-state.md` 5.3.

@@ -1,4 +1,4 @@
-"""What setVModel makes of a vmodel's record.
+"""How setVModel changes the record of a vmodel.
 
 Called by `modelmesh.management.vmodels` on freshly read facts; a write that loses a race is decided
 anew. Source: the INTENT of `spec/cluster-state.md` 10.3, statuses and texts included.

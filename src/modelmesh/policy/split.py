@@ -1,4 +1,4 @@
-"""What SetSplit makes of a vmodel's record: other models that get a part of its calls.
+"""How SetSplit changes the record of a vmodel: which other models get a part of its calls.
 
 Called by `modelmesh.management.splits` on freshly read facts; a write that loses a race is decided anew.
 """

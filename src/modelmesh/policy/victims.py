@@ -1,4 +1,4 @@
-"""Choose which copies leave to make room.
+"""Choose which copies to evict to free memory.
 
 Called by `modelmesh.control.decide` when a load needs more memory than is free. The caller walks its
 copies in the order of the policy in force (least recently used first) and passes them on lazily, so

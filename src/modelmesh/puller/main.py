@@ -1,4 +1,4 @@
-"""The puller as a program: start, stand in front of one life of the runtime after the other, stop."""
+"""The puller as a program: start, serve in front of the runtime across its restarts, stop."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What the puller counts, and where it is read: `/metrics`, `/live`, `/ready`."""
+"""The puller's metrics and probes: `/metrics`, `/live`, `/ready`."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""What the puller answers: `mmesh.ModelRuntime`, with files brought before a load and taken away after an unload.
+"""The puller's service `mmesh.ModelRuntime`: it pulls files before a load and removes them after an unload.
 
 Source: spec/runtime-adapters.md 2.3.
 """

@@ -1,4 +1,4 @@
-"""Calls for one model, one after the other; calls for different models do not wait for each other."""
+"""Runs calls for one model one after the other; calls for different models do not wait for each other."""
 
 import asyncio
 from collections.abc import AsyncIterator

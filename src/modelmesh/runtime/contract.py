@@ -1,4 +1,4 @@
-"""The contract an author fills in: `ModelRuntime` and the values its methods take and give."""
+"""The interface that an author implements: `ModelRuntime`, and the values that its methods take and return."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a runtime answers when something is wrong: exceptions that carry their gRPC status.
+"""Errors of a runtime: exceptions that carry their gRPC status.
 
 An author raises what fits, `LoadError` or a plain exception. A plain one is mapped by `status_of`, so
 the caller always sees a status that means something and a message that names the cause:

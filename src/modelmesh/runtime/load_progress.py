@@ -1,4 +1,4 @@
-"""How far the loads of a runtime are: `modelmesh.v1.RuntimeEvents`, which the mesh asks once a second while one runs.
+"""The progress of a runtime's loads: `modelmesh.v1.RuntimeEvents`, which the instance calls once a second while a load runs.
 
 A load that moves on is waited for beyond the runtime's time-out (`modelmesh.policy.load_patience`).
 """

@@ -1,4 +1,4 @@
-"""`mmesh.ModelRuntime`: what the mesh asks of a runtime."""
+"""`mmesh.ModelRuntime`: the service that the instance calls."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What formats share that read a file whole before its library sees it."""
+"""Shared code of formats that read a whole file before their library does."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whose files may run code: places that the operator named by pattern."""
+"""Which files may run code: those in places that match the operator's patterns."""
 
 import re
 from collections.abc import Sequence

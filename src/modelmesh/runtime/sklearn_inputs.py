@@ -1,4 +1,4 @@
-"""What a fitted estimator takes: its tensors, found in what it was fitted on, and rows that it must be able to answer.
+"""The inputs of a fitted estimator: its tensors, derived from the data that it was fitted on, and rows to test it with.
 
 | what it was fitted on | tensors |
 |---|---|

@@ -1,4 +1,4 @@
-"""A foreign server as a runtime: its models loaded, measured and unloaded through its driver.
+"""A model server as a runtime: loads, measures and unloads its models through its driver.
 
 The order of loads and unloads of one model, joined loads and given-up loads are `modelmesh.runtime.loaded`'s. Here is what
 that does not know: files, and a server that may hold models nobody asked for.

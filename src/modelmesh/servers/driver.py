@@ -1,4 +1,4 @@
-"""What an adapter needs of a model server, and what stands between it and each server's own API."""
+"""The interface that an adapter needs from a model server; each server has a driver for its own API."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

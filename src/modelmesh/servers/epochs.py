@@ -1,4 +1,4 @@
-"""One life of the server after the other.
+"""Follows the server across its restarts.
 
 A server that ends takes its models with it. The adapter then drops its own connections too: the mesh stops sending calls at
 once, comes back, asks for the size of a model that it had loaded, hears NOT_FOUND, and so knows that all are gone. That is

@@ -1,4 +1,4 @@
-"""Where an adapter's model files come from: brought by a puller in front, or found on this machine."""
+"""Where an adapter gets model files: from a puller in front of it, or from this machine."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A model's files as a server wants them: decided as a value, then written at once."""
+"""The layout of a model's files that a server needs: computed as a value, then written in one step."""
 
 import shutil
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a process and its children take of this machine's memory, as the kernel counts it."""
+"""The memory of a process and its children, as the kernel counts it."""
 
 import contextlib
 import os

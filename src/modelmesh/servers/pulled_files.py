@@ -1,4 +1,4 @@
-"""Files that the adapter brings itself, from wherever the model's path and key say: the embedded puller."""
+"""The embedded puller: the adapter pulls files itself, from the place that the model's path and key name."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""`mmesh.ModelRuntime` for a server that is not ours: what it holds is asked, not believed."""
+"""`mmesh.ModelRuntime` for a third-party server: it asks the server which models are loaded and does not rely on its own records."""
 
 from typing import Any
 

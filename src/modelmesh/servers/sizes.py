@@ -1,4 +1,4 @@
-"""What a model takes of a server's memory: measured where that can be done, and remembered by content.
+"""The memory that a model takes in a server: measured where possible, and stored by content.
 
 A server in one process keeps memory that models have left, and gives it to the next one. So growth alone says too little:
 a model that moved into such room has grown the server by less than it takes. With `slack` bytes of such room before a load

@@ -1,4 +1,4 @@
-"""What lies under a model's path: read once, so that layouts are decided without a disk."""
+"""The files under a model's path: read once, so that layouts are computed without disk access."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Unpack archives of strangers: `.tar`, `.tar.gz` and `.zip`, within bounds. Runs in a thread."""
+"""Unpack untrusted archives (`.tar`, `.tar.gz` and `.zip`) within limits. Runs in a thread."""
 
 import gzip
 import os

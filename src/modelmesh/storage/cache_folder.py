@@ -1,4 +1,4 @@
-"""The folder of a disk cache: where what lies, what it takes, what may go. No waiting here.
+"""The folder of a disk cache: its layout, its size, and what may be deleted. No waiting here.
 
 entries/<id>/files/…      complete, never changed
 entries/<id>/manifest     names and sizes of the files

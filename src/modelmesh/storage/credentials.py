@@ -1,4 +1,4 @@
-"""Which settings are secret, and what the environment says beside them."""
+"""Which settings are secret, and which environment variables add to them."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where the disk cache is, and how large, if nobody says."""
+"""The default folder and size of the disk cache."""
 
 from collections.abc import Mapping
 from pathlib import Path

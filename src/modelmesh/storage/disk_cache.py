@@ -1,4 +1,4 @@
-"""The disk cache: files of models, once on a node, within a budget, shared by processes."""
+"""The disk cache: model files, stored once per node within a size limit, shared by processes."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What goes wrong with model files, with the status that answers it and no secret in its text."""
+"""Errors of model files, each with its status; no text contains a secret."""
 
 import errno
 import re

@@ -1,4 +1,4 @@
-"""Locks between processes: `flock` on small files, which the system lets go when a process ends, however it ends."""
+"""Locks between processes: `flock` on small files. The system releases them when a process ends, however it ends."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What a source says is there: files with size and content tag, checked and bounded. Pure."""
+"""The listing of a source: files with size and content tag, checked and limited. Pure."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The old way to say where a model is: a path, a JSON key beside it, and storage configurations in a folder.
+"""Locations as the Java ModelMesh has them: a path, a JSON key beside it, and storage configurations in a folder.
 
 Source: spec/runtime-adapters.md 2.5 and 3.
 """

@@ -1,4 +1,4 @@
-"""Names from outside: of objects, of files in archives, of what a model key asks for. None leaves its folder."""
+"""Checks names from outside: of objects, of files in archives, and in model keys. None leaves its folder."""
 
 import posixpath
 import re

@@ -1,4 +1,4 @@
-"""How far a pull is."""
+"""The progress of a pull."""
 
 import enum
 from collections.abc import Callable

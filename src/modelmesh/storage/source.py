@@ -1,4 +1,4 @@
-"""What a pull needs of anything that keeps files."""
+"""The interface that a pull needs from a source of files."""
 
 from collections.abc import AsyncGenerator
 from typing import Protocol

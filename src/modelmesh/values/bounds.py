@@ -1,4 +1,4 @@
-"""Numbers and words from outside, made to fit where they are decoded: in stored records, answers of runtimes, messages of peers.
+"""Limits numbers and texts from outside when they are decoded: in stored records, answers of runtimes, messages of peers.
 
 Whoever writes them may be broken, older, newer, or somebody with an editor. What is a measure (a time, a size, a
 count) is moved into its range: a member that says something absurd of itself is still a member. What is an identity

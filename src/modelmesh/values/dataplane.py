@@ -1,4 +1,4 @@
-"""What crosses the border between the data plane and the control plane.
+"""Values that the data plane and the control plane exchange.
 
 Down: routes and resolutions. Up: events, in the past tense. The native stub
 (`modelmesh/_core/_native.pyi`) documents what the core makes of it.

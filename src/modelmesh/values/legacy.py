@@ -1,4 +1,4 @@
-"""Names of the old system that mean something here: those that are obeyed, and those that are only said to do nothing.
+"""Names of the Java ModelMesh: those that still have an effect, and those for which only a warning is logged.
 
 docs/reference/compatibility.md lists what became of each. Old names of settings that still work stand beside the new ones in
 `modelmesh.instance.settings`; the header `tas-model-id` is the core's (`crates/core/src/call/identify.rs`).

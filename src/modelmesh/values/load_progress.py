@@ -1,4 +1,4 @@
-"""How far a load is, as a runtime tells."""
+"""The progress of a load, as a runtime reports it."""
 
 import enum
 from dataclasses import dataclass

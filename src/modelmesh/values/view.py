@@ -1,4 +1,4 @@
-"""The view: what an instance believes of its cluster, as policies receive it."""
+"""The view: what an instance knows about its cluster, as policies receive it."""
 
 import bisect
 from collections.abc import Mapping

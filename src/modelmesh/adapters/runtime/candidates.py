@@ -1,4 +1,4 @@
-"""A runtime of which nobody said where it is: it is where it answers first."""
+"""A runtime without a configured address: the first candidate that answers is used."""
 
 import asyncio
 import logging

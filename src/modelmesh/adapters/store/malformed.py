@@ -1,4 +1,4 @@
-"""What every store adapter refuses before it sends or writes anything.
+"""Checks that every store adapter makes before it sends or writes anything.
 
 Stated once, so that a transaction that passes on the embedded store passes on etcd too. The limits
 are those of an etcd as it comes.

@@ -1,4 +1,4 @@
-"""The runtime with a bound on every call, so that none is waited for without end."""
+"""The runtime with a time-out on every call."""
 
 import asyncio
 from collections.abc import Awaitable

@@ -1,4 +1,4 @@
-"""The copies of this instance: who is loaded, loading, leaving, and in whose memory.
+"""The copies of this instance: which are loaded, loading or being unloaded, and the memory that they use.
 
 What others wish of them and ask about them. Each is a machine that `copy_steps` drives. Waiters get a `LoadEnd`; what
 they do with it is decided by `modelmesh.policy.attempt`.

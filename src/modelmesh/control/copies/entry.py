@@ -1,4 +1,4 @@
-"""One copy here, from the wish to its end, and how those who wait for it are answered."""
+"""One copy at this instance, from the request for it to its end, and the callers that wait for it."""
 
 import asyncio
 import enum

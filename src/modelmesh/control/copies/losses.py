@@ -1,4 +1,4 @@
-"""Runtimes that ended under calls: which models are suspected, and what follows for the copies here."""
+"""Runtimes that crashed during calls: which models are suspected, and what happens to their copies here."""
 
 from collections.abc import Iterable
 

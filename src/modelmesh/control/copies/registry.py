@@ -1,4 +1,4 @@
-"""What the watch tells of registered models: to the records in memory, to the copies here, to the count of models."""
+"""Passes changes of registered models to the records in memory, the copies here and the count of models."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Memory of this instance: who leaves so that others can be loaded."""
+"""Memory of this instance: which copies are evicted so that others can be loaded."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The runtime's loading slots: which loads have one, and which wait for their turn."""
+"""The loading slots of the runtime: which loads have one, and which wait."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Steps the machine of each copy here and performs its effects; what takes time is a task whose end is the next input.
+"""Runs the state machine of each copy here and performs its effects. A slow effect is a task; its result is the next input.
 
 Memory is `room`, the runtime `loading`, turns `slots`, the store `copy_listing`.
 """

@@ -1,4 +1,4 @@
-"""How the copies of this instance are used, and the order in which they would leave."""
+"""How the copies of this instance are used, and the order in which they would be evicted."""
 
 import math
 from collections import OrderedDict, deque

@@ -1,4 +1,4 @@
-"""What takes time in the life of a copy, as tasks, and what becomes of the copy when one of them raises.
+"""The slow steps of a copy as tasks, and what happens to the copy when one of them raises.
 
 That is a mistake of ours. It costs that copy and nothing else: what it holds is let go, and who waits for it is told.
 """

@@ -1,4 +1,4 @@
-"""Copies move to an instance that joined empty: loaded there first, then let go here. One at a time."""
+"""Moves copies to an instance that joined empty: loaded there first, then unloaded here. One at a time."""
 
 from modelmesh.control.copies.cache import Cache
 from modelmesh.control.copies.entry import DropReason

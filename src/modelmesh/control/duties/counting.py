@@ -1,4 +1,4 @@
-"""From the journal and the state to metrics: what is counted when, and what gauges say now."""
+"""Metrics from the journal and the state: what each event counts, and the values of gauges."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Writes when models were last used into their records, seldom: what a cold start loads first depends on it."""
+"""Writes the time of last use into the records of models, rarely. A cold start uses it to choose what to load first."""
 
 from modelmesh.control.copies.cache import Cache
 from modelmesh.control.tasks import Tasks

@@ -1,4 +1,4 @@
-"""What only the leader does: clean up after members that cannot.
+"""The leader's task: clean up after members that cannot do it themselves.
 
 The leader is the member with the lowest create revision that is not draining; there is no election,
 and a hand-over takes as long as the watch. Its writes compare that its own entry still has that create

@@ -1,4 +1,4 @@
-"""Instances whose entry went: asked after at once, forgotten after a while."""
+"""Members whose key disappeared: pinged at once, dropped after 60 s."""
 
 from collections.abc import Callable, Iterable
 

@@ -1,4 +1,4 @@
-"""What an instance does about once a second without being asked: the periodic tasks, in their order."""
+"""The periodic tasks of an instance, in their order: about once a second."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Moves this instance's copies elsewhere before it leaves, while it goes on serving."""
+"""Moves this instance's copies elsewhere before it leaves, while it still serves."""
 
 import asyncio
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Answers that say when to come back, and answers to instances that asked us to load."""
+"""Answers that say when to retry, and answers to instances that asked this one to load."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""A request on its way to an answer."""
+"""A request that waits for a decision."""
 
 import asyncio
 from dataclasses import dataclass, field

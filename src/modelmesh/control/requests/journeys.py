@@ -1,4 +1,4 @@
-"""A held request's way to an answer: look the model up, decide, act, and again if that failed.
+"""Handles a held request: look the model up, decide, act, and repeat if that failed.
 
 Two kinds of request travel it: calls held by the data plane (`Requests.missed`, `attempt_failed`), and `ensureLoaded`
 and loads of our own (`modelmesh.control.requests.ensure`). The decision is `modelmesh.policy.attempt`.

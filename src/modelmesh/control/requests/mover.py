@@ -1,4 +1,4 @@
-"""The first half of every move: a copy that stands here is loaded elsewhere, and only then may it be let go here.
+"""The first half of every move: a copy of this instance is loaded elsewhere. Only then may it be unloaded here.
 
 Why a copy should move, how many at a time, and what follows a refusal is for those who ask: `balance`, `misplaced`, `drain`.
 """

@@ -1,4 +1,4 @@
-"""What the data plane tells, and who works at it; before this instance has started, nobody does."""
+"""Passes events of the data plane to their handlers; before this instance has started, they wait."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence

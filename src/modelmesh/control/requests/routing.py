@@ -1,4 +1,4 @@
-"""The routing table: what the data plane is told of each model's copies."""
+"""The routing table: tells the data plane where each model has copies."""
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""What the watch feeds: one interface for all that is kept equal to a part of the store.
+"""The interface of everything that the watch keeps equal to a part of the store.
 
 Changes come one batch after the other, in the store's order. When the watch has fallen behind, some are lost for
 good; then everything is replaced by what a listing found, whole: what the listing does not have is gone.

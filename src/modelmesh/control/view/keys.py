@@ -1,4 +1,4 @@
-"""Where things stand in the store.
+"""The layout of keys in the store.
 
 `registry/`, `vmodels/` and `config/` are shared with the archived Java project, byte for byte.
 """

@@ -1,4 +1,4 @@
-"""What vmodels stand for, as the data plane is told: never other than the records in memory say."""
+"""Tells the data plane which models the vmodels stand for, always as in the records in memory."""
 
 from collections.abc import Callable, Iterable, Sequence
 

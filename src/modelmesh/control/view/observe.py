@@ -1,4 +1,4 @@
-"""From the store's changes to everything that is fed by them.
+"""Watches the store and passes its changes to every feed.
 
 One watch over the whole prefix feeds everything (`modelmesh.control.view.feed`), so all of it has one revision and one
 order. It begins after a listing at one revision and begins again, from a new listing, when the store compacts or is

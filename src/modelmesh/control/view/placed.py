@@ -1,4 +1,4 @@
-"""The other instances with what their entries cannot say yet: loads sent there from here, and that they will go.
+"""The other instances, with facts that their entries do not have yet: loads sent there from here, and whether they will be replaced.
 
 Without the former all misses of a second would choose the same instance.
 """

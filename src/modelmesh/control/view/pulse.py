@@ -1,4 +1,4 @@
-"""Is the store there? Known from its latest answer, and asked for where that is too long ago.
+"""Whether the store is available. Known from its latest answer, and asked for where that is too long ago.
 
 A watch can be silent for hours because nothing happens, so its silence says little; and who waits for a
 store that is gone finds out only after every time-out on the way. Cold loads ask here first.

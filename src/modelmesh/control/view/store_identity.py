@@ -1,4 +1,4 @@
-"""Is this the store we know?
+"""Whether this is still the same store.
 
 A store that was emptied or replaced keeps answering, and an absence in it means nothing. `alive` holds
 a random id, put once; its value and create revision are the identity of the store.

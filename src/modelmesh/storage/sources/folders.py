@@ -1,4 +1,4 @@
-"""Files that are on this machine already: folders that the operator named, and claims that are mounted."""
+"""Files that are already on this machine: folders that the operator named, and mounted claims."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""HTTP for sources: redirects that lead somewhere, errors with codes, bodies of the length that was said."""
+"""HTTP for sources: checked redirects, errors with codes, bodies of the announced length."""
 
 import json
 import os
