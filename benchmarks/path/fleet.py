@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from modelmesh._proto import model_mesh_pb2
+from modelmesh._proto import admin_pb2, model_mesh_pb2
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -166,6 +166,17 @@ def register(instance: Process, model: str = "m", *, load_now: bool = True) -> N
     request = model_mesh_pb2.RegisterModelRequest(modelId=model, loadNow=load_now, sync=load_now)
     request.modelInfo.type = "bench"
     copies(instance, "registerModel", request)
+
+
+def keep_alone(instance: Process, model: str) -> None:
+    """Let a model have one copy: what is used for more than seven minutes would get a spare."""
+    with channel(instance) as opened:
+        call = opened.unary_unary(
+            "/modelmesh.v1.Admin/SetCopies",
+            request_serializer=admin_pb2.SetCopiesRequest.SerializeToString,
+            response_deserializer=admin_pb2.Model.FromString,
+        )
+        call(admin_pb2.SetCopiesRequest(model_id=model, maximum=1), timeout=30)
 
 
 def holders(instance: Process, model: str) -> list[str]:

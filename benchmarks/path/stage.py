@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 from contenders import Contender, running
-from fleet import BenchmarkError, Process, channel, holders, register, say, start_instance, start_runtime
+from fleet import BenchmarkError, Process, channel, holders, keep_alone, register, say, start_instance, start_runtime
 
 from modelmesh.testing.certificates import Authority
 from modelmesh.testing.etcd import running_etcd
@@ -76,6 +76,8 @@ def place(instances: list[Process], count: int) -> list[str]:
         found.setdefault(where[0], f"m-{number}")
     if len(found) < len(instances):
         raise BenchmarkError(f"no model came to each instance alone; there were {found}")
+    for model in found.values():
+        keep_alone(instances[0], model)
     return [found[instance.name] for instance in instances]
 
 
