@@ -207,8 +207,13 @@ def lengths(root: Path) -> Mapping[str, int]:
     return {
         _name(root, file): file.read_bytes().count(b"\n")
         for file in files
-        if not _is_generated(file) and "target" not in file.parts and "node_modules" not in file.parts
+        if not _is_generated(file) and not _is_kept_elsewhere(file.relative_to(root))
     }
+
+
+def _is_kept_elsewhere(file: Path) -> bool:
+    """What builds, tools and benchmarks leave in folders that git ignores."""
+    return any(part.startswith(".") or part in {"target", "node_modules"} for part in file.parts)
 
 
 def main() -> int:

@@ -106,3 +106,11 @@ def test_circles_of_any_size(size: int) -> None:
     names = [f"{number:03}" for number in range(size)]
     graph = {name: frozenset({following}) for name, following in zip(names, [*names[1:], names[0]], strict=True)}
     assert structure.circles(graph) == ([frozenset(names)] if size > 1 else [])
+
+
+def test_what_a_benchmark_or_a_tool_leaves_behind_is_not_ours(tmp_path: Path) -> None:
+    for name in ("benchmarks/results/.scratch/lib/theirs.py", "crates/core/target/made.rs", "src/ours.py"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True)
+        file.write_text("x\n" * 600)
+    assert structure.lengths(tmp_path) == {"src/ours.py": 600}
