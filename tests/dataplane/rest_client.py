@@ -1,7 +1,7 @@
 """A client of REST for tests, and a runtime that answers what it is asked."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -82,3 +82,18 @@ async def mirror(requests: AsyncIterator[bytes], _: grpc.aio.ServicerContext) ->
             answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
             answer.raw_output_contents.append(raw)
         yield answer.SerializeToString()
+
+
+def noting(requests: list[pb.ModelInferRequest]) -> Callable[..., AsyncIterator[bytes]]:
+    """As `mirror`, and what reaches the runtime is added to `requests`."""
+
+    async def note(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        async def noted() -> AsyncIterator[bytes]:
+            async for message in messages:
+                requests.append(pb.ModelInferRequest.FromString(message))
+                yield message
+
+        async for answer in mirror(noted(), context):
+            yield answer
+
+    return note

@@ -4,10 +4,9 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable
 
-import grpc
 import numpy as np
 import pytest
-from rest_client import Rest, mirror
+from rest_client import Rest, noting
 from scripted import Instance, Runtime
 
 from modelmesh._proto import open_inference_pb2 as pb
@@ -25,17 +24,7 @@ INTEGERS = {
 async def seen(make: Make, runtime: Runtime) -> AsyncIterator[tuple[Rest, list[pb.ModelInferRequest]]]:
     """A client, and the requests that reach the runtime; their inputs come back as outputs."""
     requests: list[pb.ModelInferRequest] = []
-
-    async def note(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-        async def noted() -> AsyncIterator[bytes]:
-            async for message in messages:
-                requests.append(pb.ModelInferRequest.FromString(message))
-                yield message
-
-        async for answer in mirror(noted(), context):
-            yield answer
-
-    runtime.script["ModelInfer"] = note
+    runtime.script["ModelInfer"] = noting(requests)
     one = make(rest="127.0.0.1:0")
     one.local()
     client = Rest(one)

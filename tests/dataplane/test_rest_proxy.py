@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from rest_client import Rest, mirror
+from rest_client import Rest, mirror, noting
 from scripted import Instance, Runtime
 
 from modelmesh._proto import open_inference_pb2 as pb
@@ -108,17 +108,7 @@ def test_every_row_has_a_case() -> None:
 
 async def test_parameters_keep_their_kind(make: Make, runtime: Runtime) -> None:
     seen: list[pb.ModelInferRequest] = []
-
-    async def note(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-        async def noted() -> AsyncIterator[bytes]:
-            async for message in requests:
-                seen.append(pb.ModelInferRequest.FromString(message))
-                yield message
-
-        async for answer in mirror(noted(), context):
-            yield answer
-
-    runtime.script["ModelInfer"] = note
+    runtime.script["ModelInfer"] = noting(seen)
     one = make(rest="127.0.0.1:0")
     one.local()
     rest = Rest(one)

@@ -4,7 +4,8 @@ A runtime has these methods for its own models; behind a mesh they would be answ
 instance that is called answers them, for what is registered, wherever it is loaded. Names are those of vmodels, else of models.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from modelmesh._proto import admin_pb2 as admin
 from modelmesh._proto import model_mesh_pb2 as mesh
@@ -21,6 +22,7 @@ from modelmesh.values.status import Status
 MOST = 10_000
 """Names in one index; the protocol has no pages."""
 
+Page = TypeVar("Page", admin.ListModelsResponse, admin.ListVModelsResponse)
 _Info = mesh.ModelStatusInfo
 _Entry = pb.RepositoryIndexResponse.ModelIndex
 
@@ -54,17 +56,26 @@ class Repository:
         _refuse_repository(request.repository_name)
         states: dict[str, _Entry] = {}
         answer = pb.RepositoryIndexResponse()
-        async for model in self._all_models(call):
-            states[model.id] = entry = describe(model)
-            self._add(answer, entry, ready=request.ready)
-        async for vmodel in self._all_vmodels(call):
-            active = states.get(vmodel.active_model_id)
-            entry = _Entry(
-                name=vmodel.id, state="UNAVAILABLE", reason=f"model {vmodel.active_model_id} is not registered"
-            )
-            if active is not None:
-                entry = _Entry(name=vmodel.id, state=active.state, reason=active.reason)
-            self._add(answer, entry, ready=request.ready)
+
+        def models_from(token: str) -> Awaitable[admin.ListModelsResponse]:
+            return self._admin.list_models(call, admin.ListModelsRequest(page_size=PAGE_MAX, page_token=token))
+
+        def vmodels_from(token: str) -> Awaitable[admin.ListVModelsResponse]:
+            return self._splits.list_vmodels(call, admin.ListVModelsRequest(page_size=PAGE_MAX, page_token=token))
+
+        async for models in _pages(models_from):
+            for model in models.models:
+                states[model.id] = entry = describe(model)
+                self._add(answer, entry, ready=request.ready)
+        async for vmodels in _pages(vmodels_from):
+            for vmodel in vmodels.vmodels:
+                active = states.get(vmodel.active_model_id)
+                entry = _Entry(
+                    name=vmodel.id, state="UNAVAILABLE", reason=f"model {vmodel.active_model_id} is not registered"
+                )
+                if active is not None:
+                    entry = _Entry(name=vmodel.id, state=active.state, reason=active.reason)
+                self._add(answer, entry, ready=request.ready)
         return answer
 
     async def load(self, _: Call, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
@@ -105,21 +116,14 @@ class Repository:
             )
         answer.models.append(entry)
 
-    async def _all_models(self, call: Call) -> AsyncIterator[admin.Model]:
-        token, more = "", True
-        while more:
-            page = await self._admin.list_models(call, admin.ListModelsRequest(page_size=PAGE_MAX, page_token=token))
-            for model in page.models:
-                yield model
-            token, more = page.next_page_token, bool(page.next_page_token)
 
-    async def _all_vmodels(self, call: Call) -> AsyncIterator[admin.VModel]:
-        token, more = "", True
-        while more:
-            page = await self._splits.list_vmodels(call, admin.ListVModelsRequest(page_size=PAGE_MAX, page_token=token))
-            for vmodel in page.vmodels:
-                yield vmodel
-            token, more = page.next_page_token, bool(page.next_page_token)
+async def _pages(page_from: Callable[[str], Awaitable[Page]]) -> AsyncIterator[Page]:
+    """Every page of a listing; `page_from` asks for the one at a token, the first at an empty one."""
+    token, more = "", True
+    while more:
+        page = await page_from(token)
+        yield page
+        token, more = page.next_page_token, bool(page.next_page_token)
 
 
 def describe(model: admin.Model) -> _Entry:

@@ -1,6 +1,7 @@
 """Calls of the Open Inference Protocol's repository extension: how MLServer and Triton are told to load and unload."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -140,3 +141,19 @@ def words(text: str | None) -> str:
 def because(prefix: str, error: ServerError) -> str:
     """A message that says what we were about, and the server's words."""
     return f"{prefix}: {describe(error)}"
+
+
+@contextmanager
+def load_errors(model_id: str) -> Iterator[None]:
+    """Raises what a server says of a load again, with the model's name.
+
+    A server that blames itself, or does not know the model that it was given, says that the model cannot be loaded: INVALID_ARGUMENT.
+    """
+    try:
+        yield
+    except ServerAwayError as error:
+        raise ServerError(because(f"model {model_id!r}", error), status=Status.UNAVAILABLE) from error
+    except ServerError as error:
+        blamed = {Status.INTERNAL, Status.UNKNOWN, Status.NOT_FOUND}
+        status = Status.INVALID_ARGUMENT if error.status in blamed else error.status
+        raise ServerError(because(f"model {model_id!r}", error), status=status) from error

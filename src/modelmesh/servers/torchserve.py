@@ -14,10 +14,10 @@ from typing import Any
 
 from modelmesh._proto import torchserve_management_pb2 as pb
 from modelmesh.runtime.errors import LoadError
-from modelmesh.servers.driver import LOAD_BOUND_S, READY_BOUND_S, UNLOAD_BOUND_S, ServerAwayError, ServerError
+from modelmesh.servers.driver import LOAD_BOUND_S, READY_BOUND_S, UNLOAD_BOUND_S, ServerError
 from modelmesh.servers.layout import Given, Layout, remove
 from modelmesh.servers.memory import ServerMemory, descendants, resident_tree, started
-from modelmesh.servers.repository import Calls, because
+from modelmesh.servers.repository import Calls, load_errors
 from modelmesh.values.status import Status
 
 ARCHIVE = "model.mar"
@@ -115,17 +115,11 @@ class TorchServe:
             batch_size=self._batch_size,
             max_batch_delay=self._batch_delay_ms,
         )
-        try:
+        with load_errors(model_id):
             if await self._workers_of(model_id):  # of a load whose answer was lost: it may be another archive
                 await self.unload(model_id, folder)
             await asyncio.to_thread(_link, folder)
             await self._call("RegisterModel", request, LOAD_BOUND_S)
-        except ServerAwayError as error:
-            raise ServerError(because(f"model {model_id!r}", error), status=Status.UNAVAILABLE) from error
-        except ServerError as error:
-            blamed = {Status.INTERNAL, Status.UNKNOWN, Status.NOT_FOUND}
-            status = Status.INVALID_ARGUMENT if error.status in blamed else error.status
-            raise ServerError(because(f"model {model_id!r}", error), status=status) from error
         self._processes[model_id] = {
             process: started(process) for process in map(_process, await self._workers_of(model_id)) if process
         }

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modelmesh.runtime.errors import LoadError
-from modelmesh.servers.driver import UNLOAD_BOUND_S, ServerAwayError, ServerError
+from modelmesh.servers.driver import UNLOAD_BOUND_S, ServerError
 from modelmesh.servers.layout import Given, Layout
 from modelmesh.servers.memory import ServerMemory, command_line, descendants, resident_tree, started
 from modelmesh.servers.names import is_plain
 from modelmesh.servers.pbtxt import PbtxtError, fields_of, quoted
-from modelmesh.servers.repository import SERVICE, Calls, Repository, because
+from modelmesh.servers.repository import SERVICE, Calls, Repository, load_errors
 from modelmesh.servers.schema import Schema, Tensor
 from modelmesh.servers.versions import chosen_version
 from modelmesh.values.status import Status
@@ -85,14 +85,8 @@ class Triton:
 
     async def load(self, model_id: str, folder: Path) -> None:
         """Load; the answer comes when it is loaded."""
-        try:
+        with load_errors(model_id):
             await self._repository.load(model_id)
-        except ServerAwayError as error:
-            raise ServerError(because(f"model {model_id!r}", error), status=Status.UNAVAILABLE) from error
-        except ServerError as error:
-            blamed = {Status.INTERNAL, Status.UNKNOWN, Status.NOT_FOUND}
-            status = Status.INVALID_ARGUMENT if error.status in blamed else error.status
-            raise ServerError(because(f"model {model_id!r}", error), status=status) from error
         self._processes[model_id] = await asyncio.to_thread(self._own_processes, folder)
 
     async def unload(self, model_id: str, folder: Path) -> None:

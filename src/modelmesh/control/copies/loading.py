@@ -94,7 +94,7 @@ class Loading:
         self._journal = journal
         self._lease = lease
         self._lease_lost = lease_lost
-        self._store_there = store_available
+        self._store_available = store_available
         self._condition = condition
         self._parameters = parameters
         self._offered = offered
@@ -156,7 +156,7 @@ class Loading:
     async def _try_claim(self, entry: Entry) -> LoadEnd | None:
         """Write the claim; None if the load is ours."""
         for _ in range(2):
-            if not self._store_there():
+            if not self._store_available():
                 return LoadStoreAway(f"model {entry.model} cannot be loaded while the store is away")
             try:
                 async with asyncio.timeout(CLAIM_BOUND_MS / 1000):

@@ -87,7 +87,7 @@ class Room:
         self._clock = clock
         self._journal = journal
         self._tasks = tasks
-        self._store_there = store_available
+        self._store_available = store_available
         self._look_at_usage = look_at_usage
         self._drop = drop
         self._pressed = False
@@ -211,7 +211,7 @@ class Room:
             self._pressure_ms = PRESSURE_MS
             return
         forced = self._ledger.forced_bytes() > 0
-        if not forced and not self._store_there():
+        if not forced and not self._store_available():
             self._press()
             return
         self._look_at_usage()

@@ -48,7 +48,7 @@ class PutBack:
         self._clock = clock
         self._journal = journal
         self._tasks = tasks
-        self._store_there = store_available
+        self._store_available = store_available
 
     def begin(self, *, replaced: bool) -> None:
         """After a new listing: put back what should stand. `replaced`: the store is another one, or was emptied."""
@@ -92,7 +92,7 @@ class PutBack:
 
     async def delete_stale_keys(self) -> None:
         """Delete the keys of copies that went while the store was away; those it does not take stay for the next time."""
-        if not self._store_there():
+        if not self._store_available():
             return
         for model, record_revision in tuple(self._cache.stale_keys.items()):
             if self._cache.copy(model) is not None:

@@ -94,7 +94,7 @@ class RecordCache(Generic[Id, Record]):
         store_available: Callable[[], bool],
         told: "Callable[[Id, Stored[Record] | None], None]" = lambda _name, _stored: None,
     ) -> None:
-        self._store_there = store_available
+        self._store_available = store_available
         self._told: Callable[[Id, Stored[Record] | None], None] = told
         self._store = store
         self._identity = identity
@@ -149,7 +149,7 @@ class RecordCache(Generic[Id, Record]):
         return stored
 
     def _begin_read(self, name: Id) -> "asyncio.Task[_Read]":
-        if not self._store_there():
+        if not self._store_available():
             raise StoreUnavailableError("the store is away")
         if len(self._reads) >= READS:
             raise TooManyReadsError(f"more than {READS} unknown ids are being looked up; try again")
