@@ -231,7 +231,7 @@ bench-storage: bytecode $(TOOLS)/versitygw ## what pulls cost beside plain downl
 	@$(BIN)/python -m benchmarks.storage.run $(TOOLS)/versitygw
 
 bench-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/installed) ## what adapters add to loads, and how near the sizes are that they measure (4 minutes)
-	@$(BIN)/python -m benchmarks.servers.run
+	@PYTHONPATH=tests/servers $(BIN)/python -m benchmarks.servers.run
 
 flame-path: bytecode ## a flame graph of a warm call; needs perf
 	@cargo build -q --release -p modelmesh-bench-kit

@@ -2,14 +2,14 @@
 
 Each server is the real one, alone on loopback, and the adapter's runtime is in this process, with its driver's calls timed: the
 adapter's own share is what a load takes beyond them (files found and laid out, memory read, sizes judged). Twenty loads and
-unloads of one model; the server's memory is what the kernel counts for its processes.
+unloads of one model; the server's memory is what the kernel counts for its processes. `tests/servers`, which the target puts on
+the path, knows how the servers are started.
 """
 
 import asyncio
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,28 +20,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import real_mlserver
+import real_torchserve
+import real_triton
+from benchmarks.environment import environment
+from benchmarks.servers.page import render
+from real_kit import Beings, adapter_environment, python_of
+
+from modelmesh.instance.local_cluster import free_port
+from modelmesh.instance.processes import start_child
+from modelmesh.runtime.contract import ModelSource
+from modelmesh.runtime.errors import RuntimeFault
+from modelmesh.servers.adapter import AdapterRuntime
+from modelmesh.servers.driver import Driver
+from modelmesh.servers.files import LocalFiles
+from modelmesh.servers.mlserver import MLServer
+from modelmesh.servers.settings import read_settings
+from modelmesh.servers.sizes import Sizes
+from modelmesh.servers.torchserve import TorchServe
+from modelmesh.servers.triton import Triton
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "servers"))
-
-import real_mlserver  # noqa: E402 - the tests know how the servers are started
-import real_torchserve  # noqa: E402
-import real_triton  # noqa: E402
-from benchmarks.servers.page import render  # noqa: E402
-from real_kit import Beings, adapter_environment, python_of  # noqa: E402
-
-from modelmesh.instance.local_cluster import free_port  # noqa: E402
-from modelmesh.instance.processes import start_child  # noqa: E402
-from modelmesh.runtime.contract import ModelSource  # noqa: E402
-from modelmesh.runtime.errors import RuntimeFault  # noqa: E402
-from modelmesh.servers.adapter import AdapterRuntime  # noqa: E402
-from modelmesh.servers.driver import Driver  # noqa: E402
-from modelmesh.servers.files import LocalFiles  # noqa: E402
-from modelmesh.servers.mlserver import MLServer  # noqa: E402
-from modelmesh.servers.settings import read_settings  # noqa: E402
-from modelmesh.servers.sizes import Sizes  # noqa: E402
-from modelmesh.servers.torchserve import TorchServe  # noqa: E402
-from modelmesh.servers.triton import Triton  # noqa: E402
-
 MIB = 1024 * 1024
 RESULTS = ROOT / "benchmarks" / "results"
 CYCLES = 20
@@ -193,12 +192,8 @@ def main() -> int:
     """Measure, and write the results."""
     load_before = os.getloadavg()[0]
     found = asyncio.run(measure())
-    cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     result = {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "commit": commit.stdout.strip(),
-        "machine": {"cpu": cpu.partition(": ")[2], "cpus": os.cpu_count(), "kernel": platform.release()},
+        **environment(),
         "load_average": [load_before, os.getloadavg()[0]],
         "results": found,
     }

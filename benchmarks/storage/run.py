@@ -28,6 +28,7 @@ from typing import Any
 
 import boto3
 import obstore
+from benchmarks.environment import environment
 from benchmarks.storage.counting import counted
 from benchmarks.storage.page import render
 from boto3.s3.transfer import TransferConfig
@@ -262,21 +263,6 @@ def memory(store: Store, scratch: Path) -> dict[str, Any]:
     return {"before_mb": before, "peak_mb": peak}
 
 
-def environment() -> dict[str, Any]:
-    """What the figures hold for."""
-    cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "commit": commit.stdout.strip(),
-        "machine": {"cpu": cpu.partition(": ")[2], "cpus": os.cpu_count(), "kernel": platform.release()},
-        "versions": {
-            "Python": platform.python_version(),
-            **{name: version(name) for name in ("obstore", "boto3")},
-        },
-    }
-
-
 def _median(runs: list[dict[str, float]], what: str) -> float:
     return statistics.median(run[what] for run in runs)
 
@@ -302,6 +288,10 @@ def main() -> int:
             store.stop()
     result = {
         **environment(),
+        "versions": {
+            "Python": platform.python_version(),
+            **{name: version(name) for name in ("obstore", "boto3")},
+        },
         "load_average": [busy_before, os.getloadavg()[0]],
         "results": found,
     }
