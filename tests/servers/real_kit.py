@@ -294,3 +294,26 @@ def python_of(server: str) -> str:
 def path_of(server: str) -> dict[str, str]:
     """The PATH with which a server's own programs are found first."""
     return {"PATH": f"{TOOLS / server / 'bin'}:{os.environ['PATH']}"}
+
+
+async def ready(channel: grpc.aio.Channel) -> None:
+    async def is_ready() -> bool:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            status = await manage(channel, runtime_pb.RuntimeStatusRequest())
+            return bool(status.status == status.READY)
+        return False
+
+    await eventually(is_ready)
+
+
+async def serves_again(mesh: Served, number: int, answered: Callable[[int], Awaitable[bool]]) -> None:
+    """After the server beside instance `number` was killed: calls are answered at the other instance, then at its own."""
+
+    async def mended(via: int) -> bool:
+        await mesh.cluster.mend()
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            return await answered(via)
+        return False
+
+    await eventually(lambda: mended(3 - number))
+    await eventually(lambda: mended(number))

@@ -29,7 +29,9 @@ from real_kit import (
     pair,
     path_of,
     python_of,
+    ready,
     served,
+    serves_again,
     tensor_request,
 )
 
@@ -210,19 +212,14 @@ async def test_a_server_that_is_killed_loses_no_caller_for_long_and_comes_back(m
     await mesh.register("survivor", "sklearn", models / "iris.joblib")
     await mesh.infer("survivor", rows)
     (number,) = [number for number in mesh.ports if await mesh.server_has(number, "survivor")]
-    other = 3 - number
     os.kill(mesh.server(number).pid, signal.SIGKILL)
 
     async def answered(via: int) -> bool:
-        await mesh.cluster.mend()
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            found = await mesh.infer("survivor", rows, via=via, timeout=20)
-            np.testing.assert_array_equal(found.reshape(answers.shape), answers)
-            return True
-        return False
+        found = await mesh.infer("survivor", rows, via=via, timeout=20)
+        np.testing.assert_array_equal(found.reshape(answers.shape), answers)
+        return True
 
-    await eventually(lambda: answered(other))
-    await eventually(lambda: answered(number))
+    await serves_again(mesh, number, answered)
     tries = iter(range(1000))
 
     async def loads_there() -> bool:
@@ -237,17 +234,6 @@ async def test_a_server_that_is_killed_loses_no_caller_for_long_and_comes_back(m
 
 
 # --- one server and its adapter, without a mesh -------------------------------------------------
-
-
-async def ready(channel: grpc.aio.Channel) -> None:
-    async def is_ready() -> bool:
-        try:
-            status = await manage(channel, runtime_pb.RuntimeStatusRequest())
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(status.status == status.READY)
-
-    await eventually(is_ready)
 
 
 def load_request(model: str, path: Path, kind: str = "sklearn") -> runtime_pb.LoadModelRequest:

@@ -4,7 +4,6 @@ The server itself is in no package registry: `make test-servers SERVERS=ovms` ru
 interface and loads real models with the library that the server is made of.
 """
 
-import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -24,13 +23,14 @@ from real_kit import (
     Pair,
     Served,
     conformance,
-    eventually,
     keep,
     manage,
     pair,
     path_of,
     python_of,
+    ready,
     served,
+    serves_again,
 )
 
 from modelmesh._proto import model_runtime_pb2 as runtime_pb
@@ -151,24 +151,10 @@ async def test_a_server_that_is_killed_comes_back(mesh: Served, models: Path) ->
     os.kill(mesh.server(number).pid, signal.SIGKILL)
 
     async def answered(via: int) -> bool:
-        await mesh.cluster.mend()
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            np.testing.assert_array_equal(await mesh.infer("survivor", ROWS, via=via, timeout=20), ROWS * 3)
-            return True
-        return False
+        np.testing.assert_array_equal(await mesh.infer("survivor", ROWS, via=via, timeout=20), ROWS * 3)
+        return True
 
-    await eventually(lambda: answered(3 - number))
-    await eventually(lambda: answered(number))
-
-
-async def ready(channel: grpc.aio.Channel) -> None:
-    async def is_ready() -> bool:
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            status = await manage(channel, runtime_pb.RuntimeStatusRequest())
-            return bool(status.status == status.READY)
-        return False
-
-    await eventually(is_ready)
+    await serves_again(mesh, number, answered)
 
 
 async def test_a_size_is_what_the_server_grew_by(alone: Pair, channel: grpc.aio.Channel, models: Path) -> None:

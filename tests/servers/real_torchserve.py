@@ -16,7 +16,21 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
-from real_kit import MIB, ROOT, TOOLS, Beings, Pair, Served, eventually, keep, manage, pair, python_of, served
+from real_kit import (
+    MIB,
+    ROOT,
+    TOOLS,
+    Beings,
+    Pair,
+    Served,
+    keep,
+    manage,
+    pair,
+    python_of,
+    ready,
+    served,
+    serves_again,
+)
 
 from modelmesh._proto import model_runtime_pb2 as runtime_pb
 from modelmesh._proto import torchserve_management_pb2 as management_pb
@@ -206,26 +220,12 @@ async def test_a_server_that_is_killed_comes_back(mesh: Served, models: Path) ->
             os.kill(process, signal.SIGKILL)
 
     async def answered(via: int) -> bool:
-        await mesh.cluster.mend()
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            return await predict(mesh, "survivor", 2, via=via, timeout=20) == 6
-        return False
+        return await predict(mesh, "survivor", 2, via=via, timeout=20) == 6
 
-    await eventually(lambda: answered(3 - number))
-    await eventually(lambda: answered(number))
+    await serves_again(mesh, number, answered)
 
 
 # --- one server and its adapter, without a mesh -------------------------------------------------
-
-
-async def ready(channel: grpc.aio.Channel) -> None:
-    async def is_ready() -> bool:
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            status = await manage(channel, runtime_pb.RuntimeStatusRequest())
-            return bool(status.status == status.READY)
-        return False
-
-    await eventually(is_ready)
 
 
 def load_request(model: str, path: Path) -> runtime_pb.LoadModelRequest:

@@ -1,7 +1,6 @@
 """Triton, the real one with its Python backend, through a mesh of two instances. `make test-servers` runs this."""
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
@@ -13,7 +12,20 @@ import grpc.aio
 import numpy as np
 import pytest
 import pytest_asyncio
-from real_kit import MIB, TOOLS, Beings, Pair, Served, conformance, eventually, keep, manage, pair, served
+from real_kit import (
+    MIB,
+    TOOLS,
+    Beings,
+    Pair,
+    Served,
+    conformance,
+    keep,
+    manage,
+    pair,
+    ready,
+    served,
+    serves_again,
+)
 
 from modelmesh._proto import model_runtime_pb2 as runtime_pb
 from modelmesh.servers.memory import descendants, resident_tree
@@ -180,27 +192,13 @@ async def test_a_server_that_is_killed_comes_back(mesh: Served, models: Path) ->
     os.kill(mesh.server(number).pid, signal.SIGKILL)
 
     async def answered(via: int) -> bool:
-        await mesh.cluster.mend()
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            np.testing.assert_array_equal(await mesh.infer("survivor", ROWS, via=via, timeout=20), ROWS * 3)
-            return True
-        return False
+        np.testing.assert_array_equal(await mesh.infer("survivor", ROWS, via=via, timeout=20), ROWS * 3)
+        return True
 
-    await eventually(lambda: answered(3 - number))
-    await eventually(lambda: answered(number))
+    await serves_again(mesh, number, answered)
 
 
 # --- one server and its adapter, without a mesh -------------------------------------------------
-
-
-async def ready(channel: grpc.aio.Channel) -> None:
-    async def is_ready() -> bool:
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            status = await manage(channel, runtime_pb.RuntimeStatusRequest())
-            return bool(status.status == status.READY)
-        return False
-
-    await eventually(is_ready)
 
 
 def load_request(model: str, path: Path) -> runtime_pb.LoadModelRequest:
