@@ -50,7 +50,7 @@ def _file(text: str) -> str:  # noqa: C901 - one branch per kind of line
                 nesting.append(inner)
         elif line == "}":
             nesting.pop()
-        elif method := re.match(r"rpc (\w+)\((\w+)\) returns \(([\w ]+)\)", line):
+        elif method := re.match(r"rpc (\w+)\(([\w ]+)\) returns \(([\w ]+)\)", line):
             sections[name].append(f"| `{method[1]}` | `{method[2]}` | `{method[3]}` | {said} |\n")
         elif field := re.match(r"([\w<>., ]+?) (\w+) = (\d+);", line):
             sections[name].append(f"| `{field[2]}` | {field[1]} | {field[3]} | {said} |\n")

@@ -179,7 +179,8 @@ def test_every_method_and_field_is_on_the_page(proto) -> None:
     for service in proto.DESCRIPTOR.services_by_name.values():
         assert f"## `{service.full_name}`" in page
         for method in service.methods:
-            assert f"| `{method.name}` | `{method.input_type.name}` | `" in page
+            request = f"{'stream ' if method.client_streaming else ''}{method.input_type.name}"
+            assert f"| `{method.name}` | `{request}` | `" in page
     for message in proto.DESCRIPTOR.message_types_by_name.values():
         for field in message.fields:
             assert re.search(rf"^\| `{field.name}` \| .* \| {field.number} \|", page, flags=re.MULTILINE), (

@@ -22,67 +22,84 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 from modelmesh._proto import POOL as _POOL
 
 
+from modelmesh._proto import model_mesh_pb2 as model__mesh__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x0b\x61\x64min.proto\x12\x0cmodelmesh.v1\"J\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.modelmesh.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd1\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x13\n\x0blast_use_ms\x18\x04 \x01(\x04\x12\"\n\x06\x63opies\x18\x05 \x03(\x0b\x32\x12.modelmesh.v1.Copy\x12\'\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\x15.modelmesh.v1.Failure\x12\x16\n\x0eminimum_copies\x18\x07 \x01(\r\x12\x16\n\x0emaximum_copies\x18\x08 \x01(\r\x12\x0e\n\x06pinned\x18\t \x01(\x08\"\xa3\x01\n\x04\x43opy\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.modelmesh.v1.Copy.State\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"7\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\n\n\x06LOADED\x10\x02\"S\n\x07\x46\x61ilure\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\x12\x10\n\x08until_ms\x18\x04 \x01(\x04\"&\n\x12UnloadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"+\n\x13UnloadModelResponse\x12\x14\n\x0cinstance_ids\x18\x01 \x03(\t\"\x88\x01\n\x10SetCopiesRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x07minimum\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x13\n\x06pinned\x18\x04 \x01(\x08H\x02\x88\x01\x01\x42\n\n\x08_minimumB\n\n\x08_maximumB\t\n\x07_pinned\"K\n\x12ListVModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\"U\n\x13ListVModelsResponse\x12%\n\x07vmodels\x18\x01 \x03(\x0b\x32\x14.modelmesh.v1.VModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x06VModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x63tive_model_id\x18\x02 \x01(\t\x12\x17\n\x0ftarget_model_id\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\x12\r\n\x05owner\x18\x05 \x01(\t\x12\"\n\x05split\x18\x06 \x03(\x0b\x32\x13.modelmesh.v1.Share\"*\n\x05Share\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\r\"f\n\x0fSetSplitRequest\x12\x11\n\tvmodel_id\x18\x01 \x01(\t\x12\"\n\x05split\x18\x02 \x03(\x0b\x32\x13.modelmesh.v1.Share\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\"\x16\n\x14ListInstancesRequest\"B\n\x15ListInstancesResponse\x12)\n\tinstances\x18\x01 \x03(\x0b\x32\x16.modelmesh.v1.Instance\"\xf2\x01\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x12\n\nused_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x63opies\x18\x05 \x01(\r\x12\x19\n\x11loads_in_progress\x18\x06 \x01(\r\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12\x11\n\treachable\x18\x08 \x01(\x08\x12\x0c\n\x04zone\x18\t \x01(\t\x12\x0e\n\x06labels\x18\n \x03(\t\x12\x15\n\rloads_waiting\x18\x0b \x01(\r\x12\x18\n\x10\x65xpected_wait_ms\x18\x0c \x01(\x04\"&\n\x12WatchEventsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\x94\x01\n\x05\x45vent\x12\x0f\n\x07time_ms\x18\x01 \x01(\x04\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x16\n\x0e\x63\x61use_model_id\x18\x07 \x01(\t\x12\r\n\x05times\x18\x08 \x01(\r\"3\n\x0e\x45xplainRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\x94\x02\n\x0f\x45xplainResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.modelmesh.v1.Model\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x18\n\x10size_is_measured\x18\x03 \x01(\x08\x12#\n\x06places\x18\x04 \x03(\x0b\x32\x13.modelmesh.v1.Place\x12#\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x13.modelmesh.v1.Event\x12\x1b\n\x13silent_instance_ids\x18\x06 \x03(\t\x12 \n\x04plan\x18\x07 \x01(\x0b\x32\x12.modelmesh.v1.Plan\x12\x13\n\x0bsize_source\x18\x08 \x01(\t\x12\x11\n\tvmodel_id\x18\t \x01(\t\".\n\nFitRequest\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12\x0c\n\x04type\x18\x02 \x01(\t\"T\n\x0b\x46itResponse\x12#\n\x06places\x18\x01 \x03(\x0b\x32\x13.modelmesh.v1.Place\x12 \n\x04plan\x18\x02 \x01(\x0b\x32\x12.modelmesh.v1.Plan\"=\n\x05Place\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07verdict\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x99\x01\n\x04Plan\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1f\n\x17\x63onsidered_instance_ids\x18\x03 \x03(\t\x12\x0f\n\x07refusal\x18\x04 \x01(\t\x12\x13\n\x0b\x65vict_bytes\x18\x05 \x01(\x04\x12%\n\x07victims\x18\x06 \x03(\x0b\x32\x14.modelmesh.v1.Victim\"S\n\x06Victim\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x13\n\x0blast_use_ms\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t2\xbb\x05\n\x05\x41\x64min\x12Q\n\nListModels\x12\x1f.modelmesh.v1.ListModelsRequest\x1a .modelmesh.v1.ListModelsResponse\"\x00\x12T\n\x0bUnloadModel\x12 .modelmesh.v1.UnloadModelRequest\x1a!.modelmesh.v1.UnloadModelResponse\"\x00\x12\x42\n\tSetCopies\x12\x1e.modelmesh.v1.SetCopiesRequest\x1a\x13.modelmesh.v1.Model\"\x00\x12T\n\x0bListVModels\x12 .modelmesh.v1.ListVModelsRequest\x1a!.modelmesh.v1.ListVModelsResponse\"\x00\x12\x41\n\x08SetSplit\x12\x1d.modelmesh.v1.SetSplitRequest\x1a\x14.modelmesh.v1.VModel\"\x00\x12Z\n\rListInstances\x12\".modelmesh.v1.ListInstancesRequest\x1a#.modelmesh.v1.ListInstancesResponse\"\x00\x12H\n\x07\x45xplain\x12\x1c.modelmesh.v1.ExplainRequest\x1a\x1d.modelmesh.v1.ExplainResponse\"\x00\x12<\n\x03\x46it\x12\x18.modelmesh.v1.FitRequest\x1a\x19.modelmesh.v1.FitResponse\"\x00\x12H\n\x0bWatchEvents\x12 .modelmesh.v1.WatchEventsRequest\x1a\x13.modelmesh.v1.Event\"\x00\x30\x01\x62\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x0b\x61\x64min.proto\x12\x0cmodelmesh.v1\x1a\x10model-mesh.proto\"J\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\"R\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.modelmesh.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd1\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x13\n\x0blast_use_ms\x18\x04 \x01(\x04\x12\"\n\x06\x63opies\x18\x05 \x03(\x0b\x32\x12.modelmesh.v1.Copy\x12\'\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\x15.modelmesh.v1.Failure\x12\x16\n\x0eminimum_copies\x18\x07 \x01(\r\x12\x16\n\x0emaximum_copies\x18\x08 \x01(\r\x12\x0e\n\x06pinned\x18\t \x01(\x08\"\xa3\x01\n\x04\x43opy\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.modelmesh.v1.Copy.State\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"7\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\n\n\x06LOADED\x10\x02\"S\n\x07\x46\x61ilure\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\x12\x10\n\x08until_ms\x18\x04 \x01(\x04\"&\n\x12UnloadModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"+\n\x13UnloadModelResponse\x12\x14\n\x0cinstance_ids\x18\x01 \x03(\t\"\x88\x01\n\x10SetCopiesRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x07minimum\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x13\n\x06pinned\x18\x04 \x01(\x08H\x02\x88\x01\x01\x42\n\n\x08_minimumB\n\n\x08_maximumB\t\n\x07_pinned\"K\n\x12ListVModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\"U\n\x13ListVModelsResponse\x12%\n\x07vmodels\x18\x01 \x03(\x0b\x32\x14.modelmesh.v1.VModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x06VModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x63tive_model_id\x18\x02 \x01(\t\x12\x17\n\x0ftarget_model_id\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\x12\r\n\x05owner\x18\x05 \x01(\t\x12\"\n\x05split\x18\x06 \x03(\x0b\x32\x13.modelmesh.v1.Share\"*\n\x05Share\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\r\"f\n\x0fSetSplitRequest\x12\x11\n\tvmodel_id\x18\x01 \x01(\t\x12\"\n\x05split\x18\x02 \x03(\x0b\x32\x13.modelmesh.v1.Share\x12\r\n\x05owner\x18\x03 \x01(\t\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\"\x16\n\x14ListInstancesRequest\"B\n\x15ListInstancesResponse\x12)\n\tinstances\x18\x01 \x03(\x0b\x32\x16.modelmesh.v1.Instance\"\xf2\x01\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x12\n\nused_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x63opies\x18\x05 \x01(\r\x12\x19\n\x11loads_in_progress\x18\x06 \x01(\r\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12\x11\n\treachable\x18\x08 \x01(\x08\x12\x0c\n\x04zone\x18\t \x01(\t\x12\x0e\n\x06labels\x18\n \x03(\t\x12\x15\n\rloads_waiting\x18\x0b \x01(\r\x12\x18\n\x10\x65xpected_wait_ms\x18\x0c \x01(\x04\"&\n\x12WatchEventsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\x94\x01\n\x05\x45vent\x12\x0f\n\x07time_ms\x18\x01 \x01(\x04\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x16\n\x0e\x63\x61use_model_id\x18\x07 \x01(\t\x12\r\n\x05times\x18\x08 \x01(\r\"3\n\x0e\x45xplainRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\x94\x02\n\x0f\x45xplainResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.modelmesh.v1.Model\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x18\n\x10size_is_measured\x18\x03 \x01(\x08\x12#\n\x06places\x18\x04 \x03(\x0b\x32\x13.modelmesh.v1.Place\x12#\n\x06\x65vents\x18\x05 \x03(\x0b\x32\x13.modelmesh.v1.Event\x12\x1b\n\x13silent_instance_ids\x18\x06 \x03(\t\x12 \n\x04plan\x18\x07 \x01(\x0b\x32\x12.modelmesh.v1.Plan\x12\x13\n\x0bsize_source\x18\x08 \x01(\t\x12\x11\n\tvmodel_id\x18\t \x01(\t\".\n\nFitRequest\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12\x0c\n\x04type\x18\x02 \x01(\t\"T\n\x0b\x46itResponse\x12#\n\x06places\x18\x01 \x03(\x0b\x32\x13.modelmesh.v1.Place\x12 \n\x04plan\x18\x02 \x01(\x0b\x32\x12.modelmesh.v1.Plan\"=\n\x05Place\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07verdict\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x99\x01\n\x04Plan\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1f\n\x17\x63onsidered_instance_ids\x18\x03 \x03(\t\x12\x0f\n\x07refusal\x18\x04 \x01(\t\x12\x13\n\x0b\x65vict_bytes\x18\x05 \x01(\x04\x12%\n\x07victims\x18\x06 \x03(\x0b\x32\x14.modelmesh.v1.Victim\"S\n\x06Victim\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x13\n\x0blast_use_ms\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\\\n\x12WatchStatusRequest\x12\x0e\n\x06owners\x18\x01 \x03(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0e\n\x06models\x18\x03 \x01(\x08\x12\x14\n\x0c\x61\x63knowledged\x18\x04 \x01(\x04\"\xec\x01\n\x0cStatusUpdate\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12-\n\x04part\x18\x02 \x01(\x0e\x32\x1f.modelmesh.v1.StatusUpdate.Part\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12+\n\x07vmodels\x18\x04 \x03(\x0b\x32\x1a.modelmesh.v1.VModelStatus\x12)\n\x06models\x18\x05 \x03(\x0b\x32\x19.modelmesh.v1.ModelStatus\"3\n\x04Part\x12\x0b\n\x07\x43HANGES\x10\x00\x12\x0c\n\x08SNAPSHOT\x10\x01\x12\x10\n\x0cSNAPSHOT_END\x10\x02\"C\n\x0cVModelStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x06status\x18\x02 \x01(\x0b\x32\x17.mmesh.VModelStatusInfo\"A\n\x0bModelStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0b\x32\x16.mmesh.ModelStatusInfo\">\n\x11SetVModelsRequest\x12)\n\x08requests\x18\x01 \x03(\x0b\x32\x17.mmesh.SetVModelRequest\"D\n\x12SetVModelsResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.modelmesh.v1.SetVModelResult\"l\n\x0fSetVModelResult\x12\x11\n\tvmodel_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\'\n\x06status\x18\x04 \x01(\x0b\x32\x17.mmesh.VModelStatusInfo2\xe1\x06\n\x05\x41\x64min\x12Q\n\nListModels\x12\x1f.modelmesh.v1.ListModelsRequest\x1a .modelmesh.v1.ListModelsResponse\"\x00\x12T\n\x0bUnloadModel\x12 .modelmesh.v1.UnloadModelRequest\x1a!.modelmesh.v1.UnloadModelResponse\"\x00\x12\x42\n\tSetCopies\x12\x1e.modelmesh.v1.SetCopiesRequest\x1a\x13.modelmesh.v1.Model\"\x00\x12T\n\x0bListVModels\x12 .modelmesh.v1.ListVModelsRequest\x1a!.modelmesh.v1.ListVModelsResponse\"\x00\x12\x41\n\x08SetSplit\x12\x1d.modelmesh.v1.SetSplitRequest\x1a\x14.modelmesh.v1.VModel\"\x00\x12Z\n\rListInstances\x12\".modelmesh.v1.ListInstancesRequest\x1a#.modelmesh.v1.ListInstancesResponse\"\x00\x12H\n\x07\x45xplain\x12\x1c.modelmesh.v1.ExplainRequest\x1a\x1d.modelmesh.v1.ExplainResponse\"\x00\x12<\n\x03\x46it\x12\x18.modelmesh.v1.FitRequest\x1a\x19.modelmesh.v1.FitResponse\"\x00\x12H\n\x0bWatchEvents\x12 .modelmesh.v1.WatchEventsRequest\x1a\x13.modelmesh.v1.Event\"\x00\x30\x01\x12Q\n\x0bWatchStatus\x12 .modelmesh.v1.WatchStatusRequest\x1a\x1a.modelmesh.v1.StatusUpdate\"\x00(\x01\x30\x01\x12Q\n\nSetVModels\x12\x1f.modelmesh.v1.SetVModelsRequest\x1a .modelmesh.v1.SetVModelsResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTMODELSREQUEST']._serialized_start=29
-  _globals['_LISTMODELSREQUEST']._serialized_end=103
-  _globals['_LISTMODELSRESPONSE']._serialized_start=105
-  _globals['_LISTMODELSRESPONSE']._serialized_end=187
-  _globals['_MODEL']._serialized_start=190
-  _globals['_MODEL']._serialized_end=399
-  _globals['_COPY']._serialized_start=402
-  _globals['_COPY']._serialized_end=565
-  _globals['_COPY_STATE']._serialized_start=510
-  _globals['_COPY_STATE']._serialized_end=565
-  _globals['_FAILURE']._serialized_start=567
-  _globals['_FAILURE']._serialized_end=650
-  _globals['_UNLOADMODELREQUEST']._serialized_start=652
-  _globals['_UNLOADMODELREQUEST']._serialized_end=690
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=692
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=735
-  _globals['_SETCOPIESREQUEST']._serialized_start=738
-  _globals['_SETCOPIESREQUEST']._serialized_end=874
-  _globals['_LISTVMODELSREQUEST']._serialized_start=876
-  _globals['_LISTVMODELSREQUEST']._serialized_end=951
-  _globals['_LISTVMODELSRESPONSE']._serialized_start=953
-  _globals['_LISTVMODELSRESPONSE']._serialized_end=1038
-  _globals['_VMODEL']._serialized_start=1041
-  _globals['_VMODEL']._serialized_end=1178
-  _globals['_SHARE']._serialized_start=1180
-  _globals['_SHARE']._serialized_end=1222
-  _globals['_SETSPLITREQUEST']._serialized_start=1224
-  _globals['_SETSPLITREQUEST']._serialized_end=1326
-  _globals['_LISTINSTANCESREQUEST']._serialized_start=1328
-  _globals['_LISTINSTANCESREQUEST']._serialized_end=1350
-  _globals['_LISTINSTANCESRESPONSE']._serialized_start=1352
-  _globals['_LISTINSTANCESRESPONSE']._serialized_end=1418
-  _globals['_INSTANCE']._serialized_start=1421
-  _globals['_INSTANCE']._serialized_end=1663
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=1665
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=1703
-  _globals['_EVENT']._serialized_start=1706
-  _globals['_EVENT']._serialized_end=1854
-  _globals['_EXPLAINREQUEST']._serialized_start=1856
-  _globals['_EXPLAINREQUEST']._serialized_end=1907
-  _globals['_EXPLAINRESPONSE']._serialized_start=1910
-  _globals['_EXPLAINRESPONSE']._serialized_end=2186
-  _globals['_FITREQUEST']._serialized_start=2188
-  _globals['_FITREQUEST']._serialized_end=2234
-  _globals['_FITRESPONSE']._serialized_start=2236
-  _globals['_FITRESPONSE']._serialized_end=2320
-  _globals['_PLACE']._serialized_start=2322
-  _globals['_PLACE']._serialized_end=2383
-  _globals['_PLAN']._serialized_start=2386
-  _globals['_PLAN']._serialized_end=2539
-  _globals['_VICTIM']._serialized_start=2541
-  _globals['_VICTIM']._serialized_end=2624
-  _globals['_ADMIN']._serialized_start=2627
-  _globals['_ADMIN']._serialized_end=3326
+  _globals['_LISTMODELSREQUEST']._serialized_start=47
+  _globals['_LISTMODELSREQUEST']._serialized_end=121
+  _globals['_LISTMODELSRESPONSE']._serialized_start=123
+  _globals['_LISTMODELSRESPONSE']._serialized_end=205
+  _globals['_MODEL']._serialized_start=208
+  _globals['_MODEL']._serialized_end=417
+  _globals['_COPY']._serialized_start=420
+  _globals['_COPY']._serialized_end=583
+  _globals['_COPY_STATE']._serialized_start=528
+  _globals['_COPY_STATE']._serialized_end=583
+  _globals['_FAILURE']._serialized_start=585
+  _globals['_FAILURE']._serialized_end=668
+  _globals['_UNLOADMODELREQUEST']._serialized_start=670
+  _globals['_UNLOADMODELREQUEST']._serialized_end=708
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=710
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=753
+  _globals['_SETCOPIESREQUEST']._serialized_start=756
+  _globals['_SETCOPIESREQUEST']._serialized_end=892
+  _globals['_LISTVMODELSREQUEST']._serialized_start=894
+  _globals['_LISTVMODELSREQUEST']._serialized_end=969
+  _globals['_LISTVMODELSRESPONSE']._serialized_start=971
+  _globals['_LISTVMODELSRESPONSE']._serialized_end=1056
+  _globals['_VMODEL']._serialized_start=1059
+  _globals['_VMODEL']._serialized_end=1196
+  _globals['_SHARE']._serialized_start=1198
+  _globals['_SHARE']._serialized_end=1240
+  _globals['_SETSPLITREQUEST']._serialized_start=1242
+  _globals['_SETSPLITREQUEST']._serialized_end=1344
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=1346
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=1368
+  _globals['_LISTINSTANCESRESPONSE']._serialized_start=1370
+  _globals['_LISTINSTANCESRESPONSE']._serialized_end=1436
+  _globals['_INSTANCE']._serialized_start=1439
+  _globals['_INSTANCE']._serialized_end=1681
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1683
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1721
+  _globals['_EVENT']._serialized_start=1724
+  _globals['_EVENT']._serialized_end=1872
+  _globals['_EXPLAINREQUEST']._serialized_start=1874
+  _globals['_EXPLAINREQUEST']._serialized_end=1925
+  _globals['_EXPLAINRESPONSE']._serialized_start=1928
+  _globals['_EXPLAINRESPONSE']._serialized_end=2204
+  _globals['_FITREQUEST']._serialized_start=2206
+  _globals['_FITREQUEST']._serialized_end=2252
+  _globals['_FITRESPONSE']._serialized_start=2254
+  _globals['_FITRESPONSE']._serialized_end=2338
+  _globals['_PLACE']._serialized_start=2340
+  _globals['_PLACE']._serialized_end=2401
+  _globals['_PLAN']._serialized_start=2404
+  _globals['_PLAN']._serialized_end=2557
+  _globals['_VICTIM']._serialized_start=2559
+  _globals['_VICTIM']._serialized_end=2642
+  _globals['_WATCHSTATUSREQUEST']._serialized_start=2644
+  _globals['_WATCHSTATUSREQUEST']._serialized_end=2736
+  _globals['_STATUSUPDATE']._serialized_start=2739
+  _globals['_STATUSUPDATE']._serialized_end=2975
+  _globals['_STATUSUPDATE_PART']._serialized_start=2924
+  _globals['_STATUSUPDATE_PART']._serialized_end=2975
+  _globals['_VMODELSTATUS']._serialized_start=2977
+  _globals['_VMODELSTATUS']._serialized_end=3044
+  _globals['_MODELSTATUS']._serialized_start=3046
+  _globals['_MODELSTATUS']._serialized_end=3111
+  _globals['_SETVMODELSREQUEST']._serialized_start=3113
+  _globals['_SETVMODELSREQUEST']._serialized_end=3175
+  _globals['_SETVMODELSRESPONSE']._serialized_start=3177
+  _globals['_SETVMODELSRESPONSE']._serialized_end=3245
+  _globals['_SETVMODELRESULT']._serialized_start=3247
+  _globals['_SETVMODELRESULT']._serialized_end=3355
+  _globals['_ADMIN']._serialized_start=3358
+  _globals['_ADMIN']._serialized_end=4223
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
+from modelmesh._proto import model_mesh_pb2 as _model_mesh_pb2
 import sys
 import typing as _typing
 
@@ -803,3 +804,222 @@ class Victim(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Victim: _TypeAlias = Victim  # noqa: Y015
+
+@_typing.final
+class WatchStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNERS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision of the last answer of an earlier stream, of whatever instance. What changed since then is sent, or
+    everything, if that is not known any more. 0: everything.
+    """
+    models: _builtins.bool
+    """Also send the statuses of all registered models, those behind vmodels included."""
+    acknowledged: _builtins.int
+    """In later requests: the number of the answer that was read."""
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only vmodels of these owners; none: of all."""
+
+    def __init__(
+        self,
+        *,
+        owners: _abc.Iterable[_builtins.str] | None = ...,
+        revision: _builtins.int = ...,
+        models: _builtins.bool = ...,
+        acknowledged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "models", b"models", "owners", b"owners", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchStatusRequest: _TypeAlias = WatchStatusRequest  # noqa: Y015
+
+@_typing.final
+class StatusUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Part:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[StatusUpdate._Part.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CHANGES: StatusUpdate._Part.ValueType  # 0
+        """Statuses that changed. Without any: nothing did, and the instance is there."""
+        SNAPSHOT: StatusUpdate._Part.ValueType  # 1
+        """A part of everything."""
+        SNAPSHOT_END: StatusUpdate._Part.ValueType  # 2
+        """The last part of everything: what was in none of them does not exist."""
+
+    class Part(_Part, metaclass=_PartEnumTypeWrapper): ...
+    CHANGES: StatusUpdate.Part.ValueType  # 0
+    """Statuses that changed. Without any: nothing did, and the instance is there."""
+    SNAPSHOT: StatusUpdate.Part.ValueType  # 1
+    """A part of everything."""
+    SNAPSHOT_END: StatusUpdate.Part.ValueType  # 2
+    """The last part of everything: what was in none of them does not exist."""
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    VMODELS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Counts the answers of the stream, from 1."""
+    part: Global___StatusUpdate.Part.ValueType
+    revision: _builtins.int
+    """Everything up to this revision of the store has been sent."""
+    @_builtins.property
+    def vmodels(self) -> _containers.RepeatedCompositeFieldContainer[Global___VModelStatus]: ...
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStatus]: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        part: Global___StatusUpdate.Part.ValueType = ...,
+        revision: _builtins.int = ...,
+        vmodels: _abc.Iterable[Global___VModelStatus] | None = ...,
+        models: _abc.Iterable[Global___ModelStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "number", b"number", "part", b"part", "revision", b"revision", "vmodels", b"vmodels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatusUpdate: _TypeAlias = StatusUpdate  # noqa: Y015
+
+@_typing.final
+class VModelStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    @_builtins.property
+    def status(self) -> _model_mesh_pb2.VModelStatusInfo:
+        """As getVModelStatus answers; NOT_FOUND: it was deleted."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        status: _model_mesh_pb2.VModelStatusInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VModelStatus: _TypeAlias = VModelStatus  # noqa: Y015
+
+@_typing.final
+class ModelStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    @_builtins.property
+    def status(self) -> _model_mesh_pb2.ModelStatusInfo:
+        """As getModelStatus answers; NOT_FOUND: it was unregistered."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        status: _model_mesh_pb2.ModelStatusInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelStatus: _TypeAlias = ModelStatus  # noqa: Y015
+
+@_typing.final
+class SetVModelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[_model_mesh_pb2.SetVModelRequest]:
+        """At most 500, each vmodel once, without `sync`."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[_model_mesh_pb2.SetVModelRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetVModelsRequest: _TypeAlias = SetVModelsRequest  # noqa: Y015
+
+@_typing.final
+class SetVModelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SetVModelResult]:
+        """In the order of the requests."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___SetVModelResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetVModelsResponse: _TypeAlias = SetVModelsResponse  # noqa: Y015
+
+@_typing.final
+class SetVModelResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VMODEL_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    vmodel_id: _builtins.str
+    code: _builtins.int
+    """A status code of gRPC; 0: it was set."""
+    message: _builtins.str
+    """What was wrong."""
+    @_builtins.property
+    def status(self) -> _model_mesh_pb2.VModelStatusInfo:
+        """If it was set: as setVModel answers."""
+
+    def __init__(
+        self,
+        *,
+        vmodel_id: _builtins.str = ...,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        status: _model_mesh_pb2.VModelStatusInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "status", b"status", "vmodel_id", b"vmodel_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetVModelResult: _TypeAlias = SetVModelResult  # noqa: Y015

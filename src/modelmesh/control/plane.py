@@ -22,6 +22,7 @@ from modelmesh.control.view.keys import Keys
 from modelmesh.control.view.names import VModelFeed
 from modelmesh.control.view.pulse import Pulse
 from modelmesh.control.view.state import Changed
+from modelmesh.control.view.touched import Touched
 from modelmesh.machines.member import MemberState
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.methods import AllowedMethods
@@ -99,6 +100,7 @@ class ControlPlane:
         self.vmodel_records = view.vmodel_records
         self.vmodels = view.vmodels
         self.census = view.census
+        self.touched = Touched(keys, lambda: view.state.revision)
         self.membership = Membership(
             store=self.pulse,
             keys=keys,
@@ -195,6 +197,7 @@ class ControlPlane:
                 relisted=self._vmodels_relisted,
             ),
             self.config,
+            self.touched,
         )
 
     # --- life -----------------------------------------------------------------------------------
@@ -295,6 +298,7 @@ class ControlPlane:
         self.transitions.viewed(changed.models)
         self.leader.viewed(changed)
         self._losses.viewed(changed.models)
+        self.touched.viewed(changed.models)
         if changed.lost and self.leader.leads:
             bereft = dict.fromkeys(lost.model for lost in changed.lost if not self.state.model(lost.model).copies)
             self.tasks.start(self.scaler.keep_minimum(bereft), "keep the minimum of copies")
@@ -305,6 +309,7 @@ class ControlPlane:
         """As `_viewed`, of what the watch did not tell."""
         try:
             self._viewed(changed)
+            self.touched.settle()
         except Exception as error:  # noqa: BLE001 - a listing puts right what was not done
             self.observer.doubt(error)
 

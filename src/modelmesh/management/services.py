@@ -5,6 +5,7 @@ from collections.abc import Callable
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.requests.receive import CallHandlers
 from modelmesh.management.admin import Admin
+from modelmesh.management.batches import VModelBatches
 from modelmesh.management.calls import CallServer
 from modelmesh.management.health import Health
 from modelmesh.management.models import Models
@@ -14,6 +15,7 @@ from modelmesh.management.repository import Repository
 from modelmesh.management.server import Server
 from modelmesh.management.splits import Splits
 from modelmesh.management.vmodels import VModelCalls
+from modelmesh.management.watch_status import WatchStatus
 from modelmesh.values.dataplane import Headers
 
 
@@ -35,10 +37,12 @@ def serve(
         entered: Told of each call's headers, in the task that answers it.
     """
     models, admin = Models(plane), Admin(plane)
-    splits = Splits(plane, models)
+    splits, vmodels = Splits(plane, models), VModelCalls(plane, models)
     serving = {
         **models.methods(),
-        **VModelCalls(plane, models).methods(),
+        **vmodels.methods(),
+        **VModelBatches(vmodels).methods(),
+        **WatchStatus(plane).methods(),
         **admin.methods(),
         **splits.methods(),
         **Reflection(ask_runtime).methods(),

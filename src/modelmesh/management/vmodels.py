@@ -12,7 +12,7 @@ from modelmesh.control.plane import ControlPlane
 from modelmesh.control.view.records import Registered
 from modelmesh.control.view.vmodels import StoredVModel
 from modelmesh.management.calls import Call, CallError, Method, reading
-from modelmesh.management.models import HOUR_MS, LONGEST_ID, Models, check_info, describe
+from modelmesh.management.models import HOUR_MS, LONGEST_ID, Models, check_info
 from modelmesh.policy.promotion import Promote, promote
 from modelmesh.policy.retarget import Retarget, RetargetReason, RetargetRefused, retarget
 from modelmesh.values.ids import ModelId, VModelId
@@ -214,32 +214,38 @@ class VModelCalls:
             # It may just have moved on, and its old model is gone.
             record = again.record
             active_status = await self._models.info(record.active)
-        answer = _VInfo(
-            status=_VInfo.DEFINED,
-            activeModelId=record.active,
-            targetModelId=record.target,
-            owner=record.owner,
-            activeModelStatus=active_status,
-        )
+        answer = status_of_record(record, active_status)
         if record.active != record.target:
-            answer.status = _VInfo.TRANSITION_FAILED if record.failed else _VInfo.TRANSITIONING
-            answer.targetModelStatus.CopyFrom(await self._target_status(record))
+            answer.targetModelStatus.CopyFrom(moving_status(record, await self._models.info(record.target)))
         return answer
-
-    async def _target_status(self, record: VModelRecord) -> pb.ModelStatusInfo:
-        """LOADING while the vmodel moves, whatever the copies say; LOADING_FAILED once that has failed."""
-        registered = await self._models.read(record.target)
-        if registered is None:
-            return _Info(status=_Info.NOT_FOUND)
-        view = self._plane.decider.model_view(record.target, registered)
-        info = describe(view, now_ms=self._plane.clock.now_ms())
-        failed = record.failed and info.status == _Info.LOADING_FAILED
-        info.status = _Info.LOADING_FAILED if failed else _Info.LOADING
-        return info
 
     async def _read(self, vmodel: VModelId) -> StoredVModel | None:
         with reading():
             return await self._plane.vmodels.read(vmodel)
+
+
+def status_of_record(record: VModelRecord, active_status: pb.ModelStatusInfo) -> pb.VModelStatusInfo:
+    """A vmodel's status, but for the status of a target to which it moves."""
+    status = _VInfo.DEFINED
+    if record.active != record.target:
+        status = _VInfo.TRANSITION_FAILED if record.failed else _VInfo.TRANSITIONING
+    return _VInfo(
+        status=status,
+        activeModelId=record.active,
+        targetModelId=record.target,
+        owner=record.owner,
+        activeModelStatus=active_status,
+    )
+
+
+def moving_status(record: VModelRecord, info: pb.ModelStatusInfo) -> pb.ModelStatusInfo:
+    """A target's status: LOADING while the vmodel moves, whatever the copies say; LOADING_FAILED once that has failed."""
+    if info.status == _Info.NOT_FOUND:
+        return info
+    failed = record.failed and info.status == _Info.LOADING_FAILED
+    moving = _Info(errors=info.errors, modelCopyInfos=info.modelCopyInfos)
+    moving.status = _Info.LOADING_FAILED if failed else _Info.LOADING
+    return moving
 
 
 def contended(vmodel: VModelId) -> CallError:

@@ -9,7 +9,8 @@ that change: nobody would ever put it right.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -38,6 +39,9 @@ READS = 256
 
 OVERTAKEN = 4_096
 """Changes to records that are not in memory whose names are remembered: more than pass while one is read."""
+
+BATCH = 100
+"""Records that `read_many` reads in one transaction; etcd's default limit is 128 operations."""
 
 READ_AGAIN = 3
 """How often a record is read that changes while it is read."""
@@ -147,6 +151,28 @@ class RecordCache(Generic[Id, Record]):
             if remembered:
                 break
         return stored
+
+    async def read_many(self, names: Sequence[Id]) -> dict[Id, Stored[Record]]:
+        """The records of those names that have a readable one. They are read from the store and not remembered.
+
+        Raises:
+            StoreUnavailableError: The store is away, or its absences are not believed yet.
+            StoreReplacedError: The store is another one.
+        """
+        found: dict[Id, Stored[Record]] = {}
+        for start in range(0, len(names), BATCH):
+            batch = names[start : start + BATCH]
+            if not self._store_available():
+                raise StoreUnavailableError("the store is away")
+            result = await self._identity.read(self._store, *(Get(self._prefix + name) for name in batch))
+            for name, answer in zip(batch, result.answers, strict=True):
+                assert isinstance(answer, tuple)
+                if answer:
+                    with suppress(UnreadableRecordError):
+                        found[name] = self._decode(name, answer[0])
+        if len(found) < len(names) and self._clock.monotonic_ms() < self._identity.doubted_until_ms:
+            raise StoreUnavailableError("the store was replaced a moment ago; its records are being put back")
+        return found
 
     def _begin_read(self, name: Id) -> "asyncio.Task[_Read]":
         if not self._store_available():
