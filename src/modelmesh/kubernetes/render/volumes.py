@@ -1,0 +1,79 @@
+"""Volumes of a runtime pod. Source: spec/serving-controller.md 2.3 and 7.4."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from modelmesh.declared import Runtime
+from modelmesh.kubernetes.config import Config
+from modelmesh.kubernetes.quantities import parse_quantity, show_bytes
+from modelmesh.kubernetes.render.endpoints import SOCKETS, socket_folder
+from modelmesh.kubernetes.render.objects import TYPE_CONSTRAINTS, Object, items
+
+MODELS = "models-dir"
+STORAGE = "storage-config"
+_OURS = frozenset({MODELS, STORAGE, SOCKETS, TYPE_CONSTRAINTS, "etcd-config", "tls-certs"})
+_VOLUME_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim with models, and the volume of the pod that it becomes."""
+
+    name: str
+    volume: str
+
+
+def name_claims(names: Iterable[str], runtime: Runtime) -> tuple[Claim, ...]:
+    """Claims with volumes. A volume is called as its claim, unless that is no name of a volume or is taken."""
+    taken = _OURS | {volume.get("name") for volume in items(runtime.body.get("volumes")) if isinstance(volume, dict)}
+
+    def volume(name: str) -> str:
+        if _VOLUME_NAME.fullmatch(name) and name not in taken:
+            return name
+        return f"claim-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+    return tuple(Claim(name, volume(name)) for name in sorted(set(names)))
+
+
+def claim_mounts(claims: Sequence[Claim]) -> list[Object]:
+    """Where containers find the claims."""
+    return [{"name": claim.volume, "mountPath": f"/pvc_mounts/{claim.name}", "readOnly": True} for claim in claims]
+
+
+def volumes(runtime: Runtime, config: Config, claims: Sequence[Claim], *, pulls: bool) -> list[Object]:
+    """All volumes of the pod.
+
+    Args:
+        runtime: As it is served.
+        config: Of the runtime.
+        claims: With models.
+        pulls: Whether a container of ours pulls files, and so reads the storage Secret.
+    """
+    found: list[Object] = [volume for volume in items(runtime.body.get("volumes")) if isinstance(volume, dict)]
+    found.append({"name": MODELS, "emptyDir": _models_folder(runtime)})
+    if socket_folder(runtime.management_endpoint, runtime.data_endpoint):
+        found.append({"name": SOCKETS, "emptyDir": {}})
+    if pulls:
+        # Optional: models that need no key, of claims and public addresses, are served without the Secret.
+        found.append({"name": STORAGE, "secret": {"secretName": config.storage_secret, "optional": True}})
+    found += [
+        {"name": claim.volume, "persistentVolumeClaim": {"claimName": claim.name, "readOnly": True}} for claim in claims
+    ]
+    found.append({"name": TYPE_CONSTRAINTS, "configMap": {"name": TYPE_CONSTRAINTS}})
+    found.append({"name": "etcd-config", "secret": {"secretName": config.store_secret}})
+    if config.tls_secret:
+        found.append({"name": "tls-certs", "secret": {"secretName": config.tls_secret}})
+    return found
+
+
+def _models_folder(runtime: Runtime) -> Object:
+    """Files may take half as much again as the memory of all servers; without limits of memory there is no limit."""
+    total = Decimal(0)
+    for container in items(runtime.body.get("containers")):
+        resources = container.get("resources")
+        limits = resources.get("limits") if isinstance(resources, dict) else None
+        total += (parse_quantity(limits.get("memory")) if isinstance(limits, dict) else None) or 0
+    return {"sizeLimit": show_bytes(total * 3 / 2)} if total else {}
