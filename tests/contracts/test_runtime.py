@@ -15,6 +15,7 @@ from modelmesh.testing.model_paths import size_path
 from modelmesh.testing.scripted_runtime import LEGACY_MANAGEMENT, ScriptedError, ScriptedRuntime
 from modelmesh.values.status import Status
 
+WAIT = 30  # seconds; more than anything here takes on a busy machine
 PORT_TO_METHOD = {
     "status": "runtimeStatus",
     "load": "loadModel",
@@ -131,7 +132,7 @@ def source(model="m1", size_bytes=1000, load_ms=0):
 
 
 async def until(condition):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -321,7 +322,7 @@ async def test_a_dying_runtime_is_unavailable_and_comes_back_empty(make):
         assert caught.value.status is Status.UNAVAILABLE
         under.release()
         await under.restart()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT):
             while True:
                 try:
                     await runtime.measure_size("m1")

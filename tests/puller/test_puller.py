@@ -296,7 +296,8 @@ async def test_ready_means_empty(mesh: Pod) -> None:
     await mesh.load("mod")
     (mesh.root / "from-before").mkdir()
     (mesh.root / "from-before" / "file").touch()
-    answer = await mesh.status()
+    while (answer := await mesh.status()).status == pb.RuntimeStatusResponse.STARTING:
+        await asyncio.sleep(0.05)  # it unloads
     assert answer.status == pb.RuntimeStatusResponse.READY
     assert answer.capacityInBytes == 2**30
     assert mesh.folders() == []

@@ -1,3 +1,4 @@
+import contextlib
 import pickle
 import shutil
 
@@ -60,8 +61,19 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-async def file_server(trained):
+async def served():
+    """Serves runtimes as `serve` does. Their servers stop with the test, also if it fails."""
+    async with contextlib.AsyncExitStack() as servers:
+
+        async def start(*args, **kwargs):
+            server = await serve(*args, **kwargs)
+            servers.push_async_callback(server.stop, 0)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+async def file_server(trained, served):
     """The built-in runtime over those models, on a free port."""
-    server = await serve(FileRuntime(models=trained, capacity_bytes=64 * MIB), listen="127.0.0.1:0")
-    yield server
-    await server.stop(0)
+    return await served(FileRuntime(models=trained, capacity_bytes=64 * MIB), listen="127.0.0.1:0")

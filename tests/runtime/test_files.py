@@ -1,6 +1,5 @@
 """The built-in runtime: formats, paths, broken files, and the client people use."""
 
-import asyncio
 import importlib
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from modelmesh._proto import model_runtime_pb2 as pb
 from modelmesh._proto import open_inference_pb2 as oip
-from modelmesh.runtime import LoadError, ModelSource, serve
+from modelmesh.runtime import LoadError, ModelSource
 from modelmesh.runtime.files import FileRuntime
 from modelmesh.runtime.formats import BUILT_IN, BUILT_IN_NAMED_SUFFIXES, BUILT_IN_SUFFIXES, Formats
 from modelmesh.values.status import Status
@@ -271,24 +270,21 @@ class TestSizes:
         for path in ("iris.joblib", "iris.onnx"):
             assert len({runtime.load(ModelSource("m1", "", path)).size_bytes for _ in range(3)}) == 1
 
-    async def test_a_model_that_does_not_fit_is_refused(self, trained):
+    async def test_a_model_that_does_not_fit_is_refused(self, trained, served):
         size_bytes = FileRuntime(models=trained).load(ModelSource("m1", "", "iris.onnx")).size_bytes
         capacity_bytes = int(size_bytes * 2.5)
-        server = await serve(
+        server = await served(
             FileRuntime(models=trained, capacity_bytes=capacity_bytes, default_size_bytes=1000), listen="127.0.0.1:0"
         )
-        results = await asyncio.gather(
-            *(load(server, "iris.onnx", model=f"m{number}") for number in range(4)), return_exceptions=True
-        )
-        refused = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
-        assert len(refused) == 2
-        assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert (
-            f"needs {size_bytes} bytes, but {capacity_bytes - 2 * size_bytes} of {capacity_bytes}"
-            in refused[0].details()
-        )
+        for model in ("m0", "m1"):
+            await load(server, "iris.onnx", model=model)
+        for model in ("m2", "m3"):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await load(server, "iris.onnx", model=model)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            free_bytes = capacity_bytes - 2 * size_bytes
+            assert f"needs {size_bytes} bytes, but {free_bytes} of {capacity_bytes}" in refused.value.details()
         assert server.models.accounted_bytes() == 2 * size_bytes
-        await server.stop(0)
 
 
 class TestFormats:

@@ -196,10 +196,10 @@ async def test_predictions_before_and_after_the_files_are_here(store: Store, tmp
         assert before >= len(store.files["/iris.onnx"])
 
 
-async def test_a_load_that_is_given_up_leaves_nothing(store: Store, tmp_path: Path) -> None:
+async def test_a_load_that_is_given_up_leaves_nothing(store: Store, tmp_path: Path, served) -> None:
     store.hold = asyncio.Event()
     async with runtime(tmp_path) as pulling:
-        server = await serve(pulling, listen="127.0.0.1:0")
+        server = await served(pulling, listen="127.0.0.1:0")
         loading = asyncio.ensure_future(server.models.load(ModelSource("m", "onnx", f"{store.url}/iris.onnx")))
         while not store.bodies:
             await asyncio.sleep(0)
@@ -212,7 +212,6 @@ async def test_a_load_that_is_given_up_leaves_nothing(store: Store, tmp_path: Pa
         store.hold.set()
         await server.models.load(ModelSource("m", "onnx", f"{store.url}/iris.onnx"))
         assert server.models.ids() == ["m"]
-        await server.stop(0)
 
 
 @pytest.mark.parametrize(

@@ -166,18 +166,17 @@ class TestLoadErrors:
             (RuntimeError("two\nlines"), "INTERNAL", "RuntimeError: two lines"),
         ],
     )
-    async def test_the_authors_exception_becomes_status_and_message(self, error, code, message):
+    async def test_the_authors_exception_becomes_status_and_message(self, error, code, message, served):
         class Failing(Texts):
             def load(self, source):
                 raise error
 
-        server = await serve(Failing(), listen="127.0.0.1:0")
+        server = await served(Failing(), listen="127.0.0.1:0")
         async with grpc.aio.insecure_channel(server.address) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await load(channel)
         assert caught.value.code().name == code
         assert caught.value.details().startswith(message)
-        await server.stop(0)
 
 
 class TestManagement:
@@ -198,7 +197,7 @@ class TestManagement:
             )
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
-    async def test_starting_until_the_author_is_ready(self):
+    async def test_starting_until_the_author_is_ready(self, served):
         class Slow(Texts):
             ready = False
 
@@ -206,7 +205,7 @@ class TestManagement:
                 return self.ready
 
         runtime = Slow()
-        server = await serve(runtime, listen="127.0.0.1:0")
+        server = await served(runtime, listen="127.0.0.1:0")
         async with grpc.aio.insecure_channel(server.address) as channel:
             for ready in (False, True):
                 runtime.ready = ready
@@ -214,9 +213,8 @@ class TestManagement:
                     channel, "/mmesh.ModelRuntime/runtimeStatus", pb.RuntimeStatusRequest(), pb.RuntimeStatusResponse
                 )
                 assert status.status == int(ready)
-        await server.stop(0)
 
-    async def test_starting_while_a_purge_takes_long(self, monkeypatch):
+    async def test_starting_while_a_purge_takes_long(self, monkeypatch, served):
         monkeypatch.setattr("modelmesh.runtime.management.PURGE_PATIENCE_S", 0.01)
         go_on = asyncio.Event()
 
@@ -224,7 +222,7 @@ class TestManagement:
             async def unload(self, model):
                 await go_on.wait()
 
-        server = await serve(Slow(), listen="127.0.0.1:0")
+        server = await served(Slow(), listen="127.0.0.1:0")
         async with grpc.aio.insecure_channel(server.address) as channel:
             await load(channel)
 
@@ -238,7 +236,6 @@ class TestManagement:
             go_on.set()
             while await status() != pb.RuntimeStatusResponse.READY:
                 await asyncio.sleep(0.005)
-        await server.stop(0)
 
     @pytest.mark.parametrize(
         ("name", "value", "message"),
@@ -271,8 +268,8 @@ class Doubler(ModelRuntime[int]):
         return {"y": inputs["x"] * np.float32(model), "seen": np.array([repr(sorted(parameters.items()))])}
 
 
-async def test_infer_with_bf16_and_parameters():
-    server = await serve(Doubler(), listen="127.0.0.1:0")
+async def test_infer_with_bf16_and_parameters(served):
+    server = await served(Doubler(), listen="127.0.0.1:0")
     async with grpc.aio.insecure_channel(server.address) as channel:
         await load(channel, path="2")
         request = oip.ModelInferRequest(model_name="m1", id="7", raw_input_contents=[b"\x80\x3f"])
@@ -283,13 +280,12 @@ async def test_infer_with_bf16_and_parameters():
     assert answer.raw_output_contents[0] == b"\x00\x40"
     assert answer.raw_output_contents[1][4:] == b"[('top_k', 3)]"
     assert answer.id == "7"
-    await server.stop(0)
 
 
 class TestAddresses:
-    async def test_unix_socket_in_a_folder_that_is_made(self, tmp_path):
+    async def test_unix_socket_in_a_folder_that_is_made(self, tmp_path, served):
         path = tmp_path / "new" / "r.sock"
-        server = await serve(Texts(), listen=[f"unix://{path}", "0"])
+        server = await served(Texts(), listen=[f"unix://{path}", "0"])
         assert len(server.addresses) == 2
         for address in server.addresses:
             async with grpc.aio.insecure_channel(address) as channel:
@@ -297,19 +293,17 @@ class TestAddresses:
         await server.stop(0)
         assert not path.exists()
 
-    async def test_a_socket_left_by_a_killed_process_is_replaced(self, tmp_path):
+    async def test_a_socket_left_by_a_killed_process_is_replaced(self, tmp_path, served):
         path = tmp_path / "r.sock"
         with socket.socket(socket.AF_UNIX) as old:
             old.bind(str(path))
-        server = await serve(Texts(), listen=f"unix:{path}")
-        await server.stop(0)
+        await served(Texts(), listen=f"unix:{path}")
 
-    async def test_addresses_in_use_are_named(self, tmp_path):
-        server = await serve(Texts(), listen=["127.0.0.1:0", f"unix://{tmp_path}/r.sock"])
+    async def test_addresses_in_use_are_named(self, tmp_path, served):
+        server = await served(Texts(), listen=["127.0.0.1:0", f"unix://{tmp_path}/r.sock"])
         for address in server.addresses:
             with pytest.raises(OSError, match=address.rpartition(":")[2]):
-                await serve(Texts(), listen=address)
-        await server.stop(0)
+                await served(Texts(), listen=address)
 
     @pytest.mark.parametrize("listen", ["", "host", "1:2:x", "127.0.0.1:99999", ":80x"])
     async def test_no_addresses(self, listen):
@@ -338,10 +332,10 @@ class TestIntrospection:
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        stop = asyncio.create_task(server.stop(5))
+        stop = asyncio.create_task(server.stop(60))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert await watch.read() is grpc.aio.EOF  # an open watch must not hold up the end
-        assert await asyncio.wait_for(stop, 2)
+        assert await asyncio.wait_for(stop, 20)
 
     async def test_reflection_by_the_public_client(self, server):
         def ask():
@@ -355,7 +349,7 @@ class TestIntrospection:
         assert files == ["example-predictor.proto", "model-runtime.proto"]
 
 
-async def test_a_cancelled_call_keeps_its_model_until_its_thread_has_ended():
+async def test_a_cancelled_call_keeps_its_model_until_its_thread_has_ended(served):
     # 1 a plain method runs in a thread; 2 its client gives up; 3 an unload must wait for the thread all the same.
     begun, go_on, story = threading.Event(), threading.Event(), []
 
@@ -369,7 +363,7 @@ async def test_a_cancelled_call_keeps_its_model_until_its_thread_has_ended():
         def unload(self, model):
             story.append("unloaded")
 
-    server = await serve(Slow(), listen="127.0.0.1:0")
+    server = await served(Slow(), listen="127.0.0.1:0")
     async with grpc.aio.insecure_channel(server.address) as channel:
         await load(channel)
         running = predict(channel, "x")
@@ -387,21 +381,21 @@ async def test_a_cancelled_call_keeps_its_model_until_its_thread_has_ended():
         go_on.set()
         await unload
     assert story == ["answered", "unloaded"]
-    await server.stop(0)
 
 
-async def test_a_load_that_hangs_does_not_keep_the_server_from_stopping():
-    go_on = threading.Event()
+async def test_a_load_that_hangs_does_not_keep_the_server_from_stopping(served):
+    started, go_on = threading.Event(), threading.Event()
 
     class Hanging(Texts):
         def load(self, source):
+            started.set()
             go_on.wait(10)
             return ""
 
-    server = await serve(Hanging(), listen="127.0.0.1:0")
+    server = await served(Hanging(), listen="127.0.0.1:0")
     async with grpc.aio.insecure_channel(server.address) as channel:
         loading = asyncio.ensure_future(load(channel).code())
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(started.wait, 10)
         assert not await server.stop(0)
         go_on.set()
         await loading
