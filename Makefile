@@ -201,7 +201,7 @@ faults: bytecode ## real processes and a real etcd under faults, with callers wh
 
 STORM_SECONDS ?= 600
 .PHONY: storm
-storm: bytecode ## hostile clients, runtimes and stores beside a client that must not notice, within 512 MiB (10 minutes); STORM_SECONDS=60 is the short form
+storm: bytecode ## hostile clients, runtimes and stores beside a client that must not notice, within 512 MiB (10 minutes); STORM_SECONDS=60 is the short form, whose latency is shown and not judged
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python -m benchmarks.storm.run --seconds $(STORM_SECONDS)
 

@@ -36,6 +36,8 @@ DESCRIPTORS = 1024
 REHEARSAL_S = 120.0
 """A storm before the storm, at most: what is opened once and kept for minutes (connections between instances, pools of
 memory) is not what a storm leaves behind."""
+LATENCY_S = 300.0
+"""Latency is judged in storms of at least this length. In a shorter one, a p99 is decided by a few moments."""
 VICTIM = ("--models", "8", "--connections", "4", "--rate", "200")
 CONSTRAINED = json.dumps({"echo": {"required": ["good"]}, "evil": {"required": ["evil"]}})
 
@@ -227,11 +229,11 @@ async def _play(stage: Stage, seconds: float, rng: Random, ends: list[str]) -> d
     }
 
 
-def faults(line: dict[str, Any]) -> list[str]:
+def faults(line: dict[str, Any], seconds: float) -> list[str]:
     """What must hold and did not."""
     rules = {
         "calls failed": line["failed"] == 0 and line["calls"] > 0,
-        "p99 is more than five times that of alone": line["p99_ratio"] <= 5,
+        "p99 is more than five times that of alone": line["p99_ratio"] <= 5 or seconds < LATENCY_S,
         f"more than {MEMORY_MB} MiB were held": line["rss_mb_peak"] <= MEMORY_MB,
         "memory did not come back": line["rss_mb_after"] <= line["rss_mb_before"] + 64,
         "descriptors did not come back": line["fds_after"] <= line["fds_before"] + 8,
@@ -247,7 +249,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     line = asyncio.run(storm(arguments.seconds, arguments.seed))
-    for what in (broken := faults(line)):
+    for what in (broken := faults(line, arguments.seconds)):
         print(f"*** {what} ***")
     print("storm: " + json.dumps(line))
     return 1 if broken else 0

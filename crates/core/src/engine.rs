@@ -87,6 +87,7 @@ impl Engine {
     }
 
     fn start_threads(&self, running: &mut Running, listeners: Vec<Listener>) -> io::Result<()> {
+        let give_back_memory = self.shared.settings.give_back_memory;
         let mut handles = Vec::new();
         for index in 0..thread_count(self.shared.settings.threads) {
             let (handle, commands) = Handle::new();
@@ -98,7 +99,7 @@ impl Engine {
             };
             handle.load.turned_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
             handles.push(handle);
-            running.threads.push(spawn(format!("mm-data-{index}"), worker.run(commands))?);
+            running.threads.push(spawn(format!("mm-data-{index}"), give_back_memory, worker.run(commands))?);
         }
         let workers: Arc<[Handle]> = handles.into();
         running.workers = Some(Arc::clone(&workers));
@@ -106,7 +107,7 @@ impl Engine {
         let turned_ms = Arc::clone(&running.acceptor_turned_ms);
         let accepting =
             listen::accept_all(listeners, workers, Arc::clone(&self.shared), self.phase.subscribe(), turned_ms);
-        running.threads.push(spawn("mm-accept".to_owned(), accepting)?);
+        running.threads.push(spawn("mm-accept".to_owned(), give_back_memory, accepting)?);
         Ok(())
     }
 

@@ -31,6 +31,9 @@ pub struct Settings {
     pub multi_parallelism: usize,
     pub tapped_bytes_max: usize,
     pub counted: Counted,
+    /// Called about once a second on each thread, so that memory that a busy time has freed goes back to the system. An
+    /// allocator may do so only while a thread allocates, and an idle thread does not.
+    pub give_back_memory: fn(),
 }
 
 impl Default for Settings {
@@ -56,6 +59,7 @@ impl Default for Settings {
             multi_parallelism: 4,
             tapped_bytes_max: 64 << 20,
             counted: Counted::default(),
+            give_back_memory: || {},
         }
     }
 }

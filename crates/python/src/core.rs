@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::events::to_object;
+use crate::give_back_memory;
 use crate::given::{self, Naming, Observing, PeerAddress, Route, Rules, Trailers};
 use crate::tls::Tls;
 
@@ -105,6 +106,7 @@ impl Core {
                 full_names: metrics_full_names,
                 models_max: metrics_models_max,
             },
+            give_back_memory,
         })?;
         Ok(Self { engine, rest, rest_origins, front: Mutex::new(None), process: process::id() })
     }

@@ -14,6 +14,12 @@ use pyo3::prelude::*;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
+/// Gives the system back what this thread has freed, as far as it has been free for a while.
+fn give_back_memory() {
+    // SAFETY: it works on the calling thread's own heap, and may be called at any time.
+    unsafe { libmimalloc_sys::mi_collect(false) }
+}
+
 /// Index of the copy that gets a request: the less loaded of two drawn ones.
 #[pyfunction]
 fn choose_copy(loads: Vec<u32>, draws: (u32, u32)) -> usize {

@@ -71,7 +71,7 @@ impl Door {
     pub fn spawn(&self, name: String, work: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
         let turned_ms = Arc::new(AtomicU64::new(clock::monotonic_ms()));
         self.shared.turned_ms.lock().push(Arc::clone(&turned_ms));
-        thread::spawn(name, async move {
+        thread::spawn(name, self.shared.settings.give_back_memory, async move {
             let mut beat = interval(HEARTBEAT);
             let mut work = pin!(work);
             loop {

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::io::DuplexStream;
@@ -113,15 +114,31 @@ pub fn least_loaded(workers: &[Handle]) -> Option<&Handle> {
     workers.iter().min_by_key(|worker| worker.connections())
 }
 
+/// How often a thread calls `Settings::give_back_memory`.
+const GIVE_BACK: Duration = Duration::from_secs(1);
+
 /// Starts a thread with a runtime of its own.
 ///
 /// # Errors
 /// The system gives none.
-pub fn spawn(name: String, work: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+pub fn spawn(
+    name: String,
+    give_back_memory: fn(),
+    work: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
     let runtime: Runtime = Builder::new_current_thread().enable_all().build()?;
     // Signals belong to Python's main thread; a thread inherits the mask it is started under.
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-    let started = thread::Builder::new().name(name).spawn(move || runtime.block_on(work));
+    let started = thread::Builder::new().name(name).spawn(move || {
+        runtime.spawn(async move {
+            let mut beat = tokio::time::interval(GIVE_BACK);
+            loop {
+                beat.tick().await;
+                give_back_memory();
+            }
+        });
+        runtime.block_on(work);
+    });
     before.thread_set_mask()?;
     started
 }
