@@ -15,7 +15,10 @@ FOLDERS = (
     *(f"src/modelmesh/adapters/{name}" for name in ("", "dataplane", "store", "runtime", "peers", "http")),
     *(f"src/modelmesh/adapters/{name}" for name in ("telemetry", "payloads")),
     *(f"src/modelmesh/{name}" for name in ("storage", "storage/sources", "puller", "runtime", "servers", "instance")),
-    *(f"src/modelmesh/{name}" for name in ("kubernetes", "kubernetes/render")),
+    *(
+        f"src/modelmesh/{name}"
+        for name in ("kubernetes", "kubernetes/render", "kubernetes/loop", "kubernetes/adapters")
+    ),
     *(f"src/modelmesh/{name}" for name in ("client", "cli", "testing")),
 )
 

@@ -1,0 +1,1 @@
+"""What the controller talks to: the API server, and the meshes of namespaces."""
