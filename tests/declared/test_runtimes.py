@@ -125,7 +125,7 @@ WRONG = {
     ),
     "sockets": (
         {"grpcEndpoint": "unix:/a/x", "grpcDataEndpoint": "unix:///b/y"},
-        ["spec.grpcDataEndpoint"],
+        ["spec.grpcDataEndpoint", "spec.grpcEndpoint"],
     ),
     "containers": (
         {

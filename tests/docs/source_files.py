@@ -15,11 +15,8 @@ FOLDERS = (
     *(f"src/modelmesh/adapters/{name}" for name in ("", "dataplane", "store", "runtime", "peers", "http")),
     *(f"src/modelmesh/adapters/{name}" for name in ("telemetry", "payloads")),
     *(f"src/modelmesh/{name}" for name in ("storage", "storage/sources", "puller", "runtime", "servers", "instance")),
-    *(
-        f"src/modelmesh/{name}"
-        for name in ("kubernetes", "kubernetes/render", "kubernetes/loop", "kubernetes/adapters")
-    ),
-    *(f"src/modelmesh/{name}" for name in ("client", "cli", "testing")),
+    *sorted({path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("src/modelmesh/kubernetes/**/*.py")}),
+    *(f"src/modelmesh/{name}" for name in ("client", "cli", "testing", "testing/controlplane")),
 )
 
 HEADER = """# File by file

@@ -31,6 +31,7 @@ _AUTOSCALER = "serving.kserve.io/autoscalerClass"
 _METRIC = "serving.kserve.io/metrics"
 _TARGET = "serving.kserve.io/targetUtilizationPercentage"
 _SCALES = ("serving.kserve.io/min-scale", "serving.kserve.io/max-scale")
+_ENDPOINT = "must be port:N with 1 to 65535, or unix:/PATH"
 _COUNTS = ("maxLoadingConcurrency", "perModelConcurrencyLimit")
 _SPEC = (
     *("supportedModelFormats", "multiModel", "disabled", "protocolVersions", "grpcEndpoint", "grpcDataEndpoint"),
@@ -115,32 +116,30 @@ class Runtime:
 
 
 def read_runtime(spec: Fields, annotations: Fields, *, source: str, kind: str, name: str, namespace: str) -> Runtime:
-    """A runtime; problems are noted at the fields, and all rules are checked, not the first that fails."""
+    """A runtime; problems are noted at the fields, and all rules are checked, not the first that fails.
+
+    Of a runtime that is not for the mesh (`multiModel` is not true) only that is read, because its other fields have
+    other rules.
+    """
     spec.only(_SPEC, others=True)
     formats = tuple(_formats(spec))
     containers = list(spec.items("containers"))
     multi_model = spec.flag("multiModel") is True
     if not containers and "containers" not in spec:
         spec.problem("containers", "is required")
-    adapter = _adapter(spec, containers) if "builtInAdapter" in spec else None
-    endpoints = [_endpoint(spec, field_name) for field_name in ("grpcEndpoint", "grpcDataEndpoint")]
-    if multi_model and "grpcEndpoint" not in spec:
-        spec.problem("grpcEndpoint", "is required of a multi-model runtime: port:N or unix:PATH")
-    folders = {
-        endpoint.removeprefix("unix:").removeprefix("//").rpartition("/")[0]
-        for endpoint in endpoints
-        if endpoint.startswith("unix:")
-    }
-    if len(folders) > 1:
-        spec.problem("grpcDataEndpoint", "must be a socket in the folder of grpcEndpoint")
+    adapter, endpoints = None, ["", ""]
+    if multi_model:
+        adapter = _adapter(spec, containers) if "builtInAdapter" in spec else None
+        endpoints = [_endpoint(spec, field_name) for field_name in ("grpcEndpoint", "grpcDataEndpoint")]
+        _check_endpoints(spec, endpoints)
+        _check_containers(spec, containers)
+        _check_annotations(annotations, replicas="replicas" in spec)
+        if len(f"{SERVICE}-{name}") > MAX_LABEL:
+            spec.findings.add(
+                "metadata.name",
+                f"is longer than {MAX_LABEL - len(SERVICE) - 1} characters, which a Deployment's name has no room for",
+            )
     spec.number("replicas", least=0, most=65535)
-    _check_containers(spec, containers)
-    _check_annotations(annotations, replicas="replicas" in spec)
-    if multi_model and len(f"{SERVICE}-{name}") > MAX_LABEL:
-        spec.findings.add(
-            "metadata.name",
-            f"is longer than {MAX_LABEL - len(SERVICE) - 1} characters, which a Deployment's name has no room for",
-        )
     spec.ignored(("httpDataEndpoint",), "has no effect")
     return Runtime(
         source=source,
@@ -178,10 +177,21 @@ def _endpoint(spec: Fields, name: str) -> str:
     if text.startswith("port:"):
         port = text.removeprefix("port:")
         if not (port.isdecimal() and port.isascii() and 0 < int(port) < 65536):
-            spec.problem(name, f"must be port:N with 1 to 65535, is {shown(text)}")
+            spec.problem(name, f"{_ENDPOINT}, is {shown(text)}")
     elif text and not (text.startswith("unix:") and text.removeprefix("unix:").removeprefix("//").startswith("/")):
-        spec.problem(name, f"must be port:N or unix:/PATH, is {shown(text)}")
+        spec.problem(name, f"{_ENDPOINT}, is {shown(text)}")
     return text
+
+
+def _check_endpoints(spec: Fields, endpoints: list[str]) -> None:
+    if "grpcEndpoint" not in spec:
+        spec.problem("grpcEndpoint", "is required of a multi-model runtime: port:N or unix:PATH")
+    sockets = [endpoint for endpoint in endpoints if endpoint.startswith("unix:")]
+    folders = {socket.removeprefix("unix:").removeprefix("//").rpartition("/")[0] for socket in sockets}
+    if len(folders) > 1:
+        spec.problem("grpcDataEndpoint", "must be a socket in the folder of grpcEndpoint")
+    if "builtInAdapter" in spec and endpoints[0].startswith("unix:"):
+        spec.problem("grpcEndpoint", "must be port:N with a built-in adapter")
 
 
 def _adapter(spec: Fields, containers: list[Fields]) -> Adapter:

@@ -13,12 +13,9 @@ def check_runtime(runtime: Runtime, config: Config) -> tuple[Problem, ...]:
     if len(deployment_name(runtime, config)) > MAX_LABEL:
         room = MAX_LABEL - len(config.service_name) - 1
         found.append(("metadata.name", f"is longer than {room} characters, which a Deployment's name has no room for"))
-    if runtime.adapter is not None:
-        if runtime.adapter.server_type not in config.server_types:
-            known = ", ".join(config.server_types)
-            found.append(("spec.builtInAdapter.serverType", f"must be one of {known}, as builtInServerTypes says"))
-        if runtime.management_endpoint.startswith("unix:"):
-            found.append(("spec.grpcEndpoint", "must be port:N with a built-in adapter"))
+    if runtime.adapter is not None and runtime.adapter.server_type not in config.server_types:
+        known = ", ".join(config.server_types)
+        found.append(("spec.builtInAdapter.serverType", f"must be one of {known}, as builtInServerTypes says"))
     ours = {
         config.service_port: "gRPC of the instance (inferenceServicePort)",
         config.rest_port: "REST of the instance (restProxy.port)",

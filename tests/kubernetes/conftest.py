@@ -1,0 +1,59 @@
+"""A control plane for all tests of a run that need one (`real_*.py`)."""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from refused import runtime, service
+
+from modelmesh.testing.controlplane.api import Api
+from modelmesh.testing.controlplane.plane import ControlPlane, ControlPlaneError
+
+
+async def until(holds: Callable[[], Awaitable[bool]], otherwise: str, *, within_s: float = 60.0) -> None:
+    """Wait until something holds; fails with `otherwise` if it does not in time."""
+    late = time.monotonic() + within_s
+    while not await holds():
+        assert time.monotonic() < late, otherwise
+        await asyncio.sleep(0.1)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
+    """Started once; tests use namespaces of their own."""
+    program = Path(os.environ["CONTROL_PLANE"])
+    async with ControlPlane(program, tmp_path_factory.mktemp("plane")) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def api(plane: ControlPlane) -> AsyncIterator[Api]:
+    """As the administrator."""
+    async with plane.api() as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def serving(plane: ControlPlane) -> None:
+    """Definitions and policies are there, and work."""
+    folder = Path(__file__).parents[2] / "deploy" / "kubernetes" / "serving"
+    await plane.kubectl("apply", "--server-side", "-k", str(folder / "crds"))
+    await plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    await plane.kubectl("apply", "-k", str(folder / "admission"))
+    await until(lambda: _refused(plane), "the policies do not refuse anything")
+
+
+async def _refused(plane: ControlPlane) -> bool:
+    """Policies begin to work some time after they were created, each by itself."""
+    for manifest in (runtime(annotations={"autoscalerClass": "external"}), service({})):
+        try:
+            await plane.kubectl("create", "--dry-run=server", "-f", "-", given=json.dumps(manifest))
+        except ControlPlaneError:
+            continue
+        return False
+    return True

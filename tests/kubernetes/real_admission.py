@@ -1,0 +1,99 @@
+"""What a real API server takes and refuses, and with which sentence."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from conftest import until
+from golden import cases
+from refused import MODELS, OTHERS, RUNTIMES, TAKEN, Manifest
+
+from modelmesh.testing.controlplane.api import Api, ApiError, path
+from modelmesh.testing.controlplane.plane import ControlPlane
+
+ROOT = Path(__file__).parents[2]
+SERVING = ROOT / "deploy" / "kubernetes" / "serving"
+REFUSED = RUNTIMES | MODELS
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PLURALS = {
+    **{
+        kind: f"{kind.lower()}s"
+        for kind in ("ServingRuntime", "Predictor", "InferenceService", "ClusterServingRuntime")
+    },
+    **{
+        kind: f"{kind.lower()}s" for kind in ("Deployment", "Service", "ConfigMap", "Secret", "HorizontalPodAutoscaler")
+    },
+    "NetworkPolicy": "networkpolicies",
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def namespace(plane: ControlPlane, api: Api, serving: None) -> AsyncIterator[str]:
+    """For objects that are only tried."""
+    await plane.kubectl("create", "namespace", "models")
+    yield "models"
+    await api.delete(path("v1", "namespaces", name="models"))
+
+
+async def tried(api: Api, manifest: Manifest, namespace: str) -> Manifest:
+    """The object as the server would keep it."""
+    where = path(manifest["apiVersion"], PLURALS[manifest["kind"]], namespace, manifest["metadata"]["name"])
+    if manifest["kind"] == "ClusterServingRuntime":
+        where = path(manifest["apiVersion"], PLURALS[manifest["kind"]], "", manifest["metadata"]["name"])
+    return await api.apply(where, manifest, manager="tests", dry_run=True)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_refused_with_the_sentence(api: Api, namespace: str, name: str) -> None:
+    manifest, sentence = REFUSED[name]
+    with pytest.raises(ApiError) as refusal:
+        await tried(api, manifest, namespace)
+    assert refusal.value.status == 422
+    assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize("manifest", (TAKEN | OTHERS).values(), ids=TAKEN | OTHERS)
+async def test_taken(api: Api, namespace: str, manifest: Manifest) -> None:
+    kept = await tried(api, manifest, namespace)
+    assert kept["spec"] == manifest["spec"]
+
+
+async def test_a_new_predictor_has_the_status_of_one_that_nobody_has_looked_at(api: Api, namespace: str) -> None:
+    kept = await tried(api, TAKEN["predictor"], namespace)
+    assert kept["status"] == {
+        "transitionStatus": "UpToDate",
+        "activeModelState": "Pending",
+        "targetModelState": "",
+        "available": False,
+        "failedCopies": 0,
+        "totalCopies": 0,
+    }
+
+
+@pytest.mark.parametrize(("name", "objects"), list(cases()))
+async def test_rendered_objects_are_taken_as_they_are(
+    api: Api, namespace: str, name: str, objects: tuple[Manifest, ...]
+) -> None:
+    """With strict validation: no field is unknown to the server."""
+    for one in objects:
+        if one["kind"] != "ServiceMonitor":  # of the Prometheus operator, which is not here
+            await tried(api, one, namespace)
+
+
+async def test_the_shipped_runtimes_are_taken(plane: ControlPlane, serving: None) -> None:
+    said = await plane.kubectl("apply", "--dry-run=server", "-k", str(ROOT / "src/modelmesh/instance/runtimes"))
+    assert said.count("created (server dry run)") == 5
+
+
+async def test_the_server_finds_nothing_to_warn_of_in_the_expressions(api: Api, serving: None) -> None:
+    found: dict[str, Manifest] = {}
+
+    async def checked() -> bool:
+        policies = await api.items(path("admissionregistration.k8s.io/v1", "validatingadmissionpolicies"))
+        found.update({policy["metadata"]["name"]: policy.get("status", {}).get("typeChecking") for policy in policies})
+        return None not in found.values()
+
+    await until(checked, "the types of the policies' expressions were not checked")
+    assert found == {"modelmesh-runtimes": {}, "modelmesh-inference-services": {}}
