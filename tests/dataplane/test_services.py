@@ -26,7 +26,7 @@ async def test_a_unary_call(served: Instance) -> None:
         b"question", metadata=(("x-user", "u"), ("x-data-bin", b"\xff")), timeout=WAIT
     )
     called = await served.brain.next(Called)
-    assert (called.listener, called.method) == ("serving", f"{SERVICE}/anything")
+    assert (called.port, called.method) == ("serving", f"{SERVICE}/anything")
     assert called.peer_address.startswith("127.0.0.1:")
     assert dict(called.metadata)["x-user"] == b"u"
     assert dict(called.metadata)["x-data-bin"] in {b"/w", b"/w=="}
@@ -68,7 +68,7 @@ async def test_the_peer_port_has_services_of_its_own(served: Instance) -> None:
     async with grpc.aio.insecure_channel(served.peer_address.address) as channel:
         call = channel.unary_unary("/modelmesh.v1.Peer/Ping")(b"")
         called = await served.brain.next(Called)
-        assert called.listener == "peer"
+        assert called.port == "peer"
         served.plane.reply(called.token, b"pong", last=True)
         assert await call == b"pong"
 

@@ -13,9 +13,11 @@ from frames import Client
 from scripted import WAIT, Instance, until
 
 from modelmesh._proto import admin_pb2 as pb
+from modelmesh.adapters.credentials import KeySets
 from modelmesh.control.journal import Journal
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.tasks import Tasks
+from modelmesh.management.access import Access
 from modelmesh.management.admin import WATCHERS, Admin
 from modelmesh.management.calls import Call, CallServer, Method
 from modelmesh.testing.clock import VirtualClock
@@ -37,9 +39,12 @@ class Watched:
         self.admin = Admin(cast(ControlPlane, SimpleNamespace(journal=self.journal)))
         self.sent = 0
         self.failures: list[Any] = []
+        tasks = Tasks(lambda *failure: self.failures.append(failure))
+        clock = VirtualClock()
         self.server = CallServer(
             dataplane=one.plane,
-            tasks=Tasks(lambda *failure: self.failures.append(failure)),
+            tasks=tasks,
+            access=Access(dataplane=one.plane, clock=clock, tasks=tasks, keys=KeySets(clock).keys),
             methods={
                 WATCH: Method(pb.WatchEventsRequest, streaming=self._watch),
                 REGISTER: Method(pb.WatchEventsRequest, unary=self._register),

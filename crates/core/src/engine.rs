@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::access::{Limits, Verdict};
 use crate::call::held::Resolution;
 use crate::call::rules::Rules;
 use crate::clock;
@@ -195,6 +196,17 @@ impl Engine {
 
     pub fn set_rules(&self, rules: Rules) {
         *self.shared.rules.write() = rules;
+    }
+
+    /// What tenants may use, or None: nobody is asked who they are. What is known of credentials is forgotten.
+    pub fn set_access(&self, tenants: Option<Vec<(String, Limits)>>) {
+        self.shared.access.set(tenants);
+    }
+
+    /// Says whose credential it is; false for a question that was not asked.
+    #[must_use]
+    pub fn answer(&self, token: u64, verdict: Verdict) -> bool {
+        self.shared.access.answer(token, verdict)
     }
 
     /// False for each token that has gone.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
+use crate::access::{Asked, Identity, Listener};
 use crate::call::outcome::Outcome;
 use crate::call::subject::{Hop, Subject};
 use crate::observe::told::{Logged, Tapped};
@@ -45,11 +46,16 @@ pub enum Event {
     Called {
         token: u64,
         port: Port,
+        listener: Listener,
+        /// Who calls; None: nobody asks.
+        identity: Option<Identity>,
         peer_address: String,
         method: String,
         metadata: Vec<(String, Vec<u8>)>,
         timeout_ms: Option<u64>,
     },
+    /// Somebody shows a credential that nothing is known of.
+    Asked(Asked),
     CallMessage {
         token: u64,
         /// None: the caller half-closed.

@@ -5,10 +5,11 @@
 //! - `transport`: `listen` (acceptor), `connections` (how many there may be), `worker` (a data thread's loop), `thread` (its
 //!   state), `connection`; towards others `peers` (addresses), `link` (connections), `connect`; for Python `client` (a
 //!   connection without a socket) and `pipe` (its bytes); `door`, where listeners of other protocols come in;
-//! - `call`: `entry` (request to call), `admission` (may it begin), `rejection` (why not), `rules` (may it be called),
+//! - `call`: `entry` (request to call), `admission` (may it begin), `who` (calls), `rejection` (why not), `rules` (may it be called),
 //!   `identify` (whose is it), `extraction` (ids inside messages), `inference` (the decision loop), `attempt`, `relay`, `replay`
 //!   (request body), `caller` (answer), `multi` (several ids in one call) and its `part`s, `held` (what waits for Python),
 //!   `outcome` (why an attempt failed), `end` (how it ended), `deadline` and `stopped` (who does not wait any more);
+//! - `access`: `credential` (what a call shows), `table` (whose it is), `principal` and `patterns` (what they may), `tenant`;
 //! - `routing`: `table`, `copy`, `gate`, `naming`, `resolve` (which known copy), `local` and `peer` (a call at one);
 //! - `services`, that Python answers: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is);
 //! - `wire`: `headers`, `status`, `timeout`, `framing`, `compression`, `splice`;
@@ -19,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod budget;
 mod call;
 mod clock;
@@ -34,6 +36,7 @@ mod shared;
 mod transport;
 mod wire;
 
+pub use access::{Asked, Identity, Limits, Listener, Right, Verdict};
 pub use call::held::Resolution;
 pub use call::outcome::Outcome;
 pub use call::rules::{MethodRule, Rules};

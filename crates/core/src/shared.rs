@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::access::Access;
 use crate::budget::Budget;
 use crate::call::held::Held;
 use crate::call::rules::Rules;
@@ -29,6 +30,8 @@ pub struct Shared {
     pub peers: Peers,
     pub runtime: RwLock<Arc<Destination>>,
     pub rules: RwLock<Rules>,
+    /// Who calls, and what they may.
+    pub access: Access,
     pub events: Events,
     pub held: Arc<Held>,
     pub calls: Calls,
@@ -59,6 +62,7 @@ impl Shared {
             peers: Peers::default(),
             runtime: RwLock::new(Destination::new(&settings.instance, &settings.runtime, Kind::Runtime)),
             rules: RwLock::new(Rules { allow_others: true, ..Rules::default() }),
+            access: Access::default(),
             events: Events::new(settings.events_max)?,
             held,
             calls: Calls::new(held_bytes),

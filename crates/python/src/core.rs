@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::process;
 use std::time::Duration;
 
-use modelmesh_core::{Counted, Engine, Series, Settings};
+use modelmesh_core::{Counted, Engine, Identity, Series, Settings, Verdict};
 use modelmesh_rest::Front;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
@@ -192,6 +192,38 @@ impl Core {
         let engine = self.engine()?;
         py.detach(|| engine.set_rules(rules.into()));
         Ok(())
+    }
+
+    fn set_access(&self, py: Python<'_>, tenants: Option<Vec<given::Tenant>>) -> PyResult<()> {
+        let engine = self.engine()?;
+        let tenants =
+            tenants.map(|tenants| tenants.into_iter().map(given::limits).collect::<PyResult<_>>()).transpose()?;
+        py.detach(|| engine.set_access(tenants));
+        Ok(())
+    }
+
+    fn accept(
+        &self,
+        py: Python<'_>,
+        token: u64,
+        identity: (String, Vec<String>, String),
+        rights: Vec<given::Right>,
+        valid_ms: Option<u64>,
+    ) -> PyResult<bool> {
+        let engine = self.engine()?;
+        let (name, groups, tenant) = identity;
+        let verdict = Verdict::Known {
+            identity: Identity { name, groups, tenant },
+            rights: rights.into_iter().map(given::right).collect::<PyResult<_>>()?,
+            valid: valid_ms.map(Duration::from_millis),
+        };
+        Ok(py.detach(|| engine.answer(token, verdict)))
+    }
+
+    fn reject(&self, py: Python<'_>, token: u64, status: u64, message: String, kept: bool) -> PyResult<bool> {
+        let engine = self.engine()?;
+        let status = given::status(status, message, Vec::new())?;
+        Ok(py.detach(|| engine.answer(token, Verdict::Refused { status, kept })))
     }
 
     fn resolve(&self, py: Python<'_>, resolutions: Vec<(u64, Bound<'_, PyAny>)>) -> PyResult<Vec<bool>> {

@@ -47,12 +47,15 @@ classes! {
     }
     Called {
         token: u64,
+        port: &'static str,
         listener: &'static str,
+        identity: Option<(String, Vec<String>, String)>,
         peer_address: String,
         method: String,
         metadata: Headers,
         timeout_ms: Option<u64>,
     }
+    Asked { token: u64, kind: &'static str, credential: Py<PyBytes> }
     CallMessage { token: u64, message: Option<Py<PyBytes>> }
     Cancelled { token: u64 }
     CopyIdle { model: String, load_id: u64 }
@@ -135,9 +138,14 @@ pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
             };
             object(py, failed)
         }
-        Event::Called { token, port, peer_address, method, metadata, timeout_ms } => {
+        Event::Called { token, port, listener, identity, peer_address, method, metadata, timeout_ms } => {
             let metadata = headers(py, &metadata);
-            object(py, Called { token, listener: port.text(), peer_address, method, metadata, timeout_ms })
+            let identity = identity.map(|who| (who.name, who.groups, who.tenant));
+            let (port, listener) = (port.text(), listener.text());
+            object(py, Called { token, port, listener, identity, peer_address, method, metadata, timeout_ms })
+        }
+        Event::Asked(modelmesh_core::Asked { token, kind, credential }) => {
+            object(py, Asked { token, kind, credential: bytes(py, &credential) })
         }
         // The receipt is dropped here: the caller's next message may be read.
         Event::CallMessage { token, message, receipt: _ } => {
@@ -147,29 +155,7 @@ pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
         Event::CopyIdle { model, load_id } => object(py, CopyIdle { model, load_id }),
         Event::LinkLost { instance } => object(py, LinkLost { instance }),
         Event::LinkBack { instance } => object(py, LinkBack { instance }),
-        Event::Tapped(tapped) => {
-            let (request, response) = tapped.messages();
-            let tapped = *tapped;
-            object(
-                py,
-                Tapped {
-                    id: format!("{:032x}", tapped.id),
-                    taps: tapped.taps,
-                    model: tapped.subject.model.clone(),
-                    vmodel: tapped.subject.vmodel.clone(),
-                    method: tapped.method.clone(),
-                    status: tapped.code as u8,
-                    began_ms: tapped.began_ms,
-                    duration_us: tapped.duration_us,
-                    request_headers: headers(py, &tapped.request_headers),
-                    response_headers: headers(py, &tapped.response_headers),
-                    request_encoding: tapped.request_encoding.clone(),
-                    response_encoding: tapped.response_encoding.clone(),
-                    request: payloads(py, &request),
-                    response: payloads(py, &response),
-                },
-            )
-        }
+        Event::Tapped(tapped) => object(py, payloads_of(py, *tapped)),
         Event::Logged(logged) => {
             let logged = *logged;
             object(
@@ -201,6 +187,27 @@ pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
                 .collect::<PyResult<_>>()?;
             object(py, Traced { trace, model, vmodel, method, spans })
         }
+    }
+}
+
+/// The payloads of a call.
+fn payloads_of(py: Python<'_>, tapped: modelmesh_core::Tapped) -> Tapped {
+    let (request, response) = tapped.messages();
+    Tapped {
+        id: format!("{:032x}", tapped.id),
+        taps: tapped.taps,
+        model: tapped.subject.model,
+        vmodel: tapped.subject.vmodel,
+        method: tapped.method,
+        status: tapped.code as u8,
+        began_ms: tapped.began_ms,
+        duration_us: tapped.duration_us,
+        request_headers: headers(py, &tapped.request_headers),
+        response_headers: headers(py, &tapped.response_headers),
+        request_encoding: tapped.request_encoding,
+        response_encoding: tapped.response_encoding,
+        request: payloads(py, &request),
+        response: payloads(py, &response),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use modelmesh_core::{Bounds, Code, Hop, Resolution, Status};
+use modelmesh_core::{Bounds, Code, Hop, Limits, Listener, Resolution, Status};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -79,6 +79,7 @@ pub struct Rules {
     methods: Vec<MethodRule>,
     allow_others: bool,
     forbidden_services: Vec<String>,
+    open_methods: Vec<String>,
 }
 
 impl From<Rules> for modelmesh_core::Rules {
@@ -100,8 +101,34 @@ impl From<Rules> for modelmesh_core::Rules {
             methods: rules.methods.into_iter().map(rule).collect(),
             allow_others: rules.allow_others,
             forbidden_services: rules.forbidden_services.into_iter().collect(),
+            open_methods: rules.open_methods.into_iter().collect(),
         }
     }
+}
+
+/// (Name, calls a second, calls at once).
+pub type Tenant = (String, Option<f64>, Option<usize>);
+
+pub fn limits((name, calls_per_second, calls_at_once): Tenant) -> PyResult<(String, Limits)> {
+    if let Some(rate) = calls_per_second
+        && (rate <= 0.0 || !rate.is_finite())
+    {
+        return Err(PyValueError::new_err(format!("tenant {name} may make {rate} calls a second; it must be above 0")));
+    }
+    Ok((name, Limits { calls_per_second, calls_at_once }))
+}
+
+/// (Pattern, whether of vmodels, listeners).
+pub type Right = (String, bool, Vec<String>);
+
+pub fn right((pattern, vmodels, listeners): Right) -> PyResult<modelmesh_core::Right> {
+    let mut bits = 0;
+    for text in listeners {
+        let listener = Listener::parse(&text)
+            .ok_or_else(|| PyValueError::new_err(format!("the listener is {text:?}; it must be grpc or rest")))?;
+        bits |= listener.bit();
+    }
+    Ok(modelmesh_core::Right { pattern, vmodels, listeners: bits })
 }
 
 #[derive(FromPyObject)]

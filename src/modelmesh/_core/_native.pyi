@@ -56,11 +56,25 @@ class Called:
     """A call of a service that Python answers has begun."""
 
     token: Final[int]
-    listener: Final[Literal["serving", "peer"]]
+    port: Final[Literal["serving", "peer"]]
+    listener: Final[Literal["grpc", "rest"]]
     peer_address: Final[str]
     method: Final[str]
     metadata: Final[list[tuple[str, bytes]]]
     timeout_ms: Final[int | None]
+    identity: Final[tuple[str, list[str], str] | None]
+    """Name, groups and tenant of whoever calls; None: nobody asks."""
+
+@final
+class Asked:
+    """Somebody shows a credential that the core knows nothing of; calls wait until `accept` or `reject` answers.
+
+    A token may be empty: the call has none, and no certificate either. A certificate is DER.
+    """
+
+    token: Final[int]
+    kind: Final[Literal["token", "certificate"]]
+    credential: Final[bytes]
 
 @final
 class CallMessage:
@@ -162,6 +176,7 @@ _Event: TypeAlias = (
     Missed
     | AttemptFailed
     | Called
+    | Asked
     | CallMessage
     | Cancelled
     | CopyIdle
@@ -307,6 +322,20 @@ class Core:
         """Swap certificates: new handshakes use them, open connections go on. None: leave as it is."""
     def set_rules(self, rules: Rules) -> None:
         """Which methods exist. Refused ones answer UNIMPLEMENTED before any routing."""
+    def set_access(self, tenants: Sequence[tuple[str, float | None, int | None]] | None) -> None:
+        """(Name, calls a second, calls at once) of each tenant. From now on calls of clients need a credential; None: they need
+        none any more. What is known of credentials is forgotten. ValueError for a rate that is not above 0."""
+    def accept(
+        self,
+        token: int,
+        identity: tuple[str, list[str], str],
+        rights: Sequence[tuple[str, bool, list[str]]],
+        valid_ms: int | None,
+    ) -> bool:
+        """Answer `Asked`: name, groups and tenant; (pattern, whether of vmodels, listeners) to infer with; how long that
+        holds (None: until `set_access`). False for a token that has gone; ValueError for an unknown listener."""
+    def reject(self, token: int, status: int, message: str, kept: bool) -> bool:
+        """Answer `Asked`: the credential is nobody's. `kept`: for seconds without asking again."""
     def resolve(self, resolutions: Sequence[tuple[int, Resolution]]) -> list[bool]:
         """What happens next to held requests; False for a token that has gone. ValueError for trailers that cannot be sent."""
     def reply(self, token: int, message: bytes, last: bool) -> bool:

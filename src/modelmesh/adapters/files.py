@@ -1,8 +1,9 @@
 """Files that are watched for changes: what Kubernetes mounts from a ConfigMap or a Secret."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 POLL_S = 1.0
 """A ConfigMap is swapped by symbolic links, and editors replace files: looking is surer than being told."""
@@ -11,17 +12,28 @@ LARGEST_BYTES = 4 * 1024 * 1024
 """Four times what Kubernetes lets a ConfigMap hold."""
 
 
-class WatchedFile:
+Parsed = TypeVar("Parsed")
+
+
+class WatchedFile(Generic[Parsed]):
     """A text file whose changes are told. What cannot be read or used is told as well; the last good text stays.
 
     Args:
         path: The file, which must be readable at the start.
-        changed: Takes each new text; raises ValueError for one that cannot be used.
+        parse: What a text says; raises ValueError for one that cannot be used. While others are served it runs in a thread.
+        changed: Takes what each new text says; raises ValueError if that cannot be used.
         refused: Told why a new text is not used.
     """
 
-    def __init__(self, path: Path, changed: Callable[[str], None], refused: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        parse: Callable[[str], Parsed],
+        changed: Callable[[Parsed], None],
+        refused: Callable[[str], None],
+    ) -> None:
         self.path = path
+        self._parse = parse
         self._changed = changed
         self._refused = refused
         self._seen: bytes | None = None
@@ -33,13 +45,19 @@ class WatchedFile:
             OSError: It cannot be read.
             ValueError: It cannot be used.
         """
+        for parsed in self._look():
+            self._changed(parsed)
+
+    def _look(self) -> Sequence[Parsed]:
+        """What the file says, if that is new."""
         with self.path.open("rb") as file:
             content = file.read(LARGEST_BYTES + 1)
         if len(content) > LARGEST_BYTES:
             raise ValueError(f"it is larger than {LARGEST_BYTES} bytes")
-        if content != self._seen:
-            self._seen = content
-            self._changed(content.decode())
+        if content == self._seen:
+            return ()
+        self._seen = content
+        return (self._parse(content.decode()),)
 
     async def run(self) -> None:
         """Look for changes until cancelled."""
@@ -47,7 +65,8 @@ class WatchedFile:
         while True:
             await asyncio.sleep(POLL_S)
             try:
-                self.read()
+                for parsed in await asyncio.to_thread(self._look):
+                    self._changed(parsed)
                 said = ""
             except (OSError, ValueError) as error:
                 why = f"{self.path}: {error}"

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from modelmesh import __version__
+from modelmesh.cli.access import access
 from modelmesh.cli.adapter import adapter
 from modelmesh.cli.apply import apply
 from modelmesh.cli.events import events
@@ -48,6 +49,7 @@ app.command()(puller)
 app.command()(explain)
 app.command()(fits)
 app.command()(simulate)
+app.add_typer(access, name="access")
 app.add_typer(adapter, name="adapter")
 app.add_typer(models, name="models")
 app.add_typer(vmodels, name="vmodels")

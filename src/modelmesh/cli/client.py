@@ -22,6 +22,9 @@ CERTIFICATE = "MODELMESH_CERT"
 KEY = "MODELMESH_KEY"
 """Variables that name PEM files, for instances that ask clients for a certificate."""
 
+API_KEY = "MODELMESH_API_KEY"
+"""Variable with an API key or a token, for instances that ask who calls."""
+
 LARGEST_PAGE = 1000
 CONNECT_S = 1.0
 """To find out whether anybody is there, after a call failed."""
@@ -47,6 +50,8 @@ class Client:
         self._address = address
         self._timeout_s = timeout_s
         self.doing = ""
+        key = os.environ.get(API_KEY, "")
+        self._credential = (("authorization", f"Bearer {key}"),) if key else ()
         options = channel_options(address)
         if authority is None:
             self._channel = grpc.insecure_channel(address, options=options)
@@ -87,7 +92,7 @@ class Client:
         )
         self.doing = doing
         with _shown(doing):
-            result: Answer = call(request, timeout=timeout_s or self._timeout_s, metadata=tuple(headers))
+            result: Answer = call(request, timeout=timeout_s or self._timeout_s, metadata=(*headers, *self._credential))
         return result
 
     def stream(self, method: str, request: Message, answer: type[Answer]) -> Iterator[Answer]:
@@ -98,7 +103,7 @@ class Client:
             response_deserializer=answer.FromString,
         )
         self.doing = ""
-        yield from call(request)
+        yield from call(request, metadata=self._credential)
 
     def pages(self, page: Callable[[int, str], tuple[Iterable[Item], str]], *, limit: int) -> tuple[list[Item], bool]:
         """Ask for page after page of a listing: at most `limit` items, and whether there are more.

@@ -13,7 +13,7 @@ HEADER = """# Commands
 Written from the commands themselves by `make docs`; not edited by hand. `modelmesh COMMAND --help` says the same.
 
 `--address` and `--ca` may also stand in `MODELMESH_ADDRESS` and `MODELMESH_CA`; `MODELMESH_CERT` and `MODELMESH_KEY` name the PEM files of a client
-certificate, where instances ask for one. A command that fails says why in one line on standard error and
+certificate, where instances ask for one, and `MODELMESH_API_KEY` has an API key or a token. A command that fails says why in one line on standard error and
 ends with status 1; wrong arguments end it with 2.
 """
 

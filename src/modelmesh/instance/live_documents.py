@@ -3,19 +3,25 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from modelmesh.adapters.files import WatchedFile
 from modelmesh.control.plane import ControlPlane
+from modelmesh.instance.access_document import parse_access
 from modelmesh.instance.documents import parse_constraints, parse_methods, parse_static_models
 from modelmesh.instance.settings import Settings, SettingsError
+from modelmesh.management.access import Access
 from modelmesh.management.static import StaticModel
+from modelmesh.policy.access import AccessRules
+
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True, slots=True)
 class LiveDocuments:
     """The files to follow, and what is registered once."""
 
-    watched: tuple[WatchedFile, ...]
+    watched: tuple[WatchedFile[Any], ...]
     static_models: tuple[StaticModel, ...]
 
     def follow(self, plane: ControlPlane) -> None:
@@ -24,22 +30,24 @@ class LiveDocuments:
             plane.tasks.start(file.run(), f"watch {file.path}")
 
 
-def read_documents(settings: Settings, plane: ControlPlane) -> LiveDocuments:
+def read_documents(settings: Settings, plane: ControlPlane, access: Access) -> LiveDocuments:
     """Apply the documents as they are now.
 
     Raises:
         SettingsError: One cannot be read or used; the message names its setting.
     """
-    watched: list[WatchedFile] = []
+    watched: list[WatchedFile[Any]] = []
 
-    def take(name: str, text: str, path: Path | None, use: Callable[[str], None]) -> None:
+    def take(
+        name: str, text: str, path: Path | None, parse: Callable[[str], Parsed], use: Callable[[Parsed], None]
+    ) -> None:
         try:
             if path is not None:
-                file = WatchedFile(path, use, lambda why: _refused(plane, name, why))
+                file = WatchedFile(path, parse, use, lambda why: _refused(plane, name, why))
                 file.read()
                 watched.append(file)
             elif text:
-                use(text)
+                use(parse(text))
         except (OSError, ValueError) as error:
             raise SettingsError(f"{name}{'_PATH' if path is not None else ''}: {error}") from error
 
@@ -47,14 +55,23 @@ def read_documents(settings: Settings, plane: ControlPlane) -> LiveDocuments:
         "MM_TYPE_CONSTRAINTS",
         settings.type_constraints,
         settings.type_constraints_path,
-        lambda text: plane.constrain(parse_constraints(text)),
+        parse_constraints,
+        plane.constrain,
     )
     take(
         "MM_DATAPLANE_CONFIG",
         settings.dataplane_config,
         settings.dataplane_config_path,
-        lambda text: plane.allow_methods(parse_methods(text)),
+        parse_methods,
+        plane.allow_methods,
     )
+
+    def use_access(rules: AccessRules) -> None:
+        access.use(rules)
+        principals, grants = len(rules.principals), len(rules.grants)
+        plane.journal.note("access_changed", detail=f"{principals} principals, {grants} grants")
+
+    take("MM_ACCESS", "", settings.access_path, parse_access, use_access)
     return LiveDocuments(tuple(watched), tuple(_static_models(settings)))
 
 

@@ -18,6 +18,7 @@ from modelmesh.control.copies.runtime_link import RuntimeRejectedError
 from modelmesh.control.view.live_config import StartDisabledError
 from modelmesh.instance.allocator import give_large_blocks_back
 from modelmesh.instance.anchor import Anchor, AnchorError
+from modelmesh.instance.exposure import exposure
 from modelmesh.instance.settings import Settings, SettingsError
 from modelmesh.instance.wire import Wired, wire
 from modelmesh.management.static import StaticRegistrationError, register_static
@@ -104,6 +105,8 @@ async def _live(settings: Settings, level: LogLevel, health: Health, stop: async
         return _start_failed(settings, _explain(error, settings))
     if wired is None:
         return EXIT_OK
+    if said := exposure(settings):
+        log.warning("exposed", detail=said)
     health.thread_ages_ms = wired.dataplane.thread_ages_ms
     health.ask_ready = lambda: wired.plane.ready
     health.ask_alive = wired.plane.supervisor.alive

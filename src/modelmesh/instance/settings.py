@@ -87,6 +87,12 @@ class Settings(ObservingSettings):
         validation_alias=names("MM_TYPE_CONSTRAINTS_PATH"),
         description="The same from a file, which is watched for changes.",
     )
+    access_path: Path | None = Field(
+        default=None,
+        validation_alias=names("MM_ACCESS_PATH"),
+        description="Who may do what, as a YAML or JSON file, which is watched for changes. Default: whoever reaches a port may do "
+        "everything.",
+    )
     dataplane_config: str = Field(
         default="",
         validation_alias=names("MM_DATAPLANE_CONFIG"),

@@ -7,6 +7,7 @@ from random import SystemRandom
 from structlog.contextvars import bind_contextvars
 
 from modelmesh.adapters.clock import SystemClock
+from modelmesh.adapters.credentials import KeySets
 from modelmesh.adapters.dataplane.native import ListenerTls, NativeDataPlane
 from modelmesh.adapters.peers import GrpcPeers, PeerCertificates
 from modelmesh.adapters.runtime.candidates import RuntimeCandidates
@@ -30,6 +31,7 @@ from modelmesh.instance.live_documents import LiveDocuments, read_documents
 from modelmesh.instance.observing import Observers, choose_observers, header_keys
 from modelmesh.instance.settings import Settings
 from modelmesh.instance.telemetry import Metrics, choose_metrics
+from modelmesh.management.access import Access
 from modelmesh.management.services import serve
 from modelmesh.policy.copies import CopiesLimits
 from modelmesh.ports import Store
@@ -135,6 +137,8 @@ async def _connect(
             log.crashed("observers", error)
 
     dataplane.listen(receive)
+    if settings.access_path is not None:
+        dataplane.set_access(())  # before anybody can call; the rules follow
     dataplane.start()
     plane = ControlPlane(
         identity=InstanceIdentity(
@@ -168,9 +172,11 @@ async def _connect(
     )
     planes.append(plane)
     plane.journal.subscribe(log)
-    documents = read_documents(settings, plane)
+    access = Access(dataplane=dataplane, clock=plane.clock, tasks=plane.tasks, keys=KeySets(plane.clock).keys)
+    documents = read_documents(settings, plane, access)
     serve(
         plane,
+        access=access,
         ready=lambda: plane.ready,
         ask_runtime=reflection.ask,
         failed=log.crashed,

@@ -11,9 +11,11 @@ from modelmesh.control.view.records import Stored
 from modelmesh.management.calls import Call, CallError, Method, named_model, page_size, repeatable
 from modelmesh.management.explain import explain, fit, wire_event
 from modelmesh.management.models import not_registered, read_record, refuse_read_only
+from modelmesh.management.rights import Need
 from modelmesh.policy.waiting import common_load_ms, wait_ms
 from modelmesh.ports import Compare, Delete, Get, KeyValue, Put, Transaction
 from modelmesh.values import bounds
+from modelmesh.values.access import Kind, Verb
 from modelmesh.values.events import Event
 from modelmesh.values.ids import ModelId, Revision, VModelId
 from modelmesh.values.records import ModelRecord, RecordError
@@ -46,7 +48,7 @@ class Admin:
             "modelmesh.v1.Admin/WatchEvents": Method(pb.WatchEventsRequest, streaming=self.watch_events),
         }
 
-    async def list_models(self, _: Call, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
+    async def list_models(self, call: Call, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
         """A page of registered models, ordered by id."""
         keys = self._plane.keys
         page = await self._plane.store.range(
@@ -56,7 +58,7 @@ class Admin:
         )
         models = [self._model(item) for item in page.items]
         return pb.ListModelsResponse(
-            models=[model for model in models if model is not None],
+            models=[model for model in models if model is not None and call.sees(Kind.MODEL, model.id)],
             next_page_token=page.items[-1].key.removeprefix(keys.registry) if page.more else "",
         )
 
@@ -112,14 +114,17 @@ class Admin:
         await self._plane.scaler.keep_minimum((model,))
         return self._describe(model, wanted, registered.create_revision)
 
-    async def explain(self, _: Call, request: pb.ExplainRequest) -> pb.ExplainResponse:
+    async def explain(self, call: Call, request: pb.ExplainRequest) -> pb.ExplainResponse:
         """Say why a model is where it is."""
         model = named_model(request.model_id)
         vmodel = ""
         registered = await read_record(self._plane.models, model, fresh=True)
         if registered is None and (named := await self._plane.vmodels.read(VModelId(model))) is not None:
+            call.require(Need(Verb.STATUS, model, (Kind.VMODEL,)))
             vmodel, model = model, named.record.active
             registered = await read_record(self._plane.models, model, fresh=True)
+        elif registered is not None:
+            call.require(Need(Verb.STATUS, model))
         if registered is None:
             raise not_registered(model)
         answer = await explain(self._plane, model, registered, dry_run=request.dry_run)

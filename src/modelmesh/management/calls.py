@@ -11,7 +11,10 @@ from google.protobuf.message import DecodeError, Message
 from modelmesh.control.requests.answers import RETRY_HINT_MS, retry_later
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.view.records import TooManyReadsError, UnreadableRecordError
+from modelmesh.management.access import Access
+from modelmesh.management.rights import Need
 from modelmesh.ports import DataPlane, StoreError
+from modelmesh.values.access import Identity, Kind, Listener, Verb
 from modelmesh.values.dataplane import Called, CallMessage, Cancelled, Headers
 from modelmesh.values.ids import ModelId, Token
 from modelmesh.values.status import Status
@@ -64,17 +67,41 @@ def reading() -> Iterator[None]:
         raise CallError(Status.INTERNAL, str(error)) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, by which port, and the rules that say what they may."""
+
+    identity: Identity
+    listener: Listener
+    access: Access
+
+
 @dataclass(slots=True)
 class Call:
-    """One call. `headers` holds the last value of each name."""
+    """One call. `headers` holds the last value of each name. `caller` None: nobody asks who calls, or it is ourselves."""
 
     token: Token
     method: str
     headers: Mapping[str, bytes]
     send: Callable[[Message], None]
+    caller: "Caller | None" = None
     requests: "asyncio.Queue[bytes | None] | None" = None
     first: bytes | None = None
     task: "asyncio.Task[None] | None" = None
+
+    def sees(self, kind: Kind, name: str) -> bool:
+        """Whether the caller may know of a model or a vmodel."""
+        return self.caller is None or self.caller.access.may(
+            self.caller.identity, self.caller.listener, Verb.STATUS, kind, name
+        )
+
+    def require(self, *needs: Need) -> None:
+        """Raises CallError(PERMISSION_DENIED) if the caller may not do all of it."""
+        if self.caller is None:
+            return
+        denial = self.caller.access.denial(self.caller.identity, self.caller.listener, needs)
+        if denial:
+            raise CallError(Status.PERMISSION_DENIED, denial)
 
     async def messages(self) -> AsyncIterator[bytes]:
         """The caller's messages, until it half-closes; of a streaming method."""
@@ -101,6 +128,7 @@ class CallServer:
 
     Args:
         methods: By full name, without the leading slash.
+        access: What callers may do.
         failed: Told of every handler that ended by an unexpected exception.
         entered: Told of each call's headers, in the task that answers it.
     """
@@ -111,12 +139,14 @@ class CallServer:
         dataplane: DataPlane,
         tasks: Tasks,
         methods: Mapping[str, Method],
+        access: Access,
         failed: Callable[[str, Exception], None],
         entered: Callable[[Headers], object] = lambda _: None,
     ) -> None:
         self._dataplane = dataplane
         self._tasks = tasks
         self._methods = methods
+        self._access = access
         self._failed = failed
         self._entered = entered
         self._calls: dict[Token, Call] = {}
@@ -136,6 +166,7 @@ class CallServer:
             event.method,
             dict(event.metadata),
             send=lambda message: self._dataplane.reply(token, message.SerializeToString(), last=False),
+            caller=None if event.identity is None else Caller(event.identity, event.listener, self._access),
         )
         self._calls[token] = call
         if method.streaming is not None:
@@ -178,7 +209,9 @@ class CallServer:
         assert method.unary is not None
         self._entered(tuple(call.headers.items()))
         try:
-            answer = await method.unary(call, parse(method.request, message))
+            request = parse(method.request, message)
+            self._check(call, request)
+            answer = await method.unary(call, request)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
             self._fail(call, error)
             return
@@ -191,7 +224,9 @@ class CallServer:
 
         async def requests() -> AsyncIterator[Message]:
             async for message in call.messages():
-                yield parse(method.request, message)
+                request = parse(method.request, message)
+                self._check(call, request)
+                yield request
 
         try:
             await method.streaming(call, requests())
@@ -199,6 +234,15 @@ class CallServer:
             self._fail(call, error)
             return
         self._end(call, Status.OK, "")
+
+    def _check(self, call: Call, request: Message) -> None:
+        """Raises CallError(PERMISSION_DENIED) if whoever calls may not ask for this. Instances are not asked."""
+        if call.caller is None:
+            return
+        needs = self._access.needs_of(call.method, request)
+        if needs is None:
+            raise CallError(Status.PERMISSION_DENIED, f"{call.caller.identity.name} may not call {call.method}")
+        call.require(*needs)
 
     def _fail(self, call: Call, error: Exception) -> None:
         match error:

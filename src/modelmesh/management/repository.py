@@ -14,8 +14,10 @@ from modelmesh.control.plane import ControlPlane
 from modelmesh.management.admin import Admin
 from modelmesh.management.calls import PAGE_MAX, Call, CallError, Method, reading
 from modelmesh.management.models import Models, not_registered
+from modelmesh.management.rights import Need
 from modelmesh.management.server import SERVICE
 from modelmesh.management.splits import Splits
+from modelmesh.values.access import Kind, Verb
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.status import Status
 
@@ -78,12 +80,12 @@ class Repository:
                 self._add(answer, entry, ready=request.ready)
         return answer
 
-    async def load(self, _: Call, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+    async def load(self, call: Call, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
         """Make sure of a copy, and wait for it."""
         _refuse_repository(request.repository_name)
         if request.parameters:
             raise CallError(Status.INVALID_ARGUMENT, "a model is loaded as it is registered; there are no parameters")
-        model = await self._named(request.model_name)
+        model = await self._named(call, request.model_name)
         info = await self._models.ensure(model, last_use_ms=self._plane.clock.now_ms(), sync=True)
         if info.status == _Info.NOT_FOUND:
             raise not_registered(model)
@@ -94,16 +96,17 @@ class Repository:
     async def unload(self, call: Call, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
         """Unload it wherever it is. It stays registered, and the next call loads it again."""
         _refuse_repository(request.repository_name)
-        model = await self._named(request.model_name)
+        model = await self._named(call, request.model_name)
         await self._admin.unload_model(call, admin.UnloadModelRequest(model_id=model))
         return pb.RepositoryModelUnloadResponse()
 
-    async def _named(self, name: str) -> ModelId:
+    async def _named(self, call: Call, name: str) -> ModelId:
         """The active model of the vmodel of this name, else the model. Raises CallError."""
         if not name:
             raise CallError(Status.INVALID_ARGUMENT, "must provide non-empty model_name")
         with reading():
             vmodel = await self._plane.vmodels.read(VModelId(name))
+        call.require(Need(Verb.LOAD, name, (Kind.MODEL if vmodel is None else Kind.VMODEL,)))
         return ModelId(name) if vmodel is None else vmodel.record.active
 
     def _add(self, answer: pb.RepositoryIndexResponse, entry: _Entry, *, ready: bool) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.requests.receive import CallHandlers
+from modelmesh.management.access import Access
 from modelmesh.management.admin import Admin
 from modelmesh.management.batches import VModelBatches
 from modelmesh.management.calls import CallServer
@@ -22,6 +23,7 @@ from modelmesh.values.dataplane import Headers
 def serve(
     plane: ControlPlane,
     *,
+    access: Access,
     ready: Callable[[], bool],
     ask_runtime: AskRuntime,
     failed: Callable[[str, Exception], None],
@@ -31,6 +33,7 @@ def serve(
 
     Args:
         plane: The control plane they ask.
+        access: Who may do what.
         ready: Whether this instance can serve calls.
         ask_runtime: Sends a reflection request to the runtime.
         failed: Told of every handler that ended by an unexpected exception.
@@ -54,10 +57,15 @@ def serve(
     methods = {**Server(ready).methods(), **Repository(plane, models, admin, splits).methods()}
     serving |= methods
     server = CallServer(
-        dataplane=plane.dataplane, tasks=plane.tasks, methods={**serving, **peer}, failed=failed, entered=entered
+        dataplane=plane.dataplane,
+        tasks=plane.tasks,
+        methods={**serving, **peer},
+        access=access,
+        failed=failed,
+        entered=entered,
     )
     plane.answer_calls(
-        CallHandlers(server.called, server.message, server.cancelled),
+        CallHandlers(server.called, server.message, server.cancelled, access.asked),
         serving_services=(*services, "grpc.health.v1.Health"),
         serving_methods=tuple(methods),
         peer_services=tuple(sorted({name.partition("/")[0] for name in (*peer, *health)})),

@@ -13,6 +13,7 @@ from modelmesh.management.models import Models, not_registered, refuse_read_only
 from modelmesh.management.vmodels import SYNC_BOUND_MS, WRITES, checked_vmodel, contended
 from modelmesh.policy.split import SplitRefused, resplit
 from modelmesh.ports import KeyValue
+from modelmesh.values.access import Kind
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import RecordError, VModelRecord
 from modelmesh.values.status import Status
@@ -34,7 +35,7 @@ class Splits:
             "modelmesh.v1.Admin/SetSplit": Method(pb.SetSplitRequest, self.set_split),
         }
 
-    async def list_vmodels(self, _: Call, request: pb.ListVModelsRequest) -> pb.ListVModelsResponse:
+    async def list_vmodels(self, call: Call, request: pb.ListVModelsRequest) -> pb.ListVModelsResponse:
         """A page of vmodels, ordered by id; those whose records cannot be read are left out."""
         prefix = self._plane.keys.vmodels
         page = await self._plane.store.range(
@@ -44,7 +45,7 @@ class Splits:
         )
         vmodels = [self._vmodel(item) for item in page.items]
         return pb.ListVModelsResponse(
-            vmodels=[vmodel for vmodel in vmodels if vmodel is not None],
+            vmodels=[vmodel for vmodel in vmodels if vmodel is not None and call.sees(Kind.VMODEL, vmodel.id)],
             next_page_token=page.items[-1].key.removeprefix(prefix) if page.more else "",
         )
 

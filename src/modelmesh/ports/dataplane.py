@@ -3,7 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from modelmesh.values.dataplane import DataPlaneEvent, Naming, PeerAddress, Resolution, Route, Rules, Usage
+from modelmesh.values.dataplane import (
+    DataPlaneEvent,
+    Naming,
+    PeerAddress,
+    Resolution,
+    Route,
+    Rules,
+    TenantLimits,
+    Usage,
+    Verdict,
+)
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Token, VModelId
 from modelmesh.values.status import Status
 
@@ -46,6 +56,14 @@ class DataPlane(Protocol):
 
     def set_rules(self, rules: Rules) -> None:
         """Replace which methods exist and who answers them."""
+        ...
+
+    def set_access(self, tenants: Sequence[TenantLimits] | None) -> None:
+        """Ask who calls, from now on, and forget what is known of credentials; None: ask nobody any more."""
+        ...
+
+    def answer_asked(self, token: Token, verdict: Verdict) -> None:
+        """Say whose credential it is."""
         ...
 
     def resolve(self, resolutions: Sequence[tuple[Token, Resolution]]) -> None:

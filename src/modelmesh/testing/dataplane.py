@@ -40,7 +40,9 @@ from modelmesh.values.dataplane import (
     Route,
     Rules,
     Serve,
+    TenantLimits,
     Usage,
+    Verdict,
 )
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
 from modelmesh.values.status import Status
@@ -86,6 +88,8 @@ class SimulatedDataPlane:
         self._links = PeerLinks(instance=instance, network=network, tell=self._emit_soon)
         self._open = False
         self.rules: Rules | None = None
+        self.tenants: Sequence[TenantLimits] | None = None
+        self.verdicts: dict[Token, Verdict] = {}
 
     # --- ports.DataPlane ------------------------------------------------------------------------
 
@@ -139,6 +143,14 @@ class SimulatedDataPlane:
     def set_rules(self, rules: Rules) -> None:
         """See `ports.DataPlane`."""
         self.rules = rules
+
+    def set_access(self, tenants: Sequence[TenantLimits] | None) -> None:
+        """See `ports.DataPlane`. Calls of the fake come from nobody."""
+        self.tenants = tenants
+
+    def answer_asked(self, token: Token, verdict: Verdict) -> None:
+        """See `ports.DataPlane`."""
+        self.verdicts[token] = verdict
 
     def resolve(self, resolutions: Sequence[tuple[Token, Resolution]]) -> None:
         """See `ports.DataPlane`."""

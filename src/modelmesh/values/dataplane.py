@@ -8,6 +8,7 @@ import enum
 from dataclasses import dataclass
 
 from modelmesh.values import legacy
+from modelmesh.values.access import Identity, InferRight, Listener
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
 from modelmesh.values.status import Status
 
@@ -142,15 +143,55 @@ class MethodRule:
     ours: bool = False
 
 
+OPEN_METHODS = (
+    "grpc.health.v1.Health/Check",
+    "grpc.health.v1.Health/Watch",
+    "inference.GRPCInferenceService/ServerLive",
+    "inference.GRPCInferenceService/ServerReady",
+)
+"""That take no credential, whatever the access rules: those who watch a process have none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which methods exist, and who answers them."""
+    """Which methods exist, who answers them, and which need no credential."""
 
     serving_services: tuple[str, ...]
     peer_services: tuple[str, ...]
     methods: tuple[MethodRule, ...] = ()
     allow_others: bool = True
     forbidden_services: tuple[str, ...] = ("mmesh.ModelRuntime", legacy.RUNTIME_SERVICE)
+    open_methods: tuple[str, ...] = OPEN_METHODS
+
+
+@dataclass(frozen=True, slots=True)
+class TenantLimits:
+    """What a tenant may use of calls at this instance; None: as much as there is."""
+
+    name: str
+    calls_per_second: float | None = None
+    calls_at_once: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Whose credential it is, and with what they may infer. `valid_ms` None: until the access rules change."""
+
+    identity: Identity
+    rights: tuple[InferRight, ...] = ()
+    valid_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The credential is nobody's. `kept`: it is refused again for seconds without asking."""
+
+    status: Status
+    message: str
+    kept: bool = True
+
+
+Verdict = Accepted | Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +273,28 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A call of a service that Python answers began."""
+    """A call of a service that Python answers began. `identity` None: nobody asks who calls."""
 
     token: Token
-    listener: str
+    port: str
     peer_address: str
     method: str
     metadata: tuple[tuple[str, bytes], ...]
     timeout_ms: int | None
+    listener: Listener = Listener.GRPC
+    identity: Identity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Somebody shows a credential that the data plane knows nothing of.
+
+    `certificate`: it is one (DER); else it is an API key or a token, and empty if there is no credential at all.
+    """
+
+    token: Token
+    certificate: bool
+    credential: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,4 +411,6 @@ class Traced:
 Told = Tapped | Logged | Traced
 """Events that nobody waits for: dropped and counted when they come too fast."""
 
-DataPlaneEvent = Missed | AttemptFailed | Called | CallMessage | Cancelled | CopyIdle | LinkLost | LinkBack | Told
+DataPlaneEvent = (
+    Missed | AttemptFailed | Called | Asked | CallMessage | Cancelled | CopyIdle | LinkLost | LinkBack | Told
+)

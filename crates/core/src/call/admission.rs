@@ -1,19 +1,23 @@
 //! Whether a request may begin: all that is refused before anybody reads its body or asks where it goes.
 //!
-//! The steps stand in the order in which they refuse: the method, who calls, what they may do, what is left of their
-//! tenant's share, what is left of our own budgets. Rights and tenants belong between `identity` and `budget`; nothing is
-//! refused for them yet.
+//! The steps stand in the order in which they refuse: the method, who calls, what is left of our own budgets (`admit`);
+//! and once it is known what the call is about, what they may do, and what is left of their tenant's share (`permit`).
+//! Of the calls that Python answers, it looks itself at what they may do (`modelmesh/management/rights.py`).
 
 use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode};
 use modelmesh_http2::Headers;
+use tokio::time::Instant;
 
+use crate::access::{Listener, Looked, Origin, Principal, Turn};
 use crate::call::caller::Caller;
 use crate::call::deadline::Deadline;
 use crate::call::identify::{self, Hopped};
 use crate::call::rejection::Rejection;
 use crate::call::rules::{Answerer, MethodRule};
+use crate::call::subject::Subject;
+use crate::call::who::Who;
 use crate::ledger::Account;
 use crate::shared::Shared;
 use crate::transport::port::Port;
@@ -24,6 +28,7 @@ use crate::wire::timeout;
 /// What is known of a request before its body.
 pub struct Asked<'a> {
     pub port: Port,
+    pub origin: &'a Origin,
     pub method: &'a Method,
     pub path: &'a PathAndQuery,
     pub headers: &'a HeaderMap,
@@ -44,6 +49,7 @@ pub struct Admitted {
     pub rule: Option<MethodRule>,
     /// What the instance says that sent it; None for a client's.
     pub hopped: Option<Hopped>,
+    pub who: Who,
     /// The list size of its headers.
     pub header_bytes: usize,
 }
@@ -84,10 +90,11 @@ pub fn admit(shared: &Shared, account: &Account, asked: &Asked<'_>) -> Result<Ad
     is_grpc(asked)?;
     let header_bytes = header_bytes(shared, asked)?;
     let deadline = deadline(asked)?;
-    let rule = rule(shared, asked)?;
-    let hopped = identity(asked, rule.is_some())?;
+    let (rule, is_open) = rule(shared, asked)?;
+    let hopped = hop(asked, rule.is_some())?;
+    let who = if is_open { Who::Anybody } else { identity(shared, asked)? };
     budget(account)?;
-    Ok(Admitted { deadline, rule, hopped, header_bytes })
+    Ok(Admitted { deadline, rule, hopped, who, header_bytes })
 }
 
 fn is_grpc(asked: &Asked<'_>) -> Result<(), Refused> {
@@ -118,21 +125,51 @@ fn deadline(asked: &Asked<'_>) -> Result<Option<Deadline>, Refused> {
     Ok(Some(Deadline::after(timeout)))
 }
 
-/// The rule of the method, if it is one of models.
-fn rule(shared: &Shared, asked: &Asked<'_>) -> Result<Option<MethodRule>, Refused> {
+/// The rule of the method, if it is one of models, and whether it takes no credential.
+fn rule(shared: &Shared, asked: &Asked<'_>) -> Result<(Option<MethodRule>, bool), Refused> {
     let rules = shared.rules.read();
     match rules.answerer(asked.port, asked.name()).map_err(Refused::of(Rejection::NotAllowed))? {
-        Answerer::Python => Ok(None),
-        Answerer::Model(rule) => Ok(Some(rule.for_headers(asked.headers))),
+        Answerer::Python => Ok((None, rules.open_methods.contains(asked.name()))),
+        Answerer::Model(rule) => Ok((Some(rule.for_headers(asked.headers)), false)),
     }
 }
 
-/// Who calls: a client, or another instance of ours.
-fn identity(asked: &Asked<'_>, is_inference: bool) -> Result<Option<Hopped>, Refused> {
+/// What another instance of ours says of its call.
+fn hop(asked: &Asked<'_>, is_inference: bool) -> Result<Option<Hopped>, Refused> {
     if asked.port == Port::Serving || !is_inference {
         return Ok(None);
     }
     identify::hop_of(asked.headers).map(Some).map_err(Refused::of(Rejection::NotFromInstance))
+}
+
+/// Who calls. Of instances it is asked no more than that they came to the peer port: whoever they call for was let in there.
+fn identity(shared: &Shared, asked: &Asked<'_>) -> Result<Who, Refused> {
+    if asked.port == Port::Peer || !shared.access.is_on() {
+        return Ok(Who::Anybody);
+    }
+    match shared.access.look(asked.headers, asked.origin) {
+        Looked::Known(principal) => Ok(Who::Known(principal)),
+        Looked::Unknown(question) => Ok(Who::Unknown(question)),
+        Looked::Refused(status) => Err(Refused::of(Rejection::Unauthenticated)(status)),
+    }
+}
+
+/// Whether `principal` may call all of `subjects`, and has calls left. The call of its tenant runs until the turn is dropped.
+///
+/// # Errors
+/// Why not, and what the client is told.
+pub fn permit(
+    principal: &Principal,
+    subjects: &[Subject],
+    listener: Listener,
+    now: Instant,
+) -> Result<Option<Turn>, (Rejection, Status)> {
+    for subject in subjects {
+        principal.may_infer(subject, listener).map_err(|status| (Rejection::NotPermitted, status))?;
+    }
+    let Some(tenant) = &principal.tenant else { return Ok(None) };
+    let turn = tenant.begin(&principal.identity.tenant, subjects.len(), now);
+    turn.map(Some).map_err(|status| (Rejection::OverQuota, status))
 }
 
 /// What the connection has open already.
@@ -150,15 +187,19 @@ mod tests {
 
     use http::HeaderValue;
 
+    use std::sync::Arc;
+
     use super::*;
+    use crate::access::{Identity, Limits, Right, Tenant};
     use crate::call::rules::Rules;
     use crate::ledger::Side;
     use crate::settings::Settings;
 
     /// Why a request is refused that has these things against it, numbered by the steps.
-    fn refused(faults: std::ops::Range<usize>) -> Option<Rejection> {
+    fn refused(is_hop: bool, faults: std::ops::Range<usize>) -> Option<Rejection> {
         let shared = Shared::new(Settings { max_header_bytes: 1000, ..Settings::default() }).unwrap();
         *shared.rules.write() = Rules { allow_others: true, ..Rules::default() };
+        shared.access.set(Some(vec![]));
         let mut account = shared.ledger.open(Side::Peers, "a");
         let mut headers = HeaderMap::new();
         let has = |fault| faults.contains(&fault);
@@ -172,31 +213,60 @@ mod tests {
             headers.insert(GRPC_TIMEOUT, HeaderValue::from_static("soon"));
         }
         let path = PathAndQuery::from_static(if has(3) { "/nothing" } else { "/p.S/M" });
+        // On the peer port it is asked from where, on the serving port who.
+        let port = if is_hop { Port::Peer } else { Port::Serving };
         if !has(4) {
             headers.insert("mm-hop", HeaderValue::from_static("hit"));
             headers.insert("mm-model-id-bin", HeaderValue::from_static("YQ"));
+        } else if !is_hop {
+            headers.insert("authorization", HeaderValue::from_static("Basic x"));
         }
         if has(5) {
             account.note(usize::MAX >> 1, Waker::noop()).unwrap_err();
         }
-        let asked = Asked { port: Port::Peer, method: &Method::POST, path: &path, headers: &headers };
+        let asked = Asked { port, origin: &Origin::default(), method: &Method::POST, path: &path, headers: &headers };
         admit(&shared, &account, &asked).err().map(|refused| refused.why)
     }
 
     #[test]
     fn the_first_step_that_refuses_names_the_reason() {
-        let order = [
-            Rejection::NotGrpc,
-            Rejection::HeadersTooLarge,
-            Rejection::BadTimeout,
-            Rejection::NotAllowed,
-            Rejection::NotFromInstance,
-            Rejection::TooMuchOpen,
-        ];
-        for (first, why) in order.into_iter().enumerate() {
-            assert_eq!(refused(first..order.len()), Some(why), "with all that come after it");
-            assert_eq!(refused(first..first + 1), Some(why), "alone");
+        for (is_hop, who) in [(true, Rejection::NotFromInstance), (false, Rejection::Unauthenticated)] {
+            let order = [
+                Rejection::NotGrpc,
+                Rejection::HeadersTooLarge,
+                Rejection::BadTimeout,
+                Rejection::NotAllowed,
+                who,
+                Rejection::TooMuchOpen,
+            ];
+            for (first, why) in order.into_iter().enumerate() {
+                assert_eq!(refused(is_hop, first..order.len()), Some(why), "with all that come after it");
+                assert_eq!(refused(is_hop, first..first + 1), Some(why), "alone");
+            }
+            assert_eq!(refused(is_hop, 0..0), None);
         }
-        assert_eq!(refused(0..0), None);
+    }
+
+    #[test]
+    fn rights_are_looked_at_before_the_quota_and_in_the_same_words_for_what_there_is_not() {
+        let tenant = Arc::new(Tenant::default());
+        tenant.limit(Limits { calls_at_once: Some(1), calls_per_second: None });
+        let right = Right { pattern: "m".into(), vmodels: false, listeners: Listener::Grpc.bit() };
+        let identity = Identity { name: "p".into(), groups: vec![], tenant: "t".into() };
+        let principal = Principal::new(identity, &[right], Some(tenant), None);
+        let now = Instant::now();
+        let model = |model: &str| [Subject { model: model.into(), vmodel: None }];
+        let vmodel = [Subject { model: String::new(), vmodel: Some("m".into()) }];
+        let turn = permit(&principal, &model("m"), Listener::Grpc, now).unwrap();
+        let refused = |subjects: &[Subject], listener| permit(&principal, subjects, listener, now).unwrap_err();
+        assert_eq!(refused(&model("m"), Listener::Grpc).0, Rejection::OverQuota);
+        let (why, status) = refused(&model("n"), Listener::Grpc);
+        assert_eq!((why, status.code), (Rejection::NotPermitted, Code::PermissionDenied));
+        assert_eq!(status.message, "p may not infer with model n");
+        assert_eq!(refused(&vmodel, Listener::Grpc).0, Rejection::NotPermitted);
+        assert_eq!(refused(&model("m"), Listener::Rest).0, Rejection::NotPermitted);
+        assert_eq!(refused(&[model("m"), model("n")].concat(), Listener::Grpc).0, Rejection::NotPermitted);
+        drop(turn);
+        assert!(permit(&principal, &model("m"), Listener::Grpc, now).is_ok());
     }
 }

@@ -7,6 +7,7 @@ use http::HeaderValue;
 use modelmesh_http2::{Accepted, RequestHead};
 use tokio::time::Instant;
 
+use crate::access::{self, Listener, Origin, Principal};
 use crate::call::admission::{self, Admitted, Asked};
 use crate::call::caller::Caller;
 use crate::call::end::End;
@@ -17,6 +18,7 @@ use crate::call::multi;
 use crate::call::rejection::Rejection;
 use crate::call::replay::Body;
 use crate::call::subject::Subject;
+use crate::call::who::Who;
 use crate::ledger::Account;
 use crate::observe::metrics::Ended;
 use crate::observe::notes;
@@ -27,27 +29,32 @@ use crate::wire::compression::Purse;
 use crate::wire::headers::MM_BALANCED;
 use crate::wire::status::{Code, Status};
 
+/// By which connection a request came.
+pub struct Arrival<'a> {
+    pub port: Port,
+    pub address: SocketAddr,
+    pub origin: &'a Origin,
+}
+
 /// Begins to serve one request: refuses it here, or gives it a task of its own.
 ///
 /// Not async itself: what only the beginning needs would make every task larger.
-pub fn begin(
-    worker: &Arc<Worker>,
-    port: Port,
-    address: SocketAddr,
-    account: &Account,
-    (head, stream, answer): Accepted,
-) {
-    let RequestHead { method, path, headers } = head;
+pub fn begin(worker: &Arc<Worker>, arrival: &Arrival<'_>, account: &Account, (head, stream, answer): Accepted) {
+    let Arrival { port, address, origin } = *arrival;
+    let RequestHead { method, path, mut headers } = head;
     let mut caller = Caller::new(answer, port == Port::Peer);
     let shared = &worker.shared;
-    let asked = Asked { port, method: &method, path: &path, headers: &headers };
-    let Admitted { deadline, rule, hopped, header_bytes } = match admission::admit(shared, account, &asked) {
+    let asked = Asked { port, origin, method: &method, path: &path, headers: &headers };
+    let Admitted { deadline, rule, hopped, who, header_bytes } = match admission::admit(shared, account, &asked) {
         Ok(admitted) => admitted,
         Err(refused) => {
             shared.metrics.rejected(refused.why);
             return refused.tell(&mut caller);
         }
     };
+    if !matches!(who, Who::Anybody) {
+        access::strip(&mut headers);
+    }
     // Only the ingress keeps a copy: it is the only one to replay.
     let keep = port == Port::Serving && rule.is_some();
     let began = Instant::now();
@@ -60,11 +67,12 @@ pub fn begin(
     let Some(rule) = rule else {
         let method = path.path().trim_start_matches('/').to_owned();
         let holder = Arc::clone(account.holder());
-        let opening = Opening { port, peer_address: address.to_string(), holder, method, headers, deadline };
+        let listener = origin.listener;
+        let opening = Opening { port, listener, peer_address: address.to_string(), holder, method, headers, deadline };
         let shared = Arc::clone(shared);
         tokio::spawn(async move {
             let method = opening.method.clone();
-            let code = calls::serve(&shared, opening, caller, body).await;
+            let code = calls::serve(&shared, opening, who, caller, body).await;
             shared.metrics.managed(&method, code, began.elapsed());
             drop(open);
         });
@@ -76,6 +84,7 @@ pub fn begin(
     }
     let balanced = headers.get(MM_BALANCED).is_some_and(|value| value == HeaderValue::from_static("true"));
     let worker = Arc::clone(worker);
+    let listener = origin.listener;
     let subject = Subject::default();
     let mut call = Call {
         worker,
@@ -98,27 +107,39 @@ pub fn begin(
     };
     // Boxed: a task moves what it is made of three times, and a call is large.
     tokio::spawn(Box::pin(async move {
-        serve(&mut call, began).await;
+        serve(&mut call, began, who, listener).await;
         drop(open);
     }));
 }
 
 /// Serves one inference call to its end.
-async fn serve(call: &mut Call, began: Instant) {
-    match identify(call).await {
-        Ok(Named::One(subject)) => {
+async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener) {
+    let principal = match who {
+        Who::Anybody => None,
+        Who::Known(principal) => Some(principal),
+        // Rare and large, so not a part of every task.
+        who @ Who::Unknown(_) => match Box::pin(settle(call, who)).await {
+            Ok(principal) => principal,
+            Err(end) => return refuse(call, Rejection::Unauthenticated, end),
+        },
+    };
+    let subjects = match identify(call).await {
+        Ok(subjects) => subjects,
+        Err(end) => return refuse(call, Rejection::BadId, end),
+    };
+    let permitted = principal.map(|principal| admission::permit(&principal, subjects.all(), listener, began));
+    let turn = match permitted.transpose() {
+        Ok(turn) => turn.flatten(),
+        Err((why, status)) => return refuse(call, why, End::Refused(status)),
+    };
+    match subjects {
+        Subjects::One(subject) => {
             call.identified(subject);
             call.run().await;
         }
-        // Rare and large, so not a part of every task.
-        Ok(Named::Many { ids, vmodels }) => Box::pin(multi::run(call, ids, vmodels)).await,
-        Err(end) => {
-            if matches!(end, End::Refused(_)) {
-                call.worker.shared.metrics.rejected(Rejection::BadId);
-            }
-            return call.finish(end);
-        }
+        Subjects::Many(subjects) => Box::pin(multi::run(call, subjects)).await,
     }
+    drop(turn);
     let code = call.caller.ended.unwrap_or(Code::Cancelled);
     let time = began.elapsed();
     if call.is_ingress() {
@@ -136,6 +157,20 @@ async fn serve(call: &mut Call, began: Instant) {
         call.count_invocation();
     }
     call.tell_end(code, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+}
+
+/// Waits until it is known who calls.
+async fn settle(call: &mut Call, who: Who) -> Result<Option<Arc<Principal>>, End> {
+    let shared = Arc::clone(&call.worker.shared);
+    who.settle(&shared, &mut call.caller, &mut call.deadline).await
+}
+
+/// Ends a call before it goes anywhere; `why` is counted if it was us who ended it.
+fn refuse(call: &mut Call, why: Rejection, end: End) {
+    if matches!(end, End::Refused(_)) {
+        call.worker.shared.metrics.rejected(why);
+    }
+    call.finish(end);
 }
 
 /// Looks into the first message of a method whose messages carry ids.
@@ -157,28 +192,40 @@ async fn read_message(call: &mut Call) -> Result<Option<Ids>, End> {
 }
 
 /// What a call is about.
-enum Named {
+enum Subjects {
     One(Subject),
-    Many { ids: Vec<String>, vmodels: bool },
+    Many(Vec<Subject>),
+}
+
+impl Subjects {
+    fn all(&self) -> &[Subject] {
+        match self {
+            Self::One(subject) => std::slice::from_ref(subject),
+            Self::Many(subjects) => subjects,
+        }
+    }
 }
 
 /// Reads what the call is about, from its headers and, for some methods, from its first message.
-async fn identify(call: &mut Call) -> Result<Named, End> {
+async fn identify(call: &mut Call) -> Result<Subjects, End> {
     let ids = if call.rule.extraction_path.is_empty() && call.rule.injection_path.is_empty() {
         None
     } else {
         Box::pin(read_message(call)).await?
     };
     if let Some(hopped) = &call.hopped {
-        return Ok(Named::One(hopped.subject.clone()));
+        return Ok(Subjects::One(hopped.subject.clone()));
     }
     let ids = match ids {
         Some(ids) => ids,
         None => identify::ids_of(&call.headers).map_err(End::Refused)?,
     };
     Ok(match ids {
-        Ids::Model(model) => Named::One(Subject { model, vmodel: None }),
-        Ids::VModel(vmodel) => Named::One(Subject { model: String::new(), vmodel: Some(vmodel) }),
-        Ids::Many { ids, vmodels } => Named::Many { ids, vmodels },
+        Ids::Model(model) => Subjects::One(Subject::of_model(model)),
+        Ids::VModel(vmodel) => Subjects::One(Subject::of_vmodel(vmodel)),
+        Ids::Many { ids, vmodels } => {
+            let subject = if vmodels { Subject::of_vmodel } else { Subject::of_model };
+            Subjects::Many(ids.into_iter().map(subject).collect())
+        }
     })
 }

@@ -19,3 +19,4 @@ pub mod replay;
 pub mod rules;
 pub mod stopped;
 pub mod subject;
+pub mod who;

@@ -42,15 +42,15 @@ fn too_much_metadata() -> End {
 }
 
 /// Serves a call with several ids, to its end.
-pub async fn run(call: &mut Call, ids: Vec<String>, vmodels: bool) {
-    match answer(call, ids, vmodels).await {
+pub async fn run(call: &mut Call, subjects: Vec<Subject>) {
+    match answer(call, subjects).await {
         Ok(()) => {}
         Err(end) => call.finish(end),
     }
 }
 
 /// Runs the parts, and gives the client their joined answer.
-async fn answer(call: &mut Call, ids: Vec<String>, vmodels: bool) -> Result<(), End> {
+async fn answer(call: &mut Call, subjects: Vec<Subject>) -> Result<(), End> {
     let max = call.worker.shared.settings.max_message_bytes;
     let parallelism = call.worker.shared.settings.multi_parallelism.max(1);
     // Each part names its model itself.
@@ -59,8 +59,8 @@ async fn answer(call: &mut Call, ids: Vec<String>, vmodels: bool) -> Result<(), 
         headers.remove(name);
     }
     let header_bytes = headers.list_size();
-    let parts_bytes = ids.iter().map(|id| id.len() + PART).sum::<usize>();
-    let lists_bytes = parallelism.min(ids.len()) * (RUNNING + header_bytes + HEADER * headers.len());
+    let parts_bytes = subjects.iter().map(|subject| subject.name().len() + PART).sum::<usize>();
+    let lists_bytes = parallelism.min(subjects.len()) * (RUNNING + header_bytes + HEADER * headers.len());
     let charge = call.holder.charge(parts_bytes + lists_bytes).ok_or_else(|| {
         let message = "too much is held for calls with several ids; try again";
         End::Refused(Status::new(Code::ResourceExhausted, message))
@@ -70,16 +70,16 @@ async fn answer(call: &mut Call, ids: Vec<String>, vmodels: bool) -> Result<(), 
     let all_required =
         call.headers.get("mm-required").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"all"));
     let left = Arc::new(AtomicUsize::new(max.saturating_add(64 << 10)));
-    let mut parts: Vec<Option<Part>> = ids.iter().map(|_| None).collect();
-    let mut waiting = ids.into_iter().enumerate();
+    let mut parts: Vec<Option<Part>> = subjects.iter().map(|_| None).collect();
+    let mut waiting = subjects.into_iter().enumerate();
     let mut metadata_left = call.worker.shared.settings.max_header_bytes;
     // Dropping the set cancels what still runs.
     let mut running = JoinSet::new();
     loop {
         while running.len() < parallelism
-            && let Some((index, id)) = waiting.next()
+            && let Some((index, subject)) = waiting.next()
         {
-            running.spawn(one(sub_call(call, id, vmodels, (&headers, header_bytes), &request, &left), index));
+            running.spawn(one(sub_call(call, subject, (&headers, header_bytes), &request, &left), index));
         }
         let next = poll_fn(|cx| running.poll_join_next(cx));
         let Some(done) = unless_stopped(&mut call.caller, &mut call.deadline, next).await? else { break };
@@ -137,14 +137,11 @@ async fn one(mut call: Call, index: usize) -> (usize, Option<Code>, Option<Part>
 
 fn sub_call(
     call: &Call,
-    id: String,
-    vmodels: bool,
+    subject: Subject,
     (headers, header_bytes): (&HeaderMap, usize),
     request: &[Bytes],
     left: &Arc<AtomicUsize>,
 ) -> Call {
-    let subject =
-        if vmodels { Subject { model: String::new(), vmodel: Some(id) } } else { Subject { model: id, vmodel: None } };
     Call {
         worker: Arc::clone(&call.worker),
         caller: Caller::of_part(Part::new(left)),

@@ -30,6 +30,8 @@ pub struct Rules {
     pub methods: HashMap<String, MethodRule>,
     pub allow_others: bool,
     pub forbidden_services: HashSet<String>,
+    /// Full methods that take no credential.
+    pub open_methods: HashSet<String>,
 }
 
 /// The rule of a method that has none of its own: replayable, nothing read, nothing changed.
@@ -109,6 +111,7 @@ mod tests {
             methods: HashMap::from([("p.S/Known".to_owned(), MethodRule::default())]),
             allow_others,
             forbidden_services: HashSet::from(["mmesh.ModelRuntime".to_owned()]),
+            ..Rules::default()
         }
     }
 

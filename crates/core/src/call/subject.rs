@@ -7,6 +7,25 @@ pub struct Subject {
     pub vmodel: Option<String>,
 }
 
+impl Subject {
+    #[must_use]
+    pub fn of_model(model: String) -> Self {
+        Self { model, vmodel: None }
+    }
+
+    /// Of a vmodel of which it is not known yet what it stands for.
+    #[must_use]
+    pub fn of_vmodel(vmodel: String) -> Self {
+        Self { model: String::new(), vmodel: Some(vmodel) }
+    }
+
+    /// As the client named it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.vmodel.as_deref().unwrap_or(&self.model)
+    }
+}
+
 /// What the sender of a hop expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {

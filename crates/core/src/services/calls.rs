@@ -11,11 +11,14 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 
+use crate::access::Listener;
 use crate::call::caller::Caller;
 use crate::call::deadline::{Deadline, deadline_exceeded, timeout_ms};
 use crate::call::end::{End, read_too_slowly};
+use crate::call::rejection::Rejection;
 use crate::call::replay::Body;
 use crate::call::stopped::poll_stopped;
+use crate::call::who::Who;
 use crate::events::Event;
 use crate::ledger::Holder;
 use crate::services::mailbox::{Mailbox, Receipt, Registered};
@@ -44,6 +47,7 @@ const MOST_UNTAKEN_BYTES: usize = 1 << 20;
 /// What is known of a call when it begins.
 pub struct Opening {
     pub port: Port,
+    pub listener: Listener,
     pub peer_address: String,
     pub holder: Arc<Holder>,
     pub method: String,
@@ -81,8 +85,17 @@ struct Growing {
 
 /// Serves a call that Python answers, to its end.
 /// Answers with the status it ended with.
-pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, body: Body) -> Code {
-    let Opening { port, peer_address, holder, method, headers, mut deadline } = opening;
+pub async fn serve(shared: &Arc<Shared>, opening: Opening, who: Who, mut caller: Caller, body: Body) -> Code {
+    let Opening { port, listener, peer_address, holder, method, headers, mut deadline } = opening;
+    let principal = match who.settle(shared, &mut caller, &mut deadline).await {
+        Ok(principal) => principal,
+        Err(end) => {
+            if matches!(end, End::Refused(_)) {
+                shared.metrics.rejected(Rejection::Unauthenticated);
+            }
+            return ended(caller, end);
+        }
+    };
     let token = shared.held.token();
     let mailbox = Arc::new(Mutex::new(Mailbox::default()));
     let kind = Kind::of(port, &method);
@@ -95,6 +108,8 @@ pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, b
     let called = Event::Called {
         token,
         port,
+        listener,
+        identity: principal.map(|principal| principal.identity.clone()),
         peer_address,
         method,
         metadata: crate::wire::headers::metadata(&headers),
@@ -130,13 +145,18 @@ pub async fn serve(shared: &Arc<Shared>, opening: Opening, mut caller: Caller, b
     if !matches!(end, End::Answered) {
         shared.events.push(Event::Cancelled { token });
     }
+    ended(call.caller, end)
+}
+
+/// Tells the client how its call ended, unless it knows.
+fn ended(mut caller: Caller, end: End) -> Code {
     match end {
-        End::Refused(status) => call.caller.cut_off(status),
-        End::Unread => call.caller.cut_off(read_too_slowly()),
-        End::Late => call.caller.end(deadline_exceeded()),
-        _ => call.caller.abandoned(),
+        End::Refused(status) => caller.cut_off(status),
+        End::Unread => caller.cut_off(read_too_slowly()),
+        End::Late => caller.end(deadline_exceeded()),
+        _ => caller.abandoned(),
     }
-    call.caller.ended.unwrap_or(Code::Cancelled)
+    caller.ended.unwrap_or(Code::Cancelled)
 }
 
 impl Answered<'_> {
@@ -310,6 +330,7 @@ mod tests {
         tokio::spawn(async move { poll_fn(|cx| server.poll_accept(cx).map(|_| ())).await });
         let opening = Opening {
             port: Port::Serving,
+            listener: Listener::Grpc,
             peer_address: String::new(),
             holder: Arc::clone(shared.ledger.open(Side::Clients, "a").holder()),
             method: "p.S/M".to_owned(),
@@ -319,7 +340,7 @@ mod tests {
         let body = Body::new(body, MOST_MESSAGE_BYTES, shared.replay.share(), false);
         let served = {
             let shared = Arc::clone(&shared);
-            tokio::spawn(async move { serve(&shared, opening, Caller::new(call, false), body).await })
+            tokio::spawn(async move { serve(&shared, opening, Who::Anybody, Caller::new(call, false), body).await })
         };
         (shared, answer, stream, served)
     }

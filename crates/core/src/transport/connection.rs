@@ -10,7 +10,8 @@ use std::time::Duration;
 use modelmesh_http2::{Accepted, Error, Server};
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
-use crate::call::entry;
+use crate::access::Origin;
+use crate::call::entry::{self, Arrival};
 use crate::ledger::{Account, Side, TooMuch};
 use crate::transport::connections::holder_of;
 use crate::transport::drain::Phase;
@@ -34,7 +35,7 @@ const IDLE: Duration = Duration::from_secs(5);
 pub async fn serve(worker: Arc<Worker>, arrived: Arrived, port: Port, address: SocketAddr) -> io::Result<()> {
     let shake = handshake(&worker, arrived, port);
     let scarce = worker.shared.connections(port).are_scarce();
-    let mut connection = timeout(if scarce { SHORT_HANDSHAKE_TIMEOUT } else { HANDSHAKE_TIMEOUT }, shake)
+    let (mut connection, origin) = timeout(if scarce { SHORT_HANDSHAKE_TIMEOUT } else { HANDSHAKE_TIMEOUT }, shake)
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let side = match port {
@@ -90,7 +91,7 @@ pub async fn serve(worker: Arc<Worker>, arrived: Arrived, port: Port, address: S
             Some(Err(error)) => return Err(error.into()),
             Some(Ok(accepted)) => {
                 busy = true;
-                entry::begin(&worker, port, address, &account, accepted);
+                entry::begin(&worker, &Arrival { port, address, origin: &origin }, &account, accepted);
             }
         }
     }
@@ -113,19 +114,21 @@ fn poll_accept(
     }
 }
 
-async fn handshake(worker: &Worker, arrived: Arrived, port: Port) -> io::Result<Server<Socket>> {
-    let socket = match arrived {
-        Arrived::Inside(stream) => Socket::Inside(stream),
+async fn handshake(worker: &Worker, arrived: Arrived, port: Port) -> io::Result<(Server<Socket>, Origin)> {
+    let (socket, origin) = match arrived {
+        Arrived::Inside(stream, origin) => (Socket::Inside(stream), origin),
         Arrived::Tcp(stream) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
             let tls = match port {
                 Port::Serving => &worker.shared.serving_tls,
                 Port::Peer => &worker.shared.peer_tls,
             };
-            tls.accept(stream).await?
+            let socket = tls.accept(stream).await?;
+            let certificate = socket.certificate();
+            (socket, Origin { certificate, ..Origin::default() })
         }
     };
-    Ok(Server::handshake(socket, limits::server(&worker.shared.settings)).await?)
+    Ok((Server::handshake(socket, limits::server(&worker.shared.settings)).await?, origin))
 }
 
 async fn until(when: Option<Instant>) {

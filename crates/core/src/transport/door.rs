@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::interval;
 
+use crate::access::{Listener, Origin};
 use crate::clock;
 use crate::ledger::{Account, Charge, Holder, Side};
 use crate::shared::Shared;
@@ -32,6 +33,7 @@ use crate::transport::port::Port;
 use crate::transport::socket::Socket;
 use crate::transport::thread::{self, Arrived, Command, Handle, least_loaded};
 use crate::wire::framing::{Deframer, Follower};
+use crate::wire::retry::PUSHBACK;
 use crate::wire::status::{Code, code_of, message_of};
 
 /// Bytes that may be on their way between a listener and a data thread, each way. Who has been full once stays as large.
@@ -40,7 +42,6 @@ const PIPE: usize = 64 << 10;
 const STEP: usize = 32 << 10;
 /// A connection that goes away before it has read a call is replaced, so often.
 const TRIES: usize = 3;
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// What a listener needs of the core. Clones are the same.
 #[derive(Clone)]
@@ -127,6 +128,7 @@ impl Door {
             account: Mutex::new(account),
             door: self.clone(),
             address,
+            origin: Origin { listener: Listener::Rest, certificate: None },
             sender: Mutex::default(),
             _admission: admission,
         })
@@ -175,6 +177,7 @@ impl Door {
 pub struct Guest {
     door: Door,
     address: SocketAddr,
+    origin: Origin,
     holder: Arc<Holder>,
     account: Mutex<Account>,
     /// Its connection to a data thread, once it has made a call.
@@ -216,6 +219,11 @@ impl Guest {
     #[must_use]
     pub fn door(&self) -> &Door {
         &self.door
+    }
+
+    /// It has come by this connection, whose certificate, if there is one, counts for its calls.
+    pub fn comes_by(&mut self, socket: &Socket) {
+        self.origin.certificate = socket.certificate();
     }
 
     /// Whether it has to go: more is held for it than for anybody else.
@@ -268,7 +276,7 @@ impl Guest {
         let (near, far) = duplex(PIPE);
         let (opened, connection) = Client::new(near, limits::client(&self.door.shared.settings));
         tokio::spawn(connection);
-        let arrived = Arrived::Inside(far);
+        let arrived = Arrived::Inside(far, self.origin.clone());
         worker.send(Command::Serve { arrived, port: Port::Serving, address: self.address, admission: None });
         *sender = Some(opened.clone());
         Some(opened)
@@ -374,7 +382,8 @@ mod tests {
         let guest = door.enter(SocketAddr::from(([10, 0, 0, 1], 9))).unwrap();
         for _ in 0..2 {
             let sender = guest.sender().unwrap();
-            let Some(Command::Serve { arrived: Arrived::Inside(mut far), admission: None, .. }) = commands.recv().await
+            let Some(Command::Serve { arrived: Arrived::Inside(mut far, _), admission: None, .. }) =
+                commands.recv().await
             else {
                 panic!("no connection was opened")
             };

@@ -51,6 +51,15 @@ macro_rules! each {
     };
 }
 
+impl Socket {
+    /// The certificate that a client proved to be its own (DER).
+    #[must_use]
+    pub fn certificate(&self) -> Option<Arc<[u8]>> {
+        let Self::Server(stream) = self else { return None };
+        stream.get_ref().1.peer_certificates()?.first().map(|certificate| Arc::from(certificate.as_ref()))
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         each!(self.get_mut(), inner => Pin::new(inner).poll_read(cx, buffer))

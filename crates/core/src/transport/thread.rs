@@ -12,6 +12,7 @@ use tokio::io::DuplexStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
+use crate::access::Origin;
 use crate::shared::Shared;
 use crate::transport::connections::Admission;
 use crate::transport::drain::Phase;
@@ -22,7 +23,7 @@ use crate::transport::port::Port;
 pub enum Arrived {
     Tcp(TcpStream),
     /// From a listener of ours that speaks another protocol, and has seen to TLS.
-    Inside(DuplexStream),
+    Inside(DuplexStream, Origin),
 }
 
 /// What other threads ask of a data thread.

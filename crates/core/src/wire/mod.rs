@@ -3,6 +3,7 @@
 pub mod compression;
 pub mod framing;
 pub mod headers;
+pub mod retry;
 pub mod splice;
 pub mod status;
 pub mod timeout;

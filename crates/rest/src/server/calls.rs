@@ -77,6 +77,8 @@ pub async fn kind_of(client: &Client, name: &str, headers: &HeaderMap, purse: &m
     match vmodel_status(client, name, headers, purse).await {
         Ok(Some(_)) => Ok(Kind::VModel),
         Ok(None) => Ok(Kind::Model),
+        // Who may not ask whether there is such a vmodel may not call it either.
+        Err(fault) if fault.status == StatusCode::FORBIDDEN => Ok(Kind::Model),
         // The store is away, say. What is loaded is served all the same.
         Err(_) if house.door.knows_model(name) => Ok(Kind::Model),
         Err(fault) => Err(fault),

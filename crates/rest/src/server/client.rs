@@ -31,10 +31,11 @@ const PING: Duration = Duration::from_secs(60);
 const PONG: Duration = Duration::from_secs(20);
 
 /// Serves one connection to its end.
-pub async fn serve(stream: TcpStream, guest: Guest, house: Arc<House>) {
+pub async fn serve(stream: TcpStream, mut guest: Guest, house: Arc<House>) {
     let mut door = house.door.clone();
     // A client that cannot shake hands, or goes, is no event of ours.
     let Ok(Ok(socket)) = timeout(PATIENCE, door.secure(stream)).await else { return };
+    guest.comes_by(&socket);
     let pace: Arc<Pace> = Arc::default();
     let header_bytes = door.max_header_bytes();
     let mut builder = Builder::new(TokioExecutor::new());

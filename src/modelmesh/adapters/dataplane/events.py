@@ -6,7 +6,9 @@ Ids are text on both sides; here they get the types that tell them apart. Words 
 from typing import assert_never
 
 from modelmesh._core import _native
+from modelmesh.values.access import Identity, Listener
 from modelmesh.values.dataplane import (
+    Asked,
     AttemptFailed,
     Called,
     CallMessage,
@@ -30,6 +32,7 @@ NativeEvent = (
     _native.Missed
     | _native.AttemptFailed
     | _native.Called
+    | _native.Asked
     | _native.CallMessage
     | _native.Cancelled
     | _native.CopyIdle
@@ -41,7 +44,7 @@ NativeEvent = (
 )
 
 
-def value_of(event: NativeEvent) -> DataPlaneEvent:  # noqa: C901 - one row per event
+def value_of(event: NativeEvent) -> DataPlaneEvent:  # noqa: C901, PLR0912 - one row per event
     """The value of one event. Raises ValueError for a word that only the core knows."""
     match event:
         case _native.Missed():
@@ -51,12 +54,16 @@ def value_of(event: NativeEvent) -> DataPlaneEvent:  # noqa: C901 - one row per 
         case _native.Called():
             return Called(
                 token=Token(event.token),
-                listener=event.listener,
+                port=event.port,
                 peer_address=event.peer_address,
                 method=event.method,
                 metadata=tuple(event.metadata),
                 timeout_ms=event.timeout_ms,
+                listener=Listener(event.listener),
+                identity=_identity(event.identity),
             )
+        case _native.Asked():
+            return Asked(Token(event.token), event.kind == "certificate", event.credential)
         case _native.CallMessage():
             return CallMessage(Token(event.token), event.message)
         case _native.Cancelled():
@@ -80,6 +87,13 @@ def value_of(event: NativeEvent) -> DataPlaneEvent:  # noqa: C901 - one row per 
 
 def _vmodel(vmodel: str | None) -> VModelId | None:
     return None if vmodel is None else VModelId(vmodel)
+
+
+def _identity(given: tuple[str, list[str], str] | None) -> Identity | None:
+    if given is None:
+        return None
+    name, groups, tenant = given
+    return Identity(name, tuple(groups), tenant)
 
 
 def _view(view: int | None) -> Revision | None:

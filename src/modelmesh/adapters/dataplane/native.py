@@ -13,16 +13,20 @@ from dataclasses import dataclass
 
 from modelmesh._core import _native
 from modelmesh.adapters.dataplane.events import NativeEvent, value_of
+from modelmesh.values.access import Kind
 from modelmesh.values.dataplane import (
     DataPlaneEvent,
     Fail,
     Naming,
     Observing,
     PeerAddress,
+    Rejected,
     Resolution,
     Route,
     Rules,
+    TenantLimits,
     Usage,
+    Verdict,
 )
 from modelmesh.values.ids import InstanceId, ModelId, Token, VModelId
 from modelmesh.values.status import Status
@@ -219,6 +223,24 @@ class NativeDataPlane:
     def set_rules(self, rules: Rules) -> None:
         """Say which methods exist and who answers them."""
         self._core.set_rules(rules)
+
+    def set_access(self, tenants: Sequence[TenantLimits] | None) -> None:
+        """Ask who calls from now on; None: ask nobody any more. What is known of credentials is forgotten."""
+        self._core.set_access(
+            None if tenants is None else [(one.name, one.calls_per_second, one.calls_at_once) for one in tenants]
+        )
+
+    def answer_asked(self, token: Token, verdict: Verdict) -> None:
+        """Say whose credential it is. Tokens that have gone are ignored."""
+        if isinstance(verdict, Rejected):
+            self._core.reject(token, verdict.status, verdict.message, verdict.kept)
+            return
+        who = verdict.identity
+        rights = [
+            (right.pattern, right.kind is Kind.VMODEL, [one.value for one in right.listeners])
+            for right in verdict.rights
+        ]
+        self._core.accept(token, (who.name, list(who.groups), who.tenant), rights, verdict.valid_ms)
 
     def resolve(self, resolutions: Sequence[tuple[Token, Resolution]]) -> None:
         """Say what happens next to held requests. Tokens that have gone are ignored."""

@@ -12,6 +12,7 @@ from modelmesh.control.requests.journeys import Requests
 from modelmesh.control.tasks import Tasks
 from modelmesh.ports import Clock, DataPlane
 from modelmesh.values.dataplane import (
+    Asked,
     AttemptFailed,
     Called,
     CallMessage,
@@ -23,6 +24,7 @@ from modelmesh.values.dataplane import (
     LinkLost,
     Missed,
     Outcome,
+    Rejected,
 )
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Token
 from modelmesh.values.status import Status
@@ -36,11 +38,12 @@ EARLY_MS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class CallHandlers:
-    """Who answers calls of the services that Python serves."""
+    """Who answers calls of the services that Python serves, and whose credentials callers show."""
 
     called: Callable[[Called], None]
     message: Callable[[CallMessage], None]
     cancelled: Callable[[Cancelled], None]
+    asked: Callable[[Asked], None]
 
 
 class Linked(Protocol):
@@ -108,6 +111,8 @@ class Receiver:
             match event:
                 case Missed(token) | AttemptFailed(token, replayable=True):
                     self._requests.give_up(token, message)
+                case Asked(token):
+                    self._dataplane.answer_asked(token, Rejected(Status.INTERNAL, message, kept=False))
                 case Called(token) | CallMessage(token):
                     self._dataplane.finish(token, Status.INTERNAL, message)
                 case _:
@@ -138,6 +143,9 @@ class Receiver:
             case Called():
                 if self.handlers is not None:
                     self.handlers.called(event)
+            case Asked():
+                if self.handlers is not None:
+                    self.handlers.asked(event)
             case CallMessage():
                 if self.handlers is not None:
                     self.handlers.message(event)

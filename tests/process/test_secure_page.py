@@ -1,0 +1,110 @@
+"""Access rules at a real instance: what the page on them shows, and a document that changes while it serves."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import StartMesh, eventually
+from test_documents import swap
+from typer.testing import CliRunner
+
+from modelmesh.cli import app
+from modelmesh.instance.access_document import parse_access
+from modelmesh.policy.access import hash_of_key
+
+pytestmark = pytest.mark.process
+
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "secure-a-mesh.md").read_text()
+KEY = "mm_a-key-of-this-test"
+ALL = {"to": ["setup"], "verbs": ["infer", "load", "register", "admin"], "models": ["*"], "vmodels": ["*"]}
+
+
+def document(*, anonymous: bool, models: list[str]) -> str:
+    body = {
+        "principals": [
+            {"name": "setup", "anonymous": anonymous},
+            {"name": "reporting", "keys": [f"sha256:{hash_of_key(KEY)}"]},
+        ],
+        "grants": [ALL, {"to": ["reporting"], "verbs": ["infer"], "models": models}],
+    }
+    return json.dumps(body)
+
+
+async def run(*command: str, key: str = "") -> tuple[int, str]:
+    environment = {**os.environ, "MODELMESH_API_KEY": key}
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment
+    )
+    async with asyncio.timeout(60):
+        out, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode()
+
+
+async def test_rules_at_a_running_instance(start_mesh: StartMesh, tmp_path: Path) -> None:
+    folder = tmp_path / "rules"
+    swap(folder, "access.json", document(anonymous=True, models=["fraud-*"]))
+    mesh = await start_mesh(environment={"MM_ACCESS_PATH": str(folder / "access.json")})
+    for model in ("fraud-7", "risk"):
+        await mesh.register(model)
+    swap(folder, "access.json", document(anonymous=False, models=["fraud-*"]))
+    instance = mesh.cluster.instances[0]
+    listing = (sys.executable, "-m", "modelmesh.cli", "models", "list", "--address", instance.endpoint)
+
+    async def is_closed() -> bool:
+        return (await run(*listing))[0] == 1
+
+    await eventually(is_closed)
+    status, said = await run(*listing)
+    assert (status, "UNAUTHENTICATED" in said) == (1, True), said
+    status, said = await run(*listing, key=KEY)
+    assert status == 0, said
+    assert "fraud-7" in said
+    assert "risk" not in said
+
+    async def get(path: str, *more: str) -> tuple[str, str]:
+        _, out = await run("curl", "-s", "-w", "\n%{http_code}", f"{instance.rest_url}{path}", *more)
+        body, _, code = out.rpartition("\n")
+        return code, body
+
+    assert (await get("/v2/models/fraud-7"))[0] == "401"
+    assert (await get("/v2/health/ready"))[0] == "200"
+    bearer = ("-H", f"authorization: Bearer {KEY}")
+    assert json.loads((await get("/v2/models", *bearer))[1])["models"] == ["fraud-7"]
+    assert (await get("/v2/models/risk", *bearer))[0] == "403"
+    load = ("-X", "POST", *bearer)
+    assert (await get("/v2/repository/models/fraud-7/load", *load))[0] == "403"
+
+    swap(folder, "access.json", document(anonymous=False, models=["*"]).replace("infer", "call"))
+
+    async def refused() -> bool:
+        return "document_refused" in mesh.log()
+
+    await eventually(refused)
+    assert "grants.1.verbs.0" in mesh.log()
+    assert (await get("/v2/models/risk", *bearer))[0] == "403", "the last valid document stays in force"
+    swap(folder, "access.json", document(anonymous=False, models=["*"]))
+
+    async def sees_both() -> bool:
+        return "risk" in (await get("/v2/models", *bearer))[1]
+
+    await eventually(sees_both)
+
+
+def test_the_documents_and_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *parts = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    parse_access(first)
+    for part in parts:
+        body = yaml.safe_load(part)
+        assert parse_access(json.dumps(body)).principals
+    (tmp_path / "access.yaml").write_text(first)
+    monkeypatch.chdir(tmp_path)
+    shown = re.findall(r"^\$ modelmesh (access check .*)\n(.*)$", PAGE, flags=re.MULTILINE)
+    assert len(shown) == 2
+    for command, answer in shown:
+        assert CliRunner().invoke(app, command.split()).output.replace("\n", " ").strip() == answer
