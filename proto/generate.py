@@ -5,6 +5,7 @@ process may hold another copy of the same public messages (tritonclient's, or it
 and two files that define one name cannot share a pool.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +51,10 @@ def main() -> int:
     for stub in TARGET.glob("*_pb2.pyi"):
         text = re.sub(r"^import (\w+_pb2)", r"from modelmesh._proto import \1", stub.read_text(), flags=re.MULTILINE)
         stub.write_text(text)
+    for link in TARGET.glob("*.proto"):
+        link.unlink()
+    for source in sources:  # users of the wheel generate clients of other languages from them
+        (TARGET / source.name).symlink_to(os.path.relpath(source, TARGET))
     return 0
 
 

@@ -24,13 +24,13 @@ class Client:
             return status(status=status.LOADED, modelCopyInfos=copies)
         assert method == "modelmesh.v1.Admin/Explain"
         told = [
-            ("a", "load_progress", "fetching, 90.0 of 90.0 MB"),
+            ("a", "load_progress", "fetching, 90.0 MiB of 90.0 MiB"),
             ("a", "load_started", ""),
-            ("a", "load_progress", "fetching, 1.0 of 40.0 MB"),
-            ("a", "load_progress", "fetching, 12.0 of 40.0 MB"),
-            ("b", "load_progress", "fetching, 90.0 of 90.0 MB"),
+            ("a", "load_progress", "fetching, 1.0 MiB of 40.0 MiB"),
+            ("a", "load_progress", "fetching, 12.0 MiB of 40.0 MiB"),
+            ("b", "load_progress", "fetching, 90.0 MiB of 90.0 MiB"),
             ("b", "load_started", ""),
-            ("c", "load_progress", "loading, 40.0 of 40.0 MB"),
+            ("c", "load_progress", "loading, 40.0 MiB of 40.0 MiB"),
         ]
         events = [admin_pb2.Event(instance_id=one, kind=kind, detail=detail) for one, kind, detail in told]
         return admin_pb2.ExplainResponse(events=events)
@@ -51,12 +51,12 @@ def test_how_far_a_load_is_stands_beside_it(capsys: pytest.CaptureFixture[str]) 
     models.status("m", address="x", ca=None, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("  a: LOADING since")
-    assert lines[1].endswith("(fetching, 12.0 of 40.0 MB)")
-    assert "MB" not in lines[2], "of a load before this one nothing is told"
-    assert "MB" not in lines[3]
+    assert lines[1].endswith("(fetching, 12.0 MiB of 40.0 MiB)")
+    assert "MiB" not in lines[2], "of a load before this one nothing is told"
+    assert "MiB" not in lines[3]
 
 
 def test_and_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     models.status("m", address="x", ca=None, as_json=True)
     copies = json.loads(capsys.readouterr().out)["copies"]
-    assert [copy.get("progress") for copy in copies] == ["fetching, 12.0 of 40.0 MB", None, None]
+    assert [copy.get("progress") for copy in copies] == ["fetching, 12.0 MiB of 40.0 MiB", None, None]

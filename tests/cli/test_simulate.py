@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from modelmesh.cli import app
-from modelmesh.cli.sizes import parse_size
 from modelmesh.testing.sizing import Fleet, serve
 from modelmesh.testing.workload import KINDS, Defaults, WorkloadError, drawn, read_csv
 
@@ -27,7 +26,7 @@ def csv(path: Path, text: str) -> Path:
 
 def test_a_file_says_when_what_how_large_and_how_slow(tmp_path: Path) -> None:
     file = csv(tmp_path, "time_s,model,size,load_s\n5,b,200,\n3.5,a,1KiB,2\n4,b,,\n")
-    workload = read_csv(file, defaults=DEFAULTS, parse_size=parse_size)
+    workload = read_csv(file, defaults=DEFAULTS)
     assert workload.requests == ((0, "a"), (500, "b"), (1500, "b"))
     assert workload.sizes == {"a": 1024, "b": 200}
     assert workload.load_ms == {"a": 2000, "b": 2000}
@@ -48,7 +47,7 @@ def test_a_file_says_when_what_how_large_and_how_slow(tmp_path: Path) -> None:
 )
 def test_a_malformed_file_is_told_by_line(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(WorkloadError, match=told):
-        read_csv(csv(tmp_path, text), defaults=DEFAULTS, parse_size=parse_size)
+        read_csv(csv(tmp_path, text), defaults=DEFAULTS)
     result = run(str(tmp_path / "load.csv"), "--capacity", "1GiB")
     assert result.exit_code == 1
     assert told in result.stderr

@@ -10,7 +10,7 @@ PROTOS = ("model-mesh.proto", "admin.proto", "model-runtime.proto", "peer.proto"
 
 HEADER = """# API
 
-Rendered from [`proto/`](../../proto) by `make docs`. Management and `modelmesh.v1.Admin` are answered on the serving port, beside every inference
+Rendered from [`proto/`](../../proto) by `make docs`. An installed package has the files in `modelmesh/_proto/`. Management and `modelmesh.v1.Admin` are answered on the serving port, beside every inference
 service; [errors](errors.md) lists statuses and texts, [vmodels](vmodels.md) says what a vmodel is, and
 [write-a-runtime](../tutorials/write-a-runtime.md) what a runtime answers. `grpc.health.v1.Health` and reflection are there too.
 """

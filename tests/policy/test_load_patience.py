@@ -61,8 +61,8 @@ def test_never_sooner_than_without_progress_and_never_without_end(
     ("progress", "text"),
     [
         (LoadProgress(LoadStage.LISTING), "listing"),
-        (LoadProgress(F, 12_500_000, 40_000_000, 3, 7), "fetching, 12.5 of 40.0 MB, 3 of 7 files"),
-        (LoadProgress(F, 12_500_000, 0, 0, 1), "fetching, 12.5 MB"),
+        (LoadProgress(F, 12_500_000, 40_000_000, 3, 7), "fetching, 11.9 MiB of 38.1 MiB, 3 of 7 files"),
+        (LoadProgress(F, 12_500_000, 0, 0, 1), "fetching, 11.9 MiB"),
     ],
 )
 def test_in_words(progress: LoadProgress, text: str) -> None:

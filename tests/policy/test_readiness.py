@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from modelmesh.policy.readiness import OTHERS_DRAIN_MS, Condition, ReadinessReason, readiness
+from modelmesh.policy.readiness import OTHERS_DRAIN_MS, STORE_AWAY_MS, Condition, ReadinessReason, readiness
 
 UP = Condition(started=True, runtime_ready=True)
 
@@ -27,3 +27,8 @@ def test_one_that_is_stuck_in_leaving_is_not_waited_for() -> None:
 
 def test_one_that_was_ready_stays_so_while_others_leave() -> None:
     assert readiness(replace(UP, was_ready=True, drains_ms=(5_000,))) is ReadinessReason.READY
+
+
+def test_one_that_alone_has_no_store_is_not_ready_once_a_restart_of_the_store_is_ruled_out() -> None:
+    assert readiness(replace(UP, cut_off_ms=STORE_AWAY_MS - 1)) is ReadinessReason.READY
+    assert readiness(replace(UP, cut_off_ms=STORE_AWAY_MS)) is ReadinessReason.STORE_AWAY

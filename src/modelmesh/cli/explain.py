@@ -9,7 +9,7 @@ import typer
 
 from modelmesh.cli.events import event_line
 from modelmesh.cli.models import LOCAL, Address, AsJson, Authority, ModelIdArgument
-from modelmesh.cli.sizes import format_size
+from modelmesh.values.sizes import format_size
 from modelmesh.cli.text import say
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def fits(
     """Say where a model of a size would be loaded now, and what would leave for it; exit status 1: nowhere."""
     from modelmesh._proto import admin_pb2 as pb
     from modelmesh.cli.client import connect, described
-    from modelmesh.cli.sizes import parse_size
+    from modelmesh.values.sizes import parse_size
 
     try:
         request = pb.FitRequest(size_bytes=parse_size(size), type=model_type)

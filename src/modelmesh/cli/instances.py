@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelmesh.cli.models import LOCAL, Address, AsJson, Authority, table
-from modelmesh.cli.sizes import format_size
+from modelmesh.values.sizes import format_size
 from modelmesh.cli.text import console, printable
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from modelmesh.cli.sizes import parse_size
+from modelmesh.values.sizes import parse_size
 
 _PANEL = "Limits"
 _FILES = "Files from elsewhere"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelmesh.cli.sizes import format_size, parse_size
+from modelmesh.values.sizes import format_size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +120,7 @@ def _workload(trace: str, *, requests: int, rate: float, seed: int, model_bytes:
     defaults = Defaults(model_bytes, load_speed)
     path = Path(trace)
     if trace.partition(":")[0] not in KINDS and (path.exists() or path.suffix == ".csv"):
-        return read_csv(path, defaults=defaults, parse_size=parse_size)
+        return read_csv(path, defaults=defaults)
     return drawn(trace, requests=requests, rate=rate, seed=seed, defaults=defaults)
 
 

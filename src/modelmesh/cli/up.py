@@ -96,7 +96,7 @@ def up(
     ] = None,
 ) -> None:
     """Run N instances on this machine until Ctrl-C, with the built-in Python runtime, one of your own, or those of manifests. Loopback only."""
-    from modelmesh.cli.sizes import parse_size
+    from modelmesh.values.sizes import parse_size
     from modelmesh.instance.local_runtimes import Limits
 
     try:

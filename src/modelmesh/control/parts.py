@@ -268,6 +268,7 @@ def life_parts(base: Base, view: ViewParts, copies: CopyParts, *, mover: Mover) 
             journal=base.journal,
             bootstrap_ms=base.limits.bootstrap_ms,
             alive=base.supervisor.alive,
+            has_store=lambda: view.observer.connected,
         ),
         drain=Drain(
             own=base.own,

@@ -267,6 +267,10 @@ class ControlPlane:
         """The same, with the reason."""
         return self._ready.reason()
 
+    def pinged(self) -> None:
+        """Another instance has asked who is here."""
+        self._ready.pinged()
+
     async def drain(self, timeout_ms: int) -> Drained:
         """Take no more loads, and have what is used here loaded elsewhere; this instance goes on serving.
 

@@ -54,6 +54,7 @@ class Peer:
     async def ping(self, _: Call, request: pb.PingRequest) -> pb.PingResponse:
         """Say who answers here."""
         del request
+        self._plane.pinged()
         return pb.PingResponse(instance_id=self._plane.identity.instance)
 
     async def ensure_loaded(self, _: Call, request: pb.EnsureLoadedRequest) -> pb.EnsureLoadedResponse:

@@ -2,11 +2,17 @@
 
 Source: the INTENT of `spec/cluster-state.md` 8.1. There one draining instance that got stuck kept all new ones unready for ever;
 here it counts for a bounded time.
+
+If all instances lose the store, all stay ready: loaded models can be served without it. If one loses it alone, the others
+serve everything, and this one only what it has loaded.
 """
 
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+STORE_AWAY_MS = 10_000
+"""How long an instance may be the only one without the store before it is not ready: a store that restarts is back sooner."""
 
 OTHERS_DRAIN_MS = 120_000
 """How long another instance's drain is waited for; a rollout gives one that long at most, by its default."""
@@ -21,6 +27,7 @@ class ReadinessReason(enum.Enum):
     DRAINING = "draining"
     LOADS_FAIL = "loads_fail"
     OTHERS_DRAIN = "others_drain"
+    STORE_AWAY = "store_away"
     BROKEN = "broken"
 
 
@@ -35,6 +42,8 @@ class Condition:
         loads_fail: Models that work elsewhere, or too many, fail to load here since the start, and none is loaded.
         was_ready: It has been ready before.
         broken: A loop without which it is no instance has ended.
+        cut_off_ms: How long this instance has been without the store while another instance has it; None: it has the
+            store, or nobody is known to have it.
         drains_ms: For each other instance that is draining, since when that has been seen here.
     """
 
@@ -45,6 +54,7 @@ class Condition:
     was_ready: bool = True
     drains_ms: Sequence[int] = ()
     broken: bool = False
+    cut_off_ms: int | None = None
 
 
 def readiness(condition: Condition) -> ReadinessReason:
@@ -59,6 +69,8 @@ def readiness(condition: Condition) -> ReadinessReason:
         return ReadinessReason.RUNTIME_AWAY
     if condition.loads_fail:
         return ReadinessReason.LOADS_FAIL
+    if condition.cut_off_ms is not None and condition.cut_off_ms >= STORE_AWAY_MS:
+        return ReadinessReason.STORE_AWAY
     if not condition.was_ready and any(drain_ms < OTHERS_DRAIN_MS for drain_ms in condition.drains_ms):
         return ReadinessReason.OTHERS_DRAIN
     return ReadinessReason.READY

@@ -1,13 +1,14 @@
 """Certificates for tests: an authority that issues what is asked for, good or bad."""
 
 import datetime as dt
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 _BEGINNING = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 _LATE = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
@@ -34,70 +35,48 @@ class Authority:
     """A certificate authority with a key of its own."""
 
     def __init__(self, name: str = "test authority") -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        builder = _builder(self._name, self._name, self._key.public_key(), until=_LATE)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        self.pem = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        self._authority = trustme.CA(organization_name=name, key_type=trustme.KeyType.ECDSA)
+        self.pem = self._authority.cert_pem.bytes()
 
     def issue(self, *names: str, expired: bool = False) -> Issued:
         """A certificate for DNS names and addresses; the first is also its subject. Without names: `client`."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, (*names, "client")[0])])
-        builder = _builder(subject, self._name, key.public_key(), until=_EXPIRED if expired else _LATE)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        if names:
-            builder = builder.add_extension(
-                x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
-            )
-        certificate = builder.sign(self._key, hashes.SHA256())
-        return Issued(
-            certificate.public_bytes(serialization.Encoding.PEM),
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            ),
+        issued = self._authority.issue_cert(
+            *names,
+            common_name=(*names, "client")[0],
+            key_type=trustme.KeyType.ECDSA,
+            not_after=_EXPIRED if expired else None,
         )
+        key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
+        return Issued(issued.cert_chain_pems[0].bytes(), _pem(key, serialization.NoEncryption()))
 
 
 def self_signed(name: str, *, authority: bool) -> Issued:
-    """A certificate that its own key signed; `authority`: marked as one, as `openssl req -x509` does."""
+    """A certificate that its own key signed; `authority`: marked as one, as `openssl req -x509` does.
+
+    trustme makes none.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    builder = _builder(subject, subject, key.public_key(), until=_LATE)
-    builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-    builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(name)]), critical=False)
-    return Issued(
-        builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_BEGINNING)
+        .not_valid_after(_LATE)
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
     )
+    certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return Issued(certificate, _pem(key, serialization.NoEncryption()))
 
 
 def encrypted(key: bytes, passphrase: str) -> bytes:
     """The same key, encrypted."""
     loaded = serialization.load_pem_private_key(key, None)
-    return loaded.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(passphrase.encode()),
-    )
+    return _pem(loaded, serialization.BestAvailableEncryption(passphrase.encode()))
 
 
-def _alternative(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, until: dt.datetime
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(_BEGINNING)
-        .not_valid_after(until)
-    )
+def _pem(key: PrivateKeyTypes, encryption: serialization.KeySerializationEncryption) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)

@@ -92,7 +92,9 @@ class FakePeers:
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who is there."""
         del timeout_ms
-        return self._peer(address).plane.identity.instance
+        plane = self._peer(address).plane
+        plane.pinged()
+        return plane.identity.instance
 
     async def close(self) -> None:
         """Nothing is open."""

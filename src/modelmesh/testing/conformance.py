@@ -465,7 +465,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, verdict in verdicts.items():
         print(f"{name.replace('_', ' '):40} {verdict}")  # noqa: T201 - the program's output
     failed = sum(verdict.startswith("FAILED") for verdict in verdicts.values())
-    print(f"{len(verdicts) - failed} of {len(verdicts)} checks hold")  # noqa: T201 - as above
+    skipped = sum(verdict.startswith("skipped") for verdict in verdicts.values())
+    held = len(verdicts) - failed - skipped
+    print(f"{held} hold, {skipped} skipped, {failed} failed")  # noqa: T201 - as above
     return 1 if failed else 0
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 from modelmesh.testing.traces import Trace, bursting, cyclic, scanned, shifting, zipf
+from modelmesh.values.sizes import parse_size
 
 LARGEST_FILE_ROWS = 5_000_000
 SHORTEST_LOAD_MS = 100
@@ -122,7 +123,7 @@ def drawn(spec: str, *, requests: int, rate: float, seed: int, defaults: Default
     return Workload(spec, tuple(timed), sizes, load_ms)
 
 
-def read_csv(path: Path, *, defaults: Defaults, parse_size: Callable[[str], int]) -> Workload:
+def read_csv(path: Path, *, defaults: Defaults) -> Workload:
     """Read a file as the module's docstring says.
 
     Raises:
@@ -146,7 +147,7 @@ def read_csv(path: Path, *, defaults: Defaults, parse_size: Callable[[str], int]
                     raise WorkloadError(f"{where}: model is empty")
                 requests.append((round(_seconds(row["time_s"], where, "time_s") * 1000), model))
                 if row.get("size") and model not in sizes:
-                    sizes[model] = _size(row["size"], where, parse_size)
+                    sizes[model] = _size(row["size"], where)
                 if row.get("load_s") and model not in load_ms:
                     load_ms[model] = round(_seconds(row["load_s"], where, "load_s") * 1000)
                 if len(requests) > LARGEST_FILE_ROWS:
@@ -173,7 +174,7 @@ def _seconds(text: str | None, where: str, name: str) -> float:
     return value
 
 
-def _size(text: str, where: str, parse_size: Callable[[str], int]) -> int:
+def _size(text: str, where: str) -> int:
     try:
         return max(1, parse_size(text))
     except ValueError as error:

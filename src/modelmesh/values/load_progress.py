@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 
 from modelmesh.values import bounds
+from modelmesh.values.sizes import format_size
 
 
 class LoadStage(enum.Enum):
@@ -49,11 +50,11 @@ class LoadProgress:
         )
 
     def __str__(self) -> str:
-        """For people: `fetching, 12.5 of 40.0 MB, 3 of 7 files`."""
+        """For people: `fetching, 11.9 MiB of 38.1 MiB, 3 of 7 files`."""
         parts = [self.stage.value]
         if self.bytes_total or self.bytes_done:
-            total = f" of {self.bytes_total / 1e6:.1f}" if self.bytes_total else ""
-            parts.append(f"{self.bytes_done / 1e6:.1f}{total} MB")
+            total = f" of {format_size(self.bytes_total)}" if self.bytes_total else ""
+            parts.append(f"{format_size(self.bytes_done)}{total}")
         if self.files_total > 1:
             parts.append(f"{self.files_done} of {self.files_total} files")
         return ", ".join(parts)

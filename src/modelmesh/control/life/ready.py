@@ -20,6 +20,7 @@ class Ready:
 
     Args:
         alive: Whether every loop runs that this instance needs.
+        has_store: Whether the store answers.
         bootstrap_ms: How long after the start failing loads count against this instance.
     """
 
@@ -33,8 +34,11 @@ class Ready:
         journal: Journal,
         bootstrap_ms: int,
         alive: Callable[[], bool],
+        has_store: Callable[[], bool],
     ) -> None:
         self._alive = alive
+        self._has_store = has_store
+        self._cut_off_since_ms: int | None = None
         self._state = state
         self._cache = cache
         self._link = link
@@ -52,6 +56,8 @@ class Ready:
     def reason(self) -> ReadinessReason:
         """READY, or why not."""
         now_ms = self._clock.monotonic_ms()
+        if self._has_store():
+            self._cut_off_since_ms = None
         reason = readiness(
             Condition(
                 started=self._opened,
@@ -60,11 +66,17 @@ class Ready:
                 draining=self._cache.draining,
                 loads_fail=self._bootstrap.failing and not self._cache.serves(),
                 was_ready=self._was_ready,
+                cut_off_ms=None if self._cut_off_since_ms is None else now_ms - self._cut_off_since_ms,
                 drains_ms=[now_ms - since_ms for since_ms in self._drains.values()],
             )
         )
         self._was_ready = self._was_ready or reason is ReadinessReason.READY
         return reason
+
+    def pinged(self) -> None:
+        """Another instance asks who is here. It does so when our key has disappeared from the store, which it can read."""
+        if self._cut_off_since_ms is None and not self._has_store():
+            self._cut_off_since_ms = self._clock.monotonic_ms()
 
     def members_changed(self, instances: Iterable[InstanceId]) -> None:
         """Entries of these instances changed: remember since when others are draining."""
