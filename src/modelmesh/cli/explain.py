@@ -9,8 +9,8 @@ import typer
 
 from modelmesh.cli.events import event_line
 from modelmesh.cli.models import LOCAL, Address, AsJson, Authority, ModelIdArgument
-from modelmesh.values.sizes import format_size
 from modelmesh.cli.text import say
+from modelmesh.values.sizes import format_size
 
 if TYPE_CHECKING:
     from modelmesh._proto import admin_pb2

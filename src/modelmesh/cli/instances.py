@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelmesh.cli.models import LOCAL, Address, AsJson, Authority, table
-from modelmesh.values.sizes import format_size
 from modelmesh.cli.text import console, printable
+from modelmesh.values.sizes import format_size
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -47,8 +47,8 @@ def pull(
     as_json: Annotated[bool, typer.Option("--json", help="Print path, bytes and files as JSON.")] = False,
 ) -> None:
     """Pull a model's files and print where they are. What the disk cache has is not fetched again."""
-    from modelmesh.values.sizes import parse_size
     from modelmesh.storage import StorageError
+    from modelmesh.values.sizes import parse_size
 
     try:
         budget_bytes = parse_size(cache_size)

@@ -96,8 +96,8 @@ def up(
     ] = None,
 ) -> None:
     """Run N instances on this machine until Ctrl-C, with the built-in Python runtime, one of your own, or those of manifests. Loopback only."""
-    from modelmesh.values.sizes import parse_size
     from modelmesh.instance.local_runtimes import Limits
+    from modelmesh.values.sizes import parse_size
 
     try:
         capacity_bytes = parse_size(capacity)
