@@ -12,6 +12,7 @@ import source_files
 
 import servers as servers_page
 from modelmesh._proto import admin_pb2, model_mesh_pb2, model_runtime_pb2, peer_pb2
+from modelmesh.adapters.telemetry.logs import COMPONENTS
 from modelmesh.cli import reference as commands
 from modelmesh.control.copies.entry import DropReason
 from modelmesh.machines.model_copy import CopyState
@@ -258,6 +259,7 @@ def test_the_page_of_events_names_them_all_and_their_reasons() -> None:
     page = (ROOT / "docs" / "reference" / "events.md").read_text()
     events: set[str] = set()
     reasons: dict[str, set[str]] = {}
+    compared: set[str] = set()
     tables = re.findall(r"^(\| (?:event|reason of .*?) \|.*\n)\|---\|---\|\n((?:\| .*\n)+)", page, flags=re.MULTILINE)
     for title, rows in tables:
         words = {word for row in rows.splitlines() for word in re.findall(r"`([\w-]+)`", row.split("|")[1])}
@@ -266,6 +268,14 @@ def test_the_page_of_events_names_them_all_and_their_reasons() -> None:
         else:
             reasons[" ".join(re.findall(r"`(\w+)`", title))] = words
     assert events == kinds_of_events()
+    for title, section in re.findall(r"^## (The store|\w+).*\n([^#]+)", page, flags=re.MULTILINE):
+        component = title.removeprefix("The ").lower()
+        if component in COMPONENTS and component != "instance":
+            tables = re.findall(r"^\| event .*\n\|---\|---\|\n((?:\| .*\n)+)", section, flags=re.MULTILINE)
+            listed = {word for rows in tables for word in re.findall(r"^\|([^|]*)\|", rows, flags=re.MULTILINE)}
+            assert {word for cell in listed for word in re.findall(r"`(\w+)`", cell)} == COMPONENTS[component]
+            compared.add(component)
+    assert compared == COMPONENTS.keys() - {"calls", "instance"}
     # Why nothing is done is no event.
     quiet = {
         CopiesReason.ENOUGH,

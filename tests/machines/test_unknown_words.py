@@ -84,6 +84,7 @@ PROTOS: dict[str, object] = {
         word_of(model_mesh_pb2.VModelStatusInfo.VModelStatus, NUMBER) == "UNKNOWN_99"
     ),
     "modelmesh.v1.Copy.State": "the command line shows what is not LOADED as loading",
+    "modelmesh.v1.StatusUpdate.Part": "the controller takes what is not known as a part of a snapshot",
     "grpc.health.v1.HealthCheckResponse.ServingStatus": SENT_ONLY,
 }
 """Each enumeration of the protos: how one that is not known is read, or why that cannot be."""

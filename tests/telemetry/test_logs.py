@@ -81,6 +81,25 @@ def test_a_level_may_change_while_loggers_live(level: LogLevel, output: io.Strin
     assert told() == ["loaded", "load_failed"]
 
 
+def test_each_component_may_have_a_level_of_its_own(level: LogLevel, output: io.StringIO) -> None:
+    log, calls = JournalLog("i", level), CallLog("i", {})
+
+    def logged() -> list[tuple[str, str]]:
+        for kind in ("sent", "victim", "loaded", "store_away", "drained"):
+            log(Event(0, InstanceId("i"), ModelId("m"), kind, "", ""))
+        calls.logged(ended())
+        return [(line["component"], line["event"]) for line in lines(output)]
+
+    level.set("warning, requests=debug, calls=INFO")
+    assert logged() == [("requests", "sent"), ("store", "store_away"), ("calls", "call")]
+    level.set("store=off,copies=debug")
+    assert logged() == [("copies", "victim"), ("copies", "loaded"), ("instance", "drained"), ("calls", "call")]
+    with pytest.raises(ValueError, match="'loads' is no component; there are calls, requests, copies"):
+        level.set("info,loads=debug")
+    with pytest.raises(ValueError, match="'' is no level"):
+        level.set("info,copies=")
+
+
 def test_lines_of_calls_carry_id_model_reason_and_headers(level: LogLevel, output: io.StringIO) -> None:
     log = CallLog("i", {"x-user": "user", "x-name-bin": "name"})
     log.logged(ended(headers=(("x-name-bin", "êñü".encode()), ("x-user", b"u"))))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from modelmesh.adapters.telemetry.logs import COMPONENTS, parse_levels
 from modelmesh.instance.endpoint_settings import names
 from modelmesh.instance.observing_settings import ObservingSettings
 
@@ -147,8 +148,11 @@ class Settings(ObservingSettings):
     log_format: Literal["json", "console"] = Field(
         default="json", validation_alias=names("MM_LOG_FORMAT"), description="Form of log lines."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", validation_alias=names("MM_LOG_LEVEL"), description="Least level that is logged."
+    log_level: str = Field(
+        default="info",
+        validation_alias=names("MM_LOG_LEVEL"),
+        description="Least level that is logged: `debug`, `info`, `warning`, `error` or `off`; also by component, as in "
+        f"`info,requests=debug`. Components: {', '.join(f'`{component}`' for component in COMPONENTS)}.",
     )
 
     @field_validator("shutdown_timeout_ms", mode="before")
@@ -166,7 +170,13 @@ class Settings(ObservingSettings):
     def _unless_false(cls, value: Any) -> Any:
         return value != "false" if isinstance(value, str) else value
 
-    @field_validator("log_format", "log_level", "eviction", mode="before")
+    @field_validator("log_level")
+    @classmethod
+    def _levels(cls, value: str) -> str:
+        parse_levels(value)
+        return value
+
+    @field_validator("log_format", "eviction", mode="before")
     @classmethod
     def _lower_choice(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value

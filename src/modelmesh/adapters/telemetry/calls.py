@@ -42,7 +42,7 @@ class CallLog:
     """
 
     def __init__(self, instance: str, keys: Mapping[str, str]) -> None:
-        self._log = structlog.get_logger("modelmesh").bind(instance=instance)
+        self._log = structlog.get_logger("modelmesh").bind(instance=instance, component="calls")
         self._keys = keys
 
     def logged(self, call: Logged) -> None:

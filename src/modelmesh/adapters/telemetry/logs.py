@@ -46,37 +46,120 @@ _LEVELS = {
 """Everything else is INFO."""
 
 
+COMPONENTS: dict[str, frozenset[str]] = {
+    "calls": frozenset(),
+    "requests": frozenset({"sent", "local", "attempt_failed", "gave_up"}),
+    "copies": frozenset(
+        [
+            "load_started",
+            "load_progress",
+            "loaded",
+            "load_failed",
+            "load_not_begun",
+            "not_measured",
+            "victim",
+            "evicted",
+            "dropped",
+            "unloaded",
+            "unload_failed",
+            "ended",
+            "effect_failed",
+            "adds_copies",
+            "drops_copy",
+            "moved",
+            "sent_on",
+            "queued",
+            "misplaced",
+            "preloads",
+            "vanished",
+            "lost_while_loading",
+            "lost_in_use",
+        ]
+    ),
+    "models": frozenset(
+        [
+            "registered",
+            "unregistered",
+            "copies_set",
+            "static_skipped",
+            "vmodel_written",
+            "split_set",
+            "split_without",
+            "vmodel_moved",
+            "vmodel_stuck",
+            "vmodel_unreadable",
+        ]
+    ),
+    "store": frozenset(
+        [
+            "store_away",
+            "store_back",
+            "store_compacted",
+            "store_replaced",
+            "record_put_back",
+            "lease_lost",
+            "orphan_key",
+            "missing_key",
+            "unreadable_key",
+            "config_changed",
+            "config_refused",
+            "constraints_changed",
+            "document_refused",
+        ]
+    ),
+    "instance": frozenset(),
+}
+"""The kinds of events of each component, as the page of events groups them. Those of no other are of `instance`. Lines about
+single calls are `calls`."""
+
+_COMPONENT_OF = {kind: component for component, kinds in COMPONENTS.items() for kind in kinds}
 _NUMBERS = logging.getLevelNamesMapping()
 _OLD_NAMES = {"TRACE": "DEBUG", "ALL": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL"}
 
 
 class LogLevel:
-    """The least level that is logged; it may change while the process runs."""
+    """The least level that is logged, of each component; it may change while the process runs.
+
+    It is written as `info`, or with other levels for some components: `info,requests=debug,store=off`. Raises ValueError
+    for words that are no level and no component.
+    """
 
     def __init__(self, usual: str) -> None:
-        self._usual = _NUMBERS[usual.upper()]
+        self._usual = parse_levels(usual)
         self._least = self._usual
 
-    def takes(self, number: int) -> bool:
+    def takes(self, number: int, component: str = "") -> bool:
         """Whether a line of this level is logged; asked where making the line costs more than asking."""
-        return number >= self._least
+        return number >= self._least.get(component, self._least[""])
 
-    def set(self, name: str | None) -> None:
-        """Take a level by its name, in the words of Python or Java; None: the usual one. Raises ValueError."""
-        if name is None:
-            self._least = self._usual
-            return
+    def set(self, text: str | None) -> None:
+        """Take other levels; None: the usual ones. Raises ValueError."""
+        self._least = self._usual if text is None else parse_levels(text)
+
+    def __call__(self, _: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Drop what is below."""
+        if not self.takes(_NUMBERS[method.upper()], event.get("component", "")):
+            raise structlog.DropEvent
+        return event
+
+
+def parse_levels(text: str) -> dict[str, int]:
+    """The least level by component; that of "" is for all others. Levels have the names of Python or of Java.
+
+    Raises:
+        ValueError: A word is no level or no component; the message says which ones there are.
+    """
+    levels = {"": logging.INFO}
+    for part in text.split(","):
+        component, equals, name = part.strip().rpartition("=")
+        if equals and component not in COMPONENTS:
+            raise ValueError(f"{component!r} is no component; there are {', '.join(COMPONENTS)}")
         upper = name.upper()
         number = logging.CRITICAL + 1 if upper == "OFF" else _NUMBERS.get(_OLD_NAMES.get(upper, upper))
         if number is None:
             raise ValueError(f"{name!r} is no level; there are debug, info, warning, error and off")
-        self._least = number
-
-    def __call__(self, _: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        """Drop what is below."""
-        if not self.takes(_NUMBERS[method.upper()]):
-            raise structlog.DropEvent
-        return event
+        levels[component] = number
+    return levels
 
 
 class _Unfailing(io.TextIOWrapper):
@@ -146,12 +229,14 @@ class JournalLog:
     def __call__(self, event: Event) -> None:
         """One event."""
         number = _LEVELS.get(event.kind, logging.INFO)
-        if not self._level.takes(number):
+        component = _COMPONENT_OF.get(event.kind, "instance")
+        if not self._level.takes(number, component):
             return
         fields = {"model": event.model, "reason": event.reason, "detail": event.detail}
         self._log.log(
             number,
             event.kind,
+            component=component,
             **{name: value for name, value in fields.items() if value},
         )
 
