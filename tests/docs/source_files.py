@@ -16,7 +16,7 @@ FOLDERS = (
     *(f"src/modelmesh/adapters/{name}" for name in ("telemetry", "payloads", "credentials")),
     *(f"src/modelmesh/{name}" for name in ("storage", "storage/sources", "puller", "runtime", "servers", "instance")),
     *sorted({path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("src/modelmesh/kubernetes/**/*.py")}),
-    *(f"src/modelmesh/{name}" for name in ("client", "cli", "testing", "testing/controlplane")),
+    *(f"src/modelmesh/{name}" for name in ("client", "cli", "testing", "testing/controlplane", "testing/kubelet")),
 )
 
 HEADER = """# File by file

@@ -15,7 +15,7 @@ from modelmesh.testing.controlplane.api import Api
 from modelmesh.testing.controlplane.plane import ControlPlane, ControlPlaneError
 
 
-async def until(holds: Callable[[], Awaitable[bool]], otherwise: str, *, within_s: float = 60.0) -> None:
+async def until(holds: Callable[[], Awaitable[bool]], otherwise: str, *, within_s: float = 30.0) -> None:
     """Wait until something holds; fails with `otherwise` if it does not in time."""
     late = time.monotonic() + within_s
     while not await holds():
