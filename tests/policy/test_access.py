@@ -115,9 +115,10 @@ def test_a_token_names_a_principal_of_its_issuer_unless_the_document_lists_it() 
 
 
 def test_everything_takes_a_grant_of_all_models() -> None:
-    assert may_everything(RULES, OPS, Verb.STATUS, Listener.REST)
-    assert not may_everything(RULES, OPS, Verb.REGISTER, Listener.REST)
-    assert not may_everything(RULES, REPORTING, Verb.STATUS, Listener.GRPC)
+    assert may_everything(RULES, OPS, Verb.STATUS, Kind.MODEL, Listener.REST)
+    assert not may_everything(RULES, OPS, Verb.STATUS, Kind.VMODEL, Listener.REST)
+    assert not may_everything(RULES, OPS, Verb.REGISTER, Kind.MODEL, Listener.REST)
+    assert not may_everything(RULES, REPORTING, Verb.STATUS, Kind.MODEL, Listener.GRPC)
 
 
 NAMES = st.text("ab*", max_size=4)

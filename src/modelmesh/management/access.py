@@ -83,12 +83,18 @@ class Access:
         """Why a caller may not do all of something, in words that do not tell what exists; empty: they may."""
         for need in needs:
             if need.name is None:
-                if self._rules is None or not may_everything(self._rules, identity, need.verb, listener):
-                    return f"{identity.name} may not {_DOING[need.verb]} all models"
+                if not self._may_everything(identity, listener, need):
+                    return f"{identity.name} may not {_DOING[need.verb]} all {need.kinds[0].value}s"
             elif not any(self.may(identity, listener, need.verb, kind, need.name) for kind in need.kinds):
                 kinds = " or ".join(kind.value for kind in need.kinds)
                 return f"{identity.name} may not {_DOING[need.verb]} {kinds} {need.name}"
         return ""
+
+    def _may_everything(self, identity: Identity, listener: Listener, need: Need) -> bool:
+        rules = self._rules
+        return rules is not None and any(
+            may_everything(rules, identity, need.verb, kind, listener) for kind in need.kinds
+        )
 
     def needs_of(self, method: str, request: Any) -> Sequence[Need] | None:
         """What a call needs; None: nobody may make it who has to say who they are."""

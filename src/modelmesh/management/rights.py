@@ -70,6 +70,8 @@ NEEDS: Mapping[str, Callable[[Any], Sequence[Need]]] = {
     "modelmesh.v1.Admin/WatchEvents": lambda request: (
         (Need(Verb.STATUS, request.model_id),) if request.model_id else _ALL
     ),
+    "modelmesh.v1.Admin/WatchStatus": lambda _: (Need(Verb.STATUS, None), Need(Verb.STATUS, None, _VMODEL)),
+    "modelmesh.v1.Admin/SetVModels": lambda request: [need for one in request.requests for need in _set_vmodel(one)],
     f"{_INFERENCE}/ServerMetadata": lambda _: (),
     f"{_INFERENCE}/RepositoryIndex": lambda _: (),
     f"{_INFERENCE}/RepositoryModelLoad": lambda request: (Need(Verb.LOAD, request.model_name, _EITHER),),

@@ -161,13 +161,13 @@ def decide(rules: AccessRules, identity: Identity, verb: Verb, kind: Kind, name:
     )
 
 
-def may_everything(rules: AccessRules, identity: Identity, verb: Verb, listener: Listener) -> bool:
-    """Whether a grant allows something with all models: what questions about the whole cluster need."""
+def may_everything(rules: AccessRules, identity: Identity, verb: Verb, kind: Kind, listener: Listener) -> bool:
+    """Whether a grant allows something with all names of a kind: what questions about the whole cluster need."""
     return any(
         _is_to(grant, identity)
         and listener in grant.listeners
         and (verb in grant.verbs or verb is Verb.STATUS)
-        and ANY in grant.models
+        and ANY in grant.patterns(kind)
         for grant in rules.grants
     )
 
