@@ -31,6 +31,11 @@ pub enum Event {
         view: Option<u64>,
         balanced: bool,
     },
+    /// The client of a call waits no longer for its load. It is held until resolved.
+    Overdue {
+        token: u64,
+        subject: Subject,
+    },
     AttemptFailed {
         token: u64,
         subject: Subject,

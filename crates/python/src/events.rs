@@ -32,6 +32,7 @@ classes! {
         view: Option<u64>,
         balanced: bool,
     }
+    Overdue { token: u64, model: String, vmodel: Option<String> }
     AttemptFailed {
         token: u64,
         model: String,
@@ -110,6 +111,7 @@ pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
             let hop = hop.map(modelmesh_core::Hop::text);
             object(py, Missed { token, model, vmodel, method, timeout_ms, hop, tried, view, balanced })
         }
+        Event::Overdue { token, subject: Subject { model, vmodel } } => object(py, Overdue { token, model, vmodel }),
         Event::AttemptFailed {
             token,
             subject: Subject { model, vmodel },

@@ -39,8 +39,8 @@ mod _native {
     use super::core::Core;
     #[pymodule_export]
     use super::events::{
-        Asked, AttemptFailed, CallMessage, Called, Cancelled, CopyIdle, LinkBack, LinkLost, Logged, Missed, Span,
-        Tapped, Traced,
+        Asked, AttemptFailed, CallMessage, Called, Cancelled, CopyIdle, LinkBack, LinkLost, Logged, Missed, Overdue,
+        Span, Tapped, Traced,
     };
     #[pymodule_export]
     use super::tls::Tls;

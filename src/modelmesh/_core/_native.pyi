@@ -35,6 +35,14 @@ class Missed:
     balanced: Final[bool]
 
 @final
+class Overdue:
+    """The client of a call waits no longer for its load (`mm-wait`). It is held until resolved, with how the load stands."""
+
+    token: Final[int]
+    model: Final[str]
+    vmodel: Final[str | None]
+
+@final
 class AttemptFailed:
     """If `replayable` the request is held until `resolve`; `begun`: the other side may have begun the attempt."""
 
@@ -175,6 +183,7 @@ class Traced:
 _Event: TypeAlias = (
     Missed
     | AttemptFailed
+    | Overdue
     | Called
     | Asked
     | CallMessage

@@ -272,6 +272,18 @@ class AttemptFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Overdue:
+    """The client of a call waits no longer for its load; it is held until resolved, with how the load stands.
+
+    `model` is empty iff `vmodel` is unknown.
+    """
+
+    token: Token
+    model: ModelId
+    vmodel: VModelId | None
+
+
+@dataclass(frozen=True, slots=True)
 class Called:
     """A call of a service that Python answers began. `identity` None: nobody asks who calls."""
 
@@ -412,5 +424,5 @@ Told = Tapped | Logged | Traced
 """Events that nobody waits for: dropped and counted when they come too fast."""
 
 DataPlaneEvent = (
-    Missed | AttemptFailed | Called | Asked | CallMessage | Cancelled | CopyIdle | LinkLost | LinkBack | Told
+    Missed | AttemptFailed | Overdue | Called | Asked | CallMessage | Cancelled | CopyIdle | LinkLost | LinkBack | Told
 )

@@ -7,7 +7,7 @@ mod credential;
 mod patterns;
 mod principal;
 mod table;
-mod tenant;
+pub mod tenant;
 
 use std::collections::HashMap;
 use std::sync::Arc;

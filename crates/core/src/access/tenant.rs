@@ -1,11 +1,15 @@
 //! What the principals of a tenant use together of calls, and how much they may.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
+use crate::routing::gate::NOBODY;
+use crate::wire::headers::MM_TENANT;
 use crate::wire::retry::retry_later;
 use crate::wire::status::{Code, Status};
 
@@ -124,6 +128,23 @@ impl Drop for Turn {
     }
 }
 
+/// Says on a call whose it is, to this instance and to others that it is forwarded to. What a client said is replaced.
+pub fn mark(headers: &mut HeaderMap, tenant: Option<&str>) {
+    headers.remove(MM_TENANT);
+    if let Some(tenant) = tenant.and_then(|tenant| HeaderValue::from_str(tenant).ok()) {
+        headers.insert(MM_TENANT, tenant);
+    }
+}
+
+/// By what the line of a copy tells tenants apart.
+#[must_use]
+pub fn number_of(headers: &HeaderMap) -> u64 {
+    let Some(tenant) = headers.get(MM_TENANT) else { return NOBODY };
+    let mut hasher = DefaultHasher::new();
+    tenant.as_bytes().hash(&mut hasher);
+    hasher.finish().max(1)
+}
+
 fn over(message: String, wait: Duration) -> Status {
     retry_later(Code::ResourceExhausted, message, wait.clamp(SOONEST, LATEST))
 }
@@ -161,6 +182,17 @@ mod tests {
         now += Duration::from_millis(1);
         tenant.begin("t", 1, now).unwrap();
         tenant.begin("t", 1, now).unwrap_err();
+    }
+
+    #[test]
+    fn what_a_client_says_of_its_tenant_is_replaced() {
+        let said = || HeaderMap::from_iter([(MM_TENANT, HeaderValue::from_static("rich"))]);
+        let mut headers = said();
+        mark(&mut headers, Some("poor"));
+        assert_eq!(headers[MM_TENANT], "poor");
+        assert_ne!(number_of(&headers), number_of(&said()));
+        mark(&mut headers, None);
+        assert_eq!(number_of(&headers), NOBODY);
     }
 
     #[tokio::test(start_paused = true)]

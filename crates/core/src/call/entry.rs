@@ -7,7 +7,7 @@ use http::HeaderValue;
 use modelmesh_http2::{Accepted, RequestHead};
 use tokio::time::Instant;
 
-use crate::access::{self, Listener, Origin, Principal};
+use crate::access::{self, Listener, Origin, Principal, tenant};
 use crate::call::admission::{self, Admitted, Asked};
 use crate::call::caller::Caller;
 use crate::call::end::End;
@@ -103,6 +103,7 @@ pub fn begin(worker: &Arc<Worker>, arrival: &Arrival<'_>, account: &Account, (he
         invoked: None,
         attempts: 0,
         notes,
+        loading: None,
         holder: Arc::clone(account.holder()),
     };
     // Boxed: a task moves what it is made of three times, and a call is large.
@@ -127,6 +128,10 @@ async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener) {
         Ok(subjects) => subjects,
         Err(end) => return refuse(call, Rejection::BadId, end),
     };
+    if let Some(principal) = &principal {
+        let tenant = &principal.identity.tenant;
+        tenant::mark(&mut call.headers, (!tenant.is_empty()).then_some(tenant));
+    }
     let permitted = principal.map(|principal| admission::permit(&principal, subjects.all(), listener, began));
     let turn = match permitted.transpose() {
         Ok(turn) => turn.flatten(),

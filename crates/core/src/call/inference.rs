@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use http::HeaderMap;
 use http::uri::PathAndQuery;
 use tokio::time::Instant;
 
+use crate::access::tenant;
 use crate::call::attempt::{self, Towards};
 use crate::call::caller::Caller;
 use crate::call::deadline::{Deadline, deadline_exceeded, timeout_ms};
@@ -28,6 +30,7 @@ use crate::observe::notes::Facts;
 use crate::observe::notes::{self, Notes};
 use crate::observe::trace::{self, Begun, Stage};
 use crate::routing::copy::Ending;
+use crate::routing::gate::NOBODY;
 use crate::routing::local::LocalUse;
 use crate::routing::naming;
 use crate::routing::peer::RemoteUse;
@@ -61,6 +64,8 @@ pub struct Call {
     pub attempts: u32,
     /// What is noted down of it; None for most.
     pub notes: Option<Box<Notes>>,
+    /// Whether it waits for a load now, where its client waits for that no longer than so long.
+    pub loading: Option<Arc<AtomicBool>>,
     /// Who pays for what it holds beside its stream.
     pub holder: Arc<Holder>,
 }
@@ -81,7 +86,7 @@ impl Call {
         self.path.path().trim_start_matches('/')
     }
 
-    fn known_token(&mut self) -> u64 {
+    pub fn known_token(&mut self) -> u64 {
         *self.token.get_or_insert_with(|| self.worker.shared.held.token())
     }
 
@@ -139,8 +144,8 @@ impl Call {
         }
     }
 
-    /// Serves the call to its end. The answer is in `caller`.
-    pub async fn run(&mut self) {
+    /// Serves the call to its end, unless a load is needed and the client says how long it waits for one: then it answers so.
+    pub async fn serve_or_wait(&mut self) -> Option<Duration> {
         let mut resolution = Resolution::Route;
         let mut failed = None;
         loop {
@@ -149,14 +154,23 @@ impl Call {
                     Ok(Choice::Local(used)) => self.serve(Some(used)).await,
                     Ok(Choice::Remote(used)) => self.forward(used, Hop::Hit, &[], None).await,
                     // What is rare is boxed, so that the task of a hit stays small.
-                    Ok(Choice::Miss) => match Box::pin(self.miss()).await {
-                        Ok(next) => {
-                            resolution = next;
-                            continue;
-                        }
-                        Err(end) => return self.finish(end),
+                    Ok(Choice::Miss) => match self.wait() {
+                        Some(wait) => return Some(wait),
+                        None => match Box::pin(self.miss()).await {
+                            Ok(next) => {
+                                resolution = next;
+                                continue;
+                            }
+                            Err(end) => {
+                                self.finish(end);
+                                return None;
+                            }
+                        },
                     },
-                    Err(status) => return self.caller.end(status),
+                    Err(status) => {
+                        self.caller.end(status);
+                        return None;
+                    }
                 },
                 Resolution::Serve => {
                     let used = resolve::local(self.shared(), &self.subject.model, self.is_ingress());
@@ -165,21 +179,34 @@ impl Call {
                 Resolution::Forward { instance, hop, tried, view } => {
                     if !self.is_ingress() {
                         let message = "a forwarded request is not forwarded again";
-                        return self.caller.end(Status::new(Code::Internal, message));
+                        self.caller.end(Status::new(Code::Internal, message));
+                        return None;
                     }
                     let used = RemoteUse::of_instance(self.shared(), &self.subject.model, &instance);
                     self.forward(used, hop, &tried, view).await
                 }
-                Resolution::Return => return self.give_answer(failed.take()),
-                Resolution::Fail(status) => return self.caller.end(status),
+                Resolution::Return => {
+                    self.give_answer(failed.take());
+                    return None;
+                }
+                Resolution::Fail(status) => {
+                    self.caller.end(status);
+                    return None;
+                }
             };
-            let End::Failed(failure) = end else { return self.finish(end) };
+            let End::Failed(failure) = end else {
+                self.finish(end);
+                return None;
+            };
             match Box::pin(self.attempt_failed(failure, tried)).await {
                 Ok((next, failure)) => {
                     resolution = next;
                     failed = Some(failure);
                 }
-                Err(end) => return self.finish(end),
+                Err(end) => {
+                    self.finish(end);
+                    return None;
+                }
             }
         }
     }
@@ -237,7 +264,9 @@ impl Call {
         let tried = Tried { instance, load_id: used.copy().load_id };
         let queued = used.is_limited().then(Instant::now);
         let queue = queued.and_then(|_| self.stage(Stage::Queue));
-        let turn = unless_stopped(&mut self.caller, &mut self.deadline, poll_fn(|cx| used.poll_turn(cx)));
+        let tenant = if self.shared().access.is_on() { tenant::number_of(&self.headers) } else { NOBODY };
+        let turn = poll_fn(|cx| used.poll_turn(tenant, cx));
+        let turn = unless_stopped(&mut self.caller, &mut self.deadline, turn);
         match turn.await {
             Err(end) => return (end, tried),
             Ok(Err(_)) => {
@@ -298,7 +327,9 @@ impl Call {
             return (End::Failed(Failure::new(Outcome::Lost, Code::Unavailable, message).unprocessed()), who);
         };
         let sent = self.stage(Stage::Hop);
+        self.waits_for_load(hop == Hop::Load);
         let end = attempt::run(self, &destination, Towards::Peer { hop, tried, view }, sent).await;
+        self.waits_for_load(false);
         let code = match &end {
             End::Failed(failure) => Some(failure.code),
             _ => self.caller.ended,
@@ -390,7 +421,7 @@ impl Call {
     }
 
     /// Holds the request until Python has decided. Meanwhile it is read, up to the bounds.
-    async fn hold(&mut self, event: Event) -> Result<Resolution, End> {
+    pub async fn hold(&mut self, event: Event) -> Result<Resolution, End> {
         let shared = Arc::clone(self.shared());
         let name = self.subject.vmodel.as_ref().filter(|_| self.subject.model.is_empty());
         let name = name.unwrap_or(&self.subject.model).clone();
@@ -401,6 +432,7 @@ impl Call {
         })?;
         let mut unresolved = Unresolved { shared: &shared, token: Some(hold.token) };
         let (held, stage) = (Instant::now(), self.stage(Stage::Hold));
+        self.waits_for_load(true);
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(resolution) = Pin::new(&mut hold.resolution).poll(cx) {
                 let closing = |_| End::Refused(Status::new(Code::Unavailable, "the instance is stopping"));
@@ -427,6 +459,7 @@ impl Call {
             unresolved.token = None;
         }
         drop(unresolved);
+        self.waits_for_load(false);
         let (end, detail) = match &outcome {
             Ok(Resolution::Serve) => (HoldEnd::Served, "served"),
             Ok(Resolution::Route) => (HoldEnd::Routed, "routed"),

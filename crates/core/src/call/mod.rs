@@ -13,6 +13,7 @@ pub mod inference;
 pub mod multi;
 pub mod outcome;
 pub mod part;
+pub mod patience;
 pub mod rejection;
 pub mod relay;
 pub mod replay;

@@ -160,6 +160,7 @@ fn sub_call(
         invoked: None,
         attempts: 0,
         notes: None,
+        loading: None,
         holder: Arc::clone(&call.holder),
     }
 }

@@ -161,9 +161,9 @@ impl LocalCopy {
 
     /// # Errors
     /// The copy is busy and its line is full.
-    pub fn enter_gate(&self, waker: &Waker) -> Result<usize, Overload> {
+    pub fn enter_gate(&self, tenant: u64, waker: &Waker) -> Result<usize, Overload> {
         let bounds = *self.bounds.lock();
-        self.gate.lock().get_or_insert_default().enter(bounds, waker)
+        self.gate.lock().get_or_insert_default().enter(bounds, tenant, waker)
     }
 
     pub fn poll_turn(&self, key: usize, cx: &Context<'_>) -> Poll<()> {

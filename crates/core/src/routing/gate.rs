@@ -18,22 +18,67 @@ impl Bounds {
         self.max_concurrency == 0 || running < self.max_concurrency as usize
     }
 
-    fn may_wait(self, waiting: usize) -> bool {
-        self.max_waiting == 0 || waiting < self.max_waiting as usize
+    fn may_wait(self, line: &Line, of: u64) -> bool {
+        let most = self.max_waiting as usize;
+        // A tenant leaves room for others.
+        most == 0 || (line.length < most && (of == NOBODY || line.waiting_of(of) < most.div_ceil(2)))
     }
 }
 
-/// Requests at the gate: running ones and, first come first served, waiting ones.
+/// Of which tenant a request is that is of none.
+pub const NOBODY: u64 = 0;
+
+/// Requests at the gate: running ones and waiting ones.
 #[derive(Debug, Default)]
 pub struct Gate {
     entries: Slab<Entry>,
-    line: VecDeque<usize>,
+    line: Line,
 }
 
 #[derive(Debug)]
 struct Entry {
     waker: Waker,
     running: bool,
+    of: u64,
+}
+
+/// Who waits: tenants take turns, and of each tenant who came first is served first.
+#[derive(Debug, Default)]
+struct Line {
+    turns: VecDeque<(u64, VecDeque<usize>)>,
+    length: usize,
+}
+
+impl Line {
+    fn waiting_of(&self, tenant: u64) -> usize {
+        self.turns.iter().find(|(of, _)| *of == tenant).map_or(0, |(_, keys)| keys.len())
+    }
+
+    fn push(&mut self, tenant: u64, key: usize) {
+        self.length += 1;
+        match self.turns.iter_mut().find(|(of, _)| *of == tenant) {
+            Some((_, keys)) => keys.push_back(key),
+            None => self.turns.push_back((tenant, VecDeque::from([key]))),
+        }
+    }
+
+    fn pop(&mut self) -> Option<usize> {
+        let (tenant, mut keys) = self.turns.pop_front()?;
+        let key = keys.pop_front()?;
+        self.length -= 1;
+        if !keys.is_empty() {
+            self.turns.push_back((tenant, keys));
+        }
+        Some(key)
+    }
+
+    fn remove(&mut self, tenant: u64, key: usize) {
+        if let Some((_, keys)) = self.turns.iter_mut().find(|(of, _)| *of == tenant) {
+            keys.retain(|waiting| *waiting != key);
+            self.length -= 1;
+            self.turns.retain(|(_, keys)| !keys.is_empty());
+        }
+    }
 }
 
 /// The line is full.
@@ -43,26 +88,26 @@ pub struct Overload;
 impl Gate {
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.line.len()
+        self.line.length
     }
 
     fn running(&self) -> usize {
-        self.entries.len() - self.line.len()
+        self.entries.len() - self.line.length
     }
 
-    /// Comes in; returns the key of this request, running or waiting.
+    /// Comes in; returns the key of this request, running or waiting. `of`: its tenant.
     ///
     /// # Errors
     /// The copy is busy and its line is full.
-    pub fn enter(&mut self, bounds: Bounds, waker: &Waker) -> Result<usize, Overload> {
+    pub fn enter(&mut self, bounds: Bounds, of: u64, waker: &Waker) -> Result<usize, Overload> {
         // Nobody overtakes the line, even if there is room for a moment.
-        let running = self.line.is_empty() && bounds.may_run(self.running());
-        if !running && !bounds.may_wait(self.line.len()) {
+        let running = self.line.length == 0 && bounds.may_run(self.running());
+        if !running && !bounds.may_wait(&self.line, of) {
             return Err(Overload);
         }
-        let key = self.entries.insert(Entry { waker: waker.clone(), running });
+        let key = self.entries.insert(Entry { waker: waker.clone(), running, of });
         if !running {
-            self.line.push_back(key);
+            self.line.push(of, key);
         }
         Ok(key)
     }
@@ -77,10 +122,11 @@ impl Gate {
         Poll::Pending
     }
 
-    /// Goes, whether it ran or gave up waiting; the first in line takes the place.
+    /// Goes, whether it ran or gave up waiting; the next in line takes the place.
     pub fn leave(&mut self, bounds: Bounds, key: usize) {
-        if !self.entries.remove(key).running {
-            self.line.retain(|waiting| *waiting != key);
+        let entry = self.entries.remove(key);
+        if !entry.running {
+            self.line.remove(entry.of, key);
         }
         self.admit(bounds);
     }
@@ -88,7 +134,7 @@ impl Gate {
     /// Lets in whoever the bounds permit.
     pub fn admit(&mut self, bounds: Bounds) {
         while bounds.may_run(self.running())
-            && let Some(key) = self.line.pop_front()
+            && let Some(key) = self.line.pop()
         {
             let entry = &mut self.entries[key];
             entry.running = true;
@@ -117,17 +163,37 @@ mod tests {
     #[test]
     fn first_come_first_served() {
         let mut gate = Gate::default();
-        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, Waker::noop()).unwrap()).collect();
-        assert_eq!(gate.enter(ONE, Waker::noop()), Err(Overload));
+        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NOBODY, Waker::noop()).unwrap()).collect();
+        assert_eq!(gate.enter(ONE, NOBODY, Waker::noop()), Err(Overload));
         assert!(may_run(&mut gate, keys[0]) && !may_run(&mut gate, keys[1]));
         gate.leave(ONE, keys[0]);
         assert!(may_run(&mut gate, keys[1]) && !may_run(&mut gate, keys[2]));
     }
 
     #[test]
+    fn tenants_take_turns_and_leave_room_for_others() {
+        let bounds = Bounds { max_concurrency: 1, max_waiting: 6 };
+        let mut gate = Gate::default();
+        let mut enter = |of| gate.enter(bounds, of, Waker::noop());
+        let greedy: Vec<_> = (0..4).map(|_| enter(7).unwrap()).collect();
+        assert_eq!(enter(7), Err(Overload), "half of the line is taken");
+        let modest: Vec<_> = (0..2).map(|_| enter(8).unwrap()).collect();
+        let nobodys = enter(NOBODY).unwrap();
+        assert_eq!(enter(NOBODY), Err(Overload), "all of it is");
+        let mut last = greedy[0];
+        for next in [greedy[1], modest[0], nobodys, greedy[2], modest[1], greedy[3]] {
+            gate.leave(bounds, last);
+            assert!(may_run(&mut gate, next));
+            last = next;
+        }
+        gate.leave(bounds, last);
+        assert!(gate.entries.is_empty() && gate.line.length == 0 && gate.line.turns.is_empty());
+    }
+
+    #[test]
     fn one_that_gives_up_leaves_the_line() {
         let mut gate = Gate::default();
-        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, Waker::noop()).unwrap()).collect();
+        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NOBODY, Waker::noop()).unwrap()).collect();
         gate.leave(ONE, keys[1]);
         assert_eq!(gate.waiting(), 1);
         gate.leave(ONE, keys[0]);
@@ -137,7 +203,7 @@ mod tests {
     #[test]
     fn wider_bounds_admit_who_waits() {
         let mut gate = Gate::default();
-        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, Waker::noop()).unwrap()).collect();
+        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NOBODY, Waker::noop()).unwrap()).collect();
         gate.admit(Bounds::default());
         assert!(keys.into_iter().all(|key| may_run(&mut gate, key)));
     }

@@ -59,10 +59,10 @@ impl LocalUse {
     ///
     /// # Errors
     /// The line is full.
-    pub fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Overload>> {
+    pub fn poll_turn(&mut self, tenant: u64, cx: &mut Context<'_>) -> Poll<Result<(), Overload>> {
         let key = match self.key {
             Some(key) => key,
-            None => *self.key.insert(self.copy.enter_gate(cx.waker())?),
+            None => *self.key.insert(self.copy.enter_gate(tenant, cx.waker())?),
         };
         if self.copy.ending() == Ending::Runs {
             ready!(self.copy.poll_turn(key, cx));

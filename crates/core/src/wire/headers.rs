@@ -20,6 +20,10 @@ pub const MM_SPLIT_KEY: HeaderName = HeaderName::from_static("mm-split-key");
 pub const MM_HOP: HeaderName = HeaderName::from_static("mm-hop");
 pub const MM_TRIED: HeaderName = HeaderName::from_static("mm-tried");
 pub const MM_VIEW: HeaderName = HeaderName::from_static("mm-view");
+/// How long a client waits for a load, as `grpc-timeout` says it.
+pub const MM_WAIT: HeaderName = HeaderName::from_static("mm-wait");
+/// Of the one who calls, between instances.
+pub const MM_TENANT: HeaderName = HeaderName::from_static("mm-tenant");
 pub const MM_REFUSED: HeaderName = HeaderName::from_static("mm-refused");
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");

@@ -15,6 +15,8 @@ use super::names::Kind;
 use crate::fault::Fault;
 
 const PREFIX: &str = "grpc-metadata-";
+const PREFER: &str = "prefer";
+const MM_WAIT: &str = "mm-wait";
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 const REQUEST_TIMEOUT: &str = "x-request-timeout";
 const IDS: [&str; 5] = ["mm-model-id", "mm-model-id-bin", "mm-vmodel-id", "mm-vmodel-id-bin", "tas-model-id"];
@@ -32,6 +34,9 @@ pub fn of(headers: &HeaderMap, parameter: Option<Duration>) -> Result<HeaderMap,
         if let Some(name) = passed(name) {
             to.append(name, value.clone());
         }
+    }
+    if let Some(wait) = preferred_wait(headers) {
+        to.insert(MM_WAIT, format_timeout(wait));
     }
     if let Some(timeout) = shortest_timeout(headers, parameter)? {
         to.insert(GRPC_TIMEOUT, format_timeout(timeout));
@@ -62,6 +67,16 @@ fn shortest_timeout(headers: &HeaderMap, parameter: Option<Duration>) -> Result<
     let malformed = |name| Fault::bad(format!("malformed {name}"));
     let all = [grpc.map_err(malformed)?, seconds.map_err(malformed)?, parameter];
     Ok(all.into_iter().flatten().min())
+}
+
+/// How long the client wants to wait for a load (`Prefer: wait=5`). What is no preference of ours is none: clients prefer what
+/// they like.
+///
+/// Source: RFC 7240, 4.3.
+fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
+    let all = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    let wait = all.flat_map(|value| value.split(',')).find_map(|one| one.trim().strip_prefix("wait="))?;
+    wait.trim_matches('"').parse().ok().map(Duration::from_secs)
 }
 
 fn seconds(value: &HeaderValue) -> Option<Duration> {
@@ -129,6 +144,20 @@ mod tests {
             ("grpc-timeout", "8000000u"),
         ];
         assert_eq!(passed.unwrap(), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn a_preference_to_wait_is_the_clients_patience() {
+        let wait = |value: &'static str| {
+            let found = metadata(&[("prefer", value)]).unwrap();
+            found.into_iter().find(|(name, _)| name == "mm-wait").map(|(_, value)| value)
+        };
+        for (value, expected) in [("wait=5", "5000000u"), ("respond-async, wait=0", "0u"), ("wait=\"7\"", "7000000u")] {
+            assert_eq!(wait(value).as_deref(), Some(expected), "{value}");
+        }
+        for value in ["wait", "wait=", "wait=-1", "wait=soon", "return=minimal"] {
+            assert_eq!(wait(value), None, "{value}");
+        }
     }
 
     #[test]

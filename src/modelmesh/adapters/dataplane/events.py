@@ -21,6 +21,7 @@ from modelmesh.values.dataplane import (
     Logged,
     Missed,
     Outcome,
+    Overdue,
     Span,
     Tapped,
     Traced,
@@ -31,6 +32,7 @@ from modelmesh.values.status import Status
 NativeEvent = (
     _native.Missed
     | _native.AttemptFailed
+    | _native.Overdue
     | _native.Called
     | _native.Asked
     | _native.CallMessage
@@ -49,6 +51,8 @@ def value_of(event: NativeEvent) -> DataPlaneEvent:  # noqa: C901, PLR0912 - one
     match event:
         case _native.Missed():
             return _missed(event)
+        case _native.Overdue():
+            return Overdue(Token(event.token), ModelId(event.model), _vmodel(event.vmodel))
         case _native.AttemptFailed():
             return _attempt_failed(event)
         case _native.Called():

@@ -150,7 +150,7 @@ class NativeDataPlane:
             return value_of(event)
         except Exception as error:  # noqa: BLE001 - it is logged with its traceback
             _log.exception("an event of the data plane could not be read: %s", type(event).__name__)
-            if isinstance(event, _native.Missed | _native.AttemptFailed):
+            if isinstance(event, _native.Missed | _native.AttemptFailed | _native.Overdue):
                 fail = Fail(Status.INTERNAL, f"{type(error).__name__}: {error}")
                 self._core.resolve([(event.token, fail)])
             return None

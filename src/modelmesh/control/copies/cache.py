@@ -180,6 +180,11 @@ class Cache:
         found = (entry for entry in self._entries.values() if entry.state is CopyState.LOADING)
         return [entry.progress for entry in found if entry.progress is not None]
 
+    def progress(self, model: ModelId) -> LoadProgress | None:
+        """How far its load here is; None: there is none, or the runtime does not tell."""
+        entry = self._entries.get(model)
+        return entry.progress if entry is not None and entry.state is CopyState.LOADING else None
+
     @property
     def loads(self) -> int:
         """Loads that run or wait here."""

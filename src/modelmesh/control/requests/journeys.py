@@ -24,6 +24,7 @@ from modelmesh.control.journal import Journal
 from modelmesh.control.requests.answers import RETRY_HINT_MS, as_refusal, refusal, retry_later
 from modelmesh.control.requests.ensure import STALE_TURNS, Ensurer
 from modelmesh.control.requests.held import Held
+from modelmesh.control.requests.overdue import OverdueCalls
 from modelmesh.control.requests.routing import Routing
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.view.names import Names
@@ -73,6 +74,7 @@ class Requests:
         wait_for_view: Resolves when the view has reached a revision, or after a bound.
 
     Attributes:
+        overdue: Answers a caller who waits no longer for a load.
         ensure: Makes sure that a copy is loaded or loading somewhere.
         add_copy: Starts the load of one more copy.
     """
@@ -121,6 +123,15 @@ class Requests:
             peers=peers,
             wait_for_view=wait_for_view,
         )
+        self.overdue = OverdueCalls(
+            decider=decider,
+            cache=cache,
+            ensurer=ensurer,
+            models=models,
+            dataplane=dataplane,
+            clock=clock,
+            tasks=tasks,
+        ).overdue
         self.ensure = ensurer.ensure
         self.add_copy = ensurer.add_copy
 

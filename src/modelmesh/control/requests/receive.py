@@ -24,6 +24,7 @@ from modelmesh.values.dataplane import (
     LinkLost,
     Missed,
     Outcome,
+    Overdue,
     Rejected,
 )
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Token
@@ -109,7 +110,7 @@ class Receiver:
         """Nobody works at the event: whoever waits for that is told."""
         try:
             match event:
-                case Missed(token) | AttemptFailed(token, replayable=True):
+                case Missed(token) | AttemptFailed(token, replayable=True) | Overdue(token):
                     self._requests.give_up(token, message)
                 case Asked(token):
                     self._dataplane.answer_asked(token, Rejected(Status.INTERNAL, message, kept=False))
@@ -143,6 +144,8 @@ class Receiver:
             case Called():
                 if self.handlers is not None:
                     self.handlers.called(event)
+            case Overdue():
+                self._requests.overdue(event)
             case Asked():
                 if self.handlers is not None:
                     self.handlers.asked(event)

@@ -1,0 +1,63 @@
+"""Answers callers who wait no longer for a load: how it stands, and when to come again. The load goes on."""
+
+from modelmesh.control.copies.cache import Cache
+from modelmesh.control.decide import Decider
+from modelmesh.control.requests.answers import RETRY_HINT_MS, retry_later
+from modelmesh.control.requests.ensure import Ensurer
+from modelmesh.control.tasks import Tasks
+from modelmesh.control.view.records import NotReadError, RecordCache
+from modelmesh.policy.load_wait import describe_wait
+from modelmesh.ports import Clock, DataPlane, StoreError
+from modelmesh.values.dataplane import Overdue
+from modelmesh.values.ids import ModelId
+from modelmesh.values.records import ModelRecord
+from modelmesh.values.status import Status
+
+
+class OverdueCalls:
+    """Tells how loads stand, and asks for them in the place of callers who have gone."""
+
+    def __init__(
+        self,
+        *,
+        decider: Decider,
+        cache: Cache,
+        ensurer: Ensurer,
+        models: RecordCache[ModelId, ModelRecord],
+        dataplane: DataPlane,
+        clock: Clock,
+        tasks: Tasks,
+    ) -> None:
+        self._decider = decider
+        self._cache = cache
+        self._ensurer = ensurer
+        self._models = models
+        self._dataplane = dataplane
+        self._clock = clock
+        self._tasks = tasks
+
+    def overdue(self, event: Overdue) -> None:
+        """A caller waits no longer."""
+        if not event.model:
+            text, retry_ms = f"what vmodel {event.vmodel} stands for is being looked up", RETRY_HINT_MS
+        else:
+            wait = describe_wait(
+                self._decider.model_view(event.model, None),
+                self._decider.cluster_view(),
+                progress=self._cache.progress(event.model),
+                now_ms=self._clock.now_ms(),
+            )
+            text, retry_ms = wait.text, wait.retry_ms
+            self._tasks.start(self._go_on(event.model), f"go on with the load of {event.model}")
+        retry_ms = self._decider.spread_ms(retry_ms)
+        self._dataplane.resolve([(event.token, retry_later(Status.UNAVAILABLE, text, retry_ms))])
+
+    async def _go_on(self, model: ModelId) -> None:
+        """A load without a caller ends after a while; the caller who was told to come again expects it to go on."""
+        try:
+            registered = await self._models.get(model)
+            if registered is not None:
+                now_ms = self._clock.now_ms()
+                await self._ensurer.ensure(model, registered, last_use_ms=now_ms, sync=False, used=True)
+        except (NotReadError, StoreError):
+            return  # the next call finds out
