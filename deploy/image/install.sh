@@ -1,5 +1,5 @@
 #!/bin/sh
-# Lays out what an image holds. install.sh instance|runtime WHEELS PREFIX
+# Lays out what an image holds. install.sh instance|runtime|adapter WHEELS PREFIX
 # BUILD_ID: what the file build-version says; default: the version of the wheel.
 set -eu
 kind=$1 wheels=$2 prefix=$3
@@ -14,4 +14,7 @@ if [ "$kind" = instance ]; then
     cp "$here/start.sh" "$here/stop.sh" "$prefix/"
     version=$("$prefix/venv/bin/modelmesh" --version | cut -d' ' -f2)
     echo "buildId=${BUILD_ID:-$version}" > "$prefix/build-version"
+fi
+if [ "$kind" = adapter ]; then
+    "$here/commands.sh" "$prefix" "$prefix/venv/bin/modelmesh"
 fi

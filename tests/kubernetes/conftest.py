@@ -15,11 +15,22 @@ from modelmesh.testing.controlplane.api import Api
 from modelmesh.testing.controlplane.plane import ControlPlane, ControlPlaneError
 
 
-async def until(holds: Callable[[], Awaitable[bool]], otherwise: str, *, within_s: float = 30.0) -> None:
-    """Wait until something holds; fails with `otherwise` if it does not in time."""
+async def nothing() -> str:
+    """No further reason."""
+    return ""
+
+
+async def until(
+    holds: Callable[[], Awaitable[bool]],
+    otherwise: str,
+    *,
+    within_s: float = 30.0,
+    why: Callable[[], Awaitable[str]] = nothing,
+) -> None:
+    """Wait until something holds; fails with `otherwise`, and what `why` says, if it does not in time."""
     late = time.monotonic() + within_s
     while not await holds():
-        assert time.monotonic() < late, otherwise
+        assert time.monotonic() < late, f"{otherwise} {await why()}"
         await asyncio.sleep(0.1)
 
 

@@ -32,6 +32,7 @@ def test_the_dockerfile_runs_the_steps_that_are_tested_here() -> None:
     assert "deploy/image/build.sh /wheels" in steps
     assert "deploy/image/install.sh instance /wheels /opt/kserve/mmesh" in steps
     assert "deploy/image/install.sh runtime /wheels" in steps
+    assert "deploy/image/install.sh adapter /wheels /opt/app" in steps
 
 
 def test_the_paths_are_those_of_the_old_image() -> None:
@@ -54,11 +55,19 @@ def test_the_locks_of_the_images_hold_what_the_project_needs() -> None:
     for lock, needed in (
         ("instance", project["dependencies"]),
         ("runtime", [*project["dependencies"], *extras["sklearn"], *extras["onnx"]]),
+        ("adapter", [*project["dependencies"], *extras["storage"]]),
     ):
         locked = (ROOT / "requirements" / f"{lock}.lock").read_text()
         for requirement in needed:
             name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower()
             assert re.search(rf"^{name}==", locked, flags=re.MULTILINE), f"{name} is not in {lock}.lock; run: make lock"
+
+
+def test_the_programs_of_the_adapter_image_have_their_old_names(tmp_path: Path) -> None:
+    subprocess.run([IMAGE / "commands.sh", tmp_path, "echo"], check=True)
+    said = {file.name: subprocess.check_output([file, "x"], text=True) for file in tmp_path.iterdir()}
+    servers = ("mlserver", "triton", "ovms", "torchserve")
+    assert said == {"puller": "puller x\n", **{f"{name}-adapter": f"adapter {name} x\n" for name in servers}}
 
 
 @pytest.mark.timeout(900)

@@ -241,6 +241,15 @@ class TestPaths:
         with pytest.raises(LoadError, match="lies outside"):
             FileRuntime(models=tmp_path / "root").load(ModelSource("m1", "", "m"))
 
+    def test_a_link_may_lead_to_a_folder_that_is_named_for_it(self, tmp_path, trained):
+        """As a puller links files of a mounted claim."""
+        (tmp_path / "root").mkdir()
+        (tmp_path / "root" / "model.joblib").symlink_to(trained / "iris.joblib")
+        runtime = FileRuntime(models=tmp_path / "root", linked=[trained])
+        assert runtime.load(ModelSource("m1", "sklearn", "model.joblib")).size_bytes > 0
+        with pytest.raises(LoadError, match="lies outside"):
+            runtime.load(ModelSource("m2", "sklearn", "../outside.joblib"))
+
     def test_without_a_folder_paths_are_absolute(self, trained):
         runtime = FileRuntime()
         assert runtime.load(ModelSource("m1", "", str(trained / "iris.onnx"))).size_bytes > 0

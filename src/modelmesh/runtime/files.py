@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -33,6 +33,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         models: Folder that every path must lie in, symbolic links followed; relative paths start there. A snapshot
             folder of a Hugging Face cache may link to the files of its repository. None: formats that cannot run code
             are loaded from any absolute path, the others from nowhere.
+        linked: Further folders that a path may lead to, as the mounted claims of a pod.
         capacity_bytes, default_size_bytes, loading_concurrency, load_timeout_ms: As in `ModelRuntime`.
         formats: For tests.
     """
@@ -43,6 +44,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         self,
         *,
         models: Path | None = None,
+        linked: Sequence[Path] = (),
         capacity_bytes: int = 512 * MIB,
         default_size_bytes: int = 1 * MIB,
         loading_concurrency: int = 2,
@@ -50,7 +52,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         formats: Formats | None = None,
     ) -> None:
         self.models = None if models is None else models.resolve()
-        self._root = None if self.models is None else _root(self.models)
+        self._roots = () if self.models is None else (_root(self.models), *(folder.resolve() for folder in linked))
         self.capacity_bytes = capacity_bytes
         self.default_size_bytes = default_size_bytes
         self.loading_concurrency = loading_concurrency
@@ -135,16 +137,16 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         if len(os.fsencode(text)) > MAX_PATH_BYTES:
             raise LoadError(f"the path {text[:64]!r}… has {len(os.fsencode(text))} bytes, at most {MAX_PATH_BYTES}")
         path = Path(text)
-        if self.models is None or self._root is None:
+        if self.models is None:
             if not path.is_absolute():
                 raise LoadError(f"{text}: a relative path needs a models' folder; start the runtime with --models")
             return Path(os.path.normpath(path))
         named = Path(os.path.normpath(self.models / path))
         try:
-            inside = (self.models / path).resolve().is_relative_to(self._root)
+            target = (self.models / path).resolve()
         except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
             raise LoadError(f"{text}: cannot be followed ({error})") from error
-        if not inside:
+        if not any(target.is_relative_to(root) for root in self._roots):
             raise LoadError(f"{text}: lies outside of the models' folder {self.models}")
         return named
 

@@ -50,7 +50,7 @@ class PullingRuntime(FileRuntime):
         cache: Where pulled files are kept.
         configs: Storage configurations for model keys; None: there are none.
         trusted: Patterns of locations whose files may run code.
-        claims: Folder of mounted claims, for `pvc://`.
+        claims: Folder of mounted claims, for `pvc://`, and for links of a puller before this runtime.
         puller: For tests.
         models, capacity_bytes, default_size_bytes, loading_concurrency, load_timeout_ms, formats: As in `FileRuntime`.
     """
@@ -72,6 +72,7 @@ class PullingRuntime(FileRuntime):
     ) -> None:
         super().__init__(
             models=models,
+            linked=() if claims is None else (claims,),
             capacity_bytes=capacity_bytes,
             default_size_bytes=default_size_bytes,
             loading_concurrency=loading_concurrency,

@@ -28,7 +28,7 @@ STEADY_AFTER_S = 60.0
 WAITS_S = 1.0
 """Until a container that lacks something is tried again."""
 
-LEAST_GRACE_S = 2.0
+LEAST_END_S = 2.0
 """After its hook a container has at least as long to end, as at a kubelet."""
 
 
@@ -118,7 +118,7 @@ class Container:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-            await asyncio.wait_for(process.wait(), max(LEAST_GRACE_S, late - time.monotonic()))
+            await asyncio.wait_for(process.wait(), max(LEAST_END_S, late - time.monotonic()))
         self.kill()
         await process.wait()
 
@@ -155,6 +155,7 @@ class Container:
             self.of.folder / "roots" / self.spec["name"],
             image.layers,
             mounts,
+            shared=image.shared,
             folder=self.spec.get("workingDir") or image.folder,
             read_only=bool(security.get("readOnlyRootFilesystem")),
         )

@@ -19,6 +19,7 @@ class Image:
         environment: Variables.
         folder: In which it starts.
         layers: Folders whose content lies over the root of the machine.
+        shared: Folders of the machine that containers see even if they are mounts of their own, which the overlay leaves out.
     """
 
     entrypoint: tuple[str, ...] = ()
@@ -26,6 +27,7 @@ class Image:
     environment: Mapping[str, str] = field(default_factory=dict)
     folder: str = "/"
     layers: tuple[Path, ...] = ()
+    shared: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

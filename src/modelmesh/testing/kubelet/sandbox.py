@@ -52,6 +52,7 @@ def mount_script(
     layers: Sequence[Path],
     mounts: Sequence[tuple[Path, Mapping[str, object]]],
     *,
+    shared: Sequence[Path] = (),
     folder: str,
     read_only: bool,
 ) -> str:
@@ -63,15 +64,17 @@ def mount_script(
         root: An empty folder to build it in.
         layers: Folders to lay over the machine's root. They are copied: overlays refuse layers that lie in each other.
         mounts: What is mounted (a file or a folder), and the container's entry of `volumeMounts`.
+        shared: Folders of the machine to be there.
         folder: In which the program starts.
         read_only: Whether the root is.
     """
     base = shlex.quote(str(root))
+    visible = ["/dev", "/proc", "/sys", *(shlex.quote(str(one)) for one in shared)]
     lines = [
         f"mkdir -p {base} && mount -t tmpfs none {base} && mkdir {base}/upper {base}/work {base}/root",
         *(f"cp -a {shlex.quote(str(layer))}/. {base}/upper/" for layer in layers),
         f"mount -t overlay overlay -o lowerdir=/,upperdir={base}/upper,workdir={base}/work {base}/root",
-        *(f"mount --rbind /{name} {base}/root/{name}" for name in ("dev", "proc", "sys")),
+        *(f"mkdir -p {base}/root{one} && mount --rbind {one} {base}/root{one}" for one in visible),
     ]
     for source, mount in sorted(mounts, key=lambda pair: str(pair[1]["mountPath"]).count("/")):
         target = shlex.quote(str(mount["mountPath"]))
