@@ -118,6 +118,17 @@ async def pods_are_handed_over_without_a_change_of_their_number(api: Api) -> Non
     assert applied["spec"]["template"]["spec"]["containers"][0]["image"] == "b"
 
 
+async def pods_that_nobody_else_set_are_handed_over_too(api: Api) -> None:
+    applied = await api.apply(DEPLOYMENT, deployment("handed", 3))
+    metadata = {**deployment("handed", None)["metadata"], "resourceVersion": applied["metadata"]["resourceVersion"]}
+    kept = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {"replicas": 3}}
+    await api.apply(DEPLOYMENT, kept, manager="handover")
+    with pytest.raises(ConflictError):
+        await api.apply(DEPLOYMENT, kept, manager="handover")
+    applied = await api.apply(DEPLOYMENT, deployment("handed", None))
+    assert applied["spec"]["replicas"] == 3
+
+
 async def a_write_on_an_old_revision_is_a_conflict(api: Api) -> None:
     first = await api.apply(CONFIG_MAP, config_map("old", a="1"))
     revision = first["metadata"]["resourceVersion"]
@@ -187,6 +198,7 @@ CASES = (
     what_is_applied_no_more_goes_and_what_is_anothers_stays,
     what_another_changed_is_taken_back_by_force,
     pods_are_handed_over_without_a_change_of_their_number,
+    pods_that_nobody_else_set_are_handed_over_too,
     a_write_on_an_old_revision_is_a_conflict,
     creating_what_is_there_is_a_conflict,
     a_status_is_written_apart_from_the_rest,

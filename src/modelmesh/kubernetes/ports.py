@@ -1,11 +1,16 @@
-"""What the controller needs of the API server, and how that fails."""
+"""What the controller needs of the API server and of the meshes, and how that fails."""
 
 import enum
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from modelmesh._proto import admin_pb2, model_mesh_pb2
 from modelmesh.kubernetes.kinds import Key, Kind, Object
+from modelmesh.values.status import Status
+
+MANAGER = "modelmesh-controller"
+"""The field manager of the controller: it owns the fields that it applies."""
 
 
 class ApiError(Exception):
@@ -84,15 +89,17 @@ class Api(Protocol):
         """One object."""
         ...
 
-    async def apply(self, kind: Kind, item: Object) -> Object:
-        """Server-side apply as the controller's field manager, taking what it says by force. The object as it is then."""
+    async def apply(self, kind: Kind, item: Object, *, manager: str = MANAGER) -> Object:
+        """Server-side apply, taking what it says by force. The object as it is then.
+
+        With `metadata.resourceVersion` in it: ConflictError if the object changed since.
+        """
         ...
 
-    async def merge(self, kind: Kind, key: Key, patch: Object, *, subresource: str = "", manager: str = "") -> Object:
-        """JSON merge patch. With `metadata.resourceVersion` in it: ConflictError if the object changed since.
-
-        `manager` owns the fields that are written; empty: the controller's own.
-        """
+    async def merge(
+        self, kind: Kind, key: Key, patch: Object, *, subresource: str = "", manager: str = MANAGER
+    ) -> Object:
+        """JSON merge patch. With `metadata.resourceVersion` in it: ConflictError if the object changed since."""
         ...
 
     async def create(self, kind: Kind, item: Object) -> Object:
@@ -105,4 +112,36 @@ class Api(Protocol):
 
     async def delete(self, kind: Kind, key: Key, *, uid: str = "") -> None:
         """Delete it, if it is there; with `uid` only that very object."""
+        ...
+
+
+class MeshError(Exception):
+    """A call to a mesh failed.
+
+    Attributes:
+        code: A status code of gRPC, as `modelmesh.values.status.Status` has it.
+    """
+
+    def __init__(self, code: Status, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class MeshCalls(Protocol):
+    """Calls to one instance of a mesh. Each raises MeshError, and is bounded in time, but for the stream."""
+
+    def watch(self, request: admin_pb2.WatchStatusRequest) -> AsyncGenerator[admin_pb2.StatusUpdate, None]:
+        """`Admin/WatchStatus`. An answer is acknowledged when the next is asked for."""
+        ...
+
+    async def set_vmodels(self, request: admin_pb2.SetVModelsRequest) -> admin_pb2.SetVModelsResponse:
+        """`Admin/SetVModels`."""
+        ...
+
+    async def delete_vmodel(self, request: model_mesh_pb2.DeleteVModelRequest) -> None:
+        """`ModelMesh/deleteVModel`."""
+        ...
+
+    async def close(self) -> None:
+        """End the connection."""
         ...

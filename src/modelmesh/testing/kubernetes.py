@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from modelmesh.kubernetes.kinds import NAMESPACE, Key, Kind, Object, key_of
 from modelmesh.kubernetes.ports import (
+    MANAGER,
     Api,
     ApiError,
     Change,
@@ -26,7 +27,6 @@ from modelmesh.kubernetes.ports import (
 from modelmesh.ports import Clock
 from modelmesh.testing.kubernetes_fields import Owners, apply, managed_fields, merged, wrote
 
-MANAGER = "modelmesh-controller"
 BOOKMARK_S = 60.0
 READS = {"LIST", "WATCH", "GET"}
 
@@ -191,19 +191,23 @@ class MemoryApi(Api):
         await self._answer(Requested("GET", kind.name, key))
         return self.get(kind, key.name, key.namespace)
 
-    async def apply(self, kind: Kind, item: Object) -> Object:
+    async def apply(self, kind: Kind, item: Object, *, manager: str = MANAGER) -> Object:
         """See `Api`."""
         key = key_of(item)
         await self._answer(Requested("APPLY", kind.name, key))
         self._check_namespace(key)
         standing = self._objects.get(kind.name, {}).get(key)
+        if standing is not None:
+            self._check_revision(standing, item)
         owners = copy.deepcopy(standing.owners) if standing is not None else {}
-        result = apply(standing.item if standing is not None else None, item, owners, MANAGER)
+        result = apply(standing.item if standing is not None else None, item, owners, manager)
         if standing is not None and result == standing.item and owners == standing.owners:
             return self._shown(standing)
-        return self._store(kind, standing, result, MANAGER, owners=owners)
+        return self._store(kind, standing, result, manager, owners=owners)
 
-    async def merge(self, kind: Kind, key: Key, patch: Object, *, subresource: str = "", manager: str = "") -> Object:
+    async def merge(
+        self, kind: Kind, key: Key, patch: Object, *, subresource: str = "", manager: str = MANAGER
+    ) -> Object:
         """See `Api`."""
         await self._answer(Requested("PATCH", kind.name, key, subresource))
         standing = self._standing(kind, key)
@@ -211,7 +215,7 @@ class MemoryApi(Api):
         result = merged(standing.item, patch)
         if subresource == "status":
             result = {**standing.item, "status": self._kept(kind, result.get("status"))}
-        return self._store(kind, standing, result, manager or MANAGER, statuses=subresource == "status")
+        return self._store(kind, standing, result, manager, statuses=subresource == "status")
 
     async def create(self, kind: Kind, item: Object) -> Object:
         """See `Api`."""

@@ -59,11 +59,9 @@ class _Server:
                 metadata = {"resourceVersion": page.revision, **({"continue": page.more} if page.more else {})}
                 return {"kind": f"{kind.name}List", "metadata": metadata, "items": list(page.items)}
             case "PATCH" if "apply" in request.content_type:
-                return await self._api.apply(kind, body)
+                return await self._api.apply(kind, body, manager=query["fieldManager"])
             case "PATCH":
-                return await self._api.merge(
-                    kind, key, body, subresource=subresource, manager=query.get("fieldManager", "")
-                )
+                return await self._api.merge(kind, key, body, subresource=subresource, manager=query["fieldManager"])
             case "POST":
                 return await self._api.create(kind, body)
             case "PUT":

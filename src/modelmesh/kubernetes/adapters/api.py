@@ -17,6 +17,7 @@ import aiohttp
 
 from modelmesh.kubernetes.kinds import Key, Kind, Object
 from modelmesh.kubernetes.ports import (
+    MANAGER,
     Api,
     ApiError,
     Change,
@@ -27,9 +28,6 @@ from modelmesh.kubernetes.ports import (
     Scope,
     WatchEvent,
 )
-
-MANAGER = "modelmesh-controller"
-"""Owns the fields that the controller applies."""
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CALL_BOUND_S = 30.0
@@ -141,17 +139,19 @@ class HttpApi(Api):
         except NotFoundError:
             return None
 
-    async def apply(self, kind: Kind, item: Object) -> Object:
+    async def apply(self, kind: Kind, item: Object, *, manager: str = MANAGER) -> Object:
         """See `Api`."""
         metadata = item["metadata"]
         path = kind.path(metadata.get("namespace", ""), metadata["name"])
-        query = {"fieldManager": MANAGER, "force": "true"}
+        query = {"fieldManager": manager, "force": "true"}
         return await self._call("APPLY", path, query, item, "application/apply-patch+yaml")
 
-    async def merge(self, kind: Kind, key: Key, patch: Object, *, subresource: str = "", manager: str = "") -> Object:
+    async def merge(
+        self, kind: Kind, key: Key, patch: Object, *, subresource: str = "", manager: str = MANAGER
+    ) -> Object:
         """See `Api`."""
         path = kind.path(key.namespace, key.name, subresource)
-        query = {"fieldManager": manager or MANAGER}
+        query = {"fieldManager": manager}
         return await self._call("PATCH", path, query, patch, "application/merge-patch+json")
 
     async def create(self, kind: Kind, item: Object) -> Object:

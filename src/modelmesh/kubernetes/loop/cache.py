@@ -17,9 +17,7 @@ def trim(item: Object) -> Object:
     """An object without what nobody here reads and what is as large as the rest."""
     metadata: dict[str, Any] = item["metadata"]
     metadata.pop("managedFields", None)
-    annotations = metadata.get("annotations")
-    if annotations:
-        annotations.pop(LAST_APPLIED, None)
+    (metadata.get("annotations") or {}).pop(LAST_APPLIED, None)
     return item
 
 

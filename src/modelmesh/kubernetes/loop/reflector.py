@@ -70,7 +70,8 @@ class Reflector:
                 self._failed(self._kind, error)
                 await self._clock.sleep(self._rng.randrange(PAUSE_MS))
             except NotFoundError as error:
-                self._failed(self._kind, error)
+                if not self._cache.absent:
+                    self._failed(self._kind, error)
                 self._revision = ""
                 self._cache.take_all({}, absent=True)
                 await self._clock.sleep(ABSENT_MS // 2 + self._rng.randrange(ABSENT_MS))

@@ -1,0 +1,219 @@
+"""One look at a runtime in a namespace: its Deployment, its autoscaler, and what the runtime says of itself."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from modelmesh.declared import Runtime
+from modelmesh.kubernetes import kinds
+from modelmesh.kubernetes.adoption import adopted_fields
+from modelmesh.kubernetes.claims import Claims, claims_of
+from modelmesh.kubernetes.config import Config
+from modelmesh.kubernetes.differences import differences
+from modelmesh.kubernetes.kinds import Key, Object, kind_of
+from modelmesh.kubernetes.loop.apply import is_ours, owners_of_replicas
+from modelmesh.kubernetes.loop.services import Services
+from modelmesh.kubernetes.loop.world import DeclaredRuntime, owning_runtime
+from modelmesh.kubernetes.ports import MANAGER
+from modelmesh.kubernetes.render import as_served, check_runtime, deployment_name, render_runtime, scaling
+from modelmesh.kubernetes.replicas import EMPTY_SINCE, Pods, Standing, decide_pods
+from modelmesh.kubernetes.status.conditions import time_ms, time_text
+from modelmesh.kubernetes.status.events import Told
+from modelmesh.kubernetes.status.runtimes import RuntimeState, read_pods, write_runtime
+
+ROLL = "modelmesh.io/roll"
+"""Annotation of a runtime: `true` lets the controller replace the pods of another controller's Deployment."""
+
+
+class Runtimes:
+    """The reconcile of ServingRuntimes and ClusterServingRuntimes, in each namespace that sees them."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._world = services.world
+        self._states: dict[tuple[str, str], RuntimeState] = {}
+        """By namespace and name of the runtime."""
+
+    async def reconcile(self, namespace: str, name: str) -> float | None:
+        """Look at one; returns in how many seconds to look again. Raises ApiError."""
+        declared = self._world.runtime(namespace, name)
+        if declared is None:
+            self._states.pop((namespace, name), None)
+            return None  # its objects go with it, because it owns them
+        if not self._world.enabled(namespace):
+            await self._delete(namespace, name)
+            self._states.pop((namespace, name), None)
+            return None
+        config = self._world.config(namespace)
+        if config is None or not all(
+            self._world.has_read(kinds.SECRET, secret) for secret in (config.storage_secret, config.tls_secret)
+        ):
+            return None  # when they are read, it is looked at again
+        state, again_s = await self._deploy(namespace, declared, config)
+        before = self._states.get((namespace, name))
+        self._states[namespace, name] = state
+        self._tell(declared, before, state)
+        await self._say(declared, name)
+        return again_s
+
+    async def _deploy(
+        self, namespace: str, declared: DeclaredRuntime, config: Config
+    ) -> tuple[RuntimeState, float | None]:
+        """Bring the objects of a runtime to what they must be; what is to be said of it. Raises ApiError."""
+        runtime, problems = declared.runtime, list(declared.problems)
+        if runtime is not None and runtime.serves:
+            reading = self._world.runtime_reading(namespace, runtime)
+            problems += [problem for problem in reading.problems if problem.fatal]
+            problems += check_runtime(runtime, reading.config or config)
+            config = reading.config or config
+        if runtime is None or any(problem.fatal for problem in problems):
+            return RuntimeState(problems), None
+        if not runtime.serves:
+            await self._delete(namespace, runtime.name)
+            return RuntimeState(problems, off=runtime.why_off), None
+        live = self._world.caches[kinds.DEPLOYMENT].get(Key(namespace, deployment_name(runtime, config)))
+        pods = self._pods(namespace, runtime, config, live)
+        claims = self._claims(namespace, runtime, config)
+        objects = self._render(namespace, declared, runtime, config, pods, claims)
+        state = RuntimeState(problems, why=pods.why, pods=read_pods(live), notes=_notes(claims, config))
+        held = self._held(declared, objects, live)
+        if held:
+            return replace(state, held=held), pods.look_again_s
+        await self._apply(objects, live, pods)
+        await self._delete(namespace, runtime.name, keep=objects)
+        return state, pods.look_again_s
+
+    def _pods(self, namespace: str, runtime: Runtime, config: Config, live: Object | None) -> Pods:
+        standing = None
+        if live is not None:
+            annotations = live["metadata"].get("annotations") or {}
+            standing = Standing(live["spec"].get("replicas", 1), time_ms(annotations.get(EMPTY_SINCE, "")))
+        asked = runtime.body.get("replicas")
+        return decide_pods(
+            asked=config.pods_per_runtime if asked is None else int(asked),
+            autoscaler=scaling(runtime),
+            scale_to_zero=config.scale_to_zero,
+            grace_s=config.scale_to_zero_grace_s,
+            needed=self._world.models.needed_in(namespace, as_served(runtime, config)),
+            standing=standing,
+            now_ms=self._services.clock.now_ms(),
+        )
+
+    def _claims(self, namespace: str, runtime: Runtime, config: Config) -> Claims:
+        secret = self._world.find(kinds.SECRET, Key(namespace, config.storage_secret))
+        return claims_of(
+            secret.get("data") if secret is not None else None,
+            self._world.models.claims(namespace, as_served(runtime, config)),
+            self._world.caches[kinds.CLAIM].within(namespace).keys(),
+            any_claim=config.any_claim,
+        )
+
+    def _render(
+        self,
+        namespace: str,
+        declared: DeclaredRuntime,
+        runtime: Runtime,
+        config: Config,
+        pods: Pods,
+        claims: Claims,
+    ) -> tuple[Object, ...]:
+        tls = self._world.find(kinds.SECRET, Key(namespace, config.tls_secret)) if config.tls_secret else None
+        objects = render_runtime(
+            runtime,
+            config,
+            namespace=namespace,
+            replicas=pods.replicas,
+            claims=claims.mounted,
+            owner=declared.owner,
+            tls_authority=tls is not None and "ca.crt" in (tls.get("data") or {}),
+        )
+        if not pods.empty_since_ms:
+            return objects
+        return tuple(
+            _annotated(item, EMPTY_SINCE, time_text(pods.empty_since_ms)) if kind_of(item) is kinds.DEPLOYMENT else item
+            for item in objects
+        )
+
+    def _held(self, declared: DeclaredRuntime, objects: Sequence[Object], live: Object | None) -> str:
+        """Why a Deployment stays as it is; empty: it does not. Pods are not replaced because the controller is."""
+        if live is None or is_ours(live) or self._world.settings.roll:
+            return ""
+        if (declared.item["metadata"].get("annotations") or {}).get(ROLL) == "true":
+            return ""
+        wanted = next(item for item in objects if kind_of(item) is kinds.DEPLOYMENT)
+        found = list(differences(wanted["spec"]["template"], live["spec"]["template"]))
+        if not found:
+            return ""
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return (
+            f"its pods were started by another controller and differ at {', '.join(found[:3])}{more}; the annotation"
+            f" {ROLL}: 'true' lets them be replaced"
+        )
+
+    async def _apply(self, objects: Sequence[Object], live: Object | None, pods: Pods) -> None:
+        applier = self._services.applier
+        if live is not None and not is_ours(live) and (patch := adopted_fields(live)) is not None:
+            # What the other controller applied, and is not wanted, is to go with this apply.
+            key = Key(live["metadata"]["namespace"], live["metadata"]["name"])
+            live = await self._services.api.merge(kinds.DEPLOYMENT, key, patch)
+        if live is not None and pods.replicas is None and owners_of_replicas(live) == {MANAGER}:
+            await applier.give_replicas(kinds.DEPLOYMENT, live)
+        for item in objects:
+            await applier.apply(item)
+
+    async def _delete(self, namespace: str, name: str, keep: Sequence[Object] = ()) -> None:
+        """Delete what was made for a runtime, but for what is kept. Raises ApiError."""
+        kept = {(kind_of(item), item["metadata"]["name"]) for item in keep}
+        for kind in (kinds.AUTOSCALER, kinds.DEPLOYMENT):
+            for item in list(self._world.caches[kind].within(namespace).values()):
+                if owning_runtime(item) == name and (kind, item["metadata"]["name"]) not in kept:
+                    await self._services.applier.delete(kind, Key(namespace, item["metadata"]["name"]))
+
+    # --- saying it --------------------------------------------------------------------------------
+
+    async def _say(self, declared: DeclaredRuntime, name: str) -> None:
+        """Write the status of the resource, which may be in many namespaces. Raises ApiError."""
+        own = declared.item["metadata"].get("namespace")
+        seen = [own] if own else [one for one in self._world.namespaces() if self._sees_cluster_runtime(one, name)]
+        states = {one: self._states.get((one, name)) for one in seen}
+        known = {one: state for one, state in states.items() if state is not None}
+        if len(known) < len(states):
+            return  # the last namespace that is looked at says it for all
+        metadata: dict[str, Any] = declared.item["metadata"]
+        status = write_runtime(
+            known,
+            declared.item.get("status"),
+            generation=metadata.get("generation", 0),
+            now_ms=self._services.clock.now_ms(),
+        )
+        await self._services.statuses.write(declared.kind, declared.item, status)
+
+    def _sees_cluster_runtime(self, namespace: str, name: str) -> bool:
+        found = self._world.runtime(namespace, name) if self._world.enabled(namespace) else None
+        return found is not None and found.kind is kinds.CLUSTER_RUNTIME
+
+    def _tell(self, declared: DeclaredRuntime, before: RuntimeState | None, state: RuntimeState) -> None:
+        """Events of what is new."""
+        known = set(before.problems) if before is not None else set()
+        told = [
+            Told(True, "InvalidSpec", f"{problem.path}: {problem.message}")  # noqa: FBT003
+            for problem in state.problems
+            if problem.fatal and problem not in known
+        ]
+        notes = before.notes if before is not None else ()
+        told += [Told(True, "StorageConfig", note) for note in state.notes if note not in notes]  # noqa: FBT003
+        if state.held and (before is None or before.held != state.held):
+            told.append(Told(True, "HeldBack", state.held))  # noqa: FBT003
+        for one in told:
+            self._services.recorder.tell(declared.kind, declared.item, one)
+
+
+def _annotated(item: Object, name: str, value: str) -> Object:
+    metadata = item["metadata"]
+    return {**item, "metadata": {**metadata, "annotations": {**(metadata.get("annotations") or {}), name: value}}}
+
+
+def _notes(claims: Claims, config: Config) -> tuple[str, ...]:
+    notes = [f"claim {name} is not in the namespace and is not mounted" for name in claims.missing]
+    notes += [f"key {key} of Secret {config.storage_secret} is no JSON object" for key in claims.unreadable]
+    return tuple(notes)

@@ -1,0 +1,111 @@
+"""The mesh of a namespace in tests of the controller: a simulated cluster, called without a network."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from modelmesh._proto import admin_pb2 as pb
+from modelmesh._proto import model_mesh_pb2 as wire
+from modelmesh.kubernetes.ports import MeshCalls, MeshError
+from modelmesh.management.batches import VModelBatches
+from modelmesh.management.calls import Call, CallError
+from modelmesh.management.watch_status import WatchStatus
+from modelmesh.ports import StoreError
+from modelmesh.testing.cluster import SimulatedInstance
+from modelmesh.values.ids import Token
+from modelmesh.values.status import Status
+
+NO_ANSWER_S = 20.0
+"""How long a call to an instance that hangs takes to fail."""
+
+
+class SimulatedMeshCalls(MeshCalls):
+    """Implements `MeshCalls` for one simulated instance.
+
+    Attributes:
+        hangs: Calls get no answer, and the stream brings nothing.
+        batches: The sizes of the batches that were set.
+    """
+
+    def __init__(self, instance: SimulatedInstance) -> None:
+        self._instance = instance
+        self._watching = WatchStatus(instance.plane)
+        self._broken = asyncio.Event()
+        self.hangs = False
+        self.batches: list[int] = []
+        self.deleted: list[str] = []
+
+    def cut(self) -> None:
+        """Streams that are open break."""
+        self._broken.set()
+        self._broken = asyncio.Event()
+
+    async def watch(self, request: pb.WatchStatusRequest) -> AsyncGenerator[pb.StatusUpdate, None]:
+        """See `MeshCalls`."""
+        answers: asyncio.Queue[pb.StatusUpdate] = asyncio.Queue()
+        requests: asyncio.Queue[pb.WatchStatusRequest] = asyncio.Queue()
+        requests.put_nowait(request)
+        broken = self._broken
+
+        async def asked() -> AsyncIterator[pb.WatchStatusRequest]:
+            while True:
+                yield await requests.get()
+
+        call = Call(Token(0), "modelmesh.v1.Admin/WatchStatus", {}, send=answers.put_nowait)  # type: ignore[arg-type]
+        serving = asyncio.ensure_future(self._watching.watch(call, asked()))
+        breaking = asyncio.ensure_future(broken.wait())
+        answer: asyncio.Future[pb.StatusUpdate] = asyncio.ensure_future(answers.get())
+        try:
+            while True:
+                waited: list[asyncio.Future[Any]] = [answer, serving, breaking]
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if not answer.done():
+                    if serving.done():
+                        serving.result()
+                    raise MeshError(Status.UNAVAILABLE, "the connection broke")
+                if self.hangs:
+                    await asyncio.Event().wait()
+                yield answer.result()
+                requests.put_nowait(pb.WatchStatusRequest(acknowledged=answer.result().number))
+                answer = asyncio.ensure_future(answers.get())
+        except (CallError, StoreError) as error:
+            raise _failure(error) from error
+        finally:
+            for task in (serving, breaking, answer):
+                task.cancel()
+            await asyncio.gather(serving, breaking, answer, return_exceptions=True)
+
+    async def set_vmodels(self, request: pb.SetVModelsRequest) -> pb.SetVModelsResponse:
+        """See `MeshCalls`."""
+        await self._answers()
+        self.batches.append(len(request.requests))
+        try:
+            return await VModelBatches(self._instance.vmodels).set_vmodels(_call("SetVModels"), request)
+        except (CallError, StoreError) as error:
+            raise _failure(error) from error
+
+    async def delete_vmodel(self, request: wire.DeleteVModelRequest) -> None:
+        """See `MeshCalls`."""
+        await self._answers()
+        self.deleted.append(request.vModelId)
+        try:
+            await self._instance.vmodels.delete_vmodel(_call("deleteVModel"), request)
+        except (CallError, StoreError) as error:
+            raise _failure(error) from error
+
+    async def close(self) -> None:
+        """See `MeshCalls`."""
+
+    async def _answers(self) -> None:
+        await asyncio.sleep(0.001)
+        if self.hangs:
+            await asyncio.sleep(NO_ANSWER_S)
+            raise MeshError(Status.DEADLINE_EXCEEDED, "no answer")
+
+
+def _call(method: str) -> Call:
+    return Call(Token(0), method, {}, send=lambda _: None)
+
+
+def _failure(error: CallError | StoreError) -> MeshError:
+    return MeshError(error.status if isinstance(error, CallError) else Status.UNAVAILABLE, str(error))
