@@ -207,6 +207,7 @@ docs: $(STAMPS)/venv ## rewrite the reference pages that are made from code
 	@$(BIN)/python -m modelmesh.instance.reference
 	@$(BIN)/python -m modelmesh.cli.reference
 	@$(BIN)/python -m modelmesh.kubernetes.admission
+	@$(BIN)/python -m modelmesh.kubernetes.reference
 	@$(BIN)/python tests/docs/compatibility.py
 	@$(BIN)/python tests/docs/api.py
 	@$(BIN)/python tests/docs/source_files.py

@@ -1,5 +1,6 @@
 """What a real API server takes and refuses, and with which sentence."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -85,6 +86,15 @@ async def test_rendered_objects_are_taken_as_they_are(
 async def test_the_shipped_runtimes_are_taken(plane: ControlPlane, serving: None) -> None:
     said = await plane.kubectl("apply", "--dry-run=server", "-k", str(ROOT / "src/modelmesh/instance/runtimes"))
     assert said.count("created (server dry run)") == 5
+
+
+async def test_the_manifests_of_the_page_are_taken(plane: ControlPlane, serving: None) -> None:
+    page = (ROOT / "docs" / "how-to" / "serve-on-kubernetes.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3
+    for block in blocks:
+        manifest = block.replace("namespace: modelmesh-serving", "namespace: default")
+        await plane.kubectl("apply", "--dry-run=server", "-f", "-", given=manifest)
 
 
 async def test_the_server_finds_nothing_to_warn_of_in_the_expressions(api: Api, serving: None) -> None:

@@ -36,22 +36,22 @@ def _condition(name: str, part: str = "status") -> str:
 
 def _named(fields: dict[str, Schema]) -> Schema:
     """A part of a pod: the fields that rules look at; all others are kept, and checked where the pod is made."""
-    return mapping({"name": text(most=MAX_NAME), **fields}, open_=True, required=("name",))
+    return mapping({"name": text("Of it.", most=MAX_NAME), **fields}, open_=True, required=("name",))
 
 
 def _runtime_spec() -> Schema:
     port = mapping(
-        {"name": text(most=MAX_NAME), "containerPort": number(least=1, most=65535)},
+        {"name": text("Of it.", most=MAX_NAME), "containerPort": number("Its number.", least=1, most=65535)},
         open_=True,
         required=("containerPort",),
     )
     container = _named(
         {
-            "image": text(),
-            "ports": listing(port, most=64),
-            "volumeMounts": listing(_named({}), most=64),
-            "readinessProbe": anything(),
-            "lifecycle": anything(),
+            "image": text("Of the container."),
+            "ports": listing(port, "Names and numbers of the mesh are refused.", most=64),
+            "volumeMounts": listing(_named({}), "Names of volumes of the mesh are refused, but models-dir.", most=64),
+            "readinessProbe": anything("Refused: the mesh knows when a runtime is ready."),
+            "lifecycle": anything("Refused: the mesh sets it."),
         }
     )
     model_format = mapping(
@@ -102,7 +102,7 @@ def _runtime_spec() -> Schema:
             "affinity": anything("Of its pods."),
             "labels": texts("Of its pods."),
             "annotations": texts("Of its pods."),
-            "imagePullSecrets": listing(mapping({"name": text(most=253)}), "Of its pods.", most=64),
+            "imagePullSecrets": listing(mapping({"name": text("Of the Secret.", most=253)}), "Of its pods.", most=64),
             "hostIPC": flag("Has no effect for models of the mesh."),
         },
         required=("containers",),
@@ -156,7 +156,14 @@ def _failure(revision: str) -> Schema:
 
 
 def _predictor_spec() -> Schema:
-    model_type = mapping({"name": text(), "version": text()}, "Format of the model.", required=("name",))
+    model_type = mapping(
+        {
+            "name": text("Of the format, like sklearn."),
+            "version": text("Of the format; only runtimes that list it fit."),
+        },
+        "Format of the model.",
+        required=("name",),
+    )
     storage = mapping(
         {
             "path": text("Of the model in its storage."),
@@ -178,7 +185,7 @@ def _predictor_spec() -> Schema:
             "path": text("Old place of storage.path."),
             "schemaPath": text("Old place of storage.schemaPath."),
             "storage": storage,
-            "runtime": mapping({"name": text(most=253)}, "The runtime that it must be on."),
+            "runtime": mapping({"name": text("Of the runtime.", most=253)}, "The runtime that it must be on."),
             "protocolVersion": text("Protocol of inference that it must be callable by."),
             "gpu": text("Part of the model's identity; has no effect.", choices=("required", "preferred")),
             "serviceAccountName": text("Part of the model's identity; has no effect."),
@@ -228,17 +235,29 @@ _PREDICTOR_COLUMNS = (
 )
 
 
+_OLD_FORM = "Old form of model: the field names the format. Fields as in model, without modelFormat and runtime."
+
+
 def _service_spec() -> Schema:
     """Of predictors the mesh reads the model; all else is KServe's and kept as it is."""
-    storage = {name: text() for name in ("key", "path", "schemaPath")} | {"parameters": texts()}
+    storage = {
+        "key": text("Entry of the storage Secret."),
+        "path": text("Of the model in its storage."),
+        "schemaPath": text("Of its schema, in the same storage."),
+        "parameters": texts("Override the entry of the storage Secret."),
+    }
     fields = {
         "storageUri": text("Where its files are: s3, gs, pvc, http, https, hf, oci and others."),
         "storage": mapping(storage, "The same by an entry of the storage Secret.", open_=True),
         "protocolVersion": text("Protocol of inference that it must be callable by."),
         "runtime": text("The runtime that it must be on.", most=253),
     }
-    form = mapping({"name": text(), "version": text()}, "Of its files.", required=("name",))
-    framework = mapping({name: field for name, field in fields.items() if name != "runtime"}, open_=True)
+    form = mapping(
+        {"name": text("Like sklearn."), "version": text("Only runtimes that list it fit.")},
+        "Of its files.",
+        required=("name",),
+    )
+    framework = mapping({name: field for name, field in fields.items() if name != "runtime"}, _OLD_FORM, open_=True)
     model = mapping({"modelFormat": form, **fields}, "The model.", open_=True, required=("modelFormat",))
     return mapping(
         {

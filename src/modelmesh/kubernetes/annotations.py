@@ -1,0 +1,35 @@
+"""The annotations and labels that people set, or that the controller sets for them to read."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One of them. `resource` says what carries it."""
+
+    name: str
+    resource: str
+    meaning: str
+
+
+_MODEL = "InferenceService"
+_RUNTIME = "runtime"
+
+ANNOTATIONS: tuple[Annotation, ...] = (
+    Annotation("modelmesh-enabled", "label of a Namespace", "`true`: the controller serves the namespace. Without the label it serves its own only"),
+    Annotation("serving.kserve.io/deploymentMode", _MODEL, "`ModelMesh`: the model is for the mesh; all others are left alone"),
+    Annotation("serving.kserve.io/servingRuntime", _MODEL, "the runtime that a model of the old form must be on"),
+    Annotation("serving.kserve.io/secretKey", _MODEL, "as `storage.key`, where that is not there"),
+    Annotation("serving.kserve.io/schemaPath", _MODEL, "as `storage.schemaPath`, where that is not there"),
+    Annotation("maxLoadingConcurrency", _RUNTIME, "loads at a time"),
+    Annotation("perModelConcurrencyLimit", _RUNTIME, "calls that one model takes at a time; 0: no limit"),
+    Annotation("serving.kserve.io/autoscalerClass", _RUNTIME, "`hpa`: a HorizontalPodAutoscaler sets the pods; `none`: nobody does"),
+    Annotation("serving.kserve.io/metrics", _RUNTIME, "of the autoscaler: `cpu` (default) or `memory`"),
+    Annotation("serving.kserve.io/targetUtilizationPercentage", _RUNTIME, "of the autoscaler: 1 to 100 percent of what is requested, 80 if not said"),
+    Annotation("serving.kserve.io/min-scale", _RUNTIME, "of the autoscaler: the fewest pods, 1 if not said"),
+    Annotation("serving.kserve.io/max-scale", _RUNTIME, "of the autoscaler: the most pods, the fewest if not said"),
+    Annotation("modelmesh.io/config", _RUNTIME, "configuration for this runtime: YAML with the keys above"),
+    Annotation("modelmesh.io/local-command", _RUNTIME, "what starts the server on a machine without containers (`modelmesh up`)"),
+    Annotation("serving.kserve.io/inferenceservice", "label of an autoscaler", "the name of the runtime; the controller sets it"),
+)  # fmt: skip
+"""In the order of the reference page."""
