@@ -5,6 +5,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -35,6 +36,8 @@ class Api:
 
     def __init__(self, url: str, token: str, authority: bytes) -> None:
         self._url, self._token = url, token
+        parts = urlsplit(url)
+        self.host, self.port = parts.hostname or "", parts.port or 443
         self._tls = ssl.create_default_context(cadata=authority.decode())
         self._session: aiohttp.ClientSession | None = None
 

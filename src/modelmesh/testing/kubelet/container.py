@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +37,7 @@ class PodPart(Protocol):
     """What a container needs of its pod."""
 
     images: Images
+    variables: Mapping[str, str]
     files: PodFiles
     network: Network
     folder: Path
@@ -136,7 +138,13 @@ class Container:
     async def _start(self) -> None:
         image = self.of.images.find(self.spec["image"])
         environment = await self._variables(
-            {"PATH": PATH, "HOME": "/root", "HOSTNAME": self.of.field("metadata.name"), **image.environment}
+            {
+                "PATH": PATH,
+                "HOME": "/root",
+                "HOSTNAME": self.of.field("metadata.name"),
+                **self.of.variables,
+                **image.environment,
+            }
         )
         own_command, own_arguments = self.spec.get("command"), self.spec.get("args")
         words = [*(own_command or image.entrypoint)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ class RunningPod:
         claims: Path,
     ) -> None:
         self.images, self.pod = images, pod
+        # A kubelet names the Service `kubernetes`; without a proxy for Services it is the server itself.
+        self.variables: Mapping[str, str] = {
+            "KUBERNETES_SERVICE_HOST": api.host,
+            "KUBERNETES_SERVICE_PORT": str(api.port),
+        }
         self.network = Network(address)
         self.folder = folder / str(pod["metadata"]["uid"])
         self.volumes: dict[str, Path] = {}
