@@ -13,6 +13,7 @@ from modelmesh import __version__
 from modelmesh.cli.access import access
 from modelmesh.cli.adapter import adapter
 from modelmesh.cli.apply import apply
+from modelmesh.cli.controller import controller
 from modelmesh.cli.events import events
 from modelmesh.cli.explain import explain, fits
 from modelmesh.cli.infer import infer
@@ -46,6 +47,7 @@ app.command()(instances)
 app.command()(top)
 app.command()(events)
 app.command()(puller)
+app.command()(controller)
 app.command()(explain)
 app.command()(fits)
 app.command()(simulate)

@@ -25,7 +25,7 @@ from modelmesh.kubernetes.ports import (
     WatchEvent,
 )
 from modelmesh.ports import Clock
-from modelmesh.testing.kubernetes_fields import Owners, apply, managed_fields, merged, wrote
+from modelmesh.testing.kubernetes_fields import Owners, apply, managed_fields, merged, read_managed_fields, wrote
 
 BOOKMARK_S = 60.0
 READS = {"LIST", "WATCH", "GET"}
@@ -213,6 +213,8 @@ class MemoryApi(Api):
         standing = self._standing(kind, key)
         self._check_revision(standing, patch)
         result = merged(standing.item, patch)
+        if (entries := patch.get("metadata", {}).get("managedFields")) is not None:
+            return self._store(kind, standing, result, manager, owners=read_managed_fields(entries))
         if subresource == "status":
             result = {**standing.item, "status": self._kept(kind, result.get("status"))}
         return self._store(kind, standing, result, manager, statuses=subresource == "status")

@@ -76,8 +76,9 @@ def apply(live: Object | None, item: Object, owners: Owners, manager: str) -> Ob
     result: Object = copy.deepcopy(live) if live is not None else {"metadata": {}}
     wanted, standing = leaves(item), leaves(result)
     mine = owners.get(manager, set())
-    for path in sorted(mine - wanted.keys(), key=len, reverse=True):
-        if not any(path in paths for other, paths in owners.items() if other != manager):
+    # The item of a list goes before what is in it: without its keys it would not be found.
+    for path in sorted(mine - wanted.keys(), key=lambda path: (isinstance(path[-1], str), -len(path))):
+        if not _is_key(path) and not any(path in paths for other, paths in owners.items() if other != manager):
             _delete(result, path)
     for path, value in sorted(wanted.items(), key=lambda entry: len(entry[0])):
         _set(result, path, copy.deepcopy(value))
@@ -90,6 +91,11 @@ def apply(live: Object | None, item: Object, owners: Owners, manager: str) -> Ob
     result["metadata"] |= {name: item["metadata"][name] for name in ("name", "namespace") if name in item["metadata"]}
     owners[manager] = set(wanted)
     return result
+
+
+def _is_key(path: Path) -> bool:
+    """Whether a path is that of a value by which the item of a list is found; a default takes its place."""
+    return len(path) > 1 and isinstance(path[-2], tuple) and path[-1] in dict(path[-2])
 
 
 def wrote(before: Object | None, after: Object, owners: Owners, manager: str) -> None:
@@ -123,6 +129,22 @@ def managed_fields(owners: Owners) -> list[Object]:
         for manager, paths in sorted(owners.items())
         if paths
     ]
+
+
+def read_managed_fields(entries: list[Object]) -> Owners:
+    """What `managed_fields` showed, as somebody may have changed it."""
+    owners: Owners = {}
+    for entry in entries:
+        owners.setdefault(entry["manager"], set()).update(_paths(entry["fieldsV1"], ()))
+    return owners
+
+
+def _paths(tree: Object, path: Path) -> Iterator[Path]:
+    for name, inner in tree.items():
+        step: Step = name[2:] if name.startswith("f:") else tuple(json.loads(name[2:]).items())
+        if not inner or isinstance(step, tuple):
+            yield (*path, step)
+        yield from _paths(inner, (*path, step))
 
 
 def _tree(paths: set[Path]) -> Object:
