@@ -382,3 +382,30 @@ def test_a_controller_without_faults_logs_no_failure() -> None:
         assert [line for line in k.lines if line["event"] not in {"working", "kind is not installed"}] == []
 
     play(story)
+
+
+def test_a_secret_that_the_role_does_not_name_is_said_by_the_runtimes_that_need_it() -> None:
+    async def story(k: KubernetesCluster) -> None:
+        k.add_namespace("other", enabled=True)
+        k.configure("storageSecretName: mine", "other")
+        k.runtime("r", "")
+        k.predictor("m")
+        k.predictor("m", "other")
+
+        def refuse(request) -> ApiError | None:
+            if request.kind == "Secret" and request.verb == "LIST" and request.fields == "metadata.name=mine":
+                return ApiError(403, "secrets is forbidden")
+            return None
+
+        k.api.refuse = refuse
+        k.start()
+        await asyncio.sleep(40)
+        assert k.status("m")["activeModelState"] == "Loaded"
+        ready = k.condition("Ready", "r", "", kinds.CLUSTER_RUNTIME)
+        assert (ready["status"], ready["reason"]) == ("False", "WaitingForSecret")
+        assert "other: Secret mine cannot be read: secrets is forbidden" in ready["message"]
+        k.api.refuse = lambda _: None
+        await asyncio.sleep(60)
+        assert k.status("m", "other")["activeModelState"] == "Loaded"
+
+    play(story)

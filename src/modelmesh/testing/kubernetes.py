@@ -33,12 +33,13 @@ READS = {"LIST", "WATCH", "GET"}
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """A request that was answered. `verb` is LIST, WATCH, GET, APPLY, PATCH, POST, PUT or DELETE."""
+    """A request. `verb` is LIST, WATCH, GET, APPLY, PATCH, POST, PUT or DELETE; `fields` is the selector of a list."""
 
     verb: str
     kind: str
     key: Key
     subresource: str = ""
+    fields: str = ""
 
 
 @dataclass(slots=True)
@@ -146,7 +147,7 @@ class MemoryApi(Api):
 
     async def list(self, kind: Kind, scope: Scope, *, limit: int, after: str = "") -> Page:
         """See `Api`."""
-        await self._answer(Requested("LIST", kind.name, Key(scope.namespace, "")))
+        await self._answer(Requested("LIST", kind.name, Key(scope.namespace, ""), fields=scope.fields))
         if after:
             if after not in self._listings:
                 raise GoneError(410, "the listing is no longer kept")
@@ -161,7 +162,7 @@ class MemoryApi(Api):
 
     async def watch(self, kind: Kind, scope: Scope, *, revision: str) -> AsyncGenerator[WatchEvent, None]:
         """See `Api`."""
-        await self._answer(Requested("WATCH", kind.name, Key(scope.namespace, "")))
+        await self._answer(Requested("WATCH", kind.name, Key(scope.namespace, ""), fields=scope.fields))
         since = int(revision)
         if since < self._compacted:
             raise GoneError(410, "too old resource version")

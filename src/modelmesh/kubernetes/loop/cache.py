@@ -30,6 +30,7 @@ class Cache:
     Attributes:
         synced: Set when a listing was taken in, or the kind turned out to be absent.
         absent: The API server does not have the kind.
+        failure: Why the objects cannot be read now; empty: they can, or nobody has tried yet.
     """
 
     def __init__(self, kind: Kind, trimmed: Callable[[Object], Object] = trim) -> None:
@@ -37,6 +38,7 @@ class Cache:
         self.trimmed = trimmed
         self.synced = asyncio.Event()
         self.absent = False
+        self.failure = ""
         self._items: dict[str, dict[str, Object]] = {}
         self._count = 0
         self._changed: list[Changed] = []
@@ -71,6 +73,7 @@ class Cache:
 
     def take_all(self, found: Mapping[Key, Object], *, absent: bool = False) -> None:
         """Be what a listing found; what it does not have is gone."""
+        self.failure = ""
         self.absent = absent
         for key in [key for key, _ in self.items()]:
             if key not in found:

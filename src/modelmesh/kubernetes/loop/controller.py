@@ -29,7 +29,7 @@ from modelmesh.kubernetes.loop.status_writer import StatusWriter
 from modelmesh.kubernetes.loop.world import World, owning_runtime
 from modelmesh.kubernetes.ports import Api, ApiError, MeshCalls, MeshError, NotFoundError, Scope
 from modelmesh.kubernetes.render import Owner
-from modelmesh.kubernetes.render.objects import CONTROLLER, SERVICE_LABEL
+from modelmesh.kubernetes.render.objects import CONTROLLER, SERVICE_LABEL, TYPE_CONSTRAINTS
 from modelmesh.kubernetes.settings import Settings
 from modelmesh.kubernetes.status.events import Told
 from modelmesh.ports import Clock
@@ -43,6 +43,8 @@ OBJECTS_AT_ONCE = 4
 LOOK_BOUND_S = 60.0
 RESYNC_S = 3_600.0
 """How often everything is looked at without a reason, spread over the time."""
+
+FORBIDDEN = 403
 
 _SCOPES = {
     kinds.DEPLOYMENT: f"app.kubernetes.io/managed-by={CONTROLLER}",
@@ -150,8 +152,8 @@ class Controller:
 
     @property
     def synced(self) -> bool:
-        """Whether all that must be known is known."""
-        return all(cache.synced.is_set() for cache in self._caches())
+        """Whether all that must be known for a look is known."""
+        return all(cache.synced.is_set() for cache in self._first_caches())
 
     @property
     def idle(self) -> bool:
@@ -163,11 +165,12 @@ class Controller:
         try:
             for kind in self.world.caches:
                 self._reflect(self.world.caches[kind], self._scope(kind))
-            while self._read_names() or not self.synced:
-                for cache in self._caches():
-                    await cache.synced.wait()
-                for namespace in self.world.namespaces():
-                    self._namespace_changed(namespace)
+            self._read_names()
+            for cache in self._first_caches():
+                await cache.synced.wait()
+            for namespace in self.world.namespaces():
+                self._namespace_changed(namespace)
+            self._read_names()
             self._keep("recorder", self.recorder.run())
             self._keep("objects", self.objects.run())
             self._keep("models", self.models.run())
@@ -177,8 +180,11 @@ class Controller:
         finally:
             await _end([*self._tasks.values(), *self._mesh_tasks.values()])
 
-    def _caches(self) -> list[Cache]:
-        return [*self.world.caches.values(), *self.world.named.values()]
+    def _first_caches(self) -> list[Cache]:
+        """What every look needs. What a configuration names is waited for by the looks that need it."""
+        first = {(kinds.CONFIG_MAP, CONFIG_MAP), (kinds.CONFIG_MAP, TYPE_CONSTRAINTS)}
+        first.add((kinds.SECRET, self._settings.store_secret))
+        return [*self.world.caches.values(), *(self.world.named[name] for name in first if name in self.world.named)]
 
     async def _resync(self) -> None:
         """Look at everything once in a while, a little at a time."""
@@ -257,6 +263,9 @@ class Controller:
             return
         self._count(f"read {kind.name}")
         self._log("read failed", kind=kind.name, error=str(error))
+        if kind is kinds.SECRET and error.code == FORBIDDEN:
+            for namespace in self.world.namespaces():
+                self._add_runtimes(namespace)  # they say so
 
     def _read_names(self) -> bool:
         """Begin to read the ConfigMaps and Secrets that the configuration names by now; whether there are new ones."""

@@ -76,6 +76,7 @@ class Reflector:
                 self._cache.take_all({}, absent=True)
                 await self._clock.sleep(ABSENT_MS // 2 + self._rng.randrange(ABSENT_MS))
             except ApiError as error:
+                self._cache.failure = str(error)
                 self._failed(self._kind, error)
                 await self._clock.sleep(self._drawn_pause(error))
 

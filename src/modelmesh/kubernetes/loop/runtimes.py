@@ -45,16 +45,29 @@ class Runtimes:
             self._states.pop((namespace, name), None)
             return None
         config = self._world.config(namespace)
-        if config is None or not all(
-            self._world.has_read(kinds.SECRET, secret) for secret in (config.storage_secret, config.tls_secret)
-        ):
-            return None  # when they are read, it is looked at again
-        state, again_s = await self._deploy(namespace, declared, config)
+        if config is None:
+            return None
+        unread, why = self._unread_secret(config)
+        if unread and not why:
+            return None  # when it is read, it is looked at again
+        if unread:
+            live = self._world.caches[kinds.DEPLOYMENT].get(Key(namespace, f"{config.service_name}-{name}"))
+            text = f"Secret {unread} cannot be read: {why}"
+            state, again_s = RuntimeState(declared.problems, unread=text, pods=read_pods(live)), None
+        else:
+            state, again_s = await self._deploy(namespace, declared, config)
         before = self._states.get((namespace, name))
         self._states[namespace, name] = state
         self._tell(declared, before, state)
         await self._say(declared, name)
         return again_s
+
+    def _unread_secret(self, config: Config) -> tuple[str, str]:
+        """A Secret that pods depend on and that is not known yet, and why not; empty: all are known."""
+        for name in (config.storage_secret, config.tls_secret):
+            if not self._world.has_read(kinds.SECRET, name):
+                return name, self._world.unreadable(kinds.SECRET, name)
+        return "", ""
 
     async def _deploy(
         self, namespace: str, declared: DeclaredRuntime, config: Config

@@ -68,6 +68,11 @@ class World:
         cache = self.named.get((kind, name))
         return not name or (cache is not None and cache.synced.is_set())
 
+    def unreadable(self, kind: Kind, name: str) -> str:
+        """Why objects of a name cannot be read; empty: nobody knows a reason."""
+        cache = self.named.get((kind, name))
+        return cache.failure if cache is not None else ""
+
     def needed_names(self) -> set[tuple[Kind, str]]:
         """ConfigMaps and Secrets that must be read, by name."""
         found = {(kinds.CONFIG_MAP, CONFIG_MAP), (kinds.CONFIG_MAP, "tc-config")}

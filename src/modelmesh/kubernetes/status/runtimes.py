@@ -25,6 +25,7 @@ class RuntimeState:
         off: Why it takes no models by intention; empty: it does.
         why: Why it has as many pods as it has.
         held: Why its Deployment is not brought up to date; empty: it is.
+        unread: What must be read first and cannot be; empty: nothing.
         notes: What people should know, as a claim that is missing.
     """
 
@@ -33,6 +34,7 @@ class RuntimeState:
     pods: RuntimePods = RuntimePods()
     why: str = ""
     held: str = ""
+    unread: str = ""
     notes: Sequence[str] = ()
 
 
@@ -56,8 +58,8 @@ def write_runtime(states: Mapping[str, RuntimeState], old: object, *, generation
     """The whole status of a runtime, from its state in each namespace (one, for a ServingRuntime)."""
     raw: dict[str, Any] = dict(old) if isinstance(old, Mapping) else {}
     pods = [state.pods for state in states.values()]
-    raw["replicas"] = sum(one.wanted for one in pods)
-    raw["readyReplicas"] = sum(one.ready for one in pods)
+    raw["pods"] = sum(one.wanted for one in pods)
+    raw["readyPods"] = sum(one.ready for one in pods)
     raw["observedGeneration"] = generation
     raw["conditions"] = merged(
         raw.get("conditions"), [_valid(states), _ready(states)], now_ms=now_ms, generation=generation
@@ -89,6 +91,8 @@ def _ready_in(state: RuntimeState) -> Condition:
         return Condition("Ready", False, "InvalidSpec", "it is not deployed until its problems are mended")  # noqa: FBT003
     if state.off:
         return Condition("Ready", False, "Off", f"it takes no models: {state.off}")  # noqa: FBT003
+    if state.unread:
+        return Condition("Ready", state.pods.ready > 0, "WaitingForSecret", state.unread)
     if state.held:
         return Condition("Ready", state.pods.ready > 0, "HeldBack", f"{state.held}{notes}")
     if state.pods.wanted == 0:
