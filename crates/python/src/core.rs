@@ -26,6 +26,7 @@ pub struct Core {
     /// `host:port` of the REST listener, if there is to be one.
     rest: Option<String>,
     rest_origins: Vec<String>,
+    console: bool,
     front: Mutex<Option<Front>>,
     /// Threads do not survive a fork, so a child's copy of the core is dead.
     process: u32,
@@ -46,13 +47,13 @@ impl Core {
 impl Core {
     #[new]
     #[pyo3(signature = (
-        *, instance, runtime, serving, peer, rest = None, rest_origins = Vec::new(), serving_tls = None, peer_tls = None, threads = 0,
+        *, instance, runtime, serving, peer, rest = None, rest_origins = Vec::new(), console = false, serving_tls = None, peer_tls = None, threads = 0,
         max_message_bytes = 16_777_216, max_header_bytes = 65_536, connections_max = None,
         max_connection_age_ms = None, max_connection_age_grace_ms = None, memory_max = None, held_requests_max = 4096, held_bytes_max = 268_435_456,
         replay_bytes_max = 268_435_456, events_max = 65_536, multi_parallelism = 4, tapped_bytes_max = 67_108_864,
         metrics = true, metrics_per_model = false, metrics_full_names = false, metrics_models_max = 1000
     ))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    #[expect(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "keyword arguments of Python")]
     fn new(
         instance: String,
         runtime: String,
@@ -60,6 +61,7 @@ impl Core {
         peer: Option<String>,
         rest: Option<String>,
         rest_origins: Vec<String>,
+        console: bool,
         serving_tls: Option<&Bound<'_, Tls>>,
         peer_tls: Option<&Bound<'_, Tls>>,
         threads: usize,
@@ -108,7 +110,7 @@ impl Core {
             },
             give_back_memory,
         })?;
-        Ok(Self { engine, rest, rest_origins, front: Mutex::new(None), process: process::id() })
+        Ok(Self { engine, rest, rest_origins, console, front: Mutex::new(None), process: process::id() })
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {
@@ -116,7 +118,7 @@ impl Core {
         Ok(py.detach(|| {
             engine.start()?;
             if let (Some(address), Some(door)) = (&self.rest, engine.door()) {
-                *self.front.lock() = Some(Front::start(&door, address, self.rest_origins.clone())?);
+                *self.front.lock() = Some(Front::start(&door, address, self.rest_origins.clone(), self.console)?);
             }
             Ok::<_, std::io::Error>(())
         })?)

@@ -243,3 +243,32 @@ pub struct VModelStatusInfo {
     #[prost(message, optional, tag = "4")]
     pub active: Option<ModelStatusInfo>,
 }
+
+/// What the console asks (`proto/console.proto`).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AskRequest {
+    #[prost(string, tag = "1")]
+    pub method: String,
+    #[prost(string, tag = "2")]
+    pub json: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AskResponse {
+    #[prost(string, tag = "1")]
+    pub json: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LookRequest {
+    #[prost(uint64, tag = "1")]
+    pub since: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LookResponse {
+    #[prost(uint64, tag = "1")]
+    pub last: u64,
+    #[prost(string, tag = "2")]
+    pub json: String,
+}

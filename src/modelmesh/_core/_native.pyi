@@ -246,6 +246,7 @@ class Core:
         peer: str | None,
         rest: str | None = None,
         rest_origins: Sequence[str] = ...,
+        console: bool = ...,
         serving_tls: Tls | None = None,
         peer_tls: Tls | None = None,
         threads: int = 0,
@@ -275,6 +276,7 @@ class Core:
             peer: As `serving`, for calls between instances.
             rest: As `serving`, for HTTP and JSON; TLS is that of `serving`.
             rest_origins: Pages of these origins may call there; `*`: all.
+            console: The REST listener serves the console at `/console`.
             threads: Data threads; 0 = max(1, min(cores // 2, 4)).
             max_message_bytes: Largest message either way; larger is RESOURCE_EXHAUSTED before it is buffered.
             max_header_bytes: Largest request header list; larger is RESOURCE_EXHAUSTED.

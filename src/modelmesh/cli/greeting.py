@@ -34,6 +34,7 @@ def greet(
         note = notes[number] if notes else ""
         parts = (f"  {instance.name}", f"grpc://{instance.endpoint}", instance.rest_url, note, metrics)
         typer.echo("  ".join(filter(None, parts)))
+    typer.echo(f"  console     {cluster.instances[0].rest_url}/console/")
     typer.echo(f"  logs        {cluster.logs}")
     endpoint = cluster.instances[0].endpoint
     typer.echo("\nTry:")

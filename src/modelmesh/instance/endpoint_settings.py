@@ -126,6 +126,11 @@ class EndpointSettings(BaseSettings):
         description="Origins of web pages that may call the REST port, like `https://app.example.org`, separated by commas; "
         "`*`: all. Default: only pages of its own origin.",
     )
+    console: bool = Field(
+        default=False,
+        validation_alias=names("MM_CONSOLE"),
+        description="`true`: the REST port serves the console, a page for people, at `/console`. `modelmesh up` sets it.",
+    )
     peer_port: Port | None = Field(
         default=None,
         validation_alias=names("WATSON_SERVICE_PORT"),

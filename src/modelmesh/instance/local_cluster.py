@@ -234,6 +234,7 @@ class LocalCluster:
                 "MM_LISTEN_HOST": "127.0.0.1",
                 "MM_SVC_GRPC_PORT": str(instance.port),
                 "MM_REST_PORT": str(instance.rest_port),
+                "MM_CONSOLE": "true",
                 "WATSON_SERVICE_PORT": "0",
                 "WATSON_SERVICE_ADDRESS": "127.0.0.1",
                 "MM_PROBE_PORT": "NONE",

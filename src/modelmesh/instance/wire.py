@@ -85,6 +85,7 @@ async def wire(settings: Settings, level: LogLevel) -> Wired:
         peer=f"{host}:{settings.resolved_peer_port()}",
         rest=f"{host}:{settings.resolved_rest_port()}" if settings.resolved_rest_port() else None,
         rest_origins=settings.rest_origins,
+        console=settings.console,
         serving_tls=_listener(certificates.serving) if certificates else None,
         peer_tls=_listener(certificates.peer) if certificates else None,
         max_message_bytes=settings.max_message_bytes,

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import FileDescriptor
 from modelmesh._proto import (
     POOL,
     admin_pb2,
+    console_pb2,
     grpc_health_pb2,
     grpc_reflection_pb2,
     model_mesh_pb2,
@@ -24,7 +25,7 @@ from modelmesh.values.status import Status
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 _FILES: tuple[FileDescriptor, ...] = tuple(
     module.DESCRIPTOR
-    for module in (admin_pb2, grpc_health_pb2, grpc_reflection_pb2, model_mesh_pb2, open_inference_pb2)
+    for module in (admin_pb2, console_pb2, grpc_health_pb2, grpc_reflection_pb2, model_mesh_pb2, open_inference_pb2)
 )
 
 AskRuntime = Callable[[bytes], Awaitable[bytes | None]]

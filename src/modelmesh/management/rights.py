@@ -72,6 +72,9 @@ NEEDS: Mapping[str, Callable[[Any], Sequence[Need]]] = {
     ),
     "modelmesh.v1.Admin/WatchStatus": lambda _: (Need(Verb.STATUS, None), Need(Verb.STATUS, None, _VMODEL)),
     "modelmesh.v1.Admin/SetVModels": lambda request: [need for one in request.requests for need in _set_vmodel(one)],
+    # What it is asked to do needs the rights of that method.
+    "modelmesh.v1.Console/Ask": lambda _: (),
+    "modelmesh.v1.Console/Look": lambda _: _ALL,
     f"{_INFERENCE}/ServerMetadata": lambda _: (),
     f"{_INFERENCE}/RepositoryIndex": lambda _: (),
     f"{_INFERENCE}/RepositoryModelLoad": lambda request: (Need(Verb.LOAD, request.model_name, _EITHER),),

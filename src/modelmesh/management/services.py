@@ -8,6 +8,7 @@ from modelmesh.management.access import Access
 from modelmesh.management.admin import Admin
 from modelmesh.management.batches import VModelBatches
 from modelmesh.management.calls import CallServer
+from modelmesh.management.console import Console
 from modelmesh.management.health import Health
 from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
@@ -50,6 +51,7 @@ def serve(
         **splits.methods(),
         **Reflection(ask_runtime).methods(),
     }
+    serving |= Console(plane, serving).methods()
     peer = Peer(plane).methods()
     services = tuple(sorted({name.partition("/")[0] for name in serving}))
     health = Health(ready=ready, services=services, clock=plane.clock).methods()

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::Read;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,6 +14,7 @@ use http::StatusCode;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue};
 use hyper::body::{Body, Frame, SizeHint};
 use modelmesh_core::Purse;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::refusal::fault_of;
@@ -180,8 +181,13 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The body of an answer. What it holds for its client is given back when it has been written.
-pub struct Payload(Option<Bytes>);
+/// The body of an answer.
+pub enum Payload {
+    /// What it holds for its client is given back when it has been written.
+    Whole(Option<Bytes>),
+    /// It goes on until nobody tells anything more.
+    Events(mpsc::Receiver<Bytes>),
+}
 
 impl Payload {
     #[must_use]
@@ -190,7 +196,7 @@ impl Payload {
             Some(purse) => Bytes::from_owner(Owned { body, _purse: purse }),
             None => body.into(),
         };
-        Self((!bytes.is_empty()).then_some(bytes))
+        Self::Whole((!bytes.is_empty()).then_some(bytes))
     }
 }
 
@@ -209,16 +215,23 @@ impl Body for Payload {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let bytes = match &mut *self {
+            Self::Whole(bytes) => bytes.take(),
+            Self::Events(events) => ready!(events.poll_recv(cx)),
+        };
+        Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_none()
+        matches!(self, Self::Whole(None))
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, Bytes::len) as u64)
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Events(_) => SizeHint::default(),
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! One request, from its head to its answer.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER, TRANSFER_ENCODING, VARY, WWW_AUTHENTICATE,
+    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    VARY,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -12,9 +14,11 @@ use modelmesh_core::Purse;
 
 use super::body::{self, Payload};
 use super::calls;
+use super::console;
 use super::guests::Client;
 use super::metadata;
 use super::names::Kind;
+use super::refusal::refused;
 use crate::answer::{self, Wanted};
 use crate::describe;
 use crate::fault::Fault;
@@ -51,13 +55,19 @@ impl Good {
 }
 
 /// Answers one request.
-pub async fn answer(client: &Client, request: Request<Incoming>) -> Response<Payload> {
+pub async fn answer(client: &Arc<Client>, request: Request<Incoming>) -> Response<Payload> {
     let turn = client.our_turn();
     let mut purse = client.guest.purse();
     let is_head = request.method() == Method::HEAD;
     let (head, body) = request.into_parts();
     let verdict = client.house.origins.judge(&head.headers, head.uri.authority());
     let preflight = head.method == Method::OPTIONS && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    if let Some(page) = head.uri.path().strip_prefix(console::PATH)
+        && client.house.console.is_some()
+        && !matches!(verdict, Verdict::Strange)
+    {
+        return console::answer(client, &head, page, body, turn).await;
+    }
     let answered = match &verdict {
         Verdict::Strange => {
             Err(Fault::new(StatusCode::FORBIDDEN, "pages of this origin may not call (MM_REST_ORIGINS)"))
@@ -106,21 +116,6 @@ fn written(request: &HeaderMap, good: Good) -> (StatusCode, HeaderMap, Vec<u8>) 
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     let body = body::compress(request, good.body, &mut headers);
     (StatusCode::OK, headers, body)
-}
-
-fn refused(fault: &Fault) -> (StatusCode, HeaderMap, Vec<u8>) {
-    let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(CONTENT_TYPE, JSON);
-    if let Some(seconds) = fault.retry_after_s() {
-        headers.insert(RETRY_AFTER, seconds.into());
-    }
-    if fault.status == StatusCode::UNAUTHORIZED {
-        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    if let Some(allow) = fault.allow {
-        headers.insert(ALLOW, HeaderValue::from_static(allow));
-    }
-    (fault.status, headers, fault.body())
 }
 
 struct Exchange<'a> {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use super::client;
+use super::console;
 use super::guests::House;
 use super::names::Names;
 use crate::origins::Origins;
@@ -22,14 +23,20 @@ pub struct Front {
 }
 
 impl Front {
-    /// Binds `host:port` and serves from then on; `origins`: of pages that may call, `*` for all.
+    /// Binds `host:port` and serves from then on; `origins`: of pages that may call, `*` for all; `with_console`:
+    /// whether the console is served.
     ///
     /// # Errors
     /// The address is in use, not ours or no address (the message names it), or the system gives no thread.
-    pub fn start(door: &Door, address: &str, origins: Vec<String>) -> io::Result<Self> {
+    pub fn start(door: &Door, address: &str, origins: Vec<String>, with_console: bool) -> io::Result<Self> {
         let listener = door.bind(address, "REST")?;
         let bound = listener.local_addr()?;
-        let house = Arc::new(House { door: door.clone(), names: Names::default(), origins: Origins::new(origins) });
+        let house = Arc::new(House {
+            door: door.clone(),
+            names: Names::default(),
+            origins: Origins::new(origins),
+            console: with_console.then(console::places),
+        });
         let mut threads = Vec::new();
         for index in 0..door.threads() {
             let work = run(listener.try_clone()?, Arc::clone(&house));

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use modelmesh_core::{Door, Guest};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::names::Names;
@@ -22,6 +23,8 @@ pub struct House {
     pub door: Door,
     pub names: Names,
     pub origins: Origins,
+    /// Places for pages of the console; None: it is not served.
+    pub console: Option<Arc<Semaphore>>,
 }
 
 /// A client, for its requests.

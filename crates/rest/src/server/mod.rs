@@ -5,6 +5,7 @@
 mod body;
 mod calls;
 mod client;
+mod console;
 mod exchange;
 mod front;
 mod guests;

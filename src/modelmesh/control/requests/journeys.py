@@ -5,7 +5,7 @@ and loads of our own (`modelmesh.control.requests.ensure`). The decision is `mod
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from modelmesh.control.copies.cache import Cache
@@ -142,6 +142,10 @@ class Requests:
         """Whether a call is being decided on; for invariants."""
         held = self._held.get(token)
         return held is not None and held.task is not None
+
+    def waiting(self) -> Counter[str]:
+        """How many calls are being decided on or wait for a load here, by model."""
+        return Counter(held.model for held in self._held.values() if held.task is not None)
 
     # --- events of the data plane ---------------------------------------------------------------
 

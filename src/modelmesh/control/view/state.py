@@ -4,7 +4,7 @@ Only `members/`, `copies/` and `failures/` are mirrored. Everything here is sync
 changes goes in, the sets of what changed come out.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from modelmesh.control.view.keys import CopyKey, FailureKey, Keys, MemberKey, ParsedKey, RegistryKey
@@ -115,6 +115,10 @@ class ClusterState:
     def models(self) -> Iterable[ModelId]:
         """Models that have copies."""
         return tuple(self._copies)
+
+    def copies(self) -> Iterator[tuple[ModelId, Copy]]:
+        """All copies, by model. Nothing may change while they are read."""
+        return ((model, copy) for model, copies in self._copies.items() for copy in copies.values())
 
     def models_at(self, instances: Collection[InstanceId]) -> Iterable[ModelId]:
         """Models that have copies at one of these instances."""
