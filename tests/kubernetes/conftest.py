@@ -1,4 +1,4 @@
-"""A control plane for all tests of a run that need one (`real_*.py`)."""
+"""A control plane for each file of tests that needs one (`real_*.py`)."""
 
 import asyncio
 import json
@@ -34,22 +34,22 @@ async def until(
         await asyncio.sleep(0.1)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
-    """Started once; tests use namespaces of their own."""
+    """Started in a few seconds, and empty."""
     program = Path(os.environ["CONTROL_PLANE"])
     async with ControlPlane(program, tmp_path_factory.mktemp("plane")) as started:
         yield started
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def api(plane: ControlPlane) -> AsyncIterator[Api]:
     """As the administrator."""
     async with plane.api() as client:
         yield client
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def serving(plane: ControlPlane) -> None:
     """Definitions and policies are there, and work."""
     folder = Path(__file__).parents[2] / "deploy" / "kubernetes" / "serving"

@@ -97,8 +97,6 @@ async def node(
         text = DEPLOYMENT.replace("SHARED", str(shared))
         await plane.kubectl("apply", "-f", "-", given=text)
         yield running
-        await plane.kubectl("delete", "namespace", "pods", "--wait=false")
-        await plane.kubectl("delete", "node", "pods")
 
 
 async def the_pod(api: Api) -> dict[str, Any]:

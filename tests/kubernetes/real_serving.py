@@ -40,11 +40,10 @@ async def node(plane: ControlPlane, api: Api, tmp_path_factory: pytest.TempPathF
     write_model(folder / "claims" / "serve" / "models" / "adder.onnx")
     async with Node(api, images(folder / "images"), folder=folder, name="serve", subnet="10.88.3") as running:
         yield running
-    await plane.kubectl("delete", "node", "serve")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def pods(plane: ControlPlane, api: Api, node: Node) -> AsyncIterator[list[dict[str, Any]]]:
+async def pods(plane: ControlPlane, api: Api, node: Node) -> list[dict[str, Any]]:
     """Two ready pods of the built-in runtime."""
     await plane.kubectl("create", "namespace", "serve")
     config, runtime = configured("metrics: {scheme: http}"), shipped("modelmesh-1.x")
@@ -92,8 +91,7 @@ async def pods(plane: ControlPlane, api: Api, node: Node) -> AsyncIterator[list[
         )
 
     await until(ready, "the pods did not become ready", within_s=90, why=logs)
-    yield await api.items(PODS)
-    await plane.kubectl("delete", "namespace", "serve", "--wait=false")
+    return await api.items(PODS)
 
 
 async def test_a_model_of_a_manifest_is_loaded_from_a_claim_and_called_by_grpc_and_rest(

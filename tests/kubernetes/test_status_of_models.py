@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmesh.declared import Problem
+from modelmesh.declared import Choice, Problem, Verdict
 from modelmesh.kubernetes.status import conditions, models, resources
 from modelmesh.kubernetes.status.events import model_events
 from modelmesh.kubernetes.status.models import (
@@ -18,6 +18,7 @@ from modelmesh.kubernetes.status.models import (
     of_invalid,
     of_no_pods,
     of_taken,
+    of_unserved,
     wants_load,
 )
 from modelmesh.kubernetes.values import MeshCopy, MeshModel, MeshState, MeshTransition, MeshVModel
@@ -393,3 +394,34 @@ def test_whatever_stands_in_a_status_is_read(raw: object) -> None:
 )
 def test_a_patch_has_only_what_changed(old, new, expected) -> None:
     assert conditions.patch_of(old, new) == expected
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason"),
+    [(Verdict.NO_RUNTIME, Reason.NO_RUNTIME), (Verdict.RUNTIME_UNKNOWN, Reason.RUNTIME_UNKNOWN)],
+)
+def test_a_model_that_no_runtime_takes_has_failed_though_the_mesh_says_that_it_is_not_loaded(
+    verdict: Verdict, reason: Reason
+) -> None:
+    def unserved(answer: MeshVModel, old: ModelStatus = NEW, at: int = NOW) -> ModelStatus:
+        return of_unserved(of_answer(answer, old, now_ms=at), old, answer.target_id, Choice(verdict, (), ""), now_ms=at)
+
+    first = unserved(one(MeshState.NOT_LOADED))
+    assert (first.active, first.available) == (State.FAILED, False)
+    assert first.failure is not None
+    assert (first.failure.reason, first.failure.model_id, first.failure.time_ms) == (reason, "m-1", NOW)
+    assert unserved(one(MeshState.NOT_LOADED), first, AFTER) == first
+    update = unserved(moving(model(MeshState.NOT_LOADED)))
+    assert (update.active, update.target, update.transition) == (State.LOADED, State.FAILED, Transition.BLOCKED)
+    assert update.available
+
+
+@pytest.mark.parametrize("state", [MeshState.LOADED, MeshState.LOADING, MeshState.FAILED])
+def test_what_the_mesh_does_with_a_model_counts_more_than_what_is_declared(state: MeshState) -> None:
+    plain = of_answer(one(state, copies="L"), NEW, now_ms=NOW)
+    assert of_unserved(plain, NEW, "m-1", Choice(Verdict.NO_RUNTIME, (), ""), now_ms=NOW) == plain
+
+
+def test_a_model_that_a_runtime_takes_stands_by() -> None:
+    plain = of_answer(one(MeshState.NOT_LOADED), NEW, now_ms=NOW)
+    assert of_unserved(plain, NEW, "m-1", Choice(Verdict.FITS, ("a",), ""), now_ms=NOW).active is State.STANDBY

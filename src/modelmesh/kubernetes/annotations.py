@@ -29,7 +29,10 @@ ANNOTATIONS: tuple[Annotation, ...] = (
     Annotation("serving.kserve.io/min-scale", _RUNTIME, "of the autoscaler: the fewest pods, 1 if not said"),
     Annotation("serving.kserve.io/max-scale", _RUNTIME, "of the autoscaler: the most pods, the fewest if not said"),
     Annotation("modelmesh.io/config", _RUNTIME, "configuration for this runtime: YAML with the keys above"),
+    Annotation("modelmesh.io/roll", _RUNTIME, "`true`: the pods of a Deployment that another controller made may be replaced ([move over](../how-to/move-from-modelmesh-serving.md))"),
     Annotation("modelmesh.io/local-command", _RUNTIME, "what starts the server on a machine without containers (`modelmesh up`)"),
+    Annotation("modelmesh.io/empty-since", "a runtime's Deployment", "since when no model needs the runtime; the controller sets it"),
+    Annotation("modelmesh.io/applied", "what the controller applied", "a digest of what it applied last; the controller sets it"),
     Annotation("serving.kserve.io/inferenceservice", "label of an autoscaler", "the name of the runtime; the controller sets it"),
 )  # fmt: skip
 """In the order of the reference page."""

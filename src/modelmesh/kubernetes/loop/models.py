@@ -20,6 +20,7 @@ from modelmesh.kubernetes.status.models import (
     of_invalid,
     of_no_pods,
     of_taken,
+    of_unserved,
     wants_load,
 )
 from modelmesh.kubernetes.values import MeshModel, MeshState, MeshVModel
@@ -99,7 +100,8 @@ class Models:
                 if error.code is Status.ALREADY_EXISTS:
                     return of_taken(old, wanted.model_id, now_ms=now_ms)
                 raise
-        return of_answer(standing, old, now_ms=now_ms)
+        new = of_answer(standing, old, now_ms=now_ms)
+        return of_unserved(new, old, wanted.model_id, wanted.choice, now_ms=now_ms)
 
     async def _gone(self, kind: Kind, key: Key, mesh: Mesh | None) -> float | None:
         """The resource asks for nothing any more: its vmodel goes, if it has one. Raises MeshError."""

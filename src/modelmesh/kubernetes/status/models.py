@@ -9,7 +9,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from modelmesh.declared import Problem
+from modelmesh.declared import Choice, Problem, Verdict
 from modelmesh.kubernetes.values import MeshModel, MeshState, MeshTransition, MeshVModel
 
 NO_INSTANCE = "There are no running instances that meet the label requirements of type "
@@ -53,6 +53,7 @@ _TEXTS = {
     Reason.RUNTIME_UNKNOWN: "Specified runtime name not recognized",
     Reason.NO_RUNTIME: "No ServingRuntime supports specified model type and/or protocol",
 }
+_UNSERVED = {Verdict.NO_RUNTIME: Reason.NO_RUNTIME, Verdict.RUNTIME_UNKNOWN: Reason.RUNTIME_UNKNOWN}
 WAITING_FOR_PODS = "Waiting for runtime Pod to become available"
 TAKEN = "Predictor already exists with the same name from a different source"
 
@@ -129,6 +130,28 @@ def of_no_pods(old: ModelStatus, model_id: str, *, now_ms: int) -> ModelStatus:
     failure = _dated(Failure(Reason.RUNTIME_UNHEALTHY, WAITING_FOR_PODS, model_id), old.failure, now_ms)
     transition = Transition.UP_TO_DATE if old.transition is Transition.INVALID else old.transition
     return replace(old, transition=transition, failure=failure, available=False)
+
+
+def of_unserved(new: ModelStatus, old: ModelStatus, model_id: str, choice: Choice, *, now_ms: int) -> ModelStatus:
+    """The status of a model that no declared runtime takes.
+
+    The mesh says so only to whoever asks for the load; afterwards it says that the model is not loaded.
+
+    Args:
+        new: As the mesh's answer means.
+        old: The status before.
+        model_id: Of the model that is to be served.
+        choice: Which of the declared runtimes take it.
+        now_ms: The time.
+    """
+    reason = _UNSERVED.get(choice.verdict)
+    moving = new.target is not State.EMPTY
+    if reason is None or (new.target if moving else new.active) not in {State.STANDBY, State.PENDING}:
+        return new
+    failure = _dated(Failure(reason, _TEXTS[reason], model_id), old.failure, now_ms)
+    if moving:
+        return replace(new, target=State.FAILED, transition=Transition.BLOCKED, failure=failure)
+    return replace(new, active=State.FAILED, failure=failure, available=False)
 
 
 def of_taken(old: ModelStatus, model_id: str, *, now_ms: int) -> ModelStatus:
