@@ -75,7 +75,9 @@ class ControlPlane:
 
     def start(self, name: str) -> None:
         """Start one part."""
-        log = self._logs.setdefault(name, (self.folder / f"{name}.log").open("ab"))
+        if name not in self._logs:
+            self._logs[name] = (self.folder / f"{name}.log").open("ab")
+        log = self._logs[name]
         words = [str(self.program), name, *self._flags(name)]
         self._processes[name] = subprocess.Popen(words, stdout=log, stderr=log, cwd=self.folder)  # noqa: S603
 
