@@ -35,7 +35,10 @@ PLURALS = {
     "Secret": ("v1", "secrets"),
     "Pod": ("v1", "pods"),
     "Event": ("v1", "events"),
+    "ClusterServingRuntime": ("serving.kserve.io/v1alpha1", "clusterservingruntimes"),
 }
+
+CLUSTER_KINDS = frozenset({"ClusterServingRuntime"})
 
 
 @dataclass
@@ -48,8 +51,8 @@ class Cluster:
     claims: Path
     _volumes: set[str] = field(default_factory=set)
 
-    async def install(self) -> None:
-        """Install the controller, and wait until it is ready."""
+    async def prepare(self, config: str = CONFIG) -> None:
+        """What must be there before the controller: definitions, its namespace, etcd, configuration, files of models."""
         await self.plane.kubectl("create", "namespace", HOME)
         connection = json.dumps({"endpoints": self.plane.store, "root_prefix": "serving"})
         await self.apply(
@@ -58,12 +61,26 @@ class Cluster:
                 "metadata": {"name": "model-serving-etcd"},
                 "stringData": {"etcd_connection": connection},
             },
-            {"kind": "ConfigMap", "metadata": {"name": "model-serving-config"}, "data": {"config.yaml": CONFIG}},
+            {
+                "kind": "Secret",
+                "metadata": {"name": "storage-config"},
+                "stringData": {"models": json.dumps({"type": "pvc", "name": "models"})},
+            },
         )
+        await self.configure(config)
         await self.plane.kubectl("apply", "--server-side", "-k", str(SERVING / "crds"))
         await self.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        await self.plane.kubectl("apply", "--server-side", "-k", str(SERVING))
         await self.claim("models")
+
+    async def configure(self, text: str) -> None:
+        """Write the configuration for all namespaces."""
+        await self.apply(
+            {"kind": "ConfigMap", "metadata": {"name": "model-serving-config"}, "data": {"config.yaml": text}}
+        )
+
+    async def install(self) -> None:
+        """Install the controller, and wait until it is ready."""
+        await self.plane.kubectl("apply", "--server-side", "-k", str(SERVING))
         await until(self.controller_ready, "the controller did not become ready", why=self.said_by_controller)
 
     async def controller_ready(self) -> bool:
@@ -109,14 +126,14 @@ class Cluster:
         """Apply objects as a user does."""
         for one in objects:
             version, plural = PLURALS[one["kind"]]
-            where = path(version, plural, namespace, one["metadata"]["name"])
+            where = path(version, plural, "" if one["kind"] in CLUSTER_KINDS else namespace, one["metadata"]["name"])
             await self.api.apply(where, {"apiVersion": version, **one}, manager="user")
 
     async def get(self, kind: str, name: str, namespace: str = HOME) -> Object | None:
         """An object; None if it is not there."""
         version, plural = PLURALS[kind]
         try:
-            return await self.api.get(path(version, plural, namespace, name))
+            return await self.api.get(path(version, plural, "" if kind in CLUSTER_KINDS else namespace, name))
         except ApiError as error:
             if error.status == 404:
                 return None

@@ -30,13 +30,8 @@ async def cluster(plane: ControlPlane, api: Api, tmp_path_factory: pytest.TempPa
         write_model(folder / "claims" / HOME / "models" / name)
     async with Node(api, images(folder / "images"), folder=folder, name="serving", subnet="10.88.4") as node:
         made = Cluster(plane, api, node, folder / "claims")
+        await made.prepare()
         await made.install()
-        secret = {
-            "kind": "Secret",
-            "metadata": {"name": "storage-config"},
-            "stringData": {"models": '{"type": "pvc", "name": "models"}'},
-        }
-        await made.apply(secret)
         yield made
 
 
