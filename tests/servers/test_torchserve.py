@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 from trees import tree_of
 
 from modelmesh._proto import torchserve_management_pb2 as pb
-from modelmesh.runtime.errors import LoadError
-from modelmesh.runtime.service import service_handler
+from modelmesh.runtime.errors import LoadError, RuntimeFault
+from modelmesh.runtime.grpc_server import GrpcServer
+from modelmesh.runtime.service import service_methods
 from modelmesh.servers.driver import ServerAwayError, ServerError
 from modelmesh.servers.layout import Given
 from modelmesh.servers.torchserve import CONFIG, TorchServe, config, layout
@@ -50,7 +49,7 @@ class Double:
 
     async def describe(self, request: pb.DescribeModelRequest, context: Any) -> pb.ManagementResponse:
         if request.model_name not in self.models:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "Model not found: x")
+            raise RuntimeFault("Model not found: x", status=Status.NOT_FOUND)
         if self.garbage:
             return pb.ManagementResponse(msg="<html>")
         self.looks += 1
@@ -69,22 +68,22 @@ class Double:
 
     async def register(self, request: pb.RegisterModelRequest, context: Any) -> pb.ManagementResponse:
         if request.model_name in self.models:
-            await context.abort(grpc.StatusCode.UNKNOWN, "")
+            raise RuntimeFault("", status=Status.UNKNOWN)
         if request.model_name == "broken":
-            await context.abort(grpc.StatusCode.INTERNAL, "Failed to start workers for model broken version: 1.0")
+            raise RuntimeFault("Failed to start workers for model broken version: 1.0", status=Status.INTERNAL)
         self.models[request.model_name] = request
         return pb.ManagementResponse(msg="registered")
 
     async def unregister(self, request: pb.UnregisterModelRequest, context: Any) -> pb.ManagementResponse:
         self.unregistered.append(request.model_name)
         if self.models.pop(request.model_name, None) is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "Model not found")
+            raise RuntimeFault("Model not found", status=Status.NOT_FOUND)
         return pb.ManagementResponse(msg="unregistered")
 
 
 @pytest.fixture
 async def double() -> AsyncIterator[tuple[Double, int]]:
-    made, server = Double(), grpc.aio.server()
+    made = Double()
     methods = {
         "DescribeModel": made.describe,
         "ListModels": made.list,
@@ -92,11 +91,11 @@ async def double() -> AsyncIterator[tuple[Double, int]]:
         "UnregisterModel": made.unregister,
     }
     descriptor = pb.DESCRIPTOR.services_by_name["ManagementAPIsService"]
-    server.add_generic_rpc_handlers((service_handler(descriptor, methods),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield made, port
-    await server.stop(0)
+    server = GrpcServer(service_methods(descriptor, methods), max_message_bytes=1 << 20)
+    try:
+        yield made, int((await server.listen("127.0.0.1:0")).rpartition(":")[2])
+    finally:
+        await server.stop(0)
 
 
 @pytest.fixture

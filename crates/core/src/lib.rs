@@ -3,8 +3,8 @@
 //! In the order of a request's path:
 //!
 //! - `transport`: `listen` (acceptor), `connections` (how many there may be), `worker` (a data thread's loop), `thread` (its
-//!   state), `connection`; towards others `peers` (addresses), `link` (connections), `connect`; for Python `client` (a
-//!   connection without a socket) and `pipe` (its bytes); `door`, where listeners of other protocols come in;
+//!   state), `connection`; towards others `peers` (addresses), `link` (connections), `connect`; for Python `client` and
+//!   `server` (connections without a socket), `request` (what a client asks), `pipe` (their bytes) and `news` (what happened on them); `door`, where listeners of other protocols come in;
 //! - `call`: `entry` (request to call), `admission` (may it begin), `who` (calls), `rejection` (why not), `rules` (may it be called),
 //!   `identify` (whose is it), `extraction` (ids inside messages), `inference` (the decision loop), `attempt`, `relay`, `replay`
 //!   (request body), `caller` (answer), `multi` (several ids in one call) and its `part`s, `held` (what waits for Python), `patience` (how long it waits for a load),
@@ -52,11 +52,14 @@ pub use routing::gate::Bounds;
 pub use routing::naming::Naming;
 pub use routing::table::{NO_SLOT, NewLocal, NewRoute};
 pub use settings::Settings;
-pub use transport::client::{CallId, ClientConnection, Next};
+pub use transport::client::{ClientConnection, Next};
 pub use transport::door::{Door, Guest, Purse, Refused};
+pub use transport::news::CallId;
 pub use transport::port::Port;
+pub use transport::request::{Part, Unfinished};
+pub use transport::server::{Came, Opened, ServerConnection};
 pub use transport::socket::Socket;
 pub use transport::tls::{ClientAuth, ClientTls, Material};
-pub use wire::framing::prefix_of;
+pub use wire::framing::{Message, prefix_of};
 pub use wire::status::{Code, Status};
 pub use wire::timeout::{format as format_timeout, parse as parse_timeout};

@@ -6,6 +6,7 @@ mod client;
 mod core;
 mod events;
 mod given;
+mod server;
 mod tls;
 
 use mimalloc::MiMalloc;
@@ -42,6 +43,8 @@ mod _native {
         Asked, AttemptFailed, CallMessage, Called, Cancelled, CopyIdle, LinkBack, LinkLost, Logged, Missed, Overdue,
         Span, Tapped, Traced,
     };
+    #[pymodule_export]
+    use super::server::{Came, OpenedCall, RequestPart, ServerConnection, Unfinished};
     #[pymodule_export]
     use super::tls::Tls;
 

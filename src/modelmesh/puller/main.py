@@ -6,9 +6,6 @@ import json
 import logging
 import signal
 import sys
-from typing import Any
-
-import grpc
 
 from modelmesh._proto import model_runtime_pb2 as pb
 from modelmesh.puller.metrics import MetricsPage, PullerMetrics
@@ -16,11 +13,14 @@ from modelmesh.puller.service import PullerService
 from modelmesh.puller.settings import PullerSettings
 from modelmesh.puller.upstream import SERVICE, Upstream
 from modelmesh.runtime import load_progress
+from modelmesh.runtime.grpc_server import GrpcServer
 from modelmesh.runtime.introspection import Health, Reflection
 from modelmesh.storage import ConfigFolder, DiskCache, ModelFolders, Places, Puller
 
 _log = logging.getLogger("modelmesh.puller")
 
+MAX_MESSAGE_BYTES = 4 << 20
+"""Of a management call: its texts are bounded far below."""
 GRACE_S = 10.0
 """How long a stop waits for loads and unloads; what still runs is cancelled, which leaves nothing of it."""
 
@@ -38,7 +38,7 @@ class Serving:
         self.upstream = Upstream(settings.runtime)
         self.metrics = PullerMetrics(self._puller.cache)
         self.service = PullerService(folders, self.upstream, settings.factor, self.metrics)
-        self._server: grpc.aio.Server | None = None
+        self._server: GrpcServer | None = None
         self._health: Health | None = None
         self._port = settings.port
 
@@ -55,15 +55,15 @@ class Serving:
         """
         self._health = Health([SERVICE])
         self._health.set_serving(serving=self.upstream.connected)
-        server: Any = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         descriptors = [pb.DESCRIPTOR.services_by_name["ModelRuntime"], load_progress.DESCRIPTOR]
-        handlers = [self.service.handler(), load_progress.progress_handler(self.service.progress)]
-        server.add_generic_rpc_handlers([*handlers, self._health.handler(), *Reflection(descriptors).handlers()])
+        methods = self.service.methods() | load_progress.progress_methods(self.service.progress)
+        methods |= self._health.methods() | Reflection(descriptors).methods()
+        server = GrpcServer(methods, max_message_bytes=MAX_MESSAGE_BYTES)
         try:
-            self._port = server.add_insecure_port(self.address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen at {self.address}; is it in use?") from error
-        await server.start()
+            self._port = int((await server.listen(self.address)).rpartition(":")[2])
+        except OSError:
+            await server.stop(0)
+            raise
         self._server = server
         _log.info("pulling for the runtime at %s, at %s", self.upstream.target, self.address)
 

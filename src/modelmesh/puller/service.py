@@ -5,17 +5,15 @@ Source: spec/runtime-adapters.md 2.3.
 
 import asyncio
 import logging
-from typing import Any
-
-import grpc
 
 from modelmesh._proto import model_runtime_pb2 as pb
 from modelmesh.puller.metrics import PullerMetrics
 from modelmesh.puller.turns import Turns
-from modelmesh.puller.upstream import Upstream, remaining_s
+from modelmesh.puller.upstream import Upstream
+from modelmesh.runtime.calls import Context, Method
 from modelmesh.runtime.errors import RuntimeFault
 from modelmesh.runtime.load_progress import LoadsAtWork
-from modelmesh.runtime.service import Context, service_handler
+from modelmesh.runtime.service import service_methods
 from modelmesh.storage import Local, ModelFolders, Progress, Report, StorageError
 from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.status import Status
@@ -52,9 +50,9 @@ class PullerService:
         self._purging: asyncio.Task[None] | None = None
         self._at_work = LoadsAtWork()
 
-    def handler(self) -> "grpc.GenericRpcHandler[Any, Any]":
-        """The gRPC handler of the service."""
-        return service_handler(
+    def methods(self) -> dict[str, Method]:
+        """By path."""
+        return service_methods(
             pb.DESCRIPTOR.services_by_name["ModelRuntime"],
             {
                 "runtimeStatus": self.status,
@@ -87,7 +85,7 @@ class PullerService:
             modelId=request.modelId, modelType=request.modelType, modelPath=str(local.path), modelKey=local.key
         )
         try:
-            answer = await self._upstream.call("loadModel", forwarded, pb.LoadModelResponse, remaining_s(context))
+            answer = await self._upstream.call("loadModel", forwarded, pb.LoadModelResponse, context.remaining_s())
         except RuntimeFault as error:
             self._metrics.loads.labels("runtime", error.status.name).inc()
             if error.status not in UNDECIDED:
@@ -100,12 +98,12 @@ class PullerService:
     async def unload(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
         """Have the runtime let go of a model, then take its files away. One that it does not know is a success."""
         async with self._turns.one(request.modelId):
-            await self._unload(request.modelId, remaining_s(context))
+            await self._unload(request.modelId, context.remaining_s())
         return pb.UnloadModelResponse()
 
     async def predict_size(self, request: pb.PredictModelSizeRequest, context: Context) -> pb.PredictModelSizeResponse:
         """What the runtime predicts; from the bytes that would be pulled, where it predicts nothing."""
-        left = remaining_s(context)
+        left = context.remaining_s()
         try:
             disk_bytes = await self._folders.predicted_bytes(request.modelPath, request.modelKey)
         except StorageError as error:
@@ -130,11 +128,11 @@ class PullerService:
 
     async def size(self, request: pb.ModelSizeRequest, context: Context) -> pb.ModelSizeResponse:
         """As the runtime says."""
-        return await self._upstream.call("modelSize", request, pb.ModelSizeResponse, remaining_s(context))
+        return await self._upstream.call("modelSize", request, pb.ModelSizeResponse, context.remaining_s())
 
     async def status(self, request: pb.RuntimeStatusRequest, context: Context) -> pb.RuntimeStatusResponse:
         """As the runtime says; STARTING while it is not there. READY once nothing of an earlier mesh is left."""
-        left = remaining_s(context)
+        left = context.remaining_s()
         try:
             answer = await self._upstream.call(
                 "runtimeStatus", request, pb.RuntimeStatusResponse, STATUS_S if left is None else min(left, STATUS_S)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -78,9 +78,3 @@ class Upstream:
         """Wait for the runtime."""
         while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
             await self._channel.wait_for_state_change(state)
-
-
-def remaining_s(context: Any) -> float | None:
-    """Until the caller gives up; None: it never does."""
-    left = context.time_remaining()
-    return None if left is None else max(0.0, float(left))

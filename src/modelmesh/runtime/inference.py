@@ -4,14 +4,13 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from typing import Any
 
-import grpc
-
 from modelmesh._proto import open_inference_pb2 as pb
 from modelmesh.runtime import tensors
+from modelmesh.runtime.calls import Context, Method
 from modelmesh.runtime.contract import ModelRuntime
 from modelmesh.runtime.errors import RequestError, describe
 from modelmesh.runtime.loaded import LoadedModels, Use, call
-from modelmesh.runtime.service import CallGate, Context, model_id_of, service_handler
+from modelmesh.runtime.service import CallGate, service_methods
 
 
 class Inference:
@@ -29,9 +28,9 @@ class Inference:
         self._pool = pool
         self._gate = gate
 
-    def handler(self) -> "grpc.GenericRpcHandler[Any, Any]":
-        """The gRPC handler of the service. The mesh loads and unloads, so two repository methods are left out."""
-        return service_handler(
+    def methods(self) -> dict[str, Method]:
+        """By path. The mesh loads and unloads, so two repository methods are left out."""
+        return service_methods(
             self.descriptor,
             {
                 "ServerLive": self._live,
@@ -108,7 +107,7 @@ class Inference:
 
 
 def _id(context: Context, name: str) -> str:
-    id_ = model_id_of(context) or name
+    id_ = context.model_id() or name
     if not id_:
         raise RequestError("the request names no model: neither model_name nor metadata mm-model-id")
     return id_

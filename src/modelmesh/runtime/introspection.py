@@ -2,15 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
-import grpc
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 
 from modelmesh._proto import grpc_health_pb2 as health
 from modelmesh._proto import grpc_reflection_pb2 as reflection
+from modelmesh.runtime.calls import Context, Method
 from modelmesh.runtime.errors import RuntimeFault
-from modelmesh.runtime.service import Context, service_handler
+from modelmesh.runtime.service import service_methods
 from modelmesh.values.status import Status
 
 REFLECTION_NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -26,9 +25,9 @@ class Health:
         self._closed = False
         self._changed = asyncio.Event()
 
-    def handler(self) -> "grpc.GenericRpcHandler[Any, Any]":
-        """The gRPC handler of the service."""
-        return service_handler(
+    def methods(self) -> dict[str, Method]:
+        """By path."""
+        return service_methods(
             health.DESCRIPTOR.services_by_name["Health"], {"Check": self._check, "Watch": self._watch}
         )
 
@@ -81,12 +80,13 @@ class Reflection:
             for imported in file.dependencies:
                 self._add(imported)
 
-    def handlers(self) -> "list[grpc.GenericRpcHandler[Any, Any]]":
-        """The gRPC handlers of the service, one per name."""
+    def methods(self) -> dict[str, Method]:
+        """By path, under each of its names."""
         descriptor = reflection.DESCRIPTOR.services_by_name["ServerReflection"]
-        return [
-            service_handler(descriptor, {"ServerReflectionInfo": self._info}, name=name) for name in REFLECTION_NAMES
-        ]
+        found: dict[str, Method] = {}
+        for name in REFLECTION_NAMES:
+            found |= service_methods(descriptor, {"ServerReflectionInfo": self._info}, name=name)
+        return found
 
     async def _info(
         self, requests: AsyncIterator[reflection.ServerReflectionRequest], _context: Context

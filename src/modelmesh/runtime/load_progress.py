@@ -6,16 +6,15 @@ A load that moves on is waited for beyond the runtime's time-out (`modelmesh.pol
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from modelmesh._proto import runtime_events_pb2 as pb
+from modelmesh.runtime.calls import Context, Method
 from modelmesh.runtime.errors import ModelNotLoadedError
-from modelmesh.runtime.service import Context, service_handler
+from modelmesh.runtime.service import service_methods
 from modelmesh.values.load_progress import LoadProgress, LoadStage
 
 if TYPE_CHECKING:
-    import grpc
-
     from modelmesh.storage import Progress
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["RuntimeEvents"]
@@ -58,8 +57,8 @@ class LoadsAtWork:
             )
 
 
-def progress_handler(get: Callable[[str], LoadProgress | None]) -> "grpc.GenericRpcHandler[Any, Any]":
-    """The gRPC handler of `modelmesh.v1.RuntimeEvents`. `get`: how far the load of a model is; None: none runs."""
+def progress_methods(get: Callable[[str], LoadProgress | None]) -> dict[str, Method]:
+    """The methods of `modelmesh.v1.RuntimeEvents` by path. `get`: how far the load of a model is; None: none runs."""
 
     async def load_progress(request: pb.LoadProgressRequest, _context: Context) -> pb.LoadProgressResponse:
         found = get(request.model_id)
@@ -73,4 +72,4 @@ def progress_handler(get: Callable[[str], LoadProgress | None]) -> "grpc.Generic
             files_total=found.files_total,
         )
 
-    return service_handler(DESCRIPTOR, {"LoadProgress": load_progress})
+    return service_methods(DESCRIPTOR, {"LoadProgress": load_progress})

@@ -4,13 +4,12 @@ import asyncio
 import logging
 from typing import Any
 
-import grpc
-
 from modelmesh._proto import model_runtime_pb2 as pb
+from modelmesh.runtime.calls import Context, Method
 from modelmesh.runtime.contract import ModelRuntime, ModelService, ModelSource
 from modelmesh.runtime.errors import LoadError, RuntimeFault
 from modelmesh.runtime.loaded import LoadedModels
-from modelmesh.runtime.service import Context, service_handler
+from modelmesh.runtime.service import service_methods
 from modelmesh.values.status import Status
 
 _log = logging.getLogger("modelmesh.runtime")
@@ -30,9 +29,9 @@ class Management:
         self._services = services
         self._purge: asyncio.Task[None] | None = None
 
-    def handler(self) -> "grpc.GenericRpcHandler[Any, Any]":
-        """The gRPC handler of the service."""
-        return service_handler(
+    def methods(self) -> dict[str, Method]:
+        """By path."""
+        return service_methods(
             pb.DESCRIPTOR.services_by_name["ModelRuntime"],
             {
                 "runtimeStatus": self.status,

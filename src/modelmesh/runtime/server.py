@@ -1,28 +1,24 @@
 """The server of an author's runtime: `serve` inside an event loop, `run` as a program."""
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-import grpc
 
 from modelmesh._proto import model_runtime_pb2
 from modelmesh.runtime import load_progress
 from modelmesh.runtime.contract import ModelRuntime, ModelService
+from modelmesh.runtime.grpc_server import GrpcServer
 from modelmesh.runtime.introspection import Health, Reflection
 from modelmesh.runtime.loaded import LoadedModels, call
 from modelmesh.runtime.management import Management
-from modelmesh.runtime.service import CallGate, model_service_handler
+from modelmesh.runtime.service import CallGate, model_service_methods
 
 _log = logging.getLogger("modelmesh.runtime")
 
@@ -45,7 +41,7 @@ class RuntimeServer:
 
     def __init__(
         self,
-        server: "grpc.aio.Server",
+        server: GrpcServer,
         addresses: Sequence[str],
         models: LoadedModels[Any],
         health: Health,
@@ -64,7 +60,7 @@ class RuntimeServer:
 
     async def wait(self) -> None:
         """Wait until the server has stopped."""
-        await self._server.wait_for_termination()
+        await self._server.wait()
 
     async def stop(self, grace_s: float = GRACE_S) -> bool:
         """Refuse new calls, let running ones end, unload every model, free the threads.
@@ -120,33 +116,30 @@ async def serve(
     models = LoadedModels(runtime, slow, bounded=bounded)
     gate = CallGate(MAX_CALLS)
     own = list(runtime.services())
-    handlers = [management(runtime, models, own).handler()]
-    handlers += [model_service_handler(service, models, fast, gate) for service in own]
+    methods = management(runtime, models, own).methods()
+    for service in own:
+        methods |= model_service_methods(service, models, fast, gate)
     descriptors = [
         model_runtime_pb2.DESCRIPTOR.services_by_name["ModelRuntime"],
         *(service.descriptor for service in own),
     ]
     if type(runtime).progress is not ModelRuntime.progress:
-        handlers.append(load_progress.progress_handler(runtime.progress))
+        methods |= load_progress.progress_methods(runtime.progress)
         descriptors.append(load_progress.DESCRIPTOR)
     if type(runtime).infer is not ModelRuntime.infer:
         from modelmesh.runtime.inference import Inference  # noqa: PLC0415 - needs numpy, which an own protocol does not
 
         inference = Inference(runtime, models, fast, gate)
-        handlers.append(inference.handler())
+        methods |= inference.methods()
         descriptors.append(inference.descriptor)
     health = Health([descriptor.full_name for descriptor in descriptors])
-    handlers += [health.handler(), *Reflection(descriptors).handlers()]
-    server = grpc.aio.server(
-        options=(
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
-        )
-    )
-    server.add_generic_rpc_handlers(handlers)
-    bound = [_bind(server, address) for address in addresses]
-    await server.start()
+    methods |= health.methods() | Reflection(descriptors).methods()
+    server = GrpcServer(methods, max_message_bytes=max_message_bytes)
+    try:
+        bound = [await server.listen(address) for address in addresses]
+    except BaseException:
+        await server.stop(0)
+        raise
     _log.info("serving %s at %s", runtime.name, ", ".join(bound))
     return RuntimeServer(server, bound, models, health, (slow, fast))
 
@@ -236,7 +229,7 @@ def _check(runtime: ModelRuntime[Any]) -> None:
 
 
 def _address(listen: str) -> str:
-    """The address as gRPC wants it."""
+    """An address in the form of gRPC: `host:port` or `unix:///path`."""
     if listen.startswith("unix:"):
         path = listen.removeprefix("unix:")
         return "unix://" + str(Path(path.removeprefix("//") if path.startswith("//") else path).absolute())
@@ -244,32 +237,6 @@ def _address(listen: str) -> str:
     if not port.isdecimal() or int(port) > 65535 or (colon and not host):
         raise ValueError(f"{listen!r} is no address; write a port, host:port or unix:///path")
     return f"{host or '127.0.0.1'}:{port}"
-
-
-def _bind(server: "grpc.aio.Server", address: str) -> str:
-    if address.startswith("unix://"):
-        path = Path(address.removeprefix("unix://"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_socket() and _answers(path):  # gRPC would replace it silently
-            raise OSError(f"another process listens at {address}")
-        if len(os.fsencode(path)) > 107:
-            raise ValueError(f"{address} is longer than a socket path may be (107 bytes)")
-    try:
-        # gRPC takes an address for a URI, in which % begins an escape.
-        port = server.add_insecure_port(quote(address, safe="/:[]"))
-    except RuntimeError as error:
-        raise OSError(f"cannot listen at {address}; is it in use?") from error
-    if address.startswith("unix://"):
-        return address
-    return f"{address.rpartition(':')[0]}:{port}"
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-        probe.settimeout(1)
-        probe.connect(str(path))
-        return True
-    return False
 
 
 def _remove_socket(address: str) -> None:

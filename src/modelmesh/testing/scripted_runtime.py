@@ -28,7 +28,7 @@ from modelmesh._proto import example_predictor_pb2 as predictor_pb
 from modelmesh._proto import model_runtime_pb2 as pb
 from modelmesh._proto import runtime_events_pb2 as events_pb
 from modelmesh.runtime.introspection import Health, Reflection
-from modelmesh.runtime.service import CODES
+from modelmesh.testing.grpc_handlers import CODES, generic_handlers
 from modelmesh.testing.model_paths import MIB, ModelScript, script_of
 from modelmesh.values import legacy
 from modelmesh.values.status import Status
@@ -422,7 +422,7 @@ class ScriptedRuntime:
             handlers.append(self._service(PREDICTOR, calls))
             descriptors.append(predictor_pb.DESCRIPTOR.services_by_name["ExamplePredictor"])
         health = Health([descriptor.full_name for descriptor in descriptors])
-        return [*handlers, health.handler(), *Reflection(descriptors).handlers()]
+        return [*handlers, *generic_handlers(health.methods() | Reflection(descriptors).methods())]
 
     def _service(self, name: str, calls: Mapping[str, tuple[Any, Any]]) -> "grpc.GenericRpcHandler[Any, Any]":
         return grpc.method_handlers_generic_handler(

@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use http::uri::PathAndQuery;
 use modelmesh_http2::{Client, Error, Pinger, Reason, RecvStream, SendStream, Sender, Settings};
 use parking_lot::Mutex;
 
+use crate::transport::news::{Again, CallId, News};
 use crate::transport::pipe::{End, Pipe};
 use crate::transport::tls::ClientTls;
 use crate::wire::framing::{Deframer, Follower, framed};
@@ -33,9 +33,6 @@ const WINDOWS: Settings = Settings {
     max_unseen_resets: 1024,
     max_errors: None,
 };
-
-/// Names one call of a connection.
-pub type CallId = u64;
 
 /// What comes next on a call.
 #[derive(Debug, PartialEq, Eq)]
@@ -142,36 +139,6 @@ impl Call {
     }
 }
 
-/// Calls about which there is news.
-#[derive(Default)]
-struct News(Mutex<Vec<CallId>>);
-
-/// Puts one call among the news.
-struct Herald {
-    call: CallId,
-    news: Arc<News>,
-}
-
-impl Wake for Herald {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.news.0.lock().push(self.call);
-    }
-}
-
-/// Whether the connection wants another turn.
-#[derive(Default)]
-struct Again(AtomicBool);
-
-impl Wake for Again {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// The client's side of one connection.
 pub struct ClientConnection {
     pipe: Arc<Mutex<Pipe>>,
@@ -180,7 +147,7 @@ pub struct ClientConnection {
     pinger: Pinger,
     sender: Sender,
     again: Arc<Again>,
-    news: Arc<News>,
+    news: News,
     calls: HashMap<CallId, Call>,
     last_call: CallId,
     authority: String,
@@ -206,7 +173,7 @@ impl ClientConnection {
             driver: Some(driver),
             sender,
             again: Arc::default(),
-            news: Arc::default(),
+            news: News::default(),
             calls: HashMap::new(),
             last_call: 0,
             authority: authority.to_owned(),
@@ -242,12 +209,12 @@ impl ClientConnection {
         let opened = self.sender.send(&self.authority, path, &headers, false);
         let (receiver, sender) = opened.map_err(|error| error.to_string())?;
         self.last_call += 1;
-        let waker = Waker::from(Arc::new(Herald { call: self.last_call, news: Arc::clone(&self.news) }));
+        let waker = self.news.waker(self.last_call);
         let (follower, deframer) = (Follower::new(self.max_message), Deframer::default());
         let call = Call { receiver, sender, waker, has_head: false, follower, deframer };
         self.calls.insert(self.last_call, call);
         // The server's first word must find somebody who waits for it.
-        self.news.0.lock().push(self.last_call);
+        self.news.add(self.last_call);
         Ok(self.last_call)
     }
 
@@ -303,9 +270,7 @@ impl ClientConnection {
     }
 
     fn news(&mut self) -> Vec<CallId> {
-        let mut news = std::mem::take(&mut *self.news.0.lock());
-        news.sort_unstable();
-        news.dedup();
+        let mut news = self.news.take();
         news.retain(|call| self.calls.contains_key(call));
         news
     }
@@ -356,11 +321,11 @@ impl ClientConnection {
         let waker = Waker::from(Arc::clone(&self.again));
         let cx = &mut Context::from_waker(&waker);
         while let Some(driver) = &mut self.driver {
-            self.again.0.store(false, Ordering::Relaxed);
+            self.again.begin();
             let polled = Pin::new(&mut *driver).poll(cx);
             self.is_settled = driver.has_settings();
             match polled {
-                Poll::Pending if self.again.0.load(Ordering::Relaxed) => {}
+                Poll::Pending if self.again.is_wanted() => {}
                 Poll::Pending => return,
                 Poll::Ready(outcome) => {
                     let of_tls = self.pipe.lock().failure().map(ToOwned::to_owned);

@@ -47,15 +47,20 @@ impl Pipe {
                 Some(Box::new(tls))
             }
         };
-        Ok(Self {
+        Ok(Self { tls, ..Self::plain() })
+    }
+
+    /// Without TLS.
+    pub fn plain() -> Self {
+        Self {
             came: BytesMut::new(),
             to_send: Vec::new(),
             untaken: 0,
             writer: None,
-            tls,
+            tls: None,
             at_end: false,
             failure: None,
-        })
+        }
     }
 
     /// Takes in what the socket gave.
