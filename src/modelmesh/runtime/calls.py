@@ -49,6 +49,8 @@ class Context:
 
 Answer = Callable[[Any, Context], Awaitable[Any]] | Callable[[Any, Context], AsyncIterator[Any]]
 
+AnswerNow = Callable[[Any, Context], Any | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -59,11 +61,14 @@ class Method:
         write: The bytes of an answer.
         answer: An async function of the request and the context, or an async generator where the answer streams. It gets an
             async iterator where the request streams. Raises `RuntimeFault` only.
+        now: A plain function that is asked before `answer`, where the whole request is there at once; None as its answer:
+            `answer` has to be asked. Raises `RuntimeFault` only.
     """
 
     read: Callable[[bytes], Any]
     write: Callable[[Any], bytes]
     answer: Answer
+    now: AnswerNow | None = None
     client_streaming: bool = False
     server_streaming: bool = False
 
@@ -179,13 +184,7 @@ class Call:
             await self._news.wait()
 
     def _written(self, answer: Any) -> bytes:
-        message = self._method.write(answer)
-        if len(message) > self._max_message_bytes:
-            raise RuntimeFault(
-                f"Sent message larger than max ({len(message)} vs. {self._max_message_bytes})",
-                status=Status.RESOURCE_EXHAUSTED,
-            )
-        return message
+        return written(self._method, answer, self._max_message_bytes)
 
     async def _request(self) -> Any:
         """The only message of the request."""
@@ -227,10 +226,37 @@ class Call:
     def _read(self, message: bytes, *, compressed: bool) -> Any:
         if compressed:
             message = inflated(message, self._opened.encoding, self._max_message_bytes)
-        try:
-            return self._method.read(message)
-        except Exception:  # noqa: BLE001 - whatever the reader of the messages raises
-            raise RequestError("the request is no message of this method") from None
+        return read(self._method, message)
+
+
+def answer_now(method: Method, opened: "OpenedCall", max_message_bytes: int) -> bytes | None:
+    """The answer to a call that takes no time; None: it has to be made as a `Call`.
+
+    Raises:
+        RuntimeFault: How the call ends instead.
+    """
+    if method.now is None or opened.message is None or opened.compressed:
+        return None
+    answer = method.now(read(method, opened.message), Context(opened.model))
+    return None if answer is None else written(method, answer, max_message_bytes)
+
+
+def read(method: Method, message: bytes) -> Any:
+    """A request from its bytes. Raises RequestError."""
+    try:
+        return method.read(message)
+    except Exception:  # noqa: BLE001 - whatever the reader of the messages raises
+        raise RequestError("the request is no message of this method") from None
+
+
+def written(method: Method, answer: Any, most_bytes: int) -> bytes:
+    """The bytes of an answer. Raises RuntimeFault: RESOURCE_EXHAUSTED, they are more than `most_bytes`."""
+    message = method.write(answer)
+    if len(message) > most_bytes:
+        raise RuntimeFault(
+            f"Sent message larger than max ({len(message)} vs. {most_bytes})", status=Status.RESOURCE_EXHAUSTED
+        )
+    return message
 
 
 def inflated(message: bytes, encoding: str | None, most_bytes: int) -> bytes:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelmesh._core._native import ServerConnection, Unfinished
-from modelmesh.runtime.calls import Call, Method
+from modelmesh.runtime.calls import Call, Method, answer_now
+from modelmesh.runtime.errors import RuntimeFault, describe
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ MOST_UNFINISHED = 16
 """Messages of the largest size that may be on their way here at once, on all connections together."""
 LOOK_S = 5.0
 """How often connections are looked at: does the client go on with what it began, does it read?"""
+MOST_TAKEN = 256 << 10
+"""What a connection has to send at once, in bytes: if it is that much, there may be more."""
 FAREWELL_S = 1.0
 """How long the last bytes of a connection may take to be sent when the server stops."""
 BACKLOG = 1024
@@ -234,6 +237,8 @@ class _Connection(asyncio.Protocol):
         if method is None:
             self._native.end(opened.call, Status.UNIMPLEMENTED, f"Method not found: {opened.path}")
             return
+        if method.now is not None and self._answered_now(method, opened):
+            return
         if not self._server.begin():
             self._native.end(opened.call, Status.RESOURCE_EXHAUSTED, f"{MOST_CALLS} calls run; repeat later")
             return
@@ -247,6 +252,16 @@ class _Connection(asyncio.Protocol):
         )
         self._calls[call.id] = call
         call.start()
+
+    def _answered_now(self, method: Method, opened: "OpenedCall") -> bool:
+        try:
+            message = answer_now(method, opened, self._server.max_message_bytes)
+        except RuntimeFault as error:
+            self._native.end(opened.call, error.status, describe(error))
+            return True
+        if message is not None:
+            self._native.answer(opened.call, message)
+        return message is not None
 
     def _ended(self, call: Call) -> None:
         del self._calls[call.id]
@@ -265,9 +280,10 @@ class _Connection(asyncio.Protocol):
         while self._transport is not None and not self._transport.is_closing() and not self._is_paused:
             data, came = self._native.take()
             self._take(came)
-            if not data:
+            if data:
+                self._transport.write(data)
+            if len(data) < MOST_TAKEN and came is None:
                 break
-            self._transport.write(data)
         if self._native.has_ended and self._transport is not None and not self._transport.is_closing():
             if self._native.failure is not None:
                 _log.debug("a connection was ended: %s", self._native.failure)

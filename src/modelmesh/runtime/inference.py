@@ -1,16 +1,21 @@
 """The Open Inference Protocol, version 2, over an author's `infer`."""
 
-from collections.abc import AsyncIterator
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelmesh._proto import open_inference_pb2 as pb
 from modelmesh.runtime import tensors
 from modelmesh.runtime.calls import Context, Method
 from modelmesh.runtime.contract import ModelRuntime
 from modelmesh.runtime.errors import RequestError, describe
-from modelmesh.runtime.loaded import LoadedModels, Use, call
+from modelmesh.runtime.loaded import LoadedModels, Use, call, call_now
 from modelmesh.runtime.service import CallGate, service_methods
+
+if TYPE_CHECKING:
+    from modelmesh.runtime.contract import Tensor
 
 
 class Inference:
@@ -42,6 +47,7 @@ class Inference:
                 "ModelStreamInfer": self._stream,
                 "RepositoryIndex": self._index,
             },
+            now={"ModelInfer": self._infer_now},
         )
 
     async def _live(self, _request: pb.ServerLiveRequest, _context: Context) -> pb.ServerLiveResponse:
@@ -89,21 +95,52 @@ class Inference:
             else:
                 yield pb.ModelStreamInferResponse(infer_response=answer)
 
+    def _infer_now(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse | None:
+        """The answer of a model whose calls run on the event loop; None: this call has to run elsewhere."""
+        with self._gate, self._models.use(_id(context, request.model_name)) as use:
+            if not use.pace.on_loop:
+                return None
+            inputs, parameters = _inputs(request, use), tensors.parameters_of(request)
+            outputs, took = call_now(_timed, self._runtime.infer, use.model, inputs, parameters)
+            use.pace.note(*took)
+            return _response(request, use, outputs)
+
     async def _answer(self, request: pb.ModelInferRequest, use: Use[Any]) -> pb.ModelInferResponse:
-        tensors.check_inputs(request, use.signature.inputs)
-        inputs = tensors.inputs_of(request)
-        outputs = await call(self._pool, self._runtime.infer, use.model, inputs, tensors.parameters_of(request))
-        response = pb.ModelInferResponse(
-            model_name=request.model_name or use.id, model_version=request.model_version, id=request.id
-        )
-        tensors.fill_response(
-            response,
-            outputs,
-            specs=use.signature.outputs,
-            wanted=[output.name for output in request.outputs],
-            raw=bool(request.raw_input_contents),
-        )
-        return response
+        inputs, parameters = _inputs(request, use), tensors.parameters_of(request)
+        if inspect.iscoroutinefunction(self._runtime.infer):
+            return _response(request, use, await self._runtime.infer(use.model, inputs, parameters))
+        outputs, took = await call(self._pool, _timed, self._runtime.infer, use.model, inputs, parameters)
+        if inspect.isawaitable(outputs):
+            use.pace.never_on_loop = True
+            outputs = await outputs
+        use.pace.note(*took)
+        return _response(request, use, outputs)
+
+
+def _timed(infer: Callable[..., Any], *arguments: object) -> tuple[Any, tuple[float, float]]:
+    """What the method returns, how many microseconds it took, and how many of them its thread computed."""
+    began_ns, computed_ns = time.perf_counter_ns(), time.thread_time_ns()
+    outputs = infer(*arguments)
+    return outputs, ((time.perf_counter_ns() - began_ns) / 1000, (time.thread_time_ns() - computed_ns) / 1000)
+
+
+def _inputs(request: pb.ModelInferRequest, use: Use[Any]) -> "dict[str, Tensor]":
+    tensors.check_inputs(request, use.signature.inputs)
+    return tensors.inputs_of(request)
+
+
+def _response(request: pb.ModelInferRequest, use: Use[Any], outputs: "Mapping[str, Tensor]") -> pb.ModelInferResponse:
+    response = pb.ModelInferResponse(
+        model_name=request.model_name or use.id, model_version=request.model_version, id=request.id
+    )
+    tensors.fill_response(
+        response,
+        outputs,
+        specs=use.signature.outputs,
+        wanted=[output.name for output in request.outputs],
+        raw=bool(request.raw_input_contents),
+    )
+    return response
 
 
 def _id(context: Context, name: str) -> str:

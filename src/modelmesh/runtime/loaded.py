@@ -22,6 +22,7 @@ from typing import Any, Generic
 
 from modelmesh.runtime.contract import M, ModelRuntime, ModelSignature, ModelSource
 from modelmesh.runtime.errors import CapacityError, LoadEndedError, LoadError, ModelNotLoadedError
+from modelmesh.runtime.pace import Pace
 from modelmesh.values.status import Status
 
 _log = logging.getLogger("modelmesh.runtime")
@@ -50,6 +51,13 @@ async def call(pool: Executor, function: Callable[..., Any], *arguments: object)
         raise
     result = work.take()
     return await result if inspect.isawaitable(result) else result
+
+
+def call_now(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call an author's plain method here; it raises what `call` would raise."""
+    work = _Work(function, arguments)
+    work()
+    return work.take()
 
 
 class _Work:
@@ -99,6 +107,7 @@ class _Entry(Generic[M]):
         self.size_bytes = 0
         self.model: M | None = None
         self.signature = ModelSignature()
+        self.pace = Pace()
         self.max_concurrency = 0
         self.waiting = 0
         """Callers that wait for the load; without any it is given up."""
@@ -118,6 +127,7 @@ class Use(Generic[M]):
         self.id = entry.source.id
         self.model: M = entry.model  # type: ignore[assignment]  # M may itself be None
         self.signature = entry.signature
+        self.pace = entry.pace
 
 
 class Loaded:

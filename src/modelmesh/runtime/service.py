@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from modelmesh.runtime.calls import Answer, Context, Method
+from modelmesh.runtime.calls import Answer, AnswerNow, Context, Method
 from modelmesh.runtime.contract import ModelService
 from modelmesh.runtime.errors import RequestError, RuntimeFault, describe, status_of
 from modelmesh.runtime.loaded import LoadedModels, call
@@ -22,7 +22,11 @@ _log = logging.getLogger("modelmesh.runtime")
 
 
 def service_methods(
-    descriptor: ServiceDescriptor, answers: Mapping[str, Answer], *, name: str | None = None
+    descriptor: ServiceDescriptor,
+    answers: Mapping[str, Answer],
+    *,
+    now: Mapping[str, AnswerNow] | None = None,
+    name: str | None = None,
 ) -> dict[str, Method]:
     """The methods of a service by path, for `GrpcServer`.
 
@@ -30,6 +34,7 @@ def service_methods(
         descriptor: Of the service; methods without an entry in `answers` answer UNIMPLEMENTED.
         answers: Async functions `(request, context)`, or async generators where the answer streams. Exceptions
             become statuses.
+        now: Plain functions, asked first where a request is there at once; None as the answer: `answers` has to be asked.
         name: Another full service name for the same messages.
 
     Raises:
@@ -39,13 +44,15 @@ def service_methods(
     if unknown:
         raise TypeError(f"service {descriptor.full_name} has no method {unknown[0]!r}")
     return {
-        f"/{name or descriptor.full_name}/{method.name}": _method(method, answers[method.name])
+        f"/{name or descriptor.full_name}/{method.name}": _method(
+            method, answers[method.name], (now or {}).get(method.name)
+        )
         for method in descriptor.methods
         if method.name in answers
     }
 
 
-def _method(method: MethodDescriptor, answer: Answer) -> Method:
+def _method(method: MethodDescriptor, answer: Answer, now: AnswerNow | None) -> Method:
     streams = inspect.isasyncgenfunction(answer)
     if streams != method.server_streaming:
         wanted = "an async generator" if method.server_streaming else "an async function"
@@ -54,6 +61,7 @@ def _method(method: MethodDescriptor, answer: Answer) -> Method:
         read=message_factory.GetMessageClass(method.input_type).FromString,
         write=message_factory.GetMessageClass(method.output_type).SerializeToString,
         answer=_guard_stream(method, answer) if streams else _guard_unary(method, answer),
+        now=None if now is None else _guard_now(method, now),
         client_streaming=method.client_streaming,
         server_streaming=method.server_streaming,
     )
@@ -73,6 +81,16 @@ def _guard_unary(method: MethodDescriptor, answer: Any) -> Callable[[Any, Contex
     async def guarded(request: Any, context: Context) -> Any:
         try:
             return await answer(request, context)
+        except Exception as error:  # noqa: BLE001 - answered
+            raise _fault(method, error) from None
+
+    return guarded
+
+
+def _guard_now(method: MethodDescriptor, answer: AnswerNow) -> AnswerNow:
+    def guarded(request: Any, context: Context) -> Any:
+        try:
+            return answer(request, context)
         except Exception as error:  # noqa: BLE001 - answered
             raise _fault(method, error) from None
 
