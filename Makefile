@@ -15,7 +15,7 @@ export PYTHONHASHSEED ?= 0
 
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml -o -path '*/console/*' | grep -vE '/(target|fuzz)/') Cargo.toml $(wildcard Cargo.lock)
 
-.PHONY: help tools build demo demo-serving test test-servers test-storage test-kubernetes control-plane lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-cache bench-waits bench-micro bench-storage bench-servers lock proto docs check-deploy check-manifests
+.PHONY: help tools build demo demo-serving test test-servers test-storage test-kubernetes control-plane lock-servers check format sim faults bench bench-path flame-path timeline-path bench-observed bench-cluster bench-kubernetes bench-cache bench-waits bench-micro bench-storage bench-servers lock proto docs check-deploy check-manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -236,11 +236,14 @@ storm: bytecode ## hostile clients, runtimes and stores beside a client that mus
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python -m benchmarks.storm.run --seconds $(STORM_SECONDS)
 
-bench: bench-path bench-observed bench-cluster bench-cache bench-waits bench-micro ## everything that measures
+bench: bench-path bench-observed bench-cluster bench-kubernetes bench-cache bench-waits bench-micro ## everything that measures
 
 bench-cluster: bytecode ## registration, memory, starts, cold calls, over-commit (4 minutes); PARTS="registration …" picks some
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python -m benchmarks.cluster.run $(PARTS)
+
+bench-kubernetes: bytecode ## the Kubernetes controller with 10,000 InferenceServices, new and after a restart (3 minutes)
+	@$(BIN)/python -m benchmarks.kubernetes.run
 
 bench-cache: $(STAMPS)/venv ## hit ratios on traces, through the production control plane (8 minutes)
 	@$(BIN)/python benchmarks/cache/run.py

@@ -87,6 +87,8 @@ class _Server:
             else:
                 status = {"kind": "Status", "code": error.code, "message": str(error)}
                 await response.write(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
+        except ConnectionResetError:
+            pass  # the client has gone
         finally:
             await events.aclose()
         return response

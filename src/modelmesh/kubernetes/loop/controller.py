@@ -62,10 +62,11 @@ class Target(Enum):
 
     NAMESPACE = "namespace"
     RUNTIME = "runtime"
+    CLUSTER_STATUS = "status of a runtime of the cluster"
 
 
 class ObjectKey(NamedTuple):
-    """A runtime in a namespace, or a namespace, whose `name` is empty."""
+    """A runtime in a namespace; a namespace, whose `name` is empty; or what has a name and no namespace."""
 
     target: Target
     namespace: str
@@ -126,7 +127,7 @@ class Controller:
             meshes=self.meshes,
         )
         self._models = Models(self.services)
-        self._runtimes = Runtimes(self.services)
+        self._runtimes = Runtimes(self.services, self._say_of_cluster)
         self._namespaces = Namespaces(self.services, owner)
         self.models: Queue[ModelKey] = Queue(
             lambda key: self._models.reconcile(key.kind, key.key),
@@ -212,9 +213,17 @@ class Controller:
         return found
 
     async def _look(self, key: ObjectKey) -> float | None:
-        if key.target is Target.NAMESPACE:
-            return await self._namespaces.reconcile(key.namespace)
-        return await self._runtimes.reconcile(key.namespace, key.name)
+        match key.target:
+            case Target.NAMESPACE:
+                return await self._namespaces.reconcile(key.namespace)
+            case Target.RUNTIME:
+                return await self._runtimes.reconcile(key.namespace, key.name)
+            case Target.CLUSTER_STATUS:
+                await self._runtimes.say(key.name)
+                return None
+
+    def _say_of_cluster(self, name: str) -> None:
+        self.objects.add(ObjectKey(Target.CLUSTER_STATUS, "", name))
 
     def _failed(self, key: ModelKey | ObjectKey, error: Exception, again_s: float) -> None:
         what = key.kind.name if isinstance(key, ModelKey) else key.target.value
@@ -320,6 +329,8 @@ class Controller:
             self.world.forget_runtime(kind, key)
         if _same_but_for_status(before, now):
             return
+        if not key.namespace:
+            self._say_of_cluster(key.name)
         for namespace in [key.namespace] if key.namespace else self.world.namespaces():
             self._add_namespace(namespace)
             self.objects.add(ObjectKey(Target.RUNTIME, namespace, key.name))

@@ -1,8 +1,7 @@
 """One look at a runtime in a namespace: its Deployment, its autoscaler, and what the runtime says of itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from modelmesh.declared import Runtime
 from modelmesh.kubernetes import kinds
@@ -10,7 +9,7 @@ from modelmesh.kubernetes.adoption import adopted_fields
 from modelmesh.kubernetes.claims import Claims, claims_of
 from modelmesh.kubernetes.config import Config
 from modelmesh.kubernetes.differences import differences
-from modelmesh.kubernetes.kinds import Key, Object, kind_of
+from modelmesh.kubernetes.kinds import Key, Kind, Object, kind_of
 from modelmesh.kubernetes.loop.apply import is_ours, owners_of_replicas
 from modelmesh.kubernetes.loop.services import Services
 from modelmesh.kubernetes.loop.world import DeclaredRuntime, owning_runtime
@@ -26,9 +25,14 @@ ROLL = "modelmesh.io/roll"
 
 
 class Runtimes:
-    """The reconcile of ServingRuntimes and ClusterServingRuntimes, in each namespace that sees them."""
+    """The reconcile of ServingRuntimes and ClusterServingRuntimes, in each namespace that sees them.
 
-    def __init__(self, services: Services) -> None:
+    Args:
+        say: Asks for a look at the status of a runtime of the cluster, to which all namespaces contribute.
+    """
+
+    def __init__(self, services: Services, say: Callable[[str], None]) -> None:
+        self._say_later = say
         self._services = services
         self._world = services.world
         self._states: dict[tuple[str, str], RuntimeState] = {}
@@ -59,8 +63,19 @@ class Runtimes:
         before = self._states.get((namespace, name))
         self._states[namespace, name] = state
         self._tell(declared, before, state)
-        await self._say(declared, name)
+        if declared.kind is kinds.CLUSTER_RUNTIME:
+            self._say_later(name)
+        else:
+            await self._write({namespace: state}, declared.item, declared.kind)
         return again_s
+
+    async def say(self, name: str) -> None:
+        """Write the status of a runtime of the cluster when it was looked at everywhere. Raises ApiError."""
+        item = self._world.caches[kinds.CLUSTER_RUNTIME].get(Key("", name))
+        seen = [one for one in self._world.namespaces() if self._sees_cluster_runtime(one, name)]
+        states = {one: self._states[one, name] for one in seen if (one, name) in self._states}
+        if item is not None and len(states) == len(seen):  # otherwise the last namespace asks again
+            await self._write(states, item, kinds.CLUSTER_RUNTIME)
 
     def _unread_secret(self, config: Config) -> tuple[str, str]:
         """A Secret that pods depend on and that is not known yet, and why not; empty: all are known."""
@@ -184,22 +199,14 @@ class Runtimes:
 
     # --- saying it --------------------------------------------------------------------------------
 
-    async def _say(self, declared: DeclaredRuntime, name: str) -> None:
-        """Write the status of the resource, which may be in many namespaces. Raises ApiError."""
-        own = declared.item["metadata"].get("namespace")
-        seen = [own] if own else [one for one in self._world.namespaces() if self._sees_cluster_runtime(one, name)]
-        states = {one: self._states.get((one, name)) for one in seen}
-        known = {one: state for one, state in states.items() if state is not None}
-        if len(known) < len(states):
-            return  # the last namespace that is looked at says it for all
-        metadata: dict[str, Any] = declared.item["metadata"]
+    async def _write(self, states: Mapping[str, RuntimeState], item: Object, kind: Kind) -> None:
         status = write_runtime(
-            known,
-            declared.item.get("status"),
-            generation=metadata.get("generation", 0),
+            states,
+            item.get("status"),
+            generation=item["metadata"].get("generation", 0),
             now_ms=self._services.clock.now_ms(),
         )
-        await self._services.statuses.write(declared.kind, declared.item, status)
+        await self._services.statuses.write(kind, item, status)
 
     def _sees_cluster_runtime(self, namespace: str, name: str) -> bool:
         found = self._world.runtime(namespace, name) if self._world.enabled(namespace) else None

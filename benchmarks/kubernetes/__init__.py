@@ -1,0 +1,1 @@
+"""What the Kubernetes controller costs."""
