@@ -39,3 +39,13 @@ def test_what_is_explained_is_written() -> None:
     reasons = {word for row in rows for word in re.findall(r"^ `(\w+)` $", row[2])}
     assert len(reasons) > 15
     assert sorted(reasons - written()) == []
+
+
+def test_every_metric_has_a_row() -> None:
+    text = (SOURCES / "adapters" / "metrics.py").read_text()
+    families = re.findall(r'(Counter|Gauge)MetricFamily\(\s*"(\w+)"', text)
+    names = {f"{name}_total" if kind == "Counter" else name for kind, name in families}
+    assert len(names) > 5
+    assert {
+        row.partition("{")[0] for row in re.findall(r"^\| `(modelmesh_controller_[^`]*)`", PAGE, re.MULTILINE)
+    } == names
