@@ -258,6 +258,10 @@ bench-path: bytecode ## what a call costs on its way, beside Envoy and others (7
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python benchmarks/path/run.py $(if $(BASE),--base $(BASE))
 
+bench-front: bytecode ## what REST, access rules, tenants, the client and the console cost (4 minutes); PARTS="rest access …" picks some
+	@cargo build -q --release -p modelmesh-bench-kit
+	@PYTHONPATH=.:benchmarks/path $(BIN)/python -m benchmarks.front.run $(PARTS)
+
 $(TOOLS)/versitygw:
 	@GOBIN=$(CURDIR)/$(TOOLS) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 

@@ -85,6 +85,32 @@ pub fn first_field(message: &[u8]) -> Option<&[u8]> {
     Some(found)
 }
 
+/// The answer to an inference that gives back its inputs: the raw contents (field 7 of a `ModelInferRequest`) are those of the
+/// answer (field 6), the inputs (5) its outputs (5), and requested outputs (6) are left out. None if the message is broken.
+#[must_use]
+pub fn mirrored(request: &[u8]) -> Option<Vec<u8>> {
+    let mut answer = Vec::with_capacity(request.len());
+    let mut rest = request;
+    while !rest.is_empty() {
+        let tag = take_varint(&mut rest)?;
+        if tag & 7 != 2 {
+            return None; // it has no others
+        }
+        let length = usize::try_from(take_varint(&mut rest)?).ok()?;
+        let (value, after) = rest.split_at_checked(length)?;
+        rest = after;
+        let field = match tag >> 3 {
+            6 => continue,
+            7 => 6,
+            field => field,
+        };
+        put_varint(&mut answer, field << 3 | 2);
+        put_varint(&mut answer, length as u64);
+        answer.extend_from_slice(value);
+    }
+    Some(answer)
+}
+
 fn take_varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
@@ -108,6 +134,13 @@ mod tests {
         assert_eq!(&framed[..], b"\0\0\0\0\x05hello");
         assert_eq!(unframed(&framed), Some(&b"hello"[..]));
         assert_eq!(unframed(&framed[..9]), None);
+    }
+
+    #[test]
+    fn an_inference_comes_back_as_its_answer() {
+        let request = [0x0a, 1, b'm', 0x2a, 2, 1, 2, 0x32, 1, 9, 0x3a, 2, 7, 8];
+        assert_eq!(mirrored(&request).unwrap(), [0x0a, 1, b'm', 0x2a, 2, 1, 2, 0x32, 2, 7, 8]);
+        assert_eq!(mirrored(&[0x3a, 9, 1]), None);
     }
 
     #[test]

@@ -61,19 +61,26 @@ pub fn read(query: &str) -> Result<Page, Fault> {
     Ok(page)
 }
 
-/// Writes a page. `after`: where the list goes on, if it does.
+/// What the page is called at which the list goes on; None: it does not. `after`: where those of this kind go on, if they do.
 #[must_use]
-pub fn write(names: &[String], of: Of, after: &str) -> Vec<u8> {
+pub fn next(of: Of, after: &str) -> Option<String> {
+    (!after.is_empty()).then(|| format!("{}{after}", of.prefix()))
+}
+
+/// What the first page of vmodels is called.
+#[must_use]
+pub fn vmodels() -> String {
+    Of::VModels.prefix().to_owned()
+}
+
+/// Writes a page.
+#[must_use]
+pub fn write(names: &[String], next: Option<&str>) -> Vec<u8> {
     let mut to = b"{\"models\":".to_vec();
     write_list(names, &mut to, |name, to| write_string(name, to));
-    let next = match of {
-        _ if !after.is_empty() => Some(format!("{}{after}", of.prefix())),
-        Of::Models => Some(Of::VModels.prefix().to_owned()),
-        Of::VModels => None,
-    };
     if let Some(next) = next {
         write_key("next", &mut to);
-        write_string(&next, &mut to);
+        write_string(next, &mut to);
     }
     to.push(b'}');
     to
@@ -96,10 +103,14 @@ mod tests {
         for wrong in ["limit=0", "limit=1001", "limit=x", "limit", "page=x", "page=%ff"] {
             assert_eq!(page(wrong), Err(400), "{wrong}");
         }
-        let written = |of, after| serde_json::from_slice::<Value>(&write(&["a".into()], of, after)).unwrap();
-        assert_eq!(written(Of::Models, "a"), json!({"models": ["a"], "next": "models:a"}));
-        assert_eq!(written(Of::Models, ""), json!({"models": ["a"], "next": "vmodels:"}));
-        assert_eq!(written(Of::VModels, "v"), json!({"models": ["a"], "next": "vmodels:v"}));
-        assert_eq!(written(Of::VModels, ""), json!({"models": ["a"]}));
+        let written =
+            |next: Option<String>| serde_json::from_slice::<Value>(&write(&["a".into()], next.as_deref())).unwrap();
+        assert_eq!(written(next(Of::Models, "a")), json!({"models": ["a"], "next": "models:a"}));
+        assert_eq!(written(next(Of::VModels, "v")), json!({"models": ["a"], "next": "vmodels:v"}));
+        assert_eq!(written(next(Of::VModels, "")), json!({"models": ["a"]}));
+        assert_eq!(
+            read(&format!("page={}", vmodels())),
+            Ok(Page { limit: 100, of: Of::VModels, after: String::new() })
+        );
     }
 }

@@ -139,6 +139,12 @@ FAMILIES: tuple[Family, ...] = (
         "Calls refused before it was looked at what model they are about.",
         ("reason",),
     ),
+    _core(
+        "modelmesh_rest_faults",
+        _COUNTER,
+        "Requests by REST that were answered with an error, by HTTP status.",
+        ("status",),
+    ),
     # --- loads ---
     Family(
         "modelmesh_loadmodel_milliseconds",

@@ -1,4 +1,5 @@
-//! A model runtime that costs next to nothing: it loads any model and answers any call with the call's own bytes.
+//! A model runtime that costs next to nothing: it loads any model and answers any call with the call's own bytes, and an
+//! inference of the Open Inference Protocol with its own tensors.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -17,7 +18,7 @@ use modelmesh_bench_kit::{CONNECTION_WINDOW, STREAM_WINDOW, grpc};
 use tokio::task::LocalSet;
 
 const USAGE: &str = "\
-Speaks mmesh.ModelRuntime, and echoes every other method. Prints where it listens.
+Speaks mmesh.ModelRuntime, gives the tensors of ModelInfer back, and echoes every other method. Prints where it listens.
   --listen host:port|unix:///path   default 127.0.0.1:0
   --capacity-bytes N                default 1 GiB
   --default-size-bytes N            of every model, default 1 MiB
@@ -27,6 +28,7 @@ Speaks mmesh.ModelRuntime, and echoes every other method. Prints where it listen
   --strict                          NOT_FOUND for models that are not loaded";
 
 const PREFIX: &str = "/mmesh.ModelRuntime/";
+const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// Calls of a connection that are answered before their answers are written. More, and those that came first wait for
 /// those that came last, and whoever is between with them; fewer cost more writes.
@@ -140,6 +142,15 @@ async fn answer(
         };
         let mut stream = start(&runtime, &mut respond)?;
         stream.send_data(grpc::framed(&message), false)?;
+        return stream.send_trailers(runtime.trailers.clone());
+    }
+    if path == INFER {
+        let body = collect(request.into_body()).await?;
+        let Some(message) = grpc::unframed(&body).and_then(grpc::mirrored) else {
+            return refuse(&runtime, &mut respond, 3, "a broken message");
+        };
+        let mut stream = start(&runtime, &mut respond)?;
+        send(&mut stream, grpc::framed(&message)).await?;
         return stream.send_trailers(runtime.trailers.clone());
     }
     if runtime.strict && !runtime.knows(request.headers()) {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 
+use crate::wire::headers::MM_TENANT;
+
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// No key and no token is longer.
 const LONGEST: usize = 16 << 10;
@@ -79,15 +81,21 @@ impl<'a> Credential<'a> {
     /// # Errors
     /// What is wrong with the header.
     pub fn of(headers: &'a HeaderMap, origin: &'a Origin) -> Result<Self, &'static str> {
-        let (name, bearer) = if headers.contains_key(AUTHORIZATION) { (AUTHORIZATION, true) } else { (API_KEY, false) };
-        let mut values = headers.get_all(name).iter();
-        let Some(value) = values.next() else {
-            return Ok(origin.certificate.as_deref().map_or(Self::Nothing, Self::Certificate));
+        let mut bearer = headers.get_all(AUTHORIZATION).iter();
+        let (value, is_bearer, another) = match bearer.next() {
+            Some(value) => (value, true, bearer.next()),
+            None => {
+                let mut keys = headers.get_all(API_KEY).iter();
+                let Some(value) = keys.next() else {
+                    return Ok(origin.certificate.as_deref().map_or(Self::Nothing, Self::Certificate));
+                };
+                (value, false, keys.next())
+            }
         };
-        if values.next().is_some() {
+        if another.is_some() {
             return Err("a call has one credential, and this one has several");
         }
-        let token = if bearer { after_bearer(value.as_bytes()) } else { Some(value.as_bytes().trim_ascii()) };
+        let token = if is_bearer { after_bearer(value.as_bytes()) } else { Some(value.as_bytes().trim_ascii()) };
         match token {
             Some(token) if !token.is_empty() && token.len() <= LONGEST => Ok(Self::Token(token)),
             _ => {
@@ -113,10 +121,12 @@ impl<'a> Credential<'a> {
     }
 }
 
-/// Takes what proves who calls out of the headers: it is nobody's business beyond this instance.
+/// Takes out of the headers what proves who calls, which is nobody's business beyond this instance, and what only instances
+/// say of callers.
 pub fn strip(headers: &mut HeaderMap) {
-    headers.remove(AUTHORIZATION);
-    headers.remove(API_KEY);
+    for name in [AUTHORIZATION, API_KEY, MM_TENANT] {
+        headers.remove(name);
+    }
 }
 
 fn after_bearer(value: &[u8]) -> Option<&[u8]> {

@@ -128,10 +128,9 @@ impl Drop for Turn {
     }
 }
 
-/// Says on a call whose it is, to this instance and to others that it is forwarded to. What a client said is replaced.
-pub fn mark(headers: &mut HeaderMap, tenant: Option<&str>) {
-    headers.remove(MM_TENANT);
-    if let Some(tenant) = tenant.and_then(|tenant| HeaderValue::from_str(tenant).ok()) {
+/// Says on a call whose it is, to this instance and to others that it is forwarded to.
+pub fn mark(headers: &mut HeaderMap, tenant: &str) {
+    if let Ok(tenant) = HeaderValue::from_str(tenant) {
         headers.insert(MM_TENANT, tenant);
     }
 }
@@ -188,10 +187,10 @@ mod tests {
     fn what_a_client_says_of_its_tenant_is_replaced() {
         let said = || HeaderMap::from_iter([(MM_TENANT, HeaderValue::from_static("rich"))]);
         let mut headers = said();
-        mark(&mut headers, Some("poor"));
+        mark(&mut headers, "poor");
         assert_eq!(headers[MM_TENANT], "poor");
         assert_ne!(number_of(&headers), number_of(&said()));
-        mark(&mut headers, None);
+        crate::access::strip(&mut headers);
         assert_eq!(number_of(&headers), NOBODY);
     }
 

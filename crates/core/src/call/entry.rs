@@ -128,9 +128,8 @@ async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener) {
         Ok(subjects) => subjects,
         Err(end) => return refuse(call, Rejection::BadId, end),
     };
-    if let Some(principal) = &principal {
-        let tenant = &principal.identity.tenant;
-        tenant::mark(&mut call.headers, (!tenant.is_empty()).then_some(tenant));
+    if let Some(principal) = principal.as_ref().filter(|principal| principal.tenant.is_some()) {
+        tenant::mark(&mut call.headers, &principal.identity.tenant);
     }
     let permitted = principal.map(|principal| admission::permit(&principal, subjects.all(), listener, began));
     let turn = match permitted.transpose() {

@@ -264,7 +264,9 @@ impl Call {
         let tried = Tried { instance, load_id: used.copy().load_id };
         let queued = used.is_limited().then(Instant::now);
         let queue = queued.and_then(|_| self.stage(Stage::Queue));
-        let tenant = if self.shared().access.is_on() { tenant::number_of(&self.headers) } else { NOBODY };
+        // Only where there is a line to stand in it matters whose turn it is.
+        let has_tenants = queued.is_some() && self.shared().access.is_on();
+        let tenant = if has_tenants { tenant::number_of(&self.headers) } else { NOBODY };
         let turn = poll_fn(|cx| used.poll_turn(tenant, cx));
         let turn = unless_stopped(&mut self.caller, &mut self.deadline, turn);
         match turn.await {

@@ -50,6 +50,9 @@ pub enum HoldEnd {
     Gone,
 }
 
+/// Statuses of REST that are no success. What is none of them counts as the last.
+const REST_FAULTS: [u16; 15] = [400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 499, 501, 503, 504, 500];
+
 const HOLD_ENDS: [&str; 5] = ["served", "routed", "forwarded", "failed", "gone"];
 
 /// A wait shorter than this is no cache miss, as in the old system.
@@ -141,6 +144,7 @@ pub struct Metrics {
     models: RwLock<HashMap<String, Arc<OfModel>>>,
     managed: RwLock<HashMap<String, Arc<ByCode>>>,
     rejected: [AtomicU64; REJECTIONS.len()],
+    rest_faults: [AtomicU64; REST_FAULTS.len()],
     held: [Histogram; HOLD_ENDS.len()],
     pub taps: Taps,
 }
@@ -173,6 +177,7 @@ impl Metrics {
             models: RwLock::default(),
             managed: RwLock::default(),
             rejected: Default::default(),
+            rest_faults: Default::default(),
             held: std::array::from_fn(|_| Histogram::new(&HOLDS)),
             taps: Taps::default(),
         }
@@ -273,6 +278,12 @@ impl Metrics {
             Arc::clone(methods.entry(label.to_owned()).or_insert_with(|| Arc::new(ByCode::new(&TIMES))))
         });
         series.observe(code, micros(time));
+    }
+
+    /// A request by REST was answered with a status that is no success.
+    pub fn rest_fault(&self, status: u16) {
+        let index = REST_FAULTS.iter().position(|known| *known == status).unwrap_or(REST_FAULTS.len() - 1);
+        self.rest_faults[index].fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn rejected(&self, why: Rejection) {

@@ -90,6 +90,11 @@ impl Door {
         self.workers.len()
     }
 
+    /// Counts a request that was answered with a status that is no success.
+    pub fn count_fault(&self, status: u16) {
+        self.shared.metrics.rest_fault(status);
+    }
+
     /// What a message may have, in bytes.
     #[must_use]
     pub fn max_message_bytes(&self) -> usize {

@@ -156,18 +156,28 @@ fn inflate(mut from: impl Read, max_bytes: usize, purse: &mut Purse) -> Result<B
     }
 }
 
-/// Compresses what is long enough for a client that says it can read that, and says so.
-pub fn compress(request: &HeaderMap, body: Vec<u8>, headers: &mut HeaderMap) -> Vec<u8> {
-    if body.len() < LEAST_COMPRESSED || !takes_gzip(request) {
-        return body;
-    }
+/// Whether a body of so many bytes is compressed for a client: it is long enough, and the client says that it can read that.
+#[must_use]
+pub fn is_compressed(request: &HeaderMap, bytes: usize) -> bool {
+    bytes >= LEAST_COMPRESSED && takes_gzip(request)
+}
+
+/// Compresses a body, and says so.
+#[must_use]
+pub fn compressed(body: Vec<u8>, mut headers: HeaderMap) -> (HeaderMap, Vec<u8>) {
     let mut compressed = Vec::with_capacity(body.len() / 2);
     // From memory into memory.
     if GzEncoder::new(&body[..], Compression::fast()).read_to_end(&mut compressed).is_err() {
-        return body;
+        return (headers, body);
     }
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    compressed
+    (headers, compressed)
+}
+
+/// As both, for what is small.
+#[must_use]
+pub fn compress(request: &HeaderMap, body: Vec<u8>, headers: HeaderMap) -> (HeaderMap, Vec<u8>) {
+    if is_compressed(request, body.len()) { compressed(body, headers) } else { (headers, body) }
 }
 
 /// Whether `Accept-Encoding` names gzip, and not with the weight zero.
@@ -295,12 +305,11 @@ mod tests {
     fn what_is_compressed_can_be_read_again() {
         let request = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("gzip"))]);
         let body = vec![b'7'; 5000];
-        let mut headers = HeaderMap::new();
-        let compressed = compress(&request, body.clone(), &mut headers);
+        let (headers, compressed) = compress(&request, body.clone(), HeaderMap::new());
         assert!(compressed.len() < 200 && headers[CONTENT_ENCODING] == "gzip");
         let mut read = Vec::new();
         MultiGzDecoder::new(&compressed[..]).read_to_end(&mut read).unwrap();
         assert_eq!(read, body);
-        assert_eq!(compress(&request, vec![1; 100], &mut HeaderMap::new()), [1; 100]);
+        assert_eq!(compress(&request, vec![1; 100], HeaderMap::new()), (HeaderMap::new(), vec![1; 100]));
     }
 }

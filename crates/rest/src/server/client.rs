@@ -57,7 +57,13 @@ pub async fn serve(stream: TcpStream, mut guest: Guest, house: Arc<House>) {
     let served = Arc::clone(&client);
     let service = service_fn(move |request| {
         let client = Arc::clone(&served);
-        async move { Ok::<_, Infallible>(exchange::answer(&client, request).await) }
+        async move {
+            let answer = exchange::answer(&client, request).await;
+            if answer.status().is_client_error() || answer.status().is_server_error() {
+                client.house.door.count_fault(answer.status().as_u16());
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut connection =
         pin!(builder.serve_connection(TokioIo::new(Paced { socket, pace: Arc::clone(&pace) }), service));

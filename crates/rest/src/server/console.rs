@@ -103,7 +103,7 @@ fn file(head: &Parts, page: &str) -> Result<Response<Payload>, Fault> {
     // Asked about each time, so that the page fits to the instance after an upgrade.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    let body = body::compress(&head.headers, file.content.as_bytes().to_vec(), &mut headers);
+    let (headers, body) = body::compress(&head.headers, file.content.as_bytes().to_vec(), headers);
     let body = if head.method == Method::HEAD { Vec::new() } else { body };
     Ok(whole(StatusCode::OK, headers, body))
 }
@@ -118,7 +118,7 @@ async fn ask(client: &Client, head: &Parts, method: &str, body: Incoming) -> Res
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    let body = body::compress(&head.headers, answer.json.into_bytes(), &mut headers);
+    let (headers, body) = body::compress(&head.headers, answer.json.into_bytes(), headers);
     Ok(whole(StatusCode::OK, headers, body))
 }
 

@@ -80,7 +80,7 @@ pub async fn answer(client: &Arc<Client>, request: Request<Incoming>) -> Respons
     };
     drop(turn);
     let (mut status, mut headers, body) = match answered {
-        Ok(good) => written(&head.headers, good),
+        Ok(good) => written(client, &head.headers, good).await,
         Err(fault) => refused(&fault),
     };
     if let Verdict::Named(origin) = verdict {
@@ -104,8 +104,9 @@ pub async fn answer(client: &Arc<Client>, request: Request<Incoming>) -> Respons
     response
 }
 
-fn written(request: &HeaderMap, good: Good) -> (StatusCode, HeaderMap, Vec<u8>) {
+async fn written(client: &Client, request: &HeaderMap, good: Good) -> (StatusCode, HeaderMap, Vec<u8>) {
     let mut headers = HeaderMap::with_capacity(4);
+    let bytes = good.body.len();
     match good.json_bytes {
         None => headers.insert(CONTENT_TYPE, JSON),
         Some(bytes) => {
@@ -114,8 +115,14 @@ fn written(request: &HeaderMap, good: Good) -> (StatusCode, HeaderMap, Vec<u8>) 
         }
     };
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    let body = body::compress(request, good.body, &mut headers);
-    (StatusCode::OK, headers, body)
+    if !body::is_compressed(request, good.body.len()) {
+        return (StatusCode::OK, headers, good.body);
+    }
+    let compress = move || Ok(body::compressed(good.body, headers));
+    match client.house.heavy.run(bytes, compress).await {
+        Ok((headers, body)) => (StatusCode::OK, headers, body),
+        Err(fault) => refused(&fault),
+    }
 }
 
 struct Exchange<'a> {
@@ -168,14 +175,37 @@ impl Exchange<'_> {
     async fn models(&mut self, query: &str) -> Result<Good, Fault> {
         let Page { limit, of, after } = listing::read(query)?;
         let headers = metadata::of(self.headers, None)?;
+        let (mut names, mut next) = self.list(of, limit, after, &headers).await?;
+        if of == Of::Models && next.is_none() {
+            // Vmodels fill the rest of the page; of a full one it is to be known whether they follow.
+            let room = limit.saturating_sub(u32::try_from(names.len()).unwrap_or(u32::MAX));
+            let (vmodels, after) = self.list(Of::VModels, room.max(1), String::new(), &headers).await?;
+            if room > 0 {
+                names.extend(vmodels);
+                next = after;
+            } else if !vmodels.is_empty() || after.is_some() {
+                next = Some(listing::vmodels());
+            }
+        }
+        Ok(Good::json(listing::write(&names, next.as_deref())))
+    }
+
+    /// Names of a kind after one, and what the next page is called.
+    async fn list(
+        &mut self,
+        of: Of,
+        limit: u32,
+        after: String,
+        headers: &HeaderMap,
+    ) -> Result<(Vec<String>, Option<String>), Fault> {
         let path = match of {
             Of::Models => &calls::LIST_MODELS,
             Of::VModels => &calls::LIST_VMODELS,
         };
         let request = ListRequest { page_size: limit, page_token: after };
-        let answer: ListResponse = calls::ask(&self.client.guest, path, &headers, &request, self.purse).await?;
-        let names: Vec<String> = answer.entries.into_iter().map(|one| one.id).collect();
-        Ok(Good::json(listing::write(&names, of, &answer.next_page_token)))
+        let answer: ListResponse = calls::ask(&self.client.guest, path, headers, &request, self.purse).await?;
+        let names = answer.entries.into_iter().map(|one| one.id).collect();
+        Ok((names, listing::next(of, &answer.next_page_token)))
     }
 
     /// Whether calls of the model would be answered at once. It is not loaded for that.
@@ -253,8 +283,10 @@ impl Exchange<'_> {
     async fn infer(&mut self, name: String, version: String, body: Incoming) -> Result<Good, Fault> {
         let (message, headers, wanted) = self.read_infer(&name, version, body).await?;
         let answer = calls::call_model(self.client, &calls::INFER, &name, headers, &message, self.purse).await?;
+        let answer_bytes = answer.len();
         drop(message);
-        let written = answer::write(calls::read::<ModelInferResponse>(answer)?, &wanted)?;
+        let write = move || answer::write(calls::read::<ModelInferResponse>(answer)?, &wanted);
+        let written = self.client.house.heavy.run(answer_bytes, write).await?;
         Ok(Good { body: written.body, json_bytes: written.json_bytes })
     }
 
@@ -268,11 +300,13 @@ impl Exchange<'_> {
         let asked = calls::framed(&ModelMetadataRequest { name: name.clone(), ..Default::default() });
         let told = calls::call_model(client, &calls::MODEL_METADATA, &name, headers.clone(), &asked, purse).await?;
         let told: ModelMetadataResponse = calls::read(told)?;
-        let (mut request, format) = v1::read(&body, &told.inputs, max_bytes)?;
+        let (heavy, length) = (&client.house.heavy, body.len());
+        let (mut request, format) = heavy.run(length, move || v1::read(&body, &told.inputs, max_bytes)).await?;
         name.clone_into(&mut request.model_name);
         let message = calls::framed(&request);
         let answer = calls::call_model(client, &calls::INFER, &name, headers, &message, purse).await?;
-        Ok(Good::json(v1::write(calls::read(answer)?, format)?))
+        let length = answer.len();
+        Ok(Good::json(heavy.run(length, move || v1::write(calls::read(answer)?, format)).await?))
     }
 
     /// The call that an infer request becomes. What the request was read from is gone when this returns.
@@ -285,7 +319,9 @@ impl Exchange<'_> {
         let max_bytes = self.client.house.door.max_message_bytes();
         let json_bytes = self.json_bytes()?;
         let body = body::read(self.headers, body, max_bytes, self.purse).await?;
-        let mut read = request::read(&body, json_bytes, max_bytes)?;
+        let length = body.len();
+        let read = move || request::read(&body, json_bytes, max_bytes);
+        let mut read = self.client.house.heavy.run(length, read).await?;
         let headers = metadata::of(self.headers, read.timeout)?;
         name.clone_into(&mut read.message.model_name);
         read.message.model_version = version;

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::client;
 use super::console;
 use super::guests::House;
+use super::heavy::Heavy;
 use super::names::Names;
 use crate::origins::Origins;
 
@@ -35,6 +36,7 @@ impl Front {
             door: door.clone(),
             names: Names::default(),
             origins: Origins::new(origins),
+            heavy: Heavy::new(door.threads()),
             console: with_console.then(console::places),
         });
         let mut threads = Vec::new();

@@ -8,6 +8,7 @@ use modelmesh_core::{Door, Guest};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::heavy::Heavy;
 use super::names::Names;
 use crate::origins::Origins;
 
@@ -23,6 +24,7 @@ pub struct House {
     pub door: Door,
     pub names: Names,
     pub origins: Origins,
+    pub heavy: Heavy,
     /// Places for pages of the console; None: it is not served.
     pub console: Option<Arc<Semaphore>>,
 }

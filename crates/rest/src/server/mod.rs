@@ -1,6 +1,6 @@
 //! The part with sockets: `front` (listener and threads), `client` (one connection), `guests` (who is here, and whose turn it
 //! is), `exchange` (one request), `body` (reading and writing bodies), `metadata` (headers to those of the call), `names`
-//! (vmodel or model), `calls` (the calls that requests become), `refusal` (those that were not answered).
+//! (vmodel or model), `calls` (the calls that requests become), `heavy` (large bodies), `refusal` (what was not answered), `console` (a page for people).
 
 mod body;
 mod calls;
@@ -9,6 +9,7 @@ mod console;
 mod exchange;
 mod front;
 mod guests;
+mod heavy;
 mod metadata;
 mod names;
 mod refusal;

@@ -7,7 +7,10 @@ use hashbrown::HashMap;
 
 use crate::ledger::Side;
 
-use super::{HELD, INVOCATIONS, MANAGED, MISSED, Metrics, QUEUED, REJECTIONS, REQUEST_BYTES, REQUESTS, RESPONSE_BYTES};
+use super::{
+    HELD, INVOCATIONS, MANAGED, MISSED, Metrics, QUEUED, REJECTIONS, REQUEST_BYTES, REQUESTS, RESPONSE_BYTES,
+    REST_FAULTS,
+};
 
 const HISTOGRAMS: [(&str, &str); 8] = [
     (REQUESTS, "Inference calls of clients of this instance, from the first header to the last."),
@@ -31,8 +34,9 @@ const GAUGES: [(&str, &str); 10] = [
     ("modelmesh_peer_bytes", "Bytes that connections of other instances to this one and their calls hold."),
     ("modelmesh_neighbour_bytes", "Bytes that connections to the runtime and to other instances hold."),
 ];
-const COUNTERS: [(&str, &str); 7] = [
+const COUNTERS: [(&str, &str); 8] = [
     ("modelmesh_rejected_requests", "Calls refused before it was looked at what model they are about."),
+    ("modelmesh_rest_faults", "Requests by REST that were answered with an error, by HTTP status."),
     ("modelmesh_held_requests_refused", "Requests refused because too many wait for a decision."),
     ("modelmesh_core_events_refused", "Events refused because the control plane is behind."),
     (
@@ -43,7 +47,7 @@ const COUNTERS: [(&str, &str); 7] = [
     ("modelmesh_tapped_calls_dropped", "Calls whose payloads were wanted and dropped, because too many wait."),
     ("modelmesh_expelled_connections", "Connections ended because more was held for them than for others."),
 ];
-const COUNTER_LABELS: [&str; COUNTERS.len()] = ["reason", "", "", "", "", "", "side"];
+const COUNTER_LABELS: [&str; COUNTERS.len()] = ["reason", "status", "", "", "", "", "", "side"];
 
 /// Counts that are kept elsewhere, at the time of rendering.
 #[derive(Default)]
@@ -106,6 +110,7 @@ impl Metrics {
         }
         for (((family, help), labels), values) in COUNTERS.into_iter().zip(COUNTER_LABELS).zip([
             self.rejected.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
+            self.rest_faults.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
             vec![counts.refused_requests],
             vec![counts.refused_events],
             vec![counts.dropped_events],
@@ -120,6 +125,7 @@ impl Metrics {
                 for (index, value) in values.iter().enumerate() {
                     let label = match labels {
                         "reason" => format!("{{reason=\"{}\"}}", REJECTIONS[index].1),
+                        "status" => format!("{{status=\"{}\"}}", REST_FAULTS[index]),
                         "side" => format!("{{side=\"{}\"}}", Side::ALL[index].text()),
                         _ => String::new(),
                     };
