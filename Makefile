@@ -271,6 +271,11 @@ bench-storage: bytecode $(TOOLS)/versitygw ## what pulls cost beside plain downl
 bench-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/installed) ## what adapters add to loads, and how near the sizes are that they measure (4 minutes)
 	@PYTHONPATH=tests/servers $(BIN)/python -m benchmarks.servers.run
 
+.PHONY: bench-runtime
+bench-runtime: bytecode ## what a call of a small model costs the built-in runtime, alone, through a mesh, and MLServer (3 minutes)
+	@cargo build -q --release -p modelmesh-bench-kit
+	@$(BIN)/python -m benchmarks.runtime.run
+
 flame-path: bytecode ## a flame graph of a warm call; needs perf
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python benchmarks/path/flamegraph.py

@@ -1,13 +1,13 @@
 """Where the calls of a model run: on the event loop while they are quick, else in threads.
 
-A thread costs a call about 100 µs. A call on the loop holds up all others, so only those of quick models may run there. A model
-is on trial in threads until enough of its calls were quick, and goes back when its calls become slow. Each return makes the
-next trial longer.
+A thread costs a call 100 to 200 µs, most of which it waits for the interpreter. A call on the loop holds up all others, so only
+those of quick models may run there. A model is on trial in threads until enough of its calls were quick. It goes back when its
+calls become slow, and each return makes the next trial longer.
 """
 
-QUICK_US = 100.0
-"""A call that takes no longer does not hold up others noticeably."""
-SLOW_US = 1_000.0
+QUICK_US = 400.0
+"""A call that takes no longer does not hold up others noticeably: in a thread it would hold the interpreter about as long."""
+SLOW_US = 2_000.0
 """A call that computes longer does."""
 LONG_WAIT_US = 20_000.0
 """So does one that takes so long although it does not compute: it waits for something. Less may be another process's turn."""
