@@ -1,13 +1,17 @@
 """A cluster with our controller, as `kubectl apply -k deploy/kubernetes/serving` installs it, and its resources."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from conftest import until
+from serving_kit import images, write_model
 
+from modelmesh.client import AsyncClient
 from modelmesh.testing.controlplane.api import Api, ApiError, path
 from modelmesh.testing.controlplane.plane import ControlPlane
 from modelmesh.testing.kubelet import Node
@@ -173,6 +177,27 @@ class Cluster:
 
         await until(met, f"{kind} {name} does not have the status", within_s=within_s, why=why)
         return await self.status(kind, name, namespace)
+
+
+@asynccontextmanager
+async def installed(plane: ControlPlane, api: Api, folder: Path, config: str = CONFIG) -> AsyncIterator[Cluster]:
+    """A cluster with the controller, and a claim `models` with two models that add one."""
+    for name in ("adder.onnx", "same.onnx"):
+        write_model(folder / "claims" / HOME / "models" / name)
+    async with Node(api, images(folder / "images"), folder=folder) as node:
+        made = Cluster(plane, api, node, folder / "claims")
+        await made.prepare(config)
+        await made.install()
+        yield made
+
+
+async def answer(cluster: Cluster, model: str) -> list[list[float]]:
+    """Of a model that adds one, called by gRPC with [[1, 2]]."""
+    address = next(pod["status"]["podIP"] for pod in await cluster.runtime_pods("modelmesh-1.x") if is_ready(pod))
+    async with AsyncClient(f"{address}:8033") as client:
+        found = await client.infer(model, {"x": np.array([[1.0, 2.0]], np.float32)}, vmodel=True)
+    numbers: list[list[float]] = found["y"].tolist()
+    return numbers
 
 
 def is_ready(pod: Object) -> bool:

@@ -6,17 +6,13 @@ Source: spec/serving-controller.md 9.2 and 9.3, for the built-in runtime.
 from collections.abc import AsyncIterator
 
 import aiohttp
-import numpy as np
 import pytest
 import pytest_asyncio
-from cluster_kit import HOME, Cluster, is_ready, predictor, service, states
+from cluster_kit import HOME, Cluster, answer, installed, is_ready, predictor, service, states
 from conftest import until
-from serving_kit import images, write_model
 
-from modelmesh.client import AsyncClient
 from modelmesh.testing.controlplane.api import Api
 from modelmesh.testing.controlplane.plane import ControlPlane
-from modelmesh.testing.kubelet import Node
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
@@ -25,26 +21,8 @@ LOADED = ("Loaded", "", "UpToDate")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def cluster(plane: ControlPlane, api: Api, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    folder = tmp_path_factory.mktemp("node")
-    for name in ("adder.onnx", "same.onnx"):
-        write_model(folder / "claims" / HOME / "models" / name)
-    async with Node(api, images(folder / "images"), folder=folder, name="serving", subnet="10.88.4") as node:
-        made = Cluster(plane, api, node, folder / "claims")
-        await made.prepare()
-        await made.install()
+    async with installed(plane, api, tmp_path_factory.mktemp("cluster")) as made:
         yield made
-
-
-async def address(cluster: Cluster) -> str:
-    """Of a ready pod of the mesh."""
-    return next(pod["status"]["podIP"] for pod in await cluster.runtime_pods("modelmesh-1.x") if is_ready(pod))
-
-
-async def answer(cluster: Cluster, model: str) -> list[list[float]]:
-    """Of the model that adds one, by gRPC."""
-    async with AsyncClient(f"{await address(cluster)}:8033") as client:
-        found = await client.infer(model, {"x": np.array([[1.0, 2.0]], np.float32)}, vmodel=True)
-    return found["y"].tolist()
 
 
 async def test_without_models_no_runtime_has_pods(cluster: Cluster) -> None:
@@ -66,7 +44,8 @@ async def test_an_inference_service_is_loaded_and_called_by_grpc_and_rest(cluste
     assert status["modelStatus"]["copies"]["failedCopies"] == 0
     assert await answer(cluster, "adder") == [[2.0, 3.0]]
     request = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}
-    url = f"http://{await address(cluster)}:8008/v2/models/adder/infer"
+    pod, *_ = await cluster.runtime_pods("modelmesh-1.x")
+    url = f"http://{pod['status']['podIP']}:8008/v2/models/adder/infer"
     async with aiohttp.ClientSession() as session, session.post(url, json=request) as response:
         assert (await response.json())["outputs"][0]["data"] == [2.0, 3.0]
 
