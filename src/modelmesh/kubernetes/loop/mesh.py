@@ -53,6 +53,7 @@ class Mesh:
 
     Attributes:
         synced: All vmodels are known.
+        arrivals: How often instances came. What failed on others may succeed on them.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Mesh:
         self._filled = asyncio.Event()
         self._calls: MeshCalls | None = None
         self.synced = False
+        self.arrivals = 0
 
     @property
     def reachable(self) -> bool:
@@ -98,10 +100,15 @@ class Mesh:
         if found == self._addresses:
             return
         told = bool(found) != self.reachable
+        came = not set(found) <= set(self._addresses)
         self._addresses = found
         self._moved.set()
+        self.arrivals += came
         if told:
             self._changed(None)
+        elif came:
+            for name in [name for name, vmodel in self._vmodels.items() if _has_failed(vmodel)]:
+                self._changed(name)
 
     async def run(self) -> None:
         """Follow the mesh until cancelled."""
@@ -276,3 +283,9 @@ def _model(info: wire.ModelStatusInfo) -> MeshModel:
             for copy in info.modelCopyInfos
         ),
     )
+
+
+def _has_failed(vmodel: MeshVModel) -> bool:
+    """Whether the load of the model that is to be served has failed."""
+    model = vmodel.target if vmodel.target_id != vmodel.active_id else vmodel.active
+    return model is not None and model.state is MeshState.FAILED

@@ -47,6 +47,8 @@ class Models:
         self._world = services.world
         self._tries: dict[tuple[Kind, Key], tuple[int, int]] = {}
         """Of models that no instance can take: how often each was tried, and when it is tried again."""
+        self._arrivals: dict[tuple[Kind, Key], int] = {}
+        """`Mesh.arrivals` when a model was looked at last."""
 
     async def reconcile(self, kind: Kind, key: Key) -> float | None:
         """Look at one; returns in how many seconds to look again. Raises ApiError, MeshError."""
@@ -54,6 +56,7 @@ class Models:
         mesh = self._services.meshes.get(key.namespace)
         if item is None or not is_for_mesh(kind, item):
             self._tries.pop((kind, key), None)
+            self._arrivals.pop((kind, key), None)
             return await self._gone(kind, key, mesh)
         config = self._world.config(key.namespace)
         if mesh is None or config is None or not self._world.enabled(key.namespace):
@@ -74,18 +77,40 @@ class Models:
         else:
             _, not_before_ms = self._tries.get((kind, key), (0, 0))
             may_load = self._services.clock.monotonic_ms() >= not_before_ms
-            new = await self._enact(mesh, wanted, standing, old, may_load=may_load)
+            came = self._arrivals.get((kind, key), mesh.arrivals) < mesh.arrivals
+            new = await self._enact(mesh, wanted, standing, old, may_load=may_load, came=came)
+            self._arrivals[kind, key] = mesh.arrivals
         return await self._say(kind, item, declared, old, new, config)
 
     async def _enact(
-        self, mesh: Mesh, wanted: Wanted, standing: MeshVModel | None, old: ModelStatus, *, may_load: bool
+        self,
+        mesh: Mesh,
+        wanted: Wanted,
+        standing: MeshVModel | None,
+        old: ModelStatus,
+        *,
+        may_load: bool,
+        came: bool,
     ) -> ModelStatus:
-        """Make the mesh have the model, if it has not; the status that follows. Raises MeshError."""
+        """Make the mesh have the model, if it has not; the status that follows. Raises MeshError.
+
+        Args:
+            mesh: Of the namespace.
+            wanted: What the resource asks for.
+            standing: What the mesh has.
+            old: The status before.
+            may_load: Whether a model that no instance could take may be tried again.
+            came: Whether instances came since the last look, on which a failed load may succeed.
+        """
         now_ms = self._services.clock.now_ms()
         if standing is not None and standing.owner != wanted.owner:
             return of_taken(old, wanted.model_id, now_ms=now_ms)
         load = wants_load(old)
-        if standing is None or standing.target_id != wanted.model_id or (load and may_load and _can_load(standing)):
+        if (
+            standing is None
+            or standing.target_id != wanted.model_id
+            or (load and may_load and _can_load(standing, came=came))
+        ):
             request = wire.SetVModelRequest(
                 vModelId=wanted.name,
                 targetModelId=wanted.model_id,
@@ -143,10 +168,12 @@ class Models:
         return (not_before_ms - now_ms) / 1000
 
 
-def _can_load(standing: MeshVModel) -> bool:
-    """Whether a load would begin: it is not under way, nor known to fail again."""
+def _can_load(standing: MeshVModel, *, came: bool) -> bool:
+    """Whether a load would begin: it is not under way, nor known to fail again. `came`: there are new instances."""
     model: MeshModel | None = standing.target if standing.target_id != standing.active_id else standing.active
     if model is None or model.state in {MeshState.NOT_LOADED, MeshState.NOT_FOUND}:
+        return True
+    if came and model.state is MeshState.FAILED:
         return True
     reason = of_answer(standing, ModelStatus(), now_ms=0).failure
     return model.state is MeshState.FAILED and reason is not None and reason.reason in _WAITS
