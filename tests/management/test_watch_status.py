@@ -10,7 +10,7 @@ from modelmesh._proto import model_mesh_pb2 as mesh
 from modelmesh.adapters.store.sqlite import SqliteStore
 from modelmesh.control.view import touched
 from modelmesh.management import batches, watch_status
-from modelmesh.management.batches import VModelBatches
+from modelmesh.management.batches import Batches
 from modelmesh.management.calls import Call, CallError
 from modelmesh.management.watch_status import WatchStatus
 from modelmesh.ports import StoreUnavailableError
@@ -327,7 +327,7 @@ def test_a_large_mesh_is_sent_in_parts() -> None:
 
 
 def batch(s: Story, *requests: mesh.SetVModelRequest) -> Awaitable[pb.SetVModelsResponse]:
-    return VModelBatches(s.first.vmodels).set_vmodels(quiet(), pb.SetVModelsRequest(requests=requests))
+    return Batches(s.first.models, s.first.vmodels).set_vmodels(quiet(), pb.SetVModelsRequest(requests=requests))
 
 
 def test_a_batch_says_of_each_vmodel_how_it_went() -> None:
@@ -357,7 +357,7 @@ def test_a_batch_says_of_each_vmodel_how_it_went() -> None:
 def test_a_batch_is_bounded_and_unambiguous() -> None:
     async def story(s: Story) -> None:
         for requests, said in (
-            ([wanted(f"v{n}", "m") for n in range(batches.MOST + 1)], "501 vmodels"),
+            ([wanted(f"v{n}", "m") for n in range(batches.MOST_VMODELS + 1)], "501 vmodels"),
             ([wanted("v", "m"), wanted("v", "n")], "twice"),
             ([wanted("v", "m", sync=True)], "sync"),
         ):

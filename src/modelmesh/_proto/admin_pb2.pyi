@@ -948,6 +948,83 @@ class ModelStatus(_message.Message):
 Global___ModelStatus: _TypeAlias = ModelStatus  # noqa: Y015
 
 @_typing.final
+class RegisterModelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[_model_mesh_pb2.RegisterModelRequest]:
+        """At most 10,000 and 1 MiB, each model once, without `sync`."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[_model_mesh_pb2.RegisterModelRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterModelsRequest: _TypeAlias = RegisterModelsRequest  # noqa: Y015
+
+@_typing.final
+class RegisterModelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegisterModelResult]:
+        """In the order of the requests."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___RegisterModelResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterModelsResponse: _TypeAlias = RegisterModelsResponse  # noqa: Y015
+
+@_typing.final
+class RegisterModelResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    code: _builtins.int
+    """A status code of gRPC; 0: it is registered."""
+    message: _builtins.str
+    """What was wrong."""
+    @_builtins.property
+    def status(self) -> _model_mesh_pb2.ModelStatusInfo:
+        """If it is registered: as registerModel answers."""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        status: _model_mesh_pb2.ModelStatusInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "model_id", b"model_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterModelResult: _TypeAlias = RegisterModelResult  # noqa: Y015
+
+@_typing.final
 class SetVModelsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

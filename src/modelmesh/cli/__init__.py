@@ -21,6 +21,7 @@ from modelmesh.cli.instances import instances, top
 from modelmesh.cli.models import models
 from modelmesh.cli.pull import pull
 from modelmesh.cli.puller import puller
+from modelmesh.cli.register_many import register_many
 from modelmesh.cli.runtime import runtime
 from modelmesh.cli.serve import ServeCommand, serve
 from modelmesh.cli.simulate import simulate
@@ -53,6 +54,7 @@ app.command()(fits)
 app.command()(simulate)
 app.add_typer(access, name="access")
 app.add_typer(adapter, name="adapter")
+models.command("register-many")(register_many)
 app.add_typer(models, name="models")
 app.add_typer(vmodels, name="vmodels")
 

@@ -71,6 +71,8 @@ NEEDS: Mapping[str, Callable[[Any], Sequence[Need]]] = {
         (Need(Verb.STATUS, request.model_id),) if request.model_id else _ALL
     ),
     "modelmesh.v1.Admin/WatchStatus": lambda _: (Need(Verb.STATUS, None), Need(Verb.STATUS, None, _VMODEL)),
+    # Each model is answered for itself.
+    "modelmesh.v1.Admin/RegisterModels": lambda _: (),
     "modelmesh.v1.Admin/SetVModels": lambda request: [need for one in request.requests for need in _set_vmodel(one)],
     # What it is asked to do needs the rights of that method.
     "modelmesh.v1.Console/Ask": lambda _: (),

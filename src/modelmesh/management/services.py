@@ -6,7 +6,7 @@ from modelmesh.control.plane import ControlPlane
 from modelmesh.control.requests.receive import CallHandlers
 from modelmesh.management.access import Access
 from modelmesh.management.admin import Admin
-from modelmesh.management.batches import VModelBatches
+from modelmesh.management.batches import Batches
 from modelmesh.management.calls import CallServer
 from modelmesh.management.console import Console
 from modelmesh.management.health import Health
@@ -45,7 +45,7 @@ def serve(
     serving = {
         **models.methods(),
         **vmodels.methods(),
-        **VModelBatches(vmodels).methods(),
+        **Batches(models, vmodels).methods(),
         **WatchStatus(plane).methods(),
         **admin.methods(),
         **splits.methods(),

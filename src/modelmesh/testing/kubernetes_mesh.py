@@ -7,7 +7,7 @@ from typing import Any
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh._proto import model_mesh_pb2 as wire
 from modelmesh.kubernetes.ports import MeshCalls, MeshError
-from modelmesh.management.batches import VModelBatches
+from modelmesh.management.batches import Batches
 from modelmesh.management.calls import Call, CallError
 from modelmesh.management.watch_status import WatchStatus
 from modelmesh.ports import StoreError
@@ -80,7 +80,9 @@ class SimulatedMeshCalls(MeshCalls):
         await self._answers()
         self.batches.append(len(request.requests))
         try:
-            return await VModelBatches(self._instance.vmodels).set_vmodels(_call("SetVModels"), request)
+            return await Batches(self._instance.models, self._instance.vmodels).set_vmodels(
+                _call("SetVModels"), request
+            )
         except (CallError, StoreError) as error:
             raise _failure(error) from error
 
