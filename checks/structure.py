@@ -20,6 +20,12 @@ KNOWN_CIRCLES: Mapping[str, frozenset[str]] = {}
 KNOWN_LONG: frozenset[str] = frozenset()
 """Files that are still too long."""
 
+NATIVE = "_core/__init__.py"
+MAY_IMPORT_NATIVE = frozenset(
+    {"adapters/channel.py", "adapters/dataplane/events.py", "adapters/dataplane/native.py", "runtime/grpc_server.py"}
+)
+"""Files of the package that may import the native module. import-linter does not see imports of compiled modules."""
+
 CRATES = ("crates/core", "crates/http2", "crates/python", "crates/rest", "benchmarks/kit")
 PACKAGES = ("src/modelmesh",)
 CODE = ("benchmarks", "checks", "crates", "deploy", "examples", "proto", "src", "tests")
@@ -191,6 +197,13 @@ def wrong_circles(package: str, graph: Graph, known: frozenset[str]) -> Iterator
         yield f"{package}: {file} is in no large circle any more; take it out of KNOWN_CIRCLES"
 
 
+def wrong_imports_of_native(graph: Graph) -> Iterator[str]:
+    """Files that import the native module and should go through those that may, in sentences."""
+    for file in sorted(graph):
+        if NATIVE in graph[file] and file not in MAY_IMPORT_NATIVE:
+            yield f"{file} imports modelmesh._core; only {', '.join(sorted(MAY_IMPORT_NATIVE))} may"
+
+
 def wrong_lengths(lines: Mapping[str, int], known: Iterable[str]) -> Iterator[str]:
     """What is wrong with the lengths of files, in sentences."""
     for file, count in sorted(lines.items()):
@@ -223,6 +236,7 @@ def main() -> int:
         wrong += wrong_circles(crate, rust_graph(ROOT / crate / "src"), KNOWN_CIRCLES.get(crate, frozenset()))
     for package in PACKAGES:
         wrong += wrong_circles(package, python_graph(ROOT / package), KNOWN_CIRCLES.get(package, frozenset()))
+    wrong += wrong_imports_of_native(python_graph(ROOT / "src/modelmesh"))
     wrong += wrong_lengths(lengths(ROOT), KNOWN_LONG)
     for sentence in wrong:
         print(sentence)  # noqa: T201 - for whoever runs `make check`

@@ -114,3 +114,20 @@ def test_what_a_benchmark_or_a_tool_leaves_behind_is_not_ours(tmp_path: Path) ->
         file.parent.mkdir(parents=True)
         file.write_text("x\n" * 600)
     assert structure.lengths(tmp_path) == {"src/ours.py": 600}
+
+
+def test_only_a_few_files_may_import_the_native_module(tmp_path: Path) -> None:
+    files = {
+        "_core/__init__.py": "",
+        "adapters/channel.py": "from package._core import _native",
+        "policy/route.py": "from package._core._native import choose_copy",
+        "runtime/calls.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from package._core._native import OpenedCall",
+    }
+    graph = structure.python_graph(write(tmp_path / "package", files))
+    (sentence,) = structure.wrong_imports_of_native(graph)
+    assert sentence.startswith("policy/route.py imports modelmesh._core; only adapters/channel.py, ")
+
+
+def test_those_that_may_import_the_native_module_do() -> None:
+    graph = structure.python_graph(structure.ROOT / "src/modelmesh")
+    assert {file for file in graph if structure.NATIVE in graph[file]} == structure.MAY_IMPORT_NATIVE
