@@ -18,6 +18,7 @@ from modelmesh.cli.events import events
 from modelmesh.cli.explain import explain, fits
 from modelmesh.cli.infer import infer
 from modelmesh.cli.instances import instances, top
+from modelmesh.cli.migrate import migrate
 from modelmesh.cli.models import models
 from modelmesh.cli.pull import pull
 from modelmesh.cli.puller import puller
@@ -55,6 +56,7 @@ app.command()(simulate)
 app.add_typer(access, name="access")
 app.add_typer(adapter, name="adapter")
 models.command("register-many")(register_many)
+app.add_typer(migrate, name="migrate")
 app.add_typer(models, name="models")
 app.add_typer(vmodels, name="vmodels")
 
