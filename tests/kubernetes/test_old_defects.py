@@ -26,6 +26,7 @@ from modelmesh.kubernetes.ports import ApiError
 from modelmesh.kubernetes.replicas import EMPTY_SINCE
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.kubernetes_cluster import OWN, KubernetesCluster
+from modelmesh.values.status import Status
 
 Story = Callable[[KubernetesCluster], Awaitable[None]]
 HPA = {"serving.kserve.io/autoscalerClass": "hpa", "serving.kserve.io/max-scale": "4"}
@@ -451,5 +452,37 @@ def test_a_deployment_that_is_as_it_must_be_is_taken_over_without_a_new_generati
         item = k.api.get(DEPLOYMENT, NAME, OWN)
         assert item["metadata"]["generation"] == generation
         assert "modelmesh.io/applied" in item["metadata"]["annotations"]
+
+    play(story)
+
+
+def test_instances_of_the_archived_project_are_asked_until_their_pods_are_replaced() -> None:
+    async def story(k: KubernetesCluster) -> None:
+        k.old_pods = True
+        running = k.start()
+        k.runtime("r")
+        k.predictor("m")
+        k.inference_service("i")
+        await asyncio.sleep(60)
+        assert k.status("m")["activeModelState"] == "Loaded"
+        for instance in k.meshes[OWN].instances.values():
+            instance.runtime.fail_next("load", Status.INTERNAL, "no such file")
+        k.predictor("m", path="p2")
+        k.api.remove(INFERENCE_SERVICE, "i", OWN)
+        await asyncio.sleep(30)
+        assert k.status("m")["transitionStatus"] == "BlockedByFailedLoad"
+        assert set(running.meshes[OWN].names()) == {"m"}
+        assert not any(calls.batches for calls in k.calls.values())
+        # New pods come: they stream, and take batches.
+        for calls in k.calls.values():
+            calls.old = False
+            calls.cut()
+        k.old_pods = False
+        for pod in list(k._pods):
+            await k._end(pod)
+        k.predictor("n")
+        await asyncio.sleep(60)
+        assert k.status("n")["activeModelState"] == "Loaded"
+        assert any(calls.batches for calls in k.calls.values())
 
     play(story)

@@ -138,6 +138,14 @@ class MeshCalls(Protocol):
         """`Admin/SetVModels`."""
         ...
 
+    async def set_vmodel(self, request: model_mesh_pb2.SetVModelRequest) -> model_mesh_pb2.VModelStatusInfo:
+        """`ModelMesh/setVModel`, for instances that set no batches."""
+        ...
+
+    async def vmodel_status(self, request: model_mesh_pb2.GetVModelStatusRequest) -> model_mesh_pb2.VModelStatusInfo:
+        """`ModelMesh/getVModelStatus`, for instances that stream no statuses."""
+        ...
+
     async def delete_vmodel(self, request: model_mesh_pb2.DeleteVModelRequest) -> None:
         """`ModelMesh/deleteVModel`."""
         ...

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from modelmesh._proto import admin_pb2 as pb
+from modelmesh._proto import model_mesh_pb2 as wire
 from modelmesh.instance.documents import parse_constraints
 from modelmesh.kubernetes import kinds
 from modelmesh.kubernetes.kinds import Key, Object
@@ -37,6 +38,7 @@ class KubernetesCluster:
         api: The API server.
         lines: What controllers logged.
         pods_run: Whether Deployments get pods.
+        old_pods: Pods that begin are instances of the archived project.
     """
 
     def __init__(self, *, seed: int = 1, settings: Settings | None = None) -> None:
@@ -50,6 +52,7 @@ class KubernetesCluster:
         """By address of the instance."""
         self.lines: list[dict[str, Any]] = []
         self.pods_run = True
+        self.old_pods = False
         self._pods: dict[tuple[str, str, int], tuple[str, SimulatedInstance]] = {}
         self._running: dict[Controller, asyncio.Task[None]] = {}
         self._kubelet: asyncio.Task[None] | None = None
@@ -232,7 +235,8 @@ class KubernetesCluster:
             f"{key.name}-{self._numbers}", labels=tuple(filter(None, environment["MM_LABELS"].split(",")))
         )
         self._pods[key.namespace, key.name, number] = (address, instance)
-        self.calls[address] = SimulatedMeshCalls(instance)
+        calls = self.calls[address] = SimulatedMeshCalls(instance)
+        calls.old = self.old_pods
 
     async def _end(self, pod: tuple[str, str, int]) -> None:
         address, instance = self._pods.pop(pod)
@@ -283,6 +287,12 @@ class _Nobody(MeshCalls):
         yield pb.StatusUpdate()
 
     async def set_vmodels(self, _: pb.SetVModelsRequest) -> pb.SetVModelsResponse:
+        raise self._error
+
+    async def set_vmodel(self, _: object) -> wire.VModelStatusInfo:
+        raise self._error
+
+    async def vmodel_status(self, _: object) -> wire.VModelStatusInfo:
         raise self._error
 
     async def delete_vmodel(self, _: object) -> None:

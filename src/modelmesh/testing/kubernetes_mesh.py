@@ -24,6 +24,7 @@ class SimulatedMeshCalls(MeshCalls):
 
     Attributes:
         hangs: Calls get no answer, and the stream brings nothing.
+        old: It is an instance of the archived project: it has no streams of statuses and no batches.
         batches: The sizes of the batches that were set.
     """
 
@@ -32,6 +33,7 @@ class SimulatedMeshCalls(MeshCalls):
         self._watching = WatchStatus(instance.plane)
         self._broken = asyncio.Event()
         self.hangs = False
+        self.old = False
         self.batches: list[int] = []
         self.deleted: list[str] = []
 
@@ -42,6 +44,7 @@ class SimulatedMeshCalls(MeshCalls):
 
     async def watch(self, request: pb.WatchStatusRequest) -> AsyncGenerator[pb.StatusUpdate, None]:
         """See `MeshCalls`."""
+        self._check_age()
         answers: asyncio.Queue[pb.StatusUpdate] = asyncio.Queue()
         requests: asyncio.Queue[pb.WatchStatusRequest] = asyncio.Queue()
         requests.put_nowait(request)
@@ -77,12 +80,29 @@ class SimulatedMeshCalls(MeshCalls):
 
     async def set_vmodels(self, request: pb.SetVModelsRequest) -> pb.SetVModelsResponse:
         """See `MeshCalls`."""
+        self._check_age()
         await self._answers()
         self.batches.append(len(request.requests))
         try:
             return await Batches(self._instance.models, self._instance.vmodels).set_vmodels(
                 _call("SetVModels"), request
             )
+        except (CallError, StoreError) as error:
+            raise _failure(error) from error
+
+    async def set_vmodel(self, request: wire.SetVModelRequest) -> wire.VModelStatusInfo:
+        """See `MeshCalls`."""
+        await self._answers()
+        try:
+            return await self._instance.vmodels.set_vmodel(_call("setVModel"), request)
+        except (CallError, StoreError) as error:
+            raise _failure(error) from error
+
+    async def vmodel_status(self, request: wire.GetVModelStatusRequest) -> wire.VModelStatusInfo:
+        """See `MeshCalls`."""
+        await self._answers()
+        try:
+            return await self._instance.vmodels.vmodel_status(_call("getVModelStatus"), request)
         except (CallError, StoreError) as error:
             raise _failure(error) from error
 
@@ -97,6 +117,10 @@ class SimulatedMeshCalls(MeshCalls):
 
     async def close(self) -> None:
         """See `MeshCalls`."""
+
+    def _check_age(self) -> None:
+        if self.old:
+            raise MeshError(Status.UNIMPLEMENTED, "Method not found: modelmesh.v1.Admin")
 
     async def _answers(self) -> None:
         await asyncio.sleep(0.001)

@@ -70,6 +70,14 @@ class GrpcMesh(MeshCalls):
         """See `MeshCalls`."""
         return await self._call("modelmesh.v1.Admin/SetVModels", request, pb.SetVModelsResponse)
 
+    async def set_vmodel(self, request: wire.SetVModelRequest) -> wire.VModelStatusInfo:
+        """See `MeshCalls`."""
+        return await self._call("mmesh.ModelMesh/setVModel", request, wire.VModelStatusInfo)
+
+    async def vmodel_status(self, request: wire.GetVModelStatusRequest) -> wire.VModelStatusInfo:
+        """See `MeshCalls`."""
+        return await self._call("mmesh.ModelMesh/getVModelStatus", request, wire.VModelStatusInfo)
+
     async def delete_vmodel(self, request: wire.DeleteVModelRequest) -> None:
         """See `MeshCalls`."""
         await self._call("mmesh.ModelMesh/deleteVModel", request, wire.DeleteVModelResponse)

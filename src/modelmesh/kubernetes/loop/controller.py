@@ -5,7 +5,7 @@ before the first; then everything is looked at once, and what is as it must be i
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -26,6 +26,7 @@ from modelmesh.kubernetes.loop.reflector import Reflector
 from modelmesh.kubernetes.loop.runtimes import Runtimes
 from modelmesh.kubernetes.loop.services import Services
 from modelmesh.kubernetes.loop.status_writer import StatusWriter
+from modelmesh.kubernetes.loop.wanted_models import is_for_mesh
 from modelmesh.kubernetes.loop.world import World, owning_runtime
 from modelmesh.kubernetes.ports import Api, ApiError, MeshCalls, MeshError, NotFoundError, Scope
 from modelmesh.kubernetes.render import Owner
@@ -405,6 +406,7 @@ class Controller:
         if mesh is None:
             mesh = self.meshes[namespace] = Mesh(
                 dial=lambda address: self._dial(namespace, address),
+                resources=lambda: self._vmodels_of(namespace),
                 clock=self._clock,
                 rng=self._rng,
                 changed=lambda name: self._vmodel_changed(namespace, name),
@@ -412,6 +414,13 @@ class Controller:
             )
             self._mesh_tasks[namespace] = asyncio.get_running_loop().create_task(mesh.run(), name=f"mesh {namespace}")
         mesh.use(self.world.addresses(namespace, config))
+
+    def _vmodels_of(self, namespace: str) -> Iterator[tuple[str, str]]:
+        """The vmodels that the resources of a namespace ask for, and their owners."""
+        for kind, owner in OWNERS.items():
+            for name, item in self.world.caches[kind].within(namespace).items():
+                if is_for_mesh(kind, item):
+                    yield name, owner
 
     def _mesh_failed(self, namespace: str, address: str, error: MeshError) -> None:
         self._count("mesh")

@@ -2,6 +2,9 @@
 
 One stream from one instance brings all statuses. When it breaks, another instance continues it at the revision where it
 was, so that a restart of instances costs no listing. What is set is gathered: thousands of vmodels are a few calls.
+
+Instances of the archived Java project have neither, and run on until their pods are replaced: they are asked for the
+vmodels of resources, one by one, and in turns. Vmodels without a resource stay unknown meanwhile.
 """
 
 import asyncio
@@ -20,6 +23,11 @@ from modelmesh.values.status import Status
 
 BATCH = 200
 """VModels of one call."""
+
+ASKED_AT_ONCE = 16
+TURN_MS = 2_000
+ASK_MS = 10
+"""Of instances that tell nothing: calls at a time, and from one turn to the next, at least and for each vmodel."""
 
 SILENCE_S = 75.0
 """An instance that has nothing to tell says so every 30 s."""
@@ -47,6 +55,7 @@ class Mesh:
 
     Args:
         dial: Opens a connection to an instance.
+        resources: The vmodels that resources ask for, and their owners.
         changed: Told of each vmodel whose status changed; None: of the mesh as a whole, which was read for the first time
             or can or cannot be called now.
         failed: Told of each connection that failed.
@@ -60,12 +69,14 @@ class Mesh:
         self,
         *,
         dial: Callable[[str], MeshCalls],
+        resources: Callable[[], Iterable[tuple[str, str]]],
         clock: Clock,
         rng: Random,
         changed: Callable[[str | None], None],
         failed: Callable[[str, MeshError], object] = lambda _address, _error: None,
     ) -> None:
         self._dial = dial
+        self._resources = resources
         self._clock = clock
         self._rng = rng
         self._changed = changed
@@ -78,6 +89,8 @@ class Mesh:
         self._waiting: deque[tuple[wire.SetVModelRequest, asyncio.Future[MeshVModel]]] = deque()
         self._filled = asyncio.Event()
         self._calls: MeshCalls | None = None
+        self._streams = True
+        """The instance that is called tells statuses and takes batches."""
         self.synced = False
         self.arrivals = 0
 
@@ -149,6 +162,7 @@ class Mesh:
     async def _serve(self, address: str) -> None:
         """Work with one instance until it fails or is gone. Raises MeshError."""
         calls = self._calls = self._dial(address)
+        self._streams = True
         tasks = [
             asyncio.ensure_future(work) for work in (self._follow(calls), self._send(calls), self._until_gone(address))
         ]
@@ -171,6 +185,32 @@ class Mesh:
             await self._moved.wait()
 
     async def _follow(self, calls: MeshCalls) -> None:
+        try:
+            await self._read_stream(calls)
+        except MeshError as error:
+            if error.code is not Status.UNIMPLEMENTED:
+                raise
+            self._streams, self._revision = False, 0
+            await self._ask_in_turns(calls)
+
+    async def _ask_in_turns(self, calls: MeshCalls) -> None:
+        """Ask an instance that tells nothing by itself. Raises MeshError."""
+        while True:
+            resources = dict(self._resources())
+            slots = asyncio.Semaphore(ASKED_AT_ONCE)
+            await asyncio.gather(*(self._ask(calls, name, owner, slots) for name, owner in resources.items()))
+            for name in self.names():
+                if name not in resources:
+                    await self._ask(calls, name, self._vmodels[name].owner, slots)
+            self._all_known()
+            await self._clock.sleep(max(TURN_MS, ASK_MS * len(resources)))
+
+    async def _ask(self, calls: MeshCalls, name: str, owner: str, slots: asyncio.Semaphore) -> None:
+        async with slots:
+            status = await calls.vmodel_status(wire.GetVModelStatusRequest(vModelId=name, owner=owner))
+        self._take_status(name, status)
+
+    async def _read_stream(self, calls: MeshCalls) -> None:
         request = pb.WatchStatusRequest(owners=OWNERS, revision=self._revision)
         async with aclosing(calls.watch(request)) as updates:
             while True:
@@ -187,10 +227,7 @@ class Mesh:
         if update.part != pb.StatusUpdate.CHANGES and self._listed is None:
             self._listed = set()
         for one in update.vmodels:
-            if one.status.status == wire.VModelStatusInfo.NOT_FOUND:
-                self._forget(one.id)
-            else:
-                self._know(one.id, read_vmodel(one.status))
+            self._take_status(one.id, one.status)
             if self._listed is not None:
                 self._listed.add(one.id)
         if update.part == pb.StatusUpdate.SNAPSHOT_END:
@@ -200,9 +237,18 @@ class Mesh:
                     self._forget(name)
         if update.part != pb.StatusUpdate.SNAPSHOT and update.revision:
             self._revision = update.revision
-            if not self.synced:
-                self.synced = True
-                self._changed(None)
+            self._all_known()
+
+    def _take_status(self, name: str, status: wire.VModelStatusInfo) -> None:
+        if status.status == wire.VModelStatusInfo.NOT_FOUND:
+            self._forget(name)
+        else:
+            self._know(name, read_vmodel(status))
+
+    def _all_known(self) -> None:
+        if not self.synced:
+            self.synced = True
+            self._changed(None)
 
     def _know(self, name: str, vmodel: MeshVModel) -> None:
         if self._vmodels.get(name) != vmodel:
@@ -218,10 +264,14 @@ class Mesh:
         """Send what waits, batch after batch. Raises MeshError."""
         while True:
             batch = await self._next_batch()
-            request = pb.SetVModelsRequest(requests=[one for one, _ in batch.values()])
+            requests = [one for one, _ in batch.values()]
             try:
-                answer = await calls.set_vmodels(request)
-                for result in answer.results:
+                if self._streams:
+                    results = list((await calls.set_vmodels(pb.SetVModelsRequest(requests=requests))).results)
+                else:
+                    slots = asyncio.Semaphore(ASKED_AT_ONCE)
+                    results = await asyncio.gather(*(_set_one(calls, one, slots) for one in requests))
+                for result in results:
                     self._answer(result, batch[result.vmodel_id][1])
             finally:
                 for _, future in batch.values():
@@ -250,6 +300,16 @@ class Mesh:
         vmodel = read_vmodel(result.status)
         future.set_result(vmodel)
         self._know(result.vmodel_id, vmodel)
+
+
+async def _set_one(calls: MeshCalls, request: wire.SetVModelRequest, slots: asyncio.Semaphore) -> pb.SetVModelResult:
+    """As a batch of one would be answered."""
+    async with slots:
+        try:
+            status = await calls.set_vmodel(request)
+        except MeshError as error:
+            return pb.SetVModelResult(vmodel_id=request.vModelId, code=error.code.value, message=str(error))
+    return pb.SetVModelResult(vmodel_id=request.vModelId, status=status)
 
 
 def _ended() -> MeshError:
