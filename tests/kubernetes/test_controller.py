@@ -409,3 +409,25 @@ def test_a_secret_that_the_role_does_not_name_is_said_by_the_runtimes_that_need_
         assert k.status("m", "other")["activeModelState"] == "Loaded"
 
     play(story)
+
+
+def test_a_kind_whose_definition_is_replaced_loses_no_model_and_no_pod() -> None:
+    async def story(k: KubernetesCluster) -> None:
+        running = k.start()
+        k.runtime("r")
+        k.predictor("a")
+        k.inference_service("b")
+        await asyncio.sleep(40)
+        k.api.absent |= {"Predictor", "InferenceService"}
+        k.api.compact()
+        k.api.cut_watches()
+        await asyncio.sleep(200)
+        assert set(running.meshes[OWN].names()) == {"a", "b"}
+        assert replicas(k) == 2
+        k.api.absent -= {"Predictor", "InferenceService"}
+        k.predictor("c")
+        await asyncio.sleep(60)
+        assert k.status("c")["activeModelState"] == "Loaded"
+        assert not [name for calls in k.calls.values() for name in calls.deleted]
+
+    play(story)

@@ -277,8 +277,8 @@ class Controller:
             for namespace in self.world.namespaces():
                 self._add_runtimes(namespace)  # they say so
 
-    def _read_names(self) -> bool:
-        """Begin to read the ConfigMaps and Secrets that the configuration names by now; whether there are new ones."""
+    def _read_names(self) -> None:
+        """Begin to read the ConfigMaps and Secrets that the configuration names by now."""
         new = sorted(self.world.needed_names() - self.world.named.keys(), key=lambda entry: (entry[0].name, entry[1]))
         for kind, name in new:
             cache = self.world.named[kind, name] = Cache(kind)
@@ -286,7 +286,6 @@ class Controller:
             scope = self._scope(kind)
             self._reflect(cache, Scope(scope.namespace, "", f"metadata.name={name}"))
             self._keep(f"wait for {kind.plural} {name}", self._read_first(cache))
-        return bool(new)
 
     async def _read_first(self, cache: Cache) -> None:
         """What waited for the objects of a name can be looked at when they are known, also if there are none."""
@@ -412,7 +411,9 @@ class Controller:
                 changed=lambda name: self._vmodel_changed(namespace, name),
                 failed=lambda address, error: self._mesh_failed(namespace, address, error),
             )
-            self._mesh_tasks[namespace] = asyncio.get_running_loop().create_task(mesh.run(), name=f"mesh {namespace}")
+            task = asyncio.get_running_loop().create_task(mesh.run(), name=f"mesh {namespace}")
+            task.add_done_callback(self._part_ended)
+            self._mesh_tasks[namespace] = task
         mesh.use(self.world.addresses(namespace, config))
 
     def _vmodels_of(self, namespace: str) -> Iterator[tuple[str, str]]:

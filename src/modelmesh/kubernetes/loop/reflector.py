@@ -70,19 +70,25 @@ class Reflector:
                 self._failed(self._kind, error)
                 await self._clock.sleep(self._rng.randrange(PAUSE_MS))
             except NotFoundError as error:
+                if self._cache.synced.is_set() and not self._cache.absent:
+                    # The definition of the kind is replaced, perhaps. If it was deleted, its objects were before it.
+                    await self._pause(error)
+                    continue
                 if not self._cache.absent:
                     self._failed(self._kind, error)
                 self._revision = ""
                 self._cache.take_all({}, absent=True)
                 await self._clock.sleep(ABSENT_MS // 2 + self._rng.randrange(ABSENT_MS))
             except ApiError as error:
-                self._cache.failure = str(error)
-                self._failed(self._kind, error)
-                await self._clock.sleep(self._drawn_pause(error))
+                await self._pause(error)
 
-    def _drawn_pause(self, error: ApiError) -> int:
+    async def _pause(self, error: ApiError) -> None:
+        """After a failure: longer each time, and as long as the server says."""
+        self._cache.failure = str(error)
+        self._failed(self._kind, error)
         pause_ms, self._pause_ms = self._pause_ms, min(PAUSE_MAX_MS, self._pause_ms * 2)
-        return max(int(error.retry_after_s * 1000), pause_ms // 2 + self._rng.randrange(pause_ms // 2))
+        drawn_ms = pause_ms // 2 + self._rng.randrange(pause_ms // 2)
+        await self._clock.sleep(max(int(error.retry_after_s * 1000), drawn_ms))
 
     async def _list(self) -> None:
         found: dict[Key, Object] = {}
