@@ -40,6 +40,8 @@ ROWS = {
     "restart_writes": Row("API writes after the restart", "", 0),
     "restart_set": Row("vmodels set after the restart", "", 0),
     "memory_mib": Row("resident memory then", " MiB", 300),
+    "single_p50_s": Row("one InferenceService applied, load time 0: until it says Loaded, p50", "s", 1),
+    "single_p99_s": Row("the same, p99", "s", None),
     "steady_requests": Row("API requests in a minute without changes, beyond watches and the lease", "", 10),
 }
 
@@ -55,7 +57,7 @@ class Scene:
         self.url = url.read_text()
 
     def ask(self, word: str = "look") -> dict[str, Any]:
-        """What happened so far; `forget` counts from now."""
+        """What happened so far; `forget` counts from now, `apply` applies models one by one first."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(word + "\n")
@@ -142,6 +144,9 @@ def measure(namespaces: int, models: int) -> dict[str, float]:
                 values["restart_writes"] = float(sum(writes.values()))
                 values["restart_set"] = float(seen["set"])
                 values["memory_mib"] = one.metrics()["process_resident_memory_bytes"] / 2**20
+                singles = sorted(scene.ask("apply")["singles_s"])
+                values["single_p50_s"] = singles[len(singles) // 2]
+                values["single_p99_s"] = singles[len(singles) * 99 // 100]
                 scene.ask("forget")
                 time.sleep(STEADY_S)
                 steady = scene.ask()["requests"]

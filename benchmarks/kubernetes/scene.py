@@ -8,6 +8,7 @@ import asyncio
 import base64
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from modelmesh.testing.kubernetes_http import serve_api
 
 OWN = "modelmesh-serving"
 PART = 100
+SINGLES = 100
+"""Models that are applied one after the other."""
 
 
 class LoadedMesh:
@@ -126,12 +129,34 @@ def fill(api: MemoryApi, namespaces: int, models: int, ports: list[int]) -> None
         api.put(kinds.INFERENCE_SERVICE, {"metadata": metadata, "spec": {"predictor": {"model": model}}})
 
 
+async def apply_each(api: MemoryApi, number: int) -> list[float]:
+    """Apply models one after the other; seconds until each says that it is loaded."""
+    spec = {
+        "predictor": {"model": {"modelFormat": {"name": "sklearn", "version": "1"}, "storageUri": "s3://bucket/one"}}
+    }
+    annotations = {"serving.kserve.io/deploymentMode": "ModelMesh"}
+    found = []
+    for one in range(number):
+        metadata = {"name": f"single-{one:03}", "namespace": "team-00", "annotations": annotations}
+        began = time.monotonic()
+        api.put(kinds.INFERENCE_SERVICE, {"metadata": metadata, "spec": spec})
+        key = kinds.Key("team-00", metadata["name"])
+        while not loaded(api._objects["InferenceService"][key].item):  # noqa: ASYNC110, SLF001 - as below
+            await asyncio.sleep(0.002)  # the object is replaced with each write
+        found.append(time.monotonic() - began)
+    return found
+
+
+def loaded(item: Any) -> bool:
+    """Whether an InferenceService says so."""
+    states = ((item.get("status") or {}).get("modelStatus") or {}).get("states") or {}
+    return states.get("activeModelState") == "Loaded"
+
+
 def right(api: MemoryApi) -> int:
     """How many InferenceServices say that they are loaded."""
-    return sum(
-        (item.get("status") or {}).get("modelStatus", {}).get("states", {}).get("activeModelState") == "Loaded"
-        for item in (stored.item for stored in api._objects["InferenceService"].values())  # noqa: SLF001 - 10,000 copies otherwise
-    )
+    stored = api._objects["InferenceService"].values()  # noqa: SLF001 - 10,000 copies otherwise
+    return sum(loaded(one.item) for one in stored)
 
 
 async def main(folder: Path, namespaces: int, models: int) -> None:
@@ -155,11 +180,17 @@ async def main(folder: Path, namespaces: int, models: int) -> None:
                 api.requests.clear()
                 for mesh in meshes:
                     mesh.set = 0
+            singles = await apply_each(api, SINGLES) if line == "apply" else []
             verbs: dict[str, int] = {}
             for request in api.requests:
                 if request.kind != kinds.LEASE.name:
                     verbs[request.verb] = verbs.get(request.verb, 0) + 1
-            answer = {"right": right(api), "requests": verbs, "set": sum(mesh.set for mesh in meshes)}
+            answer = {
+                "right": right(api),
+                "requests": verbs,
+                "set": sum(mesh.set for mesh in meshes),
+                "singles_s": singles,
+            }
             sys.stdout.write(json.dumps(answer) + "\n")
             sys.stdout.flush()
 

@@ -381,6 +381,10 @@ def test_f33_a_bad_configuration_is_said_and_the_last_good_one_stays() -> None:
         said = [event["message"] for event in k.events("Configuration")]
         assert any("podsPerRuntime" in message for message in said)
         assert any("podsPerRuntim:" in message for message in said)
+        k.runtime("s", format_name="other")  # a new runtime is deployed with the last good one
+        k.predictor("n", format_name="other")
+        await asyncio.sleep(20)
+        assert k.api.get(DEPLOYMENT, "modelmesh-serving-s", OWN)["spec"]["replicas"] == 3
         # A controller that starts with it does nothing, rather than what defaults say.
         await k.kill(first)
         k.start()

@@ -91,9 +91,10 @@ class Runtimes:
         runtime, problems = declared.runtime, list(declared.problems)
         if runtime is not None and runtime.serves:
             reading = self._world.runtime_reading(namespace, runtime)
-            problems += [problem for problem in reading.problems if problem.fatal]
-            problems += check_runtime(runtime, reading.config or config)
-            config = reading.config or config
+            if reading is not None:
+                problems += [problem for problem in reading.problems if problem.fatal]
+                config = reading.config or config
+            problems += check_runtime(runtime, config)
         if runtime is None or any(problem.fatal for problem in problems):
             return RuntimeState(problems), None
         if not runtime.serves:

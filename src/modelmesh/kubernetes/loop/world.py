@@ -108,8 +108,6 @@ class World:
             return known[1]
         reading = read_config(layers, store_secret=self.settings.store_secret)
         self._configs[namespace] = (state, reading)
-        if reading.config is not None:
-            self._good[namespace] = reading.config
         return reading
 
     def _layers(self, namespace: str) -> tuple[tuple[str, ...], list[Layer]]:
@@ -126,8 +124,12 @@ class World:
         return tuple(revisions), layers
 
     def config(self, namespace: str) -> Config | None:
-        """The last configuration of a namespace that could be used; None: there was none yet."""
-        self.reading(namespace)
+        """The last configuration of a namespace that could be used; None: there was none yet, or it is not known yet."""
+        if not self.has_read(kinds.CONFIG_MAP, CONFIG_MAP):
+            return None
+        reading = self.reading(namespace)
+        if reading.config is not None:
+            self._good[namespace] = reading.config
         return self._good.get(namespace)
 
     def forget_namespace(self, namespace: str) -> None:
@@ -161,11 +163,11 @@ class World:
         """Those that can be read, as models choose among them."""
         return [as_served(one.runtime, config) for one in self.runtimes(namespace) if one.runtime is not None]
 
-    def runtime_reading(self, namespace: str, runtime: Runtime) -> Reading:
-        """The configuration of a namespace with the runtime's own layer."""
+    def runtime_reading(self, namespace: str, runtime: Runtime) -> Reading | None:
+        """The configuration of a namespace with the runtime's own layer; None: the runtime has none."""
         layer = runtime_layer(runtime)
         if layer is None:
-            return self.reading(namespace)
+            return None
         _, layers = self._layers(namespace)
         return read_config([*layers, layer], store_secret=self.settings.store_secret)
 
