@@ -56,7 +56,7 @@ classes! {
         metadata: Headers,
         timeout_ms: Option<u64>,
     }
-    Asked { token: u64, kind: &'static str, credential: Py<PyBytes> }
+    Asked { token: u64, certificate: bool, credential: Py<PyBytes> }
     CallMessage { token: u64, message: Option<Py<PyBytes>> }
     Cancelled { token: u64 }
     CopyIdle { model: String, load_id: u64 }
@@ -146,8 +146,8 @@ pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
             let (port, listener) = (port.text(), listener.text());
             object(py, Called { token, port, listener, identity, peer_address, method, metadata, timeout_ms })
         }
-        Event::Asked(modelmesh_core::Asked { token, kind, credential }) => {
-            object(py, Asked { token, kind, credential: bytes(py, &credential) })
+        Event::Asked(modelmesh_core::Asked { token, certificate, credential }) => {
+            object(py, Asked { token, certificate, credential: bytes(py, &credential) })
         }
         // The receipt is dropped here: the caller's next message may be read.
         Event::CallMessage { token, message, receipt: _ } => {

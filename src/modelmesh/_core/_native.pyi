@@ -81,7 +81,7 @@ class Asked:
     """
 
     token: Final[int]
-    kind: Final[Literal["token", "certificate"]]
+    certificate: Final[bool]
     credential: Final[bytes]
 
 @final

@@ -57,14 +57,6 @@ pub enum Kind {
 
 impl Kind {
     pub const COUNT: usize = 2;
-
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Token => "token",
-            Self::Certificate => "certificate",
-        }
-    }
 }
 
 /// What a call shows.

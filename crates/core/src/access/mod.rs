@@ -72,7 +72,8 @@ pub type Answer = Result<Arc<Principal>, Status>;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asked {
     pub token: u64,
-    pub kind: &'static str,
+    /// It is a certificate (DER); else a key or a token, empty if there is none.
+    pub certificate: bool,
     pub credential: Vec<u8>,
 }
 
@@ -169,7 +170,8 @@ impl Access {
             if asking.questions.len() >= MOST_QUESTIONS {
                 return Err(busy());
             }
-            let asked = Asked { token, kind: question.kind.text(), credential: question.credential.to_vec() };
+            let certificate = question.kind == Kind::Certificate;
+            let asked = Asked { token, certificate, credential: question.credential.to_vec() };
             if !tell(asked) {
                 return Err(busy());
             }

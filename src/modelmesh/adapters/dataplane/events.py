@@ -67,7 +67,7 @@ def value_of(event: NativeEvent) -> DataPlaneEvent:  # noqa: C901, PLR0912 - one
                 identity=_identity(event.identity),
             )
         case _native.Asked():
-            return Asked(Token(event.token), event.kind == "certificate", event.credential)
+            return Asked(Token(event.token), event.certificate, event.credential)
         case _native.CallMessage():
             return CallMessage(Token(event.token), event.message)
         case _native.Cancelled():
