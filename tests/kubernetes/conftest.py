@@ -55,7 +55,7 @@ async def serving(plane: ControlPlane) -> None:
     folder = Path(__file__).parents[2] / "deploy" / "kubernetes" / "serving"
     await plane.kubectl("apply", "--server-side", "-k", str(folder / "crds"))
     await plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    await plane.kubectl("apply", "-k", str(folder / "admission"))
+    await plane.kubectl("apply", "--server-side", "-k", str(folder / "admission"))
     await until(lambda: _refused(plane), "the policies do not refuse anything")
 
 

@@ -86,6 +86,17 @@ async def test_the_shipped_runtimes_are_taken(plane: ControlPlane, serving: None
     assert said.count("created (server dry run)") == 5
 
 
+@pytest.mark.parametrize("overlay", ["serving-quickstart", "serving-namespace-scope"])
+async def test_all_that_is_installed_is_taken(plane: ControlPlane, api: Api, serving: None, overlay: str) -> None:
+    if not any(one["metadata"]["name"] == "modelmesh-serving" for one in await api.items(path("v1", "namespaces"))):
+        await plane.kubectl("create", "namespace", "modelmesh-serving")
+    folder = ROOT / "deploy" / "kubernetes" / "overlays" / overlay
+    said = await plane.kubectl("apply", "--server-side", "--dry-run=server", "-k", str(folder))
+    assert "deployment.apps/modelmesh-controller serverside-applied (server dry run)" in said
+    assert said.count("runtime.serving.kserve.io/") == 5
+    assert ("secret/model-serving-etcd" in said) == (overlay == "serving-quickstart")
+
+
 async def test_the_manifests_of_the_page_are_taken(plane: ControlPlane, serving: None) -> None:
     page = (ROOT / "docs" / "how-to" / "serve-on-kubernetes.md").read_text()
     blocks = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
