@@ -181,7 +181,8 @@ def render(result: dict[str, Any]) -> str:
     for name, row in ROWS.items():
         value = result["values"][name]
         must = "" if row.must is None else f"at most {row.must:g}{row.unit}"
-        lines.append(f"| {row.what} | {value:.4g}{row.unit} | {must} | {'yes' if holds(row, value) else '**no**'} |")
+        verdict = "" if row.must is None else "yes" if holds(row, value) else "**no**"
+        lines.append(f"| {row.what} | {value:.4g}{row.unit} | {must} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 
