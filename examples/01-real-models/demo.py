@@ -21,7 +21,6 @@ from random import Random
 import grpc
 import grpc.aio
 import models
-from modelmesh.cli.sizes import format_size
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -30,6 +29,7 @@ from rich.table import Table
 from modelmesh._proto import admin_pb2
 from modelmesh._proto import model_mesh_pb2 as mesh_pb2
 from modelmesh.instance.local_cluster import LocalCluster
+from modelmesh.values.sizes import format_size
 
 INSTANCES = 3
 MODELS_PER_INSTANCE = 6

@@ -304,7 +304,7 @@ async def test_tls_with_certificates_on_both_sides(tmp_path: Path):
     """The server asks for a client's certificate, and is known by a name that is not its address."""
     authority = Authority()
     (tmp_path / "ca.pem").write_bytes(authority.pem)
-    for name, issued in (("server", authority.issue("etcd.example")), ("client", authority.issue())):
+    for name, issued in (("server", authority.issue("etcd.example")), ("client", authority.issue("client"))):
         (tmp_path / f"{name}.pem").write_bytes(issued.certificate)
         (tmp_path / f"{name}.key").write_bytes(issued.key)
     plain, secure = free_ports(2)

@@ -41,7 +41,7 @@ def test_loads_before_it_count() -> None:
 def test_the_stage_is_told_of_a_load_here() -> None:
     progress = LoadProgress(LoadStage.FETCHING, bytes_done=5_000_000, bytes_total=20_000_000)
     text, _ = told(copy(HERE, 0), now_ms=3_000, progress=progress)
-    assert text == "model m is being loaded at i1 since 3 s: fetching, 5.0 of 20.0 MB"
+    assert text == "model m is being loaded at i1 since 3 s: fetching, 4.8 MiB of 19.1 MiB"
     assert ":" not in told(copy(THERE, 0), now_ms=3_000, progress=progress)[0]
 
 

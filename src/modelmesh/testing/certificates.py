@@ -39,7 +39,7 @@ class Authority:
         self.pem = self._authority.cert_pem.bytes()
 
     def issue(self, *names: str, expired: bool = False) -> Issued:
-        """A certificate for DNS names and addresses; the first is also its subject. Without names: `client`."""
+        """A certificate for DNS names and addresses; the first is also its subject. Without any it has the subject `client`."""
         issued = self._authority.issue_cert(
             *names,
             common_name=(*names, "client")[0],
