@@ -19,7 +19,7 @@ from modelmesh.values.dataplane import (
     Rules,
 )
 
-WAIT = 10  # seconds; nothing here takes one of them unless something is broken
+WAIT = 30  # seconds; on a quiet machine nothing takes ten of them, which is how long it takes to find out who hangs
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 Handler = Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], AsyncIterator[bytes]]

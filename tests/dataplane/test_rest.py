@@ -406,6 +406,10 @@ async def test_connections_have_the_age_of_those_of_grpc(make: Make, runtime: Ru
     writer.close()
     rest = Rest(one)
     for _ in range(20):
-        assert (await rest.infer())[0] == 200
+        try:
+            answered = await rest.infer()
+        except aiohttp.ClientConnectionError:
+            answered = await rest.infer()  # the request met the end of its connection; the next one is new
+        assert answered[0] == 200
         await asyncio.sleep(0.02)  # longer in all than a connection lives
     await rest.session.close()
