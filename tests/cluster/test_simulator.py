@@ -68,6 +68,11 @@ def test_models_get_spares_for_regular_use() -> None:
     assert any(event.kind == "adds_copies" and event.reason == "regular_use" for story in stories for event in story)
 
 
+def test_a_decision_is_about_the_model_that_it_was_asked_for() -> None:
+    """Seed 612: a vmodel was forgotten while its call was sent on, and the fake data plane sent it without a model."""
+    assert simulate(612, faulty_s=FAULTY_S).problem == ""
+
+
 def test_the_same_seed_tells_the_same_story() -> None:
     assert simulate(4, faulty_s=FAULTY_S).digest == simulate(4, faulty_s=FAULTY_S).digest
     assert simulate(4, faulty_s=FAULTY_S).digest != simulate(5, faulty_s=FAULTY_S).digest

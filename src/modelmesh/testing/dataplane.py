@@ -293,9 +293,9 @@ class SimulatedDataPlane:
         for turn in count(1):
             if turn == ENDLESS:
                 self._network.problems.append(f"{self.instance}: call {token} for {name} goes round without end")
-            model = self._named(VModelId(name), draw) if vmodel else ModelId(name)
             try:
-                if isinstance(resolution, Reroute):
+                if isinstance(resolution, Reroute):  # only then: a decision is about the model that it was asked for
+                    model = self._named(VModelId(name), draw) if vmodel else ModelId(name)
                     attempt = self._hit(model, payload, balanced=balanced, may_move=not failures)
                     if attempt is None:
                         was_held = True
