@@ -18,7 +18,7 @@ FAILED = vmodel(MeshState.FAILED, "the claim is not mounted here")
 
 async def test_a_new_instance_is_told_for_the_models_that_failed_only() -> None:
     told: list[str | None] = []
-    mesh = Mesh(dial=lambda _: None, clock=VirtualClock(), rng=Random(1), changed=told.append)
+    mesh = Mesh(dial=lambda _: None, resources=lambda: (), clock=VirtualClock(), rng=Random(1), changed=told.append)
     mesh._vmodels = {"failed": FAILED, "loaded": vmodel(MeshState.LOADED)}
     mesh.use(["a:1"])
     mesh.use(["a:1", "b:1"])

@@ -147,10 +147,10 @@ class _Stream:
         try:
             async with asyncio.timeout(bound_s):
                 while not condition():
-                    self._wake.clear()
-                    await self._wake.wait()
                     if self._refusal is not None:
                         raise self._refusal
+                    self._wake.clear()
+                    await self._wake.wait()
         except TimeoutError:
             return False
         return True
