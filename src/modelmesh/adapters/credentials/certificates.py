@@ -1,8 +1,5 @@
 """The names in a client certificate."""
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
-
 MOST = 64
 """Names that are read of one certificate."""
 
@@ -12,6 +9,9 @@ def names_of(certificate: bytes) -> tuple[str, ...]:
 
     Empty if it cannot be read: an authority that the operator trusts has signed it, and its form may still be odd.
     """
+    from cryptography import x509  # noqa: PLC0415 - 8 MB that instances without such clients save
+    from cryptography.x509.oid import NameOID  # noqa: PLC0415 - as above
+
     try:
         read = x509.load_der_x509_certificate(certificate)
         names: list[str] = []

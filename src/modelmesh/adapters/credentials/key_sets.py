@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from modelmesh.ports import Clock
 
 RENEW_MS = 600_000
@@ -41,23 +39,30 @@ class _Cached:
 
 
 async def fetch(where: str) -> bytes:
-    """The bytes at an `https://` address or in a file. Raises OSError, TimeoutError, aiohttp.ClientError or ValueError."""
-    if where.startswith("/"):
-        content = await asyncio.to_thread(_read, Path(where))
-    else:
-        timeout = aiohttp.ClientTimeout(total=FETCH_S)
+    """The bytes at an `https://` address or in a file. Raises OSError, TimeoutError or ValueError."""
+    content = await (asyncio.to_thread(_read, Path(where)) if where.startswith("/") else _download(where))
+    if len(content) > LARGEST_BYTES:
+        raise ValueError(f"it is larger than {LARGEST_BYTES} bytes")
+    return content
+
+
+async def _download(url: str) -> bytes:
+    import aiohttp  # noqa: PLC0415 - 8 MB that instances without issuers save
+
+    timeout = aiohttp.ClientTimeout(total=FETCH_S)
+    try:
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,
-            session.get(where, allow_redirects=False, headers={"Accept": "application/json"}) as answer,
+            session.get(url, allow_redirects=False, headers={"Accept": "application/json"}) as answer,
         ):
             if answer.status != 200:
                 raise ValueError(f"it answers {answer.status}")
             content = await answer.content.read(LARGEST_BYTES + 1)
             while not answer.content.at_eof() and len(content) <= LARGEST_BYTES:
                 content += await answer.content.read(LARGEST_BYTES + 1 - len(content))
-    if len(content) > LARGEST_BYTES:
-        raise ValueError(f"it is larger than {LARGEST_BYTES} bytes")
-    return content
+            return content
+    except aiohttp.ClientError as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def _read(path: Path) -> bytes:
@@ -108,7 +113,7 @@ class KeySets:
             cached.fetched_ms = self._clock.now_ms()
         except TimeoutError:
             cached.why = f"it did not answer in {FETCH_S:.0f} s"
-        except (OSError, aiohttp.ClientError, ValueError) as error:
+        except (OSError, ValueError) as error:
             cached.why = f"{type(error).__name__}: {error}"
         cached.tried_ms = self._clock.now_ms()
 

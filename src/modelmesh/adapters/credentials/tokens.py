@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jwt
-
 from modelmesh.policy.access import Issuer
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -46,6 +44,8 @@ def issuer_of(token: bytes, issuers: Sequence[Issuer]) -> tuple[Issuer, str]:
     Raises:
         TokenError: It is no token, or of nobody that is known here.
     """
+    import jwt  # noqa: PLC0415 - it brings cryptography: 10 MB that instances without tokens save
+
     try:
         header = jwt.get_unverified_header(token)
         claims = jwt.decode(token, options={"verify_signature": False})
@@ -95,6 +95,8 @@ def verify(token: bytes, issuer: Issuer, keys: Sequence[Mapping[str, Any]], *, n
 
 
 def _signed(token: bytes, issuer: Issuer, keys: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    import jwt  # noqa: PLC0415 - as above
+
     algorithm = jwt.get_unverified_header(token)["alg"]
     for key in keys[:MOST_KEYS]:
         if key.get("kty") == "oct" or key.get("use", "sig") != "sig" or key.get("alg", algorithm) != algorithm:
