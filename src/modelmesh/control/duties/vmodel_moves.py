@@ -186,7 +186,9 @@ class Transitions:
                 detail = f"{vmodel} from {record.active} with {ready} of {len(active.copies)} copies"
                 self._journal.note("vmodel_moved", record.target, reason.value, detail)
             case LoadTarget(missing):
-                last_use_ms = await self._last_use_ms(record.active)
+                # A target that found no place by the use of its active model is tried again as one that is used now. Otherwise
+                # a vmodel whose model is used least of all that fill an instance would never move.
+                last_use_ms = self._clock.now_ms() if record.failed else await self._last_use_ms(record.active)
                 for _ in range(missing):
                     if not await self._add_copy(record.target, registered, last_use_ms=last_use_ms):
                         return True
