@@ -7,7 +7,11 @@ from typing import Any, TypeVar
 import grpc
 
 from modelmesh.adapters.dataplane import NativeDataPlane
+from modelmesh.management.calls import CallServer
 from modelmesh.values.dataplane import (
+    Called,
+    CallMessage,
+    Cancelled,
     DataPlaneEvent,
     LinkLost,
     LocalCopy,
@@ -24,6 +28,19 @@ UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 
 Handler = Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], AsyncIterator[bytes]]
 Event = TypeVar("Event")
+
+
+def serve_calls(server: CallServer, event: DataPlaneEvent) -> None:
+    """Hand what happens to calls that Python answers to their server; other events are nobody's."""
+    match event:
+        case Called():
+            server.called(event)
+        case CallMessage():
+            server.message(event)
+        case Cancelled():
+            server.cancelled(event)
+        case _:
+            pass
 
 
 async def echo(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
@@ -159,4 +176,16 @@ async def status_of(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
     raise AssertionError(f"the call was answered: {answer!r}")
 
 
-__all__ = ["ID", "WAIT", "Brain", "Instance", "LinkLost", "Missed", "Runtime", "echo", "status_of", "until"]
+__all__ = [
+    "ID",
+    "WAIT",
+    "Brain",
+    "Instance",
+    "LinkLost",
+    "Missed",
+    "Runtime",
+    "echo",
+    "serve_calls",
+    "status_of",
+    "until",
+]

@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from scripted import WAIT, Instance
+from scripted import WAIT, Instance, serve_calls
 
 from modelmesh._proto import console_pb2 as pb
 from modelmesh.adapters.clock import SystemClock
@@ -15,7 +15,7 @@ from modelmesh.adapters.credentials import KeySets
 from modelmesh.control.tasks import Tasks
 from modelmesh.management.access import Access
 from modelmesh.management.calls import Call, CallError, CallServer, Method
-from modelmesh.values.dataplane import Called, CallMessage, Cancelled, DataPlaneEvent, Rules
+from modelmesh.values.dataplane import DataPlaneEvent, Rules
 from modelmesh.values.status import Status
 
 Make = Callable[..., Instance]
@@ -54,15 +54,7 @@ class Answers:
         return pb.LookResponse(last=request.since + 1, json=json.dumps({"events": [request.since + 1]}))
 
     def _decide(self, event: DataPlaneEvent) -> None:
-        match event:
-            case Called():
-                self.server.called(event)
-            case CallMessage():
-                self.server.message(event)
-            case Cancelled():
-                self.server.cancelled(event)
-            case _:
-                pass
+        serve_calls(self.server, event)
 
 
 @pytest.fixture

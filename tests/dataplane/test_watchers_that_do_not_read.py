@@ -10,7 +10,7 @@ import h2.events
 import h2.settings
 import pytest
 from frames import Client
-from scripted import WAIT, Instance, until
+from scripted import WAIT, Instance, serve_calls, until
 
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh.adapters.credentials import KeySets
@@ -21,7 +21,7 @@ from modelmesh.management.access import Access
 from modelmesh.management.admin import WATCHERS, Admin
 from modelmesh.management.calls import Call, CallServer, Method
 from modelmesh.testing.clock import VirtualClock
-from modelmesh.values.dataplane import Called, CallMessage, Cancelled, DataPlaneEvent
+from modelmesh.values.dataplane import DataPlaneEvent
 from modelmesh.values.ids import InstanceId
 
 Make = Callable[..., Instance]
@@ -55,15 +55,7 @@ class Watched:
         one.brain.decide = self._decide
 
     def _decide(self, event: DataPlaneEvent) -> None:
-        match event:
-            case Called():
-                self.server.called(event)
-            case CallMessage():
-                self.server.message(event)
-            case Cancelled():
-                self.server.cancelled(event)
-            case _:
-                pass
+        serve_calls(self.server, event)
 
     async def _watch(self, call: Call, requests: AsyncIterator[Any]) -> None:
         send = call.send

@@ -11,7 +11,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from rest_client import X, mirror
-from scripted import ID, WAIT, Instance, Runtime, echo, status_of
+from scripted import ID, WAIT, Instance, Runtime, echo, serve_calls, status_of
 
 from modelmesh._proto import grpc_health_pb2 as health_pb
 from modelmesh._proto import model_mesh_pb2 as mesh_pb
@@ -24,7 +24,7 @@ from modelmesh.management.calls import Call, CallServer, Method
 from modelmesh.policy.access import AccessRules, Grant, Issuer, Tenant, hash_of_key
 from modelmesh.testing.certificates import Authority
 from modelmesh.values.access import Identity, Listener, Verb
-from modelmesh.values.dataplane import Asked, Called, CallMessage, Cancelled, DataPlaneEvent, Rules
+from modelmesh.values.dataplane import Asked, DataPlaneEvent, Rules
 
 Make = Callable[..., Instance]
 INFER = frozenset({Verb.INFER})
@@ -92,18 +92,10 @@ class Guarded:
         return health_pb.HealthCheckResponse(status=health_pb.HealthCheckResponse.SERVING)
 
     def _decide(self, event: DataPlaneEvent) -> None:
-        match event:
-            case Asked():
-                self.asked += 1
-                self.access.asked(event)
-            case Called():
-                self.server.called(event)
-            case CallMessage():
-                self.server.message(event)
-            case Cancelled():
-                self.server.cancelled(event)
-            case _:
-                pass
+        if isinstance(event, Asked):
+            self.asked += 1
+            self.access.asked(event)
+        serve_calls(self.server, event)
 
     def call(self, *credential: tuple[str, str], model: str = "m", method: str = "Echo") -> Any:
         return self.one.unary(method)(b"x", metadata=(("mm-model-id", model), *credential), timeout=WAIT)
