@@ -17,16 +17,19 @@ def test_the_answer_says_how_the_load_stands_and_the_load_goes_on() -> None:
         answers: dict[Token, Resolution] = {}
         instance.plane.dataplane.resolve = answers.update  # type: ignore[method-assign]
 
-        def told(number: int, model: str, vmodel: str | None = None) -> Fail:
+        def told(number: int, model: str, vmodel: str | None = None, *, until_deadline: bool = False) -> Fail:
             token = Token(number)
             name = None if vmodel is None else VModelId(vmodel)
-            instance.plane.requests.overdue(Overdue(token, ModelId(model), name))
+            instance.plane.requests.overdue(Overdue(token, ModelId(model), name, until_deadline))
             answer = answers[token]
             assert isinstance(answer, Fail)
-            assert answer.status is Status.UNAVAILABLE
+            assert answer.status is (Status.DEADLINE_EXCEEDED if until_deadline else Status.UNAVAILABLE)
             assert int(dict(answer.trailers)["grpc-retry-pushback-ms"]) >= 500
             return answer
 
+        late = told(0, "m", until_deadline=True)
+        assert late.message == "Deadline Exceeded: the load of model m has not begun"
+        assert not instance.plane.decider.model_view(ModelId("m"), None).copies
         assert told(1, "m").message == "the load of model m has not begun"
         assert "what vmodel v stands for" in told(2, "", "v").message
         assert told(3, "nothing").message == "the load of model nothing has not begun"

@@ -82,6 +82,23 @@ async def test_a_load_elsewhere_is_waited_for_as_long(make: Make) -> None:
     assert two.brain.count(Overdue) == 0
 
 
+async def test_a_call_whose_deadline_is_near_is_told_how_the_load_stands(one: Instance) -> None:
+    # The client of gRPC stops reading at its deadline, so this one says another than it keeps.
+    call = one.unary()(b"x", metadata=(("mm-model-id", "m"), ("grpc-timeout", "300m")))
+    missed = await one.brain.next(Missed)
+    overdue = await one.brain.next(Overdue)
+    assert overdue.until_deadline
+    assert [event.token for event in one.brain.events if isinstance(event, Cancelled)] == [missed.token]
+    one.plane.resolve([(overdue.token, Fail(Status.DEADLINE_EXCEEDED, "Deadline Exceeded: m is being loaded"))])
+    assert await status_of(call) == (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded: m is being loaded")
+
+
+async def test_a_call_whose_load_nobody_describes_ends_at_its_deadline(one: Instance) -> None:
+    call = one.unary()(b"x", metadata=(("mm-model-id", "m"), ("grpc-timeout", "200m")))
+    await one.brain.next(Overdue)
+    assert await status_of(call) == (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+
 @pytest.mark.parametrize("wait", ["soon", "5", ""])
 async def test_a_patience_that_is_none_is_no_bound(one: Instance, wait: str) -> None:
     call = one.unary()(b"x", metadata=metadata(wait), timeout=WAIT)

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -33,6 +34,11 @@ async def rest(make: Make, runtime: Runtime) -> AsyncIterator[Rest]:
     client = Rest(one)
     yield client
     await client.session.close()
+
+
+async def test_the_root_says_where_everything_is(rest: Rest) -> None:
+    status, body, _ = await rest.ask("GET", "/")
+    assert (status, body) == (200, {"server": "/v2", "models": "/v2/models", "openapi": "/openapi.json"})
 
 
 async def test_an_inference(rest: Rest, runtime: Runtime) -> None:
@@ -269,8 +275,24 @@ async def test_requests_that_no_library_writes(rest: Rest, request_text: str, ex
     text = request_text.replace("{length}", str(len(body))).replace("{body}", body).replace("{long}", "x" * 100_000)
     writer.write(text.encode())
     async with asyncio.timeout(WAIT):
-        assert (await reader.readline()).startswith(expected)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(expected)
+        length = re.search(rb"content-length: (\d+)\r\n", head)
+        answer = json.loads(await reader.readexactly(int(length[1]))) if length is not None else None
+    assert (answer is not None and "error" in answer) == (expected[9:10] == b"4"), "every refusal says why"
     writer.close()
+
+
+async def test_headers_of_http2_that_are_too_large_are_refused_in_words(rest: Rest) -> None:
+    headers = [part for number in range(2000) for part in ("-H", f"x-{number}: y")]  # each counts 32 bytes more
+    command = ["curl", "-s", "--http2-prior-knowledge", "-w", "%{http_code}", *headers]
+    curl = await asyncio.create_subprocess_exec(
+        *command, f"http://127.0.0.1:{rest.instance.plane.rest_port}/v2/health/live", stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(WAIT):
+        out, _ = await curl.communicate()
+    assert out.decode().endswith("431")
+    assert "too large" in json.loads(out[:-3])["error"]
 
 
 async def test_requests_of_one_connection_are_answered_in_order(rest: Rest) -> None:

@@ -13,9 +13,14 @@ from conftest import StartMesh, eventually
 from test_documents import swap
 from typer.testing import CliRunner
 
+from modelmesh._proto import admin_pb2 as pb
+from modelmesh._proto import model_mesh_pb2 as wire
 from modelmesh.cli import app
 from modelmesh.instance.access_document import parse_access
+from modelmesh.kubernetes.adapters.mesh import LONGEST_KEY, GrpcMesh
+from modelmesh.kubernetes.ports import MeshError
 from modelmesh.policy.access import hash_of_key
+from modelmesh.values.status import Status
 
 pytestmark = pytest.mark.process
 
@@ -108,3 +113,43 @@ def test_the_documents_and_commands_of_the_page(tmp_path: Path, monkeypatch: pyt
     assert len(shown) == 2
     for command, answer in shown:
         assert CliRunner().invoke(app, command.split()).output.replace("\n", " ").strip() == answer
+
+
+async def test_the_controller_shows_its_key_to_a_mesh_with_rules(start_mesh: StartMesh, tmp_path: Path) -> None:
+    (block,) = (
+        block for block in re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL) if "name: controller" in block
+    )
+    rules = yaml.safe_load(re.sub("sha256:[0-9a-f]+", f"sha256:{hash_of_key(KEY)}", block))
+    # What the test itself registers with.
+    rules["principals"].append({"name": "setup", "anonymous": True})
+    rules["grants"].append({"to": ["setup"], "verbs": ["register"], "models": ["test-*"]})
+    (tmp_path / "access.json").write_text(json.dumps(rules))
+    mesh = await start_mesh(environment={"MM_ACCESS_PATH": str(tmp_path / "access.json")})
+    key_file = tmp_path / "key"
+    endpoint = mesh.cluster.instances[0].endpoint
+    request = wire.SetVModelRequest(
+        vModelId="v", targetModelId="m", modelInfo=wire.ModelInfo(type="example", path="p"), loadNow=True
+    )
+
+    async def tried(key: str | None) -> Status | wire.VModelStatusInfo:
+        if key is not None:
+            key_file.write_text(key)
+        try:
+            return await calls.set_vmodel(request)
+        except MeshError as error:
+            return error.code
+
+    calls = GrpcMesh(endpoint, key_file=key_file)
+    try:
+        for unusable in (None, "", "two\nlines", "x" * (LONGEST_KEY + 1), "é"):
+            assert await tried(unusable) is Status.UNAUTHENTICATED, unusable
+        assert await tried("another key") is Status.UNAUTHENTICATED
+        answer = await tried(KEY + "\n")
+        assert isinstance(answer, wire.VModelStatusInfo), answer
+        assert answer.targetModelId == "m"
+        async with asyncio.timeout(60):
+            updates = calls.watch(pb.WatchStatusRequest())
+            assert (await anext(updates)).number
+            await updates.aclose()
+    finally:
+        await calls.close()

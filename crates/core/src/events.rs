@@ -31,10 +31,12 @@ pub enum Event {
         view: Option<u64>,
         balanced: bool,
     },
-    /// The client of a call waits no longer for its load. It is held until resolved.
+    /// The client of a call waits no longer for its load, because it said so or (`until_deadline`) its deadline is near. It is held
+    /// until resolved.
     Overdue {
         token: u64,
         subject: Subject,
+        until_deadline: bool,
     },
     AttemptFailed {
         token: u64,

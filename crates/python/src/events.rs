@@ -32,7 +32,7 @@ classes! {
         view: Option<u64>,
         balanced: bool,
     }
-    Overdue { token: u64, model: String, vmodel: Option<String> }
+    Overdue { token: u64, model: String, vmodel: Option<String>, until_deadline: bool }
     AttemptFailed {
         token: u64,
         model: String,
@@ -111,7 +111,9 @@ pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
             let hop = hop.map(modelmesh_core::Hop::text);
             object(py, Missed { token, model, vmodel, method, timeout_ms, hop, tried, view, balanced })
         }
-        Event::Overdue { token, subject: Subject { model, vmodel } } => object(py, Overdue { token, model, vmodel }),
+        Event::Overdue { token, subject: Subject { model, vmodel }, until_deadline } => {
+            object(py, Overdue { token, model, vmodel, until_deadline })
+        }
         Event::AttemptFailed {
             token,
             subject: Subject { model, vmodel },

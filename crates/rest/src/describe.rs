@@ -6,6 +6,13 @@ use crate::proto::{ModelIndex, ModelMetadataResponse, ServerMetadataResponse, Te
 /// Extensions of the protocol that are REST's alone.
 const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "classification"];
 
+/// Where everything else is.
+#[must_use]
+pub fn root(with_console: bool) -> Vec<u8> {
+    let console = if with_console { ",\"console\":\"/console/\"" } else { "" };
+    format!("{{\"server\":\"/v2\",\"models\":\"/v2/models\",\"openapi\":\"/openapi.json\"{console}}}").into_bytes()
+}
+
 #[must_use]
 pub fn server(answer: &ServerMetadataResponse) -> Vec<u8> {
     let mut to = b"{\"name\":".to_vec();

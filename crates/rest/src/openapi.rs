@@ -25,6 +25,7 @@ const OF_CALL: &[&str] =
 fn describe(operation: Operation) -> Description {
     let of = |id, summary, body, answer, faults| Description { id, summary, body, answer, faults };
     match operation {
+        Operation::Root => of("root", "Where to begin", None, "Root", &[]),
         Operation::ServerMetadata => of("serverMetadata", "What the server is", None, "ServerMetadata", OF_SERVER),
         Operation::ServerLive => of("serverLive", "Whether the process lives", None, "Live", &[]),
         Operation::ServerReady => of("serverReady", "Whether the instance takes calls", None, "Ready", OF_SERVER),
@@ -57,6 +58,7 @@ fn describe(operation: Operation) -> Description {
 /// What is said by name. A tensor's `data` may be nested.
 const SCHEMAS: &str = r##"{
 "Any":{"type":"object"},
+"Root":{"type":"object","additionalProperties":{"type":"string"}},
 "Error":{"type":"object","required":["error"],"properties":{"error":{"type":"string"}}},
 "Live":{"type":"object","required":["live"],"properties":{"live":{"type":"boolean"}}},
 "Ready":{"type":"object","required":["ready"],"properties":{"ready":{"type":"boolean"}}},

@@ -7,6 +7,8 @@ use crate::fault::Fault;
 /// What may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
+    /// Where everything else is.
+    Root,
     ServerMetadata,
     ServerLive,
     ServerReady,
@@ -42,6 +44,7 @@ const fn post(pattern: &'static str, operation: Operation) -> Route {
 
 /// All routes: those of the Open Inference Protocol with its repository extension, and those of V1 of KServe.
 pub const ROUTES: &[Route] = &[
+    get("/", Operation::Root),
     get("/v2", Operation::ServerMetadata),
     get("/v2/health/live", Operation::ServerLive),
     get("/v2/health/ready", Operation::ServerReady),
@@ -79,9 +82,9 @@ pub struct Match {
 /// # Errors
 /// 404 for an unknown path, 405 for another method than the path takes, 400 for a path that is no UTF-8.
 pub fn find(method: &Method, path: &str) -> Result<Match, Fault> {
-    let raw = path.strip_prefix('/').unwrap_or_default();
-    let raw = raw.strip_suffix('/').unwrap_or(raw);
     let unknown = || Fault::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"));
+    let raw = path.strip_prefix('/').ok_or_else(unknown)?;
+    let raw = raw.strip_suffix('/').unwrap_or(raw);
     let mut segments = Vec::with_capacity(MOST_SEGMENTS);
     for segment in raw.split('/') {
         if segments.len() == MOST_SEGMENTS {
@@ -183,7 +186,7 @@ mod tests {
             assert_eq!(operation, route.operation, "{path}");
             assert_eq!(name == "m", route.pattern.contains("{name}"));
             assert_eq!(version == "7", route.pattern.contains("{version}"));
-            assert_eq!(found(&route.method, &(path + "/")).0, route.operation);
+            assert_eq!(found(&route.method, &format!("{}/", path.trim_end_matches('/'))).0, route.operation);
         }
     }
 
@@ -202,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_told_apart_from_what_is_not_allowed() {
-        for path in ["", "/", "/v3", "/v2/model", "/v2//infer", "/v2/models//infer", "/v2/models/a/b/c/d/e/f", "*"] {
+        for path in ["", "/v3", "/v2/model", "/v2//infer", "/v2/models//infer", "/v2/models/a/b/c/d/e/f", "*"] {
             assert_eq!(fault(&Method::GET, path), (404, None), "{path}");
         }
         assert_eq!(fault(&Method::GET, "/v2/models/m/infer"), (405, Some("POST")));

@@ -36,11 +36,13 @@ class Missed:
 
 @final
 class Overdue:
-    """The client of a call waits no longer for its load (`mm-wait`). It is held until resolved, with how the load stands."""
+    """The client of a call waits no longer for its load (`mm-wait`, or its deadline). It is held until resolved, with how the load
+    stands."""
 
     token: Final[int]
     model: Final[str]
     vmodel: Final[str | None]
+    until_deadline: Final[bool]
 
 @final
 class AttemptFailed:

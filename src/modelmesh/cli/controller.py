@@ -52,6 +52,13 @@ def controller(
     health_address: Annotated[
         str, typer.Option("--health-probe-bind-address", help="HOST:PORT of /healthz and /readyz.")
     ] = ":8081",
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="MODELMESH_API_KEY_FILE",
+            help="File with an API key or a token for meshes with access rules; it is read again for each call.",
+        ),
+    ] = None,
     roll: Annotated[
         bool,
         typer.Option(
@@ -97,6 +104,7 @@ def controller(
             times=LeaseTimes(lease_duration, renew_deadline, retry_period),
             metrics=_address(metrics_address, "--metrics-addr"),
             health=_address(health_address, "--health-probe-bind-address"),
+            key_file=api_key_file,
             owner_deployment=deployment or pod_name.rpartition("-")[0].rpartition("-")[0],
         )
         running = Running(program, clock=SystemClock(), rng=random.SystemRandom(), log=log.info)

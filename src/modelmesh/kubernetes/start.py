@@ -5,6 +5,7 @@ import base64
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -38,6 +39,7 @@ class Program:
         metrics: Address and port of `/metrics`; port 0: any.
         health: Of `/healthz` and `/readyz`.
         owner_deployment: In namespace scope: the Deployment that owns what is made; empty: nothing owns it.
+        key_file: API key or token for calls to meshes with access rules.
     """
 
     access: Access
@@ -48,6 +50,7 @@ class Program:
     metrics: tuple[str, int] = ("", 8080)
     health: tuple[str, int] = ("", 8081)
     owner_deployment: str = ""
+    key_file: Path | None = None
 
 
 class Running:
@@ -142,7 +145,7 @@ class Running:
 
     def _dial(self, namespace: str, address: str) -> MeshCalls:
         assert self._controller is not None
-        return GrpcMesh(address, mesh_tls(self._controller.world, namespace))
+        return GrpcMesh(address, mesh_tls(self._controller.world, namespace), self._program.key_file)
 
     async def _metrics(self, request: Request) -> Response:
         if request.path != "/metrics":

@@ -275,12 +275,14 @@ class AttemptFailed:
 class Overdue:
     """The client of a call waits no longer for its load; it is held until resolved, with how the load stands.
 
-    `model` is empty iff `vmodel` is unknown.
+    `model` is empty iff `vmodel` is unknown. `until_deadline`: the deadline of the call is near; else its client said how long it
+    waits for a load.
     """
 
     token: Token
     model: ModelId
     vmodel: VModelId | None
+    until_deadline: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ use crate::call::end::{End, read_too_slowly};
 use crate::call::held::Resolution;
 use crate::call::identify::Hopped;
 use crate::call::outcome::{Failure, Outcome};
+use crate::call::patience::Patience;
 use crate::call::replay::{Body, BodyError};
 use crate::call::rules::MethodRule;
 use crate::call::stopped::{poll_stopped, unless_stopped};
@@ -64,7 +65,7 @@ pub struct Call {
     pub attempts: u32,
     /// What is noted down of it; None for most.
     pub notes: Option<Box<Notes>>,
-    /// Whether it waits for a load now, where its client waits for that no longer than so long.
+    /// Whether it waits for a load now, where there is a bound for that.
     pub loading: Option<Arc<AtomicBool>>,
     /// Who pays for what it holds beside its stream.
     pub holder: Arc<Holder>,
@@ -144,8 +145,8 @@ impl Call {
         }
     }
 
-    /// Serves the call to its end, unless a load is needed and the client says how long it waits for one: then it answers so.
-    pub async fn serve_or_wait(&mut self) -> Option<Duration> {
+    /// Serves the call to its end, unless a load is needed and there is a bound for how long to wait: then it returns the bound.
+    pub async fn serve_or_wait(&mut self) -> Option<Patience> {
         let mut resolution = Resolution::Route;
         let mut failed = None;
         loop {
@@ -154,8 +155,8 @@ impl Call {
                     Ok(Choice::Local(used)) => self.serve(Some(used)).await,
                     Ok(Choice::Remote(used)) => self.forward(used, Hop::Hit, &[], None).await,
                     // What is rare is boxed, so that the task of a hit stays small.
-                    Ok(Choice::Miss) => match self.wait() {
-                        Some(wait) => return Some(wait),
+                    Ok(Choice::Miss) => match self.patience() {
+                        Some(patience) => return Some(patience),
                         None => match Box::pin(self.miss()).await {
                             Ok(next) => {
                                 resolution = next;

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use flate2::Compression;
 use flate2::read::{GzEncoder, MultiGzDecoder, ZlibDecoder};
 use http::StatusCode;
@@ -17,6 +17,7 @@ use modelmesh_core::Purse;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use super::heavy::{Heavy, LARGE};
 use super::refusal::fault_of;
 use crate::fault::Fault;
 use crate::json::too_large;
@@ -31,7 +32,7 @@ const STEP: usize = 64 << 10;
 /// Below this, compression saves no packet.
 const LEAST_COMPRESSED: usize = 1400;
 
-/// Reads a body to its end, and undoes its compression.
+/// Reads a body to its end, and undoes its compression; of large ones on the threads of `heavy`.
 ///
 /// # Errors
 /// 413: it is too large, before or after. 408: it came too slowly. 429: too much is held for the client. 415: a
@@ -41,6 +42,7 @@ pub async fn read(
     mut body: impl Body<Data = Bytes> + Unpin,
     max_bytes: usize,
     purse: &mut Purse,
+    heavy: &Heavy,
 ) -> Result<Bytes, Fault> {
     let encoding = encoding(headers)?;
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
@@ -55,10 +57,11 @@ pub async fn read(
         waste(&mut body, max_bytes).await;
     }
     let whole = received?;
+    let hold = |bytes| purse.hold(bytes);
     match encoding {
         Encoding::Identity => Ok(whole),
-        Encoding::Gzip => inflate(MultiGzDecoder::new(&whole[..]), max_bytes, purse),
-        Encoding::Deflate => inflate(ZlibDecoder::new(&whole[..]), max_bytes, purse),
+        Encoding::Gzip => inflate(MultiGzDecoder::new(whole.reader()), max_bytes, hold, heavy).await,
+        Encoding::Deflate => inflate(ZlibDecoder::new(whole.reader()), max_bytes, hold, heavy).await,
     }
 }
 
@@ -135,14 +138,23 @@ async fn next<B: Body + Unpin>(body: &mut B) -> Option<Result<Frame<B::Data>, B:
     poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
 }
 
-fn inflate(mut from: impl Read, max_bytes: usize, purse: &mut Purse) -> Result<Bytes, Fault> {
+/// Inflates step by step, so that what is held is paid for before more is made. How much comes out nobody knows before, so the
+/// first steps are small and made here.
+async fn inflate(
+    mut from: impl Read + Send + 'static,
+    max_bytes: usize,
+    mut hold: impl FnMut(usize) -> bool,
+    heavy: &Heavy,
+) -> Result<Bytes, Fault> {
     let mut whole = Vec::new();
     loop {
         let before = whole.len();
-        let read = from.by_ref().take(STEP as u64).read_to_end(&mut whole);
-        if let Err(error) = read {
-            return Err(Fault::bad(format!("the body is not what its Content-Encoding says: {error}")));
-        }
+        let step = if before < LARGE { STEP } else { LARGE };
+        let work = move || match from.by_ref().take(step as u64).read_to_end(&mut whole) {
+            Ok(_) => Ok((from, whole)),
+            Err(error) => Err(Fault::bad(format!("the body is not what its Content-Encoding says: {error}"))),
+        };
+        (from, whole) = heavy.run(before, work).await?;
         let more = whole.len() - before;
         if more == 0 {
             return Ok(whole.into());
@@ -150,21 +162,19 @@ fn inflate(mut from: impl Read, max_bytes: usize, purse: &mut Purse) -> Result<B
         if whole.len() > max_bytes {
             return Err(too_large(max_bytes));
         }
-        if !purse.hold(more) {
+        if !hold(more) {
             return Err(fault_of(Purse::empty()));
         }
     }
 }
 
 /// Whether a body of so many bytes is compressed for a client: it is long enough, and the client says that it can read that.
-#[must_use]
-pub fn is_compressed(request: &HeaderMap, bytes: usize) -> bool {
+fn is_compressed(request: &HeaderMap, bytes: usize) -> bool {
     bytes >= LEAST_COMPRESSED && takes_gzip(request)
 }
 
 /// Compresses a body, and says so.
-#[must_use]
-pub fn compressed(body: Vec<u8>, mut headers: HeaderMap) -> (HeaderMap, Vec<u8>) {
+fn compressed(body: Vec<u8>, mut headers: HeaderMap) -> (HeaderMap, Vec<u8>) {
     let mut compressed = Vec::with_capacity(body.len() / 2);
     // From memory into memory.
     if GzEncoder::new(&body[..], Compression::fast()).read_to_end(&mut compressed).is_err() {
@@ -174,10 +184,20 @@ pub fn compressed(body: Vec<u8>, mut headers: HeaderMap) -> (HeaderMap, Vec<u8>)
     (headers, compressed)
 }
 
-/// As both, for what is small.
-#[must_use]
-pub fn compress(request: &HeaderMap, body: Vec<u8>, headers: HeaderMap) -> (HeaderMap, Vec<u8>) {
-    if is_compressed(request, body.len()) { compressed(body, headers) } else { (headers, body) }
+/// As both; large bodies on the threads of `heavy`.
+///
+/// # Errors
+/// 500: a thread ended without a result.
+pub async fn compress(
+    request: &HeaderMap,
+    body: Vec<u8>,
+    headers: HeaderMap,
+    heavy: &Heavy,
+) -> Result<(HeaderMap, Vec<u8>), Fault> {
+    if !is_compressed(request, body.len()) {
+        return Ok((headers, body));
+    }
+    heavy.run(body.len(), move || Ok(compressed(body, headers))).await
 }
 
 /// Whether `Accept-Encoding` names gzip, and not with the weight zero.
@@ -247,6 +267,11 @@ impl Body for Payload {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::thread::{self, ThreadId};
+
+    use parking_lot::Mutex;
+
     use super::*;
 
     /// Gives a piece, then waits, and so on.
@@ -301,15 +326,42 @@ mod tests {
         assert!(!takes("") && !takes("identity") && !takes("gzip;q=0") && !takes("x-gzip") && !takes("*"));
     }
 
-    #[test]
-    fn what_is_compressed_can_be_read_again() {
+    #[tokio::test]
+    async fn what_is_compressed_can_be_read_again() {
+        let heavy = Heavy::new(1);
         let request = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("gzip"))]);
-        let body = vec![b'7'; 5000];
-        let (headers, compressed) = compress(&request, body.clone(), HeaderMap::new());
-        assert!(compressed.len() < 200 && headers[CONTENT_ENCODING] == "gzip");
-        let mut read = Vec::new();
-        MultiGzDecoder::new(&compressed[..]).read_to_end(&mut read).unwrap();
-        assert_eq!(read, body);
-        assert_eq!(compress(&request, vec![1; 100], HeaderMap::new()), (HeaderMap::new(), vec![1; 100]));
+        for length in [5000, 3 * LARGE] {
+            let body = vec![b'7'; length];
+            let (headers, compressed) = compress(&request, body.clone(), HeaderMap::new(), &heavy).await.unwrap();
+            assert!(compressed.len() < length / 25 && headers[CONTENT_ENCODING] == "gzip");
+            let mut read = Vec::new();
+            MultiGzDecoder::new(&compressed[..]).read_to_end(&mut read).unwrap();
+            assert_eq!(read, body);
+        }
+        let small = compress(&request, vec![1; 100], HeaderMap::new(), &heavy).await;
+        assert_eq!(small, Ok((HeaderMap::new(), vec![1; 100])));
+    }
+
+    /// Zeros without end, and on which threads they were read.
+    struct Zeros(Arc<Mutex<Vec<(usize, ThreadId)>>>, usize);
+
+    impl Read for Zeros {
+        fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+            to.fill(0);
+            self.0.lock().push((self.1, thread::current().id()));
+            self.1 += to.len();
+            Ok(to.len())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_grows_large_is_inflated_on_other_threads_and_bounded() {
+        let read: Arc<Mutex<Vec<_>>> = Arc::default();
+        let inflated = inflate(Zeros(Arc::clone(&read), 0), 3 << 20, |_| true, &Heavy::new(1)).await;
+        assert_eq!(inflated.unwrap_err().status, StatusCode::PAYLOAD_TOO_LARGE);
+        let here = thread::current().id();
+        for (at, thread) in read.lock().iter() {
+            assert_eq!(*thread == here, *at < LARGE, "{at}");
+        }
     }
 }

@@ -4,19 +4,21 @@ use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use modelmesh_core::{Guest, Socket};
+use modelmesh_core::{Door, Guest, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use super::exchange;
 use super::guests::{Client, House, IDLE, PATIENCE, Pace};
+use super::malformed;
 
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -24,6 +26,8 @@ const STREAMS: u32 = 256;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 const FRAME: u32 = 64 << 10;
+/// Header lists of HTTP/2 are read up to so many times their limit, so that what exceeds it is answered as everything else.
+const LISTS_READ: usize = 2;
 /// hyper wants no less.
 const LEAST_BUFFER: usize = 8 << 10;
 /// An HTTP/2 client that does not answer a ping in time has gone.
@@ -50,7 +54,7 @@ pub async fn serve(stream: TcpStream, mut guest: Guest, house: Arc<House>) {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(LISTS_READ * header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
     let client = Arc::new(Client { guest, house, pace: Arc::clone(&pace) });
@@ -66,7 +70,7 @@ pub async fn serve(stream: TcpStream, mut guest: Guest, house: Arc<House>) {
         }
     });
     let mut connection =
-        pin!(builder.serve_connection(TokioIo::new(Paced { socket, pace: Arc::clone(&pace) }), service));
+        pin!(builder.serve_connection(TokioIo::new(Paced::new(socket, Arc::clone(&pace), door.clone())), service));
     let mut look = interval(LOOK);
     let mut leaving = false;
     let (age, grace) = door.age();
@@ -115,13 +119,44 @@ async fn until(when: Option<Instant>) {
     }
 }
 
-/// A socket that notes when bytes move.
+/// A socket that notes when bytes move, and completes the answers to what is not HTTP.
 struct Paced {
     socket: Socket,
     pace: Arc<Pace>,
+    door: Door,
+    /// Whether everything has been written, so that what is written next begins an answer.
+    is_flushed: bool,
+    /// The rest of an answer that was written instead of another.
+    instead: Bytes,
 }
 
 impl Paced {
+    fn new(socket: Socket, pace: Arc<Pace>, door: Door) -> Self {
+        Self { socket, pace, door, is_flushed: true, instead: Bytes::new() }
+    }
+
+    /// Whether something else is written instead of these bytes.
+    fn replaces(&mut self, bytes: &[u8]) -> bool {
+        if !std::mem::take(&mut self.is_flushed) {
+            return false;
+        }
+        let Some((status, whole)) = malformed::with_body(bytes) else { return false };
+        self.door.count_fault(status.as_u16());
+        self.instead = whole;
+        true
+    }
+
+    fn poll_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.instead.is_empty() {
+            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.instead))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.instead.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn noted<T>(&self, moved: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Ok(_)) = moved {
             self.pace.note();
@@ -139,6 +174,10 @@ impl AsyncRead for Paced {
 
 impl AsyncWrite for Paced {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_instead(cx))?;
+        if self.replaces(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
         self.noted(written)
     }
@@ -148,6 +187,13 @@ impl AsyncWrite for Paced {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_instead(cx))?;
+        if let [bytes] = slices
+            && self.replaces(bytes)
+        {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        self.is_flushed = false;
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
         self.noted(written)
     }
@@ -157,10 +203,13 @@ impl AsyncWrite for Paced {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_instead(cx))?;
+        self.is_flushed = true;
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_instead(cx))?;
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

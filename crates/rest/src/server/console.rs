@@ -65,7 +65,7 @@ pub async fn answer(client: &Arc<Client>, head: &Parts, page: &str, body: Incomi
     let answered = match (&head.method, page) {
         (&Method::POST, page) if page.starts_with("/ask/") => ask(client, head, &page[5..], body).await,
         (&Method::GET, "/events") => events(client, head).await,
-        (&Method::GET | &Method::HEAD, page) => file(head, page),
+        (&Method::GET | &Method::HEAD, page) => file(client, head, page).await,
         _ => {
             Err(Fault { allow: Some("GET, HEAD"), ..Fault::new(StatusCode::METHOD_NOT_ALLOWED, "the console is read") })
         }
@@ -90,7 +90,7 @@ fn whole(status: StatusCode, headers: HeaderMap, body: Vec<u8>) -> Response<Payl
     response
 }
 
-fn file(head: &Parts, page: &str) -> Result<Response<Payload>, Fault> {
+async fn file(client: &Client, head: &Parts, page: &str) -> Result<Response<Payload>, Fault> {
     let mut headers = HeaderMap::with_capacity(8);
     if page.is_empty() {
         // The page's parts are found relative to it.
@@ -103,14 +103,15 @@ fn file(head: &Parts, page: &str) -> Result<Response<Payload>, Fault> {
     // Asked about each time, so that the page fits to the instance after an upgrade.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    let (headers, body) = body::compress(&head.headers, file.content.as_bytes().to_vec(), headers);
+    let (headers, body) =
+        body::compress(&head.headers, file.content.as_bytes().to_vec(), headers, &client.house.heavy).await?;
     let body = if head.method == Method::HEAD { Vec::new() } else { body };
     Ok(whole(StatusCode::OK, headers, body))
 }
 
 async fn ask(client: &Client, head: &Parts, method: &str, body: Incoming) -> Result<Response<Payload>, Fault> {
     let mut purse = client.guest.purse();
-    let json = body::read(&head.headers, body, MOST_ASKED, &mut purse).await?;
+    let json = body::read(&head.headers, body, MOST_ASKED, &mut purse, &client.house.heavy).await?;
     let json = String::from_utf8(json.to_vec()).map_err(|_| Fault::bad("the request is no UTF-8"))?;
     let request = AskRequest { method: route::decode(method)?, json };
     let headers = metadata::of(&head.headers, None)?;
@@ -118,7 +119,7 @@ async fn ask(client: &Client, head: &Parts, method: &str, body: Incoming) -> Res
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    let (headers, body) = body::compress(&head.headers, answer.json.into_bytes(), headers);
+    let (headers, body) = body::compress(&head.headers, answer.json.into_bytes(), headers, &client.house.heavy).await?;
     Ok(whole(StatusCode::OK, headers, body))
 }
 

@@ -16,6 +16,7 @@ use super::body::{self, Payload};
 use super::calls;
 use super::console;
 use super::guests::Client;
+use super::malformed;
 use super::metadata;
 use super::names::Kind;
 use super::refusal::refused;
@@ -106,7 +107,6 @@ pub async fn answer(client: &Arc<Client>, request: Request<Incoming>) -> Respons
 
 async fn written(client: &Client, request: &HeaderMap, good: Good) -> (StatusCode, HeaderMap, Vec<u8>) {
     let mut headers = HeaderMap::with_capacity(4);
-    let bytes = good.body.len();
     match good.json_bytes {
         None => headers.insert(CONTENT_TYPE, JSON),
         Some(bytes) => {
@@ -115,11 +115,7 @@ async fn written(client: &Client, request: &HeaderMap, good: Good) -> (StatusCod
         }
     };
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    if !body::is_compressed(request, good.body.len()) {
-        return (StatusCode::OK, headers, good.body);
-    }
-    let compress = move || Ok(body::compressed(good.body, headers));
-    match client.house.heavy.run(bytes, compress).await {
+    match body::compress(request, good.body, headers, &client.house.heavy).await {
         Ok((headers, body)) => (StatusCode::OK, headers, body),
         Err(fault) => refused(&fault),
     }
@@ -137,8 +133,13 @@ impl Exchange<'_> {
             // Two readers of such a request may disagree on where it ends.
             return Err(Fault::bad("a request has either Content-Length or Transfer-Encoding"));
         }
+        let header_bytes: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        if header_bytes > self.client.house.door.max_header_bytes() {
+            return Err(Fault::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, malformed::TOO_LARGE));
+        }
         let Match { operation, name, version } = route::find(method, uri.path())?;
         match operation {
+            Operation::Root => Ok(Good::json(describe::root(self.client.house.console.is_some()))),
             Operation::ServerLive => Ok(Good::json(b"{\"live\":true}".to_vec())),
             Operation::ServerReady => self.server_ready().await,
             Operation::ServerMetadata => self.server_metadata().await,
@@ -248,7 +249,7 @@ impl Exchange<'_> {
     }
 
     async fn options(&mut self, body: Incoming) -> Result<Options, Fault> {
-        options::read(&body::read(self.headers, body, MOST_OPTIONS, self.purse).await?)
+        options::read(&body::read(self.headers, body, MOST_OPTIONS, self.purse, &self.client.house.heavy).await?)
     }
 
     async fn index(&mut self, body: Incoming) -> Result<Good, Fault> {
@@ -294,7 +295,7 @@ impl Exchange<'_> {
     async fn predict(&mut self, name: String, body: Incoming) -> Result<Good, Fault> {
         let max_bytes = self.client.house.door.max_message_bytes();
         self.check_kind(false)?;
-        let body = body::read(self.headers, body, max_bytes, self.purse).await?;
+        let body = body::read(self.headers, body, max_bytes, self.purse, &self.client.house.heavy).await?;
         let headers = metadata::of(self.headers, None)?;
         let (client, purse) = (self.client, &mut *self.purse);
         let asked = calls::framed(&ModelMetadataRequest { name: name.clone(), ..Default::default() });
@@ -318,7 +319,7 @@ impl Exchange<'_> {
     ) -> Result<(Bytes, HeaderMap, Wanted), Fault> {
         let max_bytes = self.client.house.door.max_message_bytes();
         let json_bytes = self.json_bytes()?;
-        let body = body::read(self.headers, body, max_bytes, self.purse).await?;
+        let body = body::read(self.headers, body, max_bytes, self.purse, &self.client.house.heavy).await?;
         let length = body.len();
         let read = move || request::read(&body, json_bytes, max_bytes);
         let mut read = self.client.house.heavy.run(length, read).await?;

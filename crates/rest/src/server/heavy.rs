@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use crate::fault::Fault;
 
 /// From so many bytes on. Less takes less than a millisecond, which is what the way to another thread is worth.
-const LARGE: usize = 256 << 10;
+pub const LARGE: usize = 256 << 10;
 
 /// Threads for large bodies: so many work at a time, the others wait in line.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! The part with sockets: `front` (listener and threads), `client` (one connection), `guests` (who is here, and whose turn it
 //! is), `exchange` (one request), `body` (reading and writing bodies), `metadata` (headers to those of the call), `names`
-//! (vmodel or model), `calls` (the calls that requests become), `heavy` (large bodies), `refusal` (what was not answered), `console` (a page for people).
+//! (vmodel or model), `calls` (the calls that requests become), `heavy` (large bodies), `refusal` (what was not answered), `malformed` (what is not HTTP), `console` (a page for people).
 
 mod body;
 mod calls;
@@ -10,6 +10,7 @@ mod exchange;
 mod front;
 mod guests;
 mod heavy;
+mod malformed;
 mod metadata;
 mod names;
 mod refusal;

@@ -52,7 +52,7 @@ def value_of(event: NativeEvent) -> DataPlaneEvent:  # noqa: C901, PLR0912 - one
         case _native.Missed():
             return _missed(event)
         case _native.Overdue():
-            return Overdue(Token(event.token), ModelId(event.model), _vmodel(event.vmodel))
+            return Overdue(Token(event.token), ModelId(event.model), _vmodel(event.vmodel), event.until_deadline)
         case _native.AttemptFailed():
             return _attempt_failed(event)
         case _native.Called():

@@ -48,9 +48,12 @@ class OverdueCalls:
                 now_ms=self._clock.now_ms(),
             )
             text, retry_ms = wait.text, wait.retry_ms
-            self._tasks.start(self._go_on(event.model), f"go on with the load of {event.model}")
-        retry_ms = self._decider.spread_ms(retry_ms)
-        self._dataplane.resolve([(event.token, retry_later(Status.UNAVAILABLE, text, retry_ms))])
+            if not event.until_deadline:
+                self._tasks.start(self._go_on(event.model), f"go on with the load of {event.model}")
+        status = Status.UNAVAILABLE
+        if event.until_deadline:
+            status, text = Status.DEADLINE_EXCEEDED, f"Deadline Exceeded: {text}"
+        self._dataplane.resolve([(event.token, retry_later(status, text, self._decider.spread_ms(retry_ms)))])
 
     async def _go_on(self, model: ModelId) -> None:
         """A load without a caller ends after a while; the caller who was told to come again expects it to go on."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import grpc
@@ -17,6 +18,8 @@ from modelmesh.values.status import Status
 
 CALL_BOUND_S = 20.0
 KEEPALIVE_MS = 20_000
+LONGEST_KEY = 16 << 10
+"""As long as instances read."""
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -32,9 +35,14 @@ class MeshTls:
 
 
 class GrpcMesh(MeshCalls):
-    """Implements `MeshCalls` for one address, `host:port`."""
+    """Implements `MeshCalls` for one address, `host:port`.
 
-    def __init__(self, address: str, tls: MeshTls | None = None) -> None:
+    Args:
+        key_file: Has the API key or token that calls show. It is read for each call, because tokens are renewed.
+    """
+
+    def __init__(self, address: str, tls: MeshTls | None = None, key_file: Path | None = None) -> None:
+        self._key_file = key_file
         options: list[tuple[str, int | str]] = [*channel_options(address), ("grpc.keepalive_time_ms", KEEPALIVE_MS)]
         if tls is None:
             self._channel = grpc.aio.insecure_channel(address, options)
@@ -56,7 +64,7 @@ class GrpcMesh(MeshCalls):
             "/modelmesh.v1.Admin/WatchStatus",
             request_serializer=pb.WatchStatusRequest.SerializeToString,
             response_deserializer=pb.StatusUpdate.FromString,
-        )(asked())
+        )(asked(), metadata=self._credential())
         try:
             async for update in call:
                 yield update
@@ -86,12 +94,26 @@ class GrpcMesh(MeshCalls):
         """See `MeshCalls`."""
         await self._channel.close(None)
 
+    def _credential(self) -> tuple[tuple[str, str], ...]:
+        """What a call shows of who makes it. Raises MeshError."""
+        if self._key_file is None:
+            return ()
+        try:
+            with self._key_file.open("rb") as file:
+                key = file.read(LONGEST_KEY + 1).decode("ascii").strip()
+        except (OSError, ValueError) as error:
+            raise MeshError(Status.UNAUTHENTICATED, f"the API key cannot be read: {error}") from error
+        if not key or len(key) > LONGEST_KEY or not key.isprintable():
+            message = f"{self._key_file} is not an API key or a token: one line, at most {LONGEST_KEY} characters"
+            raise MeshError(Status.UNAUTHENTICATED, message)
+        return (("authorization", f"Bearer {key}"),)
+
     async def _call(self, method: str, request: Message, answer: type[Answer]) -> Answer:
         call = self._channel.unary_unary(
             f"/{method}", request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
         )
         try:
-            found: Answer = await call(request, timeout=CALL_BOUND_S)
+            found: Answer = await call(request, timeout=CALL_BOUND_S, metadata=self._credential())
         except grpc.aio.AioRpcError as error:
             raise _failure(error) from error
         return found
