@@ -28,6 +28,7 @@ from modelmesh.policy.placement import choose_instance
 from modelmesh.policy.victims import HeldCopy, choose_victims
 from modelmesh.values.dataplane import Outcome, Usage
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.memory import GIB, Memory
 from modelmesh.values.records import CopyState, MemberRecord
 from modelmesh.values.status import Status
 from modelmesh.values.view import ClusterView, Copy, InstanceView, ModelView
@@ -36,7 +37,6 @@ RESULTS = Path(__file__).parents[1] / "results"
 ROUNDS = 25
 BATCH_S = 0.02
 NOW_MS = 1_700_000_000_000
-GIB = 2**30
 COPIES = 100_000
 FUZZED = 1_000_000
 FUZZ = ("cargo", "test", "-q", "--locked", "-p", "modelmesh-core", "--lib")
@@ -59,10 +59,10 @@ def cluster(instances: int, *, full: bool, rng: Random) -> ClusterView:
         used = capacity if full else rng.randrange(capacity)
         record = MemberRecord(
             address=f"10.0.{number // 256}.{number % 256}:8080",
-            capacity_bytes=capacity,
-            used_bytes=used,
-            reserve_bytes=GIB,
-            default_size_bytes=GIB,
+            capacity=Memory(capacity),
+            used=Memory(used),
+            reserve=Memory(GIB),
+            default_size=Memory(GIB),
             copies=rng.randrange(20, 60),
             next_victim_use_ms=NOW_MS - rng.randrange(1, 7_200_000),
             loading_slots=4,
@@ -82,7 +82,9 @@ def copies(*instances: int, ready: bool = True) -> ModelView:
     return ModelView(
         ModelId("m"),
         tuple(
-            Copy(InstanceId(f"instance-{at:04}"), state, 0, LoadId(1), GIB, Revision(1), Revision(1), Revision(1))
+            Copy(
+                InstanceId(f"instance-{at:04}"), state, 0, LoadId(1), Memory(GIB), Revision(1), Revision(1), Revision(1)
+            )
             for at in instances
         ),
     )
@@ -95,7 +97,7 @@ def placements(rng: Random) -> Iterator[Case]:
         exclude = frozenset((InstanceId("instance-0007"),))
 
         def place(view: ClusterView = view, exclude: frozenset[InstanceId] = exclude) -> object:
-            return choose_instance(view, size_bytes=GIB, exclude=exclude, rng=rng)
+            return choose_instance(view, size=Memory(GIB), exclude=exclude, rng=rng)
 
         yield Case(f"placement, 1,000 instances {name}", 250, place)
 
@@ -113,7 +115,7 @@ def attempts(rng: Random) -> Iterator[Case]:
     ):
 
         def decide(model: ModelView = model, journey: Journey = journey) -> object:
-            return next_step(journey, model, view, size_bytes=GIB, now_ms=NOW_MS, failure_window_ms=450_000, rng=rng)
+            return next_step(journey, model, view, size=Memory(GIB), now_ms=NOW_MS, failure_window_ms=450_000, rng=rng)
 
         yield Case(f"attempt, {name}", 20, decide)
 
@@ -123,21 +125,23 @@ def evictions() -> Iterator[Case]:
     for name in ("adaptive", "lru"):
         book = UsageBook(Learned(), Retention(COPIES * GIB) if name == "adaptive" else None)
         for number in range(COPIES):
-            book.add(ModelId(f"m{number}"), LoadId(number), NOW_MS - COPIES + number, GIB, missed=False)
+            book.add(ModelId(f"m{number}"), LoadId(number), NOW_MS - COPIES + number, Memory(GIB), missed=False)
 
         def held(book: UsageBook = book) -> Iterator[HeldCopy]:
             for model in book.leaving_order():
-                yield HeldCopy(model, LoadId(1), GIB, book.last_use_ms(model), book.busy(model), redundant=False)
+                yield HeldCopy(
+                    model, LoadId(1), Memory(GIB), book.last_use_ms(model), book.busy(model), redundant=False
+                )
 
         def choose(held: Callable[[], Iterator[HeldCopy]] = held) -> object:
-            return choose_victims(held(), need_bytes=GIB)
+            return choose_victims(held(), need=Memory(GIB))
 
         uses = itertools.count()
 
         def use(book: UsageBook = book, uses: "itertools.count[int]" = uses) -> object:
             number = next(uses)
             batch = [Usage(ModelId(f"m{number * 7919 % COPIES}"), NOW_MS + number, 1, 1000, 0, 0)]
-            return book.apply(batch, NOW_MS + number, lambda _: GIB)
+            return book.apply(batch, NOW_MS + number, lambda _: Memory(GIB))
 
         yield Case(f"eviction, 100,000 copies, {name}", 50, choose)
         yield Case(f"one use noted among 100,000 copies, {name}", None, use)

@@ -11,6 +11,7 @@ from modelmesh.testing.cluster import KEYS, SimulatedCluster, register
 from modelmesh.testing.dataplane import SimulatedDataPlane
 from modelmesh.values.dataplane import Route
 from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.memory import Memory
 from modelmesh.values.status import Status
 
 
@@ -75,7 +76,7 @@ def test_a_step_that_fails_takes_its_copy_with_it_and_nothing_else(monkeypatch: 
         assert answer.status is Status.OK, answer
         await cluster.settled()
         assert list(instance.runtime.models()) == ["good"]
-        assert instance.plane.cache.ledger.used_bytes == 100
+        assert instance.plane.cache.ledger.used == Memory(100)
         assert any(event.reason == "step_failed" for event in cluster.story)
         await cluster.stop()
 

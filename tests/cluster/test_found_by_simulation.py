@@ -23,6 +23,7 @@ from modelmesh.testing.cluster import (
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.dataplane import CopyIdle, Hop
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import CopyState, ModelRecord
 from modelmesh.values.status import Status
 from modelmesh.values.view import Copy
@@ -141,7 +142,7 @@ def test_a_model_lost_at_two_instances_at_once_is_told_of_twice() -> None:
                     CopyState.LOADING,
                     0,
                     LoadId(1),
-                    100,
+                    Memory(100),
                     record.create_revision,
                     Revision(1),
                     Revision(1),

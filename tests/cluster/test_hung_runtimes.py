@@ -6,6 +6,7 @@ from modelmesh.policy.readiness import ReadinessReason
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import RuntimeInfer, SimulatedCluster, SimulatedInstance, infer_after, register
 from modelmesh.values.ids import ModelId
+from modelmesh.values.memory import Memory
 from modelmesh.values.status import Status
 
 M = ModelId("m")
@@ -36,7 +37,7 @@ def test_an_unload_that_hangs_is_told_of_and_tried_again_and_callers_go_elsewher
         a.runtime.hung.clear()
         await asyncio.sleep(120)
         assert M not in a.plane.cache.states()
-        assert a.plane.cache.ledger.used_bytes == 0
+        assert a.plane.cache.ledger.used == Memory(0)
         await cluster.stop()
 
     run_virtual(main())

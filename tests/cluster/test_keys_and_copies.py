@@ -7,6 +7,7 @@ from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, register
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import CopyRecord, CopyState, FailureKind, FailureRecord
 
 
@@ -17,7 +18,7 @@ def test_a_key_that_nobody_stands_behind_goes_within_seconds() -> None:
             a = await cluster.add("a")
             await cluster.add("b")
             await register(a, "m")
-            record = CopyRecord(CopyState.LOADED, 1, LoadId(7), 100, Revision(0))
+            record = CopyRecord(CopyState.LOADED, 1, LoadId(7), Memory(100), Revision(0))
             key = KEYS.copy(ModelId("m"), InstanceId("a"))
             await cluster.store.transact(Transaction((), then=(Put(key, record.encode(), a.plane.membership.lease),)))
             await asyncio.sleep(25)

@@ -10,6 +10,7 @@ from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance,
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import size_path
 from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import CopyRecord
 from modelmesh.values.status import Status
 
@@ -41,7 +42,7 @@ def play(story: Callable[[SimulatedCluster, SimulatedInstance], Awaitable[None]]
 async def claimed_bytes(cluster: SimulatedCluster) -> int | None:
     """Bytes in the key of the copy; None if there is no key."""
     found = await cluster.store.get(KEYS.copy(M, InstanceId("a")))
-    return None if found is None else CopyRecord.decode(found.value).size_bytes
+    return None if found is None else CopyRecord.decode(found.value).size.bytes
 
 
 def test_the_claim_stands_on_a_guess_and_the_load_on_what_was_predicted() -> None:
@@ -53,7 +54,7 @@ def test_the_claim_stands_on_a_guess_and_the_load_on_what_was_predicted() -> Non
         assert a.runtime.counts["load"] == 0
         await asyncio.sleep(0.15)
         assert a.runtime.counts["load"] == 1
-        assert a.plane.cache.ledger.used_bytes == 300
+        assert a.plane.cache.ledger.used == Memory(300)
         assert (await call).status is Status.OK
         await cluster.settled()
         assert await claimed_bytes(cluster) == 300
@@ -65,12 +66,12 @@ def test_a_model_that_turns_out_larger_than_the_instance_is_given_back() -> None
     async def story(cluster: SimulatedCluster, a: SimulatedInstance) -> None:
         await register(a, "m", path=size_path(2000, 1, 1))
         answer = await cluster.call("m", via="a")
-        assert "needs 2000 bytes" in answer.message
+        assert "needs 2.0 KiB" in answer.message
         assert a.runtime.counts["load"] == 0
         assert await claimed_bytes(cluster) is None
         before = (await cluster.store.range(KEYS.copies)).revision
         again = await cluster.call("m", via="a")
-        assert "needs 2000 bytes" in again.message
+        assert "needs 2.0 KiB" in again.message
         assert (await cluster.store.range(KEYS.copies)).revision == before, "what was predicted is not claimed again"
 
     play(story)
@@ -80,7 +81,7 @@ def test_another_instance_takes_what_is_too_large_here() -> None:
     async def story(cluster: SimulatedCluster, a: SimulatedInstance) -> None:
         b = await cluster.add("b", capacity_bytes=9000)
         await register(b, "big", path=size_path(8500, 1, 1))
-        b.plane.cache.learned.predicted(ModelId("big"), 8500)
+        b.plane.cache.learned.predicted(ModelId("big"), Memory(8500))
         assert (await cluster.call("big", via="b")).status is Status.OK
         await asyncio.sleep(5)
         await register(a, "m", path=size_path(2000, 1, 1))
@@ -96,7 +97,7 @@ def test_a_guess_refuses_nothing_that_the_runtime_says_is_small() -> None:
         for number in range(8):
             await register(a, f"m{number}", path=size_path(100, 1, 1), kind="small")
             assert (await cluster.call(f"m{number}", via="a")).status is Status.OK
-        a.plane.cache.learned.measured(ModelId("other"), "large", 900)
+        a.plane.cache.learned.measured(ModelId("other"), "large", Memory(900))
         await register(a, "m", path=size_path(50, 1, 1), kind="large")
         registered = await a.plane.models.get(M)
         assert registered is not None

@@ -17,6 +17,7 @@ from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, SimulatedInstance, infer_after, register
 from modelmesh.testing.model_paths import size_path
 from modelmesh.values.ids import InstanceId, ModelId, Token
+from modelmesh.values.memory import Memory
 from modelmesh.values.status import Status
 
 NO_CALL = Call(Token(0), "", {}, send=lambda _: None)
@@ -115,7 +116,7 @@ def test_a_caller_for_whom_no_memory_becomes_free_is_told_when_to_come_back() ->
         assert answer.status is Status.RESOURCE_EXHAUSTED
         trailers = dict(answer.trailers)
         assert 3_000 <= int(trailers["grpc-retry-pushback-ms"]) <= 4_500
-        assert "needs 500 bytes; 900 of the 1000 bytes of instance a hold pinned models" in answer.message
+        assert "needs 500 B; 900 B of the 1000 B of instance a hold pinned models" in answer.message
         detail = details(trailers["grpc-status-details-bin"])
         assert (detail.code, detail.message) == (8, answer.message)
 
@@ -160,9 +161,9 @@ def count_looks(instance: SimulatedInstance) -> list[int]:
     looks: list[int] = []
     victims = instance.plane.decider.victims
 
-    def counted(copies: Iterator[HeldCopy], *, need_bytes: int, forced: bool) -> tuple[Victim, ...]:
-        looks.append(need_bytes)
-        return victims(copies, need_bytes=need_bytes, forced=forced)
+    def counted(copies: Iterator[HeldCopy], *, need: Memory, forced: bool) -> tuple[Victim, ...]:
+        looks.append(need)
+        return victims(copies, need=need, forced=forced)
 
     instance.plane.decider.victims = counted  # type: ignore[method-assign]
     return looks
@@ -226,7 +227,7 @@ def reserve_after_loads(*, load_ms: int, unload_ms: int) -> int:
             await register(a, model, path=size_path(500, load_ms, unload_ms))
             assert (await cluster.call(model, via="a", timeout_ms=None)).status is Status.OK
         await asyncio.sleep(5)
-        reserves.append(a.plane.cache.ledger.reserve)
+        reserves.append(a.plane.cache.ledger.reserve.bytes)
 
     play(story, capacity_bytes=10_000, default_size_bytes=500, loading_concurrency=8)
     return reserves[0]

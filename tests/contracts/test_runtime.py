@@ -13,6 +13,7 @@ from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeState
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import size_path
 from modelmesh.testing.scripted_runtime import LEGACY_MANAGEMENT, ScriptedError, ScriptedRuntime
+from modelmesh.values.memory import Memory
 from modelmesh.values.status import Status
 
 WAIT = 30  # seconds; more than anything here takes on a busy machine
@@ -144,7 +145,7 @@ async def test_status_carries_every_parameter(make):
     async with under.runtime() as runtime:
         status = await runtime.status()
     assert status.state is RuntimeState.READY
-    assert (status.capacity_bytes, status.default_size_bytes) == (10_000, 700)
+    assert (status.capacity, status.default_size) == (Memory(10_000), Memory(700))
     assert (status.loading_concurrency, status.load_timeout_ms, status.limits_concurrency) == (3, 1234, True)
 
 
@@ -166,8 +167,8 @@ async def test_starting_then_ready(make):
 async def test_load_measure_unload(make):
     async with make(max_concurrency=4).runtime() as runtime:
         loaded = await runtime.load(source(size_bytes=4321))
-        assert (loaded.size_bytes, loaded.max_concurrency) == (4321, 4)
-        assert await runtime.measure_size("m1") == 4321
+        assert (loaded.size, loaded.max_concurrency) == (Memory(4321), 4)
+        assert await runtime.measure_size("m1") == Memory(4321)
         await runtime.unload("m1")
         with pytest.raises(RuntimeCallError) as caught:
             await runtime.measure_size("m1")
@@ -220,7 +221,7 @@ async def test_other_unload_errors_are_raised(make):
 
 async def test_predicted_size(make):
     async with make(predicts=lambda true_bytes: true_bytes + 5).runtime() as runtime:
-        assert await runtime.predict_size(source(size_bytes=100)) == 105
+        assert await runtime.predict_size(source(size_bytes=100)) == Memory(105)
 
 
 async def test_no_prediction(make):
@@ -233,7 +234,7 @@ async def test_a_failed_prediction_is_none_and_asked_again(make):
     under.fail_next("predict_size", Status.INTERNAL, "later")
     async with under.runtime() as runtime:
         assert await runtime.predict_size(source(size_bytes=77)) is None
-        assert await runtime.predict_size(source(size_bytes=77)) == 77
+        assert await runtime.predict_size(source(size_bytes=77)) == Memory(77)
 
 
 async def test_unimplemented_prediction_is_remembered_until_the_next_status():
@@ -265,7 +266,7 @@ async def test_loads_of_one_model_join(make):
         await until(lambda: under.count("load") == 5)
         under.release()
         answers = await asyncio.gather(*loads)
-    assert {answer.size_bytes for answer in answers} == {1000}
+    assert {answer.size for answer in answers} == {Memory(1000)}
     assert under.script.load_counts["m1"] == 1
 
 
@@ -395,7 +396,7 @@ async def test_the_legacy_service_name_is_found_and_kept():
     under = OverGrpc(service_name=LEGACY_MANAGEMENT)
     async with under.runtime() as runtime:
         assert (await runtime.status()).state is RuntimeState.READY
-        assert (await runtime.load(source(size_bytes=9))).size_bytes == 9
+        assert (await runtime.load(source(size_bytes=9))).size == Memory(9)
         await runtime.unload("m1")
 
 
@@ -416,10 +417,10 @@ async def test_injection_paths_are_passed_on():
 
 async def test_lies_pass_through_unchanged(make):
     async with make(reported_size=lambda _: 3).runtime() as runtime:
-        assert (await runtime.load(source(size_bytes=500))).size_bytes == 3
-        assert await runtime.measure_size("m1") == 3
+        assert (await runtime.load(source(size_bytes=500))).size == Memory(3)
+        assert await runtime.measure_size("m1") == Memory(3)
     async with make(capacity_bytes=0).runtime() as runtime:
-        assert (await runtime.status()).capacity_bytes == 0
+        assert (await runtime.status()).capacity == Memory(0)
 
 
 async def test_the_progress_of_a_load_that_runs(make):

@@ -7,6 +7,7 @@ import pytest
 from modelmesh.instance.access_document import parse_access
 from modelmesh.policy.access import AccessRules, Grant, Issuer, Tenant
 from modelmesh.values.access import Identity, Listener, Verb
+from modelmesh.values.memory import Memory
 
 HASH = "sha256:" + "0f" * 32
 
@@ -70,7 +71,7 @@ def test_a_whole_document() -> None:
             Grant(("group:admins",), frozenset({Verb.ADMIN}), ("*",)),
         ),
         tenants={
-            "finance": Tenant("finance", 100.0, 20, 5, 10 << 30),
+            "finance": Tenant("finance", 100.0, 20, 5, Memory(10 << 30)),
             "research": Tenant("research"),
         },
     )

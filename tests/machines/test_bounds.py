@@ -11,6 +11,7 @@ from modelmesh._proto import peer_pb2 as pb
 from modelmesh.adapters.peers.grpc_peers import model_history, peer_answer
 from modelmesh.ports import RuntimeLoaded, RuntimeState, RuntimeStatus
 from modelmesh.values import bounds
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import (
     CopyRecord,
     FailureRecord,
@@ -153,7 +154,7 @@ def test_every_field_of_every_record_at_its_extremes() -> None:
 
 def test_what_is_a_measure_is_moved_into_its_range_and_what_is_an_identity_is_refused_by_name() -> None:
     member = MemberRecord.decode(b'{"addr":"a","cap":-5,"used":%d,"hot":{"m":[-1,99999999999,0]}}' % 2**80)
-    assert (member.capacity_bytes, member.used_bytes) == (0, bounds.BYTES.most)
+    assert (member.capacity, member.used) == (Memory(0), Memory(bounds.BYTES.most))
     assert member.hot == (HotCopy(member.hot[0].model, 0, bounds.COUNT.most, 0),)
     for field in ("load", "record"):
         with pytest.raises(RecordError, match=f"{field} is -1"):
@@ -162,7 +163,7 @@ def test_what_is_a_measure_is_moved_into_its_range_and_what_is_an_identity_is_re
 
 @pytest.mark.parametrize("said", [2**29, 2**31 - 1, 2**32 - 1])
 def test_a_runtime_without_a_limit_says_so_by_a_great_number(said: int) -> None:
-    assert RuntimeLoaded.said(size_bytes=2**64 - 1, max_concurrency=said) == RuntimeLoaded(bounds.BYTES.most, 0)
+    assert RuntimeLoaded.said(size_bytes=2**64 - 1, max_concurrency=said) == RuntimeLoaded(Memory(bounds.BYTES.most), 0)
 
 
 def test_every_parameter_of_a_runtime_at_its_extremes() -> None:

@@ -2,25 +2,26 @@
 
 from modelmesh.control.copies.usage import Learned
 from modelmesh.values.ids import ModelId
+from modelmesh.values.memory import Memory
 
 
 def test_a_model_that_was_loaded_is_known_and_one_of_its_type_is_guessed() -> None:
     learned = Learned()
     assert learned.size(ModelId("a")) is None
     assert learned.type_size("onnx") is None
-    learned.measured(ModelId("a"), "onnx", 800)
-    assert learned.size(ModelId("a")) == 800
+    learned.measured(ModelId("a"), "onnx", Memory(800))
+    assert learned.size(ModelId("a")) == Memory(800)
     assert learned.size(ModelId("b")) is None
-    assert learned.type_size("onnx") == 800
+    assert learned.type_size("onnx") == Memory(800)
     assert learned.type_size("sklearn") is None
 
 
 def test_the_latest_size_of_a_model_counts_and_the_mean_of_its_type_follows_slowly() -> None:
     learned = Learned()
-    learned.measured(ModelId("a"), "onnx", 800)
-    learned.measured(ModelId("a"), "onnx", 1600)
-    assert learned.size(ModelId("a")) == 1600
-    assert learned.type_size("onnx") == 900
+    learned.measured(ModelId("a"), "onnx", Memory(800))
+    learned.measured(ModelId("a"), "onnx", Memory(1600))
+    assert learned.size(ModelId("a")) == Memory(1600)
+    assert learned.type_size("onnx") == Memory(900)
 
 
 def test_a_long_load_weighs_more_than_a_common_one() -> None:
@@ -36,8 +37,8 @@ def test_a_long_load_weighs_more_than_a_common_one() -> None:
 
 def test_a_prediction_counts_until_the_model_was_measured() -> None:
     learned = Learned()
-    learned.predicted(ModelId("a"), 500)
-    assert learned.prediction(ModelId("a")) == 500
+    learned.predicted(ModelId("a"), Memory(500))
+    assert learned.prediction(ModelId("a")) == Memory(500)
     assert learned.size(ModelId("a")) is None
-    learned.measured(ModelId("a"), "onnx", 800)
+    learned.measured(ModelId("a"), "onnx", Memory(800))
     assert learned.prediction(ModelId("a")) is None

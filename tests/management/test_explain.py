@@ -174,6 +174,6 @@ def test_a_dry_run_asks_the_runtime_how_large_the_model_is() -> None:
         answer = await explain(cluster, "huge", dry_run=True)
         assert (answer.size_bytes, answer.size_source) == (2_000, "predicted")
         assert not answer.plan.instance_id
-        assert "needs 2000 bytes" in answer.plan.refusal
+        assert "needs 2.0 KiB" in answer.plan.refusal
 
     play(story)

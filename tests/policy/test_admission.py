@@ -7,12 +7,13 @@ import pytest
 from modelmesh.policy.admission import AdmissionReason as R
 from modelmesh.policy.admission import LoadCondition, admit, retry_after_ms, settled, spread_ms
 from modelmesh.values.ids import InstanceId, Revision
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, InstanceView
 
 
 def condition(*, used=0, pinned=0, oldest=0, draining=False, ready=True) -> LoadCondition:
-    return LoadCondition(1000, 100, pinned, used, oldest, draining, ready)
+    return LoadCondition(Memory(1000), Memory(100), Memory(pinned), Memory(used), oldest, draining, ready)
 
 
 @pytest.mark.parametrize(
@@ -32,12 +33,12 @@ def condition(*, used=0, pinned=0, oldest=0, draining=False, ready=True) -> Load
     ],
 )
 def test_admission(state, size, last_use, reason) -> None:
-    assert admit(state, size_bytes=size, last_use_ms=last_use) is reason
+    assert admit(state, size=Memory(size), last_use_ms=last_use) is reason
 
 
 def place(name: str, *, loads: int, slots: int = 2, **more) -> InstanceView:
     record = MemberRecord(
-        address=name, capacity_bytes=1000, loads=loads, loading_slots=slots, runtime_ready=True, **more
+        address=name, capacity=Memory(1000), loads=loads, loading_slots=slots, runtime_ready=True, **more
     )
     return InstanceView(InstanceId(name), record)
 

@@ -18,6 +18,7 @@ from modelmesh.policy.attempt import (
 )
 from modelmesh.values.dataplane import Hop, Outcome
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import CopyState, FailureKind, FailureRecord, MemberRecord
 from modelmesh.values.status import Status
 from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
@@ -32,7 +33,7 @@ def copy(instance: str, *, ready: bool = True, load: int = 1, since: int = 0, un
         CopyState.LOADED if ready else CopyState.LOADING,
         since,
         LoadId(load),
-        10,
+        Memory(10),
         Revision(1),
         Revision(1),
         Revision(1),
@@ -51,7 +52,7 @@ def cluster(*names: str, own="a", lost=(), draining=(), down=()) -> ClusterView:
             InstanceId(name),
             MemberRecord(
                 address=name,
-                capacity_bytes=1000,
+                capacity=Memory(1000),
                 loading_slots=1,
                 draining=name in draining,
                 runtime_ready=name not in down,
@@ -68,7 +69,7 @@ def step(view: ClusterView, *, copies=(), failures=(), journey: Journey | None =
         journey or Journey(),
         ModelView(ModelId("m"), tuple(copies), tuple(failures)),
         view,
-        size_bytes=10,
+        size=Memory(10),
         now_ms=NOW_MS,
         failure_window_ms=WINDOW_MS,
         rng=Random(seed),

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from modelmesh.policy.balance import BalanceReason, MoveOne, StayPut, next_move
 from modelmesh.values.ids import InstanceId, Revision
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, InstanceView
 
@@ -13,7 +14,7 @@ UNIT = 100
 
 def place(name: str, copies: int, *, room: int = 10, zone: str = "", draining: bool = False) -> InstanceView:
     record = MemberRecord(
-        "", capacity_bytes=room * UNIT, used_bytes=copies * UNIT, copies=copies, zone=zone, draining=draining
+        "", capacity=Memory(room * UNIT), used=Memory(copies * UNIT), copies=copies, zone=zone, draining=draining
     )
     return InstanceView(InstanceId(name), record)
 

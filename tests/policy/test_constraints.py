@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from modelmesh.policy.constraints import TypeConstraint, TypeConstraints
 from modelmesh.policy.placement import LoadOn, NoPlacement, NoPlacementReason, choose_instance
 from modelmesh.values.ids import InstanceId, Revision
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, InstanceView
 
@@ -17,8 +18,8 @@ GPU = TypeConstraints({"big": TypeConstraint(required=("gpu",)), "small": TypeCo
 def instance(name: str, *labels: str, used: int = 0, worth: int = 0) -> InstanceView:
     record = MemberRecord(
         address=name,
-        capacity_bytes=1000,
-        used_bytes=used,
+        capacity=Memory(1000),
+        used=Memory(used),
         worth=worth,
         loading_slots=2,
         runtime_ready=True,
@@ -30,7 +31,7 @@ def instance(name: str, *labels: str, used: int = 0, worth: int = 0) -> Instance
 def choose(constraints: TypeConstraints, model_type: str, *instances: InstanceView, seed: int = 0) -> object:
     return choose_instance(
         ClusterView(InstanceId("a"), Revision(1), instances),
-        size_bytes=100,
+        size=Memory(100),
         exclude=frozenset(),
         rng=Random(seed),
         model_type=model_type,

@@ -16,12 +16,13 @@ from modelmesh.policy.copies import (
     more_copies,
     regular_use,
 )
+from modelmesh.values.memory import Memory
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
-ROOMY = ClusterRoom(capacity_bytes=1000, free_bytes=500, leaving_age_ms=HOUR)
-FULL = ClusterRoom(capacity_bytes=1000, free_bytes=10, leaving_age_ms=10 * HOUR)
-IDLE = ModelLoad(ready=1, loading=0, places=4, rate=0, threshold=2000, size_bytes=100, fits=True)
+ROOMY = ClusterRoom(capacity=Memory(1000), free=Memory(500), leaving_age_ms=HOUR)
+FULL = ClusterRoom(capacity=Memory(1000), free=Memory(10), leaving_age_ms=10 * HOUR)
+IDLE = ModelLoad(ready=1, loading=0, places=4, rate=0, threshold=2000, size=Memory(100), fits=True)
 SPARE = AddCopies(1, CopiesReason.REGULAR_USE, displaces=False)
 TRIPLE = ModelLoad(ready=3, loading=0, places=0, rate=10, threshold=2000, newest_ms=HOUR)
 
@@ -66,9 +67,9 @@ def test_regular_use_is_worth_a_spare_where_there_is_room() -> None:
 
 def test_a_spare_leaves_a_tenth_of_the_room_free() -> None:
     regular = replace(IDLE, regular=True)
-    assert more_copies(regular, replace(ROOMY, free_bytes=200)) == SPARE
-    assert more_copies(regular, replace(ROOMY, free_bytes=199)) == KeepCopies(CopiesReason.NO_ROOM)
-    under_way = replace(ROOMY, free_bytes=299, promised_bytes=100)
+    assert more_copies(regular, replace(ROOMY, free=Memory(200))) == SPARE
+    assert more_copies(regular, replace(ROOMY, free=Memory(199))) == KeepCopies(CopiesReason.NO_ROOM)
+    under_way = replace(ROOMY, free=Memory(299), promised=Memory(100))
     assert more_copies(regular, under_way) == KeepCopies(CopiesReason.NO_ROOM)
 
 
@@ -136,17 +137,17 @@ loads = st.builds(
     duplicated=st.booleans(),
     minimum=st.integers(0, 4),
     maximum=st.none() | st.integers(4, 8),
-    size_bytes=st.integers(1, 400),
+    size=st.integers(1, 400).map(Memory),
     fits=st.booleans(),
     displaced_ms=st.integers(0, 300 * HOUR),
     spared_ago_ms=st.none() | st.integers(0, HOUR),
 )
 rooms = st.builds(
     ClusterRoom,
-    capacity_bytes=st.just(1000),
-    free_bytes=st.integers(0, 1000),
+    capacity=st.just(Memory(1000)),
+    free=st.integers(0, 1000).map(Memory),
     leaving_age_ms=st.integers(0, 300 * HOUR),
-    promised_bytes=st.integers(0, 400),
+    promised=st.integers(0, 400).map(Memory),
 )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from modelmesh.policy.load_wait import LATEST_MS, SOONEST_MS, describe_wait
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.load_progress import LoadProgress, LoadStage
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import CopyState, MemberRecord
 from modelmesh.values.view import ClusterView, Copy, InstanceView, ModelView
 
@@ -12,11 +13,11 @@ M, HERE, THERE = ModelId("m"), InstanceId("i1"), InstanceId("i2")
 
 
 def copy(instance: InstanceId, since_ms: int, state: CopyState = CopyState.LOADING) -> Copy:
-    return Copy(instance, state, since_ms, LoadId(1), 0, Revision(1), Revision(1), Revision(1))
+    return Copy(instance, state, since_ms, LoadId(1), Memory(0), Revision(1), Revision(1), Revision(1))
 
 
 def cluster(load_ms: int = 20_000, loads: int = 1) -> ClusterView:
-    record = MemberRecord(address="a:1", capacity_bytes=1, loading_slots=1, load_ms=load_ms, loads=loads)
+    record = MemberRecord(address="a:1", capacity=Memory(1), loading_slots=1, load_ms=load_ms, loads=loads)
     views = tuple(InstanceView(instance, record) for instance in (HERE, THERE))
     return ClusterView(HERE, Revision(1), views, {HERE: loads, THERE: loads})
 

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmesh.policy.placement import (
-    GIB,
     LoadOn,
     NoPlacement,
     NoPlacementReason,
@@ -17,6 +16,7 @@ from modelmesh.policy.placement import (
 )
 from modelmesh.policy.waiting import UNKNOWN_LOAD_MS
 from modelmesh.values.ids import InstanceId, Revision
+from modelmesh.values.memory import GIB, Memory
 from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, InstanceView
 
@@ -41,10 +41,10 @@ def instance(
         InstanceId(name),
         MemberRecord(
             address=name,
-            capacity_bytes=capacity,
-            used_bytes=used,
-            reserve_bytes=capacity // 10,
-            pinned_bytes=pinned,
+            capacity=Memory(capacity),
+            used=Memory(used),
+            reserve=Memory(capacity // 10),
+            pinned=Memory(pinned),
             copies=copies,
             next_victim_use_ms=oldest_ms,
             loading_slots=2,
@@ -65,7 +65,7 @@ def choose(cluster: ClusterView, *, size=100, exclude=(), seed=0, prefer_own=Fal
     return choose_instance(
         cluster,
         holders=holders,
-        size_bytes=size,
+        size=Memory(size),
         exclude=frozenset(InstanceId(name) for name in exclude),
         rng=Random(seed),
         prefer_own=prefer_own,
@@ -222,7 +222,7 @@ def test_properties(instances, size, exclude, seed, shuffler) -> None:
     shuffler.shuffle(shuffled)
     assert choose(view(*shuffled), size=size, exclude=exclude, seed=seed) == answer
     allowed = [entry for entry in instances if entry.available and entry.instance not in exclude]
-    fitting = [entry for entry in allowed if entry.record.capacity_bytes >= size]
+    fitting = [entry for entry in allowed if Memory(size).fits(entry.record.capacity)]
     if not fitting:
         assert isinstance(answer, NoPlacement)
         return
@@ -230,11 +230,13 @@ def test_properties(instances, size, exclude, seed, shuffler) -> None:
     target = next(entry for entry in instances if entry.instance == answer.instance)
     assert target in fitting
     assert answer.instance in answer.considered
-    costs = {entry.instance: cost_ms(entry, entry.record.loads, size, common_ms=UNKNOWN_LOAD_MS) for entry in fitting}
+    costs = {
+        entry.instance: cost_ms(entry, entry.record.loads, Memory(size), common_ms=UNKNOWN_LOAD_MS) for entry in fitting
+    }
     assert costs[target.instance] <= min(costs.values()) + UNKNOWN_LOAD_MS
     as_cheap = [entry for entry in fitting if costs[entry.instance] <= costs[target.instance]]
-    if any(entry.free_bytes >= size for entry in as_cheap):
-        assert target.free_bytes >= size
+    if any(Memory(size).fits(entry.free) for entry in as_cheap):
+        assert Memory(size).fits(target.free)
 
 
 def large(count: int = 500, **others: InstanceView) -> ClusterView:

@@ -3,6 +3,7 @@
 from modelmesh.policy.constraints import TypeConstraint, TypeConstraints
 from modelmesh.policy.places import PlaceReason, describe_places
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import CopyState, FailureKind, FailureRecord, MemberRecord
 from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
 
@@ -10,12 +11,12 @@ NOW = 1_000_000
 
 
 def place(name: str, *, used: int = 0, reachable: bool = True, outdated: bool = False, **facts: object) -> InstanceView:
-    record = MemberRecord("", capacity_bytes=1000, used_bytes=used, next_victim_use_ms=NOW - 9000, **facts)  # type: ignore[arg-type]
+    record = MemberRecord("", capacity=Memory(1000), used=Memory(used), next_victim_use_ms=NOW - 9000, **facts)  # type: ignore[arg-type]
     return InstanceView(InstanceId(name), record, reachable, outdated)
 
 
 def copy(name: str, state: CopyState) -> Copy:
-    return Copy(InstanceId(name), state, NOW - 5000, LoadId(1), 100, Revision(1), Revision(1), Revision(1))
+    return Copy(InstanceId(name), state, NOW - 5000, LoadId(1), Memory(100), Revision(1), Revision(1), Revision(1))
 
 
 def test_every_instance_has_the_first_reason_that_applies() -> None:
@@ -45,7 +46,7 @@ def test_every_instance_has_the_first_reason_that_applies() -> None:
     found = describe_places(
         model,
         cluster,
-        size_bytes=100,
+        size=Memory(100),
         model_type="t",
         constraints=TypeConstraints({"t": TypeConstraint(required=gpu)}),
         now_ms=NOW,
@@ -71,9 +72,9 @@ def test_a_model_that_no_instance_can_hold() -> None:
     (found,) = describe_places(
         ModelView(ModelId("m")),
         ClusterView(InstanceId("a"), Revision(1), (place("a"),)),
-        size_bytes=1001,
+        size=Memory(1001),
         model_type="t",
         constraints=TypeConstraints(),
         now_ms=NOW,
     )
-    assert (found.reason, found.detail) == (PlaceReason.TOO_SMALL, "1001 bytes are needed, it has 1000 in all")
+    assert (found.reason, found.detail) == (PlaceReason.TOO_SMALL, "1001 B are needed, it has 1000 B in all")

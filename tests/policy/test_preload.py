@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from modelmesh.policy.preload import ColdModel, plan_preloads
 from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, InstanceView
 
@@ -16,7 +17,9 @@ def view(*used: int, capacity: int = 16) -> ClusterView:
     places = tuple(
         InstanceView(
             InstanceId(str(number)),
-            MemberRecord("", capacity_bytes=capacity * UNIT, used_bytes=units * UNIT, copies=units, loading_slots=1),
+            MemberRecord(
+                "", capacity=Memory(capacity * UNIT), used=Memory(units * UNIT), copies=units, loading_slots=1
+            ),
         )
         for number, units in enumerate(used)
     )
@@ -28,20 +31,20 @@ def names(models: list[ColdModel]) -> list[str]:
 
 
 def test_the_most_recently_used_fill_half_of_the_spare_room() -> None:
-    assert names(plan_preloads(COLD, view(0), default_size_bytes=UNIT)) == [f"m{n:02}" for n in range(19, 12, -1)]
+    assert names(plan_preloads(COLD, view(0), default_size=Memory(UNIT))) == [f"m{n:02}" for n in range(19, 12, -1)]
 
 
 def test_models_used_at_the_same_time_are_all_considered() -> None:
     alike = [ColdModel(model.model, last_use_ms=5) for model in COLD]
-    assert len(plan_preloads(alike, view(0), default_size_bytes=UNIT)) == 7
+    assert len(plan_preloads(alike, view(0), default_size=Memory(UNIT))) == 7
 
 
 def test_a_full_cluster_loads_nothing_ahead() -> None:
-    assert plan_preloads(COLD, view(16, 14), default_size_bytes=UNIT) == []
+    assert plan_preloads(COLD, view(16, 14), default_size=Memory(UNIT)) == []
 
 
 @given(st.lists(st.integers(0, 16), min_size=1, max_size=5))
 def test_what_is_loaded_ahead_always_fits(used: list[int]) -> None:
     cluster = view(*used)
-    free = sum(place.free_bytes for place in cluster.instances)
-    assert len(plan_preloads(COLD, cluster, default_size_bytes=UNIT)) * UNIT <= free
+    free = sum(place.free.bytes for place in cluster.instances)
+    assert len(plan_preloads(COLD, cluster, default_size=Memory(UNIT))) * UNIT <= free

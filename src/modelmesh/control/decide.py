@@ -16,6 +16,7 @@ from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.victims import HeldCopy, Victim, choose_victims
 from modelmesh.ports import Clock
 from modelmesh.values.ids import ModelId
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, Copy, InstanceView, ModelView
 
@@ -26,7 +27,7 @@ class Decider:
     Args:
         own_copy: The copy here as the cache has it (None: none that may be used or joined).
         own_record: This instance's entry as it should stand now; its published one may be old or gone.
-        predicted_bytes: The best guess of the size of a model and its type.
+        predicted_size: The best guess of the size of a model and its type.
         load_ms: How long a load of a model took before; 0: not known.
         exact_eviction: Copies leave in the exact order of the eviction policy.
     """
@@ -39,7 +40,7 @@ class Decider:
         rng: Random,
         own_copy: Callable[[ModelId], Copy | None],
         own_record: Callable[[], MemberRecord],
-        predicted_bytes: Callable[[ModelId, str], int],
+        predicted_size: Callable[[ModelId, str], Memory],
         load_ms: Callable[[ModelId], int],
         failure_expiry_ms: int,
         exact_eviction: bool,
@@ -49,7 +50,7 @@ class Decider:
         self._rng = rng
         self._own_copy = own_copy
         self._own_record = own_record
-        self._predicted_bytes = predicted_bytes
+        self._predicted_size = predicted_size
         self._load_ms = load_ms
         self._failure_expiry_ms = failure_expiry_ms
         self._exact_eviction = exact_eviction
@@ -66,15 +67,15 @@ class Decider:
         """What happens next to a request. `remaining_ms`: until its deadline."""
         step = self._ask(journey, model, registered, self._rng, remaining_ms)
         if isinstance(step, SendTo) and step.reason is AttemptReason.PLACED_ELSEWHERE:
-            size_bytes = self._predicted_bytes(model, registered.record.type)
-            self._placed.sent(model, step.instance, size_bytes, self._clock.monotonic_ms())
+            size = self._predicted_size(model, registered.record.type)
+            self._placed.sent(model, step.instance, size, self._clock.monotonic_ms())
             self._seen = None
         return step
 
-    def rehearse(self, model: ModelId, registered: Registered, *, size_bytes: int | None = None) -> NextStep:
+    def rehearse(self, model: ModelId, registered: Registered, *, size: Memory | None = None) -> NextStep:
         """Where one more copy would be loaded now, of the expected size if none is given; nothing comes of it."""
         rng = Random(self._clock.now_ms())  # noqa: S311 - a draw like others
-        return self._ask(Journey(extra=True), model, registered, rng, size_bytes=size_bytes)
+        return self._ask(Journey(extra=True), model, registered, rng, size=size)
 
     def retry_after_ms(self, load_ms: int) -> int:
         """When a load that is asked for again would begin, at the instance with the shortest queue."""
@@ -91,13 +92,13 @@ class Decider:
         registered: Registered,
         rng: Random,
         remaining_ms: int | None = None,
-        size_bytes: int | None = None,
+        size: Memory | None = None,
     ) -> NextStep:
         return next_step(
             journey,
             self.model_view(model, registered),
             self.cluster_view(),
-            size_bytes=size_bytes or self._predicted_bytes(model, registered.record.type),
+            size=size or self._predicted_size(model, registered.record.type),
             now_ms=self._clock.now_ms(),
             load_ms=self._load_ms(model),
             remaining_ms=remaining_ms,
@@ -149,17 +150,17 @@ class Decider:
         now_ms = self._clock.now_ms()
         holders = {copy.instance: None for copy in view.copies}
         failed = {failure.instance: None for failure in view.failures if failure.record.believed(now_ms)}
-        size_bytes = self._predicted_bytes(model, registered.record.type)
+        size = self._predicted_size(model, registered.record.type)
         return [
             entry
             for entry in self.constraints.allowed(registered.record.type, cluster.instances)
             if entry.instance not in holders
             and entry.instance not in failed
             and entry.available
-            and size_bytes <= entry.record.capacity_bytes
+            and size.fits(entry.record.capacity)
         ]
 
-    def victims(self, oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool) -> tuple[Victim, ...]:
+    def victims(self, oldest_first: Iterable[HeldCopy], *, need: Memory, forced: bool) -> tuple[Victim, ...]:
         """Which copies leave. Plain LRU evicts in the exact order of use: it is for those who want to predict it."""
         exact = self._exact_eviction
-        return choose_victims(oldest_first, need_bytes=need_bytes, forced=forced, exact_order=exact)
+        return choose_victims(oldest_first, need=need, forced=forced, exact_order=exact)

@@ -198,7 +198,7 @@ def copy_parts(
         rng=base.rng,
         own_copy=cache.copy,
         own_record=lambda: cache.with_decided_loads(member_record()),
-        predicted_bytes=cache.predicted_bytes,
+        predicted_size=cache.predicted_size,
         load_ms=cache.learned.load_ms,
         failure_expiry_ms=limits.failure_expiry_ms,
         exact_eviction=limits.eviction == "lru",

@@ -21,6 +21,7 @@ from modelmesh.policy.access import (
     Tenant,
 )
 from modelmesh.values.access import Identity, Kind, Listener, Verb
+from modelmesh.values.memory import Memory
 
 MAX_DEPTH = 16
 MAX_PROBLEMS = 10
@@ -287,7 +288,7 @@ def _tenant(name: str, one: _Tenant) -> Tenant:
         one.calls_per_second,
         one.calls_at_once,
         one.models,
-        None if one.loaded_bytes is None else _bytes(one.loaded_bytes),
+        None if one.loaded_bytes is None else Memory(_bytes(one.loaded_bytes)),
     )
 
 

@@ -3,6 +3,10 @@
 No single simple policy is good on all traffic (`docs/decisions/0006-eviction.md` has the figures), so
 several run as shadow caches beside the real one, and copies that the best of them would not hold leave first. Uses come in batches: how
 often each model was used since the last look.
+
+Sizes and the room are numbers here, not `Memory`: every use goes through six shadows that add, compare and take logarithms
+of sizes, and an addition of amounts takes ten times as long as one of numbers. Of several dimensions the caller must pass
+one number, such as the share of the scarcest.
 """
 
 from collections.abc import Iterator

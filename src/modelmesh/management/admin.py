@@ -18,6 +18,7 @@ from modelmesh.values import bounds
 from modelmesh.values.access import Kind, Verb
 from modelmesh.values.events import Event
 from modelmesh.values.ids import ModelId, Revision, VModelId
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import ModelRecord, RecordError
 from modelmesh.values.status import Status
 
@@ -138,7 +139,7 @@ class Admin:
             raise CallError(
                 Status.INVALID_ARGUMENT, f"size_bytes is {request.size_bytes}: 1 to {bounds.BYTES.most} are possible"
             )
-        return await fit(self._plane, request.size_bytes, request.type)
+        return await fit(self._plane, Memory(request.size_bytes), request.type)
 
     async def list_instances(self, _: Call, request: pb.ListInstancesRequest) -> pb.ListInstancesResponse:
         """The members, as this instance sees them."""
@@ -149,8 +150,8 @@ class Admin:
                 pb.Instance(
                     id=entry.instance,
                     address=entry.record.address,
-                    capacity_bytes=entry.record.capacity_bytes,
-                    used_bytes=entry.record.used_bytes,
+                    capacity_bytes=entry.record.capacity.bytes,
+                    used_bytes=entry.record.used.bytes,
                     copies=entry.record.copies,
                     loads_in_progress=view.loads_at(entry),
                     loads_waiting=max(0, view.loads_at(entry) - entry.record.loading_slots),
@@ -222,7 +223,7 @@ class Admin:
                     instance_id=copy.instance,
                     state=pb.Copy.LOADED if copy.ready else pb.Copy.LOADING,
                     since_ms=copy.since_ms,
-                    size_bytes=copy.size_bytes,
+                    size_bytes=copy.size.bytes,
                 )
                 for copy in view.copies
                 if copy.belongs_to(create_revision)

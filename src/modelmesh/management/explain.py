@@ -12,6 +12,7 @@ from modelmesh.ports import PeerUnreachableError
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import ModelHistory, Rehearsal, SizeSource
 from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.memory import NOTHING, Memory
 from modelmesh.values.records import DEFAULT_TYPE, ModelRecord
 from modelmesh.values.view import ModelView
 
@@ -30,42 +31,42 @@ async def explain(plane: ControlPlane, model: ModelId, registered: Registered, *
     if dry_run:
         await plane.cache.predict(model, registered)
     source = plane.cache.size_source(model, registered.record.type)
-    size_bytes = plane.cache.predicted_bytes(model, registered.record.type)
+    size = plane.cache.predicted_size(model, registered.record.type)
     histories, silent = await _histories(plane, model)
     answer = pb.ExplainResponse(
-        size_bytes=size_bytes,
+        size_bytes=size.bytes,
         size_is_measured=source is SizeSource.MEASURED,
         size_source=source.value,
-        places=_places(plane, plane.decider.model_view(model, registered), size_bytes, registered.record.type),
+        places=_places(plane, plane.decider.model_view(model, registered), size, registered.record.type),
         events=_merged(histories),
         silent_instance_ids=silent,
     )
     if dry_run:
-        answer.plan.CopyFrom(await _plan(plane, model, registered, size_bytes))
+        answer.plan.CopyFrom(await _plan(plane, model, registered, size))
     return answer
 
 
-async def fit(plane: ControlPlane, size_bytes: int, model_type: str) -> pb.FitResponse:
+async def fit(plane: ControlPlane, size: Memory, model_type: str) -> pb.FitResponse:
     """Where a model that is not registered would go.
 
     Args:
         plane: The control plane.
-        size_bytes: What its load would ask for.
+        size: What its load would ask for.
         model_type: Its type; "": the default one.
     """
     model = ModelId("")
     registered: Registered = Stored(ModelRecord(type=model_type or DEFAULT_TYPE), Revision(0), Revision(0))
     return pb.FitResponse(
-        places=_places(plane, ModelView(model), size_bytes, registered.record.type),
-        plan=await _plan(plane, model, registered, size_bytes),
+        places=_places(plane, ModelView(model), size, registered.record.type),
+        plan=await _plan(plane, model, registered, size),
     )
 
 
-def _places(plane: ControlPlane, model: ModelView, size_bytes: int, model_type: str) -> list[pb.Place]:
+def _places(plane: ControlPlane, model: ModelView, size: Memory, model_type: str) -> list[pb.Place]:
     places = describe_places(
         model,
         plane.decider.cluster_view(),
-        size_bytes=size_bytes,
+        size=size,
         model_type=model_type,
         constraints=plane.decider.constraints,
         now_ms=plane.clock.now_ms(),
@@ -81,27 +82,29 @@ async def _histories(plane: ControlPlane, model: ModelId) -> tuple[list[ModelHis
     return [plane.recall.history(model), *(answer for answer in found if answer is not None)], silent
 
 
-async def _ask(plane: ControlPlane, instance: InstanceId, model: ModelId, load_bytes: int = 0) -> ModelHistory | None:
+async def _ask(
+    plane: ControlPlane, instance: InstanceId, model: ModelId, load: Memory = NOTHING
+) -> ModelHistory | None:
     """What another instance remembers; None if it does not answer."""
     address = plane.routing.address(instance)
     if address is None:
         return None
     try:
-        return await plane.peers.recall(address, model, load_bytes=load_bytes, timeout_ms=ANSWER_MS)
+        return await plane.peers.recall(address, model, load=load, timeout_ms=ANSWER_MS)
     except PeerUnreachableError:
         return None
 
 
-async def _plan(plane: ControlPlane, model: ModelId, registered: Registered, size_bytes: int) -> pb.Plan:
-    step = plane.decider.rehearse(model, registered, size_bytes=size_bytes)
+async def _plan(plane: ControlPlane, model: ModelId, registered: Registered, size: Memory) -> pb.Plan:
+    step = plane.decider.rehearse(model, registered, size=size)
     match step:
         case GiveUp(_, message, reason):
             return pb.Plan(refusal=message, reason=reason.value)
         case LoadHere(reason, considered):
             instance = plane.identity.instance
-            rehearsal: Rehearsal | None = plane.cache.rehearse(model, size_bytes)
+            rehearsal: Rehearsal | None = plane.cache.rehearse(model, size)
         case SendTo(instance, _, reason, considered):
-            asked = await _ask(plane, instance, model, size_bytes)
+            asked = await _ask(plane, instance, model, size)
             rehearsal = asked.rehearsal if asked is not None else Rehearsal(f"instance {instance} does not answer")
         case _:
             raise AssertionError(step)  # one more copy is never served by those that stand
@@ -111,7 +114,7 @@ async def _plan(plane: ControlPlane, model: ModelId, registered: Registered, siz
         reason=reason.value,
         considered_instance_ids=considered,
         refusal=rehearsal.refusal,
-        evict_bytes=rehearsal.evict_bytes,
+        evict_bytes=rehearsal.evict.bytes,
         victims=victims(rehearsal),
     )
 
@@ -120,7 +123,7 @@ def victims(rehearsal: Rehearsal) -> list[pb.Victim]:
     """In wire form."""
     return [
         pb.Victim(
-            model_id=victim.model, size_bytes=victim.size_bytes, last_use_ms=victim.last_use_ms, reason=victim.reason
+            model_id=victim.model, size_bytes=victim.size.bytes, last_use_ms=victim.last_use_ms, reason=victim.reason
         )
         for victim in rehearsal.victims
     ]

@@ -21,13 +21,13 @@ def instances_now(view: ClusterView, copies: Iterable[tuple[ModelId, Copy]]) -> 
     held: dict[InstanceId, list[tuple[int, ModelId, Copy]]] = {entry.instance: [] for entry in view.instances}
     for model, copy in copies:
         if (of_instance := held.get(copy.instance)) is not None:
-            of_instance.append((copy.size_bytes, model, copy))
+            of_instance.append((copy.size.bytes, model, copy))
     common_ms = common_load_ms(view)
     return [
         {
             "id": entry.instance,
-            "capacity": entry.record.capacity_bytes,
-            "used": entry.record.used_bytes,
+            "capacity": entry.record.capacity.bytes,
+            "used": entry.record.used.bytes,
             "copies": entry.record.copies,
             "loads": view.loads_at(entry),
             "queued": max(0, view.loads_at(entry) - entry.record.loading_slots),
@@ -72,7 +72,7 @@ def loads_now(
             "model": model,
             "instance": copy.instance,
             "since_ms": copy.since_ms,
-            "size": copy.size_bytes,
+            "size": copy.size.bytes,
             "calls": waiting.get(model, 0),
             "stage": str(progress(model) or "") if copy.instance == own else "",
         }

@@ -21,6 +21,7 @@ from modelmesh.ports import StoreError
 from modelmesh.values import bounds
 from modelmesh.values.dataplane import Hop, Outcome
 from modelmesh.values.ids import Revision
+from modelmesh.values.memory import Memory
 
 _Answer = pb.EnsureLoadedResponse
 
@@ -42,12 +43,12 @@ class Peer:
     async def recall(self, _: Call, request: pb.RecallRequest) -> pb.RecallResponse:
         """Say what is remembered here of a model."""
         found = self._plane.recall.history(
-            named_model(request.model_id), load_bytes=bounds.BYTES.clamp(request.load_bytes)
+            named_model(request.model_id), load_size=Memory(bounds.BYTES.clamp(request.load_bytes))
         )
         answer = pb.RecallResponse(events=[wire_event(event) for event in found.events])
         if found.rehearsal is not None:
             answer.refusal = found.rehearsal.refusal
-            answer.evict_bytes = found.rehearsal.evict_bytes
+            answer.evict_bytes = found.rehearsal.evict.bytes
             answer.victims.extend(victims(found.rehearsal))
         return answer
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from modelmesh.values.access import Identity, InferRight, Kind, Listener, Verb
+from modelmesh.values.memory import Memory
 
 KEY_HASH = "sha256:"
 """How the hash of a key begins in the document. Keys are random and long, so a plain hash cannot be guessed back."""
@@ -68,7 +69,7 @@ class Tenant:
     calls_per_second: float | None = None
     calls_at_once: int | None = None
     models: int | None = None
-    loaded_bytes: int | None = None
+    loaded: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True)

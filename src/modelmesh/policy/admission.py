@@ -7,6 +7,7 @@ import enum
 from dataclasses import dataclass
 from random import Random
 
+from modelmesh.values.memory import Memory
 from modelmesh.values.view import ClusterView
 
 SOONEST_MS = 100
@@ -32,21 +33,21 @@ class AdmissionReason(enum.Enum):
 class LoadCondition:
     """The state of this instance that the decision needs. `next_victim_use_ms`: last use of the copy that would leave next, or 0."""
 
-    capacity_bytes: int
-    reserve_bytes: int
-    pinned_bytes: int
-    used_bytes: int
+    capacity: Memory
+    reserve: Memory
+    pinned: Memory
+    used: Memory
     next_victim_use_ms: int
     draining: bool
     runtime_ready: bool
 
 
-def admit(condition: LoadCondition, *, size_bytes: int, last_use_ms: int | None) -> AdmissionReason:
-    """Decide on a load of `size_bytes`.
+def admit(condition: LoadCondition, *, size: Memory, last_use_ms: int | None) -> AdmissionReason:
+    """Decide on a load.
 
     Args:
         condition: This instance.
-        size_bytes: Predicted size.
+        size: Predicted size.
         last_use_ms: When the model was last used, for loads that no caller waits for; None for a
             load on behalf of a waiting call, which is newer than everything.
     """
@@ -54,11 +55,11 @@ def admit(condition: LoadCondition, *, size_bytes: int, last_use_ms: int | None)
         return AdmissionReason.DRAINING
     if not condition.runtime_ready:
         return AdmissionReason.RUNTIME_AWAY
-    if size_bytes > condition.capacity_bytes:
+    if not size.fits(condition.capacity):
         return AdmissionReason.TOO_LARGE
-    if size_bytes > condition.capacity_bytes - condition.pinned_bytes:
+    if not size.fits(condition.capacity - condition.pinned):
         return AdmissionReason.BESIDE_PINNED
-    fits = condition.used_bytes + size_bytes + condition.reserve_bytes <= condition.capacity_bytes
+    fits = (condition.used + size + condition.reserve).fits(condition.capacity)
     if last_use_ms is not None and not fits and 0 < last_use_ms < condition.next_victim_use_ms:
         return AdmissionReason.DISPLACES_NEWER
     return AdmissionReason.ADMITTED

@@ -15,6 +15,7 @@ from modelmesh.policy.failure import LOSSES, MOST_LOSSES, losses, resting
 from modelmesh.policy.placement import LoadOn, NoPlacement, NoPlacementReason, choose_instance
 from modelmesh.values.dataplane import Hop, Outcome
 from modelmesh.values.ids import InstanceId, LoadId
+from modelmesh.values.memory import Memory, largest
 from modelmesh.values.records import FailureKind
 from modelmesh.values.status import Status
 from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
@@ -190,7 +191,7 @@ def next_step(
     model: ModelView,
     cluster: ClusterView,
     *,
-    size_bytes: int,
+    size: Memory,
     now_ms: int,
     failure_window_ms: int,
     rng: Random,
@@ -206,7 +207,7 @@ def next_step(
         journey: What it has been through.
         model: Copies and failures of the model; void ones are left out.
         cluster: The instances.
-        size_bytes: Predicted size of a copy, > 0.
+        size: Predicted size of a copy, above 0.
         now_ms: Epoch milliseconds.
         failure_window_ms: A failure younger than this counts towards the bound.
         rng: The only randomness.
@@ -236,7 +237,7 @@ def next_step(
         journey,
         model,
         cluster,
-        size_bytes=size_bytes,
+        size=size,
         now_ms=now_ms,
         window=failure_window_ms,
         rng=rng,
@@ -359,7 +360,7 @@ def _place(
     model: ModelView,
     cluster: ClusterView,
     *,
-    size_bytes: int,
+    size: Memory,
     now_ms: int,
     window: int,
     rng: Random,
@@ -378,7 +379,7 @@ def _place(
     choose = partial(
         choose_instance,
         cluster,
-        size_bytes=size_bytes,
+        size=size,
         rng=rng,
         prefer_own=journey.balanced,
         holders=[entry for entry in cluster.instances if model.copy_at(entry.instance) is not None]
@@ -401,7 +402,7 @@ def _place(
         if placement.instance == cluster.own:
             return LoadHere(AttemptReason.PLACED_HERE, placement.considered)
         return SendTo(placement.instance, Hop.LOAD, AttemptReason.PLACED_ELSEWHERE, placement.considered)
-    return _nowhere(journey, model, cluster, failed, size_bytes=size_bytes, reason=placement.reason)
+    return _nowhere(journey, model, cluster, failed, size=size, reason=placement.reason)
 
 
 def _tried_enough(
@@ -442,7 +443,7 @@ def _nowhere(
     cluster: ClusterView,
     believed: list[Failure],
     *,
-    size_bytes: int,
+    size: Memory,
     reason: NoPlacementReason,
 ) -> GiveUp:
     """Nobody can load it: the most telling of the reasons."""
@@ -454,11 +455,8 @@ def _nowhere(
         newest = max(believed, key=lambda failure: failure.record.since_ms)
         return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY)
     if reason is NoPlacementReason.TOO_LARGE:
-        largest = max((entry.record.capacity_bytes for entry in cluster.instances), default=0)
-        message = (
-            f"Nowhere available to load: model {model.model} needs {size_bytes} bytes, "
-            f"the largest instance holds {largest}"
-        )
+        most = largest(entry.record.capacity for entry in cluster.instances)
+        message = f"Nowhere available to load: model {model.model} needs {size}, the largest instance holds {most}"
         return GiveUp(Status.INTERNAL, message, AttemptReason.TOO_LARGE)
     last = journey.last
     if last is not None and last.outcome is Outcome.NO_ROOM:

@@ -68,4 +68,4 @@ def next_move(view: ClusterView) -> MoveOne | StayPut:
 
 def _room_percent(entry: InstanceView) -> int:
     record = entry.record
-    return 100 * max(0, record.capacity_bytes - record.used_bytes) // max(1, record.capacity_bytes)
+    return record.capacity.beyond(record.used).parts_of(record.capacity, 100)

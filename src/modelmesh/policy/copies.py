@@ -9,6 +9,8 @@ Source: the INTENT of `spec/cluster-state.md` 6 and `spec/request-path.md` 10; w
 import enum
 from dataclasses import dataclass
 
+from modelmesh.values.memory import NOTHING, Memory
+
 MINUTE_MS = 60_000
 
 
@@ -77,7 +79,7 @@ class ModelLoad:
         dropped_ago_ms: Since a copy was last dropped; None: never, as far as is known.
         duplicated: A copy elsewhere was loaded while this instance was cut off.
         minimum, maximum: What an operator wants; `maximum` None: no bound.
-        size_bytes: Of one copy.
+        size: Of one copy.
         fits: At one of `places` there is room for it, so that nobody has to leave.
         displaced_ms: Age of the oldest copy at `places`; 0: nothing is held there.
         spared_ago_ms: Since a spare was last added for regular use, though no instance has gone since; None: never,
@@ -98,7 +100,7 @@ class ModelLoad:
     duplicated: bool = False
     minimum: int = 0
     maximum: int | None = None
-    size_bytes: int = 0
+    size: Memory = NOTHING
     fits: bool = False
     displaced_ms: int = 0
     spared_ago_ms: int | None = None
@@ -109,20 +111,20 @@ class ClusterRoom:
     """How full the instances are.
 
     Attributes:
-        capacity_bytes, free_bytes: Of all together.
+        capacity, free: Of all together.
         leaving_age_ms: How long the copy that would be evicted next is unused, where that is longest.
-        promised_bytes: What spares that are under way will take of it.
+        promised: What spares that are under way will take of it.
     """
 
-    capacity_bytes: int
-    free_bytes: int
+    capacity: Memory
+    free: Memory
     leaving_age_ms: int
-    promised_bytes: int = 0
+    promised: Memory = NOTHING
 
     @property
     def free_percent(self) -> int:
         """Free room in percent; 0 where there is no capacity."""
-        return 100 * self.free_bytes // self.capacity_bytes if self.capacity_bytes > 0 else 0
+        return self.free.parts_of(self.capacity, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +235,8 @@ def _leaves_room(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits) -> bo
     Those would be models in use, whose callers then wait for a load, or other spares, which would be added again
     in their turn, and so on.
     """
-    left_bytes = room.free_bytes - room.promised_bytes - load.size_bytes
-    return load.fits and 100 * left_bytes >= limits.spare_free_percent * room.capacity_bytes
+    left = room.free - room.promised - load.size
+    return load.fits and (room.capacity * limits.spare_free_percent).fits(left * 100)
 
 
 def _light(load: ModelLoad, limits: CopiesLimits) -> bool:

@@ -13,9 +13,8 @@ from random import Random
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.waiting import common_load_ms, wait_ms
 from modelmesh.values.ids import InstanceId
+from modelmesh.values.memory import Memory
 from modelmesh.values.view import ClusterView, InstanceView
-
-GIB = 1 << 30
 
 
 class PlacementReason(enum.Enum):
@@ -78,7 +77,7 @@ _UNCONSTRAINED = TypeConstraints()
 def choose_instance(
     view: ClusterView,
     *,
-    size_bytes: int,
+    size: Memory,
     exclude: frozenset[InstanceId],
     rng: Random,
     prefer_own: bool = False,
@@ -87,7 +86,7 @@ def choose_instance(
     constraints: TypeConstraints = _UNCONSTRAINED,
     limits: PlacementLimits = _DEFAULT_LIMITS,
 ) -> LoadOn | NoPlacement:
-    """Choose where to load a copy of `size_bytes`.
+    """Choose where to load a copy.
 
     Pure and total: same arguments and state of `rng`, same answer. Instances that are being replaced are left
     alone while another will do, and copies of one model stand in different zones, or at least on different
@@ -95,7 +94,7 @@ def choose_instance(
 
     Args:
         view: The cluster; the order of instances does not matter.
-        size_bytes: Predicted size, > 0.
+        size: Predicted size, above 0.
         exclude: Instances that hold, load, or have failed the model.
         rng: The only randomness.
         prefer_own: Take the own instance if it is on the shortlist (callers that spread their calls).
@@ -104,7 +103,7 @@ def choose_instance(
         constraints: Where models of which type may go.
         limits: Tolerances.
     """
-    assert size_bytes > 0, size_bytes
+    assert size, size
     if not view.instances:
         return NoPlacement(NoPlacementReason.NO_INSTANCES)
     own = view.own if prefer_own else None
@@ -115,7 +114,7 @@ def choose_instance(
             instances,
             loads=view.loads_at,
             common_ms=common_ms,
-            size_bytes=size_bytes,
+            size=size,
             exclude=exclude,
             rng=rng,
             own=own,
@@ -139,7 +138,7 @@ def _choose_among(
     *,
     loads: Callable[[InstanceView], int],
     common_ms: int,
-    size_bytes: int,
+    size: Memory,
     exclude: frozenset[InstanceId],
     rng: Random,
     own: InstanceId | None,
@@ -154,16 +153,16 @@ def _choose_among(
     candidates = eligible(allowed, exclude)
     if not candidates:
         return NoPlacement(NoPlacementReason.ALL_EXCLUDED)
-    fitting = [entry for entry in candidates if size_bytes <= entry.record.capacity_bytes]
+    fitting = [entry for entry in candidates if size.fits(entry.record.capacity)]
     if not fitting:
         return NoPlacement(NoPlacementReason.TOO_LARGE)
     # The size may be a guess: where all is pinned the instance itself refuses, when its runtime has been asked.
-    fitting = [entry for entry in fitting if size_bytes <= entry.evictable_bytes] or fitting
+    fitting = [entry for entry in fitting if size.fits(entry.evictable)] or fitting
     fitting = [entry for entry in fitting if not entry.outdated] or fitting
     preferred = {entry.instance for entry in constraints.preferred(model_type, fitting)}
-    costs = {entry.instance: cost_ms(entry, loads(entry), size_bytes, common_ms=common_ms) for entry in fitting}
+    costs = {entry.instance: cost_ms(entry, loads(entry), size, common_ms=common_ms) for entry in fitting}
     short = shortlist(fitting, costs, near_ms=common_ms // limits.near_divisor)
-    roomy = [entry for entry in short if entry.free_bytes >= size_bytes]
+    roomy = [entry for entry in short if size.fits(entry.free)]
     short = roomy or short
     short = apart([entry for entry in short if entry.instance in preferred] or short, holders)
     if roomy:
@@ -182,17 +181,16 @@ def eligible(instances: Sequence[InstanceView], exclude: frozenset[InstanceId]) 
     return sorted(allowed, key=lambda entry: entry.instance)
 
 
-def cost_ms(entry: InstanceView, loads: int, size_bytes: int, *, common_ms: int) -> int:
+def cost_ms(entry: InstanceView, loads: int, size: Memory, *, common_ms: int) -> int:
     """What a load costs callers there: its wait for a slot, and what those will wait whose models leave for it.
 
     Args:
         entry: The instance.
         loads: At work and waiting there.
-        size_bytes: What the load needs.
+        size: What the load needs.
         common_ms: How long a load takes at an instance that does not say.
     """
-    evicted_bytes = max(0, size_bytes - entry.free_bytes)
-    return wait_ms(entry, loads, common_ms=common_ms) + evicted_bytes * entry.record.worth // GIB
+    return wait_ms(entry, loads, common_ms=common_ms) + size.beyond(entry.free).priced(entry.record.worth)
 
 
 def shortlist(entries: Sequence[InstanceView], costs: Mapping[InstanceId, int], *, near_ms: int) -> list[InstanceView]:
@@ -204,13 +202,13 @@ def shortlist(entries: Sequence[InstanceView], costs: Mapping[InstanceId, int], 
 
 def shortlist_by_room(roomy: Sequence[InstanceView], limits: PlacementLimits) -> list[InstanceView]:
     """Those with about as few copies and as much room as the best, best first."""
-    ordered = sorted(roomy, key=lambda entry: (entry.record.copies, -entry.free_bytes, entry.instance))
+    ordered = sorted(roomy, key=lambda entry: (entry.record.copies, -entry.free.bytes, entry.instance))
     best = ordered[0]
     crowded = max(limits.crowded_copies, best.record.copies + best.record.copies // limits.crowded_divisor)
     return [
         entry
         for entry in ordered
-        if entry.free_bytes * limits.room_divisor >= best.free_bytes and entry.record.copies <= crowded
+        if best.free.fits(entry.free * limits.room_divisor) and entry.record.copies <= crowded
     ]
 
 
@@ -233,4 +231,4 @@ def pick(
     if len(short) == 1:
         return short[0]
     first, second = rng.sample(range(len(short)), 2)
-    return min(short[first], short[second], key=lambda entry: (costs[entry.instance], -entry.free_bytes))
+    return min(short[first], short[second], key=lambda entry: (costs[entry.instance], -entry.free.bytes))

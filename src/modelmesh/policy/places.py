@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.values.ids import InstanceId
+from modelmesh.values.memory import Memory
 from modelmesh.values.view import ClusterView, InstanceView, ModelView
 
 
@@ -37,7 +38,7 @@ def describe_places(
     model: ModelView,
     cluster: ClusterView,
     *,
-    size_bytes: int,
+    size: Memory,
     model_type: str,
     constraints: TypeConstraints,
     now_ms: int,
@@ -47,24 +48,24 @@ def describe_places(
     Args:
         model: Its copies and failures.
         cluster: The instances.
-        size_bytes: Predicted size of a copy.
+        size: Predicted size of a copy.
         model_type: The model's type.
         constraints: Where models of which type may go.
         now_ms: Epoch milliseconds.
     """
     return tuple(
-        Place(entry.instance, *_verdict(entry, model, size_bytes, model_type, constraints, now_ms))
+        Place(entry.instance, *_verdict(entry, model, size, model_type, constraints, now_ms))
         for entry in cluster.instances
     )
 
 
 def _verdict(
-    entry: InstanceView, model: ModelView, size_bytes: int, model_type: str, constraints: TypeConstraints, now_ms: int
+    entry: InstanceView, model: ModelView, size: Memory, model_type: str, constraints: TypeConstraints, now_ms: int
 ) -> tuple[PlaceReason, str]:
     copy = model.copy_at(entry.instance)
     if copy is not None:
         seconds = max(0, now_ms - copy.since_ms) // 1000
-        return (PlaceReason.HOLDS if copy.ready else PlaceReason.LOADS), f"{copy.size_bytes} bytes, since {seconds} s"
+        return (PlaceReason.HOLDS if copy.ready else PlaceReason.LOADS), f"{copy.size}, since {seconds} s"
     if (out := _out_of_use(entry)) is not None:
         return out
     if missing := constraints.missing(model_type, entry.record.labels):
@@ -74,7 +75,7 @@ def _verdict(
             seconds = (failure.record.until_ms - now_ms) // 1000
             tried = f"not tried again for {seconds} s, failure {failure.record.count}"
             return PlaceReason.FAILED, f"{tried}: {failure.record.message}"
-    return _room(entry, size_bytes, now_ms)
+    return _room(entry, size, now_ms)
 
 
 def _out_of_use(entry: InstanceView) -> tuple[PlaceReason, str] | None:
@@ -87,17 +88,17 @@ def _out_of_use(entry: InstanceView) -> tuple[PlaceReason, str] | None:
     return None
 
 
-def _room(entry: InstanceView, size_bytes: int, now_ms: int) -> tuple[PlaceReason, str]:
+def _room(entry: InstanceView, size: Memory, now_ms: int) -> tuple[PlaceReason, str]:
     record = entry.record
-    if size_bytes > record.capacity_bytes:
-        return PlaceReason.TOO_SMALL, f"{size_bytes} bytes are needed, it has {record.capacity_bytes} in all"
-    if size_bytes > entry.evictable_bytes:
-        pinned = f"{record.pinned_bytes} of its {record.capacity_bytes} bytes are pinned"
-        return PlaceReason.TOO_SMALL, f"{size_bytes} bytes are needed, {pinned}"
+    if not size.fits(record.capacity):
+        return PlaceReason.TOO_SMALL, f"{size} are needed, it has {record.capacity} in all"
+    if not size.fits(entry.evictable):
+        pinned = f"{record.pinned} of its {record.capacity} are pinned"
+        return PlaceReason.TOO_SMALL, f"{size} are needed, {pinned}"
     if entry.outdated:
         return PlaceReason.REPLACED, "a newer deployment is being rolled out"
-    room = f"{entry.free_bytes} of {record.capacity_bytes} bytes free, {record.copies} copies, {record.loads} loads"
-    if entry.free_bytes >= size_bytes:
+    room = f"{entry.free} of {record.capacity} free, {record.copies} copies, {record.loads} loads"
+    if size.fits(entry.free):
         return PlaceReason.HAS_ROOM, room
     if not record.next_victim_use_ms:
         return PlaceReason.MUST_EVICT, f"{room}; no copy there can be evicted at the moment"

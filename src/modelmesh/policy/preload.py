@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelmesh.values.ids import ModelId
+from modelmesh.values.memory import NOTHING, SMALLEST, Memory, total
 from modelmesh.values.view import ClusterView
 
 KEPT_FREE = 8
@@ -24,17 +25,17 @@ class ColdModel:
     last_use_ms: int
 
 
-def plan_preloads(cold: Sequence[ColdModel], view: ClusterView, *, default_size_bytes: int) -> list[ColdModel]:
+def plan_preloads(cold: Sequence[ColdModel], view: ClusterView, *, default_size: Memory) -> list[ColdModel]:
     """The models to load, the most recently used first; empty while there is no room to spare."""
-    assert default_size_bytes > 0
+    assert default_size
     usable = [entry for entry in view.instances if entry.available]
     copies = sum(entry.record.copies for entry in usable)
-    used = sum(entry.record.used_bytes for entry in usable)
-    size = max(1, used // copies) if copies > 10 else default_size_bytes
-    space = 0
+    used = total(entry.record.used for entry in usable)
+    size = (used // copies).at_least(SMALLEST) if copies > 10 else default_size
+    space = NOTHING
     for entry in usable:
-        spare = entry.free_bytes - entry.record.capacity_bytes // KEPT_FREE
+        spare = entry.free.beyond(entry.record.capacity // KEPT_FREE)
         slots = PER_SLOT * max(1, entry.record.loading_slots) - entry.record.loads
-        space += max(0, min(spare, slots * size))
-    count = space // 2 // size
+        space += spare.at_most(size * max(0, slots))
+    count = (space // 2).holds(size)
     return sorted(cold, key=lambda model: (-model.last_use_ms, model.model))[:count]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from modelmesh.values.ids import LoadId, ModelId
+from modelmesh.values.memory import NOTHING, Memory
 
 
 class EvictionReason(enum.Enum):
@@ -29,7 +30,7 @@ class HeldCopy(NamedTuple):
 
     model: ModelId
     load_id: LoadId
-    size_bytes: int
+    size: Memory
     last_use_ms: int
     busy: bool
     redundant: bool
@@ -43,7 +44,7 @@ class Victim:
 
     model: ModelId
     load_id: LoadId
-    size_bytes: int
+    size: Memory
     reason: EvictionReason
 
 
@@ -53,23 +54,23 @@ busy copy among the 16 oldest is rare."""
 
 
 def choose_victims(
-    oldest_first: Iterable[HeldCopy], *, need_bytes: int, forced: bool = False, exact_order: bool = False
+    oldest_first: Iterable[HeldCopy], *, need: Memory, forced: bool = False, exact_order: bool = False
 ) -> tuple[Victim, ...]:
-    """Choose copies whose sizes add up to `need_bytes`, in the order given.
+    """Choose copies whose sizes add up to `need`, in the order given.
 
     Idle copies go first, and among them redundant ones that are within the same look-ahead; a copy
     with requests in flight, pinned, or hardly loaded, goes only when `forced` (the runtime holds more than it may).
     The answer may fall short: then the load waits. Where a large copy follows small ones that alone are too
     little, those small ones stay that need not go beside it, unless `exact_order` is asked for.
     """
-    if need_bytes <= 0:
+    if not need:
         return ()
     chosen: list[Victim] = []
     busy: list[HeldCopy] = []
-    gained = 0
+    gained = NOTHING
     window: list[HeldCopy] = []
     source = iter(oldest_first)
-    while gained < need_bytes:
+    while not need.fits(gained):
         while len(window) < LOOKAHEAD:
             copy = next(source, None)
             if copy is None:
@@ -82,23 +83,23 @@ def choose_victims(
         index = next((index for index, copy in enumerate(window) if copy.redundant), 0)
         copy = window.pop(index)
         reason = EvictionReason.REDUNDANT if copy.redundant else EvictionReason.OLDEST_IDLE
-        chosen.append(Victim(copy.model, copy.load_id, copy.size_bytes, reason))
-        gained += copy.size_bytes
+        chosen.append(Victim(copy.model, copy.load_id, copy.size, reason))
+        gained += copy.size
     if forced:
         for copy in busy:
-            if gained >= need_bytes:
+            if need.fits(gained):
                 break
-            chosen.append(Victim(copy.model, copy.load_id, copy.size_bytes, EvictionReason.OLDEST_BUSY))
-            gained += copy.size_bytes
-    return tuple(_needed(chosen, spare_bytes=gained - need_bytes) if not exact_order else chosen)
+            chosen.append(Victim(copy.model, copy.load_id, copy.size, EvictionReason.OLDEST_BUSY))
+            gained += copy.size
+    return tuple(_needed(chosen, spare=gained - need) if not exact_order else chosen)
 
 
-def _needed(chosen: list[Victim], *, spare_bytes: int) -> list[Victim]:
+def _needed(chosen: list[Victim], *, spare: Memory) -> list[Victim]:
     """Without those that need not go since a larger one goes too; who is worth keeping most stays first."""
     needed = []
     for victim in reversed(chosen):
-        if victim.reason is EvictionReason.OLDEST_IDLE and victim.size_bytes <= spare_bytes:
-            spare_bytes -= victim.size_bytes
+        if victim.reason is EvictionReason.OLDEST_IDLE and victim.size.fits(spare):
+            spare -= victim.size
         else:
             needed.append(victim)
     needed.reverse()

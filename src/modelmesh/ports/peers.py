@@ -7,6 +7,7 @@ from typing import Protocol
 from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.explanation import ModelHistory
 from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.memory import Memory
 
 
 class PeerState(enum.Enum):
@@ -53,8 +54,8 @@ class Peers(Protocol):
         """Ask a peer to load a model; `retry`: although it failed there. Raises PeerUnreachableError."""
         ...
 
-    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> ModelHistory:
-        """Ask what a peer remembers of a model, and, above 0 bytes, what a load there would do.
+    async def recall(self, address: PeerAddress, model: ModelId, *, load: Memory, timeout_ms: int) -> ModelHistory:
+        """Ask what a peer remembers of a model, and, if `load` is not nothing, what a load of that size there would do.
 
         Raises PeerUnreachableError.
         """

@@ -7,6 +7,7 @@ from typing import Protocol
 from modelmesh.values import bounds
 from modelmesh.values.ids import ModelId
 from modelmesh.values.load_progress import LoadProgress
+from modelmesh.values.memory import NOTHING, Memory
 from modelmesh.values.status import Status
 
 
@@ -41,8 +42,8 @@ class RuntimeStatus:
     """A runtime's answer to `runtimeStatus`; `control.copies.runtime_link` says whether it can be worked with."""
 
     state: RuntimeState
-    capacity_bytes: int = 0
-    default_size_bytes: int = 0
+    capacity: Memory = NOTHING
+    default_size: Memory = NOTHING
     loading_concurrency: int = 0
     load_timeout_ms: int = 0
     limits_concurrency: bool = False
@@ -67,8 +68,8 @@ class RuntimeStatus:
         """What a runtime says, with every number in its range; 0 stays 0, so that it can be told that it is missing."""
         return cls(
             state,
-            capacity_bytes=bounds.BYTES.clamp(capacity_bytes),
-            default_size_bytes=bounds.BYTES.clamp(default_size_bytes),
+            capacity=Memory(bounds.BYTES.clamp(capacity_bytes)),
+            default_size=Memory(bounds.BYTES.clamp(default_size_bytes)),
             loading_concurrency=min(loading_concurrency, bounds.SLOTS.most),
             load_timeout_ms=bounds.DURATION_MS.clamp(load_timeout_ms),
             limits_concurrency=limits_concurrency,
@@ -90,15 +91,17 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeLoaded:
-    """Answer to a load. `size_bytes` 0: unknown, measure it. `max_concurrency` None: not said; 0: no bound."""
+    """Answer to a load. `size` is nothing if it is unknown: measure it. `max_concurrency` None: not said; 0: no bound."""
 
-    size_bytes: int
+    size: Memory
     max_concurrency: int | None
 
     @classmethod
     def said(cls, *, size_bytes: int, max_concurrency: int) -> "RuntimeLoaded":
         """What a runtime says, with every number in its range. On the wire 0 means that it says nothing of concurrency."""
-        return cls(bounds.BYTES.clamp(size_bytes), bounds.concurrency(max_concurrency) if max_concurrency > 0 else None)
+        return cls(
+            Memory(bounds.BYTES.clamp(size_bytes)), bounds.concurrency(max_concurrency) if max_concurrency > 0 else None
+        )
 
 
 class Runtime(Protocol):
@@ -124,15 +127,15 @@ class Runtime(Protocol):
         """Unload a model. NOT_FOUND of the runtime is success."""
         ...
 
-    async def predict_size(self, source: ModelSource) -> int | None:
-        """Predicted bytes, or None if the runtime cannot say (UNIMPLEMENTED, error, later than 500 ms).
+    async def predict_size(self, source: ModelSource) -> Memory | None:
+        """The predicted size, or None if the runtime cannot say (UNIMPLEMENTED, error, later than 500 ms).
 
         Raises RuntimeCallError only if the connection was lost under the call.
         """
         ...
 
-    async def measure_size(self, model: ModelId) -> int:
-        """Bytes of a loaded model; bounded by 30 s. NOT_FOUND if it is not loaded."""
+    async def measure_size(self, model: ModelId) -> Memory:
+        """The size of a loaded model; bounded by 30 s. NOT_FOUND if it is not loaded."""
         ...
 
     async def progress(self, model: ModelId) -> LoadProgress | None:

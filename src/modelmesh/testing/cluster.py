@@ -35,6 +35,7 @@ from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import ModelHistory
 from modelmesh.values.ids import InstanceId, ModelId, Revision, Token
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import CopyRecord
 from modelmesh.values.status import Status
 
@@ -80,14 +81,14 @@ class FakePeers:
             answer = _in_later_words(answer)
         return peer_answer(answer)
 
-    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> ModelHistory:
+    async def recall(self, address: PeerAddress, model: ModelId, *, load: Memory, timeout_ms: int) -> ModelHistory:
         """Ask the instance at `address` what it remembers."""
         del timeout_ms
-        request = peer_pb2.RecallRequest(model_id=model, load_bytes=load_bytes)
+        request = peer_pb2.RecallRequest(model_id=model, load_bytes=load.bytes)
         answer = await Peer(self._peer(address).plane).recall(
             Call(Token(0), "modelmesh.v1.Peer/Recall", {}, send=lambda _: None), request
         )
-        return model_history(answer, asked=load_bytes > 0)
+        return model_history(answer, asked=bool(load))
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who is there."""
@@ -291,7 +292,7 @@ class SimulatedCluster:
         for name, instance in self.instances.items():
             instance.plane.cache.ledger.check()
             ledger = instance.plane.cache.ledger
-            assert ledger.forced_bytes() == 0, (name, ledger.held_bytes, ledger.capacity_bytes)
+            assert not ledger.forced(), (name, ledger.held, ledger.capacity)
             assert instance.runtime.used_bytes() <= instance.runtime.capacity_bytes, name
 
     async def settled(self, *, within_ms: int = 20_000) -> None:

@@ -11,6 +11,7 @@ from modelmesh.testing.model_paths import MIB, ModelScript, script_of
 from modelmesh.values import bounds
 from modelmesh.values.ids import ModelId
 from modelmesh.values.load_progress import LoadProgress, LoadStage
+from modelmesh.values.memory import Memory
 from modelmesh.values.status import Status
 
 
@@ -289,7 +290,7 @@ class FakeRuntime:
             finally:
                 self._moving.pop(model, None)
 
-    async def predict_size(self, source: ModelSource) -> int | None:
+    async def predict_size(self, source: ModelSource) -> Memory | None:
         """The true size through `predicts`; None without it, and for paths that do not say a size."""
         try:
             await self._begin("predict_size")
@@ -301,16 +302,16 @@ class FakeRuntime:
         if self.predicts is None:
             return None
         if source.path.startswith("SIZE_"):
-            return self.predicts(script_of(source.path, self._random).size_bytes)
-        return self.predicts(self.script(source).size_bytes) if self.script else None
+            return Memory(self.predicts(script_of(source.path, self._random).size_bytes))
+        return Memory(self.predicts(self.script(source).size_bytes)) if self.script else None
 
-    async def measure_size(self, model: ModelId) -> int:
+    async def measure_size(self, model: ModelId) -> Memory:
         """The true size through `reported_size`."""
         await self._begin("measure_size")
         await self._sleep(self.measure_ms)
         if model not in self.loaded:
             raise RuntimeCallError(Status.NOT_FOUND, f"model {model!r} is not loaded")
-        return bounds.BYTES.clamp(self.reported_size(self.loaded[model]))
+        return Memory(bounds.BYTES.clamp(self.reported_size(self.loaded[model])))
 
     async def progress(self, model: ModelId) -> LoadProgress | None:
         """The share of its bytes that is the share of its time; None without `tells`."""

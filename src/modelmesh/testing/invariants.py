@@ -29,6 +29,7 @@ from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance
 from modelmesh.testing.named_models import NamedModels
 from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
+from modelmesh.values.memory import NOTHING, Memory, total
 from modelmesh.values.records import CopyRecord, ModelRecord, RecordError, VModelRecord
 from modelmesh.values.records import CopyState as Listed
 
@@ -239,27 +240,27 @@ class Invariants:
         name: InstanceId,
         instance: SimulatedInstance,
         states: dict[ModelId, CopyState],
-        booked: dict[ModelId, int],
+        booked: dict[ModelId, Memory],
     ) -> None:
         ledger = instance.plane.cache.ledger
         try:
             ledger.check()
         except AssertionError:
             self._break(f"memory: the ledger of {name} does not balance")
-        if sum(booked.values()) != ledger.capacity_bytes - ledger.free_bytes:
-            self._break(f"memory: {name} has booked {sum(booked.values())} bytes for copies, others for nobody")
+        if total(booked.values()) != ledger.capacity - ledger.free:
+            self._break(f"memory: {name} has booked {total(booked.values())} for copies, others for nobody")
         waiting = sum(state in _FORESEEN for state in states.values())
         if instance.plane.cache.promised != waiting:
             self._break(f"memory: {name} has promised {instance.plane.cache.promised} loads, {waiting} are to come")
         before = self._books.get(name)
-        books = _Books(ledger.free_bytes, ledger.capacity_bytes, booked)
-        if before is not None and books.free_bytes < min(before.free_bytes, 0):
-            permitted = max(0, before.capacity_bytes - books.capacity_bytes)
+        books = _Books(ledger.free, ledger.capacity, booked)
+        if before is not None and not before.free.at_most(NOTHING).fits(books.free):
+            permitted = before.capacity.beyond(books.capacity)
             for model, size in booked.items():
                 if states[model] in _OPEN or states[model] is CopyState.WITHDRAWING:
-                    permitted += max(0, size - before.booked.get(model, 0))
-            if min(before.free_bytes, 0) - books.free_bytes > permitted:
-                self._break(f"memory: {name} gave away {-books.free_bytes} bytes that it does not have")
+                    permitted += size.beyond(before.booked.get(model, NOTHING))
+            if not (before.free.at_most(NOTHING) - books.free).fits(permitted):
+                self._break(f"memory: {name} gave away {NOTHING - books.free} that it does not have")
         self._books[name] = books
 
     def _look_at_runtime(
@@ -267,16 +268,17 @@ class Invariants:
         name: InstanceId,
         instance: SimulatedInstance,
         states: dict[ModelId, CopyState],
-        booked: dict[ModelId, int],
+        booked: dict[ModelId, Memory],
     ) -> None:
         ledger, runtime = instance.plane.cache.ledger, instance.runtime
-        above = 0
+        above = NOTHING
         for model, size in runtime.models().items():
             if model not in states and instance.plane.link.ready:  # else it is asked whether it still has them
                 self._break(f"memory: the runtime of {name} holds {model}, which {name} has no copy of")
-            above += max(0, size - booked.get(model, 0))
-        if runtime.used_bytes() > ledger.capacity_bytes + max(0, -ledger.free_bytes) + above:
-            self._break(f"memory: the runtime of {name} holds {runtime.used_bytes()} of {ledger.capacity_bytes} bytes")
+            above += Memory(size).beyond(booked.get(model, NOTHING))
+        used = Memory(runtime.used_bytes())
+        if not used.fits(ledger.capacity + NOTHING.beyond(ledger.free) + above):
+            self._break(f"memory: the runtime of {name} holds {used} of {ledger.capacity}")
         if runtime.problems:
             self._break(f"loads: at {name}, {runtime.problems[0]}")
 
@@ -389,11 +391,11 @@ class Invariants:
 class _Books:
     """What one ledger said at the last look."""
 
-    __slots__ = ("booked", "capacity_bytes", "free_bytes")
+    __slots__ = ("booked", "capacity", "free")
 
-    def __init__(self, free_bytes: int, capacity_bytes: int, booked: dict[ModelId, int]) -> None:
-        self.free_bytes = free_bytes
-        self.capacity_bytes = capacity_bytes
+    def __init__(self, free: Memory, capacity: Memory, booked: dict[ModelId, Memory]) -> None:
+        self.free = free
+        self.capacity = capacity
         self.booked = booked
 
 

@@ -48,7 +48,7 @@ _UNSURE = _ALLOWED | {Status.NOT_FOUND, Status.INTERNAL}
 _TOLD = (
     "scripted failure",
     "out of memory",
-    "bytes, ",
+    " needs ",
     "label requirements",
     "went away while",
     "went away at",

@@ -19,6 +19,7 @@ from modelmesh.testing.poison import Poison
 from modelmesh.testing.raising import InjectedError
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.memory import Memory
 from modelmesh.values.status import Status
 
 UNIT_BYTES = 100
@@ -250,10 +251,11 @@ class World:
     def fits(self, artefact: Artefact) -> bool:
         """Whether some instance can hold it."""
         missing = self.constraints.missing
+        ledgers = {name: instance.plane.cache.ledger for name, instance in self.cluster.instances.items()}
         return any(
             not missing(artefact.kind, self.labels[name])
-            and artefact.size_bytes + instance.plane.cache.ledger.reserve <= instance.plane.cache.ledger.capacity_bytes
-            for name, instance in self.cluster.instances.items()
+            and (Memory(artefact.size_bytes) + ledger.reserve).fits(ledger.capacity)
+            for name, ledger in ledgers.items()
         )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from modelmesh.values.events import Event
 from modelmesh.values.ids import ModelId
+from modelmesh.values.memory import NOTHING, Memory
 
 
 class SizeSource(enum.Enum):
@@ -21,7 +22,7 @@ class RehearsedVictim:
     """A copy that would leave."""
 
     model: ModelId
-    size_bytes: int
+    size: Memory
     last_use_ms: int
     reason: str
 
@@ -31,7 +32,7 @@ class Rehearsal:
     """What a load would do at one instance. `refusal`: why it would not be taken; "" if it would."""
 
     refusal: str = ""
-    evict_bytes: int = 0
+    evict: Memory = NOTHING
     victims: tuple[RehearsedVictim, ...] = ()
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from modelmesh.values import bounds
 from modelmesh.values.bounds import OutOfRangeError, Range
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.memory import NOTHING, Memory
 
 DEFAULT_TYPE = "NLCLASSIFIER"
 
@@ -188,7 +189,7 @@ class CopyRecord:
     state: CopyState
     since_ms: int
     load_id: LoadId
-    size_bytes: int
+    size: Memory
     record_revision: Revision
 
     def encode(self) -> bytes:
@@ -198,7 +199,7 @@ class CopyRecord:
                 "state": self.state.value,
                 "since": self.since_ms,
                 "load": self.load_id,
-                "size": self.size_bytes,
+                "size": self.size.bytes,
                 "record": self.record_revision,
             }
         )
@@ -211,7 +212,7 @@ class CopyRecord:
             state=_enumerated(CopyState, known, "state"),
             since_ms=_measure(known, "since", bounds.TIME_MS),
             load_id=LoadId(_identity(known, "load", bounds.LOAD_ID)),
-            size_bytes=_measure(known, "size", bounds.BYTES),
+            size=_memory(known, "size"),
             record_revision=Revision(_identity(known, "record", bounds.REVISION)),
         )
 
@@ -290,7 +291,7 @@ class MemberRecord:
 
     `next_victim_use_ms`: last use of the copy that would be evicted next; 0 if none can be.
 
-    `pinned_bytes`: in copies that are never evicted.
+    `pinned`: in copies that are never evicted.
 
     `backlog_ms`: how long its loads at work and waiting will take, one after the other; `load_ms`: how long its loads
     commonly take; `worth`: milliseconds that callers would wait in the next minute if a GiB of what would leave next left.
@@ -300,11 +301,11 @@ class MemberRecord:
     address: str
     tls_name: str = ""
     started_ms: int = 0
-    capacity_bytes: int = 0
-    used_bytes: int = 0
-    reserve_bytes: int = 0
-    pinned_bytes: int = 0
-    default_size_bytes: int = 0
+    capacity: Memory = NOTHING
+    used: Memory = NOTHING
+    reserve: Memory = NOTHING
+    pinned: Memory = NOTHING
+    default_size: Memory = NOTHING
     copies: int = 0
     next_victim_use_ms: int = 0
     loading_slots: int = 0
@@ -328,11 +329,11 @@ class MemberRecord:
                 "addr": self.address,
                 "tls": self.tls_name,
                 "start": self.started_ms,
-                "cap": self.capacity_bytes,
-                "used": self.used_bytes,
-                "reserve": self.reserve_bytes,
-                "pinned": self.pinned_bytes,
-                "unit": self.default_size_bytes,
+                "cap": self.capacity.bytes,
+                "used": self.used.bytes,
+                "reserve": self.reserve.bytes,
+                "pinned": self.pinned.bytes,
+                "unit": self.default_size.bytes,
                 "count": self.copies,
                 "oldest": self.next_victim_use_ms,
                 "slots": self.loading_slots,
@@ -363,11 +364,11 @@ class MemberRecord:
             address=_take(known, "addr", str, ""),
             tls_name=_take(known, "tls", str, ""),
             started_ms=_measure(known, "start", bounds.TIME_MS),
-            capacity_bytes=_measure(known, "cap", bounds.BYTES),
-            used_bytes=_measure(known, "used", bounds.BYTES),
-            reserve_bytes=_measure(known, "reserve", bounds.BYTES),
-            pinned_bytes=_measure(known, "pinned", bounds.BYTES),
-            default_size_bytes=_measure(known, "unit", bounds.BYTES),
+            capacity=_memory(known, "cap"),
+            used=_memory(known, "used"),
+            reserve=_memory(known, "reserve"),
+            pinned=_memory(known, "pinned"),
+            default_size=_memory(known, "unit"),
             copies=_measure(known, "count", bounds.COUNT),
             next_victim_use_ms=_measure(known, "oldest", bounds.TIME_MS),
             loading_slots=_measure(known, "slots", bounds.COUNT),
@@ -428,6 +429,10 @@ def _take(fields: dict[str, Any], name: str, kind: type[_Scalar], default: _Scal
 def _measure(fields: dict[str, Any], name: str, within: Range) -> int:
     """A time, a size or a count: moved into its range."""
     return within.clamp(_take(fields, name, int, 0))
+
+
+def _memory(fields: dict[str, Any], name: str) -> Memory:
+    return Memory(_measure(fields, name, bounds.BYTES))
 
 
 def _identity(fields: dict[str, Any], name: str, within: Range) -> int:

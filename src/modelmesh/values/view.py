@@ -2,9 +2,10 @@
 
 import bisect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import CopyState, FailureRecord, MemberRecord
 
 
@@ -19,7 +20,7 @@ class Copy:
     state: CopyState
     since_ms: int
     load_id: LoadId
-    size_bytes: int
+    size: Memory
     record_revision: Revision
     create_revision: Revision
     mod_revision: Revision
@@ -61,23 +62,23 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
-    """An instance as a place to load at. All sizes in bytes. `outdated`: its deployment is being replaced."""
+    """An instance as a place to load at. `outdated`: its deployment is being replaced."""
 
     instance: InstanceId
     record: MemberRecord
     reachable: bool = True
     outdated: bool = False
+    free: Memory = field(init=False, repr=False, compare=False)
+    """Room beyond what is used and kept in reserve. Stored, because a placement reads it several times for each instance."""
 
-    @property
-    def free_bytes(self) -> int:
-        """Room beyond what is used and kept in reserve."""
+    def __post_init__(self) -> None:
         record = self.record
-        return max(0, record.capacity_bytes - record.reserve_bytes - record.used_bytes)
+        object.__setattr__(self, "free", record.capacity.beyond(record.reserve + record.used))
 
     @property
-    def evictable_bytes(self) -> int:
+    def evictable(self) -> Memory:
         """The largest model that can be loaded here: what is pinned never makes room."""
-        return max(0, self.record.capacity_bytes - self.record.pinned_bytes)
+        return self.record.capacity.beyond(self.record.pinned)
 
     @property
     def available(self) -> bool:

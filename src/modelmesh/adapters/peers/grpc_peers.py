@@ -15,6 +15,7 @@ from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import ModelHistory, Rehearsal, RehearsedVictim
 from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.memory import Memory
 
 CHANNELS = 64
 """Peers with an open connection for control calls; the one unused longest is closed beyond that."""
@@ -84,11 +85,11 @@ class GrpcPeers:
         answer = await self._call(address, "EnsureLoaded", request, pb.EnsureLoadedResponse, timeout_ms)
         return peer_answer(answer)
 
-    async def recall(self, address: PeerAddress, model: ModelId, *, load_bytes: int, timeout_ms: int) -> ModelHistory:
+    async def recall(self, address: PeerAddress, model: ModelId, *, load: Memory, timeout_ms: int) -> ModelHistory:
         """Ask what a peer remembers of a model."""
-        request = pb.RecallRequest(model_id=model, load_bytes=load_bytes)
+        request = pb.RecallRequest(model_id=model, load_bytes=load.bytes)
         answer = await self._call(address, "Recall", request, pb.RecallResponse, timeout_ms)
-        return model_history(answer, asked=load_bytes > 0)
+        return model_history(answer, asked=bool(load))
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who answers at an address."""
@@ -177,11 +178,11 @@ def model_history(answer: pb.RecallResponse, *, asked: bool) -> ModelHistory:
     """The wire form as a value; `asked`: about a load as well."""
     rehearsal = Rehearsal(
         refusal=answer.refusal,
-        evict_bytes=bounds.BYTES.clamp(answer.evict_bytes),
+        evict=Memory(bounds.BYTES.clamp(answer.evict_bytes)),
         victims=tuple(
             RehearsedVictim(
                 ModelId(victim.model_id),
-                bounds.BYTES.clamp(victim.size_bytes),
+                Memory(bounds.BYTES.clamp(victim.size_bytes)),
                 bounds.TIME_MS.clamp(victim.last_use_ms),
                 victim.reason,
             )

@@ -11,6 +11,7 @@ from modelmesh.adapters.runtime.grpc_runtime import GrpcRuntime
 from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeLoaded, RuntimeState, RuntimeStatus
 from modelmesh.values.ids import ModelId
 from modelmesh.values.load_progress import LoadProgress
+from modelmesh.values.memory import Memory
 from modelmesh.values.status import Status
 
 _log = logging.getLogger(__name__)
@@ -83,11 +84,11 @@ class RuntimeCandidates:
         """As `ports.Runtime`."""
         await self._candidates[0].unload(model)
 
-    async def predict_size(self, source: ModelSource) -> int | None:
+    async def predict_size(self, source: ModelSource) -> Memory | None:
         """As `ports.Runtime`."""
         return await self._candidates[0].predict_size(source)
 
-    async def measure_size(self, model: ModelId) -> int:
+    async def measure_size(self, model: ModelId) -> Memory:
         """As `ports.Runtime`."""
         return await self._candidates[0].measure_size(model)
 

@@ -13,6 +13,7 @@ from modelmesh.ports import ModelSource, RuntimeCallError, RuntimeLoaded, Runtim
 from modelmesh.values import bounds, legacy
 from modelmesh.values.ids import ModelId
 from modelmesh.values.load_progress import LoadProgress
+from modelmesh.values.memory import Memory
 from modelmesh.values.status import Status
 
 _log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class GrpcRuntime:
             if error.status is not Status.NOT_FOUND:
                 raise
 
-    async def predict_size(self, source: ModelSource) -> int | None:
+    async def predict_size(self, source: ModelSource) -> Memory | None:
         """Predicted bytes, or None; raises if the connection was lost under the call.
 
         A runtime that answered UNIMPLEMENTED is not asked again before the next `status`.
@@ -138,14 +139,14 @@ class GrpcRuntime:
             else:
                 _log.info("no predicted size of model %s: %s", source.model, error)
             return None
-        return bounds.BYTES.clamp(answer.sizeInBytes) or None
+        return Memory(bounds.BYTES.clamp(answer.sizeInBytes)) or None
 
-    async def measure_size(self, model: ModelId) -> int:
+    async def measure_size(self, model: ModelId) -> Memory:
         """Bytes of a loaded model, as the runtime says, 0 included."""
         answer = await self._call(
             "modelSize", pb.ModelSizeRequest(modelId=model), pb.ModelSizeResponse, timeout_s=MEASURE_TIMEOUT_S
         )
-        return bounds.BYTES.clamp(answer.sizeInBytes)
+        return Memory(bounds.BYTES.clamp(answer.sizeInBytes))
 
     async def progress(self, model: ModelId) -> LoadProgress | None:
         """How far a load is, or None.

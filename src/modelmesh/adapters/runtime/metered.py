@@ -6,6 +6,7 @@ from modelmesh.machines.meter import Meter
 from modelmesh.ports import ModelSource, Runtime, RuntimeCallError, RuntimeLoaded, RuntimeStatus
 from modelmesh.values.ids import ModelId
 from modelmesh.values.load_progress import LoadProgress
+from modelmesh.values.memory import Memory
 
 
 class MeteredRuntime:
@@ -29,8 +30,8 @@ class MeteredRuntime:
         began = time.perf_counter()
         loaded = await self._runtime.load(source)
         self._observe("modelmesh_loadmodel_milliseconds", began, source.model)
-        if loaded.size_bytes > 0:
-            self._sized(source.model, loaded.size_bytes)
+        if loaded.size:
+            self._sized(source.model, loaded.size)
         return loaded
 
     async def unload(self, model: ModelId) -> None:
@@ -44,11 +45,11 @@ class MeteredRuntime:
         del self._unloading[model]
         self._observe("modelmesh_unloadmodel_milliseconds", began, model)
 
-    async def predict_size(self, source: ModelSource) -> int | None:
+    async def predict_size(self, source: ModelSource) -> Memory | None:
         """Pass on."""
         return await self._runtime.predict_size(source)
 
-    async def measure_size(self, model: ModelId) -> int:
+    async def measure_size(self, model: ModelId) -> Memory:
         """Pass on."""
         began = time.perf_counter()
         size = await self._runtime.measure_size(model)
@@ -64,8 +65,8 @@ class MeteredRuntime:
         """Pass on."""
         await self._runtime.close()
 
-    def _sized(self, model: ModelId, size_bytes: int) -> None:
-        self._meter.observe("modelmesh_loaded_model_size_bytes", size_bytes, model=model)
+    def _sized(self, model: ModelId, size: Memory) -> None:
+        self._meter.observe("modelmesh_loaded_model_size_bytes", size.bytes, model=model)
 
     def _observe(self, name: str, began: float, model: ModelId) -> None:
         self._meter.observe(name, (time.perf_counter() - began) * 1000, model=model)

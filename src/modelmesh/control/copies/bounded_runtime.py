@@ -7,6 +7,7 @@ from typing import TypeVar
 from modelmesh.ports import ModelSource, Runtime, RuntimeCallError, RuntimeLoaded, RuntimeStatus
 from modelmesh.values.ids import ModelId
 from modelmesh.values.load_progress import LoadProgress
+from modelmesh.values.memory import Memory
 from modelmesh.values.status import Status
 
 STATUS_BOUND_MS = 10_000
@@ -53,7 +54,7 @@ class BoundedRuntime:
         bound_ms = max(LEAST_UNLOAD_BOUND_MS, self.load_timeout_ms)
         await _within(bound_ms, self._runtime.unload(model), f"it has not ended within {bound_ms // 1000} s")
 
-    async def predict_size(self, source: ModelSource) -> int | None:
+    async def predict_size(self, source: ModelSource) -> Memory | None:
         """Pass on; None if it takes too long."""
         try:
             return await _within(PREDICT_BOUND_MS, self._runtime.predict_size(source), "no prediction")
@@ -62,7 +63,7 @@ class BoundedRuntime:
                 raise
             return None
 
-    async def measure_size(self, model: ModelId) -> int:
+    async def measure_size(self, model: ModelId) -> Memory:
         """Pass on."""
         message = f"it does not answer modelSize within {MEASURE_BOUND_MS // 1000} s"
         return await _within(MEASURE_BOUND_MS, self._runtime.measure_size(model), message)

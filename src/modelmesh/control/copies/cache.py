@@ -36,6 +36,7 @@ from modelmesh.values.dataplane import LocalCopy, Outcome
 from modelmesh.values.explanation import Rehearsal, SizeSource
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.load_progress import LoadProgress
+from modelmesh.values.memory import Memory
 from modelmesh.values.view import Copy
 
 PUBLISH_BOUND_MS = 1_000
@@ -53,7 +54,7 @@ class Cache:
 
     Attributes:
         drop: Lets a copy go, in whatever state it is.
-        predicted_bytes: The best guess of the size of a model and its type.
+        predicted_size: The best guess of the size of a model and its type.
         stale_keys: Copies that went while the store was away: their keys are deleted when it is back.
     """
 
@@ -74,7 +75,7 @@ class Cache:
         self.usage = steps.usage
         self.learned = steps.learned
         self.drop = steps.drop
-        self.predicted_bytes = steps.predicted_bytes
+        self.predicted_size = steps.predicted_size
         self.stale_keys = steps.listing.stale
 
     def drain(self) -> None:
@@ -106,11 +107,11 @@ class Cache:
             location=identity.location,
             version=identity.version,
             hot=hot,
-            capacity_bytes=self.ledger.capacity_bytes,
-            used_bytes=self.ledger.used_bytes,
-            reserve_bytes=self.ledger.reserve,
-            pinned_bytes=self._room.pinned_bytes(),
-            default_size_bytes=self.parameters.default_size_bytes,
+            capacity=self.ledger.capacity,
+            used=self.ledger.used,
+            reserve=self.ledger.reserve,
+            pinned=self._room.pinned(),
+            default_size=self.parameters.default_size,
             copies=len(self._entries),
             next_victim_use_ms=self._next_victim_use_ms,
             loading_slots=self.parameters.loading_slots,
@@ -131,7 +132,7 @@ class Cache:
         if not self._room.promised:
             return record
         claiming = self._room.promised - self._steps.slots.queued
-        return replace(record, used_bytes=record.used_bytes + self._room.promised_bytes, loads=record.loads + claiming)
+        return replace(record, used=record.used + self._room.promised_memory, loads=record.loads + claiming)
 
     def copy(self, model: ModelId) -> Copy | None:
         """The copy here that may be used or joined."""
@@ -144,7 +145,7 @@ class Cache:
             state=records.CopyState.LOADED if loaded else records.CopyState.LOADING,
             since_ms=entry.since_ms,
             load_id=entry.load_id,
-            size_bytes=entry.size_bytes,
+            size=entry.size,
             record_revision=entry.registered.create_revision,
             create_revision=entry.written,
             mod_revision=entry.written,
@@ -226,23 +227,23 @@ class Cache:
         """The state of every copy; for tests, status and invariants."""
         return {model: entry.state for model, entry in self._entries.items()}
 
-    def books(self) -> dict[ModelId, int]:
-        """The bytes booked for every copy; for invariants."""
-        return {model: self.ledger.booked_bytes(entry.load_id) for model, entry in self._entries.items()}
+    def books(self) -> dict[ModelId, Memory]:
+        """The memory booked for every copy; for invariants."""
+        return {model: self.ledger.booked(entry.load_id) for model, entry in self._entries.items()}
 
     @property
     def promised(self) -> int:
         """Loads that are decided and have not asked for memory yet; for invariants."""
         return self._room.promised
 
-    def rehearse(self, model: ModelId, size_bytes: int) -> Rehearsal:
-        """What a load of `size_bytes` would do here; nothing comes of it."""
-        refused = self._steps.loading.refusal(model, size_bytes, last_use_ms=None)
-        return Rehearsal(refused.message) if refused is not None else self._room.rehearse(size_bytes)
+    def rehearse(self, model: ModelId, size: Memory) -> Rehearsal:
+        """What a load of this size would do here; nothing comes of it."""
+        refused = self._steps.loading.refusal(model, size, last_use_ms=None)
+        return Rehearsal(refused.message) if refused is not None else self._room.rehearse(size)
 
     def size_source(self, model: ModelId, model_type: str) -> SizeSource:
-        """Where `predicted_bytes` comes from."""
-        return self.learned.best_size(model, model_type, default_bytes=self.parameters.default_size_bytes)[1]
+        """Where `predicted_size` comes from."""
+        return self.learned.best_size(model, model_type, default=self.parameters.default_size)[1]
 
     async def predict(self, model: ModelId, registered: Registered) -> None:
         """Let the runtime predict the size of a model that was never loaded here; nothing if it cannot be asked.
@@ -298,7 +299,7 @@ class Cache:
                 self.usage.touch(model, last_use_ms)
                 self.usage.expect(model, self._clock.now_ms())
             else:
-                self.usage.asked_for(model, last_use_ms, max(1, entry.size_bytes))
+                self.usage.asked_for(model, last_use_ms, entry.size)
             return Loaded(entry.load_id)
         if entry.state in JOINABLE:
             entry.last_use_ms = max(entry.last_use_ms, last_use_ms)

@@ -13,6 +13,7 @@ from modelmesh.values import records
 from modelmesh.values.dataplane import Outcome
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.load_progress import LoadProgress
+from modelmesh.values.memory import NOTHING, Memory
 from modelmesh.values.status import Status
 
 NEVER = Revision(0)
@@ -120,7 +121,7 @@ class Entry:
     machine: ModelCopyMachine = field(default_factory=ModelCopyMachine)
     stays: bool = False
     """It is not sent on to another instance: a load moves once."""
-    size_bytes: int = 0
+    size: Memory = NOTHING
     max_concurrency: int = 0
     written: Revision = NEVER
     waiters: dict[int, asyncio.Future[LoadEnd]] = field(default_factory=dict)
@@ -169,7 +170,7 @@ class Entry:
             state=records.CopyState.LOADED if self.state in OPEN else records.CopyState.LOADING,
             since_ms=self.since_ms,
             load_id=self.load_id,
-            size_bytes=self.size_bytes,
+            size=self.size,
             record_revision=self.registered.create_revision,
         )
 

@@ -26,6 +26,7 @@ from modelmesh.ports import Clock, LeaseNotFoundError, Runtime, RuntimeCallError
 from modelmesh.values.dataplane import Outcome
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.load_progress import LoadProgress
+from modelmesh.values.memory import SMALLEST, Memory
 from modelmesh.values.records import FailureKind
 from modelmesh.values.status import Status
 
@@ -58,7 +59,7 @@ class Loading:
         condition: This instance as the admission sees it.
         parameters: The runtime's.
         offered: Whether loads may go to the runtime.
-        predicted_bytes: The best guess of the size of a model and its type.
+        predicted_size: The best guess of the size of a model and its type.
         step: Feeds the machine.
         ended: Told of every load that succeeded or failed.
         uncertain: Told of a copy whose key may stand though its claim failed, and the revision of its record.
@@ -80,7 +81,7 @@ class Loading:
         condition: Callable[[], LoadCondition],
         parameters: Callable[[], RuntimeParameters],
         offered: Callable[[], bool],
-        predicted_bytes: Callable[[ModelId, str], int],
+        predicted_size: Callable[[ModelId, str], Memory],
         step: Callable[[Entry, CopyInput], None],
         ended: LoadEnded,
         uncertain: Callable[[ModelId, Revision], None],
@@ -98,7 +99,7 @@ class Loading:
         self._condition = condition
         self._parameters = parameters
         self._offered = offered
-        self._predicted_bytes = predicted_bytes
+        self._predicted_size = predicted_size
         self._step = step
         self._ended = ended
         self._uncertain = uncertain
@@ -178,14 +179,14 @@ class Loading:
 
     def _admission(self, entry: Entry) -> LoadRefused | None:
         """Set the size to the best guess there is now, and admit on it."""
-        entry.size_bytes = max(1, self._predicted_bytes(entry.model, entry.registered.record.type))
-        return self.refusal(entry.model, entry.size_bytes, last_use_ms=None if entry.waited_for else entry.last_use_ms)
+        entry.size = self._predicted_size(entry.model, entry.registered.record.type).at_least(SMALLEST)
+        return self.refusal(entry.model, entry.size, last_use_ms=None if entry.waited_for else entry.last_use_ms)
 
-    def refusal(self, model: ModelId, size_bytes: int, *, last_use_ms: int | None) -> LoadRefused | None:
+    def refusal(self, model: ModelId, size: Memory, *, last_use_ms: int | None) -> LoadRefused | None:
         """Why a load is not taken; None if it is. `last_use_ms`: of a model that no caller waits for."""
         condition = self._condition()
         own = self._own
-        match admit(condition, size_bytes=size_bytes, last_use_ms=last_use_ms):
+        match admit(condition, size=size, last_use_ms=last_use_ms):
             case AdmissionReason.ADMITTED:
                 return None
             case AdmissionReason.DRAINING:
@@ -195,13 +196,13 @@ class Loading:
             case AdmissionReason.TOO_LARGE:
                 return LoadRefused(
                     Outcome.NO_ROOM,
-                    f"model {model} needs {size_bytes} bytes, instance {own} holds {condition.capacity_bytes} in all",
+                    f"model {model} needs {size}, instance {own} holds {condition.capacity} in all",
                 )
             case AdmissionReason.BESIDE_PINNED:
                 return LoadRefused(
                     Outcome.NO_ROOM,
-                    f"model {model} needs {size_bytes} bytes; {condition.pinned_bytes} of the {condition.capacity_bytes} "
-                    f"bytes of instance {own} hold pinned models",
+                    f"model {model} needs {size}; {condition.pinned} of the {condition.capacity} "
+                    f"of instance {own} hold pinned models",
                 )
             case AdmissionReason.DISPLACES_NEWER:
                 return LoadRefused(
@@ -213,9 +214,7 @@ class Loading:
         """Let the runtime load."""
         timeout_ms = self._parameters().load_timeout_ms
         began_ms = self._clock.monotonic_ms()
-        self._journal.note(
-            "load_started", entry.model, detail=f"{entry.size_bytes} bytes predicted", queued_ms=entry.queued_ms
-        )
+        self._journal.note("load_started", entry.model, detail=f"{entry.size} predicted", queued_ms=entry.queued_ms)
         try:
             loaded = await self._load_while_it_moves(entry, began_ms, timeout_ms)
         except TimeoutError:
@@ -240,8 +239,8 @@ class Loading:
         self._journal.note("loaded", entry.model, detail=f"in {elapsed_ms} ms")
         self._learned.loaded(entry.model, elapsed_ms)
         self._ended(entry.model, failed=False)
-        if loaded.size_bytes > 0:
-            entry.size_bytes = self._believed(entry, loaded.size_bytes)
+        if loaded.size:
+            entry.size = self._believed(entry, loaded.size)
             self._step(entry, CopyInput.LOADED)
         else:
             self._step(entry, CopyInput.LOADED_UNSIZED)
@@ -282,14 +281,14 @@ class Loading:
             f" A load may take {timeout_ms // 1000} s from its last progress, and {MOST_TIMEOUTS} times that in all"
         )
 
-    def _believed(self, entry: Entry, size_bytes: int) -> int:
+    def _believed(self, entry: Entry, size: Memory) -> Memory:
         """The size of what the runtime holds. More than all it has is none: such a model would never be loaded again."""
-        capacity_bytes = self._parameters().capacity_bytes
-        if size_bytes <= capacity_bytes:
-            return size_bytes
-        detail = f"the runtime says {size_bytes} bytes and has {capacity_bytes} in all; the predicted size is kept"
+        capacity = self._parameters().capacity
+        if size.fits(capacity):
+            return size
+        detail = f"the runtime says {size} and has {capacity} in all; the predicted size is kept"
         self._journal.note("not_measured", entry.model, "implausible", detail)
-        return entry.size_bytes
+        return entry.size
 
     def _load_failed(self, entry: Entry, status: Status, message: str, *, lost: bool = False) -> None:
         entry.end = LoadFailed(status, message, lost)
@@ -300,7 +299,7 @@ class Loading:
     async def measure(self, entry: Entry) -> None:
         """Ask the runtime for the size of what it has loaded."""
         try:
-            entry.size_bytes = self._believed(entry, max(1, await self._runtime.measure_size(entry.model)))
+            entry.size = self._believed(entry, (await self._runtime.measure_size(entry.model)).at_least(SMALLEST))
         except RuntimeCallError as error:
             self._journal.note("not_measured", entry.model, detail=f"the predicted size is kept: {error}")
             if error.lost:

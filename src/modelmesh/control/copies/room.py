@@ -10,13 +10,14 @@ from modelmesh.control.copies.usage import Learned, UsageBook
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.tasks import Tasks
-from modelmesh.machines.memory import MemoryLedger, reserve_bytes
+from modelmesh.machines.memory import MemoryLedger, usual_reserve
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.policy.admission import LoadCondition, settled
 from modelmesh.policy.victims import EvictionReason, HeldCopy
 from modelmesh.ports import Clock
 from modelmesh.values.explanation import Rehearsal, RehearsedVictim
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.memory import NOTHING, Memory, total
 
 PRESSURE_MS = 50
 PRESSURE_MAX_MS = 1_000
@@ -29,8 +30,6 @@ WORTH_COPIES = 16
 
 WORTH_MS = 60_000
 """Uses within the next minute count, or within as long as copies stay here if that is shorter."""
-
-GIB = 1 << 30
 
 
 STAYS = 8
@@ -95,8 +94,8 @@ class Room:
         self._stay_ms: float = WORTH_MS
         """How long copies that were evicted had stayed (the latest counting most)."""
         self._pinned: set[ModelId] = set()
-        self._promised: dict[LoadId, int] = {}
-        self.promised_bytes = 0
+        self._promised: dict[LoadId, Memory] = {}
+        self.promised_memory = NOTHING
         """What loads will ask for that are decided and have no turn yet: the ledger does not know them."""
 
     @property
@@ -104,14 +103,14 @@ class Room:
         """How many such loads there are."""
         return len(self._promised)
 
-    def promise(self, load: LoadId, size_bytes: int) -> None:
+    def promise(self, load: LoadId, size: Memory) -> None:
         """A load of about this size is decided."""
-        self._promised[load] = size_bytes
-        self.promised_bytes += size_bytes
+        self._promised[load] = size
+        self.promised_memory += size
 
     def redeem(self, load: LoadId) -> None:
         """It asks the ledger now, or never will; nothing happens if it was not promised anything."""
-        self.promised_bytes -= self._promised.pop(load, 0)
+        self.promised_memory -= self._promised.pop(load, NOTHING)
 
     def look_at_pin(self, model: ModelId) -> None:
         """A copy came, went, or its record changed: note whether it is pinned."""
@@ -121,10 +120,10 @@ class Room:
         else:
             self._pinned.discard(model)
 
-    def pinned_bytes(self) -> int:
-        """Bytes in loaded copies that are never evicted to make room."""
+    def pinned(self) -> Memory:
+        """Memory of loaded copies that are never evicted to make room."""
         entries = (self._entries[model] for model in self._pinned)
-        return sum(entry.size_bytes for entry in entries if entry.state in OPEN)
+        return total(entry.size for entry in entries if entry.state in OPEN)
 
     def next_victim_use_ms(self) -> int:
         """Last use of the copy that would leave next; 0 if none can leave."""
@@ -137,10 +136,10 @@ class Room:
     def condition(self, *, draining: bool, runtime_ready: bool) -> LoadCondition:
         """What decides whether a load is taken here, as of now."""
         return LoadCondition(
-            capacity_bytes=self._ledger.capacity_bytes,
-            reserve_bytes=self._ledger.reserve,
-            pinned_bytes=self.pinned_bytes(),
-            used_bytes=self._ledger.used_bytes,
+            capacity=self._ledger.capacity,
+            reserve=self._ledger.reserve,
+            pinned=self.pinned(),
+            used=self._ledger.used,
             next_victim_use_ms=self.next_victim_use_ms(),
             draining=draining,
             runtime_ready=runtime_ready,
@@ -153,10 +152,10 @@ class Room:
         worth the same there.
         """
         ahead_ms = min(WORTH_MS, self._stay_ms)
-        wanted_bytes = self._ledger.capacity_bytes // WORTH_DIVISOR
+        wanted = self._ledger.capacity // WORTH_DIVISOR
         now_ms = self._clock.now_ms()
         loss_ms = 0.0
-        seen_bytes = looked = 0
+        seen, looked = NOTHING, 0
         for copy in self._oldest_first(None):
             looked += 1
             if copy.busy or copy.pinned:
@@ -164,21 +163,19 @@ class Room:
             if not copy.redundant:
                 again = -math.expm1(-self._usage.rate(copy.model, now_ms) * ahead_ms)
                 loss_ms += again * self._learned.expected_load_ms(copy.model)
-            seen_bytes += copy.size_bytes
-            if seen_bytes >= wanted_bytes or looked >= WORTH_COPIES:
+            seen += copy.size
+            if wanted.fits(seen) or looked >= WORTH_COPIES:
                 break
-        return round(loss_ms * GIB / seen_bytes) if seen_bytes else 0
+        return round(seen.per_gib(loss_ms))
 
-    def rehearse(self, size_bytes: int) -> Rehearsal:
-        """What a load of `size_bytes` would evict."""
-        needed = self._ledger.excess_bytes(pinned_bytes=self.pinned_bytes(), more_bytes=size_bytes)
-        leaving = self._decider().victims(self._oldest_first(None), need_bytes=needed, forced=False)
+    def rehearse(self, size: Memory) -> Rehearsal:
+        """What a load of this size would evict."""
+        needed = self._ledger.excess(pinned=self.pinned(), more=size)
+        leaving = self._decider().victims(self._oldest_first(None), need=needed, forced=False)
         return Rehearsal(
-            evict_bytes=needed,
+            evict=needed,
             victims=tuple(
-                RehearsedVictim(
-                    victim.model, victim.size_bytes, self._usage.last_use_ms(victim.model), victim.reason.value
-                )
+                RehearsedVictim(victim.model, victim.size, self._usage.last_use_ms(victim.model), victim.reason.value)
                 for victim in leaving
             ),
         )
@@ -189,51 +186,51 @@ class Room:
         Returns:
             The loads that can begin by this.
         """
-        capacity_bytes = parameters.capacity_bytes
-        reserve = reserve_bytes(
-            capacity_bytes=capacity_bytes,
-            default_size_bytes=parameters.default_size_bytes,
+        capacity = parameters.capacity
+        reserve = usual_reserve(
+            capacity=capacity,
+            default_size=parameters.default_size,
             loading_slots=parameters.loading_slots,
-            typical_bytes=self._ledger.typical_bytes,
+            typical=self._ledger.typical,
             load_ms=self._learned.common_load_ms,
             unload_ms=self._learned.common_unload_ms,
         )
-        if (capacity_bytes, reserve) == (self._ledger.capacity_bytes, self._ledger.reserve):
+        if (capacity, reserve) == (self._ledger.capacity, self._ledger.reserve):
             return []
         if self._usage.retention is not None:
-            self._usage.retention.resize(capacity_bytes - reserve)
-        return self._ledger.resize(capacity_bytes=capacity_bytes, reserve=reserve)
+            self._usage.retention.resize((capacity - reserve).bytes)
+        return self._ledger.resize(capacity=capacity, reserve=reserve)
 
     def make(self, cause: Entry) -> None:
         """Evict until every load can have its grant and the reserve stands."""
-        excess = self._ledger.excess_bytes(pinned_bytes=self.pinned_bytes())
-        if excess == 0:
+        excess = self._ledger.excess(pinned=self.pinned())
+        if not excess:
             self._pressure_ms = PRESSURE_MS
             return
-        forced = self._ledger.forced_bytes() > 0
+        forced = bool(self._ledger.forced())
         if not forced and not self._store_available():
             self._press()
             return
         self._look_at_usage()
-        gained = 0
-        for victim in self._decider().victims(self._oldest_first(cause), need_bytes=excess, forced=forced):
+        gained = NOTHING
+        for victim in self._decider().victims(self._oldest_first(cause), need=excess, forced=forced):
             relied_on = self.others(victim.model) if victim.reason is EvictionReason.REDUNDANT else ()
             self._journal.note(
                 "victim",
                 victim.model,
                 victim.reason.value,
-                f"{victim.size_bytes} bytes of {excess} wanted for {cause.model}; "
-                f"{self._ledger.free_bytes} free of {self._ledger.capacity_bytes}",
+                f"{victim.size} of {excess} wanted for {cause.model}; "
+                f"{self._ledger.free} free of {self._ledger.capacity}",
                 cause=cause.model,
                 idle_ms=max(0, self._clock.now_ms() - self._usage.last_use_ms(victim.model)),
             )
             stayed_ms = self._clock.monotonic_ms() - self._entries[victim.model].ready_ms
             self._stay_ms += (stayed_ms - self._stay_ms) / STAYS
             self._drop(victim.model, victim.reason, forced=forced, relied_on=relied_on)
-            gained += victim.size_bytes
+            gained += victim.size
         if gained:
             self._pressure_ms = PRESSURE_MS
-        if gained < excess:
+        if not excess.fits(gained):
             self._press()
 
     def _oldest_first(self, cause: Entry | None) -> Iterator[HeldCopy]:
@@ -244,7 +241,7 @@ class Room:
                 yield HeldCopy(
                     model=model,
                     load_id=entry.load_id,
-                    size_bytes=max(1, entry.size_bytes),
+                    size=entry.size,
                     last_use_ms=self._usage.last_use_ms(model),
                     busy=self._usage.busy(model),
                     redundant=bool(self.others(model)),

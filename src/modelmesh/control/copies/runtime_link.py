@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from modelmesh.control.journal import Journal
 from modelmesh.control.tasks import Tasks
 from modelmesh.machines.listening import Listening
-from modelmesh.machines.memory import minimum_capacity_bytes
+from modelmesh.machines.memory import minimum_capacity
 from modelmesh.machines.runtime_link import LinkEffect, LinkInput, LinkState, RuntimeLinkMachine
 from modelmesh.ports import Clock, Runtime, RuntimeCallError, RuntimeState, RuntimeStatus
 from modelmesh.values.ids import ModelId
+from modelmesh.values.memory import SMALLEST, Memory
 from modelmesh.values.status import Status
 
 POLL_MS = 500
@@ -35,8 +36,8 @@ class RuntimeRejectedError(Exception):
 class RuntimeParameters:
     """A runtime's parameters, checked. Sizes in bytes."""
 
-    capacity_bytes: int
-    default_size_bytes: int
+    capacity: Memory
+    default_size: Memory
     loading_slots: int
     load_timeout_ms: int
     limits_concurrency: bool
@@ -51,17 +52,17 @@ def check_parameters(status: RuntimeStatus) -> RuntimeParameters:
         RuntimeRejectedError: A parameter is missing or out of range; the message names it.
     """
     problems = []
-    if status.default_size_bytes <= 0:
+    if not status.default_size:
         problems.append("defaultModelSizeInBytes must be above 0")
     if status.loading_concurrency < 1:
         problems.append("maxLoadingConcurrency must be at least 1")
     if status.load_timeout_ms < MIN_LOAD_TIMEOUT_MS:
         problems.append(f"modelLoadingTimeoutMs must be at least {MIN_LOAD_TIMEOUT_MS}, not {status.load_timeout_ms}")
-    least = minimum_capacity_bytes(max(1, status.default_size_bytes))
-    if status.capacity_bytes < least:
+    least = minimum_capacity(status.default_size.at_least(SMALLEST))
+    if not least.fits(status.capacity):
         problems.append(
-            f"capacityInBytes must be at least {least} for models of {status.default_size_bytes} bytes, "
-            f"not {status.capacity_bytes}"
+            f"capacityInBytes must be at least {least.bytes} for models of "
+            f"{status.default_size.bytes} bytes, not {status.capacity.bytes}"
         )
     for method, path in status.injection_paths:
         if len(path) > LONGEST_PATH or not all(0 < number <= GREATEST_FIELD for number in path):
@@ -69,8 +70,8 @@ def check_parameters(status: RuntimeStatus) -> RuntimeParameters:
     if problems:
         raise RuntimeRejectedError("the runtime's parameters are unusable: " + "; ".join(problems))
     return RuntimeParameters(
-        capacity_bytes=status.capacity_bytes,
-        default_size_bytes=status.default_size_bytes,
+        capacity=status.capacity,
+        default_size=status.default_size,
         loading_slots=status.loading_concurrency,
         load_timeout_ms=status.load_timeout_ms,
         limits_concurrency=status.limits_concurrency,

@@ -1,7 +1,4 @@
-"""Runs the state machine of each copy here and performs its effects. A slow effect is a task; its result is the next input.
-
-Memory is `room`, the runtime `loading`, turns `slots`, the store `copy_listing`.
-"""
+"""Runs the state machine of each copy here and performs its effects. A slow effect is a task; its result is the next input."""
 
 import asyncio
 from collections import deque
@@ -38,6 +35,7 @@ from modelmesh.policy.victims import EvictionReason
 from modelmesh.ports import Clock, DataPlane, Runtime
 from modelmesh.values.dataplane import Outcome, Usage
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.memory import Memory
 
 IDLE_BOUND_MS = 10_000
 """How long a leaving copy may finish what runs on it before the rest is ended."""
@@ -59,8 +57,8 @@ class CopySteps:
         store_available: Whether the store answers.
         wait_for_view: Resolves when the view has reached a revision, or after a bound.
         pin, unpin: Called when a model begins and ceases to have a copy here, in whatever state.
-        used: Told of every batch of usage.
-        ended: Told of every load that succeeded or failed.
+        used: Called with every batch of usage.
+        ended: Called for every load that succeeded or failed.
         retention: What is worth keeping; None: whatever was used last.
 
     Attributes:
@@ -105,7 +103,7 @@ class CopySteps:
         self._unpin = unpin
         self.offered = False
         self.draining = False
-        self.ledger = MemoryLedger(capacity_bytes=2, reserve=1)
+        self.ledger = MemoryLedger(capacity=Memory(2), reserve=Memory(1))
         self.learned = Learned()
         self.usage = UsageBook(self.learned, retention)
         self.entries: dict[ModelId, Entry] = {}
@@ -162,7 +160,7 @@ class CopySteps:
             condition=lambda: self.room.condition(draining=self.draining, runtime_ready=self.offered),
             parameters=lambda: self.parameters,
             offered=lambda: self.offered,
-            predicted_bytes=self.predicted_bytes,
+            predicted_size=self.predicted_size,
             step=self.step,
             ended=ended,
             uncertain=self.listing.stale.__setitem__,
@@ -192,9 +190,9 @@ class CopySteps:
             backlog_ms += expected_ms - at_work_ms if at_work_ms <= expected_ms else at_work_ms
         return backlog_ms
 
-    def predicted_bytes(self, model: ModelId, model_type: str) -> int:
+    def predicted_size(self, model: ModelId, model_type: str) -> Memory:
         """The best guess of a model's size without asking anyone."""
-        return self.learned.best_size(model, model_type, default_bytes=self.parameters.default_size_bytes)[0]
+        return self.learned.best_size(model, model_type, default=self.parameters.default_size)[0]
 
     # --- from the wish to the end --------------------------------------------------------------
 
@@ -217,7 +215,7 @@ class CopySteps:
         self._loads[entry.load_id] = entry
         self.room.look_at_pin(model)
         self._pin(model)
-        self.room.promise(entry.load_id, self.predicted_bytes(model, registered.record.type))
+        self.room.promise(entry.load_id, self.predicted_size(model, registered.record.type))
         self.step(entry, CopyInput.REQUESTED)
         return entry
 
@@ -309,7 +307,7 @@ class CopySteps:
         for use in batch:
             if use.requests and (entry := self.entries.get(use.model)) is not None:
                 entry.requests += use.requests
-        self.usage.apply(batch, self._clock.now_ms(), lambda model: max(1, self.entries[model].size_bytes))
+        self.usage.apply(batch, self._clock.now_ms(), lambda model: self.entries[model].size)
         self._used(batch)
 
     def tick(self) -> None:
@@ -398,8 +396,8 @@ class CopySteps:
                 if entry.waited_for:
                     entry.missed = True
                     self.look_at_usage()  # what was used before this miss counts before it
-                    self.usage.missed(entry.model, entry.size_bytes)
-                self._grant(self.ledger.ask(entry.load_id, entry.size_bytes))
+                    self.usage.missed(entry.model, entry.size)
+                self._grant(self.ledger.ask(entry.load_id, entry.size))
                 self.room.make(entry)
             case CopyEffect.LOAD:
                 self._work.load(entry, self.loading.load)
@@ -414,8 +412,8 @@ class CopySteps:
             case CopyEffect.MEASURE:
                 self._work.measure(entry, self.loading.measure)
             case CopyEffect.SETTLE:
-                self._grant(self.ledger.settle(entry.load_id, entry.size_bytes))
-                self.learned.measured(entry.model, entry.registered.record.type, entry.size_bytes)
+                self._grant(self.ledger.settle(entry.load_id, entry.size))
+                self.learned.measured(entry.model, entry.registered.record.type, entry.size)
                 self.room.make(entry)
             case CopyEffect.RECORD_FAILURE:
                 self._work.remove(entry, self.listing.record_failure, "record failure")
@@ -463,7 +461,7 @@ class CopySteps:
         try:
             self.usage.remove(entry.model)
         finally:
-            self._grant(self.ledger.free(entry.load_id))
+            self._grant(self.ledger.release(entry.load_id))
             self.slots.release(entry.load_id)
 
     def _hold(self, entry: Entry) -> None:
@@ -471,7 +469,7 @@ class CopySteps:
             entry.model,
             entry.load_id,
             entry.last_use_ms,
-            max(1, entry.size_bytes),
+            entry.size,
             missed=entry.missed or self._clock.now_ms() - entry.last_use_ms > STALE_USE_MS,
         )
 

@@ -10,6 +10,7 @@ from modelmesh.machines.retention import REPEATED, Retention
 from modelmesh.values.dataplane import Usage
 from modelmesh.values.explanation import SizeSource
 from modelmesh.values.ids import LoadId, ModelId
+from modelmesh.values.memory import Memory
 
 Name = TypeVar("Name")
 Value = TypeVar("Value")
@@ -34,6 +35,9 @@ RATE_PRIOR_MS = 60_000
 SHORTEST_MS = 50
 """Loads shorter than this cost the same."""
 
+TYPE_SIZES = 8
+"""A type's mean size is kept as the sum of so many sizes; a new one takes the place of such a part of it."""
+
 
 class Learned:
     """What loads taught: the size of each model, and how long its load takes compared with others.
@@ -42,28 +46,28 @@ class Learned:
     """
 
     def __init__(self) -> None:
-        self._sizes: OrderedDict[ModelId, int] = OrderedDict()
-        self._predictions: OrderedDict[ModelId, int] = OrderedDict()
+        self._sizes: OrderedDict[ModelId, Memory] = OrderedDict()
+        self._predictions: OrderedDict[ModelId, Memory] = OrderedDict()
         self._times: OrderedDict[ModelId, float] = OrderedDict()
-        self._types: OrderedDict[str, float] = OrderedDict()
+        self._types: OrderedDict[str, Memory] = OrderedDict()
         self._average = 0.0
         self._unload_ms = 0.0
 
-    def size(self, model: ModelId) -> int | None:
-        """The measured size in bytes; None before the first load."""
+    def size(self, model: ModelId) -> Memory | None:
+        """The measured size; None before the first load."""
         return self._sizes.get(model)
 
-    def prediction(self, model: ModelId) -> int | None:
-        """The size in bytes that the runtime predicted; None: it did not, or the model has been measured since."""
+    def prediction(self, model: ModelId) -> Memory | None:
+        """The size that the runtime predicted; None: it did not, or the model has been measured since."""
         return self._predictions.get(model)
 
-    def type_size(self, model_type: str) -> int | None:
+    def type_size(self, model_type: str) -> Memory | None:
         """The mean measured size of models of a type, the latest counting most; None: none was loaded yet."""
-        mean = self._types.get(model_type)
-        return None if mean is None else round(mean)
+        weighted = self._types.get(model_type)
+        return None if weighted is None else weighted // TYPE_SIZES
 
-    def best_size(self, model: ModelId, model_type: str, *, default_bytes: int) -> tuple[int, SizeSource]:
-        """The best guess of a model's size without asking anyone, in bytes, and where it comes from."""
+    def best_size(self, model: ModelId, model_type: str, *, default: Memory) -> tuple[Memory, SizeSource]:
+        """The best guess of a model's size without asking anyone, and where it comes from."""
         for size, source in (
             (self.size(model), SizeSource.MEASURED),
             (self.prediction(model), SizeSource.PREDICTED),
@@ -71,18 +75,19 @@ class Learned:
         ):
             if size:
                 return size, source
-        return default_bytes, SizeSource.DEFAULT
+        return default, SizeSource.DEFAULT
 
-    def predicted(self, model: ModelId, size_bytes: int) -> None:
+    def predicted(self, model: ModelId, size: Memory) -> None:
         """The runtime predicted the size of a model that was not measured yet."""
-        _remember(self._predictions, model, size_bytes)
+        _remember(self._predictions, model, size)
 
-    def measured(self, model: ModelId, model_type: str, size_bytes: int) -> None:
+    def measured(self, model: ModelId, model_type: str, size: Memory) -> None:
         """A load was measured."""
-        _remember(self._sizes, model, size_bytes)
+        _remember(self._sizes, model, size)
         self._predictions.pop(model, None)
-        mean = self._types.get(model_type)
-        _remember(self._types, model_type, size_bytes if mean is None else mean + (size_bytes - mean) / 8)
+        weighted = self._types.get(model_type)
+        weighted = size * TYPE_SIZES if weighted is None else weighted - weighted // TYPE_SIZES + size
+        _remember(self._types, model_type, weighted)
 
     def load_ms(self, model: ModelId) -> int:
         """How long the latest load of a model took; 0: not known."""
@@ -167,17 +172,17 @@ class UsageBook:
             return 0.0
         return seen.weight_at(now_ms) / (min(max(0, now_ms - seen.since_ms), RATE_MEMORY_MS) + RATE_PRIOR_MS)
 
-    def missed(self, model: ModelId, size_bytes: int) -> None:
+    def missed(self, model: ModelId, size: Memory) -> None:
         """A load begins for which callers wait."""
         if self.retention is not None:
-            self.retention.missed(model, size_bytes, self._learned.weight(model))
+            self.retention.missed(model, size.bytes, self._learned.weight(model))
 
-    def add(self, model: ModelId, load_id: LoadId, last_use_ms: int, size_bytes: int, *, missed: bool) -> None:
+    def add(self, model: ModelId, load_id: LoadId, last_use_ms: int, size: Memory, *, missed: bool) -> None:
         """A copy is held from now on; `missed`: its load was told of before."""
         self._order.put(model, (last_use_ms, load_id))
         self._seen.setdefault(model, _Seen(1.0, max(self._now_ms, last_use_ms), max(self._now_ms, last_use_ms)))
         if self.retention is not None:
-            self.retention.add(model, size_bytes, missed=missed)
+            self.retention.add(model, size.bytes, missed=missed)
 
     def remove(self, model: ModelId) -> None:
         """A copy is not held any more."""
@@ -198,14 +203,14 @@ class UsageBook:
         if rank is not None and last_use_ms > rank[0]:
             self._order.put(model, (last_use_ms, rank[1]))
 
-    def asked_for(self, model: ModelId, last_use_ms: int, size_bytes: int) -> None:
+    def asked_for(self, model: ModelId, last_use_ms: int, size: Memory) -> None:
         """Somebody wants the copy loaded: one use of it, if that is news."""
         if last_use_ms > self.last_use_ms(model) and model in self._order:
             self.touch(model, last_use_ms)
             if self.retention is not None:
-                self.retention.used(model, size_bytes, 1, self._learned.weight(model), most=1)
+                self.retention.used(model, size.bytes, 1, self._learned.weight(model), most=1)
 
-    def apply(self, batch: list[Usage], now_ms: int, size_bytes: Callable[[ModelId], int]) -> None:
+    def apply(self, batch: list[Usage], now_ms: int, size: Callable[[ModelId], Memory]) -> None:
         """Take in what the data plane counted since the last look."""
         order = self._order
         self._busy = {use.model: None for use in batch if use.in_flight + use.waiting > 0 and use.model in order}
@@ -224,7 +229,7 @@ class UsageBook:
             for use in sorted(batch, key=lambda use: use.last_use_ms):
                 if use.requests and use.model in order:
                     weight = self._learned.weight(use.model)
-                    self.retention.used(use.model, size_bytes(use.model), use.requests, weight, most=most)
+                    self.retention.used(use.model, size(use.model).bytes, use.requests, weight, most=most)
 
     def busy(self, model: ModelId) -> bool:
         """Whether requests were in flight, waiting or expected at the last look."""

@@ -60,9 +60,9 @@ class Gauges:
             "modelmesh_loading_bytes_done": sum(one.bytes_done for one in loading),
             "modelmesh_instance_lru_seconds": oldest_ms // 1000 if oldest_ms else EMPTY_LRU_S,
             "modelmesh_instance_lru_age_seconds": max(0, now_ms - oldest_ms) // 1000 if oldest_ms else 0,
-            "modelmesh_instance_capacity_bytes": ledger.capacity_bytes,
-            "modelmesh_instance_used_bytes": ledger.used_bytes,
-            "modelmesh_instance_used_bps": 10_000 * ledger.used_bytes // max(1, ledger.capacity_bytes),
+            "modelmesh_instance_capacity_bytes": ledger.capacity.bytes,
+            "modelmesh_instance_used_bytes": ledger.used.bytes,
+            "modelmesh_instance_used_bps": ledger.used.parts_of(ledger.capacity, 10_000),
             "modelmesh_instance_models_total": copies,
             "modelmesh_instance_loads": self._cache.loads,
         }

@@ -9,6 +9,7 @@ from modelmesh.control.journal import Journal
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import ModelHistory
 from modelmesh.values.ids import ModelId
+from modelmesh.values.memory import NOTHING, Memory
 
 EVENTS = 64
 """Kept of one model."""
@@ -32,9 +33,9 @@ class Recall:
         self._events: OrderedDict[ModelId, deque[Event]] = OrderedDict()
         journal.subscribe(self._take)
 
-    def history(self, model: ModelId, *, load_bytes: int = 0) -> ModelHistory:
-        """All that is known; with `load_bytes` also what a load of so many bytes would do."""
-        rehearsal = self._cache.rehearse(model, load_bytes) if load_bytes > 0 else None
+    def history(self, model: ModelId, *, load_size: Memory = NOTHING) -> ModelHistory:
+        """All that is known; with `load_size` also what a load of that size would do."""
+        rehearsal = self._cache.rehearse(model, load_size) if load_size else None
         return ModelHistory(tuple(self._events.get(model, ())), rehearsal)
 
     def _take(self, event: Event) -> None:

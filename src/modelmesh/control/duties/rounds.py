@@ -125,7 +125,7 @@ class Rounds:
             requests=requests,
             scaler=scaler,
             fence=leader.fence,
-            default_size_bytes=lambda: cache.parameters.default_size_bytes,
+            default_size=lambda: cache.parameters.default_size,
             clock=clock,
             journal=journal,
         )

@@ -29,6 +29,7 @@ from modelmesh.policy.copies import (
 from modelmesh.ports import Clock, StoreError
 from modelmesh.values import bounds
 from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.memory import NOTHING, largest, total
 from modelmesh.values.records import ModelRecord
 from modelmesh.values.view import ClusterView, Copy
 
@@ -175,11 +176,11 @@ class Scaler:
         if oldest.instance != self._own:
             return
         load = self._load(model, registered, copies, cluster)
-        decision = more_copies(load, replace(room, promised_bytes=self._spares.promised_bytes), self.limits)
+        decision = more_copies(load, replace(room, promised=self._spares.promised), self.limits)
         if isinstance(decision, AddCopies):
             self._adding[model] = None
             if decision.reason is CopiesReason.REGULAR_USE:
-                self._spares.begins(model, load.size_bytes)
+                self._spares.begins(model, load.size)
             self._journal.note("adds_copies", model, decision.reason.value, f"{decision.count} to {len(copies)}")
             self._tasks.start(self._add(model, registered, decision), f"add copies of {model}")
 
@@ -232,8 +233,8 @@ class Scaler:
 
     def _drop_spares(self, shared: Sequence[ModelId], cluster: ClusterView, room: ClusterRoom) -> None:
         """Budget per turn: a twentieth of the capacity; the first is always allowed, duplicates cost nothing."""
-        budget = self._cache.ledger.capacity_bytes // 20
-        dropped_bytes = 0
+        budget = self._cache.ledger.capacity // 20
+        dropped = NOTHING
         for model in shared:
             copies = self._ready_copies(model, cluster)
             registered = self._models.cached(model)
@@ -249,9 +250,9 @@ class Scaler:
                 continue
             copy = next(copy for copy in copies if copy.instance == self._own)
             free = decision.reason in {CopiesReason.DUPLICATED, CopiesReason.ABOVE_MAXIMUM}
-            if not free and dropped_bytes and dropped_bytes + copy.size_bytes > budget:
+            if not free and dropped and not (dropped + copy.size).fits(budget):
                 return
-            dropped_bytes += 0 if free else copy.size_bytes
+            dropped += NOTHING if free else copy.size
             self._dropped[model] = self._clock.monotonic_ms()
             self._journal.note("drops_copy", model, decision.reason.value, f"one of {len(copies)}")
             self._cache.drop(model, decision.reason, relied_on=relied_on)
@@ -290,7 +291,7 @@ class Scaler:
                     rate += hot.rate
                     waiting = waiting or hot.waiting > 0
         dropped_ms = self._dropped.get(model)
-        size_bytes = max(copy.size_bytes for copy in copies)
+        size = largest(copy.size for copy in copies)
         free = self._decider.free_places(model, registered, cluster)
         displaced_ms = min((place.record.next_victim_use_ms or now_ms for place in free), default=now_ms)
         newest = max(copies, key=lambda copy: copy.create_revision)
@@ -309,8 +310,8 @@ class Scaler:
             duplicated=self._duplicated(model, copies),
             minimum=record.minimum_copies,
             maximum=record.maximum_copies or None,
-            size_bytes=size_bytes,
-            fits=self._spares.fits(size_bytes, free),
+            size=size,
+            fits=self._spares.fits(size, free),
             displaced_ms=max(0, now_ms - displaced_ms),
             spared_ago_ms=self._spares.added_ago_ms(model, monotonic_ms),
         )
@@ -337,8 +338,8 @@ class Scaler:
         entries = [entry for entry in cluster.instances if entry.available]
         leaving = [entry.record.next_victim_use_ms for entry in entries if entry.record.next_victim_use_ms]
         return ClusterRoom(
-            capacity_bytes=sum(entry.record.capacity_bytes for entry in entries),
-            free_bytes=sum(entry.free_bytes for entry in entries),
+            capacity=total(entry.record.capacity for entry in entries),
+            free=total(entry.free for entry in entries),
             leaving_age_ms=max(0, self._clock.now_ms() - min(leaving)) if leaving else 0,
         )
 

@@ -6,6 +6,7 @@ Facts for `modelmesh.policy.copies`, kept by `modelmesh.control.duties.scale`. T
 from collections.abc import Callable, Iterable
 
 from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.memory import NOTHING, Memory, total
 from modelmesh.values.view import ClusterView, InstanceView
 
 
@@ -21,8 +22,8 @@ class Spares:
         self._changing = changing
         self._again_ms = again_ms
         self._added_ms: dict[ModelId, int] = {}
-        self._under_way: dict[ModelId, int] = {}
-        self._free_bytes: dict[InstanceId, int] = {}
+        self._under_way: dict[ModelId, Memory] = {}
+        self._free: dict[InstanceId, Memory] = {}
         self._available: dict[InstanceId, None] = {}
         self._gone_ms: int | None = None
 
@@ -32,22 +33,20 @@ class Spares:
         if any(instance not in available for instance in self._available):
             self._gone_ms = now_ms
         self._available = available
-        self._free_bytes = {
-            entry.instance: entry.free_bytes for entry in cluster.instances if entry.available and not entry.outdated
+        self._free = {
+            entry.instance: entry.free for entry in cluster.instances if entry.available and not entry.outdated
         }
         self._added_ms = {model: at for model, at in self._added_ms.items() if now_ms - at < self._again_ms}
         self._under_way = {model: size for model, size in self._under_way.items() if self._changing(model)}
 
-    def begins(self, model: ModelId, size_bytes: int) -> None:
+    def begins(self, model: ModelId, size: Memory) -> None:
         """One is wanted, of this size."""
-        self._under_way[model] = size_bytes
+        self._under_way[model] = size
 
     def full(self, model: ModelId, cluster: ClusterView) -> frozenset[InstanceId]:
         """Instances that have no room for the one that is wanted, or are being replaced."""
-        size_bytes = self._under_way.get(model, 0)
-        return frozenset(
-            entry.instance for entry in cluster.instances if entry.outdated or entry.free_bytes < size_bytes
-        )
+        size = self._under_way.get(model, NOTHING)
+        return frozenset(entry.instance for entry in cluster.instances if entry.outdated or not size.fits(entry.free))
 
     def added(self, model: ModelId, now_ms: int) -> None:
         """It was found a place."""
@@ -68,10 +67,10 @@ class Spares:
         return now_ms - added_ms
 
     @property
-    def promised_bytes(self) -> int:
+    def promised(self) -> Memory:
         """What those under way will take; some of it may show in the instances' entries already."""
-        return sum(self._under_way.values())
+        return total(self._under_way.values())
 
-    def fits(self, size_bytes: int, places: Iterable[InstanceView]) -> bool:
+    def fits(self, size: Memory, places: Iterable[InstanceView]) -> bool:
         """Whether one of the places has so much room. Those that are being replaced are none."""
-        return any(self._free_bytes.get(place.instance, 0) >= size_bytes for place in places)
+        return any(size.fits(self._free.get(place.instance, NOTHING)) for place in places)

@@ -15,6 +15,7 @@ from modelmesh.control.view.records import NotReadError, RecordCache
 from modelmesh.policy.preload import ColdModel, plan_preloads
 from modelmesh.ports import Clock, Compare, KeyValue, Put, Store, StoreError, Transaction
 from modelmesh.values.ids import ModelId
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import ModelRecord, RecordError
 
 PAGE = 500
@@ -45,7 +46,7 @@ class Survey:
         requests: Requests,
         scaler: Scaler,
         fence: Callable[[], Compare | None],
-        default_size_bytes: Callable[[], int],
+        default_size: Callable[[], Memory],
         clock: Clock,
         journal: Journal,
     ) -> None:
@@ -56,7 +57,7 @@ class Survey:
         self._requests = requests
         self._scaler = scaler
         self._fence = fence
-        self._default_size_bytes = default_size_bytes
+        self._default_size = default_size
         self._clock = clock
         self._journal = journal
 
@@ -110,7 +111,7 @@ class Survey:
         )
 
     async def _preload(self, cold: list[ColdModel]) -> None:
-        planned = plan_preloads(cold, self._decider.cluster_view(), default_size_bytes=self._default_size_bytes())
+        planned = plan_preloads(cold, self._decider.cluster_view(), default_size=self._default_size())
         if planned:
             self._journal.note("preloads", detail=f"{len(planned)} of {len(cold)} cold models")
         for chosen in planned:

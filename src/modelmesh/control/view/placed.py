@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from modelmesh.policy.upgrade import outdated
 from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.memory import NOTHING, Memory
 from modelmesh.values.view import ClusterView, InstanceView
 
 ENTRY_LAG_MS = 2_000
@@ -27,8 +28,8 @@ class Placed:
     """
 
     def __init__(self) -> None:
-        self._sent: deque[tuple[int, InstanceId, int]] = deque()
-        self._sums: dict[InstanceId, tuple[int, int]] = {}
+        self._sent: deque[tuple[int, InstanceId, Memory]] = deque()
+        self._sums: dict[InstanceId, tuple[Memory, int]] = {}
         self._under_way: dict[tuple[ModelId, InstanceId], int] = {}
         """Loads that were sent and whose keys have not been seen, and until when they are waited for."""
         self._adjusted: dict[InstanceId, tuple[InstanceView, InstanceView]] = {}
@@ -36,11 +37,11 @@ class Placed:
         self._members: tuple[InstanceId, ...] = ()
         self._look_ms = 0
 
-    def sent(self, model: ModelId, instance: InstanceId, size_bytes: int, now_ms: int) -> None:
+    def sent(self, model: ModelId, instance: InstanceId, size: Memory, now_ms: int) -> None:
         """A load of about this size was sent to an instance."""
         self._under_way[model, instance] = now_ms + ENTRY_LAG_MS
-        self._sent.append((now_ms + ENTRY_LAG_MS, instance, size_bytes))
-        self._add(instance, size_bytes, 1)
+        self._sent.append((now_ms + ENTRY_LAG_MS, instance, size))
+        self._add(instance, size, 1)
 
     def loading(
         self, seen: Mapping[InstanceId, int], has_copy: Callable[[ModelId, InstanceId], bool], now_ms: int
@@ -63,8 +64,8 @@ class Placed:
     def look(self, view: ClusterView, now_ms: int, *, epoch_ms: int) -> tuple[tuple[InstanceView, ...], int]:
         """The instances of `view`, adjusted, and until when they can be taken so if nothing is sent."""
         while self._sent and self._sent[0][0] <= now_ms:
-            _, instance, size_bytes = self._sent.popleft()
-            self._add(instance, -size_bytes, -1)
+            _, instance, size = self._sent.popleft()
+            self._add(instance, NOTHING - size, -1)
         members = tuple(entry.instance for entry in view.instances)
         if now_ms >= self._look_ms or members != self._members:
             self._members = members
@@ -84,10 +85,10 @@ class Placed:
                 entries[at] = self._adjust(entries[at])
         return tuple(entries), until_ms
 
-    def _add(self, instance: InstanceId, size_bytes: int, loads: int) -> None:
-        all_bytes, all_loads = self._sums.get(instance, (0, 0))
+    def _add(self, instance: InstanceId, size: Memory, loads: int) -> None:
+        all_sizes, all_loads = self._sums.get(instance, (NOTHING, 0))
         if all_loads + loads:
-            self._sums[instance] = (all_bytes + size_bytes, all_loads + loads)
+            self._sums[instance] = (all_sizes + size, all_loads + loads)
         else:
             del self._sums[instance]
         self._adjusted.pop(instance, None)
@@ -96,10 +97,10 @@ class Placed:
         known = self._adjusted.get(entry.instance)
         if known is not None and known[0] is entry:
             return known[1]
-        size_bytes, loads = self._sums.get(entry.instance, (0, 0))
+        size, loads = self._sums.get(entry.instance, (NOTHING, 0))
         record = entry.record
         if loads:
-            record = replace(record, used_bytes=record.used_bytes + size_bytes, loads=record.loads + loads)
+            record = replace(record, used=record.used + size, loads=record.loads + loads)
         adjusted = replace(entry, record=record, outdated=entry.instance in self._going)
         self._adjusted[entry.instance] = (entry, adjusted)
         return adjusted

@@ -251,7 +251,7 @@ class ClusterState:
                         state=copy_record.state,
                         since_ms=copy_record.since_ms,
                         load_id=copy_record.load_id,
-                        size_bytes=copy_record.size_bytes,
+                        size=copy_record.size,
                         record_revision=copy_record.record_revision,
                         create_revision=item.create_revision,
                         mod_revision=item.mod_revision,
