@@ -16,7 +16,6 @@ from benchmarks.storm.attacks import ATTACKS, play, silent
 AT_A_TIME = 3
 """Attacks under way."""
 PAUSE_S = 0.1
-LOWEST = 19
 
 
 Plan = Iterator[tuple[str, int]]
@@ -64,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--rehearse", action="store_true", help="each attack on each port, twice, and no more")
     arguments = parser.parse_args()
-    os.nice(LOWEST)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     ports, seed = arguments.port, arguments.seed
     plan = rehearsal(ports) if arguments.rehearse else storm(ports, Random(seed))
     print(json.dumps(asyncio.run(attacks(plan, arguments.seconds, seed))))

@@ -16,8 +16,8 @@ const BLOCKS: usize = 32;
 const FRAMES: usize = 1024;
 /// Bytes of a header block, or of the list in it, that count as another one: a list of many small fields is work, and few
 /// bytes.
-const BLOCK: usize = 4096;
-const LIST: usize = 2048;
+const BLOCK: usize = 1024;
+const LIST: usize = 1024;
 /// Frames that one header block may come in.
 const MOST_PARTS: usize = 64;
 /// So many times the permitted size a header list is read to its end, and answered. After that it is no list.

@@ -213,7 +213,7 @@ fn a_turn_ends_after_so_many_fields() {
                 }
             }
         }
-        assert!(turns >= 4, "9,000 fields in {turns} turns");
+        assert!(turns >= 8, "9,000 fields in {turns} turns");
     });
 }
 

@@ -3,13 +3,13 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use modelmesh_http2::SendStream;
 
 use crate::call::part::Part;
 use crate::observe::told::Copied;
 use crate::transport::flow::{Gone, Outflow};
-use crate::wire::headers::strip_mesh_headers;
+use crate::wire::headers::{GRPC_MESSAGE, strip_mesh_headers};
 use crate::wire::status::{self, Code, Status};
 
 /// Where the answer goes.
@@ -17,8 +17,8 @@ pub struct Caller {
     side: Side,
     /// How the call ended, for metrics.
     pub ended: Option<Code>,
-    /// Why, if it did not end well.
-    pub message: Option<String>,
+    /// Why, if it did not end well, as it is on the wire: few want to read it.
+    pub message: Option<HeaderValue>,
     /// Bytes of the messages of the answer.
     pub message_bytes: u64,
     /// Where the answer is copied to, if somebody wants it.
@@ -152,7 +152,7 @@ impl Caller {
         }
         self.ended = Some(code);
         if code != Code::Ok && !self.is_instance {
-            self.message = Some(status::message_of(&trailers));
+            self.message = trailers.get(GRPC_MESSAGE).cloned();
         }
         // A client that has gone needs no answer.
         match &mut self.side {

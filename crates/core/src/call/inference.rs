@@ -105,7 +105,7 @@ impl Call {
             method: self.method(),
             headers: &self.headers,
             is_ingress: self.is_ingress(),
-            message: self.caller.message.as_deref(),
+            message: self.caller.message.as_ref(),
             attempts: self.attempts,
             request_bytes: self.body.message_bytes(),
             response_bytes: self.caller.message_bytes,

@@ -1,8 +1,8 @@
 //! How an attempt ended, where another copy may cure it.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
-use crate::wire::headers::{MM_REFUSED, MM_VIEW};
+use crate::wire::headers::{GRPC_MESSAGE, MM_REFUSED, MM_VIEW};
 use crate::wire::status::{self, Code};
 
 /// Names are those of `mm-refused` and of the native stub, which documents them.
@@ -116,14 +116,16 @@ fn failure(outcome: Outcome, trailers: &HeaderMap, code: Code) -> Failure {
 }
 
 /// Triton answers UNAVAILABLE and MLServer INVALID_ARGUMENT where the contract says NOT_FOUND.
+///
+/// Looked for in the message as it is on the wire: of these words none is encoded.
 fn imitates_not_found(code: Code, trailers: &HeaderMap) -> bool {
-    let message = status::message_of(trailers);
+    let message = trailers.get(GRPC_MESSAGE).map_or(&b""[..], HeaderValue::as_bytes);
     match code {
         Code::Unavailable => {
-            message.starts_with("Request for unknown model")
-                && (message.ends_with(" is not found") || message.ends_with(" has no available versions"))
+            message.starts_with(b"Request for unknown model")
+                && (message.ends_with(b" is not found") || message.ends_with(b" has no available versions"))
         }
-        Code::InvalidArgument => message.starts_with("Model ") && message.ends_with(" not found"),
+        Code::InvalidArgument => message.starts_with(b"Model ") && message.ends_with(b" not found"),
         _ => false,
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::call::subject::Subject;
 use crate::clock;
@@ -15,7 +15,7 @@ use crate::observe::trace::Trace;
 use crate::shared::Shared;
 use crate::transport::port::Port;
 use crate::wire::headers::GRPC_ENCODING;
-use crate::wire::status::Code;
+use crate::wire::status::{Code, decode_message};
 
 /// Tells one call from all others, also of other instances; clients may send their own.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -78,8 +78,8 @@ pub struct Facts<'a> {
     pub method: &'a str,
     pub headers: &'a HeaderMap,
     pub is_ingress: bool,
-    /// Why it did not end well.
-    pub message: Option<&'a str>,
+    /// Why it did not end well, as it is on the wire.
+    pub message: Option<&'a HeaderValue>,
     pub attempts: u32,
     pub request_bytes: u64,
     pub response_bytes: u64,
@@ -180,7 +180,7 @@ fn log(facts: &Facts<'_>, observing: &Observing, invocation: bool, code: Code, d
         subject: facts.subject.clone(),
         method: facts.method.to_owned(),
         code,
-        message: facts.message.unwrap_or_default().to_owned(),
+        message: facts.message.map(decode_message).unwrap_or_default(),
         duration_us,
         attempts: facts.attempts,
         request_bytes: facts.request_bytes,

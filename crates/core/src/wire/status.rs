@@ -187,8 +187,12 @@ fn encode_message(text: &str) -> HeaderValue {
 }
 
 /// Undoes `encode_message`; what is badly encoded stays as it came.
-fn decode_message(value: &HeaderValue) -> String {
+#[must_use]
+pub fn decode_message(value: &HeaderValue) -> String {
     let raw = value.as_bytes();
+    if !raw.contains(&b'%') {
+        return String::from_utf8_lossy(raw).into_owned();
+    }
     let mut bytes = Vec::with_capacity(raw.len());
     let mut at = 0;
     while at < raw.len() {
