@@ -30,17 +30,34 @@ async def curl(command: str, url: str, *more: str) -> Any:
     return json.loads(out)
 
 
+async def the_words(urls: list[str]) -> None:
+    """The events of the page, each sent when it is made; and one answer of a model that has several."""
+    ((command, shown),) = re.findall(r"^\$ (curl .*generate_stream.*)\n((?:data: .*\n\n)+)", PAGE, flags=re.MULTILINE)
+    for url in urls:
+        process = await asyncio.create_subprocess_exec(
+            *shlex.split(command.replace("localhost:8008", url)), stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(60):
+            out, _ = await process.communicate()
+        assert out.decode() == shown
+        answer = await curl(command.replace("generate_stream", "generate"), url)
+        assert "ModelStreamInfer" in answer["error"]
+        answer = await curl(command.replace("generate_stream", "generate").replace("to be", "to"), url)
+        assert answer == {"model_name": "words", "text_output": "to"}
+
+
 async def the_repository(urls: list[str]) -> None:
     """Listed, unloaded and loaded at one instance, seen at the other; and V1 as the page has it."""
-    assert await curl(f"curl -s {urls[0]}/v2/models?limit=1", "") == {"models": ["iris"], "next": "vmodels:"}
+    assert await curl(f"curl -s {urls[0]}/v2/models?limit=1", "") == {"models": ["iris"], "next": "models:iris"}
     assert await curl(f"curl -s {urls[1]}/v2/models?page=vmodels:", "") == {"models": ["best"]}
     one, other = (f"curl -s -X POST {url}/v2/repository" for url in urls)
     states = {model["name"]: model["state"] for model in await curl(f"{other}/index", "")}
-    assert states == {"iris": "READY", "best": "READY"}
+    assert states == {"iris": "READY", "words": "READY", "best": "READY"}
     assert await curl(f"{one}/models/best/unload", "") == {"name": "best", "unload": True}
 
     async def unloaded() -> bool:
-        return await curl(f"{other}/index", "", "-d", '{"ready": true}') == []
+        ready = await curl(f"{other}/index", "", "-d", '{"ready": true}')
+        return [model["name"] for model in ready] == ["words"]
 
     await eventually(unloaded)
     assert await curl(f"{other}/models/iris/load", "", "-d", "{}") == {"name": "iris", "load": True}
@@ -55,6 +72,9 @@ async def test_the_page_on_rest(tmp_path: Path) -> None:
     rows, classes = load_iris(return_X_y=True)
     joblib.dump(GaussianNB().fit(rows, classes), tmp_path / "iris.joblib")
     assert len(SHOWN) == 4
+    (code,) = re.findall(r"```python\n# my-models/words/model.py\n(.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "model.py").write_text(code)
     async with up("--models", str(tmp_path), instances=2) as mesh:
         urls = re.findall(r"http://127\.0\.0\.1:\d+(?= |\n)", mesh.said)
         assert len(set(urls)) == 2, mesh.said
@@ -62,6 +82,9 @@ async def test_the_page_on_rest(tmp_path: Path) -> None:
         for command, answer in SHOWN:
             for url in urls:
                 assert await curl(command, url) == json.loads(answer), command
+        (register,) = re.findall(r"^\$ modelmesh (models register words .*)$", PAGE, flags=re.MULTILINE)
+        assert (await mesh.command(*register.split()))[:2] == (0, "words: NOT_LOADED\n")
+        await the_words(urls)
         status, said, error = await mesh.command("infer", "iris", "input=[5.1, 3.5, 1.4, 0.2]", "--output", "label")
         assert (status, said.split()) == (0, ["label", "INT64", "[1]", "[0]"]), error
         # HTTP/2, and a vmodel of which nobody has heard before.
@@ -85,6 +108,7 @@ async def test_the_page_on_rest(tmp_path: Path) -> None:
                 "model_repository(unload_dependents)",
                 "binary_tensor_data",
                 "classification",
+                "generate",
             ],
         }
         assert await curl(f"curl -s {urls[0]}/v2/health/ready", "") == {"ready": True}

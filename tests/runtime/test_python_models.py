@@ -2,10 +2,16 @@
 
 import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from test_files import load
+from tritonclient.grpc import InferInput
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from modelmesh.runtime import LoadError, ModelSource, RuntimeFault
 from modelmesh.runtime.files import FileRuntime
@@ -121,6 +127,67 @@ def test_an_answer_that_is_no_mapping(tmp_path: Path) -> None:
     runtime = FileRuntime(models=tmp_path)
     with pytest.raises(RuntimeFault, match="returned a list, not a dict of arrays"):
         runtime.infer(runtime.load(ModelSource("m", "python", "a")), {}, {})
+
+
+WORDS = """
+import numpy
+
+class Model:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def infer(self, inputs, parameters):
+        try:
+            for word in inputs["text_input"].item().decode().split():
+                if word == "stop":
+                    raise ValueError("stopped")
+                yield numpy.array([word]) if word == "bare" else {"text_output": numpy.array([word])}
+        finally:
+            (self.folder / "closed").touch()
+"""
+
+
+@pytest.fixture
+async def words(tmp_path: Path, served: Any) -> AsyncIterator[InferenceServerClient]:
+    write(tmp_path / "a", WORDS)
+    server = await served(FileRuntime(models=tmp_path), listen="127.0.0.1:0")
+    await load(server, "a", kind="python", model="m")
+    async with InferenceServerClient(server.address) as client:
+        yield client
+
+
+def text(value: str) -> InferInput:
+    made = InferInput("text_input", [1], "BYTES")
+    made.set_data_from_numpy(np.array([value.encode()], object))
+    return made
+
+
+async def test_a_generator_answers_each_time_it_yields(words: InferenceServerClient, tmp_path: Path) -> None:
+    async def requests() -> AsyncIterator[dict[str, object]]:
+        for number, said in enumerate(["to be", "or bare", "not stop x", "end"]):
+            yield {"model_name": "m", "inputs": [text(said)], "request_id": str(number)}
+
+    said = []
+    async for result, error in words.stream_infer(requests()):
+        word = None if error is not None else result.as_numpy("text_output").item().decode()
+        said.append(str(error) if word is None else word)
+    assert said[:3] == ["to", "be", "or"]
+    assert "not a dict of arrays" in said[3]
+    assert said[4] == "not"
+    assert "ValueError: stopped" in said[5]
+    assert said[6:] == ["end"], "the stream goes on"
+    assert (tmp_path / "a" / "closed").exists()
+
+
+async def test_a_generator_that_yields_once_answers_a_plain_call(words: InferenceServerClient, tmp_path: Path) -> None:
+    for _ in range(100):  # quick models run on the event loop after a while; generators never
+        result = await words.infer("m", [text("one")])
+        assert result.as_numpy("text_output").item() == b"one"
+    for several in ("to be", ""):
+        (tmp_path / "a" / "closed").unlink()
+        with pytest.raises(InferenceServerException, match="call it by ModelStreamInfer"):
+            await words.infer("m", [text(several)])
+        assert (tmp_path / "a" / "closed").exists(), "what is not wanted is not made"
 
 
 def test_only_from_folders_that_the_operator_named(tmp_path: Path) -> None:

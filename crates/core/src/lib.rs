@@ -53,7 +53,7 @@ pub use routing::naming::Naming;
 pub use routing::table::{NO_SLOT, NewLocal, NewRoute};
 pub use settings::Settings;
 pub use transport::client::{ClientConnection, Next};
-pub use transport::door::{Door, Guest, Purse, Refused};
+pub use transport::door::{AnswerStream, Door, Guest, Purse, Refused};
 pub use transport::news::CallId;
 pub use transport::port::Port;
 pub use transport::request::{Part, Unfinished};

@@ -4,7 +4,7 @@ use crate::json::{write_integer, write_key, write_list, write_string};
 use crate::proto::{ModelIndex, ModelMetadataResponse, ServerMetadataResponse, TensorMetadata};
 
 /// Extensions of the protocol that are REST's alone.
-const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "classification"];
+const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "classification", "generate"];
 
 /// Where everything else is.
 #[must_use]
@@ -96,8 +96,7 @@ mod tests {
         let answer = ModelMetadataResponse { versions: vec!["1".into()], ..answer };
         assert_eq!(serde_json::from_slice::<Value>(&model(&answer)).unwrap()["versions"], json!(["1"]));
         let answer = ServerMetadataResponse { name: "s".into(), version: "1".into(), extensions: vec!["e".into()] };
-        let expected =
-            json!({"name": "s", "version": "1", "extensions": ["e", "binary_tensor_data", "classification"]});
+        let expected = json!({"name": "s", "version": "1", "extensions": ["e", "binary_tensor_data", "classification", "generate"]});
         assert_eq!(serde_json::from_slice::<Value>(&server(&answer)).unwrap(), expected);
         assert_eq!(serde_json::from_slice::<Value>(&done("m", "ready")).unwrap(), json!({"name": "m", "ready": true}));
         let model = ModelIndex { name: "m".into(), state: "READY".into(), ..ModelIndex::default() };

@@ -9,7 +9,7 @@ struct Description {
     summary: &'static str,
     /// The schema of its body, if it takes one.
     body: Option<&'static str>,
-    /// The schema of what it answers.
+    /// The schema of what it answers, or of the data of each event.
     answer: &'static str,
     /// Statuses that are no success, of those of a call.
     faults: &'static [&'static str],
@@ -37,6 +37,12 @@ fn describe(operation: Operation) -> Description {
             of("modelReady", "Whether a model is loaded; it is not loaded for that", None, "ModelReady", OF_STATUS)
         }
         Operation::Infer => of("infer", "An inference", Some("InferRequest"), "InferAnswer", OF_CALL),
+        Operation::Generate => {
+            of("generate", "One answer to named values", Some("GenerateRequest"), "Generated", OF_CALL)
+        }
+        Operation::GenerateStream => {
+            of("generateStream", "Answers to named values as events", Some("GenerateRequest"), "Generated", OF_CALL)
+        }
         Operation::RepositoryIndex => {
             of("repositoryIndex", "All models and vmodels, and their states", Some("IndexRequest"), "Index", OF_CALL)
         }
@@ -75,6 +81,8 @@ const SCHEMAS: &str = r##"{
 "InferAnswer":{"type":"object","required":["model_name","outputs"],"properties":{"model_name":{"type":"string"},"model_version":{"type":"string"},"id":{"type":"string"},"parameters":{"$ref":"#/components/schemas/Parameters"},"outputs":{"type":"array","items":{"$ref":"#/components/schemas/Tensor"}}}},
 "IndexRequest":{"type":"object","properties":{"ready":{"type":"boolean"}}},
 "Index":{"type":"array","items":{"type":"object","required":["name","version","state","reason"],"properties":{"name":{"type":"string"},"version":{"type":"string"},"state":{"type":"string","enum":["READY","LOADING","UNAVAILABLE"]},"reason":{"type":"string"}}}},
+"GenerateRequest":{"type":"object","properties":{"text_input":{"type":["string","array"]},"id":{"type":"string"},"parameters":{"type":"object"}}},
+"Generated":{"type":"object","required":["model_name"],"properties":{"model_name":{"type":"string"},"model_version":{"type":"string"},"id":{"type":"string"},"text_output":{"type":["string","array"]}}},
 "LoadRequest":{"type":"object","properties":{"parameters":{"type":"object","maxProperties":0}}},
 "UnloadRequest":{"type":"object","properties":{"parameters":{"type":"object"}}},
 "Done":{"type":"object","required":["name"],"properties":{"name":{"type":"string"},"load":{"type":"boolean"},"unload":{"type":"boolean"}}},
@@ -121,20 +129,21 @@ fn write_route(route: &Route, to: &mut Vec<u8>) {
     });
     if let Some(body) = body {
         write_key("requestBody", to);
-        write_content(body, to);
+        write_content("application/json", body, to);
     }
     write_key("responses", to);
     to.extend_from_slice(b"{\"200\":");
-    write_described("as asked", answer, to);
+    let kind = if route.operation == Operation::GenerateStream { "text/event-stream" } else { "application/json" };
+    write_described("as asked", kind, answer, to);
     for status in faults {
         write_key(status, to);
-        write_described("not as asked", "Error", to);
+        write_described("not as asked", "application/json", "Error", to);
     }
     to.extend_from_slice(b"}}}");
 }
 
-fn write_described(description: &str, schema: &str, to: &mut Vec<u8>) {
-    write_content(schema, to);
+fn write_described(description: &str, kind: &str, schema: &str, to: &mut Vec<u8>) {
+    write_content(kind, schema, to);
     // Its last brace.
     to.pop();
     write_key("description", to);
@@ -142,8 +151,10 @@ fn write_described(description: &str, schema: &str, to: &mut Vec<u8>) {
     to.push(b'}');
 }
 
-fn write_content(schema: &str, to: &mut Vec<u8>) {
-    to.extend_from_slice(b"{\"content\":{\"application/json\":{\"schema\":{\"$ref\":\"#/components/schemas/");
+fn write_content(kind: &str, schema: &str, to: &mut Vec<u8>) {
+    to.extend_from_slice(b"{\"content\":{");
+    write_string(kind, to);
+    to.extend_from_slice(b":{\"schema\":{\"$ref\":\"#/components/schemas/");
     to.extend_from_slice(schema.as_bytes());
     to.extend_from_slice(b"\"}}}}");
 }

@@ -104,6 +104,15 @@ pub struct ModelInferResponse {
     pub raw_output_contents: Vec<Bytes>,
 }
 
+/// One answer of a stream; `infer_response` of one that failed has no outputs.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ModelStreamInferResponse {
+    #[prost(string, tag = "1")]
+    pub error_message: String,
+    #[prost(message, optional, tag = "2")]
+    pub infer_response: Option<ModelInferResponse>,
+}
+
 /// `ModelMetadataRequest`, and `ModelReadyRequest`, which is the same.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ModelMetadataRequest {

@@ -13,7 +13,7 @@ use crate::shape;
 /// Inputs, outputs asked for, and parameters of one place.
 pub const MOST_ENTRIES: usize = 10_000;
 /// Bytes of a name.
-const LONGEST_NAME: usize = 2048;
+pub const LONGEST_NAME: usize = 2048;
 /// Levels around what stands in a tensor: the request, its list, the tensor.
 const AROUND_TENSOR: usize = 3;
 
@@ -48,10 +48,9 @@ type Span = (usize, usize);
 /// # Errors
 /// 400 with a sentence for people, or 413.
 pub fn read(text: &[u8], max_bytes: usize) -> Result<Parts, Fault> {
-    let json = Jiter::new(text).with_allow_inf_nan();
-    let mut reader = Reader { json, text, left: max_bytes, max_bytes };
+    let mut reader = Reader::new(text, max_bytes);
     let parts = reader.request()?;
-    reader.take(Jiter::finish)?;
+    reader.finish()?;
     Ok(parts)
 }
 
@@ -99,21 +98,32 @@ impl Key {
     }
 }
 
-struct Reader<'a> {
+pub struct Reader<'a> {
     json: Jiter<'a>,
     text: &'a [u8],
     /// Bytes that further tensors may have.
-    left: usize,
-    max_bytes: usize,
+    pub left: usize,
+    pub max_bytes: usize,
 }
 
 impl<'a> Reader<'a> {
+    /// Of a text whose tensors may have `max_bytes` together.
+    pub fn new(text: &'a [u8], max_bytes: usize) -> Self {
+        Self { json: Jiter::new(text).with_allow_inf_nan(), text, left: max_bytes, max_bytes }
+    }
+
+    /// # Errors
+    /// 400: something follows what was read.
+    pub fn finish(&mut self) -> Result<(), Fault> {
+        self.take(Jiter::finish)
+    }
+
     fn take<T>(&mut self, next: impl FnOnce(&mut Jiter<'a>) -> JiterResult<T>) -> Result<T, Fault> {
         next(&mut self.json).map_err(|error| json::fault(&error, self.text))
     }
 
     /// Reads an object: `name` tells keys apart, `each` reads the value of one.
-    fn object<K>(
+    pub fn object<K>(
         &mut self,
         name: impl Fn(&str) -> K,
         mut each: impl FnMut(&mut Self, K) -> Result<(), Fault>,
@@ -144,7 +154,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether the next value is null, which is then read.
-    fn is_null(&mut self) -> Result<bool, Fault> {
+    pub fn is_null(&mut self) -> Result<bool, Fault> {
         let null = self.take(Jiter::peek)? == Peek::Null;
         if null {
             self.take(Jiter::known_null)?;
@@ -152,7 +162,7 @@ impl<'a> Reader<'a> {
         Ok(null)
     }
 
-    fn string(&mut self) -> Result<String, Fault> {
+    pub fn string(&mut self) -> Result<String, Fault> {
         self.take(|json| json.next_str().map(str::to_owned))
     }
 
@@ -162,6 +172,12 @@ impl<'a> Reader<'a> {
             return Err(Fault::bad(format!("a name has {} bytes, {LONGEST_NAME} are allowed", name.len())));
         }
         Ok(name)
+    }
+
+    /// Reads over a value, and returns its text.
+    pub fn value(&mut self, levels_around: usize) -> Result<&'a [u8], Fault> {
+        let (begin, end) = self.skip(levels_around)?;
+        Ok(&self.text[begin..end])
     }
 
     /// Reads over a value that nobody knows.
@@ -208,7 +224,7 @@ impl<'a> Reader<'a> {
     }
 
     /// None: null, which is as if it was not there.
-    fn parameter(&mut self, key: &str) -> Result<Option<Choice>, Fault> {
+    pub fn parameter(&mut self, key: &str) -> Result<Option<Choice>, Fault> {
         let peek = self.take(Jiter::peek)?;
         Ok(match peek {
             Peek::Null => {

@@ -1,6 +1,6 @@
 """The interface that an author implements: `ModelRuntime`, and the values that its methods take and return."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # numpy comes with the extras; a runtime without tensors need
     from numpy.typing import NDArray
 
     Tensor = NDArray[Any]
+    Outputs = Mapping[str, Tensor]
 
 M = TypeVar("M")
 """The author's own type of a loaded model."""
@@ -159,8 +160,11 @@ class ModelRuntime(Generic[M]):
 
     def infer(
         self, model: M, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
-    ) -> "Mapping[str, Tensor] | Awaitable[Mapping[str, Tensor]]":
+    ) -> "Outputs | Awaitable[Outputs] | Iterator[Outputs] | AsyncIterator[Outputs]":
         """Answer one Open Inference Protocol request.
+
+        A generator, plain or async, answers more than once: each time it yields, by `ModelStreamInfer`. `ModelInfer` takes it
+        only if it yields once. It is closed when the caller goes.
 
         Args:
             model: What `load` returned.

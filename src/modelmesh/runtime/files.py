@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -92,7 +92,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
 
     def infer(
         self, model: LoadedFile, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
-    ) -> "Mapping[str, Tensor]":
+    ) -> "Mapping[str, Tensor] | Iterator[Mapping[str, Tensor]]":
         """As the format answers."""
         return model.infer(inputs, parameters)
 

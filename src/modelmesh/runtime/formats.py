@@ -11,7 +11,7 @@ The name is the model type. A name that is built in is replaced.
 
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -73,7 +73,7 @@ class LoadedFile(Protocol):
 
     def infer(
         self, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
-    ) -> "Mapping[str, Tensor]":
+    ) -> "Mapping[str, Tensor] | Iterator[Mapping[str, Tensor]]":
         """As `ModelRuntime.infer`."""
         ...
 

@@ -2,8 +2,9 @@
 
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from concurrent.futures import Executor
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from modelmesh._proto import open_inference_pb2 as pb
@@ -80,7 +81,10 @@ class Inference:
 
     async def _infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         with self._gate, self._models.use(_id(context, request.model_name)) as use:
-            return await self._answer(request, use)
+            outputs = await self._outputs(request, use)
+            if isinstance(outputs, AsyncGenerator):
+                outputs = await _only(outputs)
+            return _response(request, use, outputs)
 
     async def _stream(
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
@@ -88,12 +92,17 @@ class Inference:
         """Answers in the order of the requests. An error is an answer with its message, and the stream goes on."""
         async for request in requests:
             try:
-                answer = await self._infer(request, context)
+                with self._gate, self._models.use(_id(context, request.model_name)) as use:
+                    outputs = await self._outputs(request, use)
+                    if not isinstance(outputs, AsyncGenerator):
+                        yield pb.ModelStreamInferResponse(infer_response=_response(request, use, outputs))
+                        continue
+                    async with aclosing(outputs) as answers:
+                        async for one in answers:
+                            yield pb.ModelStreamInferResponse(infer_response=_response(request, use, one))
             except Exception as error:  # noqa: BLE001 - answered
                 failed = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
                 yield pb.ModelStreamInferResponse(error_message=describe(error), infer_response=failed)
-            else:
-                yield pb.ModelStreamInferResponse(infer_response=answer)
 
     def _infer_now(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse | None:
         """The answer of a model whose calls run on the event loop; None: this call has to run elsewhere."""
@@ -105,16 +114,41 @@ class Inference:
             use.pace.note(*took)
             return _response(request, use, outputs)
 
-    async def _answer(self, request: pb.ModelInferRequest, use: Use[Any]) -> pb.ModelInferResponse:
+    async def _outputs(
+        self, request: pb.ModelInferRequest, use: Use[Any]
+    ) -> "Mapping[str, Tensor] | AsyncGenerator[Mapping[str, Tensor], None]":
+        """The model's answer; its answers, if its `infer` is a generator."""
         inputs, parameters = _inputs(request, use), tensors.parameters_of(request)
-        if inspect.iscoroutinefunction(self._runtime.infer):
-            return _response(request, use, await self._runtime.infer(use.model, inputs, parameters))
-        outputs, took = await call(self._pool, _timed, self._runtime.infer, use.model, inputs, parameters)
-        if inspect.isawaitable(outputs):
-            use.pace.never_on_loop = True
+        infer: Any = self._runtime.infer
+        if inspect.isasyncgenfunction(infer) or inspect.iscoroutinefunction(infer):
+            outputs = infer(use.model, inputs, parameters)
+        else:
+            outputs, took = await call(self._pool, _timed, infer, use.model, inputs, parameters)
+            use.pace.never_on_loop |= not isinstance(outputs, Mapping)
+            use.pace.note(*took)
+        if inspect.isgenerator(outputs):
+            outputs = self._in_threads(outputs)
+        elif inspect.isawaitable(outputs):
             outputs = await outputs
-        use.pace.note(*took)
-        return _response(request, use, outputs)
+        found: Mapping[str, Tensor] | AsyncGenerator[Mapping[str, Tensor], None] = outputs
+        return found
+
+    async def _in_threads(self, answers: "Generator[Any, Any, Any]") -> "AsyncGenerator[Mapping[str, Tensor], None]":
+        """What a plain generator yields, each time from a thread of the pool."""
+        try:
+            while (one := await call(self._pool, next, answers, None)) is not None:
+                yield one
+        finally:
+            await call(self._pool, answers.close)
+
+
+async def _only(answers: "AsyncGenerator[Mapping[str, Tensor], None]") -> "Mapping[str, Tensor]":
+    """The one answer of a model that may give several. Raises RequestError: it gives another number of them."""
+    async with aclosing(answers):
+        found = await anext(answers, None)
+        if found is None or await anext(answers, None) is not None:
+            raise RequestError("the model answers more than once, or not at all: call it by ModelStreamInfer")
+        return found
 
 
 def _timed(infer: Callable[..., Any], *arguments: object) -> tuple[Any, tuple[float, float]]:

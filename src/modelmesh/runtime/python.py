@@ -8,17 +8,20 @@
             return {"output": inputs["input"] @ self.weights}
 
 What the class may say besides: `signature`, a `modelmesh.runtime.ModelSignature`, against which requests are checked;
-`size_bytes`, the memory it takes; `close()`. `infer` is called from several threads at once.
+`size_bytes`, the memory it takes; `close()`. `infer` is called from several threads at once. If it is a generator, each
+answer that it yields is sent at once.
 
 The folder is a package of its own: `from .helpers import x` finds `helpers.py` beside it, and never another model's.
 """
 
+import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,16 +90,14 @@ class PythonModel:
 
     def infer(
         self, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
-    ) -> "Mapping[str, Tensor]":
-        """As the class answers.
+    ) -> "Mapping[str, Tensor] | Iterator[Mapping[str, Tensor]]":
+        """As the class answers: once, or each time that its generator yields.
 
         Raises:
-            RuntimeFault: INTERNAL: the answer is no mapping of names to arrays.
+            RuntimeFault: INTERNAL: an answer is no mapping of names to arrays.
         """
         found = self._made.infer(inputs, parameters)
-        if not isinstance(found, Mapping):
-            raise RuntimeFault(f"infer of the model returned a {type(found).__name__}, not a dict of arrays")
-        return found
+        return _each_checked(found) if inspect.isgenerator(found) else _checked(found)
 
     def close(self) -> None:
         """Have the class give back what it holds, and drop its modules."""
@@ -107,6 +108,18 @@ class PythonModel:
                 close()
         finally:
             _forget(self._package)
+
+
+def _checked(found: object) -> "Mapping[str, Tensor]":
+    if not isinstance(found, Mapping):
+        raise RuntimeFault(f"infer of the model returned a {type(found).__name__}, not a dict of arrays")
+    return found
+
+
+def _each_checked(answers: "Generator[Any, Any, Any]") -> "Iterator[Mapping[str, Tensor]]":
+    with contextlib.closing(answers):
+        for found in answers:
+            yield _checked(found)
 
 
 def _made(path: Path, package: str) -> Any:

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::uri::PathAndQuery;
-use modelmesh_http2::{Client, Error, Sender};
+use modelmesh_http2::{Client, Error, RecvStream, Sender};
 use parking_lot::Mutex;
 use tokio::io::duplex;
 use tokio::net::TcpStream;
@@ -259,11 +259,28 @@ impl Guest {
         message: &Bytes,
         purse: &mut Purse,
     ) -> Result<Bytes, Refused> {
+        let (first, rest) = self.call_stream(path, headers, message, purse).await?;
+        rest.only(first, purse).await
+    }
+
+    /// Makes a call whose answer may be many messages; `message` with its prefix is the whole request. Returns with the first
+    /// message of the answer; None: it has none.
+    ///
+    /// # Errors
+    /// It ended with another status than OK before that.
+    pub async fn call_stream(
+        &self,
+        path: &PathAndQuery,
+        headers: &HeaderMap,
+        message: &Bytes,
+        purse: &mut Purse,
+    ) -> Result<(Option<Bytes>, AnswerStream), Refused> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.try_call(path, headers, message.clone(), purse).await {
-                Ok(outcome) => return outcome,
+            match self.try_call(path, headers, message.clone()).await {
+                Ok(Ok(mut answer)) => return Ok((answer.next(purse).await.transpose()?, answer)),
+                Ok(Err(refused)) => return Err(refused),
                 Err(error) if tries == TRIES => return Err(Refused::of_stream(&error)),
                 // Its connection went away as the call came: the next one reads it.
                 Err(_) => drop(self.sender.lock().take()),
@@ -293,8 +310,7 @@ impl Guest {
         path: &PathAndQuery,
         headers: &HeaderMap,
         message: Bytes,
-        purse: &mut Purse,
-    ) -> Result<Result<Bytes, Refused>, Error> {
+    ) -> Result<Result<AnswerStream, Refused>, Error> {
         let Some(sender) = self.sender() else {
             return Ok(Err(Refused::new(Code::Unavailable, "the instance stops")));
         };
@@ -308,35 +324,71 @@ impl Guest {
             Err(error) if error.is_unprocessed() => return Err(error),
             Err(error) => return Ok(Err(Refused::of_stream(&error))),
         };
-        if answer.is_head_only() {
+        let is_head_only = answer.is_head_only();
+        if is_head_only && code_of(&head.headers) != Some(Code::Ok) {
             return Ok(Err(Refused::of_trailers(&head.headers)));
         }
-        let mut follower = Follower::new(self.door.max_message_bytes());
-        let mut deframer = Deframer::default();
+        let follower = Follower::new(self.door.max_message_bytes());
+        Ok(Ok(AnswerStream { answer, is_head_only, follower, deframer: Deframer::default() }))
+    }
+}
+
+/// The messages of an answer. Dropped before their end, the call is cancelled.
+pub struct AnswerStream {
+    answer: RecvStream,
+    /// Nothing follows its head, which has been looked at.
+    is_head_only: bool,
+    follower: Follower,
+    deframer: Deframer,
+}
+
+impl AnswerStream {
+    /// The first message of an answer that has no other.
+    ///
+    /// # Errors
+    /// It has none or others, or the call ended with another status than OK.
+    pub async fn only(mut self, first: Option<Bytes>, purse: &mut Purse) -> Result<Bytes, Refused> {
+        match (first, self.next(purse).await) {
+            (_, Some(Err(refused))) => Err(refused),
+            (Some(message), None) => Ok(message),
+            _ => Err(Refused::new(Code::Internal, "the answer is not one message")),
+        }
+    }
+
+    /// The next message, which `purse` pays for; None: the call ended with OK. No more is received before it is asked for.
+    pub async fn next(&mut self, purse: &mut Purse) -> Option<Result<Bytes, Refused>> {
         loop {
-            match poll_fn(|cx| answer.poll_data(cx)).await {
+            match self.deframer.next_message() {
+                Some(message) if message.compressed => {
+                    return Some(Err(Refused::new(Code::Internal, "a message of the answer is compressed")));
+                }
+                Some(message) => return Some(Ok(message.payload)),
+                None => {}
+            }
+            match poll_fn(|cx| self.answer.poll_data(cx)).await {
                 Some(Ok(piece)) => {
-                    answer.release(piece.len());
-                    if let Err(too_long) = follower.follow(&piece) {
-                        return Ok(Err(Refused::new(Code::ResourceExhausted, too_long.message())));
+                    self.answer.release(piece.len());
+                    if let Err(too_long) = self.follower.follow(&piece) {
+                        return Some(Err(Refused::new(Code::ResourceExhausted, too_long.message())));
                     }
                     if !purse.hold(piece.len()) {
-                        return Ok(Err(Purse::empty()));
+                        return Some(Err(Purse::empty()));
                     }
-                    deframer.push(&piece);
+                    self.deframer.push(&piece);
                 }
-                Some(Err(error)) => return Ok(Err(Refused::of_stream(&error))),
+                Some(Err(error)) => return Some(Err(Refused::of_stream(&error))),
                 None => break,
             }
         }
-        let trailers = answer.trailers().unwrap_or_default();
-        if code_of(&trailers) != Some(Code::Ok) {
-            return Ok(Err(Refused::of_trailers(&trailers)));
+        let trailers = self.answer.trailers().unwrap_or_default();
+        if !self.is_head_only && code_of(&trailers) != Some(Code::Ok) {
+            return Some(Err(Refused::of_trailers(&trailers)));
         }
-        Ok(match deframer.next_message() {
-            Some(message) if !message.compressed && deframer.is_empty() => Ok(message.payload),
-            _ => Err(Refused::new(Code::Internal, "the answer is not one message that is not compressed")),
-        })
+        if self.deframer.is_empty() {
+            None
+        } else {
+            Some(Err(Refused::new(Code::Internal, "the answer ends within a message")))
+        }
     }
 }
 

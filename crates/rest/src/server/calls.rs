@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use http::header::HeaderMap;
 use http::uri::PathAndQuery;
-use modelmesh_core::{Code, Guest, Purse, prefix_of};
+use modelmesh_core::{AnswerStream, Code, Guest, Purse, prefix_of};
 use prost::Message;
 
 use super::guests::Client;
@@ -15,6 +15,7 @@ use crate::fault::Fault;
 use crate::proto::{StatusRequest, VModelStatusInfo};
 
 pub const INFER: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelInfer");
+pub const STREAM_INFER: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelStreamInfer");
 pub const MODEL_METADATA: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ModelMetadata");
 pub const SERVER_METADATA: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ServerMetadata");
 pub const SERVER_READY: PathAndQuery = PathAndQuery::from_static("/inference.GRPCInferenceService/ServerReady");
@@ -112,18 +113,34 @@ pub async fn call_model(
     client: &Client,
     path: &PathAndQuery,
     name: &str,
-    mut headers: HeaderMap,
+    headers: HeaderMap,
     message: &Bytes,
     purse: &mut Purse,
 ) -> Result<Bytes, Fault> {
+    let (first, rest) = call_model_stream(client, path, name, headers, message, purse).await?;
+    rest.only(first, purse).await.map_err(fault_of)
+}
+
+/// As `call_model`, for an answer of many messages. Returns with the first of them; None: there are none.
+///
+/// # Errors
+/// What the call ended with before its first message.
+pub async fn call_model_stream(
+    client: &Client,
+    path: &PathAndQuery,
+    name: &str,
+    mut headers: HeaderMap,
+    message: &Bytes,
+    purse: &mut Purse,
+) -> Result<(Option<Bytes>, AnswerStream), Fault> {
     let guest = &client.guest;
     if metadata::names_model(&headers) {
-        return guest.call(path, &headers, message, purse).await.map_err(fault_of);
+        return guest.call_stream(path, &headers, message, purse).await.map_err(fault_of);
     }
     let kind = kind_of(client, name, &headers, purse).await?;
     let plain = headers.clone();
     metadata::name(&mut headers, kind, name);
-    match guest.call(path, &headers, message, purse).await {
+    match guest.call_stream(path, &headers, message, purse).await {
         Err(refused) if refused.code == Code::NotFound => {
             // The name may have become another's since it was looked at.
             client.house.names.forget(name);
@@ -133,7 +150,7 @@ pub async fn call_model(
             }
             let mut headers = plain;
             metadata::name(&mut headers, again, name);
-            guest.call(path, &headers, message, purse).await.map_err(fault_of)
+            guest.call_stream(path, &headers, message, purse).await.map_err(fault_of)
         }
         answer => answer.map_err(fault_of),
     }

@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
-    VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING, VARY,
 };
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use modelmesh_core::Purse;
+use tokio::sync::mpsc;
 
 use super::body::{self, Payload};
 use super::calls;
 use super::console;
+use super::generation::Generation;
 use super::guests::Client;
 use super::malformed;
 use super::metadata;
@@ -40,18 +42,23 @@ use crate::v1;
 const MOST_OPTIONS: usize = 64 << 10;
 const JSON_BYTES: HeaderName = HeaderName::from_static("inference-header-content-length");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// What is answered with 200.
-struct Good {
-    body: Vec<u8>,
-    /// Of a body that is not JSON alone.
-    json_bytes: Option<usize>,
+enum Good {
+    /// `json_bytes`: of a body that is not JSON alone.
+    Whole {
+        body: Vec<u8>,
+        json_bytes: Option<usize>,
+    },
+    Events(mpsc::Receiver<Bytes>),
 }
 
 impl Good {
     fn json(body: Vec<u8>) -> Self {
-        Self { body, json_bytes: None }
+        Self::Whole { body, json_bytes: None }
     }
 }
 
@@ -80,8 +87,13 @@ pub async fn answer(client: &Arc<Client>, request: Request<Incoming>) -> Respons
         }
     };
     drop(turn);
+    let mut events = None;
     let (mut status, mut headers, body) = match answered {
-        Ok(good) => written(client, &head.headers, good).await,
+        Ok(Good::Whole { body, json_bytes }) => written(client, &head.headers, body, json_bytes).await,
+        Ok(Good::Events(from)) => {
+            events = Some(from);
+            (StatusCode::OK, HeaderMap::from_iter([(CONTENT_TYPE, EVENTS), (CACHE_CONTROL, NO_STORE)]), Vec::new())
+        }
         Err(fault) => refused(&fault),
     };
     if let Verdict::Named(origin) = verdict {
@@ -98,16 +110,27 @@ pub async fn answer(client: &Arc<Client>, request: Request<Incoming>) -> Respons
     } else {
         body
     };
-    let purse = purse.hold(body.len()).then_some(purse);
-    let mut response = Response::new(Payload::new(body, purse));
+    let payload = match events {
+        Some(events) => Payload::Events(events),
+        None => {
+            let purse = purse.hold(body.len()).then_some(purse);
+            Payload::new(body, purse)
+        }
+    };
+    let mut response = Response::new(payload);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
 }
 
-async fn written(client: &Client, request: &HeaderMap, good: Good) -> (StatusCode, HeaderMap, Vec<u8>) {
+async fn written(
+    client: &Client,
+    request: &HeaderMap,
+    body: Vec<u8>,
+    json_bytes: Option<usize>,
+) -> (StatusCode, HeaderMap, Vec<u8>) {
     let mut headers = HeaderMap::with_capacity(4);
-    match good.json_bytes {
+    match json_bytes {
         None => headers.insert(CONTENT_TYPE, JSON),
         Some(bytes) => {
             headers.insert(JSON_BYTES, bytes.into());
@@ -115,14 +138,14 @@ async fn written(client: &Client, request: &HeaderMap, good: Good) -> (StatusCod
         }
     };
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    match body::compress(request, good.body, headers, &client.house.heavy).await {
+    match body::compress(request, body, headers, &client.house.heavy).await {
         Ok((headers, body)) => (StatusCode::OK, headers, body),
         Err(fault) => refused(&fault),
     }
 }
 
 struct Exchange<'a> {
-    client: &'a Client,
+    client: &'a Arc<Client>,
     headers: &'a HeaderMap,
     purse: &'a mut Purse,
 }
@@ -147,6 +170,8 @@ impl Exchange<'_> {
             Operation::ModelReady => self.model_ready(name).await,
             Operation::ModelMetadata => self.model_metadata(name, version).await,
             Operation::Infer => self.infer(name, version, body).await,
+            Operation::Generate => Ok(Good::json(self.generation(name, version)?.whole(body).await?)),
+            Operation::GenerateStream => Ok(Good::Events(self.generation(name, version)?.events(body).await?)),
             Operation::OpenApi => Ok(Good::json(openapi::document())),
             Operation::V1Predict => self.predict(name, body).await,
             Operation::RepositoryIndex => self.index(body).await,
@@ -288,7 +313,12 @@ impl Exchange<'_> {
         drop(message);
         let write = move || answer::write(calls::read::<ModelInferResponse>(answer)?, &wanted);
         let written = self.client.house.heavy.run(answer_bytes, write).await?;
-        Ok(Good { body: written.body, json_bytes: written.json_bytes })
+        Ok(Good::Whole { body: written.body, json_bytes: written.json_bytes })
+    }
+
+    fn generation(&mut self, name: String, version: String) -> Result<Generation<'_>, Fault> {
+        self.check_kind(false)?;
+        Ok(Generation { client: self.client, headers: self.headers, purse: &mut *self.purse, name, version })
     }
 
     /// V1: the model is asked what its input is, and then for the answer.
