@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from modelmesh.instance.model_folder import AmbiguousFilesError, Change, FolderModel, changes, read_folder
+from modelmesh._proto.model_mesh_pb2 import ModelStatusInfo as Info
+from modelmesh.instance.model_folder import (
+    AmbiguousFilesError,
+    Change,
+    ChangeStep,
+    FolderModel,
+    change_step,
+    changes,
+    read_folder,
+)
 from modelmesh.instance.processes import inherited
 from modelmesh.instance.restarts import FIRST_S, LONGEST_S, STEADY_S, Restarts
 from modelmesh.instance.sources import setting_names
@@ -100,3 +109,17 @@ def test_children_inherit_what_they_need_and_no_secret() -> None:
     plain = inherited(environment)
     assert set(plain) == {"PATH", "LC_ALL", "PYTHONHASHSEED", "OMP_NUM_THREADS"}
     assert set(inherited(environment, settings=setting_names())) - set(plain) == {"MM_METRICS"}
+
+
+def test_a_changed_file_is_tried_and_taken_and_a_broken_one_is_refused() -> None:
+    assert change_step(Info.LOADED, None) is ChangeStep.TRY
+    assert change_step(Info.LOADED, Info.LOADING) is ChangeStep.WAIT
+    assert change_step(Info.LOADED, Info.LOADED) is ChangeStep.TAKE
+    assert change_step(Info.LOADED, Info.LOADING_FAILED) is ChangeStep.REFUSE
+    assert change_step(Info.LOADED, Info.NOT_LOADED) is ChangeStep.TRY, "it was evicted before it was seen"
+
+
+def test_a_changed_file_of_a_model_that_serves_nobody_is_registered_anew() -> None:
+    assert change_step(Info.NOT_LOADED, None) is ChangeStep.REGISTER
+    assert change_step(Info.LOADING_FAILED, None) is ChangeStep.REGISTER
+    assert change_step(Info.LOADING, None) is ChangeStep.WAIT, "its callers wait for it"

@@ -9,7 +9,7 @@ import shutil
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from conftest import eventually
 from sklearn.datasets import load_iris
+from sklearn.dummy import DummyClassifier
 from sklearn.naive_bayes import GaussianNB
 from test_commands import CLI, descendants
 
@@ -38,8 +39,11 @@ class Up:
         self.port = port
         self.said = ""
 
-    async def says(self, text: str, *, within: float = 60) -> None:
+    async def says(self, text: str, *, within: float = 60, anew: bool = False) -> None:
+        """Read until this was said; `anew`: from now on."""
         assert self.process.stdout is not None
+        if anew:
+            self.said = ""
         async with asyncio.timeout(within):
             while text not in self.said:
                 line = await self.process.stdout.readline()
@@ -289,20 +293,77 @@ async def test_without_a_folder_no_code_is_loaded(tmp_path: Path, iris: Path) ->
         assert "--models FOLDER" in out
 
 
+def constant(folder: Path, answer: int) -> Path:
+    """A model that always gives this answer, in a file beside the folder that is followed."""
+    file = folder.parent / f"{folder.name}-{answer}.joblib"
+    joblib.dump(DummyClassifier(strategy="constant", constant=answer).fit(np.zeros((10, 4)), np.arange(10)), file)
+    return file
+
+
 async def test_the_folder_is_followed(tmp_path: Path, iris: Path) -> None:
     async with up("--models", str(tmp_path)) as running:
         assert f"cp model.onnx {tmp_path}/my-model.onnx" in running.said
         shutil.copy(iris, tmp_path / "new.joblib")
         await running.says("registered new")
-        before = (await running.infer("new", ROW)).outputs[0].contents
-        features, labels = load_iris(return_X_y=True)
-        joblib.dump(GaussianNB().fit(features, 2 - labels), tmp_path / "new.joblib")
+        (tmp_path / "new.joblib").write_bytes(b"no model")
         await running.says("registered new again: its file has changed")
-        response = await running.infer("new", ROW)
-        assert response.outputs[0].contents != before or response.raw_output_contents
-        (tmp_path / "new.joblib").unlink()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await running.infer("new", ROW)
+        shutil.copy(iris, tmp_path / "new.joblib")
+        await running.says("registered new again: its file has changed", anew=True)
+        assert (await running.infer("new", ROW)).outputs, "the failure of the old content is forgotten"
+        (tmp_path / "new.joblib").rename(tmp_path / "newer.joblib")
         await running.says("unregistered new: new.joblib is not there any more")
+        assert await running.models() == {"newer": "newer.joblib"}
+        assert (await running.infer("newer", ROW)).outputs
+        (tmp_path / "newer.joblib").unlink()
+        await running.says("unregistered newer: newer.joblib is not there any more")
         assert await running.models() == {}
+
+
+async def test_no_call_fails_while_a_file_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    file = folder / "digit.joblib"
+    shutil.copy(constant(folder, 1), file)
+    answers: list[int] = []
+    async with up("--models", str(folder), instances=2) as running:
+        assert (await running.command("vmodels", "set", "link", "digit"))[0] == 0
+        stop = asyncio.Event()
+
+        async def call(instance: int) -> None:
+            while not stop.is_set():
+                response = await running.infer("digit", ROW, number=instance)
+                answers.append(int(np.frombuffer(response.raw_output_contents[0], "<i8")[0]))
+
+        callers = [asyncio.create_task(call(number % 2)) for number in range(4)]
+
+        async def answered(condition: Callable[[], bool]) -> None:
+            async with asyncio.timeout(60):
+                while not condition():
+                    for caller in callers:
+                        assert not caller.done(), await caller
+                    await asyncio.sleep(0.02)
+
+        await answered(lambda: 1 in answers)
+        for answer in (2, 3, 4):
+            shutil.copy(constant(folder, answer), file)  # over the old one, as people copy
+            await running.says("digit has a new file", anew=True)
+            await answered(lambda answer=answer: answer in answers)
+        file.write_bytes(b"no model")
+        await running.says("digit is served from its loaded copies, because its new file cannot be")
+        more = len(answers) + 100
+        await answered(lambda: len(answers) >= more)
+        assert set(answers[-50:]) == {4}
+        constant(folder, 5).replace(file)
+        await running.says("digit has a new file", anew=True)
+        await answered(lambda: 5 in answers)
+        shutil.copy(constant(folder, 6), folder / "other.joblib")
+        await running.says("registered other")
+        assert await running.models() == {"digit": "digit.joblib", "other": "other.joblib"}, "no trial is left"
+        stop.set()
+        await asyncio.gather(*callers)
+    assert sorted(set(answers)) == [1, 2, 3, 4, 5]
 
 
 async def test_several_instances_have_a_port_for_metrics_each(tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ def up(
         Path | None,
         typer.Option(
             "--models",
-            help="Folder of model files (.joblib, .pkl, .pickle, .onnx, .ubj, .lgb); each is registered. Only files of this folder"
-            " can be loaded if their format can run code.",
+            help="Folder of model files (.joblib, .pkl, .pickle, .onnx, .ubj, .lgb); each is registered under its name. New,"
+            " changed and removed files take effect within seconds; no call fails while a file is replaced. Only files of this folder can be"
+            " loaded if their format can run code.",
         ),
     ] = None,
     port: Annotated[

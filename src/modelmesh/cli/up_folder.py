@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FolderSource:
-    """What `up` serves when it is given a folder: new files are registered, changed ones anew, and those that went are not any more.
+    """What `up` serves when it is given a folder: new files are registered, changed ones loaded anew, those that went unregistered.
 
     Args:
         models: The folder; None: there is none, and nothing is registered.
@@ -36,6 +36,7 @@ class FolderSource:
         self._registered = found.models
         self._stamps = found.stamps
         self._settling: dict[str, tuple[int, int]] = {}
+        self._tried: dict[str, tuple[int, int]] = {}
         self._said = ""
 
     async def start(self, cluster: "LocalCluster") -> None:
@@ -44,6 +45,7 @@ class FolderSource:
         if self._models is not None:
             count = f"{len(self._registered)} {'model' if len(self._registered) == 1 else 'models'}"
             cluster.progress(f"registering {count} of {self._models}")
+            await asyncio.to_thread(_end_trials, cluster)
             await asyncio.to_thread(_register, cluster, self._registered)
 
     def explain(self, cluster: "LocalCluster") -> None:
@@ -73,21 +75,51 @@ class FolderSource:
         settled = {model for model, stamp in found.stamps.items() if self._settling.get(model, stamp) == stamp}
         self._settling = found.stamps
         changed = {model for model in settled if self._stamps.get(model, found.stamps[model]) != found.stamps[model]}
+        given_up = self._tried.keys() - found.models.keys()
         # A file that is still being written is taken when it has stayed the same for a look.
         wanted = {model: file for model, file in found.models.items() if model in self._registered or model in settled}
-        if wanted == self._registered and not changed:
+        if wanted == self._registered and not changed and not given_up:
             return
+        same = {model for model in changed if wanted[model] == self._registered.get(model)}
         try:
-            _register(cluster, wanted, changed)
+            anew = self._follow(cluster, {model: (wanted[model], found.stamps[model]) for model in same}, given_up)
+            _register(cluster, wanted, anew)
         except (grpc.RpcError, typer.Exit) as error:
             self._say(cluster, f"the folder is looked at again: {error}")
             return
         for model in sorted(wanted.keys() - self._registered.keys()):
             cluster.progress(f"registered {model}")
-        for model in sorted(changed & self._registered.keys()):
+        for model in sorted(anew):
             cluster.progress(f"registered {model} again: its file has changed")
         self._registered = wanted
-        self._stamps = {model: found.stamps[model] for model in wanted}
+        self._stamps = {model: self._stamps[model] if model in self._tried else found.stamps[model] for model in wanted}
+
+    def _follow(
+        self,
+        cluster: "LocalCluster",
+        changed: "Mapping[str, tuple[FolderModel, tuple[int, int]]]",
+        given_up: Collection[str],
+    ) -> set[str]:
+        """Go on with files that have another content; returns the models that must be registered again."""
+        from modelmesh.cli.client import connect
+        from modelmesh.cli.up_changed import ChangedFiles
+        from modelmesh.instance.model_folder import ChangeStep
+
+        anew = set()
+        with connect(cluster.instances[0].endpoint) as client:
+            files = ChangedFiles(cluster, client)
+            files.end_trials(given_up)
+            for model in given_up:
+                del self._tried[model]
+            for model, (file, stamp) in changed.items():
+                step = files.take(model, file, tried=self._tried.get(model) == stamp)
+                if step in {ChangeStep.TRY, ChangeStep.WAIT}:
+                    self._tried[model] = stamp
+                else:
+                    self._tried.pop(model, None)
+                if step is ChangeStep.REGISTER:
+                    anew.add(model)
+        return anew
 
     def _say(self, cluster: "LocalCluster", text: str) -> None:
         if text != self._said:
@@ -107,6 +139,17 @@ def _read(folder: Path) -> "Found":
     if not found.models:
         say(f"{folder} holds no model files ({', '.join(TYPES)})", error=True)
     return found
+
+
+def _end_trials(cluster: "LocalCluster") -> None:
+    """Unregister what an earlier run had registered for trial."""
+    from modelmesh.cli.client import connect
+    from modelmesh.cli.up_changed import ChangedFiles
+    from modelmesh.instance.model_folder import TRIAL
+
+    with connect(cluster.instances[0].endpoint) as client:
+        left = [model.id.removesuffix(TRIAL) for model in client.models()[0] if model.id.endswith(TRIAL)]
+        ChangedFiles(cluster, client).end_trials(left)
 
 
 def _register(

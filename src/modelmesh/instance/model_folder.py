@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelmesh._proto.model_mesh_pb2 import ModelStatusInfo as Info
 from modelmesh.runtime.formats import BUILT_IN_SUFFIXES
 
 TYPES = {suffix: type_ for type_, suffixes in BUILT_IN_SUFFIXES.items() for suffix in suffixes}
@@ -80,6 +81,36 @@ class Change(enum.Enum):
     REGISTER = "register"
     REPLACE = "replace"
     UNREGISTER = "unregister"
+
+
+class ChangeStep(enum.Enum):
+    """What is done next about a model whose file has another content."""
+
+    REGISTER = "register"
+    """No copy serves: unregister it and register it again, which also forgets failures of the old content."""
+    TRY = "try"
+    """Load the new content under another id."""
+    WAIT = "wait"
+    TAKE = "take"
+    """The new content can be loaded: unload the copies of the old one."""
+    REFUSE = "refuse"
+    """It cannot: the copies of the old one stay."""
+
+
+TRIAL = "//trial"
+"""Ends the id under which a new content is loaded for trial; no file of a folder has such an id."""
+
+
+def change_step(model: "Info.ModelStatus.ValueType", trial: "Info.ModelStatus.ValueType | None") -> ChangeStep:
+    """Decide from the status of the model and that of the trial; None: no trial of this content has begun."""
+    if model == Info.LOADING:
+        return ChangeStep.WAIT
+    if model != Info.LOADED:
+        return ChangeStep.REGISTER
+    if trial is None:
+        return ChangeStep.TRY
+    steps = {Info.LOADED: ChangeStep.TAKE, Info.LOADING: ChangeStep.WAIT, Info.LOADING_FAILED: ChangeStep.REFUSE}
+    return steps.get(trial, ChangeStep.TRY)
 
 
 def changes(
