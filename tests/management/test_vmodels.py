@@ -197,6 +197,31 @@ def test_a_target_that_cannot_be_loaded_fails_the_transition_and_a_good_one_mend
     play(story)
 
 
+def test_a_vmodel_moves_in_a_full_instance_where_its_model_is_the_least_used() -> None:
+    async def story(v: Vmodels) -> None:
+        others = [f"m{number}" for number in range(8)]
+        await v.set("old", kind="fake")
+        for model in others:
+            await register(v.cluster.instances[InstanceId("i0")], model)
+        for minute in range(30):
+            # The record of the old model still says when it was registered: that is before the last use of any other.
+            if minute < 20:
+                await v.cluster.call("v", via="i0", vmodel=True)
+            for model in others:
+                await v.cluster.call(model, via="i0")
+            await asyncio.sleep(60)
+        assert all(v.cluster.holders(model) for model in ["old", *others])
+        await v.set("new", kind="fake")
+        for _ in range(10):
+            if (await v.status()).activeModelId == "new":
+                break
+            await asyncio.sleep(30)
+        assert (await v.status()).activeModelId == "new"
+        assert all(v.cluster.holders(model) for model in ["new", *others])
+
+    play(story)
+
+
 def test_a_failed_transition_is_tried_again_when_the_failure_is_forgotten() -> None:
     async def story(v: Vmodels) -> None:
         await v.set("m1", kind="fake", loadNow=True, sync=True)
