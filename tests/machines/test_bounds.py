@@ -64,10 +64,11 @@ WHOLE: dict[type, dict[str, object]] = {
         "maxCopies": 1,
         "pin": True,
         "unused": True,
+        "tenant": "t",
         "instanceIds": {"i": 1},
     },
     VModelRecord: {"o": "o", "amid": "a", "tmid": "t", "failed": True, "split": {"m": 5}},
-    CopyRecord: {"state": "loaded", "since": 1, "load": 1, "size": 1, "record": 1},
+    CopyRecord: {"state": "loaded", "since": 1, "load": 1, "size": 1, "record": 1, "tenant": "t"},
     FailureRecord: {"kind": "bad_model", "msg": "m", "count": 1, "since": 1, "until": 1, "record": 1},
     MemberRecord: {
         "addr": "a:1",

@@ -153,3 +153,28 @@ async def test_the_controller_shows_its_key_to_a_mesh_with_rules(start_mesh: Sta
             await updates.aclose()
     finally:
         await calls.close()
+
+
+async def test_quotas_of_a_tenant_at_a_running_instance(start_mesh: StartMesh, tmp_path: Path) -> None:
+    rules = json.loads(document(anonymous=False, models=["*"]))
+    rules["principals"][1]["tenant"] = "finance"
+    rules["grants"].append({"to": ["reporting"], "verbs": ["register"], "models": ["*"]})
+    rules["tenants"] = {"finance": {"models": 1, "loaded_bytes": "1KiB"}}
+    (tmp_path / "access.json").write_text(json.dumps(rules))
+    mesh = await start_mesh(environment={"MM_ACCESS_PATH": str(tmp_path / "access.json")})
+    instance = mesh.cluster.instances[0]
+
+    async def register(model: str) -> tuple[int, str]:
+        command = ("models", "register", model, "--type", "example", "--path", "p", "--address", instance.endpoint)
+        return await run(sys.executable, "-m", "modelmesh.cli", *command, key=KEY)
+
+    assert (await register("m"))[0] == 0
+    status, said = await register("n")
+    assert (status, "tenant finance has 1 models registered, its limit is 1" in " ".join(said.split())) == (1, True)
+    body = '{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}'
+    command = ("curl", "-s", "-i", f"{instance.rest_url}/v2/models/m/infer", "-d", body, "-H", f"x-api-key: {KEY}")
+    _, answer = await run(*command)
+    head, _, error = answer.replace("\r", "").partition("\n\n")
+    assert head.startswith("HTTP/1.1 429"), answer
+    assert "retry-after: " in head
+    assert "and tenant finance may have 1.0 KiB loaded in all" in json.loads(error)["error"]

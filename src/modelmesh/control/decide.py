@@ -13,6 +13,7 @@ from modelmesh.control.view.state import ClusterState
 from modelmesh.policy.admission import retry_after_ms, spread_ms
 from modelmesh.policy.attempt import AttemptReason, Journey, NextStep, SendTo, next_step
 from modelmesh.policy.constraints import TypeConstraints
+from modelmesh.policy.quota import LoadQuota
 from modelmesh.policy.victims import HeldCopy, Victim, choose_victims
 from modelmesh.ports import Clock
 from modelmesh.values.ids import ModelId
@@ -30,6 +31,7 @@ class Decider:
         predicted_size: The best guess of the size of a model and its type.
         load_ms: How long a load of a model took before; 0: not known.
         exact_eviction: Copies leave in the exact order of the eviction policy.
+        load_quota: What the models of a tenant may take, and take.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Decider:
         load_ms: Callable[[ModelId], int],
         failure_expiry_ms: int,
         exact_eviction: bool,
+        load_quota: Callable[[str], LoadQuota | None],
     ) -> None:
         self._state = state
         self._clock = clock
@@ -54,6 +57,7 @@ class Decider:
         self._load_ms = load_ms
         self._failure_expiry_ms = failure_expiry_ms
         self._exact_eviction = exact_eviction
+        self._load_quota = load_quota
         self.constraints = TypeConstraints()
         """Where models of which type may go; replaced when the operator changes it."""
         self._placed = Placed()
@@ -94,6 +98,7 @@ class Decider:
         remaining_ms: int | None = None,
         size: Memory | None = None,
     ) -> NextStep:
+        tenant = registered.record.tenant
         return next_step(
             journey,
             self.model_view(model, registered),
@@ -106,6 +111,7 @@ class Decider:
             rng=rng,
             model_type=registered.record.type,
             constraints=self.constraints,
+            quota=self._load_quota(tenant) if tenant else None,
         )
 
     def model_view(self, model: ModelId, registered: Registered | None) -> ModelView:

@@ -42,6 +42,7 @@ from modelmesh.control.view.pulse import Pulse
 from modelmesh.control.view.records import RecordCache
 from modelmesh.control.view.state import Changed, ClusterState
 from modelmesh.control.view.store_identity import StoreIdentity
+from modelmesh.control.view.tenants import Tenants
 from modelmesh.control.view.vmodels import VModels
 from modelmesh.machines.retention import Retention
 from modelmesh.ports import Clock, DataPlane, Peers
@@ -84,6 +85,7 @@ class ViewParts:
     vmodels: VModels
     names: Names
     census: Census
+    tenants: Tenants
 
 
 def view_parts(base: Base, *, relisted: Relisted) -> ViewParts:
@@ -128,6 +130,7 @@ def view_parts(base: Base, *, relisted: Relisted) -> ViewParts:
         vmodels=VModels(store=base.store, keys=base.keys, models=models, vmodels=vmodel_records, journal=base.journal),
         names=names,
         census=Census(store=base.store, keys=base.keys, clock=base.clock),
+        tenants=Tenants(base.keys, state),
     )
 
 
@@ -202,6 +205,7 @@ def copy_parts(
         load_ms=cache.learned.load_ms,
         failure_expiry_ms=limits.failure_expiry_ms,
         exact_eviction=limits.eviction == "lru",
+        load_quota=view.tenants.load_quota,
     )
     steps.decide_with(decider)
     return CopyParts(

@@ -99,7 +99,7 @@ class ControlPlane:
         self.models = view.models
         self.vmodel_records = view.vmodel_records
         self.vmodels = view.vmodels
-        self.census = view.census
+        self.census, self.tenants = view.census, view.tenants
         self.touched = Touched(keys, lambda: view.state.revision)
         self.membership = Membership(
             store=self.pulse,
@@ -197,6 +197,7 @@ class ControlPlane:
                 relisted=self._vmodels_relisted,
             ),
             self.config,
+            view.tenants,
             self.touched,
         )
 

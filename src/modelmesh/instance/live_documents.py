@@ -68,6 +68,7 @@ def read_documents(settings: Settings, plane: ControlPlane, access: Access) -> L
 
     def use_access(rules: AccessRules) -> None:
         access.use(rules)
+        plane.tenants.limit(rules.tenants)
         principals, grants = len(rules.principals), len(rules.grants)
         plane.journal.note("access_changed", detail=f"{principals} principals, {grants} grants")
 

@@ -89,6 +89,11 @@ class Call:
     first: bytes | None = None
     task: "asyncio.Task[None] | None" = None
 
+    @property
+    def tenant(self) -> str:
+        """Of the caller; empty: it has none."""
+        return self.caller.identity.tenant if self.caller is not None else ""
+
     def sees(self, kind: Kind, name: str) -> bool:
         """Whether the caller may know of a model or a vmodel."""
         return self.caller is None or self.caller.access.may(

@@ -4,12 +4,14 @@ Rules, statuses and texts are those of the archived Java project; clients match 
 Source: `spec/api-config-tests.md` 1.4, `spec/cluster-state.md` 11.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.view.records import RecordCache, Registered
+from modelmesh.control.view.tenants import OverQuotaError
 from modelmesh.management.calls import Call, CallError, Method, reading, repeatable
 from modelmesh.ports import Compare, Delete, PeerState, Put, Transaction
 from modelmesh.values.ids import ModelId
@@ -57,7 +59,12 @@ class Models:
         else:
             last_use_ms = now_ms - (HOUR_MS if request.loadNow else 6 * HOUR_MS)
         wanted = ModelRecord(
-            type=info.type, path=info.path, key=info.key, last_use_ms=last_use_ms, unused=request.lastUsedTime == 0
+            type=info.type,
+            path=info.path,
+            key=info.key,
+            last_use_ms=last_use_ms,
+            unused=request.lastUsedTime == 0,
+            tenant=call.tenant,
         )
         registered, created = await self._create(model, wanted)
         if not created and not registered.record.same_attributes(wanted):
@@ -82,9 +89,10 @@ class Models:
             if registered.record.references > 0:
                 raise CallError(Status.FAILED_PRECONDITION, f"Model {model} has referents")
             refuse_read_only(self._plane.limits.read_only)
-            key = self._plane.keys.model(model)
+            key, tenant = self._plane.keys.model(model), registered.record.tenant
+            deletions = (Delete(key), *((Delete(self._plane.keys.tenant_model(tenant, model)),) if tenant else ()))
             result = await self._plane.store.transact(
-                Transaction(compares=(Compare(key, "mod", "==", registered.mod_revision),), then=(Delete(key),))
+                Transaction(compares=(Compare(key, "mod", "==", registered.mod_revision),), then=deletions)
             )
             self._plane.models.forget(model)
             if result.succeeded:
@@ -154,8 +162,18 @@ class Models:
             if standing is None:
                 raise CallError(Status.INTERNAL, f"Failed to add model {model}")
             return standing, False
+        tenants, tenant = self._plane.tenants, wanted.tenant
         with reading():
-            registered, created = await self._plane.models.create(model, wanted)
+            if not tenant:
+                registered, created = await self._plane.models.create(model, wanted)
+            elif (standing := await self._plane.models.get(model)) is not None:
+                return standing, False
+            else:
+                with within_quota(), tenants.registration(tenant):
+                    index = Put(self._plane.keys.tenant_model(tenant, model), b"")
+                    registered, created = await self._plane.models.create(model, wanted, index)
+                    if created:
+                        tenants.wrote(tenant, model, registered.create_revision)
         if created:
             self._plane.journal.note("registered", model)
         return registered, created
@@ -194,6 +212,15 @@ async def read_record(models: RecordCache[ModelId, ModelRecord], model: ModelId,
     """A model's record, or None; `fresh`: past the cache. Raises CallError."""
     with reading():
         return await (models.read(model) if fresh else models.get(model))
+
+
+@contextmanager
+def within_quota() -> Iterator[None]:
+    """Tell a caller whose tenant has as many models as it may have."""
+    try:
+        yield
+    except OverQuotaError as error:
+        raise CallError(Status.RESOURCE_EXHAUSTED, str(error)) from error
 
 
 def not_registered(model: ModelId) -> CallError:

@@ -6,13 +6,14 @@ lost statuses. Source: `spec/cluster-state.md` 10, `spec/api-config-tests.md` 1.
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.view.records import Registered
 from modelmesh.control.view.vmodels import StoredVModel
 from modelmesh.management.calls import Call, CallError, Method, reading
-from modelmesh.management.models import HOUR_MS, LONGEST_ID, Models, check_info
+from modelmesh.management.models import HOUR_MS, LONGEST_ID, Models, check_info, within_quota
 from modelmesh.policy.promotion import Promote, promote
 from modelmesh.policy.retarget import Retarget, RetargetReason, RetargetRefused, retarget
 from modelmesh.values.ids import ModelId, VModelId
@@ -49,7 +50,7 @@ class VModelCalls:
 
     # --- handlers -------------------------------------------------------------------------------
 
-    async def set_vmodel(self, _: Call, request: pb.SetVModelRequest) -> pb.VModelStatusInfo:
+    async def set_vmodel(self, call: Call, request: pb.SetVModelRequest) -> pb.VModelStatusInfo:
         """Create a vmodel or move it; with `sync` wait until it has moved."""
         vmodel = checked_vmodel(request.vModelId)
         if not request.targetModelId:
@@ -59,7 +60,7 @@ class VModelCalls:
         described = request.HasField("modelInfo") and request.modelInfo != pb.ModelInfo()
         if described:
             check_info(request.modelInfo)
-        record, active_copies = await self._write(vmodel, request, described=described)
+        record, active_copies = await self._write(vmodel, request, described=described, tenant=call.tenant)
         if record.active != record.target:
             if request.sync:
                 return await self._until_settled(vmodel, record)
@@ -96,7 +97,7 @@ class VModelCalls:
     # --- writing --------------------------------------------------------------------------------
 
     async def _write(
-        self, vmodel: VModelId, request: pb.SetVModelRequest, *, described: bool
+        self, vmodel: VModelId, request: pb.SetVModelRequest, *, described: bool, tenant: str
     ) -> tuple[VModelRecord, int]:
         """Decide on what stands and write; again if somebody else was faster. The record, and copies of the active model."""
         target = ModelId(request.targetModelId)
@@ -124,14 +125,18 @@ class VModelCalls:
             if decided.reason is not RetargetReason.UNCHANGED:
                 self._refuse_read_only()
             last_use_ms = await self._last_use_ms(existing, load_now=request.loadNow)
-            created = self._wanted(request, last_use_ms) if registered is None else None
-            written = await self._plane.vmodels.write(
-                vmodel,
-                existing,
-                decided.record,
-                created={target: created} if created is not None else None,
-                used={target: last_use_ms},
-            )
+            created = self._wanted(request, last_use_ms, tenant) if registered is None else None
+            counted = self._plane.tenants.registration(tenant) if created is not None and tenant else nullcontext()
+            with within_quota(), counted:
+                written = await self._plane.vmodels.write(
+                    vmodel,
+                    existing,
+                    decided.record,
+                    created={target: created} if created is not None else None,
+                    used={target: last_use_ms},
+                )
+                if written is not None and created is not None:
+                    self._plane.tenants.wrote(tenant, target, written.revision)
             if written is not None:
                 return decided.record, active_copies
         raise contended(vmodel)
@@ -168,7 +173,7 @@ class VModelCalls:
         return self._plane.clock.now_ms() - (HOUR_MS if load_now else 6 * HOUR_MS)
 
     @staticmethod
-    def _wanted(request: pb.SetVModelRequest, last_use_ms: int) -> ModelRecord:
+    def _wanted(request: pb.SetVModelRequest, last_use_ms: int, tenant: str = "") -> ModelRecord:
         info = request.modelInfo
         return ModelRecord(
             type=info.type,
@@ -177,6 +182,7 @@ class VModelCalls:
             auto_delete=request.autoDeleteTargetModel,
             last_use_ms=last_use_ms,
             unused=True,
+            tenant=tenant,
         )
 
     def _refuse_read_only(self) -> None:

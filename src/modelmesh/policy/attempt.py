@@ -13,6 +13,7 @@ from random import Random
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.failure import LOSSES, MOST_LOSSES, losses, resting
 from modelmesh.policy.placement import LoadOn, NoPlacement, NoPlacementReason, choose_instance
+from modelmesh.policy.quota import LoadQuota, refuse_load
 from modelmesh.values.dataplane import Hop, Outcome
 from modelmesh.values.ids import InstanceId, LoadId
 from modelmesh.values.memory import Memory, largest
@@ -121,6 +122,7 @@ class AttemptReason(enum.Enum):
     UNUSABLE_COPIES = "unusable_copies"
     NOWHERE = "nowhere"
     TOO_LARGE = "too_large"
+    OVER_QUOTA = "over_quota"
     NO_LABELS = "no_labels"
     NO_TIME = "no_time"
     ENDS_RUNTIMES = "ends_runtimes"
@@ -199,6 +201,7 @@ def next_step(
     constraints: TypeConstraints = _UNCONSTRAINED,
     load_ms: int = 0,
     remaining_ms: int | None = None,
+    quota: LoadQuota | None = None,
     limits: AttemptLimits = _DEFAULT_LIMITS,
 ) -> NextStep:
     """Decide what happens next to a request for a registered model.
@@ -215,10 +218,15 @@ def next_step(
         constraints: Where models of which type may go.
         load_ms: How long a load of the model took before; 0: not known.
         remaining_ms: Until the caller's deadline; None: it has none.
+        quota: Of the tenant whose model it is; None: it has none.
         limits: The bounds.
     """
+    over_quota = refuse_load(quota, model.model, size) if quota is not None else ""
     if journey.hop is Hop.LOAD:
-        return _asked_to_load(journey, model, cluster, now_ms, model_type, constraints)
+        asked = _asked_to_load(journey, model, cluster, now_ms, model_type, constraints)
+        if over_quota and isinstance(asked, LoadHere):
+            return Refuse(Outcome.NO_ROOM, Status.RESOURCE_EXHAUSTED, over_quota)
+        return asked
     if (ended := _ended(journey, model, now_ms, limits)) is not None:
         return ended
     usable = [] if journey.extra else [copy for copy in model.copies if _usable(copy, journey, cluster)]
@@ -233,6 +241,8 @@ def next_step(
     if last is not None and remaining_ms is not None and remaining_ms < load_ms:
         message = f"{last.message} (no time is left for another load, which takes about {load_ms} ms)"
         return GiveUp(Status.DEADLINE_EXCEEDED, message, AttemptReason.NO_TIME)
+    if over_quota:
+        return GiveUp(Status.RESOURCE_EXHAUSTED, over_quota, AttemptReason.OVER_QUOTA)
     return _place(
         journey,
         model,

@@ -44,8 +44,8 @@ class RecordError(ValueError):
 class ModelRecord:
     """A registered model. `type`, `path` and `key` never change. Times in epoch milliseconds.
 
-    `minimum_copies`, `maximum_copies` (0: no bound), `pinned` (its copies are not evicted) and `unused` (nobody has
-    called it: `last_use_ms` is where it stands in the cache's order, and no use) are ours; the old system keeps them as
+    `minimum_copies`, `maximum_copies` (0: no bound), `pinned` (its copies are not evicted), `unused` (nobody has
+    called it: `last_use_ms` is where it stands in the cache's order, and no use) and `tenant` (who registered it) are ours; the old system keeps them as
     it keeps all fields that it does not know.
     """
 
@@ -60,6 +60,7 @@ class ModelRecord:
     maximum_copies: int = 0
     pinned: bool = False
     unused: bool = False
+    tenant: str = ""
     extras: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
@@ -78,6 +79,7 @@ class ModelRecord:
                 "maxCopies": self.maximum_copies,
                 "pin": self.pinned,
                 "unused": self.unused,
+                "tenant": self.tenant,
             }
         )
 
@@ -97,6 +99,7 @@ class ModelRecord:
             maximum_copies=_measure(known, "maxCopies", bounds.COUNT),
             pinned=_take(known, "pin", bool, default=False),
             unused=_take(known, "unused", bool, default=False),
+            tenant=_take(known, "tenant", str, ""),
             extras=MappingProxyType(known),
         )
 
@@ -184,13 +187,14 @@ class CopyState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class CopyRecord:
-    """One copy at one instance. `record_revision`: create revision of the model record it was loaded for."""
+    """One copy at one instance. `record_revision`: create revision of the model record it was loaded for; `tenant`: of that record."""
 
     state: CopyState
     since_ms: int
     load_id: LoadId
     size: Memory
     record_revision: Revision
+    tenant: str = ""
 
     def encode(self) -> bytes:
         """The stored form."""
@@ -201,6 +205,7 @@ class CopyRecord:
                 "load": self.load_id,
                 "size": self.size.bytes,
                 "record": self.record_revision,
+                "tenant": self.tenant,
             }
         )
 
@@ -214,6 +219,7 @@ class CopyRecord:
             load_id=LoadId(_identity(known, "load", bounds.LOAD_ID)),
             size=_memory(known, "size"),
             record_revision=Revision(_identity(known, "record", bounds.REVISION)),
+            tenant=_take(known, "tenant", str, ""),
         )
 
 

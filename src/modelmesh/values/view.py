@@ -25,6 +25,7 @@ class Copy:
     create_revision: Revision
     mod_revision: Revision
     unlisted: bool = False
+    tenant: str = ""
 
     @property
     def ready(self) -> bool:

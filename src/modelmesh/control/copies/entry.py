@@ -172,6 +172,7 @@ class Entry:
             load_id=self.load_id,
             size=self.size,
             record_revision=self.registered.create_revision,
+            tenant=self.registered.record.tenant,
         )
 
     def given_up(self, now_ms: int) -> bool:

@@ -76,8 +76,11 @@ class PutBack:
         for model, stored in self._models.kept().items():
             key = self._keys.model(model)
             unnamed = replace(stored.record, references=0)
+            operations = [Put(key, unnamed.encode())]
+            if unnamed.tenant:
+                operations.append(Put(self._keys.tenant_model(unnamed.tenant, model), b""))
             result = await self._store.transact(
-                Transaction(compares=(Compare(key, "create", "==", 0),), then=(Put(key, unnamed.encode()),))
+                Transaction(compares=(Compare(key, "create", "==", 0),), then=tuple(operations))
             )
             found = await self._models.read(model)
             if found is not None:

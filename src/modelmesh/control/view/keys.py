@@ -60,11 +60,19 @@ class ConfigKey:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantKey:
+    """That a tenant registered a model."""
+
+    tenant: str
+    model: ModelId
+
+
+@dataclass(frozen=True, slots=True)
 class AliveKey:
     """The identity of the store."""
 
 
-ParsedKey = RegistryKey | VModelKey | MemberKey | CopyKey | FailureKey | ConfigKey | AliveKey
+ParsedKey = RegistryKey | VModelKey | MemberKey | CopyKey | FailureKey | ConfigKey | TenantKey | AliveKey
 
 
 class Keys:
@@ -79,6 +87,7 @@ class Keys:
         self.config = f"{self.base}config/"
         self.registry = f"{self.base}registry/"
         self.vmodels = f"{self.base}vmodels/"
+        self.tenants = f"{self.base}tenants/"
         self.old_instances = f"{self.base}instances/"
         """Where instances of the old system have their entries, if any runs beside us."""
         self.parse: Callable[[str], ParsedKey | None] = lru_cache(PARSED)(self._parse)
@@ -91,6 +100,10 @@ class Keys:
     def vmodel(self, vmodel: VModelId) -> str:
         """`vmodels/<vmodel>`, the id as it is."""
         return self.vmodels + vmodel
+
+    def tenant_model(self, tenant: str, model: ModelId) -> str:
+        """`tenants/<tenant>/<model>`, the tenant quoted."""
+        return f"{self.tenants}{quote(tenant, safe='')}/{model}"
 
     def member(self, instance: InstanceId) -> str:
         """`members/<iid>`."""
@@ -116,18 +129,25 @@ class Keys:
             return AliveKey() if kind == "alive" else None
         if not rest:
             return None
-        if kind == "registry":
-            return RegistryKey(ModelId(rest))
-        if kind == "vmodels":
-            return VModelKey(VModelId(rest))
-        if kind == "members":
-            return MemberKey(InstanceId(sys.intern(rest)))
-        if kind == "config":
-            return ConfigKey(rest)
-        if kind in {"copies", "failures"}:
-            model, slash, instance = rest.partition("/")
-            if not slash or not instance or "/" in instance:
-                return None
-            make = CopyKey if kind == "copies" else FailureKey
-            return make(ModelId(unquote(model)), InstanceId(sys.intern(instance)))
-        return None
+        return _of_kind(kind, rest)
+
+
+def _of_kind(kind: str, rest: str) -> ParsedKey | None:
+    if kind == "registry":
+        return RegistryKey(ModelId(rest))
+    if kind == "vmodels":
+        return VModelKey(VModelId(rest))
+    if kind == "members":
+        return MemberKey(InstanceId(sys.intern(rest)))
+    if kind == "tenants":
+        tenant, slash, of = rest.partition("/")
+        return TenantKey(unquote(tenant), ModelId(of)) if slash and of else None
+    if kind == "config":
+        return ConfigKey(rest)
+    if kind in {"copies", "failures"}:
+        model, slash, instance = rest.partition("/")
+        if not slash or not instance or "/" in instance:
+            return None
+        make = CopyKey if kind == "copies" else FailureKey
+        return make(ModelId(unquote(model)), InstanceId(sys.intern(instance)))
+    return None

@@ -22,6 +22,7 @@ from modelmesh.ports import (
     Compare,
     Get,
     KeyValue,
+    Operation,
     Put,
     Store,
     StoreUnavailableError,
@@ -189,8 +190,8 @@ class RecordCache(Generic[Id, Record]):
         result = await self._identity.read(self._store, Get(self._prefix + name))
         return _Read(_one(result), result.revision, began)
 
-    async def create(self, name: Id, record: Record) -> tuple[Stored[Record], bool]:
-        """Put a record if there is none; returns the standing one and whether it is ours.
+    async def create(self, name: Id, record: Record, *also: Operation) -> tuple[Stored[Record], bool]:
+        """Put a record if there is none, and with it do something else; returns the standing one and whether it is ours.
 
         Raises:
             StoreUnavailableError: The store is away; the record may be there or not.
@@ -202,7 +203,7 @@ class RecordCache(Generic[Id, Record]):
         result = await self._store.transact(
             Transaction(
                 compares=(Compare(key, "create", "==", 0),),
-                then=(Put(key, record.encode()),),
+                then=(Put(key, record.encode()), *also),
                 otherwise=(Get(key), Get(self._identity.key)),
             )
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from modelmesh.control.view.keys import CopyKey, FailureKey, Keys, MemberKey, ParsedKey, RegistryKey
 from modelmesh.ports import Change, ChangeKind, KeyValue
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
+from modelmesh.values.memory import NOTHING, Memory
 from modelmesh.values.records import CopyRecord, FailureRecord, Member, MemberRecord, RecordError
 from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
 
@@ -52,6 +53,8 @@ class ClusterState:
         self._instances: tuple[InstanceView, ...] | None = None
         self.loading: dict[InstanceId, int] = {}
         """How many copies of each instance are loading, or wait for it."""
+        self.loaded: dict[str, Memory] = {}
+        """What the copies of each tenant take that are loaded or loading."""
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -65,9 +68,17 @@ class ClusterState:
         """Whether an instance has a copy, of whatever record and in whatever state."""
         return instance in self._copies.get(model, ())
 
-    def _count_loading(self, before: Copy | None, after: Copy | None) -> None:
+    def _count(self, before: Copy | None, after: Copy | None) -> None:
         for copy, step in ((before, -1), (after, 1)):
-            if copy is not None and not copy.ready:
+            if copy is None:
+                continue
+            if copy.tenant:
+                loaded = self.loaded.get(copy.tenant, NOTHING) + copy.size * step
+                if loaded:
+                    self.loaded[copy.tenant] = loaded
+                else:
+                    self.loaded.pop(copy.tenant, None)
+            if not copy.ready:
                 count = self.loading.get(copy.instance, 0) + step
                 if count > 0:
                     self.loading[copy.instance] = count
@@ -155,6 +166,7 @@ class ClusterState:
         self._places.clear()
         self._instances = None
         self.loading.clear()
+        self.loaded.clear()
         self._records.clear()
         for item in items:
             self._put(item, changed)
@@ -169,7 +181,7 @@ class ClusterState:
                         copy, unlisted=True, record_revision=none, create_revision=none, mod_revision=none
                     )
                     self._copies.setdefault(model, {})[instance] = unlisted
-                    self._count_loading(None, unlisted)
+                    self._count(None, unlisted)
                 elif not replaced:
                     changed.lost.append(LostCopy(model, copy))  # with its instance, while nobody told us
         self.revision = revision
@@ -255,8 +267,9 @@ class ClusterState:
                         record_revision=copy_record.record_revision,
                         create_revision=item.create_revision,
                         mod_revision=item.mod_revision,
+                        tenant=copy_record.tenant,
                     )
-                    self._count_loading(before_copy, copies[instance])
+                    self._count(before_copy, copies[instance])
                     changed.models[model] = None
                 case FailureKey(model, instance):
                     failure = Failure(instance, FailureRecord.decode(item.value))
@@ -334,7 +347,7 @@ class ClusterState:
 
     def _remove_copy(self, model: ModelId, instance: InstanceId, changed: Changed) -> None:
         copies = self._copies.get(model, {})
-        self._count_loading(copies.pop(instance, None), None)
+        self._count(copies.pop(instance, None), None)
         if not copies:
             self._copies.pop(model, None)
             self._records.pop(model, None)

@@ -117,9 +117,11 @@ class VModels:
             return ()  # its record went by another hand; there is nothing to count on
         key = self._keys.model(model)
         record = replace(record.raised(used_ms), references=max(0, record.references + change))
+        tenant_key = self._keys.tenant_model(record.tenant, model)
         if record.references == 0 and change < 0 and record.auto_delete:
-            return (Delete(key),)
-        return (Put(key, record.encode()),)
+            return (Delete(key), Delete(tenant_key)) if record.tenant else (Delete(key),)
+        put = Put(key, record.encode())
+        return (put, Put(tenant_key, b"")) if found is None and record.tenant else (put,)
 
     # --- waiting --------------------------------------------------------------------------------
 
