@@ -94,6 +94,23 @@ def runtime(
     threads: Annotated[
         int, typer.Option(help="Inferences at once; 0: one per CPU.", min=0, rich_help_panel=_PANEL)
     ] = 0,
+    batch_rows: Annotated[
+        int,
+        typer.Option(
+            help="Rows of which one call of a model answers several requests; 1: each request alone.",
+            min=1,
+            rich_help_panel=_PANEL,
+        ),
+    ] = 1,
+    batch_wait: Annotated[
+        float,
+        typer.Option(
+            help="Milliseconds that a request of an idle model waits for others.",
+            min=0,
+            max=10_000,
+            rich_help_panel=_PANEL,
+        ),
+    ] = 0.0,
 ) -> None:
     """Serve scikit-learn, ONNX, XGBoost, LightGBM, TorchScript and Python models over the Open Inference Protocol, to a mesh or directly.
 
@@ -104,6 +121,7 @@ def runtime(
     capacity_bytes, default_size_bytes = _bytes(capacity), _bytes(default_size)
     cache_bytes = _bytes(cache_size)
     try:
+        from modelmesh.runtime.contract import Batching
         from modelmesh.runtime.pulled import PullingRuntime
         from modelmesh.runtime.server import run
         from modelmesh.storage import ConfigFolder, DiskCache, default_cache_folder
@@ -118,6 +136,7 @@ def runtime(
             default_size_bytes=default_size_bytes,
             loading_concurrency=loading_concurrency,
             load_timeout_ms=int(load_timeout * 1000),
+            batching=Batching(batch_rows, batch_wait) if batch_rows > 1 else None,
         )
         run(served, listen=listen, inference_threads=threads or None, max_message_bytes=max_message)
     except ModuleNotFoundError as error:

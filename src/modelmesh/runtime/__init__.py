@@ -17,12 +17,13 @@ scikit-learn and ONNX files (`modelmesh.runtime.files`). Nothing here knows the 
     run(Echo(), listen="8085")
 """
 
-from modelmesh.runtime.contract import ModelRuntime, ModelService, ModelSignature, ModelSource, TensorSpec
+from modelmesh.runtime.contract import Batching, ModelRuntime, ModelService, ModelSignature, ModelSource, TensorSpec
 from modelmesh.runtime.errors import CapacityError, LoadError, ModelNotLoadedError, RequestError, RuntimeFault
 from modelmesh.runtime.loaded import LoadedModels
 from modelmesh.runtime.server import RuntimeServer, run, serve
 
 __all__ = [
+    "Batching",
     "CapacityError",
     "LoadError",
     "LoadedModels",

@@ -18,6 +18,7 @@ M = TypeVar("M")
 """The author's own type of a loaded model."""
 
 MIB = 1024 * 1024
+MAX_BATCH_WAIT_MS = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,24 @@ class ModelSignature:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     platform: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How the requests for a model may be put together. The first axis of all its inputs and outputs counts rows.
+
+    `max_rows` bounds what one call of `infer` gets. `max_wait_ms` is how long a request waits for others while no call
+    of the model runs.
+    """
+
+    max_rows: int
+    max_wait_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_rows < 1 or not 0 <= self.max_wait_ms <= MAX_BATCH_WAIT_MS:
+            raise ValueError(
+                f"{self} needs max_rows of at least 1 and max_wait_ms between 0 and {MAX_BATCH_WAIT_MS:.0f}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +168,14 @@ class ModelRuntime(Generic[M]):
         """Requests that one copy takes at once, at least 1. Asked only with `limits_concurrency`."""
         del model
         return 1
+
+    def batching(self, model: M) -> Batching | None:
+        """How requests for the model are put together before `infer`; None: each runs alone. Asked once, after the load.
+
+        A request of a batch that fails is repeated alone, so an error is that of its own request only.
+        """
+        del model
+        return None
 
     def signature(self, model: M) -> ModelSignature | Awaitable[ModelSignature]:
         """Names, types and shapes of the model's tensors; asked once, after the load.

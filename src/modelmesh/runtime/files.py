@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from modelmesh.runtime.contract import MIB, ModelRuntime, ModelSignature, ModelSource
+from modelmesh.runtime.contract import MIB, Batching, ModelRuntime, ModelSignature, ModelSource
 from modelmesh.runtime.errors import LoadError
 from modelmesh.runtime.formats import Format, Formats, LoadedFile, discovered, runs_code
 from modelmesh.values.status import Status
@@ -35,6 +35,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
             are loaded from any absolute path, the others from nowhere.
         linked: Further folders that a path may lead to, as the mounted claims of a pod.
         capacity_bytes, default_size_bytes, loading_concurrency, load_timeout_ms: As in `ModelRuntime`.
+        batching: For models whose inputs and outputs all begin with an axis of any size. A model's own counts more.
         formats: For tests.
     """
 
@@ -49,8 +50,10 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         default_size_bytes: int = 1 * MIB,
         loading_concurrency: int = 2,
         load_timeout_ms: int = 60_000,
+        batching: Batching | None = None,
         formats: Formats | None = None,
     ) -> None:
+        self._batching = batching
         self.models = None if models is None else models.resolve()
         self._roots = () if self.models is None else (_root(self.models), *(folder.resolve() for folder in linked))
         self.capacity_bytes = capacity_bytes
@@ -85,6 +88,14 @@ class FileRuntime(ModelRuntime[LoadedFile]):
     def unload(self, model: LoadedFile) -> None:
         """Close the file's model."""
         model.close()
+
+    def batching(self, model: LoadedFile) -> Batching | None:
+        """The model's own; else that of the runtime, if the first axis of all inputs and outputs is open."""
+        if (own := getattr(model, "batching", None)) is not None:
+            return own  # type: ignore[no-any-return] # its format has checked it
+        specs = (*model.signature.inputs, *model.signature.outputs)
+        counts_rows = bool(model.signature.inputs) and all(spec.shape[:1] == (-1,) for spec in specs)
+        return self._batching if counts_rows else None
 
     def signature(self, model: LoadedFile) -> ModelSignature:
         """As the format says."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from modelmesh._proto import open_inference_pb2 as pb
 from modelmesh.runtime import tensors
+from modelmesh.runtime.batches import Batcher
 from modelmesh.runtime.calls import Context, Method
-from modelmesh.runtime.contract import ModelRuntime
+from modelmesh.runtime.contract import Batching, ModelRuntime
 from modelmesh.runtime.errors import RequestError, describe
 from modelmesh.runtime.loaded import LoadedModels, Use, call, call_now
 from modelmesh.runtime.service import CallGate, service_methods
@@ -28,10 +29,13 @@ class Inference:
 
     descriptor = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
-    def __init__(self, runtime: ModelRuntime[Any], models: LoadedModels[Any], pool: Executor, gate: CallGate) -> None:
+    def __init__(
+        self, runtime: ModelRuntime[Any], models: LoadedModels[Any], pool: Executor, gate: CallGate, *, threads: int
+    ) -> None:
         self._runtime = runtime
         self._models = models
         self._pool = pool
+        self._threads = threads
         self._gate = gate
 
     def methods(self) -> dict[str, Method]:
@@ -107,7 +111,7 @@ class Inference:
     def _infer_now(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse | None:
         """The answer of a model whose calls run on the event loop; None: this call has to run elsewhere."""
         with self._gate, self._models.use(_id(context, request.model_name)) as use:
-            if not use.pace.on_loop:
+            if not use.pace.on_loop or use.batching is not None:
                 return None
             inputs, parameters = _inputs(request, use), tensors.parameters_of(request)
             outputs, took = call_now(_timed, self._runtime.infer, use.model, inputs, parameters)
@@ -119,6 +123,23 @@ class Inference:
     ) -> "Mapping[str, Tensor] | AsyncGenerator[Mapping[str, Tensor], None]":
         """The model's answer; its answers, if its `infer` is a generator."""
         inputs, parameters = _inputs(request, use), tensors.parameters_of(request)
+        batcher = use.batcher(lambda batching: self._batcher(use, batching))
+        if batcher is not None:
+            return await batcher.infer(inputs, parameters)
+        return await self._answered(use, inputs, parameters)
+
+    def _batcher(self, use: Use[Any], batching: Batching) -> Batcher:
+        again = use.again
+
+        async def run(inputs: "Mapping[str, Tensor]", parameters: Mapping[str, Any]) -> Any:
+            with again() as own:  # the callers of a batch may all go while it runs
+                return await self._answered(own, inputs, parameters)
+
+        return Batcher(use.id, run, batching, self._threads)
+
+    async def _answered(
+        self, use: Use[Any], inputs: "Mapping[str, Tensor]", parameters: Mapping[str, Any]
+    ) -> "Mapping[str, Tensor] | AsyncGenerator[Mapping[str, Tensor], None]":
         infer: Any = self._runtime.infer
         if inspect.isasyncgenfunction(infer) or inspect.iscoroutinefunction(infer):
             outputs = infer(use.model, inputs, parameters)

@@ -18,12 +18,15 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
-from modelmesh.runtime.contract import M, ModelRuntime, ModelSignature, ModelSource
+from modelmesh.runtime.contract import Batching, M, ModelRuntime, ModelSignature, ModelSource
 from modelmesh.runtime.errors import CapacityError, LoadEndedError, LoadError, ModelNotLoadedError
 from modelmesh.runtime.pace import Pace
 from modelmesh.values.status import Status
+
+if TYPE_CHECKING:  # numpy comes with the extras
+    from modelmesh.runtime.batches import Batcher
 
 _log = logging.getLogger("modelmesh.runtime")
 
@@ -108,6 +111,8 @@ class _Entry(Generic[M]):
         self.model: M | None = None
         self.signature = ModelSignature()
         self.pace = Pace()
+        self.batching: Batching | None = None
+        self.batcher: Batcher | None = None
         self.max_concurrency = 0
         self.waiting = 0
         """Callers that wait for the load; without any it is given up."""
@@ -119,15 +124,41 @@ class _Entry(Generic[M]):
         self.author: asyncio.Task[Any] | None = None
         self.leaving: asyncio.Task[None] | None = None
 
+    @contextlib.contextmanager
+    def used(self) -> Iterator["Use[M]"]:
+        """Keep it loaded until the block ends."""
+        self.in_flight += 1
+        self.idle.clear()
+        use = Use(self)
+        try:
+            yield use
+        finally:
+            del use.model  # a traceback may outlive the call; it must not keep the model alive
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.idle.set()
+
 
 class Use(Generic[M]):
     """A loaded model in use by one call. `model` is valid until the `with` block ends."""
 
     def __init__(self, entry: _Entry[M]) -> None:
+        self._entry = entry
         self.id = entry.source.id
         self.model: M = entry.model  # type: ignore[assignment]  # M may itself be None
         self.signature = entry.signature
         self.pace = entry.pace
+        self.batching = entry.batching
+
+    def again(self) -> contextlib.AbstractContextManager["Use[M]"]:
+        """Use the same model beyond this use. Begin it while this one lasts."""
+        return self._entry.used()
+
+    def batcher(self, make: Callable[[Batching], "Batcher"]) -> "Batcher | None":
+        """What puts its requests together, made by the first of them; None: each runs alone."""
+        if self._entry.batcher is None and self.batching is not None:
+            self._entry.batcher = make(self.batching)
+        return self._entry.batcher
 
 
 class Loaded:
@@ -179,24 +210,13 @@ class LoadedModels(Generic[M]):
         """Bytes of a loaded model. Raises ModelNotLoadedError."""
         return self._ready(id_).size_bytes
 
-    @contextlib.contextmanager
-    def use(self, id_: str) -> Iterator[Use[M]]:
+    def use(self, id_: str) -> contextlib.AbstractContextManager[Use[M]]:
         """Use a loaded model; it is not unloaded before the block ends.
 
         Raises:
             ModelNotLoadedError: It is not loaded, still loading, or already leaving.
         """
-        entry = self._ready(id_)
-        entry.in_flight += 1
-        entry.idle.clear()
-        use = Use(entry)
-        try:
-            yield use
-        finally:
-            del use.model  # a traceback may outlive the call; it must not keep the model alive
-            entry.in_flight -= 1
-            if not entry.in_flight:
-                entry.idle.set()
+        return self._ready(id_).used()
 
     def _ready(self, id_: str) -> _Entry[M]:
         entry = self._entries.get(id_)
@@ -278,6 +298,7 @@ class LoadedModels(Generic[M]):
             _remember(self._sizes, source, measured_bytes)
         await self._reserve(entry, measured_bytes or predicted_bytes or runtime.default_size_bytes)
         entry.signature = await call(self._pool, runtime.signature, model)
+        entry.batching = await call(self._pool, runtime.batching, model)
         if runtime.limits_concurrency:
             entry.max_concurrency = max(1, await call(self._pool, runtime.max_concurrency, model))
         _check_wanted(entry)
@@ -395,7 +416,7 @@ class LoadedModels(Generic[M]):
             entry.state = _State.STUCK
             self._freed.set()
             raise
-        entry.model = None
+        entry.model = entry.batcher = None
         entry.signature = ModelSignature()
         await asyncio.get_running_loop().run_in_executor(self._pool, free_memory)
         self._drop(entry)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modelmesh.runtime.contract import MIB, ModelSource
+from modelmesh.runtime.contract import MIB, Batching, ModelSource
 from modelmesh.runtime.errors import LoadError
 from modelmesh.runtime.files import FileRuntime, type_name
 from modelmesh.runtime.formats import Format, Formats, LoadedFile, runs_code
@@ -52,7 +52,7 @@ class PullingRuntime(FileRuntime):
         trusted: Patterns of locations whose files may run code.
         claims: Folder of mounted claims, for `pvc://`, and for links of a puller before this runtime.
         puller: For tests.
-        models, capacity_bytes, default_size_bytes, loading_concurrency, load_timeout_ms, formats: As in `FileRuntime`.
+        models, capacity_bytes, default_size_bytes, loading_concurrency, load_timeout_ms, batching, formats: As in `FileRuntime`.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class PullingRuntime(FileRuntime):
         default_size_bytes: int = 1 * MIB,
         loading_concurrency: int = 2,
         load_timeout_ms: int = 60_000,
+        batching: Batching | None = None,
         formats: Formats | None = None,
     ) -> None:
         super().__init__(
@@ -77,6 +78,7 @@ class PullingRuntime(FileRuntime):
             default_size_bytes=default_size_bytes,
             loading_concurrency=loading_concurrency,
             load_timeout_ms=load_timeout_ms,
+            batching=batching,
             formats=formats,
         )
         self._configs = configs or (lambda _name: None)

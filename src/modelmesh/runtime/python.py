@@ -8,7 +8,7 @@
             return {"output": inputs["input"] @ self.weights}
 
 What the class may say besides: `signature`, a `modelmesh.runtime.ModelSignature`, against which requests are checked;
-`size_bytes`, the memory it takes; `close()`. `infer` is called from several threads at once. If it is a generator, each
+`batching`, a `modelmesh.runtime.Batching`, if requests may be put together; `size_bytes`, the memory it takes; `close()`. `infer` is called from several threads at once. If it is a generator, each
 answer that it yields is sent at once.
 
 The folder is a package of its own: `from .helpers import x` finds `helpers.py` beside it, and never another model's.
@@ -25,7 +25,7 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelmesh.runtime.contract import MIB, ModelSignature
+from modelmesh.runtime.contract import MIB, Batching, ModelSignature
 from modelmesh.runtime.errors import LoadError, RuntimeFault
 from modelmesh.values.status import Status
 
@@ -85,6 +85,9 @@ class PythonModel:
         self.signature = getattr(made, "signature", ModelSignature())
         if not isinstance(self.signature, ModelSignature):
             raise LoadError(f"its signature is a {type(self.signature).__name__}, not a ModelSignature")
+        self.batching = getattr(made, "batching", None)
+        if not isinstance(self.batching, Batching | None):
+            raise LoadError(f"its batching is a {type(self.batching).__name__}, not a Batching")
         if self.size_bytes < 0 or not callable(getattr(made, "infer", None)):
             raise LoadError("it has no method infer" if self.size_bytes >= 0 else "its size is negative")
 

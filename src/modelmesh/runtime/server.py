@@ -112,7 +112,8 @@ async def serve(
     _check(runtime)
     addresses = [_address(one) for one in ([listen] if isinstance(listen, str) else listen)]
     slow = ThreadPoolExecutor(max(1, runtime.loading_concurrency) + 4, thread_name_prefix="models")
-    fast = ThreadPoolExecutor(inference_threads or os.cpu_count() or 1, thread_name_prefix="infer")
+    threads = inference_threads or os.cpu_count() or 1
+    fast = ThreadPoolExecutor(threads, thread_name_prefix="infer")
     models = LoadedModels(runtime, slow, bounded=bounded)
     gate = CallGate(MAX_CALLS)
     own = list(runtime.services())
@@ -129,7 +130,7 @@ async def serve(
     if type(runtime).infer is not ModelRuntime.infer:
         from modelmesh.runtime.inference import Inference  # noqa: PLC0415 - needs numpy, which an own protocol does not
 
-        inference = Inference(runtime, models, fast, gate)
+        inference = Inference(runtime, models, fast, gate, threads=threads)
         methods |= inference.methods()
         descriptors.append(inference.descriptor)
     health = Health([descriptor.full_name for descriptor in descriptors])
