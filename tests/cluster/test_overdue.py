@@ -31,7 +31,7 @@ def test_the_answer_says_how_the_load_stands_and_the_load_goes_on() -> None:
         assert late.message == "Deadline Exceeded: the load of model m has not begun"
         assert not instance.plane.decider.model_view(ModelId("m"), None).copies
         assert told(1, "m").message == "the load of model m has not begun"
-        assert "what vmodel v stands for" in told(2, "", "v").message
+        assert "the model of vmodel v is being looked up" in told(2, "", "v").message
         assert told(3, "nothing").message == "the load of model nothing has not begun"
         async with asyncio.timeout(60):
             while not instance.plane.decider.model_view(ModelId("m"), None).copies:

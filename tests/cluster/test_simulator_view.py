@@ -13,7 +13,7 @@ from modelmesh.values.dataplane import Outcome
 
 
 def test_a_name_that_keeps_its_model_though_the_instance_has_seen_it_move(monkeypatch: pytest.MonkeyPatch) -> None:
-    tell = Names.tell
+    tell = Names.send
 
     def once(names: Names, vmodel, stored) -> None:
         known = names.__dict__.setdefault("told", set())
@@ -21,7 +21,7 @@ def test_a_name_that_keeps_its_model_though_the_instance_has_seen_it_move(monkey
             tell(names, vmodel, stored)
         (known.discard if stored is None else known.add)(vmodel)
 
-    monkeypatch.setattr(Names, "tell", once)
+    monkeypatch.setattr(Names, "send", once)
     only(monkeypatch, "vmodel_moved", "relist")
     found("names: a call for")
 

@@ -164,12 +164,14 @@ def test_what_is_a_measure_is_moved_into_its_range_and_what_is_an_identity_is_re
 
 @pytest.mark.parametrize("said", [2**29, 2**31 - 1, 2**32 - 1])
 def test_a_runtime_without_a_limit_says_so_by_a_great_number(said: int) -> None:
-    assert RuntimeLoaded.said(size_bytes=2**64 - 1, max_concurrency=said) == RuntimeLoaded(Memory(bounds.BYTES.most), 0)
+    assert RuntimeLoaded.decoded(size_bytes=2**64 - 1, max_concurrency=said) == RuntimeLoaded(
+        Memory(bounds.BYTES.most), 0
+    )
 
 
 def test_every_parameter_of_a_runtime_at_its_extremes() -> None:
     for value in (0, 1, 2**29, 2**32 - 1, 2**64 - 1):
-        status = RuntimeStatus.said(
+        status = RuntimeStatus.decoded(
             RuntimeState.READY,
             capacity_bytes=value,
             default_size_bytes=value,

@@ -7,7 +7,7 @@ def test_one_question_that_is_not_answered_says_nothing() -> None:
     listening = Listening()
     assert not listening.unanswered(loads=0)
     assert listening.doubts
-    listening.heard()
+    listening.answered()
     assert not listening.doubts
     assert not listening.unanswered(loads=0)
 

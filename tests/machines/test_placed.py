@@ -79,7 +79,7 @@ def test_an_instance_that_is_being_replaced_is_marked_as_soon_as_its_successor_i
     both = view(a=RECORD, b=replace(RECORD, started_ms=LATE_MS))
     entries, _ = loads.look(both, 1, epoch_ms=LATE_MS)
     assert [entry.outdated for entry in entries] == [True, False]
-    assert (loads.goes(A), loads.goes(B)) == (True, False)
+    assert (loads.is_replaced(A), loads.is_replaced(B)) == (True, False)
     entries, _ = loads.look(both, 1 + OUTDATED_LOOK_MS, epoch_ms=LATE_MS + ROLLOUT_MS)
     assert [entry.outdated for entry in entries] == [False, False], "the rollout is over"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmesh.control.copies.usage import Learned, UsageBook
-from modelmesh.machines.eviction_policies import DecayedFrequency, Door, Lru, Lru2, S3Fifo, Shadow
+from modelmesh.machines.eviction_policies import DecayedFrequency, FrequencyAdmission, Lru, Lru2, S3Fifo, Shadow
 from modelmesh.machines.retention import REPEATED, Retention
 from modelmesh.values.dataplane import Usage
 from modelmesh.values.ids import LoadId, ModelId
@@ -17,7 +17,7 @@ SHADOWS = {
     "lru_2": Lru2,
     "s3_fifo": S3Fifo,
     "decayed_frequency": lambda room: DecayedFrequency(room, half_life_per_held=50),
-    "door": Door,
+    "frequency_admission": FrequencyAdmission,
 }
 USES = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 40)), max_size=120)
 
@@ -124,7 +124,7 @@ def test_it_follows_what_the_traffic_wants() -> None:
     """Where models come in turns, LRU never hits; one that keeps what it has does."""
     ratio, retention = cache(50, [number % 60 for number in range(6000)])
     assert ratio > 0.6
-    assert retention.following in {"door", "s3_fifo"}
+    assert retention.following in {"frequency_admission", "s3_fifo"}
 
 
 def test_a_model_of_half_the_load_time_must_be_used_twice_as_often() -> None:

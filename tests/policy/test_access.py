@@ -15,9 +15,9 @@ from modelmesh.policy.access import (
     infer_rights,
     matches,
     may_everything,
+    of_anonymous,
     of_certificate,
     of_key,
-    of_nobody,
     of_token,
 )
 from modelmesh.values.access import Identity, InferRight, Kind, Listener, Verb
@@ -97,9 +97,9 @@ def test_credentials_become_identities() -> None:
     assert of_key(RULES, "k2") == Unknown("the API key is unknown")
     assert of_certificate(RULES, ["x", "ops.example.org"]) == OPS
     assert of_certificate(RULES, ["x"]) == Unknown("the client certificate has no name that is known here")
-    assert isinstance(of_nobody(RULES), Unknown)
+    assert isinstance(of_anonymous(RULES), Unknown)
     open_rules = AccessRules(principals={"guest": GUEST}, anonymous="guest")
-    assert of_nobody(open_rules) == GUEST
+    assert of_anonymous(open_rules) == GUEST
     assert of_certificate(open_rules, ["x"]) == GUEST
 
 

@@ -70,6 +70,6 @@ def test_in_words(progress: LoadProgress, text: str) -> None:
 
 
 def test_a_stage_that_is_not_known_is_other() -> None:
-    said = LoadProgress.said("quantizing", bytes_done=2**70, bytes_total=0, files_done=0, files_total=0)
+    said = LoadProgress.decoded("quantizing", bytes_done=2**70, bytes_total=0, files_done=0, files_total=0)
     assert said.stage is LoadStage.OTHER
     assert said.bytes_done < 2**63

@@ -88,7 +88,7 @@ class Channel:
         self.target = target
         self._connection: _Connection | None = None
         self._retired: set[_Connection] = set()
-        """They take no new calls; those that they have go on."""
+        """They take no new calls; those that they have continue."""
         self._opening: asyncio.Task[_Connection] | None = None
         self._pause_s = FIRST_PAUSE_S
         self._failed: tuple[float, str] | None = None
@@ -156,7 +156,7 @@ class Channel:
         return None
 
     def _retire(self, connection: "_Connection") -> None:
-        """New calls go elsewhere; those under way go on."""
+        """New calls go elsewhere; those under way continue."""
         if self._connection is connection:
             self._connection = None
             self._retired.add(connection)
@@ -164,7 +164,7 @@ class Channel:
             connection.close_if_spent()
 
     async def _connected(self) -> "_Connection":
-        """What one attempt brings to all who wait for it. It goes on if the call that began it is given up."""
+        """What one attempt brings to all who wait for it. It continues if the call that began it is given up."""
         if self._closed:
             raise CallError(Status.UNAVAILABLE, "the connection is closed", unprocessed=True)
         if self._failed is not None and asyncio.get_running_loop().time() < self._failed[0]:
@@ -427,7 +427,7 @@ class _Connection(asyncio.Protocol):
             self._look = None
         if not self._settled.done():
             self._settled.set_exception(ConnectionError(self.native.failure or why))
-            self._settled.exception()  # perhaps nobody waits for it
+            self._settled.exception()  # perhaps no caller waits for it
         self._on_end(self)
 
     def _wake(self, calls: Iterable[int]) -> None:

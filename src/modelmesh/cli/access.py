@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from modelmesh.values.access import Identity
 
 KEY_BYTES = 32
-"""Of randomness in a new key: nobody guesses it, so its plain hash may stand in the document."""
+"""Of randomness in a new key: nobody estimates it, so its plain hash may stand in the document."""
 
 access = typer.Typer(no_args_is_help=True, help="Who may do what: make keys, and explain an access document.")
 
@@ -98,7 +98,7 @@ def check(
 
 
 def _who(rules: "AccessRules", credential: str, groups: list[str]) -> "Identity | Unknown":
-    from modelmesh.policy.access import of_key, of_nobody
+    from modelmesh.policy.access import of_anonymous, of_key
     from modelmesh.values.access import Identity
 
     if credential.startswith("@"):
@@ -106,4 +106,4 @@ def _who(rules: "AccessRules", credential: str, groups: list[str]) -> "Identity 
         known = rules.principals.get(named, Identity(named))
         return Identity(known.name, (*known.groups, *groups), known.tenant)
     given = sys.stdin.readline().strip() if credential == "-" else credential
-    return of_key(rules, given) if given else of_nobody(rules)
+    return of_key(rules, given) if given else of_anonymous(rules)

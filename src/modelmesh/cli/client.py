@@ -1,4 +1,4 @@
-"""Calls of the command line to an instance, and what goes wrong with them, in words."""
+"""Calls of the command line to an instance, and what fails with them, in words."""
 
 import contextlib
 import os

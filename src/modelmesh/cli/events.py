@@ -44,7 +44,7 @@ def events(
 
 
 def event_line(event: "admin_pb2.Event", *, about: str = "") -> str:
-    """One event for people. `about`: the model that is known from what stands before."""
+    """One event for people. `about`: the model that is known from what is written before."""
     moment = datetime.fromtimestamp(event.time_ms / 1000).astimezone().strftime("%H:%M:%S.%f")[:-3]
     other = f" {event.model_id}" if event.model_id and event.model_id != about else ""
     reason = f" ({event.reason})" if event.reason else ""

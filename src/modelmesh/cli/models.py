@@ -62,7 +62,7 @@ def register(
 
 @models.command()
 def status(model: ModelIdArgument, address: Address = LOCAL, ca: Authority = None, as_json: AsJson = False) -> None:
-    """Show where a model is and what went wrong with it."""
+    """Show where a model is and what failed with it."""
     from modelmesh._proto import model_mesh_pb2 as pb
 
     with _client(address, ca) as client:

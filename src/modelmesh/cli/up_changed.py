@@ -1,7 +1,7 @@
 """`modelmesh up --models`: a file that has changed is served under its old name without a failed call.
 
 Its new content is loaded under another id first, for trial. If that works, the copies of the model are unloaded: the next
-call loads the new content, and calls wait for it as for any load. If it does not, the loaded copies go on serving.
+call loads the new content, and calls wait for it as for any load. If it does not, the loaded copies continue serving.
 It is not a vmodel: calls name the model by its id, and a vmodel of the same name would not be asked.
 """
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FolderSource:
-    """What `up` serves when it is given a folder: new files are registered, changed ones loaded anew, those that went unregistered.
+    """What `up` serves when it is given a folder: new files are registered, changed ones loaded again, those that went unregistered.
 
     Args:
         models: The folder; None: there is none, and nothing is registered.
@@ -60,7 +60,7 @@ class FolderSource:
         greet(cluster, commands, header="mm-model-id", name=model)
 
     def look(self, cluster: "LocalCluster") -> None:
-        """Bring the registrations in line with the folder; what stands in the way is said once."""
+        """Bring the registrations in line with the folder; what prevents it is printed once."""
         import grpc
 
         from modelmesh.instance.model_folder import AmbiguousFilesError, read_folder
@@ -155,7 +155,7 @@ def _end_trials(cluster: "LocalCluster") -> None:
 def _register(
     cluster: "LocalCluster", files: "Mapping[str, FolderModel]", changed: "Collection[str]" = frozenset()
 ) -> None:
-    """Bring what is registered in line with what is in the folder; what stands in the way is said, and the rest goes on.
+    """Bring what is registered in line with what is in the folder; what prevents it is printed, and the rest continues.
 
     `changed`: models whose files have another content than when they were registered.
     """

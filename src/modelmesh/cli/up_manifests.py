@@ -121,7 +121,7 @@ class ManifestSource:
         await asyncio.to_thread(self._apply, cluster, self._declared)
 
     def look(self, cluster: "LocalCluster") -> None:
-        """Set models anew if the manifests have changed; what stands in the way is said, and nothing is changed."""
+        """Set models again if the manifests have changed; what prevents it is printed, and nothing is changed."""
         from modelmesh.cli.manifests import fingerprint, read_manifests
         from modelmesh.instance.local_runtimes import LocalRuntimeError, wanted_runtimes
 

@@ -44,7 +44,7 @@ def set_vmodel(
     ca: Authority = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a vmodel or move it to another model; calls go on without a failure while it moves."""
+    """Create a vmodel or move it to another model; calls continue without a failure while it moves."""
     from modelmesh._proto import model_mesh_pb2 as pb
 
     request = pb.SetVModelRequest(

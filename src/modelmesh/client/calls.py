@@ -166,7 +166,7 @@ def checked_timeout(timeout_s: float) -> float:
 
 
 def not_ready(model: str, timeout_s: float) -> DeadlineExceededError:
-    """The error of a wait that was in vain."""
+    """The error of a wait that was without success."""
     return DeadlineExceededError(Status.DEADLINE_EXCEEDED, f"{model} was not ready after {timeout_s:g} s")
 
 

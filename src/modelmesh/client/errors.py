@@ -1,4 +1,4 @@
-"""What goes wrong with calls, by gRPC status, and when the server says that a call is worth repeating."""
+"""What fails with calls, by gRPC status, and when the server says that a call is worth repeating."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,6 +1,6 @@
 """Policies, and the rules that span them.
 
-A policy sees one question; here stand the views it gets and the rules that no policy may break:
+A policy decides one question. Here are the views that policies get and the rules that none may break:
 never the last copy of a model in use, one change in flight per model.
 """
 
@@ -27,8 +27,8 @@ class Decider:
 
     Args:
         own_copy: The copy here as the cache has it (None: none that may be used or joined).
-        own_record: This instance's entry as it should stand now; its published one may be old or gone.
-        predicted_size: The best guess of the size of a model and its type.
+        own_record: This instance's entry as it should be now; its published one may be old or deleted.
+        predicted_size: The best estimate of the size of a model and its type.
         load_ms: How long a load of a model took before; 0: not known.
         exact_eviction: Copies leave in the exact order of the eviction policy.
         load_quota: What the models of a tenant may take, and take.
@@ -77,7 +77,7 @@ class Decider:
         return step
 
     def rehearse(self, model: ModelId, registered: Registered, *, size: Memory | None = None) -> NextStep:
-        """Where one more copy would be loaded now, of the expected size if none is given; nothing comes of it."""
+        """Where one more copy would be loaded now, of the expected size if none is given; nothing is changed."""
         rng = Random(self._clock.now_ms())  # noqa: S311 - a draw like others
         return self._ask(Journey(extra=True), model, registered, rng, size=size)
 
@@ -86,7 +86,7 @@ class Decider:
         return retry_after_ms(self.cluster_view(), load_ms=load_ms)
 
     def spread_ms(self, after_ms: int) -> int:
-        """That delay, or another, as this one caller is told it."""
+        """That delay or a longer one, so that callers do not all retry at once."""
         return spread_ms(after_ms, self._rng)
 
     def _ask(
@@ -134,24 +134,24 @@ class Decider:
         return self._state.elsewhere(model)
 
     def cluster_view(self) -> ClusterView:
-        """The instances, this one as it stands now."""
+        """The instances, this one as it is now."""
         view = self._state.cluster()
         now_ms = self._clock.monotonic_ms()
         if view.instances is not self._seen or now_ms >= self._until_ms:
             self._seen = view.instances
             self._others, self._until_ms = self._placed.look(view, now_ms, epoch_ms=self._clock.now_ms())
-        own = InstanceView(view.own, self._own_record(), outdated=self._placed.goes(view.own))
+        own = InstanceView(view.own, self._own_record(), outdated=self._placed.is_replaced(view.own))
         loading = dict(self._placed.loading(self._state.loading, self._state.has_copy, now_ms))
-        loading[view.own] = own.record.loads  # as it stands here, with those that are not claimed yet
+        loading[view.own] = own.record.loads  # as it is here, with those that are not claimed yet
         return ClusterView(view.own, view.revision, self._others, loading).with_instance(own)
 
     def places(self, model: ModelId, registered: Registered, cluster: ClusterView) -> int:
-        """How many instances may hold the model: its holders, and those where nothing speaks against a load."""
+        """How many instances may hold the model: its holders, and those where nothing prevents a load."""
         holders = {copy.instance: None for copy in self.model_view(model, registered).copies}
         return len(holders) + len(self.free_places(model, registered, cluster))
 
     def free_places(self, model: ModelId, registered: Registered, cluster: ClusterView) -> list[InstanceView]:
-        """Instances without a copy of the model where nothing speaks against a load."""
+        """Instances without a copy of the model where nothing prevents a load."""
         view = self.model_view(model, registered)
         now_ms = self._clock.now_ms()
         holders = {copy.instance: None for copy in view.copies}

@@ -38,17 +38,19 @@ class Journal:
         """Write an event; `numbers` are for metrics."""
         now_ms = self._clock.now_ms()
         event = Event(now_ms, self._instance, ModelId(model), kind, reason, detail, cause, tuple(numbers.items()))
-        self._tell(event)
+        self._pass_on(event)
 
-    def _tell(self, event: Event) -> None:
+    def _pass_on(self, event: Event) -> None:
         self.history.append(event)
         for number, subscriber in tuple(self._subscribers.items()):
             try:
                 subscriber(event)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is not about the event
+            except Exception as error:  # noqa: BLE001 - it does not concern the event
                 if number not in self._failing:
                     self._failing[number] = None
-                    self.note("sink_failed", detail=f"{type(error).__name__}: {error}; told once until it works again")
+                    self.note(
+                        "sink_failed", detail=f"{type(error).__name__}: {error}; reported once until it works again"
+                    )
             else:
                 self._failing.pop(number, None)
 

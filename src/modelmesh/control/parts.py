@@ -89,7 +89,7 @@ class ViewParts:
 
 
 def view_parts(base: Base, *, relisted: Relisted) -> ViewParts:
-    """Put the view together; `relisted` is told when all of it was read again."""
+    """Put the view together; `relisted` is called when all of it was read again."""
     state = ClusterState(base.own, base.keys)
     store_identity = StoreIdentity(base.keys.alive, base.rng)
     names = Names(base.dataplane, base.tasks)
@@ -118,7 +118,7 @@ def view_parts(base: Base, *, relisted: Relisted) -> ViewParts:
         prefix=base.keys.vmodels,
         kind=VModelRecord,
         store_available=lambda: observer.connected,
-        told=names.tell,
+        changed=names.send,
     )
     return ViewParts(
         state=state,
@@ -166,8 +166,8 @@ def copy_parts(
         runtime: The runtime, with every wait for it bounded.
         membership: Has the lease under which copies are listed.
         member_record: This instance's entry as of now.
-        load_ended: Told of every load that ended here.
-        runtime_reported: Told of the runtime's parameters whenever it reports them.
+        load_ended: Called for every load that ended here.
+        runtime_reported: Called for the runtime's parameters whenever it reports them.
     """
     limits, own, state = base.limits, base.own, view.state
     rates = RateBook(limits.copies)
@@ -262,7 +262,7 @@ class LifeParts:
 
 
 def life_parts(base: Base, view: ViewParts, copies: CopyParts, *, mover: Mover) -> LifeParts:
-    """Put together what says that this instance is ready, and what empties it."""
+    """Put together readiness and drain of this instance."""
     return LifeParts(
         ready=Ready(
             state=view.state,
@@ -319,9 +319,9 @@ def duty_parts(
         requests: Has copies loaded, here or elsewhere.
         mover: Has copies moved away from here.
         membership: This instance's entry.
-        viewed: Told of changes that the watch did not tell.
+        viewed: Called for changes that the watch did not tell.
         cut_off_since_ms: Since when the view may be old, as epoch milliseconds; None: it is not.
-        turned: Told of every round.
+        turned: Called for every round.
     """
     limits, clock, journal, tasks = base.limits, base.clock, base.journal, base.tasks
     leader = Leader(
@@ -400,7 +400,7 @@ def duty_parts(
         read_only=limits.read_only,
         cut_off_since_ms=cut_off_since_ms,
         turned=turned,
-        tell_again=(copies.routing.tell_again, view.names.tell_again),
+        send_again=(copies.routing.send_again, view.names.send_again),
     )
     return DutyParts(
         recall=Recall(journal=journal, cache=copies.cache),

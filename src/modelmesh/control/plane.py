@@ -64,7 +64,7 @@ class ControlPlane:
     ) -> None:
         """Put the parts together; nothing runs yet.
 
-        `crashed` is told of every background task that ended by an unexpected exception, `forgotten` of every
+        `crashed` is called for every background task that ended by an unexpected exception, `forgotten` for every
         model that is no longer registered.
         """
         runtime = self._runtime = BoundedRuntime(runtime)
@@ -172,7 +172,7 @@ class ControlPlane:
         self._started_ms = clock.now_ms()
 
     def _feed(self, view: ViewParts, forgotten: Callable[[ModelId], None]) -> None:
-        """Say who hears of what in the store, in this order."""
+        """Connect those that receive changes of the store, in this order."""
         self.observer.feed(
             ViewFeed(
                 state=self.state,
@@ -211,7 +211,7 @@ class ControlPlane:
         peer_services: tuple[str, ...],
         serving_methods: tuple[str, ...] = (),
     ) -> None:
-        """Give the services that Python serves, on either port; before `start` they say that this instance starts."""
+        """Give the services that Python serves, on either port; before `start` they answer that this instance starts."""
         self._receiver.handlers = handlers
         self._rules.answer(
             serving_services=serving_services, peer_services=peer_services, serving_methods=serving_methods
@@ -244,7 +244,7 @@ class ControlPlane:
         self._ready.open()
 
     def allow_methods(self, allowed: AllowedMethods) -> None:
-        """From now on clients may call these methods, with ids where it says."""
+        """Allow these methods to clients, with ids where the configuration says."""
         self._rules.allow(allowed)
 
     def _runtime_reported(self, parameters: RuntimeParameters) -> None:
@@ -273,7 +273,7 @@ class ControlPlane:
         self._ready.pinged()
 
     async def drain(self, timeout_ms: int) -> Drained:
-        """Take no more loads, and have what is used here loaded elsewhere; this instance goes on serving.
+        """Take no more loads, and have what is used here loaded elsewhere; this instance continues serving.
 
         Args:
             timeout_ms: What is not moved by then is left, and named in the answer.
@@ -285,7 +285,7 @@ class ControlPlane:
         return await self._drain.run(timeout_ms)
 
     async def leave(self) -> None:
-        """Leave the cluster: nobody sends calls here any more, those that came are served."""
+        """Leave the cluster: no instance sends calls here any more; those that arrived are served."""
         await self.membership.leave()
 
     async def stop(self) -> None:
@@ -311,11 +311,11 @@ class ControlPlane:
             self.cache.key_deleted(model, revision)
 
     def _looked(self, changed: Changed) -> None:
-        """As `_viewed`, of what the watch did not tell."""
+        """As `_viewed`, for what the watch did not report."""
         try:
             self._viewed(changed)
             self.touched.settle()
-        except Exception as error:  # noqa: BLE001 - a listing puts right what was not done
+        except Exception as error:  # noqa: BLE001 - a listing corrects what was not done
             self.observer.doubt(error)
 
     def _vmodel_changed(self, vmodel: VModelId, change: Change) -> None:

@@ -1,8 +1,8 @@
 """Supervises the loops that an instance needs: none of them can end unnoticed.
 
 One that raises is begun again, after a moment, as often as that helps. When it does not, or when one has not turned
-for far too long, this instance must not go on: it would say that it is ready, keep its lease, and decide on a view
-that stands still.
+for far too long, this instance must not continue: it would report that it is ready, keep its lease, and decide on an
+outdated view.
 """
 
 import asyncio
@@ -34,14 +34,14 @@ class _Loop:
 
 
 class Supervisor:
-    """Begins loops again that raise, and says when that does not help.
+    """Restarts loops that raise, and reports when that does not help.
 
     Args:
-        gave_up: Awaited once when this instance cannot go on: the others learn that it has left.
+        gave_up: Awaited once when this instance cannot continue: the others learn that it has left.
 
     Attributes:
-        ended: Set when that was done: whoever owns this instance ends it now.
-        broken: Why this instance cannot go on; None: it can.
+        ended: Set when that was done: the owner of this instance ends it now.
+        broken: Why this instance cannot continue; None: it can.
     """
 
     def __init__(

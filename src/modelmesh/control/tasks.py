@@ -31,7 +31,7 @@ class Tasks:
         *,
         failed: Callable[[BaseException], object] | None = None,
     ) -> asyncio.Task[None]:
-        """Run `work` beside us; `failed` is told, after everybody else, if it ended by an unexpected exception."""
+        """Run `work` in the background; `failed` is called last if it ended by an unexpected exception."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         if self._closed:
             task.cancel()
@@ -46,7 +46,7 @@ class Tasks:
             if failed is not None and not self._closed:
                 try:
                     failed(error)
-                except Exception as mistake:  # noqa: BLE001 - told like the first
+                except Exception as mistake:  # noqa: BLE001 - reported like the first
                     self.report(f"after the failure of: {name}", mistake)
 
         task.add_done_callback(done)
@@ -62,10 +62,10 @@ class Tasks:
         self.start(make(), name, failed=lambda _: asyncio.get_running_loop().call_later(AGAIN_S, again))
 
     def report(self, name: str, error: BaseException) -> None:
-        """Something that was done here raised, which it should not. Whoever is told cannot raise in turn."""
+        """Report an unexpected exception. What the receivers raise is reported in turn."""
         try:
             self._failed(name, error)
-        except Exception as mistake:  # noqa: BLE001 - there is nobody else to tell
+        except Exception as mistake:  # noqa: BLE001 - there is no other receiver
             asyncio.get_running_loop().call_exception_handler({"message": name, "exception": mistake})
 
     async def close(self) -> None:

@@ -49,7 +49,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Changes in the order of their names, and what stands in the way of some."""
+    """Changes in the order of their names, and what prevents it of some."""
 
     changes: tuple[Change, ...]
     problems: tuple[Problem, ...]

@@ -284,7 +284,7 @@ def _start_failed(settings: Settings, message: str) -> int:
 
 
 def _end(settings: Settings, text: str) -> int:
-    with contextlib.suppress(OSError, ValueError):  # a full disk is no reason to say nothing to Kubernetes
+    with contextlib.suppress(OSError, ValueError):  # a full disk is no reason to are no evidence to Kubernetes
         sys.stderr.write(f"{text}\n")
     path: Path | None = settings.resolved_termination_message_path()
     if path is not None:

@@ -131,7 +131,7 @@ def changes(
         if standing is None:
             steps[model] = Change.REGISTER
         elif standing != file:
-            # One that somebody else registered is not ours to take away: registering it says what stands in the way.
+            # One that somebody else registered is not ours to take away: registering it says what prevents it.
             steps[model] = Change.REPLACE if remembered.get(model) == standing else Change.REGISTER
     for model, file in remembered.items():
         if model not in wanted and registered.get(model) == file:

@@ -82,7 +82,7 @@ class Observers:
         plane.config.follow("logger_level", level.set)
 
     async def stop(self, dataplane: NativeDataPlane) -> None:
-        """Process what was told and is queued, for a few seconds at most."""
+        """Process what was reported and is queued, for a few seconds at most."""
         dataplane.deliver()
         await self.pipeline.close()
         if self.traces is not None:

@@ -28,7 +28,7 @@ class StateFolder:
     """One state folder, for one `modelmesh up` at a time. Only its owner can read it.
 
     Registrations outlive a change of the number of instances: what one instance kept in SQLite is copied into the etcd
-    that several need, once, and that etcd is used from then on, also by one instance.
+    that several need, once, and that etcd is used after that, also by one instance.
     """
 
     def __init__(self, path: Path) -> None:

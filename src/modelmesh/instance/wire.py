@@ -204,7 +204,7 @@ async def _connect(
 def _watch_certificates(
     settings: Settings, seen: Files, plane: ControlPlane, dataplane: NativeDataPlane, peers: GrpcPeers
 ) -> None:
-    """New certificates serve new connections; those that are open go on."""
+    """New certificates serve new connections; those that are open continue."""
 
     def changed(certificates: CertificateSet) -> None:
         name = certificates.peer_name(settings.resolved_address())

@@ -18,7 +18,7 @@ class ApiError(Exception):
 
     Attributes:
         code: The HTTP status; 0: there was no answer.
-        retry_after_s: How long the server asks to wait; 0: it says nothing.
+        retry_after_s: How long the server asks to wait; 0: it is no evidence.
     """
 
     def __init__(self, code: int, message: str, *, retry_after_s: float = 0.0) -> None:

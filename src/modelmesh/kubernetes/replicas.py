@@ -1,7 +1,7 @@
 """How many pods a runtime shall have. Pure. Source: spec/serving-controller.md 2.6.
 
 The time since when a runtime has no models stands in an annotation of its Deployment, so that a controller that starts
-anew gives the same grace.
+again gives the same grace.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ EMPTY_SINCE = "modelmesh.io/empty-since"
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The Deployment as it is. `empty_since_ms` as the annotation says; 0: it says nothing."""
+    """The Deployment as it is. `empty_since_ms` as the annotation says; 0: it is no evidence."""
 
     replicas: int
     empty_since_ms: int = 0

@@ -26,7 +26,7 @@ from modelmesh.ports import Clock
 from modelmesh.values.status import Status
 
 AGAIN_MS = 5_000
-"""How long after a mistake of ours ended the loop it is begun anew."""
+"""How long after a bug ended the loop it is begun again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Running:
             await asyncio.gather(*serving, return_exceptions=True)
 
     async def _work(self, api: Api) -> None:
-        """Lead. A mistake of ours ends the loop, not the process: it is begun anew with empty caches."""
+        """Lead. A bug ends the loop, not the process: it is begun again with empty caches."""
         self._log("leading", identity=self._program.identity)
         while True:
             try:
@@ -129,7 +129,7 @@ class Running:
                     owner=owner,
                 )
                 await controller.run()
-            except Exception as error:  # noqa: BLE001 - the models go on being served meanwhile
+            except Exception as error:  # noqa: BLE001 - the models continue being served meanwhile
                 self._log("controller failed", error=f"{type(error).__name__}: {error}", again_s=AGAIN_MS / 1000)
                 await self._clock.sleep(AGAIN_MS)
             finally:

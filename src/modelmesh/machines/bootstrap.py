@@ -1,6 +1,6 @@
 """Whether loads fail at an instance that has just started. If so, it must not become ready, so that a rollout stops.
 
-Source: the INTENT of `spec/cluster-state.md` 8.2. There the verdict was for ever; here loads that succeed lift it.
+Source: the INTENT of `spec/cluster-state.md` 8.2. There the verdict was forever; here loads that succeed lift it.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ ENOUGH = 20
 """Models of which more than half must fail, when they are new models everywhere."""
 
 ORIGINS = 2
-"""From so many places such models must come: one folder with bad files says nothing about an instance."""
+"""Such models must come from so many places: one folder with bad files is no evidence against an instance."""
 
 REDEEMED = 10
 """Loads in a row that must succeed to lift the verdict."""
@@ -51,7 +51,7 @@ class Bootstrap:
         Args:
             model: Whose.
             origin: Where the model comes from: its type and the folder of its path.
-            now_ms: Now; failures after the first minutes say nothing about the start.
+            now_ms: Now; failures after the first minutes are not caused by the start.
             works_elsewhere: Another instance has held the model for a while.
             failed_before: It failed long ago already, here or elsewhere: not this deployment's fault.
             running: Loads that run.

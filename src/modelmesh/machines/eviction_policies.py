@@ -1,7 +1,7 @@
 """Shadow caches: what a simple policy would hold if it alone decided. Ids and sizes only, no copies.
 
 Each sees every use in order and answers whether it would have held the model. A model that is missed is always taken in (a miss
-must load), except by `Door`, which would rather keep what it has. Sizes in bytes; time is counted in uses, so that nothing depends
+must load), except by `FrequencyAdmission`, which may not admit it. Sizes in bytes; time is counted in uses, so that nothing depends
 on how fast they come. `modelmesh.machines.retention` compares them and follows the best.
 """
 
@@ -45,7 +45,7 @@ class Shadow(Protocol):
         ...
 
     def forget(self, model: ModelId) -> None:
-        """The model is gone for ever."""
+        """The model was unregistered."""
         ...
 
     def order(self) -> Iterator[ModelId]:
@@ -155,7 +155,7 @@ class Lru2(_Ranked):
         del size, weight
         before = self._last.pop(model, LONG_AGO)
         self._last[model] = now
-        # Among models used once the one unused longest goes first.
+        # Among models used once the one unused longest leaves first.
         return before + now * 1e-9
 
     def _prune(self) -> None:
@@ -292,7 +292,7 @@ class S3Fifo:
         """Nothing is timed."""
 
 
-class Door:
+class FrequencyAdmission:
     """Keeps what it has unless a newcomer was clearly used more often lately: right where models come in turns."""
 
     EDGE = 1

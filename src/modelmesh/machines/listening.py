@@ -1,19 +1,19 @@
 """Whether the runtime is only slow, or hangs. Driven by `modelmesh.control.copies.runtime_link`.
 
-It is asked for a sign of life again and again. Who answers is not hung, however long its calls take. One question that is not
-answered says little: our own process may have stood still. A runtime that loads a model may do nothing else meanwhile, which
-simple ones do not; it gets more time.
+It is pinged at intervals. A runtime that answers does not hang, however long its calls take. One ping without an answer is no
+proof: this process may have been stopped. A simple runtime answers nothing while it loads a model, so it gets more time
+during loads.
 """
 
 QUESTIONS = 2
-"""Without an answer to so many in a row it stands still."""
+"""After so many pings in a row without an answer it counts as hung."""
 
 QUESTIONS_IN_LOADS = 7
 """The same while loads are at work."""
 
 
 class Listening:
-    """Counts questions."""
+    """Counts pings without an answer."""
 
     __slots__ = ("_unanswered",)
 
@@ -22,14 +22,14 @@ class Listening:
 
     @property
     def doubts(self) -> bool:
-        """Whether the last question was not answered, so that the next one should not wait."""
+        """Whether the last ping was not answered, so that the next one is sent at once."""
         return self._unanswered > 0
 
-    def heard(self) -> None:
-        """There was an answer, or it is not a matter of answers."""
+    def answered(self) -> None:
+        """The runtime answered, or its connection changed."""
         self._unanswered = 0
 
     def unanswered(self, *, loads: int) -> bool:
-        """A question was not answered. True: it stands still. `loads`: how many are at work there."""
+        """A ping was not answered. Returns whether the runtime counts as hung. `loads`: how many run there."""
         self._unanswered += 1
         return self._unanswered >= (QUESTIONS_IN_LOADS if loads else QUESTIONS)

@@ -1,6 +1,6 @@
 """The order in which queued loads begin.
 
-Loads that callers wait for come before all others, the longest waiting first, so that nobody starves;
+Loads that callers wait for come before all others, the longest waiting first, so that none starves;
 the rest (preloads, registrations with load-now) most recently used first.
 """
 
@@ -40,7 +40,7 @@ class LoadQueue:
         self._insert(load, _Rank(kind, order, next(self._ties)))
 
     def promote(self, load: LoadId, *, now_ms: int) -> None:
-        """A caller waits for a load now: it overtakes those that nobody waits for."""
+        """A caller waits for a load now: it overtakes those without a waiting caller."""
         rank = self._ranks.get(load)
         if rank is not None and rank.kind != 0:
             self.remove(load)

@@ -52,7 +52,7 @@ TRANSITIONS: dict[tuple[MemberState, MemberInput], tuple[MemberState, tuple[Memb
 
 
 class MemberMachine(Machine[MemberState, MemberInput, MemberEffect]):
-    """This instance, from joining to gone."""
+    """The membership of this instance, from joining to its end."""
 
     __slots__ = ()
 

@@ -34,7 +34,7 @@ def usual_reserve(
 
     Args:
         capacity: All that copies may take.
-        default_size: The runtime's guess of a model's size.
+        default_size: The runtime's estimate of a model's size.
         loading_slots: Loads at a time.
         typical: Mean size of the copies that are held; nothing: none is.
         load_ms: How long loads commonly take; 0: not known.
@@ -108,7 +108,7 @@ class MemoryLedger:
 
     @property
     def free(self) -> Memory:
-        """Given to nobody; negative while there is an excess."""
+        """Not given to any copy or load; negative while there is an excess."""
         given = total(grant.given for grant in self._grants.values())
         return self.capacity - given - self.held - self.leaving
 
@@ -122,8 +122,8 @@ class MemoryLedger:
     def excess(self, *, pinned: Memory = NOTHING, more: Memory = NOTHING) -> Memory:
         """What must be evicted so that every load gets its grant and the reserve stays: never negative.
 
-        What already leaves counts as gone: evicting more would not free it sooner. A copy that fits only without the
-        reserve, alone or beside what is pinned, takes from it: evicting all others would not make the reserve stand.
+        What is already leaving does not count: evicting more would not free it sooner. A copy that fits only without the
+        reserve, alone or beside what is pinned, takes from it: evicting all others would not restore the reserve.
 
         Args:
             pinned: Held in copies that are never evicted.
@@ -158,7 +158,7 @@ class MemoryLedger:
         return self._hand_out()
 
     def leave(self, load: LoadId) -> list[LoadId]:
-        """A copy goes: what it was given counts as leaving until `release`."""
+        """A copy leaves: what it was given counts as leaving until `release`."""
         grant = self._grants.pop(load, None)
         if grant is not None:
             self._leaving[load] = grant.given
@@ -172,7 +172,7 @@ class MemoryLedger:
         return self._hand_out()
 
     def release(self, load: LoadId) -> list[LoadId]:
-        """A copy is gone, in whatever state it was; returns the loads that can begin by this."""
+        """A copy has ended, in whatever state it was; returns the loads that can begin now."""
         self._grants.pop(load, None)
         if load in self._held:
             self._unhold(load)

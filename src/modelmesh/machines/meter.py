@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from modelmesh.values.metrics import BY_NAME, FAMILIES, Family, Kind, Source
 
 OTHER_MODEL = "(other)"
-"""Stands for the models beyond the bound."""
+"""The label of models beyond the bound."""
 
 
 @dataclass(slots=True)
@@ -41,9 +41,9 @@ class Meter:
     """Counters and histograms of one instance.
 
     Args:
-        per_model: Whether models are told apart where a family allows it.
+        per_model: Whether models have labels of their own where a family allows it.
         models_max: Models with series of their own; the others share one label.
-        gauges: Asked at each reading; a family that is not in its answer is not told.
+        gauges: Called at each reading; a family that is not in its answer is not reported.
     """
 
     def __init__(

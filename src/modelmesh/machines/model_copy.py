@@ -2,7 +2,7 @@
 
     absent → claiming → queued → waiting → loading → (sizing →) ready → withdrawing → leaving → unloading → absent
 
-Driven by `modelmesh.control.copies.steps`, which performs the effects. The key of a copy stands in the store from
+Driven by `modelmesh.control.copies.steps`, which performs the effects. The key of a copy is in the store from
 `claiming` to `withdrawing`; its bytes are granted from `waiting` until `unloading` has been confirmed.
 """
 
@@ -33,7 +33,7 @@ class CopyInput(enum.Enum):
     REQUESTED = "requested"
     CLAIMED = "claimed"
     CLAIM_REFUSED = "claim_refused"
-    CLAIMED_IN_VAIN = "claimed_in_vain"
+    CLAIMED_TOO_LARGE = "claimed_too_large"
     SLOT_FREE = "slot_free"
     MEMORY_GRANTED = "memory_granted"
     LOADED = "loaded"
@@ -83,23 +83,23 @@ TRANSITIONS: dict[tuple[CopyState, CopyInput], tuple[CopyState, tuple[CopyEffect
     # The claim decides who loads. Nothing is queued or reserved before it is won.
     (S.CLAIMING, I.CLAIMED): (S.QUEUED, (E.ENQUEUE,)),
     (S.CLAIMING, I.CLAIM_REFUSED): (S.ABSENT, (E.RELEASE, E.FORGET)),
-    # The runtime told meanwhile that the model is larger than was guessed, so it is not taken after all.
-    (S.CLAIMING, I.CLAIMED_IN_VAIN): (S.ABSENT, (E.REMOVE_KEY, E.RELEASE, E.FORGET)),
+    # The runtime has predicted a larger size meanwhile, so the load is refused after all.
+    (S.CLAIMING, I.CLAIMED_TOO_LARGE): (S.ABSENT, (E.REMOVE_KEY, E.RELEASE, E.FORGET)),
     (S.CLAIMING, I.DROPPED): (S.ABANDONED, (E.RELEASE,)),
     (S.ABANDONED, I.CLAIMED): (S.ABSENT, (E.REMOVE_KEY, E.FORGET)),
-    (S.ABANDONED, I.CLAIMED_IN_VAIN): (S.ABSENT, (E.REMOVE_KEY, E.FORGET)),
+    (S.ABANDONED, I.CLAIMED_TOO_LARGE): (S.ABSENT, (E.REMOVE_KEY, E.FORGET)),
     (S.ABANDONED, I.CLAIM_REFUSED): (S.ABSENT, (E.FORGET,)),
     (S.ABANDONED, I.DROPPED): (S.ABANDONED, ()),
-    # Queued: a key stands, no memory is granted.
+    # Queued: there is a key, no memory is granted.
     (S.QUEUED, I.SLOT_FREE): (S.WAITING, (E.RESERVE,)),
     (S.QUEUED, I.DROPPED): (S.ABSENT, (E.DEQUEUE, E.REMOVE_KEY, E.RELEASE, E.FORGET)),
     (S.WAITING, I.MEMORY_GRANTED): (S.LOADING, (E.LOAD,)),
     (S.WAITING, I.DROPPED): (S.ABSENT, (E.FREE, E.REMOVE_KEY, E.RELEASE, E.FORGET)),
-    # Callers go on before the others are told.
+    # Callers continue before other instances are informed.
     (S.LOADING, I.LOADED): (S.READY, (E.SETTLE, E.OPEN, E.RELEASE, E.PUBLISH)),
     (S.LOADING, I.LOADED_UNSIZED): (S.SIZING, (E.OPEN, E.RELEASE, E.PUBLISH, E.MEASURE)),
-    # The runtime may hold part of a model whose load failed: its bytes are ours again when it confirms.
-    # Callers are told once the failure is recorded, so that what they ask next shows it.
+    # The runtime may hold part of a model whose load failed: its memory is free again when the runtime confirms the unload.
+    # Callers get the failure after it is recorded, so that their next call sees it.
     (S.LOADING, I.LOAD_FAILED): (S.UNLOADING, (E.LEAVE, E.RECORD_FAILURE, E.UNLOAD)),
     (S.LOADING, I.LOAD_NOT_BEGUN): (S.ABSENT, (E.FREE, E.REMOVE_KEY, E.RELEASE, E.FORGET)),
     (S.LOADING, I.DROPPED): (S.UNLOADING, (E.LEAVE, E.CANCEL_LOAD, E.REMOVE_KEY, E.RELEASE, E.UNLOAD)),
@@ -108,22 +108,22 @@ TRANSITIONS: dict[tuple[CopyState, CopyInput], tuple[CopyState, tuple[CopyEffect
     (S.SIZING, I.DROPPED): (S.WITHDRAWING, (E.LEAVE, E.WITHDRAW)),
     (S.READY, I.DROPPED): (S.WITHDRAWING, (E.LEAVE, E.WITHDRAW)),
     (S.WITHDRAWING, I.WITHDRAWN): (S.LEAVING, (E.CLOSE, E.AWAIT_IDLE)),
-    # Its key may have gone with the lease meanwhile, and those that leave are not put again with the others.
+    # Its key may have been deleted with the lease, and keys of leaving copies are not written again with the others.
     (S.WITHDRAWING, I.KEPT): (S.READY, (E.STAY, E.PUBLISH)),
-    # Its record is gone or another one: nobody may be answered from it, however long the store takes for its key.
+    # Its record was deleted or replaced: it must not serve any call, however long the store takes to delete its key.
     (S.WITHDRAWING, I.VOIDED): (S.LEAVING, (E.CLOSE, E.AWAIT_IDLE)),
     (S.LEAVING, I.IDLE): (S.UNLOADING, (E.UNLOAD,)),
     (S.UNLOADING, I.UNLOADED): (S.ABSENT, (E.FREE, E.FORGET)),
     # Measured after all, on a copy that was to leave and stayed.
     (S.READY, I.SIZED): (S.READY, (E.SETTLE, E.PUBLISH)),
-    # Dropping what already goes changes nothing; a late measure or answer is stale.
+    # Dropping a copy that is leaving changes nothing; a late size or answer is stale.
     (S.WITHDRAWING, I.DROPPED): (S.WITHDRAWING, ()),
     (S.WITHDRAWING, I.SIZED): (S.WITHDRAWING, ()),
     (S.LEAVING, I.DROPPED): (S.LEAVING, ()),
     (S.LEAVING, I.SIZED): (S.LEAVING, ()),
     (S.UNLOADING, I.DROPPED): (S.UNLOADING, ()),
     (S.UNLOADING, I.SIZED): (S.UNLOADING, ()),
-    # The runtime came back empty: whatever it held is gone, without an unload.
+    # The runtime came back empty: its models are no longer loaded, without an unload.
     (S.SIZING, I.RUNTIME_EMPTIED): (S.ABSENT, (E.CLOSE, E.REMOVE_KEY, E.FREE, E.FORGET)),
     (S.READY, I.RUNTIME_EMPTIED): (S.ABSENT, (E.CLOSE, E.REMOVE_KEY, E.FREE, E.FORGET)),
     (S.LEAVING, I.RUNTIME_EMPTIED): (S.ABSENT, (E.FREE, E.FORGET)),

@@ -11,11 +11,11 @@ one number, such as the share of the scarcest.
 
 from collections.abc import Iterator
 
-from modelmesh.machines.eviction_policies import DecayedFrequency, Door, Lru, Lru2, S3Fifo, Shadow
+from modelmesh.machines.eviction_policies import DecayedFrequency, FrequencyAdmission, Lru, Lru2, S3Fifo, Shadow
 from modelmesh.values.ids import ModelId
 
 REPEATED = 4
-"""Uses of one model within a batch that count; the rest says no more about whether it is worth keeping."""
+"""Uses of one model within a batch that count; more of them are no further evidence that it is worth keeping."""
 
 MEMORY_PER_HELD = 10
 """Half-life of the misses by which the shadows are compared, in uses for each copy held."""
@@ -45,7 +45,7 @@ class Retention:
             "lru_2": Lru2(room),
             "lru": Lru(room),
             "decayed_frequency_short": DecayedFrequency(room, half_life_per_held=4),
-            "door": Door(room),
+            "frequency_admission": FrequencyAdmission(room),
         }
         self._held: dict[ModelId, None] = {}
         self._outcasts: dict[str, dict[ModelId, None]] = {name: {} for name in self._shadows}
@@ -80,7 +80,7 @@ class Retention:
         self._sure[model] = 1
 
     def add(self, model: ModelId, size: int, *, missed: bool) -> None:
-        """A copy is held from now on; `missed`: its load was told of before."""
+        """A copy is held from now on; `missed`: `missed()` was called for its load."""
         if not missed:
             self._use(model, size, 0.0)
         self._held[model] = None

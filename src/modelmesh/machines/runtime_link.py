@@ -2,7 +2,7 @@
 
 A lost connection is not a restart: when it is back, the size of a held model is asked first, and only
 if the runtime does not know it is `runtimeStatus` asked, which existing runtimes answer by dropping
-every model. A runtime that stands still loses nothing either: it gets nothing until it answers. Driven by `modelmesh.control.copies.runtime_link`.
+every model. A runtime that hangs keeps its models, but gets no loads and calls until it answers. Driven by `modelmesh.control.copies.runtime_link`.
 """
 
 import enum
@@ -11,7 +11,7 @@ from modelmesh.machines.table import Machine
 
 
 class LinkState(enum.Enum):
-    """How the runtime stands to us."""
+    """The state of the connection to the runtime."""
 
     STARTING = "starting"
     READY = "ready"

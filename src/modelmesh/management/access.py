@@ -16,9 +16,9 @@ from modelmesh.policy.access import (
     decide,
     infer_rights,
     may_everything,
+    of_anonymous,
     of_certificate,
     of_key,
-    of_nobody,
     of_token,
 )
 from modelmesh.ports import Clock, DataPlane
@@ -59,7 +59,7 @@ class Access:
         self._rules: AccessRules | None = None
 
     def use(self, rules: AccessRules) -> None:
-        """From now on these rules hold, for calls whose credentials were known as well. Calls that run go on."""
+        """From now on these rules hold, for calls whose credentials were known as well. Calls that run continue."""
         self._rules = rules
         self._dataplane.set_access(
             [TenantLimits(one.name, one.calls_per_second, one.calls_at_once) for one in rules.tenants.values()]
@@ -114,7 +114,7 @@ class Access:
         if event.certificate:
             return self._verdict(rules, of_certificate(rules, names_of(event.credential)))
         if not event.credential:
-            return self._verdict(rules, of_nobody(rules))
+            return self._verdict(rules, of_anonymous(rules))
         return self._verdict(rules, of_key(rules, _text(event.credential)))
 
     async def _prove(self, event: Asked) -> None:

@@ -21,7 +21,7 @@ from modelmesh.values.status import Status
 
 PAGE = 100
 PAGE_MAX = 1000
-"""Items of a listing, if the caller says nothing, and at most."""
+"""Items of a listing, if the caller is no evidence, and at most."""
 
 QUEUED_MESSAGES = 64
 """Messages of one streaming call that wait to be read."""
@@ -134,8 +134,8 @@ class CallServer:
     Args:
         methods: By full name, without the leading slash.
         access: What callers may do.
-        failed: Told of every handler that ended by an unexpected exception.
-        entered: Told of each call's headers, in the task that answers it.
+        failed: Called for every handler that ended by an unexpected exception.
+        entered: Called for each call's headers, in the task that answers it.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class CallServer:
             call.first = event.message
 
     def cancelled(self, event: Cancelled) -> None:
-        """The caller has gone; the data plane has answered."""
+        """The caller has ended the call; the data plane has answered."""
         call = self._calls.pop(event.token, None)
         if call is not None and call.task is not None:
             call.task.cancel()

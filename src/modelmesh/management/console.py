@@ -78,7 +78,7 @@ class Console:
         now_ms = self._plane.clock.monotonic_ms()
         if self._made_ms is None or now_ms - self._made_ms >= FRESH_MS:
             self._overview, self._made_ms = self._look(), now_ms
-        # After a restart of this instance its numbers begin anew.
+        # After a restart of this instance its numbers begin again.
         since = request.since if request.since <= self._last else 0
         events = [wire(number, event) for number, event in self._events if number > since][-EVENTS_TOLD:]
         answer = {**self._overview, "events": events}

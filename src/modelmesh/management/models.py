@@ -49,7 +49,7 @@ class Models:
     # --- handlers -------------------------------------------------------------------------------
 
     async def register(self, call: Call, request: pb.RegisterModelRequest) -> pb.ModelStatusInfo:
-        """Create the record if it is new; with `loadNow` go on as ensureLoaded."""
+        """Create the record if it is new; with `loadNow` continue as ensureLoaded."""
         model = _checked_id(request.modelId)
         info = request.modelInfo
         check_info(info)

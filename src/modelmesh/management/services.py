@@ -37,8 +37,8 @@ def serve(
         access: Who may do what.
         ready: Whether this instance can serve calls.
         ask_runtime: Sends a reflection request to the runtime.
-        failed: Told of every handler that ended by an unexpected exception.
-        entered: Told of each call's headers, in the task that answers it.
+        failed: Called for every handler that ended by an unexpected exception.
+        entered: Called for each call's headers, in the task that answers it.
     """
     models, admin = Models(plane), Admin(plane)
     splits, vmodels = Splits(plane, models), VModelCalls(plane, models)

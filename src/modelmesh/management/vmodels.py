@@ -99,7 +99,7 @@ class VModelCalls:
     async def _write(
         self, vmodel: VModelId, request: pb.SetVModelRequest, *, described: bool, tenant: str
     ) -> tuple[VModelRecord, int]:
-        """Decide on what stands and write; again if somebody else was faster. The record, and copies of the active model."""
+        """Decide on what is there and write; again if somebody else was faster. The record, and copies of the active model."""
         target = ModelId(request.targetModelId)
         call = Retarget(
             vmodel,
@@ -217,7 +217,7 @@ class VModelCalls:
         if active_status is None:
             active_status = await self._models.info(record.active)
         if active_status.status == _Info.NOT_FOUND and (again := await self._read(vmodel)) is not None:
-            # It may just have moved on, and its old model is gone.
+            # It may just have moved on, and its old model no longer exists.
             record = again.record
             active_status = await self._models.info(record.active)
         answer = status_of_record(record, active_status)

@@ -86,7 +86,7 @@ class _Stream:
         self._asked = Revision(request.revision)
         self._revision = Revision(0)
         self._known: dict[VModelId, tuple[ModelId, ModelId]] = {}
-        """The active and the target model of each vmodel that the reader was told of."""
+        """The active and the target model of each vmodel that the reader was reported."""
         self._vmodels_of: dict[ModelId, dict[VModelId, None]] = {}
         self._pending = Touch()
         self._relist = False

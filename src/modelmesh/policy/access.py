@@ -13,7 +13,7 @@ from modelmesh.values.access import Identity, InferRight, Kind, Listener, Verb
 from modelmesh.values.memory import Memory
 
 KEY_HASH = "sha256:"
-"""How the hash of a key begins in the document. Keys are random and long, so a plain hash cannot be guessed back."""
+"""How the hash of a key begins in the document. Keys are random and long, so a key cannot be found from its plain hash."""
 
 GROUP = "group:"
 """How a grant names a group, as against a principal."""
@@ -88,7 +88,7 @@ class AccessRules:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A credential that is nobody's, and why."""
+    """The credential belongs to no principal, and why."""
 
     reason: str
 
@@ -106,7 +106,7 @@ def hash_of_key(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def of_nobody(rules: AccessRules) -> Identity | Unknown:
+def of_anonymous(rules: AccessRules) -> Identity | Unknown:
     """Who calls without a credential."""
     if not rules.anonymous:
         return Unknown("the call has no credential; send an API key or a token in the header authorization")
@@ -114,13 +114,13 @@ def of_nobody(rules: AccessRules) -> Identity | Unknown:
 
 
 def of_key(rules: AccessRules, key: str) -> Identity | Unknown:
-    """Whose API key it is."""
+    """The principal of an API key."""
     name = rules.keys.get(hash_of_key(key))
     return Unknown("the API key is unknown") if name is None else rules.principals[name]
 
 
 def of_certificate(rules: AccessRules, names: Sequence[str]) -> Identity | Unknown:
-    """Whose certificate it is, by the first of its names that the document has. Without one its holder is nobody."""
+    """The principal of a certificate: of the first of its names that the document has; without one, as without a credential."""
     for name in names:
         if (principal := rules.certificates.get(name)) is not None:
             return rules.principals[principal]
@@ -130,7 +130,7 @@ def of_certificate(rules: AccessRules, names: Sequence[str]) -> Identity | Unkno
 
 
 def of_token(rules: AccessRules, issuer: Issuer, subject: str, groups: Iterable[str]) -> Identity:
-    """Whom a token names that was proved to be its issuer's."""
+    """The principal of a token whose signature has been verified."""
     name = f"{issuer.name}:{subject}"
     prefixed = tuple(f"{issuer.name}:{group}" for group in groups)
     listed = rules.tokens.get(name)

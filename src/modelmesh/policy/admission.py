@@ -12,7 +12,7 @@ from modelmesh.values.view import ClusterView
 
 SOONEST_MS = 100
 LATEST_MS = 60_000
-"""Bounds of what a caller who found no room is told."""
+"""Bounds of the retry delay that a caller gets when there is no room."""
 
 RESIDENCE_DIVISOR = 4
 LONGEST_RESIDENCE_MS = 5_000
@@ -66,7 +66,7 @@ def admit(condition: LoadCondition, *, size: Memory, last_use_ms: int | None) ->
 
 
 def retry_after_ms(view: ClusterView, *, load_ms: int) -> int:
-    """How long a caller who found no room should wait: until the shortest queue has moved on by one turn.
+    """How long a caller that found no room should wait: until the shortest queue has moved on by one turn.
 
     Args:
         view: The cluster.
@@ -79,12 +79,12 @@ def retry_after_ms(view: ClusterView, *, load_ms: int) -> int:
 
 
 def spread_ms(after_ms: int, rng: Random) -> int:
-    """A delay to tell one of many callers: up to half as long again.
+    """The delay for one of many callers: up to half as long again.
 
-    Those refused together, whose clients do exactly as they are told, would else come back together.
+    Callers that are refused at the same time would otherwise all retry at the same time.
 
     Args:
-        after_ms: When it is worth to come back.
+        after_ms: The earliest useful retry.
         rng: The only randomness.
     """
     return after_ms + rng.randrange(after_ms // 2 + 1)

@@ -22,15 +22,15 @@ from modelmesh.values.status import Status
 from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
 
 GONE = frozenset({Outcome.LOST, Outcome.HUNG})
-"""What worked at the request is no more, or stands still."""
+"""The runtime or instance that processed the request has ended or hangs."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptLimits:
-    """Bounds of one request's wandering.
+    """Retry limits of one request.
 
     Source: the old system. Eight attempts in all; a model that failed recently at three instances, or
-    stands unusable at five, is not loaded once more; the second RESOURCE_EXHAUSTED is the answer. Our own: a call
+    has an unusable copy at five, is not loaded again; the second RESOURCE_EXHAUSTED is the answer. Our own: a call
     under which two runtimes or instances ended is not sent to a third, and one for a model that is suspected not to
     a second.
     """
@@ -45,7 +45,7 @@ class AttemptLimits:
 
 @dataclass(frozen=True, slots=True)
 class LastFailure:
-    """How the latest attempt ended. `begun`: the other side may have begun it."""
+    """How the latest attempt ended. `begun`: the other side may have started to process it."""
 
     instance: InstanceId
     outcome: Outcome
@@ -56,18 +56,18 @@ class LastFailure:
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """What a request has been through.
+    """The attempts of a request so far.
 
     Attributes:
         hop: None at the ingress; LOAD at an instance that was asked to load.
         balanced: The caller spreads its calls itself, so the own instance is preferred.
-        extra: One more copy is wanted, however many stand.
-        retry: Remembered failures count for nothing but those of a moment ago, and losses: a person asked to try again.
+        extra: One more copy is wanted, however many there are.
+        retry: A person asked to try again: of the remembered failures only those of the last seconds, and losses, count.
         spent: Copies that this request has tried, as (instance, load).
         load_tried: Instances that this request has asked to load.
         attempts: Failed attempts so far; a stale view does not count.
         exhausted: How many of them were RESOURCE_EXHAUSTED.
-        lost: Instances that were lost, or whose runtime was, while they worked at this request.
+        lost: Instances that were lost, or whose runtime was, while they processed this request.
         last: The latest failure.
         load_failure: The latest failure that was a failed load.
     """
@@ -156,7 +156,7 @@ class SendTo:
 
 @dataclass(frozen=True, slots=True)
 class ReturnLast:
-    """The failed attempt's own answer goes to the client, whole."""
+    """The client gets the complete answer of the failed attempt."""
 
     reason: AttemptReason
 
@@ -172,7 +172,7 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """To an instance that asked us to load: not here, and why."""
+    """The instance that asked for the load gets a refusal with its reason."""
 
     outcome: Outcome
     status: Status
@@ -182,7 +182,7 @@ class Refuse:
 NextStep = ServeHere | LoadHere | SendTo | ReturnLast | GiveUp | Refuse
 
 RETRY_AFTER_MS = 5_000
-"""A load that failed so short a time ago is not tried again, whoever asks."""
+"""A load that failed so recently is not tried again for any caller."""
 
 _DEFAULT_LIMITS = AttemptLimits()
 _UNCONSTRAINED = TypeConstraints()
@@ -207,7 +207,7 @@ def next_step(
     """Decide what happens next to a request for a registered model.
 
     Args:
-        journey: What it has been through.
+        journey: Its attempts so far.
         model: Copies and failures of the model; void ones are left out.
         cluster: The instances.
         size: Predicted size of a copy, above 0.
@@ -234,7 +234,7 @@ def next_step(
         return step
     last = journey.last
     if last is not None and last.outcome is Outcome.UNAVAILABLE:
-        # The runtime answers, so one more copy of the same model would say the same.
+        # The runtime answers, so another copy of the same model would answer the same.
         return GiveUp(Status.INTERNAL, last.message, AttemptReason.RUNTIME_UNAVAILABLE)
     if last is not None and last.outcome is Outcome.EXHAUSTED:
         return ReturnLast(AttemptReason.EXHAUSTED)
@@ -260,7 +260,7 @@ def next_step(
 def _asked_to_load(
     journey: Journey, model: ModelView, cluster: ClusterView, now_ms: int, model_type: str, constraints: TypeConstraints
 ) -> NextStep:
-    """At the instance that was asked: join, load or refuse; never forward."""
+    """At the instance that received a load request: join, load or refuse; never forward."""
     own = cluster.instance(cluster.own)
     if own is not None and not own.record.runtime_ready:
         return Refuse(Outcome.BUSY, Status.UNAVAILABLE, f"the runtime of instance {cluster.own} is not connected")
@@ -288,7 +288,7 @@ def _ended(journey: Journey, model: ModelView, now_ms: int, limits: AttemptLimit
         suspect = any(failure.record.kind in LOSSES and failure.record.believed(now_ms) for failure in model.failures)
         if len(journey.lost) >= (limits.losses_of_suspects if suspect else limits.losses):
             message = (
-                f"what worked at this request for model {model.model} went away at {' and at '.join(journey.lost)}; "
+                f"the instance or runtime that processed this request for model {model.model} ended at {' and at '.join(journey.lost)}; "
                 f"it is not sent to another instance: {last.message}"
             )
             return GiveUp(Status.INTERNAL, message, AttemptReason.ENDS_RUNTIMES)
@@ -303,7 +303,7 @@ def _ended(journey: Journey, model: ModelView, now_ms: int, limits: AttemptLimit
 
 
 def _believed(journey: Journey, model: ModelView, now_ms: int) -> list[Failure]:
-    """The failures that count. Trying again ignores those that are not of a moment ago: else each try would be a load."""
+    """The failures that count. A retry by a person ignores all but those of the last seconds, which bound the loads that it can cause."""
     believed = [failure for failure in model.failures if failure.record.believed(now_ms)]
     if not journey.retry:
         return believed
@@ -405,7 +405,7 @@ def _place(
         placement = choose(exclude=frozenset(exclude))
     if isinstance(placement, NoPlacement) and placement.reason is NoPlacementReason.NO_LABELS:
         labels = ", ".join(constraints.of(model_type).required)
-        # Nothing may follow: controllers match on the end. `policy.places` says what each instance lacks.
+        # Nothing may be appended: controllers match on the end. `policy.places` says what each instance lacks.
         message = f"There are no running instances that meet the label requirements of type {model_type}: [{labels}]"
         return GiveUp(Status.INTERNAL, message, AttemptReason.NO_LABELS)
     if isinstance(placement, LoadOn):
@@ -456,7 +456,7 @@ def _nowhere(
     size: Memory,
     reason: NoPlacementReason,
 ) -> GiveUp:
-    """Nobody can load it: the most telling of the reasons."""
+    """No instance can load it: the most specific of the reasons."""
     if journey.load_failure is not None:
         return GiveUp(Status.INTERNAL, journey.load_failure.message, AttemptReason.NOWHERE)
     failed = {failure.instance for failure in believed}

@@ -1,7 +1,7 @@
 """Which models are suspected when a runtime ended under calls for several.
 
 Called by `modelmesh.control.copies.losses`. One call in a thousand ending its runtime is what every popular model sees when
-the runtime ends for another reason; a model whose every call does is not heard of often.
+the runtime ends for another reason. A model whose every call ends it has few calls.
 """
 
 from collections.abc import Iterable

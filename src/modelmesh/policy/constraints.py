@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from modelmesh.values.view import InstanceView
 
 DEFAULT = "_default"
-"""Stands for every type that has no entry of its own."""
+"""The entry for every type that has none of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,13 +40,13 @@ class CopiesLimits:
         rate: Requests per minute and copy from which one more is added.
         heavy_divisor: Above `rate` - `rate`/this a model counts as heavily used.
         regular_from_ms, regular_to_ms: A model used now and also so long ago is used regularly.
-        spare_free_percent: A spare for regular use leaves so much of the room free, and displaces nobody, unless
+        spare_free_percent: A spare for regular use leaves so much of the room free and evicts nothing, unless
         regular_cache_age_ms: what it displaces is older than this.
-        spare_again_ms: A spare that did not stay is not added again so soon: the shortest time that tells regular use.
+        spare_again_ms: A spare that did not stay is not added again so soon: the shortest interval that counts as regular use.
         full_percent: Copies are dropped for lack of use only if less than this is free.
         settled_ms: Nor while the newest copy is younger than this, nor
         dropped_ms: so soon after another was dropped.
-        pair_ms: The spare of a pair that is not heavily used goes after this at the latest.
+        pair_ms: The spare of a pair that is not heavily used is dropped after this at the latest.
     """
 
     rate: int = 2000
@@ -80,9 +80,9 @@ class ModelLoad:
         duplicated: A copy elsewhere was loaded while this instance was cut off.
         minimum, maximum: What an operator wants; `maximum` None: no bound.
         size: Of one copy.
-        fits: At one of `places` there is room for it, so that nobody has to leave.
+        fits: At one of `places` there is room for it, so that nothing must be evicted.
         displaced_ms: Age of the oldest copy at `places`; 0: nothing is held there.
-        spared_ago_ms: Since a spare was last added for regular use, though no instance has gone since; None: never,
+        spared_ago_ms: Since a spare was last added for regular use, and no instance has left since; None: never,
             as far as is known. If there is one copy all the same, the spare was given up for something better.
     """
 
@@ -170,7 +170,7 @@ def more_copies(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits = _DEFA
 
 
 def fewer_copies(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits = _DEFAULT_LIMITS) -> DropCopy | KeepCopies:
-    """Decide whether the newest of several ready copies goes."""
+    """Decide whether the newest of several ready copies is dropped."""
     if load.ready < 2 or load.ready <= load.minimum:
         return KeepCopies(CopiesReason.ENOUGH)
     if load.maximum is not None and load.ready > max(1, load.maximum):
@@ -213,7 +213,7 @@ def regular_use(
 
 
 def _wanted(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits) -> tuple[int, CopiesReason]:
-    """The number of copies wished for, and the strongest wish; or why none is, though there might be."""
+    """The number of copies wanted and the strongest reason; or why no copy is added."""
     if load.threshold is not None and load.rate >= load.threshold * load.ready:
         return max(load.rate // load.threshold + 1, load.minimum), CopiesReason.RATE
     if load.saturated:
@@ -240,7 +240,7 @@ def _leaves_room(load: ModelLoad, room: ClusterRoom, limits: CopiesLimits) -> bo
 
 
 def _light(load: ModelLoad, limits: CopiesLimits) -> bool:
-    """One copy fewer would still be far from asking for one more: no flapping."""
+    """Whether one copy fewer would still be far below the rate at which one is added; prevents flapping."""
     threshold = load.threshold if load.threshold is not None else limits.rate
     return load.rate * 3 < threshold * 2 * (load.ready - 1)
 

@@ -1,7 +1,7 @@
 """Which copies must be loaded elsewhere before this instance leaves, and in which order.
 
 Called by `modelmesh.control.life.drain`. Source: the INTENT of `spec/cluster-state.md` 7.2: hottest first,
-to the copy count from before, while this instance goes on serving.
+to the copy count from before, while this instance continues to serve.
 """
 
 import enum
@@ -27,7 +27,7 @@ class LeavingCopy:
         in_use: Requests run on it or wait for it.
         rate: Requests per minute.
         elsewhere: Ready copies at instances that stay.
-        wanted: How many copies should stand when this one has gone.
+        wanted: How many copies there should be after this one has left.
     """
 
     model: ModelId
@@ -48,14 +48,14 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class LeaveBehind:
-    """Let it go with the instance."""
+    """It ends with the instance."""
 
     model: ModelId
     reason: DrainReason
 
 
 def plan_drain(copies: Iterable[LeavingCopy]) -> tuple[tuple[Move, ...], tuple[LeaveBehind, ...]]:
-    """Split the ready copies into those to move, hottest first, and those that stand elsewhere already.
+    """Split the ready copies into those to move, hottest first, and those of which there are enough copies elsewhere.
 
     Whether a copy that nobody uses is worth its room is for the instance that is asked to take it: it refuses what
     would displace a copy used more recently.

@@ -14,17 +14,17 @@ from modelmesh.values.status import Status
 DEFAULT_EXPIRY_MS = 900_000
 MAX_BACKOFF_DOUBLINGS = 5
 SHORT = 15
-"""A failure that says little about the model is believed for so small a part of the time."""
+"""A failure that is probably not caused by the model is believed for this fraction of the time."""
 
 MOST_LOSSES = 2
-"""Runtimes and instances that one model may end before it rests. One may be chance; a third would be our fault."""
+"""Runtimes and instances that one model may end before it is not loaded any more. One may be chance; a third can be avoided."""
 
 _INSTANCE_FAULTS = frozenset({Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED, Status.CANCELLED})
 LOSSES = frozenset({FailureKind.LOST_WHILE_LOADING, FailureKind.LOST_IN_USE})
 
 
 def classify(status: Status) -> FailureKind:
-    """Tell a bad model from a bad instance by the status of the failed load."""
+    """Distinguish a bad model from a bad instance by the status of the failed load."""
     return FailureKind.BAD_INSTANCE if status in _INSTANCE_FAULTS else FailureKind.BAD_MODEL
 
 
@@ -79,7 +79,7 @@ def lost(
 
 
 def losses(known: Iterable[FailureRecord], kind: FailureKind) -> int:
-    """How many runtimes and instances the model has ended in that way, as far as is remembered: counts go on elsewhere."""
+    """How many runtimes and instances the model has ended in that way, as far as is remembered; other instances continue the count."""
     counts = [record.count for record in known if record.kind is kind]
     return max(len(counts), max(counts, default=0))
 

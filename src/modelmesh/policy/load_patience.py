@@ -3,14 +3,14 @@
 from modelmesh.values.load_progress import LoadProgress
 
 MOST_TIMEOUTS = 60
-"""A load ends after so many of the runtime's time-outs, whatever it tells: an hour with that of a minute."""
+"""A load ends after so many time-outs of the runtime, whatever progress it reports: an hour if the time-out is a minute."""
 
 
 def moved_on(before: LoadProgress | None, now: LoadProgress) -> bool:
     """Whether a load has come further since it was last looked at.
 
-    A new stage, more bytes or more files are progress. The same again is none, nor is less of something: a pull that begins
-    anew has to come further than the one before.
+    A new stage, more bytes or more files are progress. The same again is none, nor is less of something: a pull that starts
+    again has to get further than the one before.
     """
     if before is None:
         return True
@@ -20,7 +20,7 @@ def moved_on(before: LoadProgress | None, now: LoadProgress) -> bool:
 
 
 def furthest(before: LoadProgress | None, now: LoadProgress) -> LoadProgress:
-    """What the next look is compared with: within a stage the most that was ever told."""
+    """What the next report is compared with: within a stage the furthest that was reported."""
     if before is None or now.stage is not before.stage:
         return now
     return now if moved_on(before, now) else before
@@ -31,8 +31,8 @@ def ends_ms(*, began_ms: int, moved_ms: int | None, timeout_ms: int) -> int:
 
     Args:
         began_ms: When it began.
-        moved_ms: When it last moved on; None: it never told.
-        timeout_ms: What the runtime says that a load takes at most.
+        moved_ms: When it last made progress; None: it reported nothing.
+        timeout_ms: The runtime's time-out of a load.
     """
     since_ms = began_ms if moved_ms is None else max(began_ms, moved_ms)
     return min(since_ms + timeout_ms, began_ms + MOST_TIMEOUTS * timeout_ms)

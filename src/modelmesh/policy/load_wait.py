@@ -1,4 +1,4 @@
-"""What a caller is told who waits no longer for a load: how the load stands, and when to come again.
+"""The answer to a caller that stops waiting for a load: the state of the load, and when to retry.
 
 Called by `modelmesh.control.requests.overdue`.
 """
@@ -12,23 +12,23 @@ from modelmesh.values.view import ClusterView, ModelView
 
 SOONEST_MS = 1_000
 LATEST_MS = 60_000
-"""A caller is not told to come again sooner or later than that."""
+"""Bounds of the retry delay."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadWait:
-    """`retry_ms`: when the load may have ended, as far as loads of the instance tell."""
+    """`retry_ms`: when the load may have ended, estimated from earlier loads of the instance."""
 
     text: str
     retry_ms: int
 
 
 def describe_wait(model: ModelView, cluster: ClusterView, *, progress: LoadProgress | None, now_ms: int) -> LoadWait:
-    """How the load of a model stands that has no ready copy.
+    """The state of the load of a model that has no ready copy.
 
     Args:
         model: Its copies; of several loads the oldest counts.
-        cluster: What instances tell of their loads.
+        cluster: What instances publish about their loads.
         progress: Of the load at this instance.
         now_ms: Epoch milliseconds.
     """

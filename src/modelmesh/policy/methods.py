@@ -1,7 +1,7 @@
 """Which inference methods exist, and where they carry model ids.
 
-Two parties have a say: the runtime reports the methods it has and where it wants the id injected, the operator
-allows methods and says where clients put the id. Called by `modelmesh.control.requests.rules`.
+The runtime reports its methods and where it wants the id injected. The operator
+allows methods and configures where clients put the id. Called by `modelmesh.control.requests.rules`.
 Source: `spec/api-config-tests.md` 2.2 and 3.3.
 """
 
@@ -37,9 +37,9 @@ class RuntimeMethods:
 
 
 def combine(runtime: RuntimeMethods, allowed: AllowedMethods) -> AllowedMethods:
-    """The rules in force: a method must suit both, and has what either says of it.
+    """The rules in force: both must allow a method, and its options are those of both.
 
-    Where the operator says nothing of them, calls of the Open Inference Protocol need no header: without one the model
+    Without a configuration of the operator, calls of the Open Inference Protocol need no header: without one the model
     that the message names is called. So clients that know nothing of a mesh work.
     """
     injections = dict(runtime.injection_paths)

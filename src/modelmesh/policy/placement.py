@@ -65,7 +65,7 @@ class LoadOn:
 
 @dataclass(frozen=True, slots=True)
 class NoPlacement:
-    """Nobody can load it."""
+    """No instance can load it."""
 
     reason: NoPlacementReason
 
@@ -89,7 +89,7 @@ def choose_instance(
     """Choose where to load a copy.
 
     Pure and total: same arguments and state of `rng`, same answer. Instances that are being replaced are left
-    alone while another will do, and copies of one model stand in different zones, or at least on different
+    alone while there are others, and copies of one model are placed in different zones, or at least on different
     hosts, where that costs nothing.
 
     Args:
@@ -156,7 +156,7 @@ def _choose_among(
     fitting = [entry for entry in candidates if size.fits(entry.record.capacity)]
     if not fitting:
         return NoPlacement(NoPlacementReason.TOO_LARGE)
-    # The size may be a guess: where all is pinned the instance itself refuses, when its runtime has been asked.
+    # The size may be an estimate: if everything is pinned, the instance itself refuses after its runtime has predicted the size.
     fitting = [entry for entry in fitting if size.fits(entry.evictable)] or fitting
     fitting = [entry for entry in fitting if not entry.outdated] or fitting
     preferred = {entry.instance for entry in constraints.preferred(model_type, fitting)}
@@ -188,7 +188,7 @@ def cost_ms(entry: InstanceView, loads: int, size: Memory, *, common_ms: int) ->
         entry: The instance.
         loads: At work and waiting there.
         size: What the load needs.
-        common_ms: How long a load takes at an instance that does not say.
+        common_ms: How long a load takes at an instance that has not published it.
     """
     return wait_ms(entry, loads, common_ms=common_ms) + size.beyond(entry.free).priced(entry.record.worth)
 

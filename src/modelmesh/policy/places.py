@@ -43,7 +43,7 @@ def describe_places(
     constraints: TypeConstraints,
     now_ms: int,
 ) -> tuple[Place, ...]:
-    """Say it of every instance, in the order of the view.
+    """Describe every instance, in the order of the view.
 
     Args:
         model: Its copies and failures.

@@ -1,6 +1,6 @@
 """Whether this instance should get traffic from outside. Called by `modelmesh.control.life.ready`.
 
-Source: the INTENT of `spec/cluster-state.md` 8.1. There one draining instance that got stuck kept all new ones unready for ever;
+Source: the INTENT of `spec/cluster-state.md` 8.1. There one draining instance that got stuck kept all new ones unready forever;
 here it counts for a bounded time.
 
 If all instances lose the store, all stay ready: loaded models can be served without it. If one loses it alone, the others
@@ -43,7 +43,7 @@ class Condition:
         was_ready: It has been ready before.
         broken: A loop without which it is no instance has ended.
         cut_off_ms: How long this instance has been without the store while another instance has it; None: it has the
-            store, or nobody is known to have it.
+            store, or no instance is known to have it.
         drains_ms: For each other instance that is draining, since when that has been seen here.
     """
 
@@ -58,7 +58,7 @@ class Condition:
 
 
 def readiness(condition: Condition) -> ReadinessReason:
-    """Decide; a rolling update goes on only when this says READY, so new instances wait for old ones to have moved."""
+    """Decide. A rolling update continues only when this is READY, so new instances wait until old ones have moved their copies."""
     if condition.broken:
         return ReadinessReason.BROKEN
     if not condition.started:

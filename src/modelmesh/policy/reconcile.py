@@ -1,6 +1,6 @@
 """Whether the store's entries for this instance's copies match the copies that it holds. Called by `modelmesh.control.duties.reconcile`.
 
-Every change of a copy writes its own key, so this finds something only where a write had an unknown end, or where somebody
+Every change of a copy writes its own key, so this finds something only where the result of a write is unknown, or where somebody
 else wrote. Source: the INTENT of `spec/cluster-state.md` 5.3.
 """
 
@@ -25,8 +25,8 @@ def reconcile(
 
     Args:
         keys: Keys of this instance in the view.
-        copies: Copies here that should have a key and have stood for a while.
-        changing: Copies here that come or go just now: their keys are somebody's work already.
+        copies: Copies here that should have a key and are not new.
+        changing: Copies here that are being loaded or dropped: their keys are already being written.
     """
     return Reconciliation(
         orphans=tuple(model for model, load in keys.items() if model not in changing and copies.get(model) != load),

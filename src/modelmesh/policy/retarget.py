@@ -1,7 +1,7 @@
 """How setVModel changes the record of a vmodel.
 
 Called by `modelmesh.management.vmodels` on freshly read facts; a write that loses a race is decided
-anew. Source: the INTENT of `spec/cluster-state.md` 10.3, statuses and texts included.
+again. Source: the INTENT of `spec/cluster-state.md` 10.3, statuses and texts included.
 """
 
 import enum
@@ -44,7 +44,7 @@ class RetargetRefused:
 
 @dataclass(frozen=True, slots=True)
 class Retargeted:
-    """The record as it should stand."""
+    """The new record."""
 
     record: VModelRecord
     reason: RetargetReason
@@ -57,7 +57,7 @@ def retarget(
 
     Args:
         call: What is asked.
-        existing: The record as it stands.
+        existing: The present record.
         may_switch: The target is as ready as the active model, so no transition is needed.
         default_owner: Owner of a new vmodel whose caller names none.
     """
@@ -83,7 +83,7 @@ def retarget(
 
 
 def reference_changes(before: VModelRecord | None, after: VModelRecord | None) -> Mapping[ModelId, int]:
-    """How many references each model gains or loses when the record goes from `before` to `after`.
+    """How many references each model gains or loses when the record changes from `before` to `after`.
 
     A model counts once per vmodel that names it, whichever way it came there.
     """

@@ -1,6 +1,6 @@
 """How SetSplit changes the record of a vmodel: which other models get a part of its calls.
 
-Called by `modelmesh.management.splits` on freshly read facts; a write that loses a race is decided anew.
+Called by `modelmesh.management.splits` on freshly read facts; a write that loses a race is decided again.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ def resplit(
 
     Args:
         vmodel: Its id.
-        existing: The record as it stands.
+        existing: The present record.
         split: Models, and the percent of the calls that each shall get; the active model gets the rest.
         owner: Of the vmodel, if the caller names one.
     """

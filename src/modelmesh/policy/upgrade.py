@@ -1,7 +1,7 @@
 """Which instances are about to be replaced, because a newer deployment of the same kind is being rolled out.
 
 Placement leaves them alone while others can load. Called by `modelmesh.control.view.placed`. Source: the INTENT of
-`spec/cluster-state.md` 8.3; its history of each set is not needed, the members and their start times tell the same.
+`spec/cluster-state.md` 8.3; its history of each set is not needed, the members and their start times are enough.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from modelmesh.values.ids import InstanceId
 from modelmesh.values.view import InstanceView
 
 ROLLOUT_MS = 1_200_000
-"""A rollout is believed to go on for so long after its latest instance started."""
+"""A rollout is believed to continue for so long after its latest instance started."""
 
 SET_LENGTH = 6
 """Kubernetes ends pod names with `-<hash of the set>-<5 characters>`; instance ids are the last twelve characters."""
@@ -21,7 +21,7 @@ def outdated(instances: Iterable[InstanceView], *, now_ms: int) -> frozenset[Ins
 
     Args:
         instances: All instances.
-        now_ms: Epoch milliseconds; start times are those that the instances tell, so hosts' clocks must roughly agree.
+        now_ms: Epoch milliseconds; start times are those that the instances publish, so the clocks of hosts must roughly agree.
     """
     by_labels: dict[tuple[str, ...], dict[str, list[InstanceView]]] = {}
     for entry in instances:

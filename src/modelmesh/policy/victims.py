@@ -59,7 +59,7 @@ def choose_victims(
     """Choose copies whose sizes add up to `need`, in the order given.
 
     Idle copies go first, and among them redundant ones that are within the same look-ahead; a copy
-    with requests in flight, pinned, or hardly loaded, goes only when `forced` (the runtime holds more than it may).
+    with requests in flight, pinned, or just loaded, leaves only when `forced` (the runtime holds more than it may).
     The answer may fall short: then the load waits. Where a large copy follows small ones that alone are too
     little, those small ones stay that need not go beside it, unless `exact_order` is asked for.
     """
@@ -95,7 +95,7 @@ def choose_victims(
 
 
 def _needed(chosen: list[Victim], *, spare: Memory) -> list[Victim]:
-    """Without those that need not go since a larger one goes too; who is worth keeping most stays first."""
+    """Without those that need not leave because a larger one leaves too; the copies most worth keeping are spared first."""
     needed = []
     for victim in reversed(chosen):
         if victim.reason is EvictionReason.OLDEST_IDLE and victim.size.fits(spare):

@@ -7,11 +7,11 @@ instances is what they publish, brought up to date by the number of their copies
 from modelmesh.values.view import ClusterView, InstanceView
 
 UNKNOWN_LOAD_MS = 1_000
-"""How long a load is taken to last where nobody has seen one."""
+"""Assumed duration of a load if none was measured."""
 
 
 def common_load_ms(view: ClusterView) -> int:
-    """How long a load is taken to last at an instance that has told of none yet: as here."""
+    """Assumed duration of a load at an instance that has published none: as here."""
     own = view.instance(view.own)
     return (own.record.load_ms if own is not None else 0) or UNKNOWN_LOAD_MS
 
@@ -22,14 +22,14 @@ def wait_ms(entry: InstanceView, loads: int, *, common_ms: int = UNKNOWN_LOAD_MS
     Args:
         entry: The instance.
         loads: At work and waiting there.
-        common_ms: How long a load takes if the instance does not say.
+        common_ms: How long a load takes if the instance has not published it.
     """
     record = entry.record
     slots = max(1, record.loading_slots)
     if loads < slots:
         return 0
     each_ms = record.load_ms or common_ms
-    # The backlog was true when the entry was written; loads have come and gone since.
+    # The backlog was true when the entry was written; loads have begun and ended since.
     backlog_ms = record.backlog_ms + (loads - record.loads) * each_ms
     # Of those at work half is done in the mean.
     least_ms = (loads - slots) * each_ms + slots * each_ms // 2

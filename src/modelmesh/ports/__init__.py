@@ -1,6 +1,6 @@
 """The ports: what the control plane needs from the outside, as protocols.
 
-Implementations stand in `modelmesh.adapters` (the real ones) and `modelmesh.testing` (public fakes);
+Implementations are in `modelmesh.adapters` (the real ones) and `modelmesh.testing` (public fakes);
 one contract suite per port, in `tests/contracts`, runs over both.
 """
 

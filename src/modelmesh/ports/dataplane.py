@@ -19,7 +19,7 @@ from modelmesh.values.status import Status
 
 
 class DataPlane(Protocol):
-    """Moves the bytes. Calls return at once and never raise for a token or model that has gone."""
+    """Moves the bytes. Calls return at once and never raise for a token or model that no longer exists."""
 
     def listen(self, receive: Callable[[Sequence[DataPlaneEvent]], None]) -> None:
         """Deliver events, in order and in batches, on the event loop's thread. Called once, before `start`."""
@@ -44,7 +44,7 @@ class DataPlane(Protocol):
         ...
 
     def set_vmodels(self, vmodels: Sequence[tuple[VModelId, Naming | None]]) -> None:
-        """Replace what vmodels stand for; None drops one.
+        """Replace the models of vmodels; None drops a vmodel.
 
         A call belongs to the same share each time it is looked up: by chance, or by the client's `mm-split-key`.
         """
@@ -59,15 +59,15 @@ class DataPlane(Protocol):
         ...
 
     def set_access(self, tenants: Sequence[TenantLimits] | None) -> None:
-        """Ask who calls, from now on, and forget what is known of credentials; None: ask nobody any more."""
+        """Check the credential of each call from now on, and forget known credentials; None: no check any more."""
         ...
 
     def answer_asked(self, token: Token, verdict: Verdict) -> None:
-        """Say whose credential it is."""
+        """Answer which principal has the credential."""
         ...
 
     def resolve(self, resolutions: Sequence[tuple[Token, Resolution]]) -> None:
-        """Say what happens next to held requests."""
+        """Resolve held requests."""
         ...
 
     def reply(self, token: Token, message: bytes, *, last: bool) -> None:
@@ -105,7 +105,7 @@ class DataPlane(Protocol):
         ...
 
     def drain(self) -> None:
-        """Take no new connections and tell the open ones; running calls go on."""
+        """Take no new connections and send GOAWAY on the open ones; running calls continue."""
         ...
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ class RuntimeCallError(Exception):
 
     Attributes:
         status: Its status.
-        message: What it says.
+        message: Its text.
         unprocessed: It has done nothing of the call.
         lost: The connection ended under the call, perhaps because of it: what it did is not known.
     """
@@ -30,7 +30,7 @@ class RuntimeCallError(Exception):
 
 
 class RuntimeState(enum.Enum):
-    """What a runtime says of itself."""
+    """The state that a runtime reports."""
 
     STARTING = "starting"
     READY = "ready"
@@ -39,7 +39,7 @@ class RuntimeState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeStatus:
-    """A runtime's answer to `runtimeStatus`; `control.copies.runtime_link` says whether it can be worked with."""
+    """A runtime's answer to `runtimeStatus`; `control.copies.runtime_link` decides whether it is usable."""
 
     state: RuntimeState
     capacity: Memory = NOTHING
@@ -52,7 +52,7 @@ class RuntimeStatus:
     version: str = ""
 
     @classmethod
-    def said(
+    def decoded(
         cls,
         state: RuntimeState,
         *,
@@ -65,7 +65,7 @@ class RuntimeStatus:
         injection_paths: tuple[tuple[str, tuple[int, ...]], ...] = (),
         version: str = "",
     ) -> "RuntimeStatus":
-        """What a runtime says, with every number in its range; 0 stays 0, so that it can be told that it is missing."""
+        """A runtime's answer, with every number in its range; 0 stays 0, so that a missing value can be reported."""
         return cls(
             state,
             capacity=Memory(bounds.BYTES.clamp(capacity_bytes)),
@@ -91,14 +91,14 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeLoaded:
-    """Answer to a load. `size` is nothing if it is unknown: measure it. `max_concurrency` None: not said; 0: no bound."""
+    """Answer to a load. `size` is nothing if it is unknown: measure it. `max_concurrency` None: not reported; 0: no bound."""
 
     size: Memory
     max_concurrency: int | None
 
     @classmethod
-    def said(cls, *, size_bytes: int, max_concurrency: int) -> "RuntimeLoaded":
-        """What a runtime says, with every number in its range. On the wire 0 means that it says nothing of concurrency."""
+    def decoded(cls, *, size_bytes: int, max_concurrency: int) -> "RuntimeLoaded":
+        """A runtime's answer, with every number in its range. On the wire a concurrency of 0 means that none is reported."""
         return cls(
             Memory(bounds.BYTES.clamp(size_bytes)), bounds.concurrency(max_concurrency) if max_concurrency > 0 else None
         )
@@ -112,15 +112,15 @@ class Runtime(Protocol):
         ...
 
     async def answers(self) -> None:
-        """Ask for a sign of life, wherever it takes loads and calls. Any answer is one, an error too.
+        """Ping the runtime where it takes loads and calls. Any answer counts, also an error.
 
-        Raises RuntimeCallError: DEADLINE_EXCEEDED if it takes the question and does not answer, UNAVAILABLE if it cannot be
+        Raises RuntimeCallError: DEADLINE_EXCEEDED if it accepts the ping and does not answer, UNAVAILABLE if it cannot be
         reached.
         """
         ...
 
     async def load(self, source: ModelSource) -> RuntimeLoaded:
-        """Load a model; no time-out of its own. Meanwhile `progress` may tell how far it is."""
+        """Load a model; no time-out of its own. Meanwhile `progress` may report how far it is."""
         ...
 
     async def unload(self, model: ModelId) -> None:
@@ -128,7 +128,7 @@ class Runtime(Protocol):
         ...
 
     async def predict_size(self, source: ModelSource) -> Memory | None:
-        """The predicted size, or None if the runtime cannot say (UNIMPLEMENTED, error, later than 500 ms).
+        """The predicted size, or None if the runtime does not report it (UNIMPLEMENTED, error, later than 500 ms).
 
         Raises RuntimeCallError only if the connection was lost under the call.
         """
@@ -139,7 +139,7 @@ class Runtime(Protocol):
         ...
 
     async def progress(self, model: ModelId) -> LoadProgress | None:
-        """How far a load is that runs now; None if the runtime cannot say (UNIMPLEMENTED, error, later than 500 ms)."""
+        """How far a load is that runs now; None if the runtime does not report it (UNIMPLEMENTED, error, later than 500 ms)."""
         ...
 
     async def close(self) -> None:

@@ -159,7 +159,7 @@ class Store(Protocol):
         """Run a transaction; one that raises has written nothing, unless it is StoreUnavailableError.
 
         Raises:
-            LeaseNotFoundError: A put names a lease that is gone.
+            LeaseNotFoundError: A put names a lease that does not exist any more.
             StoreError: A put keeps the value of a key that does not exist, or the store refuses it.
             ValueError: It is malformed: a key put twice, more than 128 operations in one list, a condition
                 that cannot be asked.
@@ -170,7 +170,7 @@ class Store(Protocol):
         """Changes from revision `start` on (inclusive), in order; a batch holds whole revisions only.
 
         Ends only by an exception: `StoreUnavailableError` when the connection is lost (watch again from
-        the last applied revision + 1), `CompactedError` when `start` is gone.
+        the last applied revision + 1), `CompactedError` when `start` was compacted.
         """
         ...
 
@@ -179,7 +179,7 @@ class Store(Protocol):
         ...
 
     async def keep_alive(self, lease: int) -> None:
-        """Renew a lease for its TTL. Raises LeaseNotFoundError if it is gone."""
+        """Renew a lease for its TTL. Raises LeaseNotFoundError if it does not exist any more."""
         ...
 
     async def revoke(self, lease: int) -> None:

@@ -70,7 +70,7 @@ class Serving:
     async def live(self) -> None:
         """One life of the runtime after the other, until cancelled.
 
-        When the runtime is another one, our connections are dropped too: the mesh then asks anew what is loaded.
+        When the runtime is another one, our connections are dropped too: the mesh then asks again what is loaded.
         """
         while True:
             await self.upstream.until_ready()

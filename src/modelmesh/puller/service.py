@@ -96,7 +96,7 @@ class PullerService:
         return answer
 
     async def unload(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
-        """Have the runtime let go of a model, then take its files away. One that it does not know is a success."""
+        """Have the runtime releases a model, then take its files away. One that it does not know is a success."""
         async with self._turns.one(request.modelId):
             await self._unload(request.modelId, context.remaining_s())
         return pb.UnloadModelResponse()
@@ -158,7 +158,7 @@ class PullerService:
                         await self._drop(model_id)
 
     async def _bring(self, request: pb.LoadModelRequest, told: Report) -> Local:
-        """The files; what goes wrong is the load's error."""
+        """The files; what fails is the load's error."""
         if not request.modelId:
             raise RuntimeFault("the request names no model: modelId is empty", status=Status.INVALID_ARGUMENT)
         with self._metrics.pull() as counted:

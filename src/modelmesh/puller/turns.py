@@ -19,7 +19,7 @@ class _Queue:
 
 
 class Turns:
-    """In the order of arrival. A call that is cancelled while it waits leaves, and nobody waits for it."""
+    """In the order of arrival. A call that is cancelled while it waits leaves, and no caller waits for it."""
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}

@@ -21,7 +21,7 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.client_idle_timeout_ms", 2**31 - 1),  # a connection that nobody uses says nothing of the runtime
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),  # a connection that nobody uses is no evidence of the runtime
 )
 
 

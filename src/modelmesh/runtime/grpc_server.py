@@ -31,7 +31,7 @@ MOST_CONNECTIONS = 1024
 MOST_UNFINISHED = 16
 """Messages of the largest size that may be on their way here at once, on all connections together."""
 LOOK_S = 5.0
-"""How often connections are looked at: does the client go on with what it began, does it read?"""
+"""How often connections are looked at: does the client continue with what it began, does it read?"""
 MOST_TAKEN = 256 << 10
 """What a connection has to send at once, in bytes: if it is that much, there may be more."""
 FAREWELL_S = 1.0
@@ -207,7 +207,7 @@ class _Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_later(FAREWELL_S, self._abort)
 
     def look(self) -> None:
-        """End a connection whose client does not go on with what it began, or does not read."""
+        """End a connection whose client does not continue with what it began, or does not read."""
         speaks = self._native.look()
         if not speaks and self._was_silent:
             self._abort()

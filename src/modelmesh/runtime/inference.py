@@ -93,7 +93,7 @@ class Inference:
     async def _stream(
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-        """Answers in the order of the requests. An error is an answer with its message, and the stream goes on."""
+        """Answers in the order of the requests. An error is an answer with its message, and the stream continues."""
         async for request in requests:
             try:
                 with self._gate, self._models.use(_id(context, request.model_name)) as use:

@@ -77,7 +77,7 @@ class _Work:
     def __call__(self) -> None:
         """Call the method so that whatever it raises can be answered.
 
-        asyncio cannot carry StopIteration (the caller would wait for ever), and SystemExit, or a panic of an
+        asyncio cannot carry StopIteration (the caller would wait forever), and SystemExit, or a panic of an
         extension, would end the event loop and with it every other model.
         """
         function, arguments = self._todo.pop()
@@ -331,7 +331,7 @@ class LoadedModels(Generic[M]):
     def _wanted_before(self, entry: _Entry[M], predicted_bytes: int) -> int:
         """What a load has to find free before it begins.
 
-        The mesh has made room for what it was told, else for a guess of its own. What it never heard does not refuse its
+        The mesh has made room for what it was told, else for an estimate of its own. What it never heard does not refuse its
         load, which would fail there again and again: such a load takes the room that there is, and is measured.
         """
         capacity_bytes = self._runtime.capacity_bytes
@@ -447,7 +447,7 @@ def _task(task: "asyncio.Task[None] | None") -> "asyncio.Task[None]":
 
 
 def _retrieve(future: "asyncio.Future[Any]") -> None:
-    """Look at an exception, so that one nobody waits for is not reported as never retrieved."""
+    """Look at an exception, so that one no caller waits for is not reported as never retrieved."""
     if not future.cancelled():
         future.exception()
 

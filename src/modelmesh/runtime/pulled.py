@@ -134,7 +134,7 @@ class PullingRuntime(FileRuntime):
             raise LoadError(error.message, status=error.code) from None
 
     def unload(self, model: LoadedFile) -> None:
-        """Close the file's model, and let go of its files."""
+        """Close the file's model, and releases its files."""
         pulled = self._held.pop(id(model), None)
         try:
             super().unload(model)
@@ -186,7 +186,7 @@ def _folder_of(text: str) -> str:
 
 
 def _names_storage(key: str) -> bool:
-    """Whether a model key says where the model is. One that is no JSON says nothing of it."""
+    """Whether a model key says where the model is. One that is no JSON is no evidence of it."""
     try:
         found: Any = json.loads(key) if key else None
     except (ValueError, RecursionError):

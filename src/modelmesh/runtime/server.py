@@ -191,7 +191,7 @@ def run(
 
 
 def _end_hard() -> None:
-    """End the process where it stands: a thread that hangs in a method of the author's would hold it for ever."""
+    """End the process where it stands: a thread that hangs in a method of the author's would hold it forever."""
     logging.shutdown()
     os._exit(1)
 

@@ -97,7 +97,7 @@ class AdapterRuntime(ModelRuntime[Placed]):
         """Wait for nothing: ask the server whether it is there, and empty it.
 
         Raises:
-            RuntimeFault: It is not there, or does not let go of a model; ask again later.
+            RuntimeFault: It is not there, or does not releases a model; ask again later.
             OSError: The folder of its models cannot be emptied.
         """
         version = await self.driver.ready()

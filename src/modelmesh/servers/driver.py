@@ -15,7 +15,7 @@ LOAD_BOUND_S = 1800.0
 """For a server to load one model; the mesh gives up long before, and then the model is unloaded."""
 
 UNLOAD_BOUND_S = 120.0
-"""For a server to let go of one model; the mesh asks again after an error."""
+"""For a server to releases one model; the mesh asks again after an error."""
 
 
 class ServerError(RuntimeFault):
@@ -23,7 +23,7 @@ class ServerError(RuntimeFault):
 
 
 class ServerAwayError(ServerError):
-    """Nobody answers where the server should be."""
+    """There is no answer where the server should be."""
 
     status = Status.UNAVAILABLE
 
@@ -72,7 +72,7 @@ class Driver(Protocol):
         ...
 
     async def load(self, model_id: str, folder: Path) -> None:
-        """Load what stands in the folder; returns when the model answers.
+        """Load what is there in the folder; returns when the model answers.
 
         Raises:
             ServerError: The server does not load it; with its words.

@@ -123,7 +123,7 @@ def read_key(text: str) -> tuple[str, int]:
     """Schema path (empty: none) and bytes on disk (0: not said) of a model key.
 
     Raises:
-        LoadError: The schema path is no text. A key that is no JSON object says nothing.
+        LoadError: The schema path is no text. A key that is no JSON object is no evidence.
     """
     try:
         key = json.loads(text) if text else {}

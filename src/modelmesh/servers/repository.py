@@ -44,7 +44,7 @@ class Calls:
         """Call `pkg.Service/Method`.
 
         Raises:
-            ServerAwayError: Nobody answers there.
+            ServerAwayError: There is no answer there.
             ServerError: The server refused; its code and its words.
         """
         call: Any = self._channel.unary_unary(

@@ -1,7 +1,7 @@
 """Measured sizes on disk, so that a new adapter need not measure again.
 
 One line of JSON for each size that was learned, the last one of a content counts. Lines are appended; a file that has grown is
-written anew when it is read. It is a memory of estimates: what cannot be read or written is as if it had not been measured.
+written again when it is read. It is a memory of estimates: what cannot be read or written is as if it had not been measured.
 """
 
 import json

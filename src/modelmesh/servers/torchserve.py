@@ -80,7 +80,7 @@ class TorchServe:
         return layout(given)
 
     async def ready(self) -> str:
-        """Whether it lists models; it tells no version. A server that starts anew waits for its configuration."""
+        """Whether it lists models; it tells no version. A server that starts again waits for its configuration."""
         if not (self._store / CONFIG).exists():
             await asyncio.to_thread(self._write)
         await self._call("ListModels", pb.ListModelsRequest(limit=1), READY_BOUND_S)

@@ -17,7 +17,7 @@ from modelmesh.storage.progress import Progress, Report, Stage, silent
 from modelmesh.values.status import Status
 
 ATTEMPTS = 3
-"""How often a pull begins anew when somebody empties the folder under it."""
+"""How often a pull begins again when somebody empties the folder under it."""
 
 
 class Held:

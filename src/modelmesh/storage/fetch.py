@@ -307,7 +307,7 @@ def check_count(plan: Plan, files: int, limits: Limits) -> None:
 
 
 async def all_or_none(work: list[Awaitable[None]]) -> None:
-    """Run all; when one fails, end the others before its error goes on."""
+    """Run all; when one fails, end the others before its error continues."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)

@@ -127,7 +127,7 @@ def make_plan(
 
 
 def too_many(location: Location, limits: Limits) -> StorageError:
-    """The error for a listing that goes on."""
+    """The error for a listing that continues."""
     return StorageError(
         Status.RESOURCE_EXHAUSTED,
         f"{location}: has more than the {limits.max_files} files of one model; name a deeper path, or pack them into one"

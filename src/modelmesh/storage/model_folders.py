@@ -121,7 +121,7 @@ class ModelFolders:
             raise
 
     async def drop(self, model_id: str) -> None:
-        """Remove a model's folder, and let go of its files in the cache; none is a success.
+        """Remove a model's folder, and releases its files in the cache; none is a success.
 
         Raises:
             StorageError: The folder cannot be removed; the files stay held.

@@ -92,7 +92,7 @@ def from_model_key(path: str, model_key: str, configs: StorageConfigs) -> ModelF
     Args:
         path: `modelPath` of the load.
         model_key: `modelKey` of the load: JSON, or empty.
-        configs: The storage configurations; asked anew for each load.
+        configs: The storage configurations; asked again for each load.
 
     Raises:
         StorageError: INVALID_ARGUMENT: key, configuration or path make no sense. FAILED_PRECONDITION: the storage
@@ -121,7 +121,7 @@ def from_model_key(path: str, model_key: str, configs: StorageConfigs) -> ModelF
 
 
 def rewritten_key(files: ModelFiles, *, disk_size_bytes: int, schema_path: str | None) -> str:
-    """The key that goes on to the runtime: compact JSON in the order in which it always was."""
+    """The key that continues to the runtime: compact JSON in the order in which it always was."""
     key: dict[str, Any] = {}
     if files.model_type is not None:
         key["model_type"] = files.model_type

@@ -25,7 +25,7 @@ from modelmesh.storage.source import Source
 from modelmesh.values.status import Status
 
 REPLANS = 3
-"""How often a pull begins anew because the files changed under it."""
+"""How often a pull begins again because the files changed under it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ SEEN_WITHIN_MS = 20_000
 async def caches_equal_the_store(cluster: SimulatedCluster, store: Store) -> None:
     """Raise AssertionError for an instance that remembers what is not so, or sees nothing any more.
 
-    Instances go on telling of themselves, so each is looked at when it has seen all there is.
+    Instances continue telling of themselves, so each is looked at when it has seen all there is.
     """
     left = dict(cluster.instances)
     for _ in range(SEEN_WITHIN_MS // 10):

@@ -95,7 +95,7 @@ def _one(seed: int) -> int:
 
 
 def _told(summaries: Iterator[Summary], total: int) -> Iterator[Summary]:
-    """Say how far it is, and what went wrong, while it runs."""
+    """Say how far it is, and what failed, while it runs."""
     began = told = time.monotonic()
     bad = 0
     for number, summary in enumerate(summaries, 1):

@@ -144,7 +144,7 @@ class SimulatedCluster:
         self.prepare: Callable[[SimulatedInstance], None] = lambda _: None
         """Called with each instance before it starts."""
         self.watchers: list[Callable[[Event], None]] = []
-        """Told of every event, as it happens."""
+        """Called for every event, as it happens."""
         self.crashes: list[str] = []
         self.keeps: Callable[[BaseException], bool] = lambda _: True
         """Whether an exception that nobody expected is kept in `crashes`: not what a test raises itself."""

@@ -258,7 +258,7 @@ async def takes_any_id(client: Client) -> None:
 
 
 async def unloads(client: Client) -> None:
-    """After the answer the model is gone, and inference says NOT_FOUND so that the mesh loads it elsewhere."""
+    """After the answer the model no longer exists, and inference says NOT_FOUND so that the mesh loads it elsewhere."""
     await client.load("conformance-1")
     await client.unload("conformance-1")
     await client.expect_gone("conformance-1")
@@ -324,7 +324,7 @@ async def predicts_a_size_or_says_it_cannot(client: Client) -> None:
 
 
 async def says_why_a_load_fails(client: Client) -> None:
-    """The message is what people see in the model's status; the runtime must go on after it."""
+    """The message is what people see in the model's status; the runtime must continue after it."""
     if not client.subject.broken_path:
         raise Skipped("no broken model was given")
     for _ in range(2):

@@ -34,7 +34,7 @@ class FaultyEtcd(LocalEtcd):
             os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
     def resume(self) -> None:
-        """Let it go on. It soon notices how late it is, and which leases that has ended."""
+        """Let it continue. It soon notices how late it is, and which leases that has ended."""
         self.signal(signal.SIGCONT)
 
     def restart(self) -> None:

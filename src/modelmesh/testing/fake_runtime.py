@@ -48,7 +48,7 @@ class FakeRuntime:
         predicts: What `predict_size` answers: nothing (UNIMPLEMENTED), or the true size through this function.
         predict_ms: How long it takes to.
         tells: Whether `progress` says how far a load is: its bytes come evenly over its time.
-        stalled: Models whose loads go on, and tell no more progress.
+        stalled: Models whose loads continue, and tell no more progress.
     """
 
     def __init__(
@@ -150,13 +150,13 @@ class FakeRuntime:
             self._thawed = None
 
     async def turn(self) -> None:
-        """Wait while it stands still. Raises RuntimeCallError if it dies meanwhile."""
+        """Wait while it hangs. Raises RuntimeCallError if it dies meanwhile."""
         if self._thawed is not None:
             await self._race(self._thawed.wait())
 
     @property
     def frozen(self) -> bool:
-        """Whether it stands still."""
+        """Whether it hangs."""
         return self._thawed is not None
 
     def vanish(self, model: ModelId) -> None:
@@ -168,7 +168,7 @@ class FakeRuntime:
         self._gate = self._gate or asyncio.Event()
 
     def release_loads(self) -> None:
-        """Let held loads go on."""
+        """Let held loads continue."""
         if self._gate is not None:
             self._gate.set()
             self._gate = None
@@ -205,7 +205,7 @@ class FakeRuntime:
         if self.never_ready or self.clock.monotonic_ms() < self._ready_ms:
             return RuntimeStatus(RuntimeState.STARTING)
         self.loaded.clear()
-        return RuntimeStatus.said(
+        return RuntimeStatus.decoded(
             RuntimeState.READY,
             capacity_bytes=self.capacity_bytes,
             default_size_bytes=self.default_size_bytes,
@@ -234,7 +234,7 @@ class FakeRuntime:
                 size_bytes = self.loaded.get(source.model, 0)
         finally:
             self._load_calls.pop(source.model, None)
-        return RuntimeLoaded.said(
+        return RuntimeLoaded.decoded(
             size_bytes=self.reported_size(size_bytes) if self.answers_size else 0, max_concurrency=self.max_concurrency
         )
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a simulation, each kind a method that ends when the fault does; False: it could not happen.
+"""What fails in a simulation, each kind a method that ends when the fault does; False: it could not happen.
 
 Names are those of the last line of `make sim`. All draws come from the world's `rng`, all time is virtual.
 """
@@ -88,7 +88,7 @@ class Faults:
                 self.counts[kind] += 1
 
     async def heal(self) -> None:
-        """Nothing goes wrong from now on."""
+        """Nothing fails from now on."""
         self._set_lag(0)
         self._world.constrain(UNCONSTRAINED)
         for model in [*self._world.corrupt, *self._world.poison.loads]:
@@ -236,7 +236,7 @@ class Faults:
         instance.runtime.slowdown = 1.0
 
     async def _slow_pulls(self) -> None:
-        """Loads take longer than the runtime says that they do, and tell how far they are; some stand still."""
+        """Loads take longer than the runtime says that they do, and tell how far they are; some hang."""
         _, instance = self._some()
         runtime = instance.runtime
         runtime.tells, runtime.slowdown = True, self._rng.choice((20.0, 60.0))
@@ -260,7 +260,7 @@ class Faults:
         instance.runtime.hung.discard(method)
 
     async def _freeze(self) -> None:
-        """A runtime stands still for a while, as a stopped process does, and goes on where it was."""
+        """A runtime hangs for a while, as a stopped process does, and continues where it was."""
         _, instance = self._some()
         instance.runtime.freeze()
         await self._for_a_while(0.5, 25)

@@ -48,7 +48,7 @@ INJECTED = "InjectedError"
 """In the text of what a simulation raises itself."""
 
 MISTAKES = frozenset({"effect_failed", "duty_failed", "loop_failed", "broken", "sink_failed"})
-"""Events that tell of a mistake of ours."""
+"""Events that tell of a bug."""
 
 BY_CHOICE = frozenset(
     ("redundant", "oldest_idle", "moved", "misplaced", "above_maximum", "duplicated", "little_used", "long_unused")
@@ -69,7 +69,7 @@ class Invariants:
     Args:
         cluster: The cluster.
         store: The store without the faults that instances see.
-        hopeless: Whether an instance cannot go on, and says so.
+        hopeless: Whether an instance cannot continue, and says so.
         disturbed: Whether an instance cannot reach the store at the moment, so that its keys may wait.
         problems: What others than the cluster's parts have found broken.
 
@@ -135,7 +135,7 @@ class Invariants:
             raise InvariantBrokenError(self.broken)
 
     def store_replaced(self) -> None:
-        """The store was emptied: revisions begin anew, and what was registered may be put back by whoever held it."""
+        """The store was emptied: revisions begin again, and what was registered may be put back by whoever held it."""
         self._replaced_ms = self._clock.monotonic_ms()
         self._keys.clear()
         self._records.clear()

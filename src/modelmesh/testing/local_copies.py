@@ -38,7 +38,7 @@ class LocalCopies:
     """What runs on the copies of an instance.
 
     Args:
-        idle: Told of a copy on which nothing runs any more.
+        idle: Called for a copy on which nothing runs any more.
 
     Attributes:
         runtime_up: Whether the runtime can be reached.

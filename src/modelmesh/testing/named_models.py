@@ -20,7 +20,7 @@ class NamedModels:
         self._note(vmodel, revision, ())
 
     def clear(self) -> None:
-        """The store was emptied; revisions begin anew."""
+        """The store was emptied; revisions begin again."""
         self._history.clear()
 
     def since(self, vmodel: VModelId, known: Revision) -> tuple[ModelId, ...]:

@@ -21,7 +21,7 @@ class PeerLinks:
     """The links of an instance to its peers.
 
     Args:
-        tell: Told of links that are lost or back.
+        tell: Called for links that are lost or back.
     """
 
     def __init__(self, *, instance: InstanceId, network: FakeNetwork, tell: Callable[[DataPlaneEvent], None]) -> None:
@@ -33,7 +33,7 @@ class PeerLinks:
         self._lost: dict[InstanceId, asyncio.Task[None]] = {}
 
     def set_peers(self, peers: Sequence[tuple[InstanceId, PeerAddress | None]]) -> None:
-        """Peers are at these addresses; None: this one has gone for good."""
+        """Peers are at these addresses; None: this one has removed permanently."""
         for instance, address in peers:
             if address is None:
                 self._peers.pop(instance, None)
@@ -86,7 +86,7 @@ class PeerLinks:
             later = instance in self._network.from_the_future
             if (
                 later and refused != b"lost"
-            ):  # that is said in the same word for ever, or calls would end runtimes uncounted
+            ):  # that is said in the same word forever, or calls would end runtimes uncounted
                 refused = FUTURE_WORD.encode()
             outcome = Outcome(refused.decode())
             raise AttemptEnded(

@@ -1,6 +1,6 @@
 """Exceptions that nobody expects, at every await and every callback of a control plane.
 
-An `InjectedError` is a mistake of ours that has not been made yet. It is thrown into the background tasks of an
+An `InjectedError` is a bug that has not been made yet. It is thrown into the background tasks of an
 instance where they wait, and raised by what the control plane calls: the store, the runtime, the data plane, whoever
 reads the journal.
 """

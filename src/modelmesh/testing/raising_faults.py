@@ -11,7 +11,7 @@ from modelmesh.values.ids import InstanceId
 
 CHANCES = (0.002, 0.01, 0.05)
 HOPELESS = 0.9
-"""So often that no loop can go on: the instance must say so, and end."""
+"""So often that no loop can continue: the instance must say so, and end."""
 
 
 class RaisingFaults:

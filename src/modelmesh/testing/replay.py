@@ -69,7 +69,7 @@ def replay(
         load_ms: How long each load takes.
         between_ms: From one request's answer to the next request.
         seed: Decides every draw.
-        progress: Told after every thousandth request how many are done.
+        progress: Called after every thousandth request how many are done.
     """
     return run_virtual(
         _replay(trace, instances, (room or trace.room) // instances, eviction, load_ms, between_ms, seed, progress)

@@ -29,7 +29,7 @@ from the first command that is neither `instances`, `model` nor `constrain`.
     cut NAME NAME · heal NAME NAME
     expect MODEL at=NAME,…                   tells where ready copies are
     at TIME COMMAND                          wait until then first
-    run [TIME]                               go on for so long, or until every call has its answer and all is at rest
+    run [TIME]                               continue for so long, or until every call has its answer and all is at rest
 """
 
 import asyncio

@@ -70,7 +70,7 @@ class ScriptedRuntime:
         slow: Times of the example runtime's slow mode.
         max_concurrency: > 0: `limitModelConcurrency`, and the `maxConcurrency` of every load answer.
         start_ms: How long it answers STARTING after `start`.
-        never_ready, failing: STARTING for ever; FAILING.
+        never_ready, failing: STARTING forever; FAILING.
         method_infos: Full method name to id injection path.
         load_answers_size: The load's answer has the size; otherwise `modelSize` is asked.
         reported_size: What is said for a true size; lies if told to.
@@ -222,7 +222,7 @@ class ScriptedRuntime:
         self._gates.setdefault(method, asyncio.Event())
 
     def release(self, method: str = "loadModel") -> None:
-        """Let held calls go on."""
+        """Let held calls continue."""
         gate = self._gates.pop(method, None)
         if gate is not None:
             gate.set()

@@ -32,7 +32,7 @@ CALM_S = 45
 SERVED_WITHIN_MS = 120_000
 QUIET_S = 60
 REPEATED = 8
-"""Nothing fails: whoever still does the same as often as this within a minute does it for ever."""
+"""Nothing fails: whoever still does the same as often as this within a minute does it forever."""
 
 CALLERS = 3
 SIZES = (1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 6, 8, MOST_INSTANCES)
@@ -51,12 +51,12 @@ _TOLD = (
     " needs ",
     "label requirements",
     "went away while",
-    "went away at",
+    " processed this request ",
     "ended while it",
     "is not loaded for",
     "timed out after",
     "Nowhere available",
-    "could not be worked with here",
+    "had an internal error here",
     INJECTED,
 )
 """What an INTERNAL answer must be about, for other models: the faults that were injected."""

@@ -26,7 +26,7 @@ class Posted:
 
 @dataclass
 class Sink:
-    """Keeps what is posted, up to `keeps` posts; answers with `statuses` in turn, the last one for ever; may be slow."""
+    """Keeps what is posted, up to `keeps` posts; answers with `statuses` in turn, the last one forever; may be slow."""
 
     statuses: list[int] = field(default_factory=lambda: [200])
     hangs: bool = False

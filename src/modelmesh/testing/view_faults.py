@@ -1,4 +1,4 @@
-"""What goes wrong with what instances know: histories that are gone, settings that come and go."""
+"""What fails with what instances know: histories that are gone, settings that come and go."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

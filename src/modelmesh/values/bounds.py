@@ -1,9 +1,8 @@
 """Limits numbers and texts from outside when they are decoded: in stored records, answers of runtimes, messages of peers.
 
-Whoever writes them may be broken, older, newer, or somebody with an editor. What is a measure (a time, a size, a
-count) is moved into its range: a member that says something absurd of itself is still a member. What is an identity
-is refused with the field's name: another number in its place would mean something else. Behind the decoders every
-value is in its range, so that nothing further in asks again.
+The writer may be broken, older, newer, or a person with an editor. A measure (a time, a size, a count) is moved into its
+range: a member with an absurd number is still a member. An identity is refused with the field's name, because another
+number would mean something else. After decoding every value is in its range, so no other code checks it again.
 """
 
 from dataclasses import dataclass
@@ -54,9 +53,9 @@ CONCURRENCY = Range(0, 65_536)
 """Requests at a time at one copy; 0: no bound."""
 
 
-def concurrency(said: int) -> int:
-    """What a runtime says of its concurrency: more than anybody bounds is meant as "no bound" (0)."""
-    return said if said <= CONCURRENCY.most else 0
+def concurrency(reported: int) -> int:
+    """The concurrency that a runtime reports; a number above the range means no bound (0)."""
+    return reported if reported <= CONCURRENCY.most else 0
 
 
 def text(name: str, value: str) -> str:

@@ -49,7 +49,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What a vmodel stands for: `active`, but for the percent of its calls that `split` gives to other models."""
+    """The models of a vmodel: `active`, and in `split` other models with their percent of the calls."""
 
     active: ModelId
     split: tuple[tuple[ModelId, int], ...] = ()
@@ -184,7 +184,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The credential is nobody's. `kept`: it is refused again for seconds without asking."""
+    """No principal has the credential. `kept`: the core refuses it for some seconds without asking again."""
 
     status: Status
     message: str
@@ -273,7 +273,7 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """The client of a call waits no longer for its load; it is held until resolved, with how the load stands.
+    """The client of a call stops waiting for its load. The call is held until it is resolved with the state of the load.
 
     `model` is empty iff `vmodel` is unknown. `until_deadline`: the deadline of the call is near; else its client said how long it
     waits for a load.
@@ -287,7 +287,7 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A call of a service that Python answers began. `identity` None: nobody asks who calls."""
+    """A call of a service that Python answers began. `identity` None: there are no access rules."""
 
     token: Token
     port: str
@@ -301,7 +301,7 @@ class Called:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Somebody shows a credential that the data plane knows nothing of.
+    """A call has a credential that the data plane does not know.
 
     `certificate`: it is one (DER); else it is an API key or a token, and empty if there is no credential at all.
     """
@@ -321,7 +321,7 @@ class CallMessage:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The client of a held or called request has gone, or its deadline passed; it has been answered."""
+    """The client of a held or called request has ended it, or its deadline passed; it has been answered."""
 
     token: Token
 
@@ -336,7 +336,7 @@ class CopyIdle:
 
 @dataclass(frozen=True, slots=True)
 class LinkLost:
-    """An instance cannot be reached; the own id stands for the local runtime."""
+    """An instance cannot be reached; the own id means the local runtime."""
 
     instance: InstanceId
 
@@ -382,7 +382,7 @@ class Tapped:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """A call to be told in the log: it has ended, or (`invocation`) the runtime is about to be called."""
+    """A call to be logged: it has ended, or (`invocation`) the runtime is about to be called."""
 
     invocation: bool
     id: str
@@ -422,9 +422,19 @@ class Traced:
     spans: tuple[Span, ...]
 
 
-Told = Tapped | Logged | Traced
-"""Events that nobody waits for: dropped and counted when they come too fast."""
+Observation = Tapped | Logged | Traced
+"""Events without a waiting call: dropped and counted if there are too many."""
 
 DataPlaneEvent = (
-    Missed | AttemptFailed | Overdue | Called | Asked | CallMessage | Cancelled | CopyIdle | LinkLost | LinkBack | Told
+    Missed
+    | AttemptFailed
+    | Overdue
+    | Called
+    | Asked
+    | CallMessage
+    | Cancelled
+    | CopyIdle
+    | LinkLost
+    | LinkBack
+    | Observation
 )

@@ -26,6 +26,6 @@ class Event:
 
     @property
     def about(self) -> tuple[object, ...]:
-        """What it says, but for when and how often. Of a load's progress the last counts, not each number on the way."""
+        """Its content without time and count. All progress events of a load are equal."""
         detail = "" if self.kind == "load_progress" else self.detail
         return (self.instance, self.model, self.kind, self.reason, detail, self.cause)

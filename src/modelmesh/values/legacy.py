@@ -1,6 +1,6 @@
 """Names of the Java ModelMesh: those that still have an effect, and those for which only a warning is logged.
 
-docs/reference/compatibility.md lists what became of each. Old names of settings that still work stand beside the new ones in
+docs/reference/compatibility.md lists where each is now. Old names of settings that still work are listed beside the new ones in
 `modelmesh.instance.settings`; the header `tas-model-id` is the core's (`crates/core/src/call/identify.rs`).
 """
 
@@ -35,8 +35,8 @@ WITHOUT_EFFECT = {
     "MM_SERVICE_CLASS": "there is one kind of service",
     "MM_SEND_DEST_ID": "a call between instances always names its destination by address",
     "MM_INTRACLUSTER_CLIENTAUTH": "TLS between instances is mutual; MM_ENABLE_SSL=false turns it off whole",
-    "MM_METRICS_STATSD_PORT": "say MM_METRICS=statsd:port=N",
-    "MM_METRICS_PROMETHEUS_PORT": "say MM_METRICS=prometheus:port=N",
+    "MM_METRICS_STATSD_PORT": "use MM_METRICS=statsd:port=N",
+    "MM_METRICS_PROMETHEUS_PORT": "use MM_METRICS=prometheus:port=N",
     "LL_PRIVATE_ENDPOINT": _ONE_CORE,
     "LL_PRIVATE_DOMAIN_ID": _ONE_CORE,
     "LL_USE_PRIVATE": _ONE_CORE,

@@ -12,7 +12,7 @@ class LoadStage(enum.Enum):
 
     LISTING = "listing"
     WAITING = "waiting"
-    """Somebody else pulls the same files, or there is no free connection."""
+    """Another load pulls the same files, or there is no free connection."""
     FETCHING = "fetching"
     UNPACKING = "unpacking"
     PUBLISHING = "publishing"
@@ -33,10 +33,10 @@ class LoadProgress:
     files_total: int = 0
 
     @classmethod
-    def said(
+    def decoded(
         cls, stage: str, *, bytes_done: int, bytes_total: int, files_done: int, files_total: int
     ) -> "LoadProgress":
-        """What a runtime says, with every number in its range."""
+        """The progress that a runtime reports, with every number in its range."""
         try:
             known = LoadStage(stage)
         except ValueError:

@@ -35,7 +35,7 @@ class Source(enum.Enum):
 class Family:
     """One metric.
 
-    `per_model`: has the labels of `MODEL_LABELS` too when models are told apart. `plain`: a counter whose name
+    `per_model`: has the labels of `MODEL_LABELS` too if models have labels of their own. `plain`: a counter whose name
     has no `_total`, as the old system wrote it. `statsd_counter` and `statsd_legacy`: names that StatsD knows it by.
     """
 
@@ -243,9 +243,9 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("modelmesh_instance_models_total", _GAUGE, "Copies at this instance.", statsd_legacy="modelCount"),
     Family("modelmesh_instance_loads", _GAUGE, "Loads that run or wait for their turn."),
-    Family("modelmesh_loading_bytes", _GAUGE, "Bytes that loads that run bring, as far as their runtime tells."),
+    Family("modelmesh_loading_bytes", _GAUGE, "Bytes of the loads that run, as far as their runtimes report them."),
     Family("modelmesh_loading_bytes_done", _GAUGE, "Of these, bytes that are there."),
-    # --- the cluster, told by the leader alone ---
+    # --- the cluster; only the leader reports these ---
     Family(
         "modelmesh_models_loaded_total", _GAUGE, "Models with a copy; at the leader only.", statsd_legacy="modelsLoaded"
     ),
@@ -262,7 +262,7 @@ FAMILIES: tuple[Family, ...] = (
         statsd_legacy="modelsManaged",
     ),
     # --- decisions ---
-    Family("modelmesh_placements", _COUNTER, "Decisions where a request that missed goes, by reason.", ("reason",)),
+    Family("modelmesh_placements", _COUNTER, "Decisions where to send a request that missed, by reason.", ("reason",)),
     Family("modelmesh_failed_attempts", _COUNTER, "Attempts that another copy may cure, by outcome.", ("outcome",)),
     Family("modelmesh_given_up", _COUNTER, "Requests that no copy could serve, by reason.", ("reason",)),
     Family("modelmesh_evictions", _COUNTER, "Copies chosen to make room, by reason.", ("reason",)),
@@ -291,7 +291,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "modelmesh_payloads",
         _COUNTER,
-        "Payloads by processor (1 is the first) and what became of them: sent, failed, dropped.",
+        "Payloads by processor (1 is the first) and result: sent, failed, dropped.",
         ("processor", "outcome"),
     ),
     # --- queues ---

@@ -4,7 +4,7 @@
 means default, and unknown fields (among them its `instanceIds` and `failedIn`) survive a rewrite.
 The other records are ours. Source: the store chapter of the design notes.
 
-What is decoded here fits (`modelmesh.values.bounds`), whoever wrote it.
+What is decoded here is in its range (`modelmesh.values.bounds`), whatever was written.
 """
 
 import enum
@@ -44,9 +44,9 @@ class RecordError(ValueError):
 class ModelRecord:
     """A registered model. `type`, `path` and `key` never change. Times in epoch milliseconds.
 
-    `minimum_copies`, `maximum_copies` (0: no bound), `pinned` (its copies are not evicted), `unused` (nobody has
-    called it: `last_use_ms` is where it stands in the cache's order, and no use) and `tenant` (who registered it) are ours; the old system keeps them as
-    it keeps all fields that it does not know.
+    `minimum_copies`, `maximum_copies` (0: no bound), `pinned` (its copies are not evicted), `unused` (it was never
+    called: `last_use_ms` is its place in the eviction order, not a use) and `tenant` (of who registered it) are ours; the
+    old system keeps them as it keeps all fields that it does not know.
     """
 
     type: str
@@ -109,7 +109,7 @@ class ModelRecord:
 
     @property
     def names_old_instances(self) -> bool:
-        """Whether it says which instances of the old system hold it, or failed to."""
+        """Whether it names instances of the old system that hold it or failed to load it."""
         return any(name in self.extras for name in OLD_INSTANCE_FIELDS)
 
     def without_old_instances(self) -> "ModelRecord":
@@ -118,11 +118,11 @@ class ModelRecord:
         return replace(self, extras=extras)
 
     def used(self, at_ms: int) -> "ModelRecord":
-        """After a use at `at_ms`; the last one never goes back."""
+        """After a use at `at_ms`; the last use never decreases."""
         return replace(self.raised(at_ms), unused=self.unused and at_ms <= self.last_use_ms)
 
     def raised(self, at_ms: int) -> "ModelRecord":
-        """With its place in the cache's order raised to `at_ms`, though nobody used it."""
+        """With its place in the eviction order raised to `at_ms`, without a use."""
         return replace(self, last_use_ms=max(self.last_use_ms, at_ms))
 
 
@@ -175,7 +175,7 @@ class VModelRecord:
 
 
 class CopyState(enum.Enum):
-    """What the store says of a copy. A word that only later versions know: it is there, and not ready."""
+    """The state of a copy in the store. An unknown word of a later version counts as not ready."""
 
     LOADING = "loading"
     LOADED = "loaded"
@@ -224,9 +224,9 @@ class CopyRecord:
 
 
 class FailureKind(enum.Enum):
-    """Whose fault a failed load was, as far as one can tell; or that a runtime ended under the model's calls.
+    """The probable cause of a failed load, or that a runtime ended during the model's calls.
 
-    A word that only later versions know: that instance could not, which says nothing about others.
+    An unknown word of a later version counts as a problem of that instance, not of others.
     """
 
     BAD_MODEL = "bad_model"
@@ -293,7 +293,7 @@ class HotCopy:
 
 @dataclass(frozen=True, slots=True)
 class MemberRecord:
-    """What an instance tells the others of itself.
+    """What an instance publishes about itself.
 
     `next_victim_use_ms`: last use of the copy that would be evicted next; 0 if none can be.
 
@@ -442,7 +442,7 @@ def _memory(fields: dict[str, Any], name: str) -> Memory:
 
 
 def _identity(fields: dict[str, Any], name: str, within: Range) -> int:
-    """A number that stands for something: refused outside its range."""
+    """A number that identifies something: refused outside its range."""
     try:
         return within.check(name, _take(fields, name, int, 0))
     except OutOfRangeError as error:

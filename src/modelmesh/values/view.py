@@ -13,7 +13,7 @@ from modelmesh.values.records import CopyState, FailureRecord, MemberRecord
 class Copy:
     """A copy of a model at an instance.
 
-    `unlisted`: its key went with its lease while the instance may still answer; routable as before.
+    `unlisted`: its key was deleted with its lease, but the instance may still answer; routable as before.
     """
 
     instance: InstanceId
@@ -29,13 +29,13 @@ class Copy:
 
     @property
     def ready(self) -> bool:
-        """Whether the store says that it is loaded."""
+        """Whether it is loaded, by the store."""
         return self.state is CopyState.LOADED
 
     def belongs_to(self, record_revision: Revision) -> bool:
         """Whether it was loaded for the record of that create revision.
 
-        A copy known from a store that was replaced (0) belongs to whatever record stands now.
+        A copy known from a store that was replaced (0) belongs to the present record.
         """
         return self.record_revision in {0, record_revision}
 
@@ -92,7 +92,7 @@ class ClusterView:
     """All instances, ordered by id, as of a store revision.
 
     `loading`: how many copies of each instance are being loaded or wait for it, by their keys and by what was sent there
-    from here: an entry tells of itself once a second, a key at once. Instances that are not named load nothing.
+    from here: an instance publishes its entry once a second, a key at once. Instances that are not named load nothing.
     """
 
     own: InstanceId

@@ -147,7 +147,7 @@ class NativeDataPlane:
         return bool(taken)
 
     def _value(self, event: NativeEvent) -> DataPlaneEvent | None:
-        """An event as a value. One that is none (a mistake of ours) is answered here, and takes no other with it."""
+        """An event as a value. One that is none (a bug) is answered here, and takes no other with it."""
         try:
             return value_of(event)
         except Exception as error:  # noqa: BLE001 - it is logged with its traceback
@@ -211,7 +211,7 @@ class NativeDataPlane:
         self._core.set_peers(peers)
 
     def set_runtime(self, runtime: str) -> None:
-        """Give the runtime's inference endpoint anew: `host:port` or `unix:///path`."""
+        """Give the runtime's inference endpoint again: `host:port` or `unix:///path`."""
         self._core.set_runtime(runtime)
 
     def set_tls(self, serving: ListenerTls | None, peer: ListenerTls | None) -> None:
@@ -321,7 +321,7 @@ class NativeDataPlane:
         return self._core.thread_ages_ms()
 
     def drain(self) -> None:
-        """Send GOAWAY on every connection and take no new ones; running calls go on."""
+        """Send GOAWAY on every connection and take no new ones; running calls continue."""
         self._core.drain()
 
     def close(self) -> None:

@@ -56,7 +56,7 @@ def _said(ask: Callable[[], bool]) -> bool:
     """Whether it says yes; who cannot say it does not."""
     try:
         return ask()
-    except Exception:  # noqa: BLE001 - a mistake of ours must not stop the beat
+    except Exception:  # noqa: BLE001 - a bug must not stop the beat
         return False
 
 

@@ -1,6 +1,6 @@
 """The HTTP/1.1 of probes and metrics: a bounded head and a bounded answer in bounded time, on few connections.
 
-Our own, because it is a page, and because the servers at hand let heads, readers and silent connections take for ever.
+Our own, because it is a page, and because the servers at hand let heads, readers and silent connections take forever.
 """
 
 import asyncio
@@ -116,7 +116,7 @@ class HttpServer:
         listener: Bound and listening, not blocking; closed at the end.
         answer: Answers a request. What it raises is answered 500.
         tls: None: clear text.
-        failed: Told of what `answer` raised.
+        failed: Called for what `answer` raised.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ CHANNELS = 64
 """Peers with an open connection for control calls; the one unused longest is closed beyond that."""
 
 IDLE_S = 60.0
-"""A connection that no call has used for so long is closed: its peer may have gone for good."""
+"""A connection that no call has used for so long is closed: its peer may have removed permanently."""
 
 _STATES = {
     pb.EnsureLoadedResponse.LOADING: PeerState.LOADING,

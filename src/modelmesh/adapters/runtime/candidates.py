@@ -23,7 +23,7 @@ ANSWER_TIMEOUT_S = 3.0
 class RuntimeCandidates:
     """`ports.Runtime` at the first of several endpoints whose runtime is READY.
 
-    Each `status` asks them in order until one is; from then on it is that one alone.
+    Each `status` asks them in order until one is; after that it is that one alone.
 
     Args:
         targets: Endpoints, `host:port` or `unix:///path`, at least one.

@@ -24,7 +24,7 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 STATUS_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 2.5
-"""Less than it takes to find out that a connection cannot be opened, so that a runtime that stands still is told from none."""
+"""Less than it takes to find out that a connection cannot be opened, so that a runtime that hangs is told from none."""
 
 PREDICT_TIMEOUT_S = 0.5
 PROGRESS_TIMEOUT_S = 0.5
@@ -83,7 +83,7 @@ class GrpcRuntime:
             self._service = legacy.RUNTIME_SERVICE if self._service == SERVICE else SERVICE
             answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse, timeout_s=STATUS_TIMEOUT_S)
             _log.info("the runtime at %s speaks %s", self.target, self._service)
-        return RuntimeStatus.said(
+        return RuntimeStatus.decoded(
             _STATES.get(answer.status, RuntimeState.FAILING),
             capacity_bytes=answer.capacityInBytes,
             default_size_bytes=answer.defaultModelSizeInBytes,
@@ -107,7 +107,7 @@ class GrpcRuntime:
             modelId=source.model, modelType=source.type, modelPath=source.path, modelKey=source.key
         )
         answer = await self._call("loadModel", request, pb.LoadModelResponse)
-        return RuntimeLoaded.said(size_bytes=answer.sizeInBytes, max_concurrency=answer.maxConcurrency)
+        return RuntimeLoaded.decoded(size_bytes=answer.sizeInBytes, max_concurrency=answer.maxConcurrency)
 
     async def unload(self, model: ModelId) -> None:
         """Unload a model; the runtime's NOT_FOUND is success."""
@@ -165,7 +165,7 @@ class GrpcRuntime:
         except DecodeError:
             self._tells_progress = False
             return None
-        return LoadProgress.said(
+        return LoadProgress.decoded(
             told.stage,
             bytes_done=told.bytes_done,
             bytes_total=told.bytes_total,

@@ -78,7 +78,7 @@ class EtcdStore:
     async def renew(self, settings: EtcdSettings) -> None:
         """Reach etcd in another way from now on: another password, other certificates, other endpoints.
 
-        What is under way goes on over the connection it has.
+        What is under way continues over the connection it has.
 
         Raises:
             StoreSettingError: It would be another part of the store.

@@ -111,7 +111,7 @@ class EtcdChannel:
             return ()
         token = self._token
         if not token:
-            # One request for many waiting calls; it goes on if the call that began it is given up.
+            # One request for many waiting calls; it continues if the call that began it is given up.
             if self._authentication is None or self._authentication.done():
                 self._authentication = asyncio.create_task(self._authenticate())
                 # Everybody may have given up before it fails.

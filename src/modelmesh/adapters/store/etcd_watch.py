@@ -18,7 +18,7 @@ _SIGN_OF_LIFE = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()).Se
 class WatchStream:
     """A stream with one watch. `open`, `read` until it raises, `close` in any case.
 
-    A watch says nothing for hours if nothing happens, and nothing either if the server has stopped or the
+    A watch is no evidence for hours if nothing happens, and nothing either if the server has stopped or the
     network is cut. So after `silence_s` without an answer it asks for one, and gives it `answer_s`. One task
     looks after that beside the reads, because a time-out for each read costs more than all else about it.
     """

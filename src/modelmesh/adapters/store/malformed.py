@@ -12,7 +12,7 @@ from typing import Any
 from modelmesh.ports import Compare, Delete, Get, Operation, Put, Transaction
 
 MAX_OPERATIONS = 128
-"""In one list of a transaction; nested ones count anew. etcd's default `--max-txn-ops`."""
+"""In one list of a transaction; nested ones count again. etcd's default `--max-txn-ops`."""
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,

@@ -80,7 +80,7 @@ class _Recent:
             del self.revisions[:keep]
 
     def since(self, revision: int, prefix: str) -> tuple[tuple[Change, ...], int]:
-        """Changes under a prefix from a kept revision on, and the revision to go on from."""
+        """Changes under a prefix from a kept revision on, and the revision to continue from."""
         found: list[Change] = []
         index = revision - self.first
         while index < len(self.revisions) and len(found) < _BATCH:
@@ -314,7 +314,7 @@ class SqliteStore:
             self._run_now(lambda tables: tables.end_lease(lease))
         else:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda done: done.exception())  # nobody waits for it
+            future.add_done_callback(lambda done: done.exception())  # no caller waits for it
             self._jobs.put((lambda tables: tables.end_lease(lease), future))
 
     def _refuse_closed(self) -> None:

@@ -183,7 +183,7 @@ class Tables:
         return Listing(Revision(at), tuple(map(_key_value, rows[:limit] if more else rows)), more)
 
     def changes(self, prefix: str, start: int, at_least: int) -> tuple[tuple[Change, ...], int]:
-        """Changes from revision `start` on: some whole revisions, and the revision to go on from."""
+        """Changes from revision `start` on: some whole revisions, and the revision to continue from."""
         if start <= self.compacted:
             raise CompactedError(f"revision {start} is not kept (those after {self.compacted} are)")
         low, high = _bounds(prefix)

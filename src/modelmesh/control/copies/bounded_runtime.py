@@ -25,7 +25,7 @@ class BoundedRuntime:
     """Passes every call on (`ports.Runtime`); DEADLINE_EXCEEDED if it is not answered within its bound.
 
     Attributes:
-        load_timeout_ms: What the runtime says of itself; an unload may take as long.
+        load_timeout_ms: As the runtime reports it; an unload may take as long.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -71,7 +71,7 @@ class BoundedRuntime:
     async def progress(self, model: ModelId) -> LoadProgress | None:
         """Pass on; None if it takes too long."""
         try:
-            return await _within(PROGRESS_BOUND_MS, self._runtime.progress(model), "no progress told")
+            return await _within(PROGRESS_BOUND_MS, self._runtime.progress(model), "no progress reported")
         except RuntimeCallError:
             return None
 

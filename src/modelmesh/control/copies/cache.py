@@ -1,7 +1,7 @@
 """The copies of this instance: which are loaded, loading or being unloaded, and the memory that they use.
 
-What others wish of them and ask about them. Each is a machine that `copy_steps` drives. Waiters get a `LoadEnd`; what
-they do with it is decided by `modelmesh.policy.attempt`.
+The interface for other parts of the control plane. Each copy is a state machine that `copies.steps` drives. Waiters get a
+`LoadEnd`; what follows from it is decided by `modelmesh.policy.attempt`.
 """
 
 import asyncio
@@ -53,9 +53,9 @@ class Cache:
             negative: no bound.
 
     Attributes:
-        drop: Lets a copy go, in whatever state it is.
-        predicted_size: The best guess of the size of a model and its type.
-        stale_keys: Copies that went while the store was away: their keys are deleted when it is back.
+        drop: Drops a copy, in any state it is.
+        predicted_size: The best estimate of the size of a model and its type.
+        stale_keys: Copies that were dropped while the store was away: their keys are deleted when it is back.
     """
 
     def __init__(
@@ -177,12 +177,12 @@ class Cache:
         return next((entry.model for entry in held if not self._steps.suspected(entry)), None)
 
     def loading(self) -> list[LoadProgress]:
-        """How far the loads are that run now, as far as their runtime tells."""
+        """The progress of the running loads, as far as their runtime reports it."""
         found = (entry for entry in self._entries.values() if entry.state is CopyState.LOADING)
         return [entry.progress for entry in found if entry.progress is not None]
 
     def progress(self, model: ModelId) -> LoadProgress | None:
-        """How far its load here is; None: there is none, or the runtime does not tell."""
+        """The progress of its load here; None: there is none, or the runtime does not report it."""
         entry = self._entries.get(model)
         return entry.progress if entry is not None and entry.state is CopyState.LOADING else None
 
@@ -204,7 +204,7 @@ class Cache:
         return any(entry.state in OPEN for entry in self._entries.values())
 
     def source(self, model: ModelId) -> ModelSource | None:
-        """What the runtime is told of a model with a copy here, in whatever state."""
+        """What the runtime gets to load a model with a copy here, in any state."""
         entry = self._entries.get(model)
         return entry.source if entry is not None else None
 
@@ -219,7 +219,7 @@ class Cache:
         return entry.max_concurrency if entry is not None else 0
 
     def requests(self, model: ModelId, load_id: LoadId) -> int:
-        """Calls that the copy of a load has had; 0 if it is gone."""
+        """Calls that the copy of a load has had; 0 if there is no such copy."""
         entry = self._entries.get(model)
         return entry.requests if entry is not None and entry.load_id == load_id else 0
 
@@ -237,7 +237,7 @@ class Cache:
         return self._room.promised
 
     def rehearse(self, model: ModelId, size: Memory) -> Rehearsal:
-        """What a load of this size would do here; nothing comes of it."""
+        """What a load of this size would do here; nothing is changed."""
         refused = self._steps.loading.refusal(model, size, last_use_ms=None)
         return Rehearsal(refused.message) if refused is not None else self._room.rehearse(size)
 
@@ -278,7 +278,7 @@ class Cache:
             model: Its id.
             registered: Its record; a copy of an older record is unloaded first.
             view: The revision of the view on which the load was decided.
-            waited_for: A call waits for it, so it overtakes loads that nobody waits for.
+            waited_for: A call waits for it, so it overtakes loads that no caller waits for.
             last_use_ms: Epoch milliseconds.
             sync: Wait for the end; else only until the load is claimed.
             stays: The caller was refused elsewhere before, so the load is not sent on from here.
@@ -315,7 +315,7 @@ class Cache:
         except TimeoutError:
             message = f"the copy of {model} at instance {self._own} has been {entry.state.value} for long"
             return LoadRefused(Outcome.BUSY, message)
-        # Why it went may speak against loading it here again.
+        # Why it went may prevent loading it here again.
         return LoadMoved(entry.written)
 
     async def _wait(self, waiters: "dict[int, asyncio.Future[LoadEnd]]") -> LoadEnd:
@@ -340,14 +340,14 @@ class Cache:
     # --- changes elsewhere -----------------------------------------------------------------------------
 
     def vanished(self, model: ModelId, load_id: LoadId) -> None:
-        """The runtime says that it does not have a copy it should have."""
+        """The runtime reports that it does not have a copy that it should have."""
         entry = self._entries.get(model)
         if entry is not None and entry.load_id == load_id and entry.state in OPEN and self._steps.offered:
             self._journal.note("vanished", model, detail="the runtime answered that it does not know the model")
             self.drop(model, DropReason.VANISHED)
 
     def key_deleted(self, model: ModelId, revision: Revision) -> None:
-        """Somebody deleted our copy's key: an order to unload."""
+        """Another writer deleted the key of our copy: unload it."""
         entry = self._entries.get(model)
         if entry is not None and entry.state in LISTED and entry.written < revision:
             self.drop(model, DropReason.UNLOAD_ASKED)
@@ -366,7 +366,7 @@ class Cache:
             self._void(entry, DropReason.UNREGISTERED, end=LoadVoid())
 
     def record_moved(self, model: ModelId, registered: Registered) -> None:
-        """The same record stands again after the store was emptied, with a new create revision."""
+        """The same record was written again after the store was emptied, with a new create revision."""
         entry = self._entries.get(model)
         if entry is None:
             return
@@ -377,7 +377,7 @@ class Cache:
             self._void(entry, DropReason.RECORD_REPLACED)
 
     def _void(self, entry: Entry, reason: DropReason, *, end: LoadEnd | None = None) -> None:
-        """Let go a copy whose record is gone or another one; its route closes before its key is deleted."""
+        """Drop a copy whose record was deleted or replaced; its route closes before its key is deleted."""
         self.drop(entry.model, reason, end=end)
         if entry.machine.accepts(CopyInput.VOIDED):
             self._steps.step(entry, CopyInput.VOIDED)
@@ -399,7 +399,7 @@ class Cache:
     # --- the store ----------------------------------------------------------------------------
 
     def listed(self) -> list[tuple[ModelId, records.CopyRecord]]:
-        """The keys that should stand for this instance's copies."""
+        """The keys that this instance's copies should have."""
         return [(entry.model, entry.stored()) for entry in self._entries.values() if entry.state in LISTED]
 
     def settled_copies(self) -> tuple[dict[ModelId, LoadId], dict[ModelId, LoadId]]:

@@ -19,7 +19,7 @@ from modelmesh.values.status import Status
 NEVER = Revision(0)
 
 ABANDONED_MS = 10_000
-"""How long a load waits for its turn or for memory when every caller that asked for it has gone."""
+"""How long a load waits for its turn or for memory when every caller that asked for it has ended its call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The load is claimed, at revision `written`, and will run; for callers who do not wait for its end."""
+    """The load is claimed, at revision `written`, and will run; for callers that do not wait for its end."""
 
     written: Revision
 
@@ -54,12 +54,12 @@ class LoadMoved:
 
 @dataclass(frozen=True, slots=True)
 class LoadVoid:
-    """The model's record is gone or another one."""
+    """The model's record was deleted or replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadRefused:
-    """Not here, and why; nobody's fault."""
+    """It was not loaded here, and why; this is no failure of the model or the instance."""
 
     outcome: Outcome
     message: str
@@ -76,7 +76,7 @@ LoadEnd = Loaded | Accepted | LoadFailed | LoadMoved | LoadVoid | LoadRefused | 
 
 
 class DropReason(enum.Enum):
-    """Why a copy goes that no policy chose."""
+    """Why a copy is dropped without a decision of an eviction policy."""
 
     BEGINS_ELSEWHERE = "begins_elsewhere"
     ENDS_RUNTIMES = "ends_runtimes"
@@ -94,7 +94,7 @@ class DropReason(enum.Enum):
 
 LeavingReason = DropReason | EvictionReason | CopiesReason
 
-# Copies others may join or use; the rest only goes.
+# Copies that other calls may join or use; the rest is leaving.
 JOINABLE = frozenset({CopyState.CLAIMING, CopyState.QUEUED, CopyState.WAITING, CopyState.LOADING})
 OPEN = frozenset({CopyState.SIZING, CopyState.READY})
 USABLE = JOINABLE | OPEN
@@ -102,7 +102,7 @@ LISTED = frozenset({CopyState.QUEUED, CopyState.WAITING, CopyState.LOADING, *OPE
 
 
 def source_of(model: ModelId, registered: Registered) -> ModelSource:
-    """What the runtime is told of a model."""
+    """What the runtime gets to load a model."""
     record = registered.record
     return ModelSource(model, record.type, record.path, record.key)
 
@@ -136,14 +136,14 @@ class Entry:
     abandoned_ms: int | None = None
     ready_ms: int = 0
     relied_on: tuple[tuple[InstanceId, Revision], ...] = ()
-    relied_in_vain: tuple[tuple[InstanceId, Revision], ...] = ()
+    denied_copies: tuple[tuple[InstanceId, Revision], ...] = ()
     loading: asyncio.Task[None] | None = None
     unloading: asyncio.Task[None] | None = None
     removal: asyncio.Task[None] | None = None
     entered_ms: int = 0
     queued_ms: int = 0
     progress: LoadProgress | None = None
-    """Of its load while that runs, if the runtime tells."""
+    """Of its load while that runs, if the runtime reports it."""
     publishing: bool = False
     publish_again: bool = False
     published: asyncio.Event = field(default_factory=asyncio.Event)
@@ -156,16 +156,16 @@ class Entry:
 
     @property
     def drop_word(self) -> str:
-        """Why it goes, for the journal."""
+        """Why it leaves, for the journal."""
         return self.drop_reason.value if self.drop_reason is not None else ""
 
     @property
     def source(self) -> ModelSource:
-        """What the runtime is told of the model."""
+        """What the runtime gets to load the model."""
         return source_of(self.model, self.registered)
 
     def stored(self) -> records.CopyRecord:
-        """The copy's key as it should stand."""
+        """The copy's key as it should be."""
         return records.CopyRecord(
             state=records.CopyState.LOADED if self.state in OPEN else records.CopyState.LOADING,
             since_ms=self.since_ms,
@@ -176,7 +176,7 @@ class Entry:
         )
 
     def given_up(self, now_ms: int) -> bool:
-        """Whether its load has not begun and nobody has waited for it since a while.
+        """Whether its load has not begun and has had no waiting caller for some time.
 
         Not at once: a caller whose deadline passed often comes again, and would find itself at the end of the queue.
         """
@@ -187,7 +187,7 @@ class Entry:
         return self.abandoned_ms is not None and now_ms - self.abandoned_ms >= ABANDONED_MS
 
     def answer_waiters(self) -> None:
-        """Tell who waits how it ended."""
+        """Give the result to all waiters."""
         end = Loaded(self.load_id) if self.state in OPEN else self.end
         assert end is not None
         answer(self.waiters, end)

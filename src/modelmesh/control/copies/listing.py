@@ -21,7 +21,7 @@ SAME_LOSS_MS = 500
 """What is lost within so short a time was lost with the same runtime."""
 
 SPARE_COPIES = 2
-"""A record says when a copy went if more than so many are left: what the old system wrote."""
+"""A record has the time of an unload if more than so many copies are left, as in the old system."""
 
 
 class CopyListing:
@@ -32,7 +32,7 @@ class CopyListing:
         view: A model as the store has it; with its record, only what belongs to that.
         others: Ready copies elsewhere.
         step: Feeds the machine.
-        drop: Lets a copy go.
+        drop: Drops a copy.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class CopyListing:
         self._failure_expiry_ms = failure_expiry_ms
         self._read_only = read_only
         self.stale: dict[ModelId, Revision] = {}
-        """Copies that went while the store was away: their keys are deleted when it is back."""
+        """Copies that were dropped while the store was away: their keys are deleted when it is back."""
 
     async def record_failure(self, entry: Entry) -> None:
         """Delete the key and remember why; then those who wait learn it."""
@@ -104,9 +104,9 @@ class CopyListing:
             await self.lost_at(model, entry.registered, kind, message)
 
     async def lost_at(self, model: ModelId, registered: Registered, kind: FailureKind, message: str) -> None:
-        """Remember that a runtime ended while it worked at a model, whatever becomes of the copy.
+        """Remember that a runtime ended while it processed a model, whatever happens to the copy.
 
-        Ends when the view has it; a store that is away is told later.
+        Ends when the view has it; if the store is away, it is written later.
         """
         view, now_ms = self._view(model, registered), self._clock.now_ms()
         if any(
@@ -145,7 +145,7 @@ class CopyListing:
             return
 
     def publish(self, entry: Entry) -> None:
-        """Say that the copy is loaded, until the store has taken it; nothing if it is not (any more)."""
+        """Publish that the copy is loaded, until the store has taken it; nothing if it is not loaded any more."""
         if entry.state not in OPEN:
             return
         if entry.publishing:
@@ -191,9 +191,9 @@ class CopyListing:
         return False
 
     async def withdraw(self, entry: Entry) -> None:
-        """Delete the key of a copy that is to leave, unless those it relies on are gone.
+        """Delete the key of a copy that is to leave, unless the copies that it relies on no longer exist.
 
-        One that became void meanwhile leaves whatever stands, and does not wait for the store.
+        One that became void meanwhile leaves in any case, and does not wait for the store.
         """
         while True:
             void = entry.state is not CopyState.WITHDRAWING
@@ -213,7 +213,7 @@ class CopyListing:
                     continue
             if entry.state is CopyState.WITHDRAWING:
                 if not gone:
-                    entry.relied_in_vain = entry.relied_on
+                    entry.denied_copies = entry.relied_on
                 self._step(entry, CopyInput.WITHDRAWN if gone else CopyInput.KEPT)
                 return
             if gone:
@@ -230,7 +230,7 @@ class CopyListing:
         return registered.mod_revision, replace(record, last_unload_ms=now_ms if remain > SPARE_COPIES else 0)
 
     async def remove(self, entry: Entry) -> None:
-        """Delete the key, whatever else stands."""
+        """Delete the key, whatever other copies there are."""
         try:
             await self._writer.withdraw(entry.model, record_revision=entry.registered.create_revision)
         except StoreError:

@@ -35,7 +35,7 @@ CLAIM_BOUND_MS = 900
 
 RETRY_MS = 500
 LOOK_MS = 1_000
-"""Between two looks at how far a load is."""
+"""Between two questions for the progress of a load."""
 
 NOTE_MS = 10_000
 """Between two entries of the journal about one stage of a load."""
@@ -44,7 +44,7 @@ UNLOAD_RETRY_MAX_MS = 10_000
 
 
 class LoadEnded(Protocol):
-    """Told of the end of a load."""
+    """Called for the end of a load."""
 
     def __call__(self, model: ModelId, *, failed: bool) -> None:
         """The load of `model` succeeded or failed."""
@@ -59,11 +59,11 @@ class Loading:
         condition: This instance as the admission sees it.
         parameters: The runtime's.
         offered: Whether loads may go to the runtime.
-        predicted_size: The best guess of the size of a model and its type.
+        predicted_size: The best estimate of the size of a model and its type.
         step: Feeds the machine.
-        ended: Told of every load that succeeded or failed.
-        uncertain: Told of a copy whose key may stand though its claim failed, and the revision of its record.
-        lost: Has it remembered that the runtime ended while it worked at a model, and why that is said.
+        ended: Called for every load that succeeded or failed.
+        uncertain: Called for a copy whose key may exist although its claim failed, with the revision of its record.
+        lost: Stores that the runtime ended while it processed a model, with the message.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class Loading:
     async def claim(self, entry: Entry) -> None:
         """Claim the load: ours, or why not.
 
-        The runtime is asked for the size of a model never loaded here while the claim is written, which stands on
-        the best guess until the copy is ready. A model that turns out not to be taken is given back.
+        The runtime is asked for the size of a model never loaded here while the claim is written, which has
+        the best estimate until the copy is ready. If the prediction is too large, the claim is released.
         """
         asked: asyncio.Task[None] | None = None
         if self._learned.size(entry.model) is None and self._offered():
@@ -123,7 +123,7 @@ class Loading:
             else:
                 await asked
                 end = entry.end or self._admission(entry)
-                given = CopyInput.CLAIMED if end is None else CopyInput.CLAIMED_IN_VAIN
+                given = CopyInput.CLAIMED if end is None else CopyInput.CLAIMED_TOO_LARGE
         finally:
             if asked is not None:
                 asked.cancel()
@@ -132,11 +132,13 @@ class Loading:
         self._step(entry, given)
 
     async def predict(self, model: ModelId, registered: Registered) -> LoadFailed | None:
-        """Let the runtime predict the size of a model, for the next guess; the failure, if the runtime ended over it."""
+        """Let the runtime predict the size of a model, for the next estimate; the failure, if the runtime ended during that."""
         try:
             size = await self._runtime.predict_size(source_of(model, registered))
         except RuntimeCallError as error:
-            message = f"the runtime of instance {self._own} ended while it looked at the model: {error.message}"
+            message = (
+                f"the runtime of instance {self._own} ended while it predicted the size of the model: {error.message}"
+            )
             await self._lost(model, registered, FailureKind.LOST_WHILE_LOADING, message)
             return LoadFailed(error.status, message, lost=True)
         if size is not None:
@@ -147,7 +149,7 @@ class Loading:
         entry.end = await self.predict(entry.model, entry.registered) or entry.end
 
     async def _admitted_claim(self, entry: Entry, asked: "asyncio.Task[None] | None") -> LoadEnd | None:
-        """Admit and claim on the best guess; None if the load is ours. No guess refuses what the runtime would not."""
+        """Admit and claim on the best estimate; None if the load is ours. An estimate does not refuse a load; only the runtime's prediction does."""
         refused: LoadEnd | None = self._admission(entry)
         if refused is not None and asked is not None:
             await asked
@@ -178,7 +180,7 @@ class Loading:
         return LoadStoreAway(f"model {entry.model} cannot be loaded: this instance has no lease at the moment")
 
     def _admission(self, entry: Entry) -> LoadRefused | None:
-        """Set the size to the best guess there is now, and admit on it."""
+        """Set the size to the best estimate there is now, and admit on it."""
         entry.size = self._predicted_size(entry.model, entry.registered.record.type).at_least(SMALLEST)
         return self.refusal(entry.model, entry.size, last_use_ms=None if entry.waited_for else entry.last_use_ms)
 
@@ -233,8 +235,8 @@ class Loading:
                 self._load_failed(entry, error.status, message)
             return
         limited = self._parameters().limits_concurrency
-        said = loaded.max_concurrency
-        entry.max_concurrency = 0 if not limited else 1 if said is None else said
+        reported = loaded.max_concurrency
+        entry.max_concurrency = 0 if not limited else 1 if reported is None else reported
         elapsed_ms = self._clock.monotonic_ms() - began_ms
         self._journal.note("loaded", entry.model, detail=f"in {elapsed_ms} ms")
         self._learned.loaded(entry.model, elapsed_ms)
@@ -246,7 +248,7 @@ class Loading:
             self._step(entry, CopyInput.LOADED_UNSIZED)
 
     async def _load_while_it_moves(self, entry: Entry, began_ms: int, timeout_ms: int) -> RuntimeLoaded:
-        """Load; TimeoutError once the load has told no progress for the runtime's time-out, or has taken too many of them."""
+        """Load; TimeoutError when the load has reported no progress for the runtime's time-out, or has taken too many time-outs."""
         async with asyncio.timeout(timeout_ms / 1000) as bound:
             following = asyncio.create_task(self._follow(entry, bound, began_ms, timeout_ms))
             try:
@@ -255,19 +257,19 @@ class Loading:
                 following.cancel()
 
     async def _follow(self, entry: Entry, bound: asyncio.Timeout, began_ms: int, timeout_ms: int) -> None:
-        """Look at a load once a second, and give it time while it moves on. Most loads have ended before the first look."""
+        """Read the progress of a load once a second, and extend its time while there is progress. Most loads have ended before the first read."""
         last: LoadProgress | None = None
         noted_ms = began_ms
         while not bound.expired():
             await self._clock.sleep(LOOK_MS)
-            told = await self._runtime.progress(entry.model)
-            if told is None or not moved_on(last, told) or bound.expired():
+            reported = await self._runtime.progress(entry.model)
+            if reported is None or not moved_on(last, reported) or bound.expired():
                 continue
             now_ms = self._clock.monotonic_ms()
-            if last is None or told.stage is not last.stage or now_ms - noted_ms >= NOTE_MS:
-                self._journal.note("load_progress", entry.model, told.stage.value, str(told))
+            if last is None or reported.stage is not last.stage or now_ms - noted_ms >= NOTE_MS:
+                self._journal.note("load_progress", entry.model, reported.stage.value, str(reported))
                 noted_ms = now_ms
-            last = entry.progress = furthest(last, told)
+            last = entry.progress = furthest(last, reported)
             left_ms = ends_ms(began_ms=began_ms, moved_ms=now_ms, timeout_ms=timeout_ms) - now_ms
             bound.reschedule(asyncio.get_running_loop().time() + max(0, left_ms) / 1000)
 
@@ -286,7 +288,7 @@ class Loading:
         capacity = self._parameters().capacity
         if size.fits(capacity):
             return size
-        detail = f"the runtime says {size} and has {capacity} in all; the predicted size is kept"
+        detail = f"the runtime reports a size of {size} and a capacity of {capacity}; the predicted size is kept"
         self._journal.note("not_measured", entry.model, "implausible", detail)
         return entry.size
 

@@ -55,7 +55,7 @@ class Losses:
             await self._listing.lost(model, FailureKind.LOST_IN_USE, message)
 
     def viewed(self, models: Iterable[ModelId]) -> None:
-        """What is remembered of these models changed: copies of those that rest are let go."""
+        """The failures of these models changed: copies of those that may not be loaded now are dropped."""
         for model in models:
             if self._cache.copy(model) is None:
                 continue

@@ -17,8 +17,8 @@ class RegistryFeed:
     """Feeds whatever depends on models' records (`modelmesh.control.view.feed.Fed`).
 
     Args:
-        registered: Told of every model whose record was put.
-        forgotten: Told of every model that is no longer registered.
+        registered: Called for every model whose record was put.
+        forgotten: Called for every model that is no longer registered.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class RegistryFeed:
         if change.kind is ChangeKind.PUT:
             self._registered(model)
         if stored is not None and self._clock.monotonic_ms() < self._identity.doubted_until_ms:
-            # The store was replaced: somebody puts records back, and what we hold may be just that.
+            # The store was replaced: records are being put back, and the record of a copy here may be one of them.
             self._cache.record_moved(model, stored)
             return
         if stored is not None:
@@ -74,7 +74,7 @@ class RegistryFeed:
         self._cache.record_changed(model, created)
 
     def replace(self, listing: Relisting) -> None:
-        """Copies here learn what became of their records; what is not held is forgotten."""
+        """Copies here take over the change of their records; what is not held is forgotten."""
         self._census.stop()
         asked: dict[ModelId, KeyValue | None] = {}
         for key, item in listing.again.items():

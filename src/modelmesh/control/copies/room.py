@@ -26,7 +26,7 @@ PRESSURE_MAX_MS = 1_000
 
 WORTH_DIVISOR = 16
 WORTH_COPIES = 16
-"""How much of what would leave next is looked at to say what it is worth: a part of the capacity, and at most so many."""
+"""How many of the copies that would leave next are read to compute their worth: a part of the capacity, and at most so many."""
 
 WORTH_MS = 60_000
 """Uses within the next minute count, or within as long as copies stay here if that is shorter."""
@@ -37,7 +37,7 @@ STAYS = 8
 
 
 class DropVictim(Protocol):
-    """Lets a copy go."""
+    """Drops a copy."""
 
     def __call__(
         self,
@@ -58,7 +58,7 @@ class Room:
         decider: Gives the policies; they come after this.
         store_available: Whether the store answers: only what the runtime forces is evicted while it does not.
         look_at_usage: Takes in what the data plane counted.
-        drop: Lets a copy go.
+        drop: Drops a copy.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Room:
         self.promised_memory -= self._promised.pop(load, NOTHING)
 
     def look_at_pin(self, model: ModelId) -> None:
-        """A copy came, went, or its record changed: note whether it is pinned."""
+        """A copy was added or removed, or its record changed: note whether it is pinned."""
         entry = self._entries.get(model)
         if entry is not None and entry.registered.record.pinned:
             self._pinned.add(model)
@@ -202,7 +202,7 @@ class Room:
         return self._ledger.resize(capacity=capacity, reserve=reserve)
 
     def make(self, cause: Entry) -> None:
-        """Evict until every load can have its grant and the reserve stands."""
+        """Evict until every load can have its grant and the reserve is free."""
         excess = self._ledger.excess(pinned=self.pinned())
         if not excess:
             self._pressure_ms = PRESSURE_MS
@@ -265,7 +265,7 @@ class Room:
             and (place := cluster.instance(copy.instance)) is not None
             and place.available
         )
-        return () if standing == entry.relied_in_vain else standing
+        return () if standing == entry.denied_copies else standing
 
     def _press(self) -> None:
         """Look for victims again soon: every copy is in use, or the store is away."""

@@ -140,12 +140,12 @@ class RuntimeLink:
         return parameters
 
     def lost(self) -> None:
-        """The data plane says that the connection is gone and cannot be opened."""
+        """The data plane reports that the connection was lost and cannot be opened."""
         self._journal.note("runtime_lost", detail="the runtime cannot be reached; its copies are not offered")
         self._step(LinkInput.CONNECTION_LOST)
 
     def back(self) -> None:
-        """The data plane says that the connection is open again."""
+        """The data plane reports that the connection is open again."""
         self._step(LinkInput.CONNECTION_BACK)
 
     def _step(self, given: LinkInput) -> None:
@@ -181,20 +181,20 @@ class RuntimeLink:
             if not listening.doubts:
                 await self._clock.sleep(LISTEN_MS)
             if self._machine.state in {LinkState.LOST, LinkState.RESTARTING}:
-                listening.heard()  # the connection is another matter
+                listening.answered()  # the connection is another matter
                 continue
             try:
                 await self._runtime.answers()
             except RuntimeCallError as error:
                 if error.status is not Status.DEADLINE_EXCEEDED:
-                    listening.heard()  # nobody is there, which the data plane notices
+                    listening.answered()  # no process listens there, which the data plane notices
                     await self._clock.sleep(LISTEN_MS)
                 elif listening.unanswered(loads=self._loads()) and self._machine.accepts(LinkInput.SILENT):
                     if self._machine.state is not LinkState.HUNG:
                         self._journal.note("runtime_hung", detail=f"{error.message}; its copies are not offered")
                     self._step(LinkInput.SILENT)
             else:
-                listening.heard()
+                listening.answered()
                 if self._machine.state is LinkState.HUNG:
                     self._journal.note("runtime_answers", detail="the runtime answers again")
                     self._step(LinkInput.ANSWERED)
@@ -229,7 +229,7 @@ class RuntimeLink:
     async def _poll(self, deadline_ms: int | None) -> RuntimeParameters:
         noted_ms: int | None = None
         while True:
-            said = ""
+            why = ""
             try:
                 status = await self._runtime.status()
             except RuntimeCallError as error:
@@ -237,18 +237,18 @@ class RuntimeLink:
                     raise RuntimeRejectedError(
                         "the runtime does not implement mmesh.ModelRuntime/runtimeStatus; is this the right port?"
                     ) from error
-                said = str(error)
+                why = str(error)
             else:
                 if status.state is RuntimeState.READY:
                     return check_parameters(status)
                 if status.state is RuntimeState.FAILING:
                     raise RuntimeRejectedError("the runtime reports that it is failing; see its log")
-                said = "it is still starting"
+                why = "it is still starting"
             now_ms = self._clock.monotonic_ms()
             if deadline_ms is not None and now_ms >= deadline_ms:
                 seconds = START_BUDGET_MS // 1000
-                raise RuntimeRejectedError(f"Model server container did not start after {seconds} seconds: {said}")
+                raise RuntimeRejectedError(f"Model server container did not start after {seconds} seconds: {why}")
             if noted_ms is None or now_ms - noted_ms >= POLL_LOG_MS:
                 noted_ms = now_ms
-                self._journal.note("runtime_awaited", detail=said)
+                self._journal.note("runtime_awaited", detail=why)
             await self._clock.sleep(POLL_MS)

@@ -44,7 +44,7 @@ MEMORY_BOUND_MS = 180_000
 """How long a load waits for memory."""
 
 STALE_USE_MS = 1_800_000
-"""A model loaded for a use longer ago says nothing about what is used now."""
+"""A model loaded for a use longer ago is no evidence about what is used now."""
 
 
 class CopySteps:
@@ -52,14 +52,14 @@ class CopySteps:
 
     Args:
         lease: The current lease of this instance's keys.
-        lease_lost: Called when a write finds it gone.
-        route_changed: Called when the local copy of a model opened, closed or went.
+        lease_lost: Called when a write finds that it does not exist any more.
+        route_changed: Called when the local copy of a model was opened, closed or removed.
         store_available: Whether the store answers.
         wait_for_view: Resolves when the view has reached a revision, or after a bound.
-        pin, unpin: Called when a model begins and ceases to have a copy here, in whatever state.
+        pin, unpin: Called when a model begins and ceases to have a copy here, in any state.
         used: Called with every batch of usage.
         ended: Called for every load that succeeded or failed.
-        retention: What is worth keeping; None: whatever was used last.
+        retention: The order of eviction; None: least recently used first.
 
     Attributes:
         entries: The copies here, in order of their load; others only read it.
@@ -191,15 +191,15 @@ class CopySteps:
         return backlog_ms
 
     def predicted_size(self, model: ModelId, model_type: str) -> Memory:
-        """The best guess of a model's size without asking anyone."""
+        """The best estimate of a model's size without asking anyone."""
         return self.learned.best_size(model, model_type, default=self.parameters.default_size)[0]
 
-    # --- from the wish to the end --------------------------------------------------------------
+    # --- from the request to the end --------------------------------------------------------------
 
     def begin(
         self, model: ModelId, registered: Registered, view: Revision, *, waited_for: bool, last_use_ms: int
     ) -> Entry:
-        """A copy is wished for; `view` is the revision on which that was decided, `last_use_ms` epoch milliseconds."""
+        """A copy is wanted; `view` is the revision on which that was decided, `last_use_ms` epoch milliseconds."""
         now_ms = self._clock.now_ms()
         self._last_load_id = max(self._last_load_id + 1, now_ms)
         entry = Entry(
@@ -228,14 +228,14 @@ class CopySteps:
         end: LoadEnd | None = None,
         relied_on: tuple[tuple[InstanceId, Revision], ...] = (),
     ) -> None:
-        """Let a copy go, in whatever state it is.
+        """Drop a copy, in any state it is.
 
         Args:
             model: Whose copy; nothing happens if there is none.
             reason: Why, for the journal.
             forced: Also while the store is away.
-            end: What callers who wait for its load get.
-            relied_on: Other copies that must still stand when the key is deleted.
+            end: What callers that wait for its load get.
+            relied_on: Other copies that must still exist when the key is deleted.
         """
         entry = self.entries.get(model)
         if entry is None or not entry.machine.accepts(CopyInput.DROPPED):
@@ -260,7 +260,7 @@ class CopySteps:
     # --- events of the runtime and the data plane ----------------------------------------------
 
     def runtime_reported(self, parameters: RuntimeParameters) -> None:
-        """The runtime told its parameters (again)."""
+        """The runtime has reported its parameters (again)."""
         self.parameters = parameters
         self._grant(self.room.resize(parameters))
 
@@ -285,7 +285,7 @@ class CopySteps:
     def idle(self, model: ModelId, load_id: LoadId) -> None:
         """Unload a copy that leaves if nothing runs on it.
 
-        The data plane is asked: what it told may be about an earlier time at which the copy was closed.
+        The data plane is asked, because its event may be about an earlier time at which the copy was closed.
         """
         entry = self.entries.get(model)
         if entry is None or entry.load_id != load_id or entry.state is not CopyState.LEAVING:
@@ -296,7 +296,7 @@ class CopySteps:
     def _reroute(self) -> None:
         for model, entry in self.entries.items():
             if entry.state in OPEN or entry.state is CopyState.WITHDRAWING:
-                with self._work.told(model):
+                with self._work.guarded(model):
                     self._route_changed(model)
 
     # --- once a second -------------------------------------------------------------------------
@@ -346,7 +346,7 @@ class CopySteps:
             for effect in effects:
                 try:
                     self._perform(entry, effect)
-                except Exception as error:  # noqa: BLE001 - whatever it is, it is about this copy
+                except Exception as error:  # noqa: BLE001 - it concerns only this copy
                     self._journal.note("effect_failed", entry.model, effect.value, f"{type(error).__name__}: {error}")
                     failed = True
         finally:
@@ -436,7 +436,7 @@ class CopySteps:
                 self._route_changed(entry.model)
             case CopyEffect.AWAIT_IDLE:
                 self._leaving[entry.load_id] = None
-                # Closed with its runtime before: the data plane has told that already.
+                # Closed with its runtime before: the data plane has reported that already.
                 asyncio.get_running_loop().call_soon(self.idle, entry.model, entry.load_id)
             case CopyEffect.UNLOAD:
                 self._leaving.pop(entry.load_id, None)
@@ -477,7 +477,7 @@ class CopySteps:
         self._leaving.pop(entry.load_id, None)
         self.room.redeem(entry.load_id)
         if entry.unloading is not None and entry.unloading is not asyncio.current_task():
-            entry.unloading.cancel()  # what was to be unloaded went with its runtime
+            entry.unloading.cancel()  # the copy to unload ended with its runtime
         if entry.removal is not None and not entry.removal.done():
             # A new claim must not be overtaken by the removal of this copy's key.
             removal, entry.removal = entry.removal, None
@@ -488,7 +488,7 @@ class CopySteps:
         self._loads.pop(entry.load_id, None)
         self.slots.release(entry.load_id)
         self._unpin(entry.model)
-        with self._work.told(entry.model):
+        with self._work.guarded(entry.model):
             self._route_changed(entry.model)
         entry.gone.set()
 

@@ -1,7 +1,7 @@
 """The transactions that change copies: claim, publish, withdraw, fail.
 
 Each is one round trip whose compares make it safe against every other instance; the design notes,
-"Shared state", say why each compare is there.
+"Shared state", explain each compare.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class ClaimMoved:
 
 @dataclass(frozen=True, slots=True)
 class ClaimVoid:
-    """The model's record is gone or is another one."""
+    """The model's record was deleted or replaced."""
 
 
 class CopyWriter:
@@ -55,7 +55,7 @@ class CopyWriter:
     async def claim(
         self, model: ModelId, record: CopyRecord, *, view: Revision, lease: int
     ) -> Claimed | ClaimMoved | ClaimVoid:
-        """Put `copies/<model>/<own>` if nobody touched the model's copies since revision `view`.
+        """Put `copies/<model>/<own>` if no copy of the model was changed since revision `view`.
 
         Of any number of instances that decided on the same view exactly one succeeds.
         """
@@ -83,9 +83,9 @@ class CopyWriter:
     async def publish(
         self, model: ModelId, record: CopyRecord, *, lease: int, disproved: tuple[InstanceId, ...]
     ) -> Revision | None:
-        """Say that the copy is loaded; None if the model's record is gone or another one.
+        """Publish that the copy is loaded; None if the model's record was deleted or replaced.
 
-        Raises StoreReplacedError if that says nothing, because the store is another one.
+        Raises StoreReplacedError if that is no evidence, because the store is another one.
 
         The record is put again unchanged: controllers of the old system watch only that key. `disproved`: instances
         whose failures with the model this load has shown to be past.
@@ -114,7 +114,7 @@ class CopyWriter:
         relied_on: tuple[tuple[InstanceId, Revision], ...] = (),
         last: tuple[Revision, ModelRecord] | None = None,
     ) -> bool:
-        """Delete our copy's key; False if a copy that was relied on no longer stands.
+        """Delete our copy's key; False if a copy that was relied on no longer exists.
 
         Args:
             model: Whose copy.
@@ -143,7 +143,7 @@ class CopyWriter:
         return result.succeeded
 
     async def fail(self, model: ModelId, failure: FailureRecord) -> Revision:
-        """Delete our copy's key and remember why, unless the record is gone or another one."""
+        """Delete our copy's key and remember why, unless the record was deleted or replaced."""
         own = self._keys.copy(model, self._own)
         result = await self._store.transact(
             Transaction(
@@ -159,7 +159,7 @@ class CopyWriter:
         return result.revision
 
     async def remember(self, model: ModelId, failure: FailureRecord) -> Revision:
-        """Remember a failure here, whatever becomes of the copy, unless the model's record is gone or another one."""
+        """Remember a failure here, whatever happens to the copy, unless the model's record was deleted or replaced."""
         result = await self._store.transact(
             Transaction(
                 compares=(self._registered(model, failure.record_revision),),
@@ -169,7 +169,7 @@ class CopyWriter:
         return result.revision
 
     async def relist(self, copies: list[tuple[ModelId, CopyRecord]], *, lease: int) -> list[ModelId]:
-        """Put copies again under a new lease; returns those whose record is gone or another one."""
+        """Put copies again under a new lease; returns those whose record was deleted or replaced."""
         void: list[ModelId] = []
         for start in range(0, len(copies), BATCH):
             batch = copies[start : start + BATCH]

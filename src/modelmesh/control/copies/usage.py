@@ -24,7 +24,7 @@ LEARNED = 100_000
 """Models whose size and load time are remembered, and those not loaded yet of which a size was predicted; about 20 MB when full."""
 
 USES_AT_A_LOOK = 4_000
-"""Uses that are told to the retention at a look, if there are not more models; each costs about 10 µs."""
+"""Uses that are passed to the retention at a time, if there are not more models; each costs about 10 µs."""
 
 RATE_MEMORY_MS = 600_000
 """Of uses this long ago a third still counts towards a copy's rate."""
@@ -67,7 +67,7 @@ class Learned:
         return None if weighted is None else weighted // TYPE_SIZES
 
     def best_size(self, model: ModelId, model_type: str, *, default: Memory) -> tuple[Memory, SizeSource]:
-        """The best guess of a model's size without asking anyone, and where it comes from."""
+        """The best estimate of a model's size without asking anyone, and where it comes from."""
         for size, source in (
             (self.size(model), SizeSource.MEASURED),
             (self.prediction(model), SizeSource.PREDICTED),
@@ -100,7 +100,7 @@ class Learned:
         return round(2**self._average) if self._times else 0
 
     def expected_load_ms(self, model: ModelId) -> int:
-        """How long a load of a model will take: as the last one, else as loads commonly do; 0: nobody knows."""
+        """How long a load of a model will take: as the last one, else as loads commonly take; 0: not known."""
         return self.load_ms(model) or self.common_load_ms
 
     def loaded(self, model: ModelId, took_ms: int) -> None:
@@ -178,7 +178,7 @@ class UsageBook:
             self.retention.missed(model, size.bytes, self._learned.weight(model))
 
     def add(self, model: ModelId, load_id: LoadId, last_use_ms: int, size: Memory, *, missed: bool) -> None:
-        """A copy is held from now on; `missed`: its load was told of before."""
+        """A copy is held from now on; `missed`: its load was reported before."""
         self._order.put(model, (last_use_ms, load_id))
         self._seen.setdefault(model, _Seen(1.0, max(self._now_ms, last_use_ms), max(self._now_ms, last_use_ms)))
         if self.retention is not None:
@@ -198,13 +198,13 @@ class UsageBook:
         self._expected[model] = now_ms + EXPECTED_MS
 
     def touch(self, model: ModelId, last_use_ms: int) -> None:
-        """A copy was used; the last use never goes back."""
+        """A copy was used; the last use never decreases."""
         rank = self._order.rank(model)
         if rank is not None and last_use_ms > rank[0]:
             self._order.put(model, (last_use_ms, rank[1]))
 
     def asked_for(self, model: ModelId, last_use_ms: int, size: Memory) -> None:
-        """Somebody wants the copy loaded: one use of it, if that is news."""
+        """A load of the copy was requested: it counts as one use, if it is newer than the last one."""
         if last_use_ms > self.last_use_ms(model) and model in self._order:
             self.touch(model, last_use_ms)
             if self.retention is not None:

@@ -1,6 +1,6 @@
 """The slow steps of a copy as tasks, and what happens to the copy when one of them raises.
 
-That is a mistake of ours. It costs that copy and nothing else: what it holds is let go, and who waits for it is told.
+That is a bug. It costs that copy and nothing else: what it holds is released, and its waiters get an error.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ Work = Callable[[Entry], Coroutine[Any, Any, None]]
 
 
 class Drop(Protocol):
-    """Lets a copy go."""
+    """Drops a copy."""
 
     def __call__(self, model: ModelId, reason: DropReason, *, forced: bool = False, end: LoadEnd | None = None) -> None:
         """See `modelmesh.control.copies.steps`."""
@@ -28,9 +28,9 @@ class CopyTasks:
     """Starts the tasks, and ends what one that raised left open.
 
     Args:
-        stale: Copies whose keys may stand though they have gone, with the revision of their record.
+        stale: Copies that no longer exist but whose keys may, with the revision of their record.
         step: Feeds the machine.
-        drop: Lets a copy go.
+        drop: Drops a copy.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class CopyTasks:
         )
 
     @contextmanager
-    def told(self, model: ModelId) -> Iterator[None]:
-        """What is within is tried again by whoever keeps it: that it raised is told and nothing else."""
+    def guarded(self, model: ModelId) -> Iterator[None]:
+        """Report an exception of the block and continue; its owner tries it again."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - it is about this copy alone
             self._tasks.report(f"route of {model}", error)
 
     def give_up(self, entry: Entry) -> None:
-        """A step or its load raised: it leaves as copies leave, and those who wait for it are told."""
-        end = LoadRefused(Outcome.BUSY, f"model {entry.model} could not be worked with here; see the log")
+        """A step or its load raised: it leaves as copies leave, and its waiters get an error."""
+        end = LoadRefused(Outcome.BUSY, f"model {entry.model} had an internal error here; see the log")
         if not entry.gone.is_set():
             self._drop(entry.model, DropReason.STEP_FAILED, forced=True, end=end)
 
@@ -99,7 +99,7 @@ class CopyTasks:
             self._step(entry, CopyInput.SIZED)
 
     def _removal_raised(self, entry: Entry) -> None:
-        """The key is deleted later, and nobody waits for that."""
+        """The key is deleted later, and no caller waits for that."""
         self._stale[entry.model] = entry.registered.create_revision
         if entry.machine.accepts(CopyInput.WITHDRAWN):
             self._step(entry, CopyInput.WITHDRAWN)

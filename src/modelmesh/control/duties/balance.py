@@ -65,5 +65,5 @@ class Balance:
             self._moving = False
 
     def _standing(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
-        """What the removal of the copy here can rely on; nothing if that copy has gone by itself."""
+        """The copies that the removal of the copy here can rely on; none if that copy has already left."""
         return self._cache.others(model) if model in self._cache.ready() else ()

@@ -11,7 +11,7 @@ from modelmesh.ports import Clock
 from modelmesh.values.events import Event
 
 EMPTY_LRU_S = 9_223_372_036_854_775
-"""What the old system told as the oldest use of an empty cache, in seconds."""
+"""What the old system reported as the oldest use of an empty cache, in seconds."""
 
 _BY_REASON = {
     "sent": "modelmesh_placements",
@@ -39,7 +39,7 @@ def count_event(meter: Meter, event: Event) -> None:
 
 
 class Gauges:
-    """What the state of an instance says now, by metric. The cluster's numbers are told by the leader alone."""
+    """The present values of gauges, by metric. Only the leader reports those of the cluster."""
 
     def __init__(self, *, cache: Cache, state: ClusterState, leader: Leader, census: Census, clock: Clock) -> None:
         self._cache = cache

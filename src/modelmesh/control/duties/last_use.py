@@ -10,7 +10,7 @@ from modelmesh.values.records import ModelRecord
 
 LOOK_TICKS = 60
 FIRST_USE_TICKS = 5
-"""How often records are looked at that say that their model was never used: people look at the list after their first call."""
+"""How often records of never-used models are checked: more often, because people read the list after their first call."""
 
 AT_ONCE = 64
 """Records written after one look; the rest waits for the next."""
@@ -61,7 +61,7 @@ class LastUses:
         return newer_ms >= (1 if registered.record.unused else self._stale_ms)
 
     async def _write(self, models: list[ModelId]) -> None:
-        """One try each: whoever writes the record meanwhile knows better, and the next look tries again."""
+        """One try each: if another writer changed the record meanwhile, the next round tries again."""
         try:
             for model in models:
                 registered = self._models.cached(model)

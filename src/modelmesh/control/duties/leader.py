@@ -28,7 +28,7 @@ FAILURES = 96
 """Operations of that transaction at most: etcd takes 128."""
 
 BATCH = 32
-"""Lost copies told of per transaction; each takes two operations."""
+"""Lost copies reported per transaction; each takes two operations."""
 
 
 class Leader:
@@ -36,7 +36,7 @@ class Leader:
 
     Failures that are void or expired are removed; they live without a lease. Copies that went with
     their instance are told of: the model's record is touched, which is what existing controllers watch,
-    and a load that was running is remembered against the instance that is gone.
+    and a load that was running counts as a failure of the instance that left.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Leader:
         return Compare(self._keys.member(self._state.own), "create", "==", own.create_revision)
 
     def changed_hands(self) -> bool:
-        """Whether the office was won or lost since the last call."""
+        """Whether leadership was won or lost since the last call."""
         if self.leads == self._led:
             return False
         self._led = self.leads
@@ -83,9 +83,9 @@ class Leader:
         return True
 
     def viewed(self, changed: Changed) -> None:
-        """The view changed; the leader tells of the copies that went with their instances."""
+        """The view changed; the leader records the copies that were lost with their instances."""
         if changed.lost and (fence := self.fence()) is not None:
-            self._tasks.start(self._tell(tuple(changed.lost), fence), "tell of lost copies")
+            self._tasks.start(self._record_lost(tuple(changed.lost), fence), "record lost copies")
 
     async def sweep(self) -> None:
         """One turn of removing failures; nothing for the others."""
@@ -94,7 +94,7 @@ class Leader:
             with suppress(StoreError):  # the next turn tries again
                 await self._remove_expired(fence)
 
-    async def _tell(self, lost: tuple[LostCopy, ...], fence: Compare) -> None:
+    async def _record_lost(self, lost: tuple[LostCopy, ...], fence: Compare) -> None:
         with suppress(StoreError):
             for batch in _apart(lost):
                 await self._store.transact(

@@ -1,4 +1,4 @@
-"""Copies that stand where their type may not be any more, because labels or constraints changed.
+"""Copies at instances where their type is not allowed any more, because labels or constraints changed.
 
 They are loaded where the type may be, and only then let go here; while there is no such place they serve on. A
 few at a time: a change of constraints must not empty an instance at once.

@@ -12,14 +12,14 @@ GONE_MS = 60_000
 """How long an instance without an entry keeps its address: it may only have lost its lease."""
 
 ASK_AFTER_MS = 2_000
-"""How long an instance that lost its entry may take to say that it is still there."""
+"""How long an instance that lost its entry may take to publish a new one."""
 
 
 class Missing:
-    """Finds out whether instances without an entry have gone, with their copies.
+    """Finds out whether instances without an entry have ended, with their copies.
 
     Args:
-        viewed: Told of what changed in the view when one has.
+        viewed: Called for what changed in the view when one has.
     """
 
     def __init__(
@@ -41,18 +41,18 @@ class Missing:
         self._since_ms: dict[InstanceId, int] = {}
 
     def members_changed(self, instances: Iterable[InstanceId]) -> None:
-        """Entries of these instances changed, came or went."""
+        """Entries of these instances were changed, added or removed."""
         for instance in instances:
             if instance in self._state.members:
                 self._since_ms.pop(instance, None)
             elif instance not in self._since_ms:
                 self._since_ms[instance] = self._clock.monotonic_ms()
-                self._tasks.start(self._ask_after(instance), f"ask after {instance}")
+                self._tasks.start(self._ping(instance), f"ping {instance}")
 
-    async def _ask_after(self, instance: InstanceId) -> None:
-        """An instance that does not answer either took its copies with it.
+    async def _ping(self, instance: InstanceId) -> None:
+        """If an instance does not answer either, its copies are lost.
 
-        Without this a dead instance that nobody calls would count as a holder until somebody does.
+        Without this a dead instance without calls would count as a holder until the next call.
         """
         address = self._routing.address(instance)
         if address is None or instance == self._state.own:

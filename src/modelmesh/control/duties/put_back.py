@@ -1,4 +1,4 @@
-"""Puts back what must stand in the store and does not, and deletes what stands there of copies that have gone."""
+"""Writes again what is missing in the store, and deletes keys of copies that no longer exist."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,7 +51,7 @@ class PutBack:
         self._store_available = store_available
 
     def begin(self, *, replaced: bool) -> None:
-        """After a new listing: put back what should stand. `replaced`: the store is another one, or was emptied."""
+        """After a new listing: write again what is missing. `replaced`: the store is another one, or was emptied."""
         self._tasks.persist(lambda: self._put_back(replaced=replaced), "put back")
 
     async def _put_back(self, *, replaced: bool) -> None:
@@ -71,7 +71,7 @@ class PutBack:
     async def _put_back_records(self) -> None:
         """The store was emptied: the records of held models are put back, each if absent.
 
-        The vmodels that named them are gone, and count anew when they are set again.
+        The vmodels that named them were deleted, and count again when they are set again.
         """
         for model, stored in self._models.kept().items():
             key = self._keys.model(model)
@@ -89,7 +89,7 @@ class PutBack:
                 self._journal.note("record_put_back", model)
 
     async def relist(self, lease: int) -> None:
-        """Put the keys of held copies again under a lease; a copy whose model is gone is dropped. Raises StoreError."""
+        """Put the keys of held copies again under a lease; a copy whose model no longer exists is dropped. Raises StoreError."""
         for model in await self._writer.relist(self._cache.listed(), lease=lease):
             self._cache.drop(model, DropReason.UNREGISTERED)
 

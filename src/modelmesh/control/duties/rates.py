@@ -15,7 +15,7 @@ from modelmesh.values.records import HotCopy
 
 WINDOW_MS = 10_000
 PUBLISHED = 64
-"""Hot copies told to the others."""
+"""Hot copies published to other instances."""
 
 SAMPLE = 64
 """Completed requests that make a latency; with fewer the sample before counts too."""
@@ -92,7 +92,7 @@ class RateBook:
                     use_.requests -= count
 
     def keep(self, models: Sequence[ModelId]) -> None:
-        """Forget all others: their copies have gone."""
+        """Forget all others: their copies no longer exist."""
         if len(self._uses) > len(models):
             held = dict.fromkeys(models)
             self._uses = {model: use for model, use in self._uses.items() if model in held}
@@ -149,7 +149,7 @@ class RateBook:
         return max(1, max_concurrency * completed * 600_000 * bandwidth_percent // service_us)
 
     def hottest(self, above: int) -> tuple[HotCopy, ...]:
-        """What the others are told: copies with more than `above` requests per minute, the hottest first."""
+        """What is published: copies with more than `above` requests per minute, the hottest first."""
         hot = [
             HotCopy(model, _rounded(rate), use.in_flight, use.waiting)
             for model, use in self._uses.items()

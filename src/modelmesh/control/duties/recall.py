@@ -1,4 +1,4 @@
-"""What this instance remembers of each model, and what a load here would do."""
+"""The recent events of each model at this instance, and what a load here would do."""
 
 import itertools
 from collections import OrderedDict, deque
@@ -18,7 +18,7 @@ CYCLE = 8
 """A repeated call may leave several different events; each is looked for among so many of the last."""
 
 MODELS = 4096
-"""Models remembered; the one of which nothing was heard longest is forgotten. At most about 60 MB, commonly far less."""
+"""Models remembered; the one without events for longest is forgotten. At most about 60 MB, commonly far less."""
 
 
 class Recall:

@@ -12,7 +12,7 @@ LOOK_TICKS = 10
 class Reconciler:
     """Deletes keys without a copy and lists copies without a key again.
 
-    A difference counts only if it stands at two looks: between them the view follows what was just written.
+    A difference counts only if it is found twice: in between, the view receives what was just written.
     """
 
     def __init__(self, *, state: ClusterState, cache: Cache, observer: Observer, journal: Journal) -> None:
@@ -33,7 +33,7 @@ class Reconciler:
         before, self._before = self._before, found
         for model in found.orphans:
             if model in before.orphans:
-                self._journal.note("orphan_key", model, detail="its key stood without a copy here; it is deleted")
+                self._journal.note("orphan_key", model, detail="its key had no copy here; it is deleted")
                 self._cache.stale_keys[model] = self._state.record_revision(model)
         for model in found.missing:
             if model in before.missing:

@@ -54,7 +54,7 @@ class Rounds:
     Args:
         cut_off_since_ms: Since when this instance is out of touch with others (epoch milliseconds); None: it is not.
         turned: Called before each round.
-        tell_again: Tell the data plane what it did not take.
+        send_again: Sends the data plane again what it did not take.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Rounds:
         read_only: bool,
         cut_off_since_ms: Callable[[], int | None],
         turned: Callable[[], None],
-        tell_again: tuple[Callable[[], None], ...],
+        send_again: tuple[Callable[[], None], ...],
     ) -> None:
-        self._tell_again = tell_again
+        self._send_again = send_again
         self._turned = turned
         self._journal = journal
         self._clock = clock
@@ -156,7 +156,7 @@ class Rounds:
             self._write_last_uses,
             self._lead,
             self._look_at_hot,
-            *self._tell_again,
+            *self._send_again,
             self._put_back.delete_stale_keys,
             self._missing.forget,
         ):
@@ -168,7 +168,7 @@ class Rounds:
             done = duty()
             if done is not None:
                 await done
-        except Exception as error:  # noqa: BLE001 - a mistake of ours; the next turn tries again
+        except Exception as error:  # noqa: BLE001 - a bug; the next turn tries again
             self._tasks.report(f"the duty {name}", error)
             self._journal.note("duty_failed", reason=name, detail=f"{type(error).__name__}: {error}")
 

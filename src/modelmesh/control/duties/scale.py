@@ -2,7 +2,7 @@
 
 Of all holders of a model one proposes: the holder of the oldest ready copy adds, that of the newest
 drops its own. Two that both think so are harmless: a claim lets one win, and a removal compares that
-the copies relied on still stand. The decision is `modelmesh.policy.copies`.
+the copies relied on still exist. The decision is `modelmesh.policy.copies`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ from modelmesh.values.records import ModelRecord
 from modelmesh.values.view import ClusterView, Copy
 
 LEAST_RATE = 10
-"""Requests per minute; a live setting below is a mistake."""
+"""Requests per minute; a lower live setting is an error."""
 
 SPARE_TICKS = 10
 """Copies are looked at for dropping once in so many ticks; for adding at every one."""
@@ -100,7 +100,7 @@ class Scaler:
             self._cut_off_since_ms, self._cut_off_ended_ms = since_ms, None
 
     def rejoined(self) -> None:
-        """This instance's keys stand again."""
+        """This instance's keys were written again."""
         if self._cut_off_since_ms is not None and self._cut_off_ended_ms is None:
             self._cut_off_ended_ms = self._clock.monotonic_ms()
             self._rejoined_ms = self._clock.now_ms()
@@ -156,7 +156,7 @@ class Scaler:
         return urgent + _in_turn(regular, LOOKS, self._ticks)
 
     def _hot_elsewhere(self, cluster: ClusterView) -> dict[ModelId, tuple[int, bool]]:
-        """What the others tell of their hot copies: requests per minute, and whether some wait."""
+        """What other instances publish about their hot copies: requests per minute, and whether some wait."""
         told: dict[ModelId, tuple[int, bool]] = {}
         for place in cluster.instances:
             if place.instance != self._own:

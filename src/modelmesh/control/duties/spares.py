@@ -28,7 +28,7 @@ class Spares:
         self._gone_ms: int | None = None
 
     def look(self, cluster: ClusterView, now_ms: int) -> None:
-        """Take in the instances as they are, and forget what says nothing any more."""
+        """Take in the instances as they are, and forget what is outdated."""
         available = {entry.instance: None for entry in cluster.instances if entry.available}
         if any(instance not in available for instance in self._available):
             self._gone_ms = now_ms
@@ -59,7 +59,7 @@ class Spares:
     def added_ago_ms(self, model: ModelId, now_ms: int) -> int | None:
         """Since one was last added; None if that was long ago.
 
-        Also if an instance has gone since: a spare that is missing may have gone with it, just what it was for.
+        Also None if an instance has left since: a missing spare may have been lost with it, which is what spares are for.
         """
         added_ms = self._added_ms.get(model)
         if added_ms is None or (self._gone_ms is not None and self._gone_ms >= added_ms):

@@ -102,7 +102,7 @@ class Survey:
             await self._clock.sleep(PAUSE_MS)
 
     async def _tidy(self, item: KeyValue, record: ModelRecord, fence: Compare) -> None:
-        """Whoever writes the record meanwhile wins; the next survey tries again."""
+        """If another writer changed the record meanwhile, the next survey tries again."""
         value = record.without_old_instances().encode()
         await self._store.transact(
             Transaction(

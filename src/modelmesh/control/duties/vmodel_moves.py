@@ -2,7 +2,7 @@
 
 A transition is in progress while a vmodel's `active` and `target` differ. For each the leader runs one
 task: load copies of the target until `modelmesh.policy.promotion` says that the vmodel may move, then
-move it. Nothing is remembered but the store's records, so a new leader goes on where the old one stopped.
+move it. Nothing is remembered but the store's records, so a new leader continues where the old one stopped.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class AddCopy(Protocol):
     """Have one more copy of a model loaded somewhere."""
 
     async def __call__(self, model: ModelId, registered: Registered, *, last_use_ms: int) -> bool:
-        """False: nobody can."""
+        """False: no instance can."""
         ...
 
 

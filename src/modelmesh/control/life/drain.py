@@ -70,7 +70,7 @@ class Drain:
                 await asyncio.gather(*workers)
         except TimeoutError:
             await asyncio.gather(*workers, return_exceptions=True)
-        detail = f"{result.moved} of {len(moves)} copies stand elsewhere now"
+        detail = f"{result.moved} of {len(moves)} copies are loaded elsewhere now"
         if result.left:
             named = [f"{model} ({why})" for model, why in list(result.left.items())[:10]]
             more = f" and {len(result.left) - 10} more" if len(result.left) > len(named) else ""

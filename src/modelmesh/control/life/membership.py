@@ -37,7 +37,7 @@ class Membership:
     """Grants, renews and regains the lease; publishes the entry.
 
     Args:
-        record: Builds the entry as it should stand now.
+        record: Builds the entry as it should be now.
         relist: Puts the keys of held copies again under the lease it is given.
         turned: Called before each turn.
     """
@@ -82,7 +82,7 @@ class Membership:
     async def predecessor(self) -> tuple[PeerAddress | None, int] | None:
         """The address and lease of an entry under our id from before; None if there is none.
 
-        The address is None if the entry cannot be read: then nobody of ours stands behind it.
+        The address is None if the entry cannot be read: then it is not the entry of an instance of ours.
         """
         item = await self._store.get(self._key)
         if item is None:
@@ -117,10 +117,10 @@ class Membership:
             except LeaseNotFoundError:
                 self.lease_lost()
             except StoreError:
-                pass  # the observer tells; the lease may or may not survive
+                pass  # the observer reports it; the lease may or may not survive
 
     def lease_lost(self) -> None:
-        """A write found the lease gone."""
+        """A write found that the lease no longer exists."""
         if self._lease == 0:
             return
         self._journal.note("lease_lost", detail="this instance's keys went with its lease; they are put again")
@@ -128,7 +128,7 @@ class Membership:
         self._machine.step(MemberInput.LEASE_LOST)
 
     async def drain(self) -> None:
-        """Tell the others that nothing should be loaded here any more; nothing if this instance has left."""
+        """Publish that nothing should be loaded here any more; nothing if this instance has left."""
         if self._machine.state is MemberState.GONE:
             return
         for effect in self._machine.step(MemberInput.DRAIN_BEGUN):
@@ -188,10 +188,10 @@ class Membership:
         the copies must be put again before it.
         """
         if not self._lease:
-            return  # listing tells it, under the next lease
+            return  # the listing publishes it, under the next lease
         put = Put(self._key, record.encode(), self._lease)
-        stands = Compare(self._key, "create", "==", self._created)
-        result = await self._store.transact(Transaction(compares=(stands,), then=(put,)))
+        exists = Compare(self._key, "create", "==", self._created)
+        result = await self._store.transact(Transaction(compares=(exists,), then=(put,)))
         if result.succeeded:
             self._wrote(record)
         else:

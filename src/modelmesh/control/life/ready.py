@@ -88,7 +88,7 @@ class Ready:
                 self._drains.pop(instance, None)
 
     def load_ended(self, model: ModelId, *, failed: bool) -> None:
-        """A load here succeeded or failed: what that says about the start of this instance."""
+        """A load here succeeded or failed: count it for the start of this instance."""
         was_failing = self._bootstrap.failing
         if failed:
             self._failed(model)

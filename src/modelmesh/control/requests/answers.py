@@ -8,7 +8,7 @@ from modelmesh.values.ids import Revision
 from modelmesh.values.status import Status
 
 RETRY_HINT_MS = 1000
-"""Where nothing says how long it takes."""
+"""If the duration is not known."""
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 
 

@@ -25,15 +25,15 @@ from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.status import Status
 
 STALE_TURNS = 32
-"""How often a request may find its view stale before it is told to come back."""
+"""How often a request may find its view stale before the caller must retry."""
 
 ASKED_BOUND_MS = 5_000
-"""How long another instance may take to say that it loads a model."""
+"""How long another instance may take to answer that it loads a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ensured:
-    """How `ensure` ended. REFUSED: the record is gone, or with `store_away` the store is."""
+    """How `ensure` ended. REFUSED: the record no longer exists, or with `store_away` the store is."""
 
     state: PeerState
     message: str = ""
@@ -88,8 +88,8 @@ class Ensurer:
             last_use_ms: Epoch milliseconds; for the cache's order.
             sync: Wait until the load has ended.
             balanced: Prefer this instance.
-            extra: Add one copy to those that stand. If they change meanwhile nothing is added: whoever
-                wished for it decides anew on what there is then.
+            extra: Add one copy to those that there are. If they change meanwhile, nothing is added, and the
+                one who wanted it decides again.
             retry: Try again where loads have failed, each instance once: a person asks for it.
             used: It counts as a use of the copy, wherever that is.
             exclude: Instances that are not used.
@@ -123,7 +123,7 @@ class Ensurer:
         last_use_ms: int,
         exclude: frozenset[InstanceId] = frozenset(),
     ) -> bool:
-        """Start the load of one more copy, not at those excluded; False: nobody can. Raises StoreUnavailableError."""
+        """Start the load of one more copy, not at those excluded; False: no instance can. Raises StoreUnavailableError."""
         ensured = await self.ensure(model, registered, last_use_ms=last_use_ms, sync=False, extra=True, exclude=exclude)
         if ensured.store_away:
             raise StoreUnavailableError(ensured.message)

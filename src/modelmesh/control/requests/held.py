@@ -9,9 +9,9 @@ from modelmesh.values.ids import ModelId, Revision, Token, VModelId
 
 @dataclass(slots=True)
 class Held:
-    """A request on its way. `view`: that of the instance which asked us to load; `behind`: what ours must reach.
+    """A request that is held. `view`: that of the instance which asked us to load; `behind`: what ours must reach.
 
-    `deadline_ms` and `sent_ms` are monotonic. `doubted`: an instance has lost the store, and we have not heard from it either since we asked that one.
+    `deadline_ms` and `sent_ms` are monotonic. `doubted`: the instance that we asked has lost the store, and the store has not answered us since either.
     """
 
     token: Token

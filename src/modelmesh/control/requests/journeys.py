@@ -74,7 +74,7 @@ class Requests:
         wait_for_view: Resolves when the view has reached a revision, or after a bound.
 
     Attributes:
-        overdue: Answers a caller who waits no longer for a load.
+        overdue: Answers a caller that waits no longer for a load.
         ensure: Makes sure that a copy is loaded or loading somewhere.
         add_copy: Starts the load of one more copy.
     """
@@ -177,14 +177,14 @@ class Requests:
             return
         held.model = event.model
         held.behind = event.view if event.outcome is Outcome.MOVED else None
-        held.doubted = event.outcome is Outcome.STORE_AWAY and self._pulse.heard_ms < held.sent_ms
+        held.doubted = event.outcome is Outcome.STORE_AWAY and self._pulse.answered_ms < held.sent_ms
         held.journey = held.journey.failed(failure, event.load_id or self._load_in_view(event))
         self._remember(held)
         self._journal.note("attempt_failed", event.model, event.outcome.value, f"at {event.instance}: {event.message}")
         self._advance(held)
 
     def cancelled(self, token: Token) -> None:
-        """The caller has gone."""
+        """The caller has ended the call."""
         held = self._held.pop(token, None)
         if held is not None and held.task is not None:
             held.task.cancel()
@@ -195,7 +195,7 @@ class Requests:
         return copy.load_id if copy is not None and event.outcome is Outcome.NOT_HERE else None
 
     def _learn(self, event: AttemptFailed) -> None:
-        """What a failed attempt says about the view."""
+        """Update the view by a failed attempt."""
         if event.outcome is Outcome.MOVED:
             self._models.forget(event.model)  # its record may be what moved
         if event.outcome is not Outcome.NOT_HERE:
@@ -223,15 +223,15 @@ class Requests:
         )
 
     def give_up(self, token: Token, message: str) -> None:
-        """A mistake of ours stands between a request and its answer; the caller is told so."""
+        """A bug prevents the answer of a request; the caller gets an error."""
         held = self._held.pop(token, None)
         fail = Fail(Status.INTERNAL, message)
         answer = as_refusal(fail) if held is not None and held.journey.hop is Hop.LOAD else fail
 
-        async def tell() -> None:
+        async def answer_caller() -> None:
             self._dataplane.resolve([(token, answer)])
 
-        self._tasks.persist(tell, f"give up request {token}")
+        self._tasks.persist(answer_caller, f"give up request {token}")
 
     async def _drive(self, held: Held) -> None:
         try:
@@ -256,7 +256,9 @@ class Requests:
             if isinstance(found, Fail):
                 if found.status is not Status.NOT_FOUND:
                     return found
-                if held.journey.hop is Hop.LOAD:  # whoever asked us may know an older record: it looks again
+                if (
+                    held.journey.hop is Hop.LOAD
+                ):  # the instance that asked us may know an older record: it decides again
                     return refusal(Outcome.MOVED, Status.UNAVAILABLE, found.message, self._state.revision)
                 return found if held.vmodel is None else await self._resolve_vmodel(held)
             if held.behind is not None:
@@ -306,9 +308,9 @@ class Requests:
             message = f"active model {record.active} of vmodel {held.vmodel} is not registered"
             return Fail(Status.INTERNAL, message)
         if held.model != record.active and held.model in dict(record.split):
-            # Its record is gone, though the vmodel refers to it. Its share goes to the active model.
+            # Its record no longer exists, though the vmodel refers to it. Its share goes to the active model.
             self._journal.note("split_without", held.model, detail=f"{held.vmodel}: it is not registered")
-            self._names.tell_without(held.vmodel, found, held.model)
+            self._names.send_without(held.vmodel, found, held.model)
         return Reroute()
 
     async def _act(self, held: Held, step: NextStep, registered: Registered) -> Resolution | None:
@@ -356,7 +358,7 @@ class Requests:
         return Fail(step.status, step.message)
 
     def _store_away(self, held: Held, message: str) -> Fail:
-        """The store is needed and does not answer: told to the caller, or to the instance that asked us."""
+        """The store is needed and does not answer: the caller gets this, or the instance that asked us."""
         if held.journey.hop is Hop.LOAD:
             return refusal(Outcome.STORE_AWAY, Status.UNAVAILABLE, message)
         return self._later(Status.UNAVAILABLE, message)

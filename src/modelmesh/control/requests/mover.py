@@ -30,14 +30,14 @@ class Elsewhere:
 
 @dataclass(frozen=True, slots=True)
 class NotMoved:
-    """Nobody took the copy, or its record was not read; `why` for people."""
+    """No instance took the copy, or its record was not read; `why` for people."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unregistered:
-    """There is nothing to move: the model's record is gone."""
+    """There is nothing to move: the model's record no longer exists."""
 
 
 class Mover:
@@ -66,8 +66,8 @@ class Mover:
         Args:
             model: Its id.
             exclude: Instances that are not asked.
-            sync: Wait until it is loaded; else only until somebody has accepted the load.
-            tries: How often somebody is asked before the view has one more ready copy elsewhere.
+            sync: Wait until it is loaded; else only until an instance has accepted the load.
+            tries: How often an instance is asked before the view has one more ready copy elsewhere.
         """
         try:
             registered = await self._models.get(model)

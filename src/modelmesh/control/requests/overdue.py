@@ -1,4 +1,4 @@
-"""Answers callers who wait no longer for a load: how it stands, and when to come again. The load goes on."""
+"""Answers callers that stop waiting for a load with its state and when to retry. The load continues."""
 
 from modelmesh.control.copies.cache import Cache
 from modelmesh.control.decide import Decider
@@ -15,7 +15,7 @@ from modelmesh.values.status import Status
 
 
 class OverdueCalls:
-    """Tells how loads stand, and asks for them in the place of callers who have gone."""
+    """Describes the state of loads, and keeps them requested for callers that have ended their call."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class OverdueCalls:
     def overdue(self, event: Overdue) -> None:
         """A caller waits no longer."""
         if not event.model:
-            text, retry_ms = f"what vmodel {event.vmodel} stands for is being looked up", RETRY_HINT_MS
+            text, retry_ms = f"the model of vmodel {event.vmodel} is being looked up", RETRY_HINT_MS
         else:
             wait = describe_wait(
                 self._decider.model_view(event.model, None),
@@ -56,7 +56,7 @@ class OverdueCalls:
         self._dataplane.resolve([(event.token, retry_later(status, text, self._decider.spread_ms(retry_ms)))])
 
     async def _go_on(self, model: ModelId) -> None:
-        """A load without a caller ends after a while; the caller who was told to come again expects it to go on."""
+        """A load without a caller ends after a while; a caller that retries expects it to continue."""
         try:
             registered = await self._models.get(model)
             if registered is not None:

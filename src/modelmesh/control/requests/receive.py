@@ -48,7 +48,7 @@ class CallHandlers:
 
 
 class Linked(Protocol):
-    """Told of a link that was lost or is back."""
+    """Called for a link that was lost or is back."""
 
     def __call__(self, instance: InstanceId, *, lost: bool) -> None:
         """The link to `instance`; this instance's is that to its runtime."""
@@ -58,11 +58,11 @@ class Receiver:
     """Hands the data plane's events on.
 
     Args:
-        idle: Told of a closed copy on which nothing runs any more.
-        linked: Told of links.
+        idle: Called for a closed copy on which nothing runs any more.
+        linked: Called for links.
 
     Attributes:
-        handlers: Who answers calls of our services; None: nobody yet.
+        handlers: Who answers calls of our services; None: none yet.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class Receiver:
         for event in events:
             try:
                 self._receive(event)
-            except Exception as error:  # noqa: BLE001 - whatever it is, its caller gets an answer
+            except Exception as error:  # noqa: BLE001 - the caller gets an answer in any case
                 self._tasks.report(f"event {type(event).__name__}", error)
                 self._answer(event, f"{type(error).__name__}: {error}")
 
     def _answer(self, event: DataPlaneEvent, message: str) -> None:
-        """Nobody works at the event: whoever waits for that is told."""
+        """No code handles the event: its waiters get an error."""
         try:
             match event:
                 case Missed(token) | AttemptFailed(token, replayable=True) | Overdue(token):
@@ -118,7 +118,7 @@ class Receiver:
                     self._dataplane.finish(token, Status.INTERNAL, message)
                 case _:
                     pass
-        except Exception as error:  # noqa: BLE001 - the data plane itself cannot be told
+        except Exception as error:  # noqa: BLE001 - the data plane itself cannot be informed
             self._tasks.report(f"answer to {type(event).__name__}", error)
 
     def _receive(self, event: DataPlaneEvent) -> None:  # noqa: C901, PLR0912 - one row per event

@@ -1,4 +1,4 @@
-"""The routing table: tells the data plane where each model has copies."""
+"""The routing table: informs the data plane where each model has copies."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -22,11 +22,11 @@ class Routing:
         self._dataplane = dataplane
         self._local_copy = local_copy
         self._routed: dict[ModelId, Route] = {}
-        self._untold: dict[ModelId, None] = {}
-        """Models of whose routes the data plane may know another than `_routed` says."""
+        self._unsent: dict[ModelId, None] = {}
+        """Models whose routes in the data plane may differ from `_routed`."""
         self._peers: dict[InstanceId, PeerAddress] = {}
         self._without_runtime: dict[InstanceId, None] = {}
-        """Instances that say that their runtime takes no calls."""
+        """Instances whose runtime takes no calls, as they publish."""
 
     def __len__(self) -> int:
         return len(self._routed)
@@ -36,7 +36,7 @@ class Routing:
         routes: list[tuple[ModelId, Route | None]] = []
         for model in models:
             route = self._route(model)
-            if route != self._routed.get(model) or model in self._untold:
+            if route != self._routed.get(model) or model in self._unsent:
                 routes.append((model, route))
                 if route is None:
                     self._routed.pop(model, None)
@@ -46,7 +46,7 @@ class Routing:
             self._set(routes)
 
     def _set(self, routes: Sequence[tuple[ModelId, Route | None]]) -> None:
-        """Tell the data plane. A route that it cannot take is taken away, and none of the others with it."""
+        """Inform the data plane. A route that it cannot take is removed; the others are kept."""
         try:
             self._dataplane.set_routes(routes)
         except Exception:
@@ -57,28 +57,28 @@ class Routing:
                 return
             model, _ = routes[0]
             self._routed.pop(model, None)
-            self._untold[model] = None
+            self._unsent[model] = None
             self._dataplane.set_routes([(model, None)])
             raise
         for model, _ in routes:
-            self._untold.pop(model, None)
+            self._unsent.pop(model, None)
 
-    def tell_again(self) -> None:
-        """Tell the routes that the data plane did not take; about once a second."""
-        self.update(tuple(self._untold))
+    def send_again(self) -> None:
+        """Send the routes that the data plane did not take; about once a second."""
+        self.update(tuple(self._unsent))
 
     def _try(self, route: tuple[ModelId, Route | None]) -> Exception | None:
         try:
             self._set([route])
-        except Exception as error:  # noqa: BLE001 - it is told when all others have been set
+        except Exception as error:  # noqa: BLE001 - it is reported when all others have been set
             return error
         return None
 
     def update_peers(self, instances: Iterable[InstanceId]) -> None:
-        """Tell the addresses of these instances; one that went stays known while unlisted copies name it.
+        """Send the addresses of these instances; a removed one stays known while unlisted copies name it.
 
-        Copies may have been listed before the entry of their instance: their routes are made now, and made anew when its
-        runtime goes or comes back.
+        Copies may have been listed before the entry of their instance: their routes are made now, and made again when its
+        runtime is lost or comes back.
         """
         changed = [instance for instance in instances if instance not in self._peers]
         peers: list[tuple[InstanceId, PeerAddress]] = []
@@ -103,7 +103,7 @@ class Routing:
         self.update(self._state.models_at([instance for instance in changed if instance in self._peers]))
 
     def forget_peers(self, instances: Iterable[InstanceId]) -> None:
-        """Drop instances that are gone for good."""
+        """Drop instances that are removed permanently."""
         gone = [instance for instance in instances if instance in self._peers]
         if gone:
             self._dataplane.set_peers([(instance, None) for instance in gone])

@@ -8,7 +8,7 @@ from modelmesh.values.dataplane import MethodRule, Rules
 
 
 class CallRules:
-    """Puts together what the services, the runtime and the operator say, each as it comes."""
+    """Combines the methods of the services, the runtime and the operator, whenever one of them changes."""
 
     def __init__(self, *, dataplane: DataPlane, journal: Journal) -> None:
         self._dataplane = dataplane
@@ -30,20 +30,20 @@ class CallRules:
         self._serving_methods = serving_methods
         self._serving_services = serving_services
         self._peer_services = peer_services
-        self._tell()
+        self._send()
 
     def allow(self, allowed: AllowedMethods) -> None:
-        """From now on clients may call these methods, with ids where it says."""
+        """Allow these methods to clients, with ids where the configuration says."""
         self._allowed = allowed
-        self._tell()
+        self._send()
         self._journal.note("methods_changed", detail=f"{len(allowed.methods)} methods are configured")
 
     def runtime_reported(self, parameters: RuntimeParameters) -> None:
-        """The runtime said which of its methods are called how."""
+        """The runtime has reported its methods and where they have ids."""
         self._runtime = RuntimeMethods(parameters.injection_paths, parameters.allows_any_method)
-        self._tell()
+        self._send()
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         rules = combine(self._runtime, self._allowed)
         self._dataplane.set_rules(
             Rules(

@@ -43,7 +43,7 @@ class Census:
             self._changes.append((change.item.mod_revision, difference))
 
     async def take(self) -> None:
-        """Count anew, all at one revision."""
+        """Count again, all at one revision."""
         self.models = None
         self._changes = []
         try:

@@ -1,7 +1,7 @@
 """The interface of everything that the watch keeps equal to a part of the store.
 
-Changes come one batch after the other, in the store's order. When the watch has fallen behind, some are lost for
-good; then everything is replaced by what a listing found, whole: what the listing does not have is gone.
+Changes come one batch after the other, in the store's order. When the watch has fallen behind, some are lost;
+then everything is replaced by a complete listing, and what the listing does not have is removed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ class Relisting:
     Attributes:
         items: Every key of the ranges that are listed, as of `revision`.
         again: The keys that were remembered, read after that; None: there is no such key.
-        replaced: It is another store than before, whose silence about a key says little.
+        replaced: It is another store than before, whose silence about a key is little evidence.
     """
 
     items: tuple[KeyValue, ...]
@@ -42,11 +42,11 @@ class Fed(Protocol):
         ...
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Take in whole revisions of changes, of whatever keys."""
+        """Take in whole revisions of changes, of any keys."""
         ...
 
     def replace(self, listing: Relisting) -> None:
-        """Be what the listing says, and forget all else."""
+        """Replace the content by the listing."""
         ...
 
     def settle(self) -> None:
@@ -76,7 +76,7 @@ class ViewFeed:
         return self._ranges
 
     def remembered(self) -> Sequence[str]:
-        """Nothing: what the view knows of records stands in the copies, too."""
+        """Nothing: what the view knows of records is in the copies, too."""
         return ()
 
     def apply(self, changes: Sequence[Change]) -> None:

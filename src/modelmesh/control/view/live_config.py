@@ -1,6 +1,6 @@
 """Settings in the store that take effect while instances run: `config/<name>`.
 
-Source: `spec/cluster-state.md` 1.10. A value that cannot be used counts as absent, and is told.
+Source: `spec/cluster-state.md` 1.10. A value that cannot be used counts as absent, and is reported.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ class StartDisabledError(Exception):
 
 
 class LiveConfig:
-    """Follows the keys (`modelmesh.control.view.feed.Fed`) and tells who asked for them."""
+    """Follows the keys (`modelmesh.control.view.feed.Fed`) and informs those that asked for them."""
 
     def __init__(self, keys: Keys, journal: Journal) -> None:
         self._keys = keys
@@ -25,10 +25,10 @@ class LiveConfig:
         self._followers: dict[str, Callable[[str | None], None]] = {}
 
     def follow(self, name: str, apply: Callable[[str | None], None]) -> None:
-        """Call `apply` with each new value, None when the key goes; it raises ValueError for one it cannot use."""
+        """Call `apply` with each new value, None when the key is deleted; it raises ValueError for one it cannot use."""
         self._followers[name] = apply
         if name in self._values:
-            self._tell(name, self._values[name])
+            self._pass_on(name, self._values[name])
 
     def ranges(self) -> tuple[str, ...]:
         """All settings; there are few."""
@@ -66,7 +66,7 @@ class LiveConfig:
             del self._values[name]
         else:
             self._values[name] = text
-        self._tell(name, text)
+        self._pass_on(name, text)
 
     @property
     def values(self) -> dict[str, str]:
@@ -81,7 +81,7 @@ class LiveConfig:
                 f"the key config/disable of this cluster is {value!r}; delete it, or set it to false, to let instances start"
             )
 
-    def _tell(self, name: str, value: str | None) -> None:
+    def _pass_on(self, name: str, value: str | None) -> None:
         apply = self._followers.get(name)
         if apply is None:
             return

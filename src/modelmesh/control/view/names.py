@@ -1,4 +1,4 @@
-"""Tells the data plane which models the vmodels stand for, always as in the records in memory."""
+"""Sends the data plane the models of each vmodel, always as in the records in memory."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,53 +18,53 @@ class Names:
     def __init__(self, dataplane: DataPlane, tasks: Tasks) -> None:
         self._dataplane = dataplane
         self._tasks = tasks
-        self._untold: dict[VModelId, Naming | None] = {}
+        self._unsent: dict[VModelId, Naming | None] = {}
         self._without: dict[ModelId, dict[VModelId, Stored[VModelRecord]]] = {}
-        """Names told without the share of a model that is not registered, though the record has it."""
+        """Vmodels sent without the share of a model that is not registered, though the record has it."""
 
-    def tell(self, vmodel: VModelId, stored: Stored[VModelRecord] | None) -> None:
+    def send(self, vmodel: VModelId, stored: Stored[VModelRecord] | None) -> None:
         """This is remembered of a name from now on; None: nothing, so that its next call asks."""
         naming = Naming(stored.record.active, stored.record.split) if stored is not None else None
         for names in self._without.values():
             names.pop(vmodel, None)
         self._set(vmodel, naming)
 
-    def tell_without(self, vmodel: VModelId, stored: Stored[VModelRecord], model: ModelId) -> None:
-        """As `tell`, but the share of a model that is not registered goes to the active one until it is."""
+    def send_without(self, vmodel: VModelId, stored: Stored[VModelRecord], model: ModelId) -> None:
+        """As `send`, but the share of a model that is not registered goes to the active one until it is."""
         self._without.setdefault(model, {})[vmodel] = stored
         naming = Naming(stored.record.active, stored.record.split_without(model))
         self._set(vmodel, naming)
 
     def _set(self, vmodel: VModelId, naming: Naming | None) -> None:
-        """Tell the data plane. What it cannot take it is told again later; until then the name stands for nothing."""
-        self._untold[vmodel] = naming
-        for told in (naming, None):
+        """Inform the data plane. What it cannot take is sent again later; until then the vmodel has no model."""
+        self._unsent[vmodel] = naming
+        for sent in (naming, None):
             try:
-                self._dataplane.set_vmodels([(vmodel, told)])
+                self._dataplane.set_vmodels([(vmodel, sent)])
             except Exception as error:  # noqa: BLE001 - it costs this name alone
                 self._tasks.report(f"name {vmodel}", error)
             else:
-                if told == naming:
-                    del self._untold[vmodel]
+                if sent == naming:
+                    del self._unsent[vmodel]
                 return
 
-    def tell_again(self) -> None:
-        """Tell the names that the data plane did not take; about once a second."""
-        for vmodel, naming in tuple(self._untold.items()):
+    def send_again(self) -> None:
+        """Send the vmodels that the data plane did not take; about once a second."""
+        for vmodel, naming in tuple(self._unsent.items()):
             self._set(vmodel, naming)
 
     def registered(self, model: ModelId) -> None:
         """A model is registered: it gets its shares again."""
         for vmodel, stored in self._without.pop(model, {}).items():
-            self.tell(vmodel, stored)
+            self.send(vmodel, stored)
 
 
 class VModelFeed:
     """Feeds the records of vmodels (`modelmesh.control.view.feed.Fed`).
 
     Args:
-        changed: Told of each change of a vmodel's record, in order.
-        relisted: Told after a listing: any of them may have changed.
+        changed: Called for each change of a vmodel's record, in order.
+        relisted: Called after a listing: any of them may have changed.
     """
 
     def __init__(

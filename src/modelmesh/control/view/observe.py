@@ -82,7 +82,7 @@ class Observer:
         self._feeds: tuple[Fed, ...] = ()
         self._relisted = relisted
         self._fresh = False
-        """A listing has just been made, and the next watch goes on from there."""
+        """A listing has just been made, and the next watch continues from there."""
         self._behind = False
         """What is known may lack changes, and is to be listed before it is watched."""
         self._doubt: Exception | None = None
@@ -178,7 +178,7 @@ class Observer:
             self._watching.reschedule(asyncio.get_running_loop().time())
 
     async def _catch_up(self) -> None:
-        """Before each new watch: is it the store we know, and do we know all that the watch will not tell?"""
+        """Before each new watch: check that the store is the same, and read what the watch will not report."""
         if await self._identity.meet(self._store):
             self._another = True
             self._identity.doubted_until_ms = self._clock.monotonic_ms() + DOUBT_MS

@@ -17,14 +17,14 @@ ENTRY_LAG_MS = 2_000
 """A load sent to an instance shows in its entry by then: it publishes a change within a second."""
 
 OUTDATED_LOOK_MS = 10_000
-"""Who is being replaced is looked at as often, and whenever instances come or go."""
+"""How often it is decided which instances are being replaced, besides whenever instances are added or removed."""
 
 
 class Placed:
-    """Loads placed from here. Times are monotonic milliseconds where nothing else is said.
+    """Loads placed from here. Times are monotonic milliseconds unless named otherwise.
 
-    Made for clusters of a thousand instances of which each tells of itself every second, and for many loads at once:
-    an entry is written anew only if it, or what was sent there, changed.
+    Made for clusters of a thousand instances that each publish an entry every second, and for many loads at once:
+    an entry is adjusted again only if it, or the loads sent there, changed.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Placed:
         self._under_way: dict[tuple[ModelId, InstanceId], int] = {}
         """Loads that were sent and whose keys have not been seen, and until when they are waited for."""
         self._adjusted: dict[InstanceId, tuple[InstanceView, InstanceView]] = {}
-        self._going: frozenset[InstanceId] = frozenset()
+        self._replaced: frozenset[InstanceId] = frozenset()
         self._members: tuple[InstanceId, ...] = ()
         self._look_ms = 0
 
@@ -57,9 +57,9 @@ class Placed:
             loading[instance] = loading.get(instance, 0) + 1
         return loading
 
-    def goes(self, instance: InstanceId) -> bool:
+    def is_replaced(self, instance: InstanceId) -> bool:
         """Whether it is being replaced by a newer one."""
-        return instance in self._going
+        return instance in self._replaced
 
     def look(self, view: ClusterView, now_ms: int, *, epoch_ms: int) -> tuple[tuple[InstanceView, ...], int]:
         """The instances of `view`, adjusted, and until when they can be taken so if nothing is sent."""
@@ -70,12 +70,12 @@ class Placed:
         if now_ms >= self._look_ms or members != self._members:
             self._members = members
             self._look_ms = now_ms + OUTDATED_LOOK_MS
-            going = outdated(view.instances, now_ms=epoch_ms)
-            if going != self._going:
-                self._going = going
+            replaced = outdated(view.instances, now_ms=epoch_ms)
+            if replaced != self._replaced:
+                self._replaced = replaced
                 self._adjusted.clear()
         until_ms = min(self._look_ms, self._sent[0][0]) if self._sent else self._look_ms
-        touched = dict.fromkeys((*self._sums, *sorted(self._going)))
+        touched = dict.fromkeys((*self._sums, *sorted(self._replaced)))
         if not touched:
             return view.instances, until_ms
         entries = list(view.instances)
@@ -101,6 +101,6 @@ class Placed:
         record = entry.record
         if loads:
             record = replace(record, used=record.used + size, loads=record.loads + loads)
-        adjusted = replace(entry, record=record, outdated=entry.instance in self._going)
+        adjusted = replace(entry, record=record, outdated=entry.instance in self._replaced)
         self._adjusted[entry.instance] = (entry, adjusted)
         return adjusted

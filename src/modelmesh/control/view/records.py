@@ -3,8 +3,8 @@
 The registry is not mirrored: cold models cost an instance nothing. Presence may come from a bounded
 cache that the watch keeps true; absence is never answered from memory.
 
-A read and the watch travel apart. What was read before a change is not remembered after the watch has told of
-that change: nobody would ever put it right.
+A read and the watch are independent. What was read before a change is not remembered after the watch has reported
+that change, because nothing would correct it.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ class RecordCache(Generic[Id, Record]):
         prefix: The table's key prefix; an id is appended as it is.
         kind: The record type of the table.
         store_available: Whether the store answers, as far as is known; callers do not wait for one that does not.
-        told: Called with each name of which something else is remembered from now on; None: nothing.
+        changed: Called with each name whose remembered record has changed; None: there is none.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class RecordCache(Generic[Id, Record]):
         prefix: str,
         kind: type[Record],
         store_available: Callable[[], bool],
-        told: "Callable[[Id, Stored[Record] | None], None]" = lambda _name, _stored: None,
+        changed: "Callable[[Id, Stored[Record] | None], None]" = lambda _name, _stored: None,
     ) -> None:
         self._store_available = store_available
-        self._told: Callable[[Id, Stored[Record] | None], None] = told
+        self._changed: Callable[[Id, Stored[Record] | None], None] = changed
         self._store = store
         self._identity = identity
         self._clock = clock
@@ -115,7 +115,7 @@ class RecordCache(Generic[Id, Record]):
         self._listings = 0
 
     def cached(self, name: Id) -> Stored[Record] | None:
-        """A record from memory; None says nothing."""
+        """A record from memory; None does not prove that there is none."""
         found = self._cached.get(name)
         if found is not None:
             self._cached.move_to_end(name)
@@ -146,7 +146,7 @@ class RecordCache(Generic[Id, Record]):
             read = await _in_time(self._reads.get(name) or self._begin_read(name))
             if read.item is None:
                 if self._clock.monotonic_ms() < self._identity.doubted_until_ms:
-                    raise StoreUnavailableError("the store was replaced a moment ago; its records are being put back")
+                    raise StoreUnavailableError("the store was replaced just now; its records are being put back")
                 return None
             stored, remembered = self._take(name, read.item, read)
             if remembered:
@@ -172,7 +172,7 @@ class RecordCache(Generic[Id, Record]):
                     with suppress(UnreadableRecordError):
                         found[name] = self._decode(name, answer[0])
         if len(found) < len(names) and self._clock.monotonic_ms() < self._identity.doubted_until_ms:
-            raise StoreUnavailableError("the store was replaced a moment ago; its records are being put back")
+            raise StoreUnavailableError("the store was replaced just now; its records are being put back")
         return found
 
     def _begin_read(self, name: Id) -> "asyncio.Task[_Read]":
@@ -257,9 +257,9 @@ class RecordCache(Generic[Id, Record]):
                 self._cached.pop(name, None)
         for name in before:
             if name not in self._cached:
-                self._told(name, None)
+                self._changed(name, None)
         for name, stored in self._cached.items():
-            self._told(name, stored)  # also what is as before: perhaps it was not taken then
+            self._changed(name, stored)  # also what is as before: perhaps it was not taken then
 
     def remembered(self) -> Iterable[Id]:
         """The names whose records are in memory."""
@@ -270,7 +270,7 @@ class RecordCache(Generic[Id, Record]):
         return tuple(self._pinned)
 
     def pin(self, name: Id) -> None:
-        """Keep the record of `name` in memory whatever the bound says (a model that is held)."""
+        """Keep the record of `name` in memory beyond the bound (a model that is held)."""
         self._pinned[name] = None
 
     def unpin(self, name: Id) -> None:
@@ -295,21 +295,21 @@ class RecordCache(Generic[Id, Record]):
             self._insert(name, stored)
 
     def forget(self, name: Id) -> None:
-        """Whatever is remembered may not be true any more."""
+        """All that is remembered may be outdated."""
         if self._cached.pop(name, None) is not None:
-            self._told(name, None)
+            self._changed(name, None)
 
     def _ended(self, name: Id, task: "asyncio.Task[_Read]") -> None:
         self._reads.pop(name, None)
         if not task.cancelled():
-            task.exception()  # seen by every waiter; retrieved here in case all of them have gone
+            task.exception()  # seen by every waiter; retrieved here in case all of them have ended
 
     def _current(self, name: Id, revision: Revision, began: int) -> bool:
         """Whether no change after `revision` has passed unseen."""
         return began == self._listings and revision >= self._latest.get(name, self._passed)
 
     def _take(self, name: Id, item: KeyValue, read: "_Read") -> tuple[Stored[Record], bool]:
-        """A record that was read, and whether it is remembered: the watch may have told of a later one already."""
+        """A record that was read, and whether it is remembered: the watch may have reported a later one already."""
         known = self._cached.get(name)
         if known is not None and known.mod_revision >= item.mod_revision:
             return known, True
@@ -337,7 +337,7 @@ class RecordCache(Generic[Id, Record]):
     def _insert(self, name: Id, stored: Stored[Record]) -> None:
         self._cached[name] = stored
         self._cached.move_to_end(name)
-        self._told(name, stored)
+        self._changed(name, stored)
         while len(self._cached) > CACHED + len(self._pinned):
             for candidate in self._cached:
                 if candidate not in self._pinned:

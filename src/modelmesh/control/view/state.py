@@ -17,7 +17,7 @@ from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, Mode
 
 @dataclass(frozen=True, slots=True)
 class LostCopy:
-    """A copy that went with its instance."""
+    """A copy that was lost with its instance."""
 
     model: ModelId
     copy: Copy
@@ -31,9 +31,9 @@ class Changed:
     members: dict[InstanceId, None] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     own_deleted: list[tuple[ModelId, Revision]] = field(default_factory=list)
-    """Our copies whose keys somebody deleted (not lost with our lease), and when."""
+    """Our copies whose keys another writer deleted (not lost with our lease), and when."""
     lost: list[LostCopy] = field(default_factory=list)
-    """Copies of others that went with their instance: nobody chose to remove them."""
+    """Copies of other instances that were lost with their instance, not removed by a decision."""
 
 
 class ClusterState:
@@ -65,7 +65,7 @@ class ClusterState:
         return ClusterView(self.own, self.revision, self._instances)
 
     def has_copy(self, model: ModelId, instance: InstanceId) -> bool:
-        """Whether an instance has a copy, of whatever record and in whatever state."""
+        """Whether an instance has a copy, of any record and in any state."""
         return instance in self._copies.get(model, ())
 
     def _count(self, before: Copy | None, after: Copy | None) -> None:
@@ -111,7 +111,7 @@ class ClusterState:
         return ModelView(model, copies, failures)
 
     def elsewhere(self, model: ModelId) -> bool:
-        """Whether another instance has a copy, of whatever record and in whatever state."""
+        """Whether another instance has a copy, of any record and in any state."""
         copies = self._copies.get(model)
         return copies is not None and len(copies) > (self.own in copies)
 
@@ -153,7 +153,7 @@ class ClusterState:
     def load(self, items: Iterable[KeyValue], revision: Revision, *, replaced: bool = False) -> Changed:
         """Replace everything by a listing.
 
-        `replaced`: it is another store, whose silence about a copy says nothing. What others held stays,
+        `replaced`: it is another store, so a missing copy is no proof. What others held stays,
         unlisted, until they list themselves again.
         """
         changed = Changed()
@@ -183,7 +183,7 @@ class ClusterState:
                     self._copies.setdefault(model, {})[instance] = unlisted
                     self._count(None, unlisted)
                 elif not replaced:
-                    changed.lost.append(LostCopy(model, copy))  # with its instance, while nobody told us
+                    changed.lost.append(LostCopy(model, copy))  # with its instance, without an event for us
         self.revision = revision
         return changed
 
@@ -205,7 +205,7 @@ class ClusterState:
         return changed
 
     def cut_from(self) -> bool:
-        """Whether a member that stands in the store cannot be reached from here."""
+        """Whether a member that is in the store cannot be reached from here."""
         return any(instance in self.members for instance in self._lost_links)
 
     def link(self, instance: InstanceId, *, lost: bool) -> Changed:
@@ -220,14 +220,14 @@ class ClusterState:
         return changed
 
     def gone(self, instance: InstanceId) -> Changed:
-        """An instance without an entry does not answer: what it held, unlisted, has gone with it."""
+        """An instance without an entry does not answer: its unlisted copies are lost with it."""
         changed = Changed()
         if instance not in self.members:
             self._drop_unlisted(instance, changed)
         return changed
 
     def refused(self, model: ModelId, instance: InstanceId) -> Changed:
-        """The owner of a copy says that it is not there: an unlisted one ends; a listed one waits for its key."""
+        """The owner of a copy answers that it does not have it: an unlisted one ends; a listed one waits for its key."""
         changed = Changed()
         copies = self._copies.get(model, {})
         copy = copies.get(instance)
@@ -239,7 +239,7 @@ class ClusterState:
         parsed = self._keys.parse(item.key)
         try:
             match parsed:
-                case RegistryKey(model):  # first, because most changes are of models that nobody holds
+                case RegistryKey(model):  # first, because most changes are of models without a copy
                     if model in self._copies and self._records.get(model) != item.create_revision:
                         self._records[model] = item.create_revision
                         changed.models[model] = None
@@ -249,7 +249,7 @@ class ClusterState:
                     self.members[instance] = Member(instance, record, item.create_revision)
                     self._look_at(instance)
                     if before is None or before.create_revision != item.create_revision:
-                        # Its copies were put again before it; what is still unlisted is gone.
+                        # Its copies were put again before it; what is still unlisted no longer exists.
                         self._drop_unlisted(instance, changed)
                     changed.members[instance] = None
                 case CopyKey(model, instance):
@@ -282,7 +282,7 @@ class ClusterState:
             self._forget(parsed, changed)
 
     def _forget(self, key: ParsedKey | None, changed: Changed) -> None:
-        """What a key says cannot be read any more: what it said before is not so."""
+        """The value of a key cannot be read any more: its former value is dropped."""
         match key:
             case MemberKey(instance) if self.members.pop(instance, None) is not None:
                 self._look_at(instance)

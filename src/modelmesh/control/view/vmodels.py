@@ -22,14 +22,14 @@ StoredVModel = Stored[VModelRecord]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The record as it stands now; None: deleted."""
+    """The record as it is now; None: deleted."""
 
     record: VModelRecord | None
     revision: Revision
 
 
 class VModels:
-    """Reads and writes vmodel records, and tells those who wait for one to change."""
+    """Reads and writes vmodel records, and wakes those that wait for a change."""
 
     def __init__(
         self,
@@ -61,18 +61,18 @@ class VModels:
         used: Mapping[ModelId, int] | None = None,
         fence: Compare | None = None,
     ) -> Written | None:
-        """Replace the record (None deletes it) and count references anew.
+        """Replace the record (None deletes it) and count references again.
 
         Args:
             vmodel: Its id.
             before: The record as read; None: there is none.
-            after: The record as it should stand.
+            after: The record as it should be.
             created: Models to register in the same transaction, if their records are absent.
             used: Raises the last use of a referenced model, epoch milliseconds.
-            fence: One more condition, for a writer that may have lost its office.
+            fence: One more condition, for a writer that may have lost its leadership.
 
         Returns:
-            None if anything it relies on changed meanwhile: read again and decide anew.
+            None if anything it relies on changed meanwhile: read again and decide again.
 
         Raises:
             StoreError: The store is away.
@@ -114,7 +114,7 @@ class VModels:
     ) -> tuple[Operation, ...]:
         record = found.record if found is not None else wanted
         if record is None:
-            return ()  # its record went by another hand; there is nothing to count on
+            return ()  # its record was deleted by another writer; there is nothing to count on
         key = self._keys.model(model)
         record = replace(record.raised(used_ms), references=max(0, record.references + change))
         tenant_key = self._keys.tenant_model(record.tenant, model)
@@ -132,7 +132,7 @@ class VModels:
                 future.set_result(None)
 
     def relisted(self) -> None:
-        """Any record may have changed: whoever waits looks again."""
+        """Any record may have changed: all waiters read again."""
         for vmodel in tuple(self._waiters):
             self.changed(vmodel)
 

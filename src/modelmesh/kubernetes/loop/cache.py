@@ -7,7 +7,7 @@ from typing import Any
 from modelmesh.kubernetes.kinds import Key, Kind, Object, key_of
 
 Changed = Callable[[Key, Object | None, Object | None], None]
-"""Told of a key, the object before, and the object now; None: there was or is none."""
+"""Called for a key, the object before, and the object now; None: there was or is none."""
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """Annotation of kubectl: a second copy of each object."""
@@ -68,7 +68,7 @@ class Cache:
         self._set(key, self.trimmed(item))
 
     def remove(self, key: Key) -> None:
-        """An object is gone."""
+        """An object no longer exists."""
         self._set(key, None)
 
     def take_all(self, found: Mapping[Key, Object], *, absent: bool = False) -> None:

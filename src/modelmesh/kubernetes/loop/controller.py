@@ -295,7 +295,7 @@ class Controller:
             self._add_runtimes(namespace)
 
     def _keep(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Run a part beside us. A mistake of ours in it ends the controller, which is then begun anew."""
+        """Run a part beside us. A bug in it ends the controller, which is then begun again."""
         task = self._tasks[name] = asyncio.get_running_loop().create_task(work, name=name)
         task.add_done_callback(self._part_ended)
 

@@ -56,9 +56,9 @@ class Leadership:
         self.leads = False
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Wait for the lease, then work as long as it is held; for ever. Returns if `work` does. Gives the lease back.
+        """Wait for the lease, then work as long as it is held; forever. Returns if `work` does. Gives the lease back.
 
-        `work` is cancelled if the lease is lost, and begun anew when it is held again.
+        `work` is cancelled if the lease is lost, and begun again when it is held again.
         """
         while True:
             while not await self._try():

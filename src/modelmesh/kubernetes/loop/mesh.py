@@ -56,9 +56,9 @@ class Mesh:
     Args:
         dial: Opens a connection to an instance.
         resources: The vmodels that resources ask for, and their owners.
-        changed: Told of each vmodel whose status changed; None: of the mesh as a whole, which was read for the first time
+        changed: Called for each vmodel whose status changed; None: of the mesh as a whole, which was read for the first time
             or can or cannot be called now.
-        failed: Told of each connection that failed.
+        failed: Called for each connection that failed.
 
     Attributes:
         synced: All vmodels are known.

@@ -67,7 +67,7 @@ class Namespaces:
             return None
 
     async def _apply(self, item: Object) -> None:
-        """Apply; a Service whose kind of address changes is made anew, because the API server refuses the change."""
+        """Apply; a Service whose kind of address changes is made again, because the API server refuses the change."""
         if kind_of(item) is kinds.SERVICE:
             live = self._services.applier.live(item)
             if live is not None and (live["spec"].get("clusterIP") == "None") != (

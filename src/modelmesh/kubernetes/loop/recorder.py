@@ -30,7 +30,7 @@ class Recorder:
     """Writes Events.
 
     Args:
-        failed: Told of each that could not be written.
+        failed: Called for each that could not be written.
     """
 
     def __init__(self, api: Api, clock: Clock, *, failed: Callable[[ApiError], object] = lambda _: None) -> None:

@@ -34,7 +34,7 @@ class Reflector:
 
     Args:
         scope: Which objects.
-        failed: Told of each failure, for logs and metrics.
+        failed: Called for each failure, for logs and metrics.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ def render_namespace(
         namespace: Of them.
         config: Of the namespace.
         runtimes: All that models of the namespace may choose, those that do not serve included.
-        owner: Of the Service and what stands beside it: the Namespace, or the controller's Deployment.
+        owner: Of the Service and what is there beside it: the Namespace, or the controller's Deployment.
         service_monitors: Whether the cluster has the kind ServiceMonitor.
         store: `data` of the controller's etcd Secret, to be copied; None in the controller's own namespace.
 

@@ -115,7 +115,7 @@ def of_answer(answer: MeshVModel, old: ModelStatus, *, now_ms: int) -> ModelStat
 
 
 def of_invalid(answer: MeshVModel | None, old: ModelStatus, problems: Sequence[Problem], *, now_ms: int) -> ModelStatus:
-    """The spec is wrong; the model that is there, if one is, goes on serving."""
+    """The spec is wrong; the model that is there, if one is, continues serving."""
     message = "; ".join(
         f"{problem.path}: {problem.message}" if problem.path else problem.message for problem in problems
     )

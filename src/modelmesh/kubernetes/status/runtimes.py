@@ -10,7 +10,7 @@ from modelmesh.kubernetes.status.conditions import Condition, merged
 
 @dataclass(frozen=True, slots=True)
 class RuntimePods:
-    """The Deployment of a runtime. `waits` says why pods do not come, as Kubernetes has it; empty: it says nothing."""
+    """The Deployment of a runtime. `waits` says why pods do not come, as Kubernetes has it; empty: it is no evidence."""
 
     wanted: int = 0
     ready: int = 0
