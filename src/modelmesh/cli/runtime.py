@@ -94,6 +94,14 @@ def runtime(
     threads: Annotated[
         int, typer.Option(help="Inferences at once; 0: one per CPU.", min=0, rich_help_panel=_PANEL)
     ] = 0,
+    isolate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Models of this format run in a process each, so that a crash ends one of them only; again for more.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
     batch_rows: Annotated[
         int,
         typer.Option(
@@ -136,6 +144,8 @@ def runtime(
             default_size_bytes=default_size_bytes,
             loading_concurrency=loading_concurrency,
             load_timeout_ms=int(load_timeout * 1000),
+            isolated=isolate or (),
+            isolated_threads=threads or os.cpu_count() or 1,
             batching=Batching(batch_rows, batch_wait) if batch_rows > 1 else None,
         )
         run(served, listen=listen, inference_threads=threads or None, max_message_bytes=max_message)

@@ -205,6 +205,14 @@ class ModelRuntime(Generic[M]):
         """
         raise NotImplementedError
 
+    def is_async(self, model: M) -> bool:
+        """Whether `infer` of this model returns an awaitable at once, though it is a plain method; asked once, after the load.
+
+        It is called on the event loop then.
+        """
+        del model
+        return False
+
     def services(self) -> Sequence[ModelService[M]]:
         """The author's own gRPC services; asked once, when the server starts."""
         return ()
@@ -215,6 +223,10 @@ class ModelRuntime(Generic[M]):
         Nothing waits for it; let `is_ready` say False meanwhile if it should. What exists in memory afterwards is
         left out of later garbage collections (`gc.freeze`) when `run` serves.
         """
+        return None
+
+    def close(self) -> Awaitable[None] | None:
+        """Give back what belongs to no model. Called once, when the server stops and every model is unloaded."""
         return None
 
     def is_ready(self) -> bool:

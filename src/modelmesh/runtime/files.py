@@ -1,8 +1,9 @@
 """The built-in runtime: models from files, in the formats of `modelmesh.runtime.formats`."""
 
+import inspect
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -103,9 +104,13 @@ class FileRuntime(ModelRuntime[LoadedFile]):
 
     def infer(
         self, model: LoadedFile, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
-    ) -> "Mapping[str, Tensor] | Iterator[Mapping[str, Tensor]]":
+    ) -> "Mapping[str, Tensor] | Iterator[Mapping[str, Tensor]] | Awaitable[Mapping[str, Tensor]]":
         """As the format answers."""
         return model.infer(inputs, parameters)
+
+    def is_async(self, model: LoadedFile) -> bool:
+        """Whether it is in a process of its own."""
+        return inspect.iscoroutinefunction(model.infer)
 
     def _resolve(self, source: ModelSource) -> tuple[Format, Path]:
         """The format and the file, by the name that the file has here: what it links to may have another."""

@@ -146,6 +146,14 @@ class Formats:
         self._made[name] = made
         return made
 
+    def name_of(self, form: Format) -> str | None:
+        """The name by which `get` gave this format."""
+        return next((name for name, made in self._made.items() if made is form), None)
+
+    def module_of(self, name: str) -> str:
+        """The module of a format, which need not be there."""
+        return self._references[name].partition(":")[0]
+
     def warm_up(self) -> None:
         """Import packages so that the first load need not: of formats that are widely used, and of plug-ins."""
         for name in self.names:

@@ -113,6 +113,7 @@ class _Entry(Generic[M]):
         self.pace = Pace()
         self.batching: Batching | None = None
         self.batcher: Batcher | None = None
+        self.is_async = False
         self.max_concurrency = 0
         self.waiting = 0
         """Callers that wait for the load; without any it is given up."""
@@ -149,6 +150,7 @@ class Use(Generic[M]):
         self.signature = entry.signature
         self.pace = entry.pace
         self.batching = entry.batching
+        self.is_async = entry.is_async
 
     def again(self) -> contextlib.AbstractContextManager["Use[M]"]:
         """Use the same model beyond this use. Begin it while this one lasts."""
@@ -299,6 +301,7 @@ class LoadedModels(Generic[M]):
         await self._reserve(entry, measured_bytes or predicted_bytes or runtime.default_size_bytes)
         entry.signature = await call(self._pool, runtime.signature, model)
         entry.batching = await call(self._pool, runtime.batching, model)
+        entry.is_async = inspect.iscoroutinefunction(runtime.infer) or await call(self._pool, runtime.is_async, model)
         if runtime.limits_concurrency:
             entry.max_concurrency = max(1, await call(self._pool, runtime.max_concurrency, model))
         _check_wanted(entry)

@@ -13,6 +13,8 @@ from modelmesh.runtime.files import FileRuntime, type_name
 from modelmesh.runtime.formats import Format, Formats, LoadedFile, runs_code
 from modelmesh.runtime.load_progress import LoadsAtWork
 from modelmesh.runtime.places import TrustedPlaces
+from modelmesh.runtime.workers.parent import Workers
+from modelmesh.runtime.workers.processes import ForkServer
 from modelmesh.storage import (
     DiskCache,
     ModelFiles,
@@ -34,6 +36,8 @@ _log = logging.getLogger("modelmesh.runtime")
 
 T = TypeVar("T")
 
+PROCESS_BYTES = 16 * MIB
+"""Memory of a process beside its model: what Python and the packages of the format do not share with others."""
 UNKNOWN_FACTOR = 1.5
 """Memory to each byte on disk while the files are not here: formats say it from the file."""
 
@@ -51,6 +55,8 @@ class PullingRuntime(FileRuntime):
         configs: Storage configurations for model keys; None: there are none.
         trusted: Patterns of locations whose files may run code.
         claims: Folder of mounted claims, for `pvc://`, and for links of a puller before this runtime.
+        isolated: Formats whose models run in a process each.
+        isolated_threads: Calls that such a process answers at once.
         puller: For tests.
         models, capacity_bytes, default_size_bytes, loading_concurrency, load_timeout_ms, batching, formats: As in `FileRuntime`.
     """
@@ -69,6 +75,8 @@ class PullingRuntime(FileRuntime):
         loading_concurrency: int = 2,
         load_timeout_ms: int = 60_000,
         batching: Batching | None = None,
+        isolated: Sequence[str] = (),
+        isolated_threads: int = 1,
         formats: Formats | None = None,
     ) -> None:
         super().__init__(
@@ -81,6 +89,14 @@ class PullingRuntime(FileRuntime):
             batching=batching,
             formats=formats,
         )
+        unknown = set(isolated) - set(self._formats.names)
+        if unknown:
+            raise ValueError(
+                f"{', '.join(sorted(unknown))}: no such format; there are {', '.join(self._formats.names)}"
+            )
+        self._isolated = frozenset(isolated)
+        self._fork_server = ForkServer([self._formats.module_of(name) for name in sorted(self._isolated)])
+        self._workers = Workers(self._fork_server, isolated_threads)
         self._configs = configs or (lambda _name: None)
         self._trusted = TrustedPlaces(trusted)
         self._puller = puller or Puller(cache, places=Places(claims=claims))
@@ -98,7 +114,7 @@ class PullingRuntime(FileRuntime):
         """
         files = self._remote(source)
         if files is None:
-            return await _in_thread(super().load, source)
+            return await self._load_file(source, *await asyncio.to_thread(self._resolve, source))
         self._check_trust(source, files, files.model.name)
         with self._at_work.one(source.id) as report:
             return await self._load_remote(source, files, report)
@@ -109,7 +125,7 @@ class PullingRuntime(FileRuntime):
         except StorageError as error:
             raise LoadError(error.message, status=error.code) from None
         try:
-            loaded = await _in_thread(self._load_pulled, source, files, pulled)
+            loaded = await self._load_file(source, *await asyncio.to_thread(self._of_pulled, source, files, pulled))
         except BaseException:
             pulled.release()
             raise
@@ -124,7 +140,7 @@ class PullingRuntime(FileRuntime):
         """As the format predicts from the file; where that is not here yet, from its size."""
         files = self._remote(source)
         if files is None:
-            return await asyncio.to_thread(super().predict_size, source)
+            return await asyncio.to_thread(lambda: self._predict(*self._resolve(source)))
         try:
             plan = await self._puller.plan(files.model)
             if plan.folder is None and not await self._puller.cache.present(plan):
@@ -132,6 +148,16 @@ class PullingRuntime(FileRuntime):
             return await self._predicted(source, files, plan)
         except StorageError as error:
             raise LoadError(error.message, status=error.code) from None
+
+    async def warm_up(self) -> None:  # type: ignore[override] # as above
+        """Import the packages of formats, here and where the processes of models are forked from."""
+        if self._isolated:
+            self._fork_server.ensure_running()
+        await asyncio.to_thread(super().warm_up)
+
+    async def close(self) -> None:
+        """End what starts the processes of models."""
+        self._fork_server.close()
 
     def unload(self, model: LoadedFile) -> None:
         """Close the file's model, and releases its files."""
@@ -146,7 +172,7 @@ class PullingRuntime(FileRuntime):
         del plan
         with await self._puller.pull(files.model) as pulled:
             form, path = self._of_pulled(source, files, pulled)
-            return await asyncio.to_thread(form.predict_size, path)
+            return await asyncio.to_thread(self._predict, form, path)
 
     def _remote(self, source: ModelSource) -> ModelFiles | None:
         """What is to be pulled; None: the path is one of this machine."""
@@ -158,9 +184,17 @@ class PullingRuntime(FileRuntime):
         except StorageError as error:
             raise LoadError(error.message, status=error.code) from None
 
-    def _load_pulled(self, source: ModelSource, files: ModelFiles, pulled: Pulled) -> LoadedFile:
-        form, path = self._of_pulled(source, files, pulled)
-        return form.load(path)
+    async def _load_file(self, source: ModelSource, form: Format, path: Path) -> LoadedFile:
+        if not self._is_isolated(form):
+            return await _in_thread(form.load, path)
+        reference = f"{type(form).__module__}:{type(form).__qualname__}"
+        return await self._workers.load(source.id, reference, path)  # type: ignore[return-value] # infer is async
+
+    def _is_isolated(self, form: Format) -> bool:
+        return self._formats.name_of(form) in self._isolated
+
+    def _predict(self, form: Format, path: Path) -> int:
+        return form.predict_size(path) + PROCESS_BYTES * self._is_isolated(form)
 
     def _of_pulled(self, source: ModelSource, files: ModelFiles, pulled: Pulled) -> tuple[Format, Path]:
         form, path = self._format_of(pulled.path, type_name(source.type), inside=Path)

@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,12 @@ class RuntimeServer:
         models: LoadedModels[Any],
         health: Health,
         pools: Sequence[ThreadPoolExecutor],
+        close: Callable[[], Awaitable[None]],
     ) -> None:
         self._server = server
         self._health = health
         self._pools = pools
+        self._close = close
         self.addresses = tuple(addresses)
         self.models = models
 
@@ -78,6 +81,11 @@ class RuntimeServer:
             _log.error("stopping although loads or unloads still run")
         except Exception:  # noqa: BLE001 - whatever unload raised, the process is ending
             _log.exception("stopping although models could not be unloaded")
+        try:
+            await asyncio.wait_for(self._close(), max(grace_s, 1.0))
+        except Exception:  # noqa: BLE001 - whatever close raised, the process is ending
+            clean = False
+            _log.exception("stopping although the runtime could not be closed")
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
         for address in self.addresses:
@@ -142,7 +150,7 @@ async def serve(
         await server.stop(0)
         raise
     _log.info("serving %s at %s", runtime.name, ", ".join(bound))
-    return RuntimeServer(server, bound, models, health, (slow, fast))
+    return RuntimeServer(server, bound, models, health, (slow, fast), partial(call, slow, runtime.close))
 
 
 def run(

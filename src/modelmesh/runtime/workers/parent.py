@@ -1,0 +1,339 @@
+"""What a runtime knows of the processes of its models: it starts them, hands calls to them, and ends them.
+
+Everything happens on the event loop, but for `IsolatedModel.close`.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import signal
+import socket
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelmesh.runtime.contract import Batching, ModelSignature
+from modelmesh.runtime.errors import LoadError, ModelNotLoadedError, RuntimeFault
+from modelmesh.runtime.workers.frames import (
+    HEAD,
+    BadFrameError,
+    Kind,
+    frame,
+    read_answer,
+    read_error,
+    read_head,
+    read_loaded,
+    write_request,
+)
+from modelmesh.runtime.workers.processes import ForkServer, Process
+from modelmesh.runtime.workers.restarts import hangs, starts_again_in_s
+from modelmesh.values.status import Status
+
+if TYPE_CHECKING:
+    from modelmesh.runtime.contract import Outputs, Tensor
+
+_log = logging.getLogger("modelmesh.runtime")
+
+HUNG_S = 10.0
+LATE_S = 0.1
+"""Later than that it is looked whether a process hangs: clocks are read one after the other."""
+CLOSE_S = 20.0
+"""How long the end of a model may take: longer than a process has to end."""
+REMEMBERED_ENDS = 16
+
+Frames = asyncio.Queue["tuple[Kind, bytes] | RuntimeFault"]
+
+
+class Workers:
+    """Loads models in processes of their own.
+
+    Args:
+        server: Starts the processes.
+        threads: Calls that one model answers at once.
+        hung_s: How long calls may run on that their callers gave up, before the process is ended.
+    """
+
+    def __init__(self, server: ForkServer, threads: int, *, hung_s: float = HUNG_S) -> None:
+        self._server = server
+        self._threads = threads
+        self._hung_s = hung_s
+
+    async def load(self, model: str, reference: str, path: Path) -> "IsolatedModel":
+        """Load a file in a process of its own. Given up, the process is ended.
+
+        Args:
+            model: Its id, for messages.
+            reference: Of the format, as `module:Class`.
+            path: Of the file.
+
+        Raises:
+            LoadError: As the format's `load`. INTERNAL: the process ended while it loaded.
+        """
+        isolated = IsolatedModel(self, model, (reference, path))
+        await isolated.load()
+        return isolated
+
+    async def start(self, model: str, reference: str, path: Path, has_ended: Callable[[str], None]) -> "Worker":
+        """A process that has loaded the file; `has_ended` is called once, with how, if it ends by itself. Raises as `load`."""
+        own, other = socket.socketpair()
+        with other:
+            try:
+                process = await self._server.start(other, reference, str(path), self._threads)
+            except BaseException as error:
+                own.close()
+                if isinstance(error, OSError):
+                    raise LoadError(f"no process for model {model}: {error}", status=Status.INTERNAL) from error
+                raise
+        reader, writer = await asyncio.open_unix_connection(sock=own)
+        worker = Worker(model, process, (reader, writer), (self._threads, self._hung_s), has_ended)
+        try:
+            await worker.loaded()
+        except BaseException:
+            await worker.end()
+            raise
+        return worker
+
+
+class Worker:
+    """The process of a model."""
+
+    def __init__(
+        self,
+        model: str,
+        process: Process,
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        limits: tuple[int, float],
+        has_ended: Callable[[str], None],
+    ) -> None:
+        self.signature = ModelSignature()
+        self.batching: Batching | None = None
+        self.size_bytes = 0
+        self._model = model
+        self._process = process
+        self._reader, self._writer = streams
+        self._threads, self._hung_s = limits
+        self._has_ended = has_ended
+        self._why: str | None = None
+        """How it has ended."""
+        self._ids = itertools.count(1)
+        self._calls: dict[int, Frames] = {}
+        self._given_up: dict[int, float] = {}
+        self._reading: asyncio.Task[None] | None = None
+
+    async def loaded(self) -> None:
+        """Wait until the model is there. Raises LoadError."""
+        try:
+            kind, _, payload = await self._frame()
+            if kind is Kind.FAILED:
+                fault = read_error(payload)
+                raise LoadError(str(fault), status=fault.status)
+            self.signature, self.batching, self.size_bytes = read_loaded(payload)
+        except (BadFrameError, EOFError, OSError) as error:
+            why = await _how_it_ended(self._process, error)
+            message = f"the process of model {self._model} {why} while it loaded"
+            raise LoadError(message, status=Status.INTERNAL) from None
+        self._reading = asyncio.create_task(self._read(), name=f"process of model {self._model}")
+
+    async def infer(
+        self, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
+    ) -> "Outputs | AsyncGenerator[Outputs, None]":
+        """The model's answer; its answers, if it gives several. Raises RuntimeFault."""
+        if self._why is not None:
+            raise self._fault()
+        call = next(self._ids)
+        frames = self._calls[call] = asyncio.Queue()
+        try:
+            self._writer.write(frame(Kind.INFER, call, write_request(inputs, parameters)))
+            await self._writer.drain()
+            kind, payload = await _next(frames)
+        except OSError:
+            raise self._fault() from None
+        except BaseException:
+            self._give_up(call)
+            raise
+        if kind is Kind.ANSWER:
+            return _answer(payload)
+        return self._parts(call, frames, kind, payload)
+
+    async def _parts(self, call: int, frames: Frames, kind: Kind, payload: bytes) -> "AsyncGenerator[Outputs, None]":
+        """Each answer of a model that gives several. The model goes on when the next one is asked for."""
+        try:
+            while kind is Kind.PART:
+                yield _answer(payload)
+                self._writer.write(frame(Kind.NEXT, call))
+                kind, payload = await _next(frames)
+        finally:
+            self._give_up(call)
+
+    def _give_up(self, call: int) -> None:
+        """Nobody waits for the call any more."""
+        if self._calls.pop(call, None) is None or self._why is not None:
+            return
+        loop = asyncio.get_running_loop()
+        self._given_up[call] = loop.time()
+        with contextlib.suppress(OSError):
+            self._writer.write(frame(Kind.CANCEL, call))
+        loop.call_later(self._hung_s + LATE_S, self._look)
+
+    def _look(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        calls = self._given_up.values()
+        if self._why is None and hangs(calls, now_s, threads=self._threads, hung_s=self._hung_s):
+            _log.error(
+                "model %s: all %d threads of its process run calls that were given up %.0f s ago; it is ended",
+                self._model,
+                self._threads,
+                self._hung_s,
+            )
+            self._process.kill()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                kind, call, payload = await self._frame()
+                if kind in {Kind.ANSWER, Kind.END, Kind.ERROR}:
+                    self._given_up.pop(call, None)
+                if (frames := self._calls.get(call)) is not None:
+                    if kind in {Kind.ANSWER, Kind.END, Kind.ERROR}:
+                        del self._calls[call]
+                    frames.put_nowait(read_error(payload) if kind is Kind.ERROR else (kind, payload))
+        except (BadFrameError, EOFError, OSError) as error:
+            self._why = "ends"
+            why = await _how_it_ended(self._process, error)
+            _log.error("the process of model %s %s; its %d calls fail", self._model, why, len(self._calls))
+            self._fail(why)
+            self._has_ended(why)
+
+    def _fail(self, why: str) -> None:
+        self._why = why
+        self._writer.close()
+        for frames in self._calls.values():
+            frames.put_nowait(self._fault())
+        self._calls.clear()
+
+    async def _frame(self) -> tuple[Kind, int, bytes]:
+        """The next frame. Raises BadFrameError, EOFError or OSError."""
+        length, kind, call = read_head(await self._reader.readexactly(HEAD.size))
+        return kind, call, await self._reader.readexactly(length)
+
+    def _fault(self) -> RuntimeFault:
+        return RuntimeFault(f"the process of model {self._model} {self._why}", status=Status.UNAVAILABLE)
+
+    async def end(self) -> None:
+        """End the process; calls that are in it fail."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+        self._fail("was ended with its model")
+        await self._process.wait()
+
+
+class IsolatedModel:
+    """A model in a process of its own. If that ends, the calls in it fail, and another is started."""
+
+    def __init__(self, workers: Workers, model: str, file: tuple[str, Path]) -> None:
+        self._workers = workers
+        self._model = model
+        self._file = file
+        self._worker: Worker | None = None
+        self._is_closed = False
+        self._why = ""
+        self._ends_s: deque[float] = deque(maxlen=REMEMBERED_ENDS)
+        self._starts_s = 0.0
+        self._attempt = asyncio.Event()
+        """Set when the start that comes next, or runs, is over."""
+        self._starting: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.signature = ModelSignature()
+        self.batching: Batching | None = None
+        self.size_bytes = 0
+
+    async def load(self) -> None:
+        """Load it for the first time. Raises as `Workers.load`."""
+        self._worker = worker = await self._workers.start(self._model, *self._file, self._has_ended)
+        self.signature, self.batching, self.size_bytes = worker.signature, worker.batching, worker.size_bytes
+
+    async def infer(
+        self, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
+    ) -> "Outputs | AsyncGenerator[Outputs, None]":
+        """As the model answers. A call waits for a start that runs.
+
+        Raises:
+            RuntimeFault: What the model raised. UNAVAILABLE: its process ended during the call, or is started again later.
+        """
+        while (worker := self._worker) is None:
+            if self._is_closed:
+                raise ModelNotLoadedError(self._model)
+            in_s = self._starts_s - self._loop.time()
+            if in_s > 0:
+                message = f"the process of model {self._model} {self._why}; it is started again in {in_s:.0f} s"
+                raise RuntimeFault(message, status=Status.UNAVAILABLE)
+            await self._attempt.wait()
+        return await worker.infer(inputs, parameters)
+
+    def _has_ended(self, why: str) -> None:
+        """Its process has ended: start another, now or after a pause."""
+        self._worker, self._why = None, why
+        now_s = self._loop.time()
+        self._ends_s.append(now_s)
+        in_s = starts_again_in_s(self._ends_s, now_s)
+        self._starts_s, self._attempt = now_s + in_s, asyncio.Event()
+        self._starting = self._loop.create_task(self._start_in(in_s), name=f"start model {self._model}")
+
+    async def _start_in(self, in_s: float) -> None:
+        await asyncio.sleep(in_s)
+        attempt = self._attempt
+        try:
+            self._worker = await self._workers.start(self._model, *self._file, self._has_ended)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next start may do better
+            _log.exception("the process of model %s could not be started again", self._model)
+            self._has_ended(f"could not be started again: {error}")
+        finally:
+            attempt.set()
+
+    def close(self) -> None:
+        """End its process. Runs in a thread."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(CLOSE_S)
+
+    async def _close(self) -> None:
+        worker, self._worker = self._worker, None
+        self._is_closed = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        if worker is not None:
+            await worker.end()
+
+
+def _answer(payload: bytes) -> "Outputs":
+    """Raises RuntimeFault: INTERNAL, it cannot be read."""
+    try:
+        return read_answer(payload)
+    except BadFrameError as error:
+        raise RuntimeFault(f"the model sent {error}") from None
+
+
+async def _next(frames: Frames) -> tuple[Kind, bytes]:
+    """What comes next for a call. Raises what it ended with."""
+    found = await frames.get()
+    if isinstance(found, RuntimeFault):
+        raise found
+    return found
+
+
+async def _how_it_ended(process: Process, error: Exception) -> str:
+    """What happened to a process that says nothing more, or nonsense. It has ended then."""
+    if isinstance(error, BadFrameError):
+        process.kill()
+        await process.wait()
+        return f"sent {error}, and was ended"
+    code = await process.wait()
+    if code is None:
+        return "closed its connection, and was ended"
+    if code >= 0:
+        return f"ended with exit status {code}"
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"
