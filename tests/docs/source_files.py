@@ -14,7 +14,10 @@ FOLDERS = (
     "src/modelmesh/management",
     *(f"src/modelmesh/adapters/{name}" for name in ("", "dataplane", "store", "runtime", "peers", "http")),
     *(f"src/modelmesh/adapters/{name}" for name in ("telemetry", "payloads", "credentials")),
-    *(f"src/modelmesh/{name}" for name in ("storage", "storage/sources", "puller", "runtime", "servers", "instance")),
+    *(
+        f"src/modelmesh/{name}"
+        for name in ("storage", "storage/sources", "puller", "runtime", "runtime/workers", "servers", "instance")
+    ),
     *sorted({path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("src/modelmesh/kubernetes/**/*.py")}),
     *(f"src/modelmesh/{name}" for name in ("client", "cli", "testing", "testing/controlplane", "testing/kubelet")),
 )
