@@ -203,7 +203,7 @@ def test_no_load_elsewhere_is_begun_that_cannot_end_in_time() -> None:
         a, b = (cluster.instances[InstanceId(name)] for name in "ab")
         await register(a, "m", path=size_path(100, 5_000, 1))
         for instance in (a, b):  # both know how long it takes
-            instance.plane.cache.learned.loaded(ModelId("m"), 5_000)
+            instance.plane.cache.learned.loaded(ModelId("m"), Memory(100), 5_000)
         for instance in (a, b):
             instance.runtime.fail_next("load", Status.INTERNAL, "corrupt")
         began = asyncio.get_running_loop().time()

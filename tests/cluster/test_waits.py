@@ -7,7 +7,7 @@ from modelmesh.testing.cluster import SimulatedCluster, register
 from modelmesh.testing.model_paths import size_path
 from modelmesh.testing.sizing import Fleet, serve
 from modelmesh.testing.workload import Defaults, drawn
-from modelmesh.values.ids import InstanceId
+from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
 
 GIB = 1 << 30
@@ -50,6 +50,62 @@ def test_a_load_that_waits_goes_to_an_instance_that_is_idle() -> None:
             assert [event for event in cluster.story if event.kind == "sent_on"]
             long.cancel()
             await asyncio.gather(long, return_exceptions=True)
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+def test_preloads_leave_a_slot_to_callers_and_a_caller_begins_at_once() -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=5)
+        try:
+            for name in "abcd":
+                await cluster.add(name, loading_concurrency=1, capacity_bytes=10_000)
+            first = cluster.instances[InstanceId("a")]
+            for number in range(40):
+                await register(first, f"m{number:02}", path=size_path(10, 20_000, 1))
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(125)
+            busy = [name for name, instance in cluster.instances.items() if instance.plane.cache.loads]
+            assert len(busy) == 3
+            clock = VirtualClock()
+            for model in ("m00", "m01", "m02"):  # used longest ago: their preloads come last
+                began_ms = clock.monotonic_ms()
+                answer = await cluster.call(model, via="a")
+                assert answer.status is Status.OK
+                assert clock.monotonic_ms() - began_ms < 20_500
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+def test_explain_says_where_a_waiting_load_stands_now_and_why() -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=5)
+        try:
+            a = await cluster.add("a", loading_concurrency=1)
+            for model, load_ms in {"first": 1_000, "second": 10_000, "third": 1_000}.items():
+                await register(a, model, path=size_path(10, load_ms, 1))
+            calls = []
+            for model in ("first", "second", "third", "third"):
+                calls.append(asyncio.ensure_future(cluster.call(model, via="a")))
+                await asyncio.sleep(0.1)
+
+            def standing() -> tuple[str, str]:
+                (event,) = (
+                    event for event in a.plane.recall.history(ModelId("second")).events if event.kind == "queued"
+                )
+                return event.reason, event.detail
+
+            reason, detail = standing()
+            assert reason == "callers_per_load_time"
+            assert detail.startswith("1 before it, 1 at work in 1 slots, 1 callers")
+            await asyncio.sleep(1)
+            reason, detail = standing()
+            assert detail.startswith("0 before it")
+            assert [answer.status for answer in await asyncio.gather(*calls)] == [Status.OK] * 4
         finally:
             await cluster.stop()
 

@@ -1,6 +1,7 @@
 """What loads teach: sizes by model and by type, and how long loads take."""
 
 from modelmesh.control.copies.usage import Learned
+from modelmesh.values.explanation import SizeSource
 from modelmesh.values.ids import ModelId
 from modelmesh.values.memory import Memory
 
@@ -27,11 +28,11 @@ def test_the_latest_size_of_a_model_counts_and_the_mean_of_its_type_follows_slow
 def test_a_long_load_weighs_more_than_a_common_one() -> None:
     learned = Learned()
     for number in range(20):
-        learned.loaded(ModelId(f"m{number}"), 1_000)
-    learned.loaded(ModelId("slow"), 8_000)
+        learned.loaded(ModelId(f"m{number}"), Memory(100), 1_000)
+    learned.loaded(ModelId("slow"), Memory(100), 8_000)
     assert learned.load_ms(ModelId("slow")) == 8_000
-    assert learned.weight(ModelId("slow")) == 3
-    assert learned.weight(ModelId("m0")) == learned.weight(ModelId("never loaded")) == 0
+    assert learned.weight(ModelId("slow"), Memory(100)) == 3
+    assert learned.weight(ModelId("m0"), Memory(100)) == learned.weight(ModelId("never loaded"), Memory(100)) == 0
     assert 1_000 <= learned.common_load_ms < 1_200
 
 
@@ -42,3 +43,20 @@ def test_a_prediction_counts_until_the_model_was_measured() -> None:
     assert learned.size(ModelId("a")) is None
     learned.measured(ModelId("a"), "onnx", Memory(800))
     assert learned.prediction(ModelId("a")) is None
+
+
+def test_a_size_that_another_instance_has_counts_until_the_model_was_predicted_or_measured_here() -> None:
+    learned = Learned()
+    learned.measured(ModelId("b"), "onnx", Memory(100))
+    learned.heard(ModelId("a"), Memory(700))
+    assert learned.best_size(ModelId("a"), "onnx", default=Memory(1)) == (Memory(700), SizeSource.ELSEWHERE)
+    learned.predicted(ModelId("a"), Memory(500))
+    assert learned.best_size(ModelId("a"), "onnx", default=Memory(1)) == (Memory(500), SizeSource.PREDICTED)
+
+
+def test_a_model_that_was_not_loaded_yet_is_expected_to_load_as_others_of_its_size() -> None:
+    learned = Learned()
+    for number in range(8):
+        learned.loaded(ModelId(f"m{number}"), Memory(100 << number), 100 << number)
+    assert learned.expected_load_ms(ModelId("m1"), Memory(1)) == 200
+    assert 10_000 < learned.expected_load_ms(ModelId("new"), Memory(100 << 7)) < 16_000

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmesh.policy.preload import ColdModel, plan_preloads
+from modelmesh.policy.preload import ColdModel, plan_preloads, preload_begins
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.memory import Memory
 from modelmesh.values.records import MemberRecord
@@ -48,3 +48,28 @@ def test_what_is_loaded_ahead_always_fits(used: list[int]) -> None:
     cluster = view(*used)
     free = sum(place.free.bytes for place in cluster.instances)
     assert len(plan_preloads(COLD, cluster, default_size=Memory(UNIT))) * UNIT <= free
+
+
+def slots_view(*instances: tuple[int, int]) -> ClusterView:
+    """Instances with so many slots, of which so many are taken."""
+    places = tuple(
+        InstanceView(InstanceId(str(number)), MemberRecord("", loading_slots=slots, loads=loads))
+        for number, (slots, loads) in enumerate(instances)
+    )
+    return ClusterView(InstanceId("0"), Revision(1), places)
+
+
+def test_preloads_leave_a_quarter_of_the_slots_to_callers() -> None:
+    assert preload_begins(slots_view((1, 1), (1, 1), (1, 0), (1, 0)))
+    assert not preload_begins(slots_view((1, 1), (1, 1), (1, 1), (1, 0)))
+    assert not preload_begins(slots_view((2, 1)))
+
+
+def test_where_there_is_one_slot_a_preload_may_have_it() -> None:
+    assert preload_begins(slots_view((1, 0)))
+    assert not preload_begins(slots_view((1, 1)))
+    assert not preload_begins(slots_view())
+
+
+def test_a_queue_at_one_instance_takes_no_slots_of_others() -> None:
+    assert preload_begins(slots_view((1, 9), (1, 0), (1, 0), (1, 0)))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SIZE_SOURCES = {
     "measured": "measured at an earlier load",
     "predicted": "predicted by the runtime",
+    "elsewhere": "as another instance has it",
     "type_mean": "the mean of models of its type, until it has been loaded",
     "default": "the runtime's default, until it has been loaded",
 }

@@ -304,6 +304,8 @@ class ControlPlane:
         self.leader.viewed(changed)
         self._losses.viewed(changed.models)
         self.touched.viewed(changed.models)
+        for model in changed.models:
+            self.cache.viewed(self.state.model(model))
         if changed.lost and self.leader.leads:
             bereft = dict.fromkeys(lost.model for lost in changed.lost if not self.state.model(lost.model).copies)
             self.tasks.start(self.scaler.keep_minimum(bereft), "keep the minimum of copies")

@@ -45,7 +45,7 @@ class Settings(ObservingSettings):
         default="adaptive",
         validation_alias=names("MM_EVICTION_POLICY"),
         description="Which copies leave first: `adaptive`, those that the best of several policies would not hold; "
-        "`lru`, those unused longest.",
+        "`lru`, those unused longest, and loads begin first come, first served.",
     )
     scaleup_rpm_threshold: int = Field(
         default=2000,

@@ -13,6 +13,9 @@ from modelmesh.values.view import ClusterView
 KEPT_FREE = 8
 """An eighth of each instance stays free for models that callers ask for."""
 
+SLOTS_KEPT_FREE = 4
+"""A quarter of all loading slots stays free for models that callers ask for, where there is more than one."""
+
 PER_SLOT = 50
 """Preloads that an instance is given for each of its load slots at a time."""
 
@@ -39,3 +42,14 @@ def plan_preloads(cold: Sequence[ColdModel], view: ClusterView, *, default_size:
         space += spare.at_most(size * max(0, slots))
     count = (space // 2).holds(size)
     return sorted(cold, key=lambda model: (-model.last_use_ms, model.model))[:count]
+
+
+def preload_begins(view: ClusterView) -> bool:
+    """Whether one more preload may be given to an instance now: in a free slot, and some stay free for callers.
+
+    A load cannot be interrupted: where preloads had all slots, each caller would wait for the end of one.
+    """
+    usable = [(max(1, entry.record.loading_slots), view.loads_at(entry)) for entry in view.instances if entry.available]
+    slots = sum(slots for slots, _ in usable)
+    busy = sum(min(slots, loads) for slots, loads in usable)
+    return bool(slots) and busy < max(1, slots - -(-slots // SLOTS_KEPT_FREE))

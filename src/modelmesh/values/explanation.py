@@ -13,6 +13,7 @@ class SizeSource(enum.Enum):
 
     MEASURED = "measured"
     PREDICTED = "predicted"
+    ELSEWHERE = "elsewhere"
     TYPE_MEAN = "type_mean"
     DEFAULT = "default"
 

@@ -37,7 +37,7 @@ from modelmesh.values.explanation import Rehearsal, SizeSource
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.memory import Memory
-from modelmesh.values.view import Copy
+from modelmesh.values.view import Copy, ModelView
 
 PUBLISH_BOUND_MS = 1_000
 
@@ -116,7 +116,7 @@ class Cache:
             next_victim_use_ms=self._next_victim_use_ms,
             loading_slots=self.parameters.loading_slots,
             loads=self.loads,
-            backlog_ms=self._steps.backlog_ms(),
+            backlog_ms=self._steps.backlog.ms(),
             load_ms=self.learned.common_load_ms,
             worth=self._worth,
             busyness=self.usage.requests_per_minute,
@@ -236,6 +236,11 @@ class Cache:
         """Loads that are decided and have not asked for memory yet; for invariants."""
         return self._room.promised
 
+    def queued(self, model: ModelId) -> tuple[str, str] | None:
+        """Why its load stands in the queue where it does, and for people where that is; None: it is not queued."""
+        entry = self._entries.get(model)
+        return self._steps.backlog.standing(entry.load_id) if entry is not None else None
+
     def rehearse(self, model: ModelId, size: Memory) -> Rehearsal:
         """What a load of this size would do here; nothing is changed."""
         refused = self._steps.loading.refusal(model, size, last_use_ms=None)
@@ -293,7 +298,7 @@ class Cache:
         elif waited_for:
             entry.waited_for = True
             entry.stays = entry.stays or stays
-            self._steps.slots.promote(entry.load_id, now_ms=self._clock.now_ms())
+            self._steps.slots.join(entry.load_id)
         if entry.state in OPEN:
             if waited_for:  # the data plane counts the call
                 self.usage.touch(model, last_use_ms)
@@ -338,6 +343,12 @@ class Cache:
         return entry.written
 
     # --- changes elsewhere -----------------------------------------------------------------------------
+
+    def viewed(self, view: ModelView) -> None:
+        """Copies of a model changed: learn its size from those that others have loaded."""
+        for copy in view.copies:
+            if copy.instance != self._own and copy.ready:
+                self.learned.heard(view.model, copy.size)
 
     def vanished(self, model: ModelId, load_id: LoadId) -> None:
         """The runtime reports that it does not have a copy that it should have."""

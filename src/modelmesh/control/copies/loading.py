@@ -239,10 +239,11 @@ class Loading:
         entry.max_concurrency = 0 if not limited else 1 if reported is None else reported
         elapsed_ms = self._clock.monotonic_ms() - began_ms
         self._journal.note("loaded", entry.model, detail=f"in {elapsed_ms} ms")
-        self._learned.loaded(entry.model, elapsed_ms)
         self._ended(entry.model, failed=False)
         if loaded.size:
             entry.size = self._believed(entry, loaded.size)
+        self._learned.loaded(entry.model, entry.size, elapsed_ms)
+        if loaded.size:
             self._step(entry, CopyInput.LOADED)
         else:
             self._step(entry, CopyInput.LOADED_UNSIZED)

@@ -162,7 +162,7 @@ class Room:
                 continue
             if not copy.redundant:
                 again = -math.expm1(-self._usage.rate(copy.model, now_ms) * ahead_ms)
-                loss_ms += again * self._learned.expected_load_ms(copy.model)
+                loss_ms += again * self._learned.expected_load_ms(copy.model, copy.size)
             seen += copy.size
             if wanted.fits(seen) or looked >= WORTH_COPIES:
                 break

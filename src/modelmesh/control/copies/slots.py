@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from modelmesh.machines.load_queue import LoadQueue
+from modelmesh.machines.load_queue import LoadQueue, Standing
 from modelmesh.values.ids import LoadId
 
 
@@ -10,14 +10,15 @@ class LoadingSlots:
     """Gives free slots to queued loads, in the queue's order.
 
     Args:
+        by_value: Loads begin in the order of `LoadQueue`; else first come, first served.
         offered: How many slots the runtime has; 0 while it takes no loads.
         begin: Called when a queued load has its slot.
     """
 
-    def __init__(self, *, offered: Callable[[], int], begin: Callable[[LoadId], None]) -> None:
+    def __init__(self, *, by_value: bool, offered: Callable[[], int], begin: Callable[[LoadId], None]) -> None:
         self._offered = offered
         self._begin = begin
-        self._queue = LoadQueue()
+        self._queue = LoadQueue(by_value=by_value)
         self._taken: dict[LoadId, None] = {}
         self._alone: dict[LoadId, None] = {}
         self._expected_ms: dict[LoadId, int] = {}
@@ -32,6 +33,15 @@ class LoadingSlots:
         """Loads that wait for a slot."""
         return len(self._queue)
 
+    @property
+    def waited_for_ms(self) -> int:
+        """How long those of them take that callers wait for."""
+        return self._queue.waited_for_ms
+
+    def standing(self, load: LoadId) -> Standing | None:
+        """Where a load stands in the queue; None: it waits for no slot."""
+        return self._queue.standing(load)
+
     def last_queued(self, most: int) -> tuple[LoadId, ...]:
         """The loads that will get a slot last, the very last first."""
         return self._queue.last(most)
@@ -40,22 +50,20 @@ class LoadingSlots:
         """Loads that have a slot, in the order in which they got it."""
         return tuple(self._taken)
 
-    def enqueue(
-        self, load: LoadId, *, waited_for: bool, last_use_ms: int, now_ms: int, expected_ms: int, alone: bool = False
-    ) -> None:
-        """A load waits for a slot from now on; it has none before the next `fill`. Times are epoch milliseconds.
+    def enqueue(self, load: LoadId, *, callers: int, last_use_ms: int, expected_ms: int, alone: bool = False) -> None:
+        """A load waits for a slot from now on; it has none before the next `fill`.
 
-        `expected_ms`: how long it will take. `alone`: while it has its slot no other load has one.
+        `callers`, `last_use_ms`, `expected_ms`: as `LoadQueue.push`. `alone`: while it has its slot no other load has one.
         """
         if alone:
             self._alone[load] = None
         self._expected_ms[load] = expected_ms
         self.queued_ms += expected_ms
-        self._queue.push(load, waited_for=waited_for, last_use_ms=last_use_ms, now_ms=now_ms)
+        self._queue.push(load, callers=callers, last_use_ms=last_use_ms, expected_ms=expected_ms)
 
-    def promote(self, load: LoadId, *, now_ms: int) -> None:
-        """A caller waits for a load now; nothing happens if it is not queued."""
-        self._queue.promote(load, now_ms=now_ms)
+    def join(self, load: LoadId) -> None:
+        """One more caller waits for a load; nothing happens if it is not queued."""
+        self._queue.join(load)
 
     def dequeue(self, load: LoadId) -> None:
         """A load wants no slot any more; nothing happens if it is not queued."""
@@ -77,7 +85,7 @@ class LoadingSlots:
                 self._taken and (load in self._alone or not self._alone.keys().isdisjoint(self._taken))
             ):
                 return
-            self._queue.remove(load)
+            self._queue.begin(load)
             self._taken[load] = None
             self._left_queue(load)
             self._begin(load)

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from modelmesh.control.copies.backlog import Backlog
 from modelmesh.control.copies.entry import (
     OPEN,
     USABLE,
@@ -113,7 +114,16 @@ class CopySteps:
         self._depth = 0
         self._last_load_id = 0
         self.slots = LoadingSlots(
-            offered=lambda: self.parameters.loading_slots if self.offered else 0, begin=self._slot_taken
+            by_value=retention is not None,
+            offered=lambda: self.parameters.loading_slots if self.offered else 0,
+            begin=self._slot_taken,
+        )
+        self.backlog = Backlog(
+            slots=self.slots,
+            entry_of=self.entry_of,
+            learned=self.learned,
+            clock=clock,
+            parameters=lambda: self.parameters,
         )
         self.room = Room(
             own=own,
@@ -177,18 +187,6 @@ class CopySteps:
     def entry_of(self, load: LoadId) -> Entry:
         """The copy that a load is for."""
         return self._loads[load]
-
-    def backlog_ms(self) -> int:
-        """How long the loads at work and waiting here will take, one after the other."""
-        now_ms = self._clock.monotonic_ms()
-        backlog_ms = self.slots.queued_ms
-        for load in self.slots.taken():
-            entry = self._loads[load]
-            at_work_ms = now_ms - entry.entered_ms if entry.state is CopyState.LOADING else 0
-            expected_ms = self.learned.expected_load_ms(entry.model)
-            # One that takes longer than it should is taken to be half done.
-            backlog_ms += expected_ms - at_work_ms if at_work_ms <= expected_ms else at_work_ms
-        return backlog_ms
 
     def predicted_size(self, model: ModelId, model_type: str) -> Memory:
         """The best estimate of a model's size without asking anyone."""
@@ -376,19 +374,15 @@ class CopySteps:
             case CopyEffect.ENQUEUE:
                 self.slots.enqueue(
                     entry.load_id,
-                    waited_for=entry.waited_for,
+                    callers=max(1, len(entry.waiters)) if entry.waited_for else 0,
                     last_use_ms=entry.last_use_ms,
-                    now_ms=self._clock.now_ms(),
                     alone=self.suspected(entry),
-                    expected_ms=self.learned.expected_load_ms(entry.model),
+                    expected_ms=self.learned.expected_load_ms(entry.model, entry.size),
                 )
                 answer(entry.claim_waiters, Accepted(entry.written))
-                ahead_ms = self.backlog_ms() - self.learned.expected_load_ms(entry.model)
                 self.slots.fill()
-                if entry.state is CopyState.QUEUED:
-                    slots = max(1, self.parameters.loading_slots)
-                    before = f"{self.slots.queued - 1} before it, {len(self.slots.taken())} at work in {slots} slots"
-                    self._journal.note("queued", entry.model, detail=f"{before}; some {ahead_ms // slots} ms to wait")
+                if (queued := self.backlog.standing(entry.load_id)) is not None:
+                    self._journal.note("queued", entry.model, *queued)
             case CopyEffect.DEQUEUE:
                 self.slots.dequeue(entry.load_id)
             case CopyEffect.RESERVE:

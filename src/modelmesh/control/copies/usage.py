@@ -5,6 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
+from modelmesh.machines.load_times import LoadTimes
 from modelmesh.machines.ordering import Ordering
 from modelmesh.machines.retention import REPEATED, Retention
 from modelmesh.values.dataplane import Usage
@@ -32,9 +33,6 @@ RATE_MEMORY_MS = 600_000
 RATE_PRIOR_MS = 60_000
 """A copy's rate is taken to have been seen for so much longer than it was: one use is no habit."""
 
-SHORTEST_MS = 50
-"""Loads shorter than this cost the same."""
-
 TYPE_SIZES = 8
 """A type's mean size is kept as the sum of so many sizes; a new one takes the place of such a part of it."""
 
@@ -48,9 +46,10 @@ class Learned:
     def __init__(self) -> None:
         self._sizes: OrderedDict[ModelId, Memory] = OrderedDict()
         self._predictions: OrderedDict[ModelId, Memory] = OrderedDict()
-        self._times: OrderedDict[ModelId, float] = OrderedDict()
+        self._heard: OrderedDict[ModelId, Memory] = OrderedDict()
+        self._times: OrderedDict[ModelId, int] = OrderedDict()
         self._types: OrderedDict[str, Memory] = OrderedDict()
-        self._average = 0.0
+        self._load_times = LoadTimes()
         self._unload_ms = 0.0
 
     def size(self, model: ModelId) -> Memory | None:
@@ -71,11 +70,17 @@ class Learned:
         for size, source in (
             (self.size(model), SizeSource.MEASURED),
             (self.prediction(model), SizeSource.PREDICTED),
+            (self._heard.get(model), SizeSource.ELSEWHERE),
             (self.type_size(model_type), SizeSource.TYPE_MEAN),
         ):
             if size:
                 return size, source
         return default, SizeSource.DEFAULT
+
+    def heard(self, model: ModelId, size: Memory) -> None:
+        """Another instance has loaded a model: that is its size there."""
+        if size:
+            _remember(self._heard, model, size)
 
     def predicted(self, model: ModelId, size: Memory) -> None:
         """The runtime predicted the size of a model that was not measured yet."""
@@ -91,23 +96,21 @@ class Learned:
 
     def load_ms(self, model: ModelId) -> int:
         """How long the latest load of a model took; 0: not known."""
-        time = self._times.get(model)
-        return 0 if time is None else round(2**time)
+        return self._times.get(model, 0)
 
     @property
     def common_load_ms(self) -> int:
         """How long loads commonly take (a geometric mean, the latest counting most); 0: there was none."""
-        return round(2**self._average) if self._times else 0
+        return self._load_times.common_ms
 
-    def expected_load_ms(self, model: ModelId) -> int:
-        """How long a load of a model will take: as the last one, else as loads commonly take; 0: not known."""
-        return self.load_ms(model) or self.common_load_ms
+    def expected_load_ms(self, model: ModelId, size: Memory) -> int:
+        """How long a load of a model will take: as the last one, else as loads of that size do; 0: not known."""
+        return self.load_ms(model) or self._load_times.estimate_ms(size)
 
-    def loaded(self, model: ModelId, took_ms: int) -> None:
-        """A load took so long."""
-        time = math.log2(max(SHORTEST_MS, took_ms))
-        self._average = time if not self._times else self._average + (time - self._average) / 32
-        _remember(self._times, model, time)
+    def loaded(self, model: ModelId, size: Memory, took_ms: int) -> None:
+        """A load of a model of that size took so long."""
+        self._load_times.observe(size, took_ms)
+        _remember(self._times, model, max(1, took_ms))
 
     @property
     def common_unload_ms(self) -> int:
@@ -119,10 +122,10 @@ class Learned:
         time = max(1, took_ms)
         self._unload_ms = time if not self._unload_ms else self._unload_ms + (time - self._unload_ms) / 32
 
-    def weight(self, model: ModelId) -> float:
-        """log2 of the load time relative to the average, in whole steps: loads of about the same length count alike."""
-        time = self._times.get(model)
-        return 0.0 if time is None else float(round(time - self._average))
+    def weight(self, model: ModelId, size: Memory) -> float:
+        """log2 of the expected load time relative to the common one, in whole steps."""
+        expected_ms = self.expected_load_ms(model, size)
+        return self._load_times.weight(expected_ms) if expected_ms else 0.0
 
 
 def _remember(known: "OrderedDict[Name, Value]", name: Name, value: Value) -> None:
@@ -175,7 +178,7 @@ class UsageBook:
     def missed(self, model: ModelId, size: Memory) -> None:
         """A load begins for which callers wait."""
         if self.retention is not None:
-            self.retention.missed(model, size.bytes, self._learned.weight(model))
+            self.retention.missed(model, size.bytes, self._learned.weight(model, size))
 
     def add(self, model: ModelId, load_id: LoadId, last_use_ms: int, size: Memory, *, missed: bool) -> None:
         """A copy is held from now on; `missed`: its load was reported before."""
@@ -208,7 +211,7 @@ class UsageBook:
         if last_use_ms > self.last_use_ms(model) and model in self._order:
             self.touch(model, last_use_ms)
             if self.retention is not None:
-                self.retention.used(model, size.bytes, 1, self._learned.weight(model), most=1)
+                self.retention.used(model, size.bytes, 1, self._learned.weight(model, size), most=1)
 
     def apply(self, batch: list[Usage], now_ms: int, size: Callable[[ModelId], Memory]) -> None:
         """Take in what the data plane counted since the last look."""
@@ -228,8 +231,9 @@ class UsageBook:
             most = max(1, min(REPEATED, USES_AT_A_LOOK // max(1, len(batch))))
             for use in sorted(batch, key=lambda use: use.last_use_ms):
                 if use.requests and use.model in order:
-                    weight = self._learned.weight(use.model)
-                    self.retention.used(use.model, size(use.model).bytes, use.requests, weight, most=most)
+                    used = size(use.model)
+                    weight = self._learned.weight(use.model, used)
+                    self.retention.used(use.model, used.bytes, use.requests, weight, most=most)
 
     def busy(self, model: ModelId) -> bool:
         """Whether requests were in flight, waiting or expected at the last look."""

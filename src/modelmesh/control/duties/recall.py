@@ -34,9 +34,22 @@ class Recall:
         journal.subscribe(self._take)
 
     def history(self, model: ModelId, *, load_size: Memory = NOTHING) -> ModelHistory:
-        """All that is known; with `load_size` also what a load of that size would do."""
+        """All that is known; with `load_size` also what a load of that size would do.
+
+        Of a load that is in the queue it says where it stands there now.
+        """
         rehearsal = self._cache.rehearse(model, load_size) if load_size else None
-        return ModelHistory(tuple(self._events.get(model, ())), rehearsal)
+        events = tuple(self._events.get(model, ()))
+        if (queued := self._cache.queued(model)) is not None:
+            reason, detail = queued
+            last = max((event.time_ms for event in events if event.kind == "queued"), default=None)
+            events = tuple(
+                replace(event, reason=reason, detail=detail)
+                if event.kind == "queued" and event.time_ms == last
+                else event
+                for event in events
+            )
+        return ModelHistory(events, rehearsal)
 
     def _take(self, event: Event) -> None:
         for model in (event.model, event.cause):

@@ -29,11 +29,11 @@ class Requeue:
         """Look around; about once a second."""
         steps = self._steps
         slots = max(1, steps.parameters.loading_slots)
-        ahead_ms = steps.backlog_ms()
+        ahead_ms = steps.backlog.ms()
         sent: Counter[InstanceId] = Counter()
         for load in steps.slots.last_queued(LOOKED_AT):
             entry = steps.entry_of(load)
-            ahead_ms -= steps.learned.expected_load_ms(entry.model)
+            ahead_ms -= steps.learned.expected_load_ms(entry.model, entry.size)
             if not entry.waited_for or entry.stays or entry.state is not CopyState.QUEUED:
                 continue
             step = self._decider.rehearse(entry.model, entry.registered)
@@ -45,7 +45,7 @@ class Requeue:
                 continue
             loads = view.loads_at(place) + sent[step.instance]
             here_ms, there_ms = ahead_ms // slots, wait_ms(place, loads, common_ms=common_load_ms(view))
-            load_ms = steps.learned.expected_load_ms(entry.model)
+            load_ms = steps.learned.expected_load_ms(entry.model, entry.size)
             if begins_elsewhere(here_ms=here_ms, there_ms=there_ms, load_ms=load_ms):
                 sent[step.instance] += 1
                 detail = f"it would wait {here_ms} ms here, {there_ms} ms at {step.instance}"

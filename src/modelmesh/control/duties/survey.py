@@ -12,7 +12,7 @@ from modelmesh.control.journal import Journal
 from modelmesh.control.requests.journeys import Requests
 from modelmesh.control.view.keys import Keys, RegistryKey
 from modelmesh.control.view.records import NotReadError, RecordCache
-from modelmesh.policy.preload import ColdModel, plan_preloads
+from modelmesh.policy.preload import ColdModel, plan_preloads, preload_begins
 from modelmesh.ports import Clock, Compare, KeyValue, Put, Store, StoreError, Transaction
 from modelmesh.values.ids import ModelId
 from modelmesh.values.memory import Memory
@@ -24,6 +24,12 @@ PAUSE_MS = 20
 
 CANDIDATES = 1000
 """Cold models that are remembered while the registry is read."""
+
+TURN_MS = 200
+"""Between two looks for a free slot."""
+
+PRELOADING_MS = 300_000
+"""Preloads that found no free slot by then are left to the next survey."""
 
 FAILED_OFTEN = 2
 """A model that failed at so many instances is not loaded without being asked for."""
@@ -114,7 +120,12 @@ class Survey:
         planned = plan_preloads(cold, self._decider.cluster_view(), default_size=self._default_size())
         if planned:
             self._journal.note("preloads", detail=f"{len(planned)} of {len(cold)} cold models")
+        until_ms = self._clock.monotonic_ms() + PRELOADING_MS
         for chosen in planned:
+            while not preload_begins(self._decider.cluster_view()):
+                if self._clock.monotonic_ms() >= until_ms:
+                    return
+                await self._clock.sleep(TURN_MS)
             try:
                 registered = await self._models.get(chosen.model)
             except NotReadError:
