@@ -12,6 +12,7 @@ import pytest
 from scripted import ID, WAIT, Instance, Runtime, status_of, until
 
 from modelmesh.values.dataplane import CopyIdle, LocalCopy, Naming, Route, Rules
+from modelmesh.values.ids import ModelId
 
 
 async def test_unary_and_headers(one: Instance, runtime: Runtime) -> None:
@@ -68,6 +69,31 @@ async def test_a_client_with_a_key_always_gets_the_same_model_of_a_split_vmodel(
             assert answered.setdefault(user, model) == model
     assert set(answered.values()) == {"m1", "m2"}
     assert "mm-split-key" not in runtime.metadata()
+
+
+async def test_a_call_chooses_a_version_of_a_vmodel(one: Instance, runtime: Runtime) -> None:
+    for model in ("a", "b", "c", "d"):
+        one.local(model)
+    labels = (("test", ModelId("d")),)
+    one.plane.set_vmodels(
+        [("v", Naming("a", target="b", labels=labels, kept=("c",))), ("plain", Naming("a")), ("gone", Naming("x"))]
+    )
+    for vmodel, version, model in [
+        ("v", "stable", "a"),
+        ("v", "latest", "b"),
+        ("v", "test", "d"),
+        ("v", "c", "c"),
+        ("plain", "latest", "a"),
+        ("plain", "a", "a"),
+    ]:
+        await one.unary()(b"", metadata=(("mm-vmodel-id", vmodel), ("mm-version", version)))
+        assert runtime.metadata()["mm-model-id"] == model, version
+    assert "mm-version" not in runtime.metadata()
+    for vmodel in ("v", "plain"):
+        call = one.unary()(b"", metadata=(("mm-vmodel-id", vmodel), ("mm-version", "none")))
+        assert await status_of(call) == (grpc.StatusCode.NOT_FOUND, f"vmodel {vmodel} has no version none")
+    await one.unary()(b"", metadata=(("mm-model-id", "a"), ("mm-version", "none")))
+    assert runtime.metadata()["mm-model-id"] == "a", "models have no versions here"
 
 
 async def test_every_shape_of_stream(one: Instance, runtime: Runtime) -> None:

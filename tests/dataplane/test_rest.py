@@ -21,6 +21,7 @@ from modelmesh._proto import open_inference_pb2 as pb
 from modelmesh.adapters.dataplane import ListenerTls
 from modelmesh.testing.certificates import Authority
 from modelmesh.values.dataplane import Fail, Missed, Naming
+from modelmesh.values.ids import ModelId
 from modelmesh.values.status import Status
 
 Make = Callable[..., Instance]
@@ -100,6 +101,19 @@ async def test_vmodels_are_found_first_and_models_remembered(rest: Rest, runtime
     rest.vmodels["n"] = rest.vmodels["v"]
     rest.instance.plane.set_vmodels([("n", Naming("m"))])
     assert (await rest.infer("n"))[0] == 200
+
+
+async def test_the_version_of_a_path_chooses_a_model_of_a_vmodel(rest: Rest, runtime: Runtime) -> None:
+    for model in ("m", "n"):
+        rest.instance.local(model)
+    rest.instance.plane.set_vmodels([("v", Naming("m", labels=(("new", ModelId("n")),)))])
+    for version, model in [("new", "n"), ("n", "n"), ("stable", "m")]:
+        status, body, _ = await rest.ask("POST", f"/v2/models/v/versions/{version}/infer", json={"inputs": [X]})
+        assert (status, runtime.metadata()["mm-model-id"]) == (200, model), version
+        assert "model_version" not in body, "it means nothing to the runtime"
+    # What is no version of the vmodel may be one of the runtime.
+    status, body, _ = await rest.ask("POST", "/v2/models/v/versions/7/infer", json={"inputs": [X]})
+    assert (status, runtime.metadata()["mm-model-id"], body["model_version"]) == (200, "m", "7")
 
 
 async def test_headers_win_over_the_path_and_pass(rest: Rest, runtime: Runtime) -> None:

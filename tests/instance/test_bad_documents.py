@@ -14,7 +14,8 @@ from modelmesh.instance.documents import parse_constraints, parse_methods, parse
 from modelmesh.instance.payload_choice import parse_processors
 from modelmesh.instance.settings import SettingsError
 from modelmesh.instance.sources import load_settings
-from modelmesh.values.records import CopyRecord, FailureRecord, MemberRecord, ModelRecord, RecordError, VModelRecord
+from modelmesh.values.records import CopyRecord, FailureRecord, MemberRecord, ModelRecord, VModelRecord
+from modelmesh.values.stored import RecordError
 
 LEAST = {"MM_SERVICE_NAME": "s", "KV_STORE": "sqlite:x"}
 Read = Callable[[bytes, Path], object]

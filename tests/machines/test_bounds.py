@@ -12,15 +12,8 @@ from modelmesh.adapters.peers.grpc_peers import model_history, peer_answer
 from modelmesh.ports import RuntimeLoaded, RuntimeState, RuntimeStatus
 from modelmesh.values import bounds
 from modelmesh.values.memory import Memory
-from modelmesh.values.records import (
-    CopyRecord,
-    FailureRecord,
-    HotCopy,
-    MemberRecord,
-    ModelRecord,
-    RecordError,
-    VModelRecord,
-)
+from modelmesh.values.records import CopyRecord, FailureRecord, HotCopy, MemberRecord, ModelRecord, VModelRecord
+from modelmesh.values.stored import RecordError
 
 EXTREMES: tuple[object, ...] = (
     -(10**400),
@@ -67,7 +60,16 @@ WHOLE: dict[type, dict[str, object]] = {
         "tenant": "t",
         "instanceIds": {"i": 1},
     },
-    VModelRecord: {"o": "o", "amid": "a", "tmid": "t", "failed": True, "split": {"m": 5}},
+    VModelRecord: {
+        "o": "o",
+        "amid": "a",
+        "tmid": "t",
+        "failed": True,
+        "split": {"m": 5},
+        "labels": {"l": "m"},
+        "keep": 2,
+        "kept": ["k"],
+    },
     CopyRecord: {"state": "loaded", "since": 1, "load": 1, "size": 1, "record": 1, "tenant": "t"},
     FailureRecord: {"kind": "bad_model", "msg": "m", "count": 1, "since": 1, "until": 1, "record": 1},
     MemberRecord: {

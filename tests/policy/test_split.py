@@ -7,8 +7,9 @@ import pytest
 from modelmesh.policy.retarget import Retarget, Retargeted, reference_changes, retarget
 from modelmesh.policy.split import MOST_MODELS, SplitRefused, resplit
 from modelmesh.values.ids import ModelId, VModelId
-from modelmesh.values.records import RecordError, VModelRecord
+from modelmesh.values.records import VModelRecord
 from modelmesh.values.status import Status
+from modelmesh.values.stored import RecordError
 
 A, B, C = ModelId("a"), ModelId("b"), ModelId("c")
 V = VModelId("v")

@@ -194,6 +194,14 @@ async def test_vmodels_from_creation_to_the_end(start_mesh: StartMesh) -> None:
     assert (await command("vmodels", "split", "best", "a=10", *at)) == (0, "best: 90 % to b\n  10 % to a\n", "")
     status, output, _ = await command("vmodels", "status", "best", *at)
     assert (status, output.splitlines()) == (0, ["best: DEFINED", "  active b: LOADED", "  10 % to a"])
+    status, output, error = await command("vmodels", "label", "best", "test=a", "--keep", "2", *at)
+    versions = [["VERSION", "MODEL"], ["stable", "b"], ["latest", "b"], ["test", "a"]]
+    assert (status, [line.split() for line in output.splitlines()]) == (0, versions), error
+    status, output, _ = await command("vmodels", "status", "best", *at)
+    assert output.splitlines()[-1] == "  test: a"
+    status, output, _ = await command("vmodels", "label", "best", "--remove", "test", "--json", *at)
+    assert (status, json.loads(output)["labels"], json.loads(output)["keep"]) == (0, {}, 2)
+    assert (await command("vmodels", "label", "best", *at))[0] == 2
     status, output, _ = await command("vmodels", "list", *at)
     assert [line.split() for line in output.splitlines()] == [
         ["VMODEL", "ACTIVE", "TARGET", "SPLIT", "OWNER"],

@@ -7,7 +7,7 @@
 //!   `server` (connections without a socket), `request` (what a client asks), `pipe` (their bytes) and `news` (what happened on them); `door`, where listeners of other protocols come in;
 //! - `call`: `entry` (request to call), `admission` (may it begin), `who` (calls), `rejection` (why not), `rules` (may it be called),
 //!   `identify` (whose is it), `extraction` (ids inside messages), `inference` (the decision loop), `attempt`, `relay`, `replay`
-//!   (request body), `caller` (answer), `multi` (several ids in one call) and its `part`s, `held` (what waits for Python), `patience` (how long it waits for a load),
+//!   (request body), `caller` (answer), `multi` (several ids in one call) and its `part`s, `held` (what waits for Python), `patience` (how long it waits for a load), `route` (where it goes),
 //!   `outcome` (why an attempt failed), `end` (how it ended), `deadline` and `stopped` (who does not wait any more);
 //! - `access`: `credential` (what a call shows), `table` (whose it is), `principal` and `patterns` (what they may), `tenant`;
 //! - `routing`: `table`, `copy`, `gate`, `naming`, `resolve` (which known copy), `local` and `peer` (a call at one);

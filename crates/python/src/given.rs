@@ -46,11 +46,15 @@ impl From<Route> for modelmesh_core::NewRoute {
 pub struct Naming {
     active: String,
     split: Vec<(String, u8)>,
+    target: Option<String>,
+    labels: Vec<(String, String)>,
+    kept: Vec<String>,
 }
 
 impl From<Naming> for modelmesh_core::Naming {
     fn from(naming: Naming) -> Self {
-        Self::new(&naming.active, &naming.split)
+        let target = naming.target.as_deref().unwrap_or(&naming.active);
+        Self::new(&naming.active, &naming.split).with_versions(target, &naming.labels, &naming.kept)
     }
 }
 

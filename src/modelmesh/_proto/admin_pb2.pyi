@@ -335,6 +335,9 @@ class VModel(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    KEPT_MODEL_IDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     active_model_id: _builtins.str
     """Gets the calls that `split` leaves."""
@@ -343,8 +346,16 @@ class VModel(_message.Message):
     failed: _builtins.bool
     """Loading the target has failed so far."""
     owner: _builtins.str
+    keep: _builtins.int
+    """At most so many earlier active models stay registered and callable."""
     @_builtins.property
     def split(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]: ...
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Label]: ...
+    @_builtins.property
+    def kept_model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those, the latest first."""
+
     def __init__(
         self,
         *,
@@ -354,10 +365,13 @@ class VModel(_message.Message):
         failed: _builtins.bool = ...,
         owner: _builtins.str = ...,
         split: _abc.Iterable[Global___Share] | None = ...,
+        labels: _abc.Iterable[Global___Label] | None = ...,
+        keep: _builtins.int = ...,
+        kept_model_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_model_id", b"active_model_id", "failed", b"failed", "id", b"id", "owner", b"owner", "split", b"split", "target_model_id", b"target_model_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_model_id", b"active_model_id", "failed", b"failed", "id", b"id", "keep", b"keep", "kept_model_ids", b"kept_model_ids", "labels", b"labels", "owner", b"owner", "split", b"split", "target_model_id", b"target_model_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -418,6 +432,63 @@ class SetSplitRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetSplitRequest: _TypeAlias = SetSplitRequest  # noqa: Y015
+
+@_typing.final
+class Label(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    model_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "model_id", b"model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Label: _TypeAlias = Label  # noqa: Y015
+
+@_typing.final
+class SetLabelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VMODEL_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    vmodel_id: _builtins.str
+    keep: _builtins.int
+    """0 to 16; not given: as before."""
+    owner: _builtins.str
+    """If given, of the vmodel."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Label]:
+        """Labels that change; one without a model is removed. Others stay."""
+
+    def __init__(
+        self,
+        *,
+        vmodel_id: _builtins.str = ...,
+        labels: _abc.Iterable[Global___Label] | None = ...,
+        keep: _builtins.int | None = ...,
+        owner: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep", b"_keep", "keep", b"keep"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep", b"_keep", "keep", b"keep", "labels", b"labels", "owner", b"owner", "vmodel_id", b"vmodel_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep: _TypeAlias = _typing.Literal["keep"]  # noqa: Y015
+    _WhichOneofArgType__keep: _TypeAlias = _typing.Literal["_keep", b"_keep"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep) -> _WhichOneofReturnType__keep | None: ...
+
+Global___SetLabelsRequest: _TypeAlias = SetLabelsRequest  # noqa: Y015
 
 @_typing.final
 class ListInstancesRequest(_message.Message):

@@ -69,8 +69,8 @@ def set_vmodel(
             timeout_s=MOVE_TIMEOUT_S,
             doing=f"moving {vmodel} to {target}",
         )
-        shares = _shares(client, vmodel)
-    _show(vmodel, info, shares, as_json=as_json)
+        entry = _entry(client, vmodel)
+    _show(vmodel, info, entry, as_json=as_json)
 
 
 @vmodels.command()
@@ -105,6 +105,42 @@ def split(
         return
     say(f"{vmodel}: {_percent_left(answer.split)} % to {answer.active_model_id}")
     _print_shares(answer.split)
+
+
+@vmodels.command()
+def label(
+    vmodel: VModelArgument,
+    labels: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[LABEL=MODEL]…", help="Names for models that calls can choose as versions."),
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option("--remove", metavar="LABEL", help="Remove a label.")] = None,
+    keep: Annotated[
+        int | None, typer.Option("--keep", min=0, max=16, help="So many earlier active models stay callable.")
+    ] = None,
+    owner: Owner = "",
+    address: Address = LOCAL,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give names to versions of a vmodel, for calls that choose one. `stable` and `latest` are always there."""
+    from modelmesh._proto import admin_pb2 as pb
+    from modelmesh.cli.client import connect
+
+    if not labels and not remove and keep is None:
+        raise typer.BadParameter("name LABEL=MODEL, --remove LABEL or --keep")
+    request = pb.SetLabelsRequest(
+        vmodel_id=vmodel,
+        labels=[*(_label(text) for text in labels or ()), *(pb.Label(label=label) for label in remove or ())],
+        keep=keep,
+        owner=owner,
+    )
+    with connect(address, ca) as client:
+        answer = client.call("modelmesh.v1.Admin/SetLabels", request, pb.VModel)
+    if as_json:
+        typer.echo(json.dumps(_as_json(answer)))
+        return
+    _print_versions(answer)
 
 
 @vmodels.command("list")
@@ -151,8 +187,8 @@ def status(
     request = pb.GetVModelStatusRequest(vModelId=vmodel, owner=owner)
     with connect(address, ca) as client:
         info = client.call("mmesh.ModelMesh/getVModelStatus", request, pb.VModelStatusInfo)
-        shares = _shares(client, vmodel)
-    _show(vmodel, info, shares, as_json=as_json)
+        entry = _entry(client, vmodel)
+    _show(vmodel, info, entry, as_json=as_json)
 
 
 @vmodels.command()
@@ -181,8 +217,8 @@ def rollback(
             owner=owner,
         )
         info = client.call("mmesh.ModelMesh/setVModel", stay, pb.VModelStatusInfo)
-        shares = _shares(client, vmodel)
-    _show(vmodel, info, shares, as_json=as_json)
+        entry = _entry(client, vmodel)
+    _show(vmodel, info, entry, as_json=as_json)
 
 
 @vmodels.command()
@@ -202,6 +238,23 @@ def delete(
     typer.echo(json.dumps({"vmodel": vmodel}) if as_json else f"{vmodel}: deleted")
 
 
+def _label(text: str) -> "admin_pb2.Label":
+    from modelmesh._proto import admin_pb2 as pb
+
+    label, _, model = text.partition("=")
+    if not label or not model:
+        raise typer.BadParameter(f"{text!r} is not LABEL=MODEL")
+    return pb.Label(label=label, model_id=model)
+
+
+def _print_versions(vmodel: "admin_pb2.VModel") -> None:
+    """The names that calls can choose, and the models behind them."""
+    rows: list[tuple[str, ...]] = [("stable", vmodel.active_model_id), ("latest", vmodel.target_model_id)]
+    rows += [(label.label, label.model_id) for label in vmodel.labels]
+    rows += [(model, model) for model in vmodel.kept_model_ids]
+    table(("VERSION", "MODEL"), rows)
+
+
 def _share(text: str) -> "admin_pb2.Share":
     from modelmesh._proto import admin_pb2 as pb
 
@@ -213,13 +266,13 @@ def _share(text: str) -> "admin_pb2.Share":
     return pb.Share(model_id=model, percent=int(percent))
 
 
-def _shares(client: "Client", vmodel: str) -> "list[admin_pb2.Share]":
-    """How the calls of a vmodel are split."""
+def _entry(client: "Client", vmodel: str) -> "admin_pb2.VModel":
+    """How the calls of a vmodel are split, and which versions of it can be called."""
     from modelmesh._proto import admin_pb2 as pb
 
     request = pb.ListVModelsRequest(page_size=1, prefix=vmodel)  # of all ids that start so, it is the first
     found = client.call("modelmesh.v1.Admin/ListVModels", request, pb.ListVModelsResponse).vmodels
-    return [share for entry in found if entry.id == vmodel for share in entry.split]
+    return next((entry for entry in found if entry.id == vmodel), pb.VModel())
 
 
 def _percent_left(shares: "Iterable[admin_pb2.Share]") -> int:
@@ -238,12 +291,19 @@ def _as_json(vmodel: "admin_pb2.VModel") -> dict[str, object]:
         "target": vmodel.target_model_id,
         "owner": vmodel.owner,
         "split": {share.model_id: share.percent for share in vmodel.split},
+        **_versions(vmodel),
     }
 
 
-def _show(
-    vmodel: str, info: "model_mesh_pb2.VModelStatusInfo", shares: "list[admin_pb2.Share]", *, as_json: bool
-) -> None:
+def _versions(vmodel: "admin_pb2.VModel") -> dict[str, object]:
+    return {
+        "labels": {label.label: label.model_id for label in vmodel.labels},
+        "keep": vmodel.keep,
+        "kept": list(vmodel.kept_model_ids),
+    }
+
+
+def _show(vmodel: str, info: "model_mesh_pb2.VModelStatusInfo", entry: "admin_pb2.VModel", *, as_json: bool) -> None:
     from modelmesh._proto import model_mesh_pb2 as pb
 
     status_name = word_of(pb.VModelStatusInfo.VModelStatus, info.status)
@@ -264,7 +324,8 @@ def _show(
                     "active_status": of_model(info.activeModelStatus.status),
                     "target": info.targetModelId,
                     "target_status": of_model(info.targetModelStatus.status) if moving else None,
-                    "split": {share.model_id: share.percent for share in shares},
+                    "split": {share.model_id: share.percent for share in entry.split},
+                    **_versions(entry),
                     "errors": errors,
                 }
             )
@@ -275,7 +336,11 @@ def _show(
             say(f"  active {info.activeModelId}: {of_model(info.activeModelStatus.status)}")
         if moving:
             say(f"  target {info.targetModelId}: {of_model(info.targetModelStatus.status)}")
-        _print_shares(shares)
+        _print_shares(entry.split)
+        for label in entry.labels:
+            say(f"  {label.label}: {label.model_id}")
+        if entry.kept_model_ids:
+            say(f"  kept: {', '.join(entry.kept_model_ids)}")
         for error in errors:
             say(f"  error: {error}")
     if info.status in {pb.VModelStatusInfo.NOT_FOUND, pb.VModelStatusInfo.TRANSITION_FAILED}:

@@ -19,8 +19,9 @@ from modelmesh.values.access import Kind, Verb
 from modelmesh.values.events import Event
 from modelmesh.values.ids import ModelId, Revision, VModelId
 from modelmesh.values.memory import Memory
-from modelmesh.values.records import ModelRecord, RecordError
+from modelmesh.values.records import ModelRecord
 from modelmesh.values.status import Status
+from modelmesh.values.stored import RecordError
 
 WATCHERS = 16
 """Who may watch events at a time. Each costs something with every event, and up to 4 MB while it does not read; one that

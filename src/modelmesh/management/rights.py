@@ -46,6 +46,13 @@ def _register(request: Any) -> Sequence[Need]:
     return (*needs, Need(Verb.LOAD, request.modelId)) if request.loadNow else needs
 
 
+def _set_labels(request: Any) -> Sequence[Need]:
+    return (
+        Need(Verb.ADMIN, request.vmodel_id, _VMODEL),
+        *(Need(Verb.ADMIN, label.model_id) for label in request.labels if label.model_id),
+    )
+
+
 _OF_MESH: Mapping[str, Callable[[Any], Sequence[Need]]] = {
     "registerModel": _register,
     "unregisterModel": lambda request: (Need(Verb.REGISTER, request.modelId),),
@@ -64,6 +71,7 @@ NEEDS: Mapping[str, Callable[[Any], Sequence[Need]]] = {
     "modelmesh.v1.Admin/UnloadModel": lambda request: (Need(Verb.LOAD, request.model_id),),
     "modelmesh.v1.Admin/SetCopies": lambda request: (Need(Verb.ADMIN, request.model_id),),
     "modelmesh.v1.Admin/SetSplit": _set_split,
+    "modelmesh.v1.Admin/SetLabels": _set_labels,
     "modelmesh.v1.Admin/ListInstances": lambda _: _ALL,
     "modelmesh.v1.Admin/Explain": lambda request: (Need(Verb.STATUS, request.model_id, _EITHER),),
     "modelmesh.v1.Admin/Fit": lambda _: _ALL,

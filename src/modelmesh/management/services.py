@@ -10,6 +10,7 @@ from modelmesh.management.batches import Batches
 from modelmesh.management.calls import CallServer
 from modelmesh.management.console import Console
 from modelmesh.management.health import Health
+from modelmesh.management.labels import Labels
 from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
 from modelmesh.management.reflection import AskRuntime, Reflection
@@ -49,6 +50,7 @@ def serve(
         **WatchStatus(plane).methods(),
         **admin.methods(),
         **splits.methods(),
+        **Labels(plane, models).methods(),
         **Reflection(ask_runtime).methods(),
     }
     serving |= Console(plane, serving).methods()

@@ -15,8 +15,9 @@ from modelmesh.policy.split import SplitRefused, resplit
 from modelmesh.ports import KeyValue
 from modelmesh.values.access import Kind
 from modelmesh.values.ids import ModelId, VModelId
-from modelmesh.values.records import RecordError, VModelRecord
+from modelmesh.values.records import VModelRecord
 from modelmesh.values.status import Status
+from modelmesh.values.stored import RecordError
 
 Split = Sequence[tuple[ModelId, int]]
 
@@ -116,4 +117,7 @@ def describe(vmodel: VModelId, record: VModelRecord) -> pb.VModel:
         failed=record.failed,
         owner=record.owner,
         split=[pb.Share(model_id=model, percent=percent) for model, percent in record.split],
+        labels=[pb.Label(label=label, model_id=model) for label, model in record.labels],
+        keep=record.keep,
+        kept_model_ids=record.kept,
     )

@@ -18,8 +18,9 @@ from modelmesh.management.calls import Call, CallError, Method, repeatable
 from modelmesh.management.statuses import read_models, read_vmodels
 from modelmesh.ports import KeyValue
 from modelmesh.values.ids import ModelId, Revision, VModelId
-from modelmesh.values.records import RecordError, VModelRecord
+from modelmesh.values.records import VModelRecord
 from modelmesh.values.status import Status
+from modelmesh.values.stored import RecordError
 
 STREAMS = 8
 """Who may watch statuses at a time. Each keeps the names of all vmodels and of their models."""

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from modelmesh.control.view.keys import ConfigKey, RegistryKey, VModelKey
+from modelmesh.control.view.names import naming_of
 from modelmesh.control.view.records import RecordCache
 from modelmesh.control.view.state import ClusterState
 from modelmesh.ports import KeyValue, Listing, Store
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance
-from modelmesh.values.dataplane import Naming
 from modelmesh.values.ids import InstanceId, ModelId, VModelId
 from modelmesh.values.records import ModelRecord, VModelRecord
 
@@ -106,5 +107,5 @@ def _names(
             continue
         record = VModelRecord.decode(item.value)
         split = tuple(share for share in record.split if share[0] in models)
-        if naming not in {Naming(record.active, record.split), Naming(record.active, split)}:
+        if naming not in {naming_of(record), naming_of(replace(record, split=split))}:
             yield f"{name} sends calls for {vmodel} to {naming}, stored is {record}"

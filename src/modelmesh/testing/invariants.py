@@ -30,8 +30,9 @@ from modelmesh.testing.named_models import NamedModels
 from modelmesh.values.events import Event
 from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
 from modelmesh.values.memory import NOTHING, Memory, total
-from modelmesh.values.records import CopyRecord, ModelRecord, RecordError, VModelRecord
+from modelmesh.values.records import CopyRecord, ModelRecord, VModelRecord
 from modelmesh.values.records import CopyState as Listed
+from modelmesh.values.stored import RecordError
 
 SOON_MS = 45_000
 """A lease of ten seconds, the longest retry, and a store that is slow to come back."""

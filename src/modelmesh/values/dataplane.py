@@ -49,10 +49,16 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """The models of a vmodel: `active`, and in `split` other models with their percent of the calls."""
+    """The models of a vmodel: `active`, and in `split` other models with their percent of the calls.
+
+    A call may choose another: by a label, or by the id of one of its models. `target` None: the vmodel does not move.
+    """
 
     active: ModelId
     split: tuple[tuple[ModelId, int], ...] = ()
+    target: ModelId | None = None
+    labels: tuple[tuple[str, ModelId], ...] = ()
+    kept: tuple[ModelId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

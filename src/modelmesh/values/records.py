@@ -8,36 +8,32 @@ What is decoded here is in its range (`modelmesh.values.bounds`), whatever was w
 """
 
 import enum
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from modelmesh.values import bounds
-from modelmesh.values.bounds import OutOfRangeError, Range
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.memory import NOTHING, Memory
+from modelmesh.values.stored import (
+    RecordError,
+    decode_fields,
+    encode_fields,
+    enumerated,
+    identity,
+    measure,
+    memory,
+    take,
+)
 
 DEFAULT_TYPE = "NLCLASSIFIER"
+"""What a record without `type` means; kept from the old system."""
 
 WHOLE_PERCENT = 100
-"""What a record without `type` means; kept from the old system."""
 
 OLD_INSTANCE_FIELDS = ("instanceIds", "failedIn", "fails")
 """Of a model's record: what the old system keeps there of its instances, and we elsewhere."""
-
-_Scalar = TypeVar("_Scalar", str, int, bool)
-
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-"""The escape of half a character beyond U+FFFF: with its other half it is text, alone it is none."""
-
-_Kind = TypeVar("_Kind", bound=enum.Enum)
-
-
-class RecordError(ValueError):
-    """A stored value cannot be read as the record it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,7 @@ class ModelRecord:
 
     def encode(self) -> bytes:
         """The stored form."""
-        return _encode(
+        return encode_fields(
             {
                 **self.extras,
                 "type": self.type,
@@ -86,20 +82,20 @@ class ModelRecord:
     @classmethod
     def decode(cls, value: bytes) -> "ModelRecord":
         """Read the stored form. Raises RecordError."""
-        known = _decode(value)
+        known = decode_fields(value)
         return cls(
-            type=_take(known, "type", str, "") or DEFAULT_TYPE,
-            key=_take(known, "encKey", str, ""),
-            path=_take(known, "mPath", str, ""),
-            auto_delete=_take(known, "autoDel", bool, default=False),
-            references=_measure(known, "refs", bounds.COUNT),
-            last_use_ms=_measure(known, "lu", bounds.TIME_MS),
-            last_unload_ms=_measure(known, "lul", bounds.TIME_MS),
-            minimum_copies=_measure(known, "minCopies", bounds.COUNT),
-            maximum_copies=_measure(known, "maxCopies", bounds.COUNT),
-            pinned=_take(known, "pin", bool, default=False),
-            unused=_take(known, "unused", bool, default=False),
-            tenant=_take(known, "tenant", str, ""),
+            type=take(known, "type", str, "") or DEFAULT_TYPE,
+            key=take(known, "encKey", str, ""),
+            path=take(known, "mPath", str, ""),
+            auto_delete=take(known, "autoDel", bool, default=False),
+            references=measure(known, "refs", bounds.COUNT),
+            last_use_ms=measure(known, "lu", bounds.TIME_MS),
+            last_unload_ms=measure(known, "lul", bounds.TIME_MS),
+            minimum_copies=measure(known, "minCopies", bounds.COUNT),
+            maximum_copies=measure(known, "maxCopies", bounds.COUNT),
+            pinned=take(known, "pin", bool, default=False),
+            unused=take(known, "unused", bool, default=False),
+            tenant=take(known, "tenant", str, ""),
             extras=MappingProxyType(known),
         )
 
@@ -130,8 +126,9 @@ class ModelRecord:
 class VModelRecord:
     """A movable name. A transition is in progress iff `active` and `target` differ.
 
-    `split` is ours: other models, each with the percent of the calls that it gets; `active` gets the rest. The old
-    system keeps it as it keeps all fields that it does not know.
+    `split`, `labels`, `keep` and `kept` are ours. `split`: other models, each with the percent of the calls that it gets;
+    `active` gets the rest. `labels`: names of models that a call can choose. `kept`: the models that were active before, the
+    latest first, at most `keep`. The old system keeps them as it keeps all fields that it does not know.
     """
 
     active: ModelId
@@ -139,35 +136,55 @@ class VModelRecord:
     owner: str = ""
     failed: bool = False
     split: tuple[tuple[ModelId, int], ...] = ()
+    labels: tuple[tuple[str, ModelId], ...] = ()
+    keep: int = 0
+    kept: tuple[ModelId, ...] = ()
     extras: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
         """The stored form."""
-        fields = {"o": self.owner, "amid": self.active, "tmid": self.target, "failed": self.failed}
-        return _encode({**self.extras, **fields, **({"split": dict(self.split)} if self.split else {})})
+        return encode_fields(
+            {
+                **self.extras,
+                "o": self.owner,
+                "amid": self.active,
+                "tmid": self.target,
+                "failed": self.failed,
+                "split": dict(self.split),
+                "labels": dict(self.labels),
+                "keep": self.keep,
+                "kept": self.kept,
+            }
+        )
 
     @classmethod
     def decode(cls, value: bytes) -> "VModelRecord":
         """Read the stored form. Raises RecordError."""
-        known = _decode(value)
-        active = _take(known, "amid", str, "")
+        known = decode_fields(value)
+        active = take(known, "amid", str, "")
         return cls(
             active=ModelId(active),
-            target=ModelId(_take(known, "tmid", str, "") or active),
-            owner=_take(known, "o", str, ""),
-            failed=_take(known, "failed", bool, default=False),
+            target=ModelId(take(known, "tmid", str, "") or active),
+            owner=take(known, "o", str, ""),
+            failed=take(known, "failed", bool, default=False),
             split=_split(known.pop("split", None) or {}),
+            labels=_labels(known.pop("labels", None) or {}),
+            keep=measure(known, "keep", bounds.COUNT),
+            kept=_models(known.pop("kept", None) or []),
             extras=MappingProxyType(known),
         )
 
     @property
     def models(self) -> tuple[ModelId, ...]:
         """Those that it names, each once."""
-        return tuple(dict.fromkeys((self.active, self.target, *(model for model, _ in self.split))))
+        chosen = (*(model for model, _ in self.split), *(model for _, model in self.labels), *self.kept)
+        return tuple(dict.fromkeys((self.active, self.target, *chosen)))
 
     def moved(self, model: ModelId) -> "VModelRecord":
         """With another active model, which gets what the others leave and no share of its own."""
-        return replace(self, active=model, target=model, failed=False, split=self.split_without(model))
+        before = (self.active, *self.kept) if model != self.active else self.kept
+        kept = tuple(dict.fromkeys(one for one in before if one != model))[: self.keep]
+        return replace(self, active=model, target=model, failed=False, split=self.split_without(model), kept=kept)
 
     def split_without(self, model: ModelId) -> tuple[tuple[ModelId, int], ...]:
         """The shares of all other models."""
@@ -198,7 +215,7 @@ class CopyRecord:
 
     def encode(self) -> bytes:
         """The stored form."""
-        return _encode(
+        return encode_fields(
             {
                 "state": self.state.value,
                 "since": self.since_ms,
@@ -212,14 +229,14 @@ class CopyRecord:
     @classmethod
     def decode(cls, value: bytes) -> "CopyRecord":
         """Read the stored form. Raises RecordError."""
-        known = _decode(value)
+        known = decode_fields(value)
         return cls(
-            state=_enumerated(CopyState, known, "state"),
-            since_ms=_measure(known, "since", bounds.TIME_MS),
-            load_id=LoadId(_identity(known, "load", bounds.LOAD_ID)),
-            size=_memory(known, "size"),
-            record_revision=Revision(_identity(known, "record", bounds.REVISION)),
-            tenant=_take(known, "tenant", str, ""),
+            state=enumerated(CopyState, known, "state"),
+            since_ms=measure(known, "since", bounds.TIME_MS),
+            load_id=LoadId(identity(known, "load", bounds.LOAD_ID)),
+            size=memory(known, "size"),
+            record_revision=Revision(identity(known, "record", bounds.REVISION)),
+            tenant=take(known, "tenant", str, ""),
         )
 
 
@@ -256,7 +273,7 @@ class FailureRecord:
 
     def encode(self) -> bytes:
         """The stored form."""
-        return _encode(
+        return encode_fields(
             {
                 "kind": self.kind.value,
                 "msg": self.message,
@@ -270,14 +287,14 @@ class FailureRecord:
     @classmethod
     def decode(cls, value: bytes) -> "FailureRecord":
         """Read the stored form. Raises RecordError."""
-        known = _decode(value)
+        known = decode_fields(value)
         return cls(
-            kind=_enumerated(FailureKind, known, "kind"),
-            message=_take(known, "msg", str, ""),
-            count=max(1, _measure(known, "count", bounds.COUNT)),
-            since_ms=_measure(known, "since", bounds.TIME_MS),
-            until_ms=_measure(known, "until", bounds.TIME_MS),
-            record_revision=Revision(_identity(known, "record", bounds.REVISION)),
+            kind=enumerated(FailureKind, known, "kind"),
+            message=take(known, "msg", str, ""),
+            count=max(1, measure(known, "count", bounds.COUNT)),
+            since_ms=measure(known, "since", bounds.TIME_MS),
+            until_ms=measure(known, "until", bounds.TIME_MS),
+            record_revision=Revision(identity(known, "record", bounds.REVISION)),
         )
 
 
@@ -330,7 +347,7 @@ class MemberRecord:
 
     def encode(self) -> bytes:
         """The stored form."""
-        return _encode(
+        return encode_fields(
             {
                 "addr": self.address,
                 "tls": self.tls_name,
@@ -361,34 +378,34 @@ class MemberRecord:
     @classmethod
     def decode(cls, value: bytes) -> "MemberRecord":
         """Read the stored form. Raises RecordError."""
-        known = _decode(value)
+        known = decode_fields(value)
         labels = known.pop("labels", [])
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise RecordError("labels is not a list of text")
         hot = _hot(known.pop("hot", {}))
         return cls(
-            address=_take(known, "addr", str, ""),
-            tls_name=_take(known, "tls", str, ""),
-            started_ms=_measure(known, "start", bounds.TIME_MS),
-            capacity=_memory(known, "cap"),
-            used=_memory(known, "used"),
-            reserve=_memory(known, "reserve"),
-            pinned=_memory(known, "pinned"),
-            default_size=_memory(known, "unit"),
-            copies=_measure(known, "count", bounds.COUNT),
-            next_victim_use_ms=_measure(known, "oldest", bounds.TIME_MS),
-            loading_slots=_measure(known, "slots", bounds.COUNT),
-            loads=_measure(known, "loads", bounds.COUNT),
-            backlog_ms=_measure(known, "backlog", bounds.DURATION_MS),
-            load_ms=_measure(known, "loadMs", bounds.DURATION_MS),
-            worth=_measure(known, "worth", bounds.COUNT),
-            busyness=_measure(known, "busy", bounds.COUNT),
+            address=take(known, "addr", str, ""),
+            tls_name=take(known, "tls", str, ""),
+            started_ms=measure(known, "start", bounds.TIME_MS),
+            capacity=memory(known, "cap"),
+            used=memory(known, "used"),
+            reserve=memory(known, "reserve"),
+            pinned=memory(known, "pinned"),
+            default_size=memory(known, "unit"),
+            copies=measure(known, "count", bounds.COUNT),
+            next_victim_use_ms=measure(known, "oldest", bounds.TIME_MS),
+            loading_slots=measure(known, "slots", bounds.COUNT),
+            loads=measure(known, "loads", bounds.COUNT),
+            backlog_ms=measure(known, "backlog", bounds.DURATION_MS),
+            load_ms=measure(known, "loadMs", bounds.DURATION_MS),
+            worth=measure(known, "worth", bounds.COUNT),
+            busyness=measure(known, "busy", bounds.COUNT),
             labels=tuple(labels),
-            zone=_take(known, "zone", str, ""),
-            location=_take(known, "loc", str, ""),
-            version=_take(known, "vers", str, ""),
-            draining=_take(known, "drain", bool, default=False),
-            runtime_ready=not _take(known, "down", bool, default=False),
+            zone=take(known, "zone", str, ""),
+            location=take(known, "loc", str, ""),
+            version=take(known, "vers", str, ""),
+            draining=take(known, "drain", bool, default=False),
+            runtime_ready=not take(known, "down", bool, default=False),
             hot=hot,
         )
 
@@ -402,59 +419,24 @@ class Member:
     create_revision: Revision
 
 
-def _encode(fields: Mapping[str, Any]) -> bytes:
-    """JSON without defaults: absent means null, 0, false or empty, as the old readers expect."""
-    kept = {name: value for name, value in fields.items() if value}
-    return json.dumps(kept, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _decode(value: bytes) -> dict[str, Any]:
-    try:
-        decoded = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"not JSON: {error}") from error
-    if not isinstance(decoded, dict):
-        raise RecordError(f"a JSON object is expected, not {type(decoded).__name__}")
-    if _SURROGATE.search(value):
-        try:
-            bounds.text("a text", json.dumps(decoded, ensure_ascii=False))
-        except OutOfRangeError as error:
-            raise RecordError(f"it cannot be written again: {error}") from error
-    return decoded
-
-
-def _take(fields: dict[str, Any], name: str, kind: type[_Scalar], default: _Scalar) -> _Scalar:
-    value = fields.pop(name, None)
-    if value is None:
-        return default
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise RecordError(f"{name} is not of type {kind.__name__}")
-    return value
-
-
-def _measure(fields: dict[str, Any], name: str, within: Range) -> int:
-    """A time, a size or a count: moved into its range."""
-    return within.clamp(_take(fields, name, int, 0))
-
-
-def _memory(fields: dict[str, Any], name: str) -> Memory:
-    return Memory(_measure(fields, name, bounds.BYTES))
-
-
-def _identity(fields: dict[str, Any], name: str, within: Range) -> int:
-    """A number that identifies something: refused outside its range."""
-    try:
-        return within.check(name, _take(fields, name, int, 0))
-    except OutOfRangeError as error:
-        raise RecordError(str(error)) from error
-
-
 def _split(value: object) -> tuple[tuple[ModelId, int], ...]:
     if not isinstance(value, dict) or not all(type(percent) is int and percent > 0 for percent in value.values()):
         raise RecordError("split is not an object of numbers above 0")
     if sum(value.values()) > WHOLE_PERCENT:
         raise RecordError(f"split gives away {sum(value.values())} percent")
     return tuple((ModelId(model), percent) for model, percent in value.items())
+
+
+def _labels(value: object) -> tuple[tuple[str, ModelId], ...]:
+    if not isinstance(value, dict) or not all(isinstance(model, str) and model for model in value.values()):
+        raise RecordError("labels is not an object of model ids")
+    return tuple((label, ModelId(model)) for label, model in value.items())
+
+
+def _models(value: object) -> tuple[ModelId, ...]:
+    if not isinstance(value, list) or not all(isinstance(model, str) and model for model in value):
+        raise RecordError("kept is not a list of model ids")
+    return tuple(dict.fromkeys(map(ModelId, value)))
 
 
 def _hot(value: object) -> tuple[HotCopy, ...]:
@@ -466,10 +448,3 @@ def _hot(value: object) -> tuple[HotCopy, ...]:
             raise RecordError("hot does not hold three numbers a model")
         hot.append(HotCopy(ModelId(model), *(bounds.COUNT.clamp(int(count)) for count in counts)))
     return tuple(hot)
-
-
-def _enumerated(kind: type[_Kind], fields: dict[str, Any], name: str) -> _Kind:
-    try:
-        return kind(fields.pop(name, None))
-    except ValueError as error:
-        raise RecordError(f"{name}: {error}") from error

@@ -33,7 +33,6 @@ use crate::observe::trace::{self, Begun, Stage};
 use crate::routing::copy::Ending;
 use crate::routing::gate::NOBODY;
 use crate::routing::local::LocalUse;
-use crate::routing::naming;
 use crate::routing::peer::RemoteUse;
 use crate::routing::resolve::{self, Choice};
 use crate::shared::Shared;
@@ -78,7 +77,7 @@ struct Tried {
 }
 
 impl Call {
-    fn shared(&self) -> &Arc<Shared> {
+    pub fn shared(&self) -> &Arc<Shared> {
         &self.worker.shared
     }
 
@@ -227,31 +226,6 @@ impl Call {
             End::Refused(status) => self.caller.end(status),
             End::Unread => self.caller.cut_off(read_too_slowly()),
         }
-    }
-
-    /// Looks in the routing table. On a hop only the local copy counts.
-    fn route(&mut self) -> Result<Choice, Status> {
-        if let Some(hopped) = &self.hopped {
-            let hop = hopped.hop;
-            return match (resolve::local(self.shared(), &self.subject.model, false), hop) {
-                (Some(used), _) => Ok(Choice::Local(used)),
-                (None, Hop::Load) => Ok(Choice::Miss),
-                (None, Hop::Hit) => Err(refusal(Outcome::NotHere)),
-            };
-        }
-        if let Some(vmodel) = &self.subject.vmodel {
-            // Looked up each time: the vmodel may have moved while the request was held.
-            let (draw, headers) = (&mut self.draw, &self.headers);
-            let drawn = || *draw.get_or_insert_with(|| naming::draw(vmodel, headers));
-            match self.worker.shared.table.model_of(vmodel, drawn) {
-                Some(model) => self.subject.model = model.to_string(),
-                None => {
-                    self.subject.model.clear();
-                    return Ok(Choice::Miss);
-                }
-            }
-        }
-        Ok(resolve::choose(self.shared(), &self.subject.model, self.balanced))
     }
 
     /// One attempt at the local copy.

@@ -17,6 +17,7 @@ pub mod patience;
 pub mod rejection;
 pub mod relay;
 pub mod replay;
+pub mod route;
 pub mod rules;
 pub mod stopped;
 pub mod subject;

@@ -9,20 +9,63 @@ use crate::wire::headers::MM_SPLIT_KEY;
 /// Shares are in hundredths of the calls.
 pub const WHOLE: u8 = 100;
 
+/// The version of a vmodel that is its active model, and the one that it was moved to last.
+const STABLE: &str = "stable";
+const LATEST: &str = "latest";
+
 /// The models of a vmodel.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Naming {
     active: Arc<str>,
     /// Other models and their shares, which are no more than `WHOLE` together; the active model gets the rest.
     split: Box<[(Arc<str>, u8)]>,
+    /// Where it moves; the active model, if it does not.
+    target: Arc<str>,
+    /// Names of models that a call can choose.
+    labels: Box<[(Box<str>, Arc<str>)]>,
+    /// Models that were active before and can still be chosen.
+    kept: Box<[Arc<str>]>,
 }
 
 impl Naming {
     #[must_use]
     pub fn new(active: &str, split: &[(String, u8)]) -> Self {
+        let active: Arc<str> = active.into();
         Self {
-            active: active.into(),
+            target: Arc::clone(&active),
+            active,
             split: split.iter().map(|(model, share)| (model.as_str().into(), *share)).collect(),
+            labels: Box::default(),
+            kept: Box::default(),
+        }
+    }
+
+    /// With what else a call can choose.
+    #[must_use]
+    pub fn with_versions(mut self, target: &str, labels: &[(String, String)], kept: &[String]) -> Self {
+        if *target != *self.active {
+            self.target = target.into();
+        }
+        self.labels = labels.iter().map(|(label, model)| (label.as_str().into(), model.as_str().into())).collect();
+        self.kept = kept.iter().map(|model| model.as_str().into()).collect();
+        self
+    }
+
+    /// The model that a call chooses: by a label, or by the id of a model of the vmodel.
+    #[must_use]
+    pub fn version(&self, name: &str) -> Option<&Arc<str>> {
+        if let Some((_, model)) = self.labels.iter().find(|(label, _)| **label == *name) {
+            return Some(model);
+        }
+        match name {
+            STABLE => Some(&self.active),
+            LATEST => Some(&self.target),
+            _ => {
+                let others = self.split.iter().map(|(model, _)| model).chain(&self.kept);
+                let labelled = self.labels.iter().map(|(_, model)| model);
+                let mut all = [&self.active, &self.target].into_iter().chain(others).chain(labelled);
+                all.find(|model| ***model == *name)
+            }
         }
     }
 
@@ -69,6 +112,30 @@ mod tests {
         let naming = naming();
         let count = |model: &str| (0..WHOLE).filter(|draw| **naming.model(|| *draw) == *model).count();
         assert_eq!((count("a"), count("b"), count("c")), (65, 10, 25));
+    }
+
+    #[test]
+    fn a_version_is_a_label_or_a_model_of_the_vmodel() {
+        let plain = Naming::new("a", &[]);
+        let version = |naming: &Naming, name: &str| naming.version(name).map(ToString::to_string);
+        for (name, model) in [("stable", Some("a")), ("latest", Some("a")), ("a", Some("a")), ("b", None), ("", None)] {
+            assert_eq!(version(&plain, name).as_deref(), model, "{name}");
+        }
+        let labels = [("test".to_owned(), "t".to_owned()), ("c".to_owned(), "k".to_owned())];
+        let naming = naming().with_versions("n", &labels, &["k".to_owned()]);
+        for (name, model) in [
+            ("stable", Some("a")),
+            ("latest", Some("n")),
+            ("n", Some("n")),
+            ("b", Some("b")),
+            ("k", Some("k")),
+            ("test", Some("t")),
+            ("t", Some("t")),
+            ("c", Some("k")),
+            ("x", None),
+        ] {
+            assert_eq!(version(&naming, name).as_deref(), model, "{name}");
+        }
     }
 
     #[test]

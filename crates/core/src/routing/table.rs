@@ -69,6 +69,10 @@ pub struct Idle {
     pub load_id: u64,
 }
 
+/// A vmodel has no version of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoSuchVersion;
+
 /// All routes, and the vmodels that name them.
 pub struct Table {
     shards: [RwLock<HashTable<Arc<Route>>>; SHARDS],
@@ -123,6 +127,17 @@ impl Table {
     /// The model that a vmodel stands for in a call; as `Naming::model`.
     pub fn model_of(&self, vmodel: &str, draw: impl FnOnce() -> u8) -> Option<Arc<str>> {
         self.vmodels.read().get(vmodel).map(|naming| Arc::clone(naming.model(draw)))
+    }
+
+    /// The model that a call of a vmodel chooses, as `Naming::version`; None: nothing is known of the vmodel.
+    ///
+    /// # Errors
+    /// It has no such version.
+    pub fn version_of(&self, vmodel: &str, version: &str) -> Result<Option<Arc<str>>, NoSuchVersion> {
+        match self.vmodels.read().get(vmodel) {
+            None => Ok(None),
+            Some(naming) => naming.version(version).cloned().map(Some).ok_or(NoSuchVersion),
+        }
     }
 
     #[must_use]

@@ -160,6 +160,12 @@ impl Door {
         self.shared.table.has_vmodel(vmodel)
     }
 
+    /// Whether a call of a vmodel that is known here can choose this version.
+    #[must_use]
+    pub fn knows_version(&self, vmodel: &str, version: &str) -> bool {
+        matches!(self.shared.table.version_of(vmodel, version), Ok(Some(_)))
+    }
+
     /// Whether the model is loaded somewhere.
     #[must_use]
     pub fn knows_model(&self, model: &str) -> bool {

@@ -17,6 +17,8 @@ pub const MM_VMODEL_ID_BIN: HeaderName = HeaderName::from_static("mm-vmodel-id-b
 pub const TAS_MODEL_ID: HeaderName = HeaderName::from_static("tas-model-id");
 pub const MM_BALANCED: HeaderName = HeaderName::from_static("mm-balanced");
 pub const MM_SPLIT_KEY: HeaderName = HeaderName::from_static("mm-split-key");
+/// Which model of a vmodel a call is for: a label, or the id of the model.
+pub const MM_VERSION: HeaderName = HeaderName::from_static("mm-version");
 pub const MM_HOP: HeaderName = HeaderName::from_static("mm-hop");
 pub const MM_TRIED: HeaderName = HeaderName::from_static("mm-tried");
 pub const MM_VIEW: HeaderName = HeaderName::from_static("mm-view");

@@ -86,6 +86,28 @@ pub async fn kind_of(client: &Client, name: &str, headers: &HeaderMap, purse: &m
     }
 }
 
+/// What the version of a path is to the runtime: nothing, if it is a version of the vmodel, which the headers then choose.
+///
+/// # Errors
+/// Nobody can tell now whether the name is that of a vmodel.
+pub async fn version_of(
+    client: &Client,
+    name: &str,
+    version: String,
+    headers: &mut HeaderMap,
+    purse: &mut Purse,
+) -> Result<String, Fault> {
+    if version.is_empty() || metadata::names_model(headers) {
+        return Ok(version);
+    }
+    let kind = kind_of(client, name, headers, purse).await?;
+    if kind == Kind::Model || !client.house.door.knows_version(name, &version) {
+        return Ok(version);
+    }
+    metadata::choose(headers, &version);
+    Ok(String::new())
+}
+
 /// The status of a vmodel; None: there is none of this name.
 ///
 /// # Errors

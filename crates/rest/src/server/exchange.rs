@@ -266,7 +266,8 @@ impl Exchange<'_> {
     }
 
     async fn model_metadata(&mut self, name: String, version: String) -> Result<Good, Fault> {
-        let headers = metadata::of(self.headers, None)?;
+        let mut headers = metadata::of(self.headers, None)?;
+        let version = calls::version_of(self.client, &name, version, &mut headers, self.purse).await?;
         let message = calls::framed(&ModelMetadataRequest { name: name.clone(), version });
         let answer =
             calls::call_model(self.client, &calls::MODEL_METADATA, &name, headers, &message, self.purse).await?;
@@ -353,9 +354,9 @@ impl Exchange<'_> {
         let length = body.len();
         let read = move || request::read(&body, json_bytes, max_bytes);
         let mut read = self.client.house.heavy.run(length, read).await?;
-        let headers = metadata::of(self.headers, read.timeout)?;
+        let mut headers = metadata::of(self.headers, read.timeout)?;
         name.clone_into(&mut read.message.model_name);
-        read.message.model_version = version;
+        read.message.model_version = calls::version_of(self.client, name, version, &mut headers, self.purse).await?;
         let message = calls::framed(&read.message);
         if message.len() > max_bytes {
             return Err(crate::json::too_large(max_bytes));

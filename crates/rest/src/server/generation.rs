@@ -60,7 +60,9 @@ impl Generation<'_> {
         let (client, purse) = (self.client, &mut *self.purse);
         let (max_bytes, heavy) = (client.house.door.max_message_bytes(), &client.house.heavy);
         let body = body::read(self.headers, body, max_bytes, purse, heavy).await?;
-        let metadata = metadata::of(self.headers, None)?;
+        let mut metadata = metadata::of(self.headers, None)?;
+        let version = std::mem::take(&mut self.version);
+        self.version = calls::version_of(client, &self.name, version, &mut metadata, purse).await?;
         let asked = ModelMetadataRequest { name: self.name.clone(), version: self.version.clone() };
         let asked = calls::framed(&asked);
         let told =

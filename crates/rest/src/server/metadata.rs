@@ -17,6 +17,7 @@ use crate::fault::Fault;
 const PREFIX: &str = "grpc-metadata-";
 const PREFER: &str = "prefer";
 const MM_WAIT: &str = "mm-wait";
+const MM_VERSION: &str = "mm-version";
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 const REQUEST_TIMEOUT: &str = "x-request-timeout";
 const IDS: [&str; 5] = ["mm-model-id", "mm-model-id-bin", "mm-vmodel-id", "mm-vmodel-id-bin", "tas-model-id"];
@@ -98,6 +99,13 @@ pub fn name(metadata: &mut HeaderMap, kind: Kind, id: &str) {
     };
     if let Ok(value) = HeaderValue::from_str(&STANDARD_NO_PAD.encode(id)) {
         metadata.insert(name, value);
+    }
+}
+
+/// Says which model of a vmodel is called.
+pub fn choose(metadata: &mut HeaderMap, version: &str) {
+    if let Ok(value) = HeaderValue::from_bytes(version.as_bytes()) {
+        metadata.insert(MM_VERSION, value);
     }
 }
 

@@ -84,6 +84,7 @@ COMPONENTS: dict[str, frozenset[str]] = {
             "static_skipped",
             "vmodel_written",
             "split_set",
+            "labels_set",
             "split_without",
             "vmodel_moved",
             "vmodel_stuck",

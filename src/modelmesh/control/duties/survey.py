@@ -16,7 +16,8 @@ from modelmesh.policy.preload import ColdModel, plan_preloads, preload_begins
 from modelmesh.ports import Clock, Compare, KeyValue, Put, Store, StoreError, Transaction
 from modelmesh.values.ids import ModelId
 from modelmesh.values.memory import Memory
-from modelmesh.values.records import ModelRecord, RecordError
+from modelmesh.values.records import ModelRecord
+from modelmesh.values.stored import RecordError
 
 PAGE = 500
 PAUSE_MS = 20

@@ -30,7 +30,8 @@ from modelmesh.policy.promotion import (
 )
 from modelmesh.ports import Change, ChangeKind, Clock, Compare, Store, StoreError
 from modelmesh.values.ids import ModelId, VModelId
-from modelmesh.values.records import ModelRecord, RecordError, VModelRecord
+from modelmesh.values.records import ModelRecord, VModelRecord
+from modelmesh.values.stored import RecordError
 
 HOUR_MS = 3_600_000
 LOOK_AGAIN_MS = 2_000

@@ -22,7 +22,8 @@ from modelmesh.ports import (
 )
 from modelmesh.values.dataplane import PeerAddress
 from modelmesh.values.ids import InstanceId, Revision
-from modelmesh.values.records import MemberRecord, RecordError
+from modelmesh.values.records import MemberRecord
+from modelmesh.values.stored import RecordError
 
 LEASE_TTL_MS = 10_000
 RENEW_MS = 3_000

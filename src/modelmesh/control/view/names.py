@@ -1,6 +1,7 @@
 """Sends the data plane the models of each vmodel, always as in the records in memory."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.view.feed import Relisting
@@ -10,6 +11,11 @@ from modelmesh.ports import Change, DataPlane, KeyValue
 from modelmesh.values.dataplane import Naming
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import VModelRecord
+
+
+def naming_of(record: VModelRecord) -> Naming:
+    """What the data plane needs to know of a vmodel."""
+    return Naming(record.active, record.split, record.target, record.labels, record.kept)
 
 
 class Names:
@@ -24,7 +30,7 @@ class Names:
 
     def send(self, vmodel: VModelId, stored: Stored[VModelRecord] | None) -> None:
         """This is remembered of a name from now on; None: nothing, so that its next call asks."""
-        naming = Naming(stored.record.active, stored.record.split) if stored is not None else None
+        naming = naming_of(stored.record) if stored is not None else None
         for names in self._without.values():
             names.pop(vmodel, None)
         self._set(vmodel, naming)
@@ -32,8 +38,7 @@ class Names:
     def send_without(self, vmodel: VModelId, stored: Stored[VModelRecord], model: ModelId) -> None:
         """As `send`, but the share of a model that is not registered goes to the active one until it is."""
         self._without.setdefault(model, {})[vmodel] = stored
-        naming = Naming(stored.record.active, stored.record.split_without(model))
-        self._set(vmodel, naming)
+        self._set(vmodel, naming_of(replace(stored.record, split=stored.record.split_without(model))))
 
     def _set(self, vmodel: VModelId, naming: Naming | None) -> None:
         """Inform the data plane. What it cannot take is sent again later; until then the vmodel has no model."""

@@ -30,7 +30,8 @@ from modelmesh.ports import (
     TransactionResult,
 )
 from modelmesh.values.ids import ModelId, Revision, VModelId
-from modelmesh.values.records import ModelRecord, RecordError, VModelRecord
+from modelmesh.values.records import ModelRecord, VModelRecord
+from modelmesh.values.stored import RecordError
 
 CACHED = 10_000
 """Records kept; about 5 MB."""

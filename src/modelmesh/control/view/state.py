@@ -11,7 +11,8 @@ from modelmesh.control.view.keys import CopyKey, FailureKey, Keys, MemberKey, Pa
 from modelmesh.ports import Change, ChangeKind, KeyValue
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.memory import NOTHING, Memory
-from modelmesh.values.records import CopyRecord, FailureRecord, Member, MemberRecord, RecordError
+from modelmesh.values.records import CopyRecord, FailureRecord, Member, MemberRecord
+from modelmesh.values.stored import RecordError
 from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
 
 
