@@ -248,17 +248,22 @@ async def test_a_process_that_ends_takes_its_own_calls_along_and_is_started_agai
     assert (await held)[0] is grpc.StatusCode.DEADLINE_EXCEEDED, "the other model's call was not touched"
 
 
-async def test_a_process_that_ends_again_and_again_is_started_after_a_pause_and_calls_are_told(server, folder, ask):
+async def test_calls_wait_for_a_start_that_comes_soon_and_are_told_of_one_that_does_not(server, folder, ask):
     await server.models.load(folder("a"))
-    for _ in range(2):
-        await refused(ask("a", do="exit"))
-        entry = server.models._entries["a"].model
-        await until(
-            lambda entry=entry: entry._worker is not None or entry._starts_s > asyncio.get_running_loop().time()
+    model = server.models._entries["a"].model
+    for ends in range(1, 5):
+        assert await refused(ask("a", do="exit")) == (
+            grpc.StatusCode.UNAVAILABLE,
+            "the process of model a ended with exit status 3",
         )
+        if ends < 4:  # 0, 1 and 2 s after it ended
+            assert await ask("a", 2.0) == 4.0
     code, message = await refused(ask("a"))
     assert code is grpc.StatusCode.UNAVAILABLE
-    assert message == "the process of model a ended with exit status 3; it is started again in 1 s"
+    assert message == "the process of model a ended with exit status 3; it is started again in 4 s"
+    await server.models.unload("a")
+    with pytest.raises(RuntimeFault, match="model 'a' is not loaded"):
+        await model.infer({"x": np.ones(1)}, {})
 
 
 async def test_a_call_that_exits_is_an_error_of_that_call(server, folder, ask):

@@ -39,10 +39,14 @@ _log = logging.getLogger("modelmesh.runtime")
 HUNG_S = 10.0
 LATE_S = 0.1
 """Later than that it is looked whether a process hangs: clocks are read one after the other."""
+HELD_S = 2.0
+"""Calls wait for a start that comes within this time."""
 CLOSE_S = 20.0
 """How long the end of a model may take: longer than a process has to end."""
 REMEMBERED_ENDS = 16
 
+HasEnded = Callable[[str | None], None]
+"""Called when a process ends by itself: at once with None, then with how it ended."""
 Frames = asyncio.Queue["tuple[Kind, bytes] | RuntimeFault"]
 
 
@@ -75,8 +79,8 @@ class Workers:
         await isolated.load()
         return isolated
 
-    async def start(self, model: str, reference: str, path: Path, has_ended: Callable[[str], None]) -> "Worker":
-        """A process that has loaded the file; `has_ended` is called once, with how, if it ends by itself. Raises as `load`."""
+    async def start(self, model: str, reference: str, path: Path, has_ended: HasEnded) -> "Worker":
+        """A process that has loaded the file. Raises as `load`."""
         own, other = socket.socketpair()
         with other:
             try:
@@ -105,7 +109,7 @@ class Worker:
         process: Process,
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         limits: tuple[int, float],
-        has_ended: Callable[[str], None],
+        has_ended: HasEnded,
     ) -> None:
         self.signature = ModelSignature()
         self.batching: Batching | None = None
@@ -201,6 +205,7 @@ class Worker:
                     frames.put_nowait(read_error(payload) if kind is Kind.ERROR else (kind, payload))
         except (BadFrameError, EOFError, OSError) as error:
             self._why = "ends"
+            self._has_ended(None)
             why = await _how_it_ended(self._process, error)
             _log.error("the process of model %s %s; its %d calls fail", self._model, why, len(self._calls))
             self._fail(why)
@@ -258,7 +263,7 @@ class IsolatedModel:
     async def infer(
         self, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
     ) -> "Outputs | AsyncGenerator[Outputs, None]":
-        """As the model answers. A call waits for a start that runs.
+        """As the model answers. A call waits for a start that runs, or comes soon.
 
         Raises:
             RuntimeFault: What the model raised. UNAVAILABLE: its process ended during the call, or is started again later.
@@ -267,19 +272,25 @@ class IsolatedModel:
             if self._is_closed:
                 raise ModelNotLoadedError(self._model)
             in_s = self._starts_s - self._loop.time()
-            if in_s > 0:
+            if in_s > HELD_S:
                 message = f"the process of model {self._model} {self._why}; it is started again in {in_s:.0f} s"
                 raise RuntimeFault(message, status=Status.UNAVAILABLE)
             await self._attempt.wait()
         return await worker.infer(inputs, parameters)
 
-    def _has_ended(self, why: str) -> None:
+    def _has_ended(self, why: str | None) -> None:
         """Its process has ended: start another, now or after a pause."""
-        self._worker, self._why = None, why
+        self._worker = None
+        if why is None:
+            self._starts_s, self._attempt = 0.0, asyncio.Event()
+            return
+        self._why = why
         now_s = self._loop.time()
         self._ends_s.append(now_s)
         in_s = starts_again_in_s(self._ends_s, now_s)
-        self._starts_s, self._attempt = now_s + in_s, asyncio.Event()
+        self._starts_s = now_s + in_s
+        attempt, self._attempt = self._attempt, asyncio.Event()
+        attempt.set()
         self._starting = self._loop.create_task(self._start_in(in_s), name=f"start model {self._model}")
 
     async def _start_in(self, in_s: float) -> None:
@@ -290,8 +301,7 @@ class IsolatedModel:
         except Exception as error:  # noqa: BLE001 - whatever it is, the next start may do better
             _log.exception("the process of model %s could not be started again", self._model)
             self._has_ended(f"could not be started again: {error}")
-        finally:
-            attempt.set()
+        attempt.set()
 
     def close(self) -> None:
         """End its process. Runs in a thread."""
