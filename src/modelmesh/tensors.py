@@ -73,11 +73,11 @@ DATATYPES = (*LITTLE, "BF16", "BYTES")
 """Every datatype of the protocol."""
 
 _MAX_ELEMENTS = 2**31
-"""More cannot come in one message; a shape that says so is wrong, or an attack on the multiplication."""
+"""More elements do not fit into one message; such a shape is wrong, or an attack on the multiplication."""
 
 
 class TensorError(ValueError):
-    """What was received is no tensor; the message names it and says why."""
+    """What was received is no tensor; the message names it and the reason."""
 
 
 def decode_raw(name: str, datatype: str, shape: Sequence[int], data: bytes) -> "Tensor":

@@ -36,7 +36,7 @@ def test_a_new_key_and_its_hash_belong_together() -> None:
         (["k1", "infer", "fraud-1"], 0, "yes: reporting: grants[0] allows it for models fraud-*"),
         (["k1", "infer", "risk"], 1, "no: reporting: grants[0] of reporting do not allow infer of it by grpc"),
         (["k1", "infer", "fraud-1", "--vmodel"], 1, "no: reporting: grants[0] of reporting"),
-        (["k2", "infer", "fraud-1"], 1, "no: nobody: the API key is unknown"),
+        (["k2", "infer", "fraud-1"], 1, "no: an unknown caller: the API key is unknown"),
         (["@reporting", "status", "fraud-1", "--listener", "rest"], 0, "yes: reporting"),
         (["k1", "call", "fraud-1"], 2, "'call' is not a valid Verb"),
     ],

@@ -84,7 +84,7 @@ async def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.1)
     with saying(b"", hangs_up=False) as address:
         async with opened(target(address)) as channel:
-            await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "said nothing in HTTP/2 within 0.1 s")
+            await fails(Status.UNAVAILABLE, channel.unary("/test.S/Echo", b""), "sent no HTTP/2 within 0.1 s")
 
 
 async def test_a_connection_that_breaks_the_rules_ends_and_another_is_opened(forged: ForgedServer):

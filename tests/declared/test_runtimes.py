@@ -66,7 +66,7 @@ CHOICES = [
     (model("sklearn", version="0"), Verdict.FITS, ("mlserver-1.x",), "lists sklearn 0"),
     (model("sklearn", protocolVersion="grpc-v2"), Verdict.FITS, ("mlserver-1.x",), "sklearn by grpc-v2"),
     (model("sklearn", version="1"), Verdict.NO_RUNTIME, (), "no declared runtime takes sklearn 1"),
-    (model("sklearn", protocolVersion="v1"), Verdict.NO_RUNTIME, (), "mlserver-1.x speaks grpc-v2"),
+    (model("sklearn", protocolVersion="v1"), Verdict.NO_RUNTIME, (), "mlserver-1.x implements grpc-v2"),
     (model("mllib"), Verdict.NO_RUNTIME, (), "only if it is named as the model's runtime"),
     (model("mllib", runtime="mlserver-1.x"), Verdict.PINNED, ("mlserver-1.x",), "it names the runtime"),
     (model("onnx", runtime="mlserver-1.x"), Verdict.PINNED_OTHER_FORMAT, ("mlserver-1.x",), "does not list onnx"),

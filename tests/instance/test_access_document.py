@@ -96,7 +96,7 @@ def grants(*entries: str) -> str:
     [
         ("[1]", "the document: it must be a mapping with principals, issuers, grants and tenants"),
         ("a: &x 1\nb: *x", r"line 2: aliases \(\*name\) are not taken; write the value out"),
-        ("grants: []\ngrants: []", "line 2: 'grants' stands here twice"),
+        ("grants: []\ngrants: []", "line 2: 'grants' is here twice"),
         ('{"grants": [], "grants": []}', "'grants' stands twice in one mapping"),
         ("[" * 100, "line 1: it is nested deeper than 16"),
         ('{"a":' * 100_000, "it is nested too deeply|Expecting|recursion"),

@@ -16,7 +16,7 @@ TLS = {"tls_key_path": Path("k"), "tls_certificate_path": Path("c")}
     [
         (
             {},
-            "whoever reaches 0.0.0.0 may call, load, register and delete any model, in clear text; set MM_ACCESS_PATH",
+            "every client that reaches 0.0.0.0 may call, load, register and delete any model, in clear text; set MM_ACCESS_PATH",
         ),
         (TLS, "may call, load, register and delete any model; set MM_ACCESS_PATH"),
         ({"access_path": Path("a")}, "keys and tokens of callers come to 0.0.0.0 in clear text"),
@@ -26,9 +26,9 @@ TLS = {"tls_key_path": Path("k"), "tls_certificate_path": Path("c")}
         ({"listen_host": "127.0.0.1"}, ""),
         ({"listen_host": "[::1]"}, ""),
         ({"listen_host": "localhost"}, ""),
-        ({"listen_host": "::"}, "whoever reaches :: may"),
+        ({"listen_host": "::"}, "every client that reaches :: may"),
         ({"serving_port": 0, "rest_port": 0}, ""),
-        ({"serving_port": 0, "rest_port": 8008}, "whoever reaches"),
+        ({"serving_port": 0, "rest_port": 8008}, "every client that reaches"),
     ],
 )
 def test_what_is_said(given: dict[str, Any], said: str) -> None:

@@ -89,7 +89,7 @@ RUNTIMES: dict[str, tuple[Manifest, str]] = {
         runtime(container={"name": "mm-x"}, builtInAdapter=None),
         "mm-x is the name of a container of ours",
     ),
-    "two containers of one name": (runtime(containers=_TWO, builtInAdapter=None), "stands "),
+    "two containers of one name": (runtime(containers=_TWO, builtInAdapter=None), " twice"),
     "readiness probe": (runtime(container={"readinessProbe": {"httpGet": {"port": 1}}}), "set by the mesh; take "),
     "lifecycle": (runtime(container={"lifecycle": {"preStop": {}}}), "set by the mesh; take "),
     "mount": (
@@ -152,15 +152,15 @@ MODELS: dict[str, tuple[Manifest, str]] = {
     "neither model nor framework": (service({}), "is required, or one of xgboost, lightgbm"),
     "F7 model beside a framework": (
         service({"model": _MODEL, "sklearn": {"storageUri": "s3://b/a"}}),
-        "say one of them",
+        "set only one of them",
     ),
     "new form and annotation": (
         service({"model": _MODEL}, servingRuntime="x"),
-        "belongs to the old form; say spec.predictor.model.runtime",
+        "belongs to the old form; use spec.predictor.model.runtime",
     ),
     "address and path": (
         service({"model": {**_MODEL, "storage": {"path": "a"}}}),
-        "storage.path; say one of them",
+        "storage.path; set only one of them",
     ),
     "no storage": (service({"sklearn": {}}), "storageUri: is required, or "),
     "scheme": (service({"sklearn": {"storageUri": "ftp://x/y"}}), "known are s3, gs, pvc, http, https"),

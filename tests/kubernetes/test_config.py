@@ -77,7 +77,7 @@ def test_a_key_that_a_layer_may_not_set_is_a_problem_of_that_layer() -> None:
         ("imagePullSecrets: [{nam: x}]", "imagePullSecrets[0].name: is required"),
         ("internalModelMeshEnvVars: [x]", "internalModelMeshEnvVars[0]: must be a mapping, is x"),
         ("runtimePodLabels: {a: 1}", "runtimePodLabels.a: must be a text, is 1; put it in quotes"),
-        ("podsPerRuntime: 1\nPODSPERRUNTIME: 2", "PODSPERRUNTIME: stands here twice, as podsPerRuntime too"),
+        ("podsPerRuntime: 1\nPODSPERRUNTIME: 2", "PODSPERRUNTIME: is here twice, as podsPerRuntime too"),
         ("a: 1\n---\nb: 2", "holds 2 documents, must be one"),
     ],
 )  # fmt: skip

@@ -141,8 +141,8 @@ def test_an_unknown_model_is_an_error_that_says_what_to_do() -> None:
 def test_where_no_place_is_left_the_answer_says_where_to_look() -> None:
     nowhere = pb.ExplainResponse(plan=pb.Plan(refusal="Nowhere available to load model m"))
     assert lines(nowhere, now_s=0, dry_run=True)[-2:] == [
-        "one more copy would go nowhere: Nowhere available to load model m",
-        "  what speaks against each instance is said above",
+        "no instance can load one more copy: Nowhere available to load model m",
+        "  the reason of each instance is shown above",
     ]
 
 

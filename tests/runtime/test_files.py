@@ -197,7 +197,7 @@ class TestBrokenFiles:
                 "INVALID_ARGUMENT",
                 "'tensorflow' is not known here; known are auto, sklearn",
             ),
-            ("readme.txt", "auto", "INVALID_ARGUMENT", "readme.txt: the suffix tells no format"),
+            ("readme.txt", "auto", "INVALID_ARGUMENT", "readme.txt: the suffix is not that of a format"),
             ("nothing.onnx", "auto", "FAILED_PRECONDITION", "nothing.onnx: no such file"),
             ("", "auto", "INVALID_ARGUMENT", "the model has no path"),
             ("two", "auto", "INVALID_ARGUMENT", "two: holds 2 model files; give the path of one"),

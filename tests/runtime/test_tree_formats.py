@@ -80,7 +80,7 @@ def test_a_folder_whose_type_is_said(tmp_path, trained, kind, file, name):
     assert runtime.load(ModelSource("m", kind, "m")).size_bytes > 0
     with pytest.raises(LoadError, match="holds 0 model files"):
         runtime.load(ModelSource("m", "auto", "m"))
-    with pytest.raises(LoadError, match="the suffix tells no format"):
+    with pytest.raises(LoadError, match="the suffix is not that of a format"):
         runtime.load(ModelSource("m", "auto", f"m/{name}"))
 
 

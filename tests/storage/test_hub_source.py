@@ -101,7 +101,7 @@ async def test_what_arrives_is_compared_with_its_digest(puller: Puller, path: st
         return content[:-1] + b"?" if known == path else content
 
     async with hub(tamper=tamper) as (_, url):
-        with pytest.raises(StorageError, match="is not what its store says") as error:
+        with pytest.raises(StorageError, match="does not match its store") as error:
             await puller.pull(at("hf://org/repo", url))
     await puller.cache.close()
     assert error.value.code is Status.DATA_LOSS

@@ -1,6 +1,6 @@
 """gRPC calls that the control plane makes: to its store and to its runtime.
 
-The native module speaks HTTP/2 and TLS, and the event loop moves the bytes. So a call is a write and a read of the
+The native module implements HTTP/2 and TLS, and the event loop moves the bytes. So a call is a write and a read of the
 loop's own thread; a library with threads of its own has three of them wake each other for it.
 """
 
@@ -14,13 +14,13 @@ from modelmesh.adapters.addresses import Place, connected, host_and_port, places
 from modelmesh.values.status import Status
 
 CONNECT_TIMEOUT_S = 3.0
-"""From the first packet until the server speaks HTTP/2."""
+"""From the first packet until the first HTTP/2 frame of the server."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
 """After an attempt to connect that failed there is none for so long; twice as long after each that follows."""
 
 SENDS = 5
-"""A call is sent again if the server says that it has done nothing of it, so often in all."""
+"""How often a call is sent in all, if the server reports that it has not processed it."""
 
 RESEND_PAUSE_S = 0.005
 """Before a call is sent for the third time, and twice as long before each that follows. A server that permits few calls at
@@ -36,7 +36,7 @@ class CallError(Exception):
 
     Attributes:
         status: The server's status, or UNAVAILABLE if the connection failed.
-        details: What is said about it.
+        details: Its message.
         unprocessed: The server has done nothing of the call, so it may be sent again.
         lost: The connection ended under the call; what the server did of it, if anything, is not known.
     """
@@ -59,7 +59,7 @@ class KeepAlive:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a server is and how to speak to it."""
+    """The address of a server and its TLS."""
 
     address: str
     """`host:port`, or `unix:///path`."""
@@ -104,7 +104,7 @@ class Channel:
             path: `/package.Service/Method`.
             request: The message.
             metadata: Headers; those in `-bin` in base64.
-            timeout_s: Told to the server, too. None: as long as it takes.
+            timeout_s: Sent to the server, too. None: no limit.
 
         Raises:
             CallError: The call ended with another status than OK, or without one answer.
@@ -164,7 +164,7 @@ class Channel:
             connection.close_if_spent()
 
     async def _connected(self) -> "_Connection":
-        """What one attempt brings to all who wait for it. It continues if the call that began it is given up."""
+        """The result of one attempt for all its waiters. It continues if the call that began it is given up."""
         if self._closed:
             raise CallError(Status.UNAVAILABLE, "the connection is closed", unprocessed=True)
         if self._failed is not None and asyncio.get_running_loop().time() < self._failed[0]:
@@ -197,7 +197,7 @@ class Channel:
                 )
         except (OSError, TimeoutError) as err:
             # A TimeoutError of the system has a text.
-            why = str(err) or f"it said nothing in HTTP/2 within {CONNECT_TIMEOUT_S} s"
+            why = str(err) or f"it sent no HTTP/2 within {CONNECT_TIMEOUT_S} s"
             failure = f"failed to connect to {self.target.address}: {why}"
             self._failed = (loop.time() + self._pause_s, failure)
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
@@ -217,7 +217,7 @@ async def _answer(stream: "Stream", request: bytes) -> bytes:
     with stream:
         stream.send(request, last=True)
         answer = await stream.read()
-        # Only its end tells whether it is good.
+        # Only its end shows whether it succeeded.
         if answer is None or await stream.read() is not None:
             raise CallError(Status.INTERNAL, f"the server sent {'no answer' if answer is None else 'several answers'}")
         return answer
@@ -242,7 +242,7 @@ class Stream:
         self.close()
 
     def send(self, message: bytes, *, last: bool = False) -> None:
-        """Send a message. Nothing happens if the call has ended; `read` tells how."""
+        """Send a message. Nothing happens if the call has ended; `read` has the status."""
         if not self._is_over:
             self.connection.native.send(self._call, message, last)
             self.connection.flush()
@@ -323,7 +323,7 @@ class _Connection(asyncio.Protocol):
         self._look: asyncio.TimerHandle | None = None
 
     async def open(self, place: Place) -> None:
-        """Connect to one place, and wait until the server there speaks HTTP/2.
+        """Connect to one place, and wait until the server there sends HTTP/2.
 
         Raises:
             OSError: It does not.
@@ -439,7 +439,7 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         now_s = self._loop.time()
         if not self.streams:
-            self._heard_s = now_s  # nobody waits to hear
+            self._heard_s = now_s  # no call waits for an answer
         pause_s = self._heard_s + keep_alive.after_s - now_s
         if pause_s <= 0:
             if self._is_pinged:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 POLL_S = 1.0
-"""A ConfigMap is swapped by symbolic links, and editors replace files: looking is surer than being told."""
+"""A ConfigMap is swapped by symbolic links, and editors replace files: polling is safer than notifications."""
 
 LARGEST_BYTES = 4 * 1024 * 1024
 """Four times what Kubernetes lets a ConfigMap hold."""
@@ -16,13 +16,13 @@ Parsed = TypeVar("Parsed")
 
 
 class WatchedFile(Generic[Parsed]):
-    """A text file whose changes are told. What cannot be read or used is told as well; the last good text stays.
+    """A text file whose changes are reported. What cannot be read or used is reported as well; the last good text stays.
 
     Args:
         path: The file, which must be readable at the start.
-        parse: What a text says; raises ValueError for one that cannot be used. While others are served it runs in a thread.
-        changed: Takes what each new text says; raises ValueError if that cannot be used.
-        refused: Told why a new text is not used.
+        parse: Decodes a text; raises ValueError for one that cannot be used. While others are served it runs in a thread.
+        changed: Gets the value of each new text; raises ValueError if that cannot be used.
+        refused: Called with the reason why a new text is not used.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class WatchedFile(Generic[Parsed]):
             self._changed(parsed)
 
     def _look(self) -> Sequence[Parsed]:
-        """What the file says, if that is new."""
+        """The content of the file, if that is new."""
         with self.path.open("rb") as file:
             content = file.read(LARGEST_BYTES + 1)
         if len(content) > LARGEST_BYTES:

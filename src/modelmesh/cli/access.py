@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from modelmesh.values.access import Identity
 
 KEY_BYTES = 32
-"""Of randomness in a new key: nobody estimates it, so its plain hash may stand in the document."""
+"""Of randomness in a new key: it cannot be found by trying, so its plain hash may be in the document."""
 
 access = typer.Typer(no_args_is_help=True, help="Who may do what: make keys, and explain an access document.")
 
@@ -58,7 +58,7 @@ def check(
     credential: Annotated[
         str,
         typer.Argument(
-            metavar="KEY", help="An API key; `-` reads it from standard input; `@NAME` stands for that principal."
+            metavar="KEY", help="An API key; `-` reads it from standard input; `@NAME` means that principal."
         ),
     ],
     verb: Annotated[str, typer.Argument(help="infer, status, load, register or admin.")],
@@ -91,8 +91,8 @@ def check(
         answer = {"allowed": decision.allowed, "principal": who.name, "tenant": who.tenant, "reason": decision.reason}
         say(json.dumps(answer))
     else:
-        whom = f"{who.name or 'nobody'}{f' of tenant {who.tenant}' if who.tenant else ''}"
-        say(f"{'yes' if decision.allowed else 'no'}: {whom}: {decision.reason}")
+        caller = f"{who.name or 'an unknown caller'}{f' of tenant {who.tenant}' if who.tenant else ''}"
+        say(f"{'yes' if decision.allowed else 'no'}: {caller}: {decision.reason}")
     if not decision.allowed:
         raise typer.Exit(1)
 

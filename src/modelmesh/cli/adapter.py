@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 adapter = typer.Typer(
-    help="Stand beside a model server and load, unload and measure its models for the mesh.",
+    help="Run beside a model server, and load, unload and measure its models for the mesh.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -42,7 +42,7 @@ Models = Annotated[
 
 @adapter.command()
 def mlserver(listen: Listen = None, models: Models = None) -> None:
-    """Stand beside MLServer. Settings are the environment of a ServingRuntime's adapter."""
+    """Run beside MLServer. Settings are the environment of a ServingRuntime's adapter."""
     from modelmesh.servers.mlserver import MLServer
     from modelmesh.servers.settings import Variables
 
@@ -52,7 +52,7 @@ def mlserver(listen: Listen = None, models: Models = None) -> None:
 
 @adapter.command()
 def triton(listen: Listen = None, models: Models = None) -> None:
-    """Stand beside Triton under explicit model control. Settings are the environment of a ServingRuntime's adapter."""
+    """Run beside Triton in explicit model control mode. Settings are the environment of a ServingRuntime's adapter."""
     from modelmesh.servers.triton import Triton
 
     _serve("triton", listen, models, lambda settings: Triton(settings.server_port))
@@ -60,7 +60,7 @@ def triton(listen: Listen = None, models: Models = None) -> None:
 
 @adapter.command()
 def ovms(listen: Listen = None, models: Models = None) -> None:
-    """Stand beside OpenVINO Model Server. RUNTIME_PORT is its REST port (8888)."""
+    """Run beside OpenVINO Model Server. RUNTIME_PORT is its REST port (8888)."""
     from modelmesh.servers.ovms import RELOAD_S, Ovms
     from modelmesh.servers.settings import Variables
 
@@ -72,7 +72,7 @@ def ovms(listen: Listen = None, models: Models = None) -> None:
 
 @adapter.command()
 def torchserve(listen: Listen = None, models: Models = None) -> None:
-    """Stand beside TorchServe. RUNTIME_PORT is its gRPC management port (7071)."""
+    """Run beside TorchServe. RUNTIME_PORT is its gRPC management port (7071)."""
     from modelmesh.servers.settings import Variables
     from modelmesh.servers.torchserve import TorchServe
 

@@ -33,7 +33,7 @@ def apply(
             "--file", "-f", help="File or folder of manifests (.yaml, .yml, .json); - reads them from standard input."
         ),
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on, and apply the files again whenever they change.")
     ] = False,
@@ -49,7 +49,7 @@ def apply(
     """Make a running mesh serve the models of InferenceService and Predictor manifests, under their names.
 
     Nothing is changed while any manifest has a problem; all problems are shown. Runtimes are not started: their
-    manifests are checked, and tell which of them would take a model.
+    manifests are checked, and show which of them would take a model.
     """
     from modelmesh.cli.client import connect
     from modelmesh.cli.manifests import fingerprint
@@ -71,7 +71,7 @@ def apply(
                 once()
                 seen = now
                 say("watching the files; Ctrl-C stops", error=True)
-            except typer.Exit:  # said already; the mesh may be back soon
+            except typer.Exit:  # it was printed already; the mesh may be back soon
                 time.sleep(AWAY_S)
         time.sleep(WATCH_S)
 
@@ -79,7 +79,7 @@ def apply(
 def _once(
     client: "Client", files: Sequence[Path], *, dry_run: bool, prune: bool, load: bool, wait: bool, as_json: bool
 ) -> bool:
-    """Apply the files as they are now; whether all went well."""
+    """Apply the files as they are now; returns whether all succeeded."""
     from modelmesh.cli.manifests import read_manifests, tell
     from modelmesh.declared import plan
 
@@ -120,9 +120,9 @@ def enact(
     wait: bool = False,
     path_of: "Callable[[Wanted], str]" = lambda wanted: wanted.spec.model_path,
 ) -> Iterator[tuple[str, str]]:
-    """Make the changes; yields those that failed, with what was said. The others are made all the same.
+    """Make the changes; yields those that failed, with the error. The others are made nevertheless.
 
-    `path_of` tells the path that a model is registered with.
+    `path_of`: the path that a model is registered with.
     """
     import grpc
 

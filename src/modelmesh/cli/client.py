@@ -27,7 +27,7 @@ API_KEY = "MODELMESH_API_KEY"
 
 LARGEST_PAGE = 1000
 CONNECT_S = 1.0
-"""To find out whether anybody is there, after a call failed."""
+"""To find out whether an instance listens there, after a call failed."""
 
 Answer = TypeVar("Answer", bound=Message)
 Item = TypeVar("Item")
@@ -81,9 +81,9 @@ class Client:
         doing: str = "",
         headers: Sequence[tuple[str, str | bytes]] = (),
     ) -> Answer:
-        """Call a unary method of ours (`pkg.Service/Method`).
+        """Call a unary method of the mesh (`pkg.Service/Method`).
 
-        `doing` is what people may have to wait for, like "loading m": shown on a terminal, and said when it fails.
+        `doing` is what people may have to wait for, like "loading m": shown on a terminal, and named when it fails.
         """
         call: Callable[..., Any] = self._channel.unary_unary(
             f"/{method}",
@@ -96,7 +96,7 @@ class Client:
         return result
 
     def stream(self, method: str, request: Message, answer: type[Answer]) -> Iterator[Answer]:
-        """Call a method of ours that answers with many messages, without end; leave the loop to end the call."""
+        """Call a method of the mesh that answers with many messages, without end; leave the loop to end the call."""
         call: Callable[..., Any] = self._channel.unary_stream(
             f"/{method}",
             request_serializer=lambda message: message.SerializeToString(),
@@ -140,7 +140,7 @@ class Client:
 
 
 def described(message: Message) -> dict[str, Any]:
-    """A message of ours for machines: a JSON object with the names of the `.proto` file."""
+    """A message for machines: a JSON object with the names of the `.proto` file."""
     return MessageToDict(message, preserving_proto_field_name=True)
 
 

@@ -22,7 +22,7 @@ def controller(
         bool, typer.Option(envvar="NAMESPACE_SCOPE", help="Serve the own namespace only, and read no other.")
     ] = False,
     etcd_secret: Annotated[
-        str, typer.Option(envvar="ETCD_SECRET_NAME", help="Secret that says where meshes keep their state.")
+        str, typer.Option(envvar="ETCD_SECRET_NAME", help="Secret with the address of the etcd of meshes.")
     ] = "model-serving-etcd",  # noqa: S107 - the name of a Secret
     pod_name: Annotated[
         str, typer.Option(envvar="POD_NAME", help="Name of the pod: the identity in the election.")

@@ -28,13 +28,16 @@ SIZE_SOURCES = {
 def explain(
     model: ModelIdArgument,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Also say where one more copy would go now, and what would leave for it.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Also show where one more copy would be loaded now, and what would be evicted for it."
+        ),
     ] = False,
     address: Address = LOCAL,
     ca: Authority = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say where a model is and why, what was considered, what left for it, and what failed until when."""
+    """Show where a model is and why, what was considered, what was evicted for it, and its failures and until when they count."""
     from modelmesh._proto import admin_pb2 as pb
     from modelmesh.cli.client import connect, described
 
@@ -66,7 +69,7 @@ def lines(answer: "admin_pb2.ExplainResponse", *, now_s: float, dry_run: bool) -
     text += ["", *_places(answer.places), ""]
     text.append("what happened, oldest first")
     text += [f"  {event_line(event, about=model.id)}" for event in answer.events] or [
-        "  nothing that anybody remembers"
+        "  no instance has recent events of it"
     ]
     if answer.silent_instance_ids:
         text.append(f"  (no answer from {', '.join(answer.silent_instance_ids)})")
@@ -83,7 +86,7 @@ def fits(
     ca: Authority = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say where a model of a size would be loaded now, and what would leave for it; exit status 1: nowhere."""
+    """Show where a model of a size would be loaded now, and what would be evicted for it; exit status 1: nowhere."""
     from modelmesh._proto import admin_pb2 as pb
     from modelmesh.cli.client import connect, described
     from modelmesh.values.sizes import parse_size
@@ -115,7 +118,7 @@ def _places(places: "Iterable[admin_pb2.Place]") -> list[str]:
 
 def _plan(plan: "admin_pb2.Plan", now_s: float) -> list[str]:
     if not plan.instance_id:
-        return [f"one more copy would go nowhere: {plan.refusal}", "  what speaks against each instance is said above"]
+        return [f"no instance can load one more copy: {plan.refusal}", "  the reason of each instance is shown above"]
     text = [f"one more copy would go to {plan.instance_id} ({plan.reason.replace('_', ' ')})"]
     others = [instance for instance in plan.considered_instance_ids if instance != plan.instance_id]
     if others:

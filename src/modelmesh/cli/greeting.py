@@ -1,4 +1,4 @@
-"""What `modelmesh up` says when everything runs: where it is, and how to call it."""
+"""What `modelmesh up` prints when everything runs: the addresses, and how to call a model."""
 
 import shlex
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from modelmesh.instance.local_cluster import LocalCluster
 
 FIRST_CALL = "inference.GRPCInferenceService/ModelMetadata"
-"""Tells a model's inputs and outputs; an empty message will do."""
+"""Returns a model's inputs and outputs; an empty message is enough."""
 
 
 def greet(
@@ -24,7 +24,7 @@ def greet(
     Args:
         cluster: It runs.
         commands: Lines to try; those of `modelmesh` get the address.
-        header: Says which model a call is for.
+        header: Names the model of a call.
         name: Of a model for the first call; None: there is none to call.
         notes: A word on each instance; none for any.
     """
@@ -43,5 +43,5 @@ def greet(
     if name is not None:
         typer.echo("by REST, with the name of the model in the path:")
         typer.echo(f"  curl {cluster.instances[0].rest_url}/v2/models/{quote(name, safe='')}")
-        typer.echo(f"and with any gRPC client, say which model in the header {header}:")
+        typer.echo(f"and with any gRPC client, with the model in the header {header}:")
         typer.echo(f"  grpcurl -plaintext -H {header}:{shlex.quote(name)} {endpoint} {FIRST_CALL}\n")

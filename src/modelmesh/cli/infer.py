@@ -97,7 +97,7 @@ def _id_header(client: "Client", name: str) -> tuple[str, bytes]:
 
 
 def _given(values: list[str], data: str | None) -> Any:
-    """What was said of the inputs: by name, the list of the only one, or a request of the protocol."""
+    """The given inputs: by name, the list of the only one, or a request of the protocol."""
     named: dict[str, Any] = {}
     for value in values:
         name, equals, text = value.partition("=")
@@ -107,7 +107,7 @@ def _given(values: list[str], data: str | None) -> Any:
     if data is None:
         return named
     if named:
-        raise typer.BadParameter("say NAME=VALUE or --data, not both", param_hint="--data")
+        raise typer.BadParameter("give NAME=VALUE or --data, not both", param_hint="--data")
     return _read(data)
 
 
@@ -132,7 +132,7 @@ def _read(data: str) -> Any:
 
 
 def build(model: str, given: Any, described: "pb.ModelMetadataResponse") -> "pb.ModelInferRequest":
-    """The request that was meant: datatypes, and dimensions that are missing, are those that the model tells.
+    """The request: missing datatypes and dimensions are those that the model describes.
 
     Raises:
         typer.BadParameter: It is none for this model.
@@ -156,24 +156,26 @@ def build(model: str, given: Any, described: "pb.ModelMetadataResponse") -> "pb.
 
 
 def _inputs(given: Any, described: "pb.ModelMetadataResponse") -> list[tuple[str, Any, str, list[int]]]:
-    """Name, value, datatype and told shape of each input."""
+    """Name, value, datatype and described shape of each input."""
     told = {tensor.name: (tensor.datatype, list(tensor.shape)) for tensor in described.inputs}
     if isinstance(given, dict) and isinstance(given.get("inputs"), list) and "inputs" not in told:
         return [_from_protocol(one) for one in given["inputs"]]
     if not isinstance(given, dict):
         if len(told) != 1:
             names = ", ".join(told) or "none"
-            raise typer.BadParameter(f"say which input it is; the model has {names}")
+            raise typer.BadParameter(f"name the input; the model has {names}")
         given = {next(iter(told)): given}
     unknown = sorted(given.keys() - told.keys())
     if told and unknown:
         raise typer.BadParameter(f"the model has no input {unknown[0]}; it has {', '.join(told)}")
     if not given:
         wanted = ", ".join(f"{name}: {datatype} {shape}" for name, (datatype, shape) in told.items())
-        raise typer.BadParameter(f"say its inputs as NAME=VALUE or with --data: {wanted or 'the model tells none'}")
+        raise typer.BadParameter(
+            f"give its inputs as NAME=VALUE or with --data: {wanted or 'the model describes none'}"
+        )
     if not told:
         raise typer.BadParameter(
-            "the model does not tell its inputs; say them with --data as a request of the protocol"
+            "the model does not describe its inputs; give them with --data as a request of the protocol"
         )
     return [(name, value, *told[name]) for name, value in given.items()]
 

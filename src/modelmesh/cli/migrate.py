@@ -23,7 +23,7 @@ def check(
     namespace: Annotated[str, typer.Option(help="Of the controller.")] = "modelmesh-serving",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for machines.")] = False,
 ) -> None:
-    """Say what will happen to each resource, and change nothing.
+    """Show what will happen to each resource, and change nothing.
 
     Give it what is there: kubectl get servingruntimes,clusterservingruntimes,inferenceservices,predictors,configmaps,deployments,validatingwebhookconfigurations -A -o yaml.
     Exits with status 1 if something must be mended first.

@@ -126,7 +126,7 @@ def copies(
     ca: Authority = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how many copies a model is to have; what is not given stays as it is."""
+    """Set how many copies a model should have; what is not given stays as it is."""
     from modelmesh._proto import admin_pb2 as pb
 
     request = pb.SetCopiesRequest(model_id=model, minimum=minimum, maximum=maximum, pinned=pinned)
@@ -193,7 +193,7 @@ def list_models(
 
 
 def failures(found: "Iterable[admin_pb2.Model]") -> list[str]:
-    """Why models that are loaded nowhere are not, each message once, with the instances that say it."""
+    """Why models are not loaded anywhere: each message once, with its instances."""
     from modelmesh._proto import admin_pb2 as pb
 
     lines = []
@@ -214,7 +214,7 @@ def _client(address: str, ca: Path | None) -> AbstractContextManager["Client"]:
 
 
 def _progress(client: "Client", model: str) -> dict[str, str]:
-    """How far the loads of a model were when their instances last told, by instance."""
+    """The last reported progress of the loads of a model, by instance."""
     from modelmesh._proto import admin_pb2 as pb
 
     answer = client.call("modelmesh.v1.Admin/Explain", pb.ExplainRequest(model_id=model), pb.ExplainResponse)

@@ -75,9 +75,9 @@ async def _pull(uri: str, to: Path | None, cache: Path | None, budget_bytes: int
     if to is not None:
         _check_free(to / location.name)
     claims = os.environ.get("PVC_MOUNTS_DIR", "/pvc_mounts")
-    # Who runs this may read what they may read: the system says no, where no is the answer.
+    # The permissions of the user decide what can be read.
     places = Places(Path(claims), (Path("/"),))
-    # With a folder of its own the files are moved from beside it, not copied from somewhere else.
+    # A folder on the same file system: the files are moved, not copied.
     folder = to / ".modelmesh-pull" if to is not None else cache or default_cache_folder(os.environ)
     try:
         async with Puller(DiskCache(folder, sys.maxsize if to is not None else budget_bytes), places=places) as puller:
@@ -98,7 +98,7 @@ def _check_free(path: Path) -> None:
 
 
 def _put(pulled: "Pulled", path: Path) -> None:
-    """Move what was fetched; copy what is somebody else's."""
+    """Move what was fetched; copy local files, which belong to the user."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _check_free(path)
     if pulled.plan.folder is None:

@@ -1,4 +1,4 @@
-"""`modelmesh puller`: our process in front of any runtime, which brings the files of its models."""
+"""`modelmesh puller`: a process in front of any runtime that pulls the files of its models."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ import typer
 
 
 def puller() -> None:
-    """Pull model files for a runtime that speaks mmesh.ModelRuntime, and pass its calls on.
+    """Pull model files for a runtime that implements mmesh.ModelRuntime, and forward its calls.
 
     Settings are the environment of the puller's container: PORT (8084), MODEL_SERVER_ENDPOINT (port:8085 or unix:PATH),
     ROOT_MODEL_DIR (/models), STORAGE_CONFIG_DIR (/storage-config), PVC_MOUNTS_DIR (/pvc_mounts), LOG_LEVEL (debug: for

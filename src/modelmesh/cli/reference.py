@@ -10,9 +10,9 @@ from modelmesh.cli import app
 
 HEADER = """# Commands
 
-Written from the commands themselves by `make docs`; not edited by hand. `modelmesh COMMAND --help` says the same.
+Written from the commands themselves by `make docs`; not edited by hand. `modelmesh COMMAND --help` shows the same.
 
-`--address` and `--ca` may also stand in `MODELMESH_ADDRESS` and `MODELMESH_CA`; `MODELMESH_CERT` and `MODELMESH_KEY` name the PEM files of a client
+`--address` and `--ca` may also be set in `MODELMESH_ADDRESS` and `MODELMESH_CA`; `MODELMESH_CERT` and `MODELMESH_KEY` name the PEM files of a client
 certificate, where instances ask for one, and `MODELMESH_API_KEY` has an API key or a token. A command that fails says why in one line on standard error and
 ends with status 1; wrong arguments end it with 2.
 """

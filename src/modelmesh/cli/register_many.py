@@ -77,7 +77,7 @@ def _request(number: int, line: str) -> "model_mesh_pb2.RegisterModelRequest":
         raise ValueError(f"line {number}: it must be an object with id and type, and may have path, key and load")
     for name in TEXTS:
         if not isinstance(body.get(name, ""), str):
-            raise ValueError(f"line {number}: {name} is no text")  # noqa: TRY004 - as every other mistake in a line
+            raise ValueError(f"line {number}: {name} is no text")  # noqa: TRY004 - as every other error in a line
     info = mesh.ModelInfo(type=body["type"], path=body.get("path", ""), key=body.get("key", ""))
     return mesh.RegisterModelRequest(modelId=body["id"], modelInfo=info, loadNow=body.get("load") is True)
 

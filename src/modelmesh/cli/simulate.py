@@ -20,7 +20,7 @@ PLOTTED = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Of the capacity given: the sizes of fleets that a picture compares."""
 
 SHARES = (50, 95, 99)
-"""Percentiles of waiting that are told."""
+"""Percentiles of waiting that are printed."""
 
 MARKED = frozenset({0.25, 0.5, 1.0, 1.5, 2.0})
 
@@ -56,7 +56,7 @@ def simulate(
     ] = None,
     what_helps: Annotated[
         bool,
-        typer.Option("--what-helps", help="Also say which of memory, slots and load speed would shorten waits most."),
+        typer.Option("--what-helps", help="Also show which of memory, slots and load speed would shorten waits most."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for machines.")] = False,
 ) -> None:

@@ -76,7 +76,7 @@ def pack(datatype: str, values: Sequence[Any]) -> bytes:
 
 def _text(value: Any) -> bytes:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no BYTES: say a string")  # noqa: TRY004 - of what a person wrote
+        raise ValueError(f"{value!r} is no BYTES: give a string")  # noqa: TRY004 - of what a person wrote
     return value.encode()
 
 

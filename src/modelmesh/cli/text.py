@@ -1,6 +1,6 @@
 """Prints text from outside on a terminal as plain text, without control characters.
 
-Ids, paths and messages come from whoever registered a model, or from a model server. They may hold what a terminal takes
+Ids, paths and messages come from the users that registered models, or from model servers. They may hold what a terminal takes
 for commands, and what rich takes for markup.
 """
 

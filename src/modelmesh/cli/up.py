@@ -24,7 +24,7 @@ FIRST_PORT = 8033
 FIRST_REST_PORT = 8008
 REFRESH_S = 1.0
 PATIENCE_S = 2.0
-"""A stop that takes longer says what it waits for."""
+"""A stop that takes longer prints what it waits for."""
 
 
 def up(
@@ -52,7 +52,8 @@ def up(
     ] = None,
     capacity: Annotated[str, typer.Option("--capacity", help="Memory for models of each instance.")] = "1GiB",
     default_size: Annotated[
-        str | None, typer.Option("--default-size", help="Size of a model nobody knows. Default: a tenth of --capacity.")
+        str | None,
+        typer.Option("--default-size", help="Size of a model whose size is not known. Default: a tenth of --capacity."),
     ] = None,
     trust: Annotated[
         list[str] | None,
@@ -109,10 +110,10 @@ def up(
         raise typer.BadParameter(f"{models} is not a folder", param_hint="--models")
     own = None if runtime is None else _own_runtime(runtime)
     if own is not None and (models is not None or manifests):
-        raise typer.BadParameter("say --runtime, --models or --file, only one of them", param_hint="--runtime")
+        raise typer.BadParameter("give only one of --runtime, --models and --file", param_hint="--runtime")
     if manifests:
         if models is not None:
-            raise typer.BadParameter("say --models or --file, not both", param_hint="--file")
+            raise typer.BadParameter("give --models or --file, not both", param_hint="--file")
         limits = Limits(capacity_bytes, default_bytes)
         raise typer.Exit(
             _run_manifests(manifests, storage_config, trust or [], instances, (port, rest_port), limits, state)
@@ -208,7 +209,7 @@ class Source(Protocol):
         ...
 
     def explain(self, cluster: "LocalCluster") -> None:
-        """Say where everything is, and how to call it."""
+        """Print the addresses, and how to call a model."""
         ...
 
     def look(self, cluster: "LocalCluster") -> None:
@@ -255,7 +256,7 @@ async def _run(cluster: "LocalCluster", source: Source) -> int:
 
 
 async def _stop(cluster: "LocalCluster", at_once: asyncio.Event, *, keep_logs: bool) -> None:
-    """Let what runs end; say what is waited for, and end it at once if that is asked for."""
+    """Wait until all processes have ended; print what is waited for, and end them at once on a second signal."""
     say("stopping …", error=True)
     stopping = asyncio.ensure_future(cluster.stop(keep_logs=keep_logs))
     hurried = asyncio.ensure_future(at_once.wait())

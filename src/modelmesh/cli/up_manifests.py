@@ -27,7 +27,7 @@ class ManifestSource:
         trust: Patterns of locations whose files may run code in the built-in runtime.
 
     Raises:
-        typer.Exit: A manifest has a problem, which is said.
+        typer.Exit: A manifest has a problem, which is printed.
         LocalRuntimeError: A runtime cannot be started here.
     """
 

@@ -1,4 +1,4 @@
-"""What fails with calls, by gRPC status, and when the server says that a call is worth repeating."""
+"""What fails with calls, by gRPC status, and when a call should be repeated."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ from modelmesh.values.status import Status
 DETAILS = "grpc-status-details-bin"
 RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 SHORTEST_RETRY_S = 0.01
-"""A server that says "at once" is not called in a circle without a pause."""
+"""The least pause between retries, also if the server allows them at once."""
 
 
 class ModelMeshError(Exception):
@@ -20,7 +20,7 @@ class ModelMeshError(Exception):
     Args:
         status: gRPC's code. INTERNAL, too, if the answer cannot be read.
         message: The server's words.
-        retry_after_s: When the server says that the call is worth repeating, in seconds; None: it does not say so.
+        retry_after_s: When to repeat the call, in seconds; None: the server does not ask for that.
     """
 
     def __init__(self, status: Status, message: str, *, retry_after_s: float | None = None) -> None:
@@ -46,7 +46,7 @@ class DeadlineExceededError(ModelMeshError):
 
 
 class PermissionDeniedError(ModelMeshError):
-    """PERMISSION_DENIED or UNAUTHENTICATED: the caller may not, or nobody knows who it is."""
+    """PERMISSION_DENIED or UNAUTHENTICATED: the caller has no right to this, or no valid credential."""
 
 
 class UnavailableError(ModelMeshError):
@@ -70,7 +70,7 @@ def error_of(code: int, message: str, trailers: Iterable[Any]) -> ModelMeshError
 
 
 def retry_after_s(trailers: Iterable[Any]) -> float | None:
-    """Seconds until a call is worth repeating, as `google.rpc.RetryInfo` of its error says; None: it does not say."""
+    """Seconds until the call should be repeated, from `google.rpc.RetryInfo` of its error; None: there is none."""
     for name, value in trailers:
         if name != DETAILS:
             continue
@@ -86,7 +86,7 @@ def retry_after_s(trailers: Iterable[Any]) -> float | None:
 
 
 def pause_s(error: ModelMeshError, left_s: float) -> float | None:
-    """How long to wait before the call is sent again; None: it is not, since nobody said so, or there is no time."""
+    """How long to wait before the call is sent again; None: it is not, because the server did not ask for it or there is no time."""
     if error.retry_after_s is None:
         return None
     pause = max(error.retry_after_s, SHORTEST_RETRY_S)

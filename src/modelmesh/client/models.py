@@ -1,4 +1,4 @@
-"""What the mesh tells of a model, as values."""
+"""Statuses and metadata of models, as values."""
 
 import enum
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class ModelCopy:
     Args:
         instance: Where it is.
         state: What it is doing.
-        since_ms: When that began, in milliseconds since 1970; 0: nobody knows.
+        since_ms: When that began, in milliseconds since 1970; 0: not known.
     """
 
     instance: str

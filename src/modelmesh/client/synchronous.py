@@ -23,7 +23,7 @@ class Client:
     """A connection to a mesh, or to another server of the Open Inference Protocol (Triton, KServe).
 
     Threads may share it; close it in the end, or use it in `with`. Each method raises `ModelMeshError`, or its subclass
-    for the status, if the call fails. A call that the server says is worth repeating is repeated when it says, within
+    for the status, if the call fails. A call that the server asks to repeat is repeated when it asks, within
     the time of the call; no other is.
 
     Args:

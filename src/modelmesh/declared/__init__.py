@@ -2,7 +2,7 @@
 
 The same code serves `modelmesh apply` and `modelmesh up -f`, which read files, and a controller, which reads Kubernetes. Read
 first: `resources` (which kinds there are), then `spec` (the model that a resource asks for, and its id), then `choice`
-(which runtime takes it). Nothing here raises for what a resource says: it returns every problem, with the path of its
+(which runtime takes it). Nothing here raises for the content of a resource: it returns every problem, with the path of its
 field.
 """
 

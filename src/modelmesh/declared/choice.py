@@ -36,8 +36,8 @@ class Choice:
 def choose(spec: ModelSpec, runtimes: Iterable[Runtime], *, namespace: str = "") -> Choice:
     """Choose among declared runtimes.
 
-    A runtime of the namespace hides a cluster-wide one of the same name. A pinned runtime is taken whatever it lists,
-    as ever; that it does not list the format is said early, because the load will fail late.
+    A runtime of the namespace hides a cluster-wide one of the same name. A pinned runtime is used whatever formats it
+    lists; a format that it does not list is reported early, because the load will fail late.
     """
     visible = _visible(runtimes, namespace)
     able = [runtime for runtime in visible if runtime.serves]
@@ -57,7 +57,7 @@ def choose(spec: ModelSpec, runtimes: Iterable[Runtime], *, namespace: str = "")
         and not any(label.startswith("mt:") and label in runtime.labels for label in spec.labels)
     ]
     near += [
-        f"{runtime.name} speaks {', '.join(runtime.protocols) or 'no declared protocol'}"
+        f"{runtime.name} implements {', '.join(runtime.protocols) or 'no declared protocol'}"
         for runtime in able
         if spec.labels[0] in runtime.labels
     ]

@@ -1,6 +1,6 @@
 """YAML or JSON text to documents, within bounds.
 
-Stricter than YAML where YAML hides mistakes: a key that stands twice is a problem, not the last one's victory.
+Stricter than YAML: a duplicate key is a problem; YAML takes the last one.
 """
 
 from collections.abc import Hashable, Sequence
@@ -18,7 +18,7 @@ MAX_DEPTH = 64
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One mapping of a file. `source` says where it begins: `models.yaml:12`."""
+    """One mapping of a file. `source`: where it begins: `models.yaml:12`."""
 
     source: str
     body: dict[str, Any]
@@ -47,7 +47,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
-                    raise yaml.MarkedYAMLError(None, None, f"{shown(key)} stands here twice", key_node.start_mark)
+                    raise yaml.MarkedYAMLError(None, None, f"{shown(key)} is here twice", key_node.start_mark)
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
 

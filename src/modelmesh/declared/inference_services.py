@@ -36,7 +36,7 @@ def read_inference_service(spec: Fields, annotations: Fields) -> ModelSpec:
     pinned = annotations.text(RUNTIME)
     if "model" in predictor:
         if framework is not None:
-            predictor.problem(framework, "stands beside model; say one of them")
+            predictor.problem(framework, "is set beside model; set only one of them")
         return _new_form(predictor.fields("model"), annotations, pinned)
     if framework is None:
         predictor.problem("model", f"is required, or one of {', '.join(FRAMEWORKS)}")
@@ -59,9 +59,9 @@ def _new_form(model: Fields, annotations: Fields, pinned: str | None) -> ModelSp
         model.problem("modelFormat", "is required")
     runtime = model.text("runtime")
     if pinned is not None and "runtime" in model:
-        annotations.problem(RUNTIME, f"stands beside {model.at('runtime')}; say one of them")
+        annotations.problem(RUNTIME, f"is set beside {model.at('runtime')}; set only one of them")
     elif pinned is not None:
-        annotations.problem(RUNTIME, f"belongs to the old form; say {model.at('runtime')}")
+        annotations.problem(RUNTIME, f"belongs to the old form; use {model.at('runtime')}")
     return ModelSpec(
         format=form.text("name", required="modelFormat" in model) or "",
         format_version=form.text("version"),
@@ -78,7 +78,7 @@ def _read_storage(model: Fields, annotations: Fields) -> StorageSpec:
     path = storage.text("path")
     uri = model.text("storageUri")
     if uri is not None and path is not None:
-        model.problem("storageUri", f"stands beside {storage.at('path')}; say one of them")
+        model.problem("storageUri", f"is set beside {storage.at('path')}; set only one of them")
     elif uri is None and path is None and "storageUri" not in model and "path" not in storage:
         model.problem("storageUri", f"is required, or {storage.at('path')}")
     elif uri is not None:

@@ -64,10 +64,10 @@ def plan(wanted: Iterable[Wanted], standing: Mapping[str, Standing], *, prune: b
     """Compare what is wanted with what is there.
 
     Args:
-        wanted: Of all namespaces: a mesh has none, so a name that stands in two of them is a problem.
+        wanted: Of all namespaces: a mesh has none, so a name in two of them is a problem.
         standing: The mesh's vmodels by name.
         prune: Whether vmodels that came from manifests, and are in none any more, are deleted. Those of other owners
-            never are. Without anything wanted nothing is deleted: an empty folder is more often a mistake than a wish.
+            never are. Without anything wanted nothing is deleted: an empty folder is more often an error than an intention.
     """
     changes: dict[str, Change] = {}
     problems = []
@@ -76,7 +76,7 @@ def plan(wanted: Iterable[Wanted], standing: Mapping[str, Standing], *, prune: b
         if one.name in named:
             first = changes[one.name].wanted if one.name in changes else None
             where = f", at {first.source}" if first is not None else ""
-            problems.append(_problem(one, f"stands in two namespaces{where}; a mesh has one for all"))
+            problems.append(_problem(one, f"is in two namespaces{where}; a mesh has one for all"))
             continue
         named.add(one.name)
         there = standing.get(one.name)

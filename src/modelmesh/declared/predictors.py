@@ -46,7 +46,7 @@ def _read_storage(storage: Fields) -> StorageSpec:
     if "persistentVolumeClaim" in storage:
         storage.problem(
             "persistentVolumeClaim",
-            "spec.storage.PersistentVolumeClaim is not supported; say parameters: {type: pvc, name: CLAIM}",
+            "spec.storage.PersistentVolumeClaim is not supported; use parameters: {type: pvc, name: CLAIM}",
         )
     s3 = storage.fields("s3")
     others = [name for name in ("path", "schemaPath", "parameters", "key") if name in storage]

@@ -19,10 +19,10 @@ class Problem:
 
     Attributes:
         source: Which document, as people find it: `models.yaml:12`.
-        resource: `InferenceService iris`; empty while that cannot be told.
+        resource: `InferenceService iris`; empty if it is not known.
         path: The field, `spec.predictor.model.storageUri`; empty: the document as a whole.
         message: What is wrong, and what would be right.
-        fatal: Whether the resource cannot be used. What is not fatal is passed over, and said.
+        fatal: Whether the resource cannot be used. What is not fatal is skipped and reported.
     """
 
     source: str
@@ -147,7 +147,7 @@ class Fields:
         return found
 
     def only(self, known: Collection[str], *, others: bool = False) -> None:
-        """Note fields that nobody reads.
+        """Note fields that are not used.
 
         Args:
             known: Names that mean something.
@@ -164,7 +164,7 @@ class Fields:
                 self.problem(str(name), f"is not a field; known are {', '.join(sorted(known))}")
 
     def ignored(self, names: Iterable[str], why: str) -> None:
-        """Say of fields that are there that they have no effect."""
+        """Report fields that have no effect."""
         for name in names:
             if name in self:
                 self.problem(name, why, fatal=False)

@@ -39,7 +39,7 @@ class Wanted:
         source: Which document asked for it.
         resource: `InferenceService iris`.
         name: Of the vmodel.
-        namespace: Of the resource; empty if it says none.
+        namespace: Of the resource; empty if it has none.
         owner: Of the vmodel: `isvc` or `ksp`.
         spec: The concrete model.
         choice: Which of the declared runtimes take it, and why.
@@ -61,7 +61,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What documents say, all together."""
+    """The content of all documents."""
 
     wanted: tuple[Wanted, ...] = ()
     runtimes: tuple[Runtime, ...] = ()

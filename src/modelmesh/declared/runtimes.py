@@ -51,7 +51,7 @@ class ModelFormat:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The process of ours beside a foreign server. Times in milliseconds."""
+    """The adapter beside another model server. Times in milliseconds."""
 
     server_type: str
     management_port: int | None = None
@@ -96,7 +96,7 @@ class Runtime:
 
     @property
     def labels(self) -> frozenset[str]:
-        """What its instances say of themselves (MM_LABELS)."""
+        """The labels of its instances (MM_LABELS)."""
         formats = {f"mt:{one.name}" for one in self.formats if one.auto_select}
         versions = {f"mt:{one.name}:{one.version}" for one in self.formats if one.auto_select and one.version}
         return frozenset({f"rt:{self.name}", *formats, *versions, *(f"pv:{protocol}" for protocol in self.protocols)})
@@ -217,13 +217,13 @@ def _adapter(spec: Fields, containers: list[Fields]) -> Adapter:
 
 
 def _check_containers(spec: Fields, containers: list[Fields]) -> None:
-    """What would collide with the containers that stand beside them."""
+    """What would collide with the containers beside them."""
     names = set()
     for container in containers:
         name = container.text("name", required=True) or ""
         _check_name(container, name, _CONTAINERS, "container")
         if name in names:
-            container.problem("name", f"{shown(name)} stands here twice")
+            container.problem("name", f"{shown(name)} is here twice")
         names.add(name)
         for probe in ("readinessProbe", "lifecycle"):
             if probe in container:

@@ -1,4 +1,4 @@
-"""The model that a resource asks for: its identity, and what the mesh is told of it.
+"""The model that a resource asks for: its identity, and what it is registered with.
 
 Source: spec/serving-controller.md 3.1 to 3.3. The id holds a hash over the model's canonical JSON; it is the old
 controller's byte for byte, so that a namespace moves over without loading a model again.
@@ -61,7 +61,7 @@ class ModelSpec:
         return _go_json(body | _present(protocolVersion=self.protocol_version))
 
     def digest(self) -> str:
-        """Ten hexadecimal digits that stand for the whole spec."""
+        """Ten hexadecimal digits of the hash of the whole spec."""
         return (
             hashlib.sha1(self.canonical().encode(errors="surrogatepass"), usedforsecurity=False)
             .digest()[:HASH_BYTES]
@@ -88,14 +88,14 @@ class ModelSpec:
 
     @property
     def model_path(self) -> str:
-        """Where the model's files are, inside of their storage; empty if nothing says it."""
+        """Where the model's files are, inside of their storage; empty if it is not given."""
         if self.storage is None:
             return ""
         return self.path if self.storage.path is None else self.storage.path
 
     @property
     def key(self) -> str:
-        """The model key: JSON for whoever pulls and loads the model."""
+        """The model key: JSON for the puller and the runtime of the model."""
         storage = self.storage or StorageSpec()
         parameters = dict(storage.parameters or {})
         if storage.s3_bucket is not None:

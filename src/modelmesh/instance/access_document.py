@@ -25,7 +25,7 @@ from modelmesh.values.memory import Memory
 
 MAX_DEPTH = 16
 MAX_PROBLEMS = 10
-"""That are told at once."""
+"""Problems that are reported together."""
 
 UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
@@ -100,7 +100,7 @@ class _Loader(_Quick):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
-                raise yaml.MarkedYAMLError(None, None, f"{key!r} stands here twice", key_node.start_mark)
+                raise yaml.MarkedYAMLError(None, None, f"{key!r} is here twice", key_node.start_mark)
             seen.add(key)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
         return mapping

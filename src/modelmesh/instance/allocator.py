@@ -1,4 +1,4 @@
-"""Memory that large messages took goes back to the system when they are gone."""
+"""Returns the memory of large messages to the system after they were freed."""
 
 import ctypes
 

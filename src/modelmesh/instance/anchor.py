@@ -32,7 +32,7 @@ class Anchor:
             ) from error
 
     async def deleted(self) -> None:
-        """Wait until somebody deletes it."""
+        """Wait until it is deleted."""
         while self._path.exists():  # noqa: ASYNC110 - another process deletes it
             await asyncio.sleep(POLL_S)
 
@@ -42,7 +42,7 @@ class Anchor:
             if _holder(self._path) == os.getpid():
                 self._path.unlink()
         except (AnchorError, OSError):
-            pass  # somebody was quicker
+            pass  # another process was faster
 
 
 def stop_holder(path: Path, *, wait: bool) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 POLL_S = 1.0
-"""A Secret is swapped by symbolic links, and tools replace files: looking is surer than being told."""
+"""A Secret is swapped by symbolic links, and tools replace files: polling is safer than notifications."""
 
 LARGEST_FILE_BYTES = 4 << 20
 
@@ -46,7 +46,7 @@ class CertificateSet:
     def peer_name(self, address: str) -> str:
         """The name by which others check our certificate when they call `address`; empty: the address itself.
 
-        Pods have no certificates for their addresses; any name of the certificate tells that it is one of us.
+        Pods have no certificates for their addresses; any name of the certificate shows that it is an instance of this mesh.
 
         Raises:
             SettingsError: The certificate is for no name at all.
@@ -113,7 +113,7 @@ class CertificateWatch:
         settings: Name the files.
         seen: What is in force was made from these; a change since then counts as well.
         changed: Takes new material; raises ValueError if it does not fit together.
-        refused: Told, once for each state of the files, why it is not used.
+        refused: Called once for each state of the files with the reason why it is not used.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """JSON documents that operators write: type constraints, data-plane configuration, static registrations.
 
-Each parser raises ValueError with a message that says where and what. Unknown fields are ignored or refused as the old system did.
+Each parser raises ValueError with a message that names the place and the problem. Unknown fields are ignored or refused as the old system did.
 Source: `spec/cluster-state.md` 5.10, 9.1 and 9.3.
 """
 

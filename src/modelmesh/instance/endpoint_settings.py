@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from modelmesh import __version__
 
 KUBERNETES = Path("/var/run/secrets/kubernetes.io")
-"""Stands in every Kubernetes container."""
+"""Set in every Kubernetes container."""
 
 DEFAULT_RUNTIME_PORT = 8085
 DEFAULT_RUNTIME_SOCKET = "/tmp/mmesh/grpc.sock"  # noqa: S108 - the path the old manifests mount
@@ -94,7 +94,7 @@ class EndpointSettings(BaseSettings):
     version: str = Field(
         default="",
         validation_alias=names("SERVICE_VERSION"),
-        description="Version of this deployment. Default: what the file `build-version` in `MM_INSTALL_PATH` says, "
+        description="Version of this deployment. Default: the content of the file `build-version` in `MM_INSTALL_PATH`, "
         "else that of the program.",
     )
     install_folder: Path = Field(
@@ -178,7 +178,7 @@ class EndpointSettings(BaseSettings):
         default=None,
         validation_alias=names("MM_CONNECTION_MEMORY_BYTES"),
         description="What clients may make this instance hold, in bytes; as much other instances, and as much the runtime. "
-        "Beyond that the connection goes that holds most. Default: an eighth of the memory of the container or machine, "
+        "Beyond that the connection that holds most is closed. Default: an eighth of the memory of the container or machine, "
         "64 MiB to 1 GiB.",
         ge=2**22,
         le=2**40,

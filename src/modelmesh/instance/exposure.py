@@ -14,8 +14,8 @@ def exposure(settings: Settings) -> str:
     if not knows_callers:
         clear = "" if has_tls else ", in clear text"
         return (
-            f"whoever reaches {settings.listen_host} may call, load, register and delete any model{clear}; "
-            "set MM_ACCESS_PATH to say who may do what, MM_TLS_PRIVATE_KEY_PATH and MM_TLS_KEY_CERT_PATH for TLS, "
+            f"every client that reaches {settings.listen_host} may call, load, register and delete any model{clear}; "
+            "set MM_ACCESS_PATH for access rules, MM_TLS_PRIVATE_KEY_PATH and MM_TLS_KEY_CERT_PATH for TLS, "
             "or MM_LISTEN_HOST=127.0.0.1"
         )
     if not has_tls:

@@ -53,7 +53,7 @@ RuntimeCommand = Callable[[int, str], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A process that stands beside an instance and its runtime: a model server that is not ours.
+    """A process beside an instance and its runtime: a model server.
 
     `environment` comes on top of what children inherit.
     """
@@ -97,7 +97,7 @@ class LocalCluster:
 
     Attributes:
         count: How many instances.
-        runtime_command: Starts a runtime; None: somebody else listens on each instance's socket.
+        runtime_command: Starts a runtime; None: other processes listen on the sockets of the instances.
         first_port: Serving ports count up from here; 0: any free ports.
         first_rest_port: The same of REST ports.
         runtime_environment: Settings of one instance's runtime, by its number.
@@ -105,7 +105,7 @@ class LocalCluster:
         folder: Where state and logs go, for us alone; None: a temporary folder, removed at the end.
         environment: Further settings of every instance.
         own_environment: Further settings of one instance, by its number.
-        progress: Told what is being waited for.
+        progress: Called with what is being waited for.
         instances: The processes, once started.
         etcd: The store of several instances; made if none is given.
         authority: PEM of who signed the instances' certificates, which are for `localhost`; None: clear text.
@@ -248,7 +248,7 @@ class LocalCluster:
         )
 
     def _metrics(self, instance: LocalInstance) -> dict[str, str]:
-        """Where an instance tells its metrics: several cannot listen on one port."""
+        """Where an instance serves its metrics: several cannot listen on one port."""
         wanted = os.environ.get("MM_METRICS", "")
         if self.count == 1 or with_port(wanted, 1) == with_port(wanted, 2):
             return {}
@@ -288,7 +288,7 @@ class LocalCluster:
     async def mend(self) -> None:
         """Start again what has ended by itself, each after its own wait; what still runs is not touched.
 
-        Call it again and again. `progress` is told of each end and each start.
+        Call it again and again. `progress` is called for each end and each start.
         """
         if self.etcd is not None and self.etcd.pid is None and self._is_due("etcd", "etcd has ended"):
             with self._trying("etcd"):
@@ -364,7 +364,7 @@ class LocalCluster:
 
 
 def _refuse_ports_in_use(ports: Sequence[int], option: str) -> None:
-    """Before anything starts: whoever listens there would be taken for our instance, and given its models."""
+    """Before anything starts: another process that listens there would be taken for our instance and get its models."""
     for port in ports:
         if (why := why_not_free(port)) is not None:
             raise ClusterStartError(
@@ -373,7 +373,7 @@ def _refuse_ports_in_use(ports: Sequence[int], option: str) -> None:
 
 
 def why_not_free(port: int) -> str | None:
-    """Why nobody can listen at a port of this machine; None: somebody can."""
+    """Why a port of this machine cannot be used; None: it can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ended connections do not matter
         try:

@@ -21,7 +21,7 @@ HISTORY = "10m"
 
 
 class LocalEtcdError(Exception):
-    """etcd cannot be started; the message says what to do."""
+    """etcd cannot be started; the message has the next step."""
 
 
 def find_etcd() -> Path:
@@ -46,7 +46,7 @@ def find_etcd() -> Path:
 class LocalEtcd:
     """One etcd member on loopback, with its data and its log in `folder`. Blocking calls; one user at a time.
 
-    The process is not tied to the terminal: an interrupt reaches us first, and we stop it when nobody needs it
+    The process is not tied to the terminal: an interrupt reaches us first, and we stop it when no instance needs it
     any more.
     """
 
@@ -100,7 +100,7 @@ class LocalEtcd:
         """End the process, gently first. Its data stays."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGCONT)  # a stopped process hears nothing else
+                self._process.send_signal(signal.SIGCONT)  # a stopped process gets no other signal
                 self._process.terminate()
             try:
                 self._process.wait(5)
@@ -135,7 +135,7 @@ class LocalEtcd:
             f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}",
-            # What peers are told when a member is new; ignored with data of an earlier start.
+            # The state of the cluster for a new member; ignored with data of an earlier start.
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=local={peer}",
             "--log-level=warn",
@@ -190,4 +190,4 @@ def _free_port() -> int:
 
 
 def _last_words(log_path: Path) -> str:
-    return log_path.read_text(errors="replace")[-600:].strip() or "it said nothing"
+    return log_path.read_text(errors="replace")[-600:].strip() or "its log is empty"

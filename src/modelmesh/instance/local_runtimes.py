@@ -25,7 +25,7 @@ TRUST = "{trust}"
 
 
 class LocalRuntimeError(Exception):
-    """A runtime cannot be started here; the message says why, and what would help."""
+    """A runtime cannot be started here; the message has the reason and the next step."""
 
 
 def shipped_runtimes() -> tuple[Runtime, ...]:
@@ -60,7 +60,7 @@ def wanted_runtimes(declared: Declared, known: Iterable[Runtime]) -> list[Runtim
 
 
 def constraints(runtimes: Iterable[Runtime]) -> dict[str, dict[str, list[str]]]:
-    """Which labels each model type requires; types that no runtime takes require one that nobody has."""
+    """Which labels each model type requires; types without a runtime require one that no instance has."""
     found = {kind: {"required": labels} for runtime in runtimes for kind, labels in runtime.constraints().items()}
     return {**found, "_default": {"required": ["_no_runtime"]}}
 
@@ -77,7 +77,7 @@ def local_path(wanted: Wanted, folder: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes for models, and of a model that nobody knows."""
+    """Bytes for models, and of a model of unknown size."""
 
     capacity_bytes: int
     default_bytes: int
@@ -103,7 +103,7 @@ class Parts:
     """The processes of one runtime.
 
     Attributes:
-        runtime: Listen address to the command that speaks `mmesh.ModelRuntime` there.
+        runtime: Listen address to the command that serves `mmesh.ModelRuntime` there.
         runtime_environment: Of it.
         server: The foreign server beside it, and its environment; None: there is none.
         data_port: Where the server answers inference; None: where the runtime listens.
@@ -192,7 +192,7 @@ def _command(runtime: Runtime, which: Callable[[str], str | None]) -> list[str]:
     text = runtime.annotations.get(LOCAL_COMMAND)
     if not text:
         raise LocalRuntimeError(
-            f"{runtime.source}: runtime {runtime.name} has no command for this machine; say one in its annotation"
+            f"{runtime.source}: runtime {runtime.name} has no command for this machine; set one in its annotation"
             f" {LOCAL_COMMAND}"
         )
     try:

@@ -59,7 +59,7 @@ def run(settings: Settings, remarks: Sequence[str] = ()) -> int:
 
     Args:
         settings: What the operator set.
-        remarks: What the log should say about how it was set.
+        remarks: Remarks for the log on its settings.
     """
     give_large_blocks_back()
     level = configure_logs(form=settings.log_format, level=settings.log_level)
@@ -247,7 +247,7 @@ async def _drain(wired: Wired, timeout_ms: int) -> None:
             wired.dataplane.drain()
             while wired.dataplane.busy():
                 await plane.clock.sleep(DRAIN_POLL_MS)
-            # Callers must have read the GOAWAY before their connection goes; who has vanished never will.
+            # Callers must have read the GOAWAY before their connection is closed; a lost client never will.
             async with asyncio.timeout(GOODBYE_S):
                 while wired.dataplane.connected():
                     await plane.clock.sleep(DRAIN_POLL_MS)
@@ -279,12 +279,12 @@ def _explain(error: Exception, settings: Settings) -> str:
 
 
 def _start_failed(settings: Settings, message: str) -> int:
-    """Say why, on standard error and where Kubernetes looks."""
+    """Write the reason to standard error and to the termination message of Kubernetes."""
     return _end(settings, f"Service startup failed: {message}")
 
 
 def _end(settings: Settings, text: str) -> int:
-    with contextlib.suppress(OSError, ValueError):  # a full disk is no reason to are no evidence to Kubernetes
+    with contextlib.suppress(OSError, ValueError):  # a full disk must not prevent the report to Kubernetes
         sys.stderr.write(f"{text}\n")
     path: Path | None = settings.resolved_termination_message_path()
     if path is not None:

@@ -1,7 +1,7 @@
-"""What `MM_METRICS` and `MM_INFO_METRICS` say.
+"""Reads `MM_METRICS` and `MM_INFO_METRICS`.
 
 Source: `spec/api-config-tests.md` 5.1 and 5.3. Text that is no such setting at all ends the start; a back end,
-parameter or value that is not known turns metrics off, and is told: calls are served either way.
+unknown parameter or value turns metrics off and is reported; calls are served either way.
 """
 
 import re

@@ -26,9 +26,9 @@ port 2112). Parameters follow a colon, separated by semicolons, as in `prometheu
 - Series of a model go when it is unregistered. A call that ended NOT_FOUND is counted without model labels: clients could invent
   ids without end.
 - `MM_INFO_METRICS` = `name;label=VARIABLE,label=VARIABLE` adds a gauge of 1 whose labels hold environment variables.
-- StatsD is told once a second: a counter as its sum, a histogram as the mean of each bucket that was hit, with the sample rate that
+- StatsD gets values once a second: a counter as its sum, a histogram as the mean of each bucket that was hit, with the sample rate that
   stands for the number of observations. Counts and sums are exact. Names get the suffix `_statsd`, labels follow as
-  `#label=value,…`. Times are told of calls that ended OK; the counters in the last column tell of all.
+  `#label=value,…`. Times are those of calls that ended OK; the counters in the last column count all.
 - Bounds: times (ms) TIMES; ages (ms) AGES; payloads (bytes) PAYLOADS; models (bytes) MODELS. Fractions of
   milliseconds count.
 

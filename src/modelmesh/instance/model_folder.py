@@ -26,7 +26,7 @@ class Found:
 
     Attributes:
         models: By id: the path without the suffix.
-        passed_over: Files that cannot be models though their suffix says so, and why.
+        passed_over: Files with the suffix of a model that cannot be one, and why.
         stamps: By id: when the file was written, and its size; another stamp is another content.
     """
 
@@ -69,7 +69,7 @@ def read_folder(folder: Path) -> Found:
         try:
             status = file.stat()
         except OSError:
-            continue  # it went while we looked
+            continue  # it was removed meanwhile
         found.models[model] = FolderModel(type_, path.as_posix())
         found.stamps[model] = (status.st_mtime_ns, status.st_size)
     return found
@@ -131,7 +131,7 @@ def changes(
         if standing is None:
             steps[model] = Change.REGISTER
         elif standing != file:
-            # One that somebody else registered is not ours to take away: registering it says what prevents it.
+            # A model that another client registered is not removed: the attempt to register it shows the conflict.
             steps[model] = Change.REPLACE if remembered.get(model) == standing else Change.REGISTER
     for model, file in remembered.items():
         if model not in wanted and registered.get(model) == file:

@@ -47,7 +47,7 @@ class SecretFile:
 
 @dataclass(slots=True)
 class Observers:
-    """Who is told of single calls."""
+    """Receivers of data about single calls."""
 
     observing: Observing
     call_log: CallLog
@@ -55,7 +55,7 @@ class Observers:
     traces: "Traces | None"
 
     def receive(self, events: Sequence[DataPlaneEvent]) -> None:
-        """Take the events that only tell, and leave the others alone."""
+        """Take the events that are observations, and leave the others."""
         for event in events:
             match event:
                 case Tapped():
@@ -66,7 +66,7 @@ class Observers:
                     self.traces.traced(event)
 
     def start(self, plane: ControlPlane, dataplane: NativeDataPlane, level: LogLevel) -> None:
-        """Begin to be told, and follow the live settings."""
+        """Start, and follow the live settings."""
         dataplane.observe(self.observing)
         if self.traces is not None:
             plane.journal.subscribe(self.traces.happened)
@@ -90,7 +90,7 @@ class Observers:
 
 
 def choose_observers(settings: Settings, instance: str, meter: Meter) -> Observers:
-    """Put together who is told of calls.
+    """Build the receivers of data about calls.
 
     Raises:
         SettingsError: A file cannot be read, or traces are on without the packages they need.

@@ -122,7 +122,7 @@ class ObservingSettings(EndpointSettings):
     traces_fraction: float = Field(
         default=0.01,
         validation_alias=names("MM_TRACES_FRACTION"),
-        description="Share of the calls that are traced when they come without `traceparent`; the others do as it says.",
+        description="Share of the calls that are traced when they come without `traceparent`; with one, its flag decides.",
         ge=0,
         le=1,
     )

@@ -1,4 +1,4 @@
-"""What `MM_PAYLOAD_PROCESSORS` says: processors separated by spaces, each a URI.
+"""Reads `MM_PAYLOAD_PROCESSORS`: processors separated by spaces, each a URI.
 
 `logger://`, `http://…` or `https://…`; the query is a filter by model, the fragment one by method. Options join
 the query with `&`: `vmodel=`, `sample=` (share of the calls), `format=` and `batch=`. Source:

@@ -1,6 +1,6 @@
 """Child processes that never outlive us.
 
-Each child gets SIGTERM from the kernel when we die, whatever kills us; its output goes to a file whose
+Each child gets SIGTERM from the kernel when this process ends, however it ends; its output goes to a file whose
 last lines are quoted when it ends unexpectedly.
 """
 
@@ -18,7 +18,7 @@ _LAUNCH = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)  # our parent died before we could ask to be told
+    sys.exit(1)  # the parent ended before its end could be subscribed to
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 # A program of its own, not a function run between fork and exec: gRPC's fork handlers abort there.
@@ -50,7 +50,7 @@ _INHERITED_PREFIXES = ("LC_", "PYTHON", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "N
 def inherited(environment: Mapping[str, str], *, settings: Collection[str] = ()) -> dict[str, str]:
     """What a child needs of an environment: how programs run on this machine, and the settings that it reads.
 
-    Credentials, proxies and all else that stands there for other programs stays with us.
+    Credentials, proxies and other variables of other programs are not passed on.
 
     Args:
         environment: Ours.
@@ -133,7 +133,7 @@ def told_when_we_die(command: Sequence[str]) -> list[str]:
 async def start_child(
     name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
 ) -> Child:
-    """Start a child, in a process group of its own so that Ctrl-C reaches us alone.
+    """Start a child, in a process group of its own so that Ctrl-C reaches only this process.
 
     Its environment is `environment` on top of `inherited`.
     """

@@ -18,8 +18,8 @@ HEADER = """# Settings
 Of one instance (`modelmesh serve`). Written from the definition in `modelmesh.instance.settings` by `make docs`; not edited by hand.
 
 Each setting has an **environment variable**, as a ModelMesh container has it, and a **key** for a configuration file. Of several
-variables the first is the one to use; those in italics are old, still understood, and said in the log at the start. An empty variable
-counts as not set. Unknown `MM_…` variables are said in the log, with the nearest name there is.
+variables the first is the one to use; those in italics are old, still understood, and named in the log at the start. An empty variable
+counts as not set. Unknown `MM_…` variables are logged, with the nearest known name.
 
 ```console
 $ modelmesh serve --config instance.toml

@@ -15,7 +15,7 @@ from modelmesh.instance.observing_settings import ObservingSettings
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong; the message names each and says what is expected."""
+    """A setting is missing or wrong; the message names each and what is expected."""
 
 
 class Settings(ObservingSettings):
@@ -91,7 +91,7 @@ class Settings(ObservingSettings):
     access_path: Path | None = Field(
         default=None,
         validation_alias=names("MM_ACCESS_PATH"),
-        description="Who may do what, as a YAML or JSON file, which is watched for changes. Default: whoever reaches a port may do "
+        description="Who may do what, as a YAML or JSON file, which is watched for changes. Default: every client that reaches a port may do "
         "everything.",
     )
     dataplane_config: str = Field(

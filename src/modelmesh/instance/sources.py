@@ -75,7 +75,7 @@ def load_settings(
 
 
 def process_environment() -> dict[str, str]:
-    """The environment of the process, on top of what `/etc/environment` says."""
+    """The environment of the process, over that of `/etc/environment`."""
     try:
         text = ENVIRONMENT_FILE.read_text(errors="replace")
     except OSError:

@@ -21,7 +21,7 @@ PAGE = 500
 
 
 class StateFolderError(Exception):
-    """The folder cannot be used; the message says why and what to do."""
+    """The folder cannot be used; the message has the reason and the next step."""
 
 
 class StateFolder:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Metrics:
-    """The ledger of an instance, and who tells it."""
+    """The metrics of an instance and their exporters."""
 
     choice: MetricsChoice
     meter: Meter
@@ -71,7 +71,7 @@ class Metrics:
             self.forget(event.model)  # its unload was the last thing to count
 
     async def stop(self) -> None:
-        """Tell the rest and close; the data plane must still be open."""
+        """Export the last values and close; the data plane must still be open."""
         if self.server is not None:
             await self.server.stop()
         if self.statsd is not None:

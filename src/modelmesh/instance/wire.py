@@ -134,12 +134,12 @@ async def _connect(
         planes[0].receive(events)
         try:
             observers.receive(events)
-        except Exception as error:  # noqa: BLE001 - whoever observes hurts nobody
+        except Exception as error:  # noqa: BLE001 - a failing observer must not affect calls
             log.crashed("observers", error)
 
     dataplane.listen(receive)
     if settings.access_path is not None:
-        dataplane.set_access(())  # before anybody can call; the rules follow
+        dataplane.set_access(())  # before the first call is possible; the rules follow
     dataplane.start()
     plane = ControlPlane(
         identity=InstanceIdentity(

@@ -22,7 +22,7 @@ def adopted_fields(live: Object) -> Object | None:
     for entry in fields:
         if entry.get("manager") == OLD_MANAGER and entry.get("operation") == "Update" and not entry.get("subresource"):
             if found or any(other.get("manager") == MANAGER for other in fields):
-                continue  # an owner has one entry; what it lists beyond it is owned by nobody then
+                continue  # an owner has one entry; what it lists beyond it has no owner then
             entry = {**copy.deepcopy(entry), "manager": MANAGER, "operation": "Apply"}  # noqa: PLW2901 - as it shall be
             found = True
         entries.append(entry)

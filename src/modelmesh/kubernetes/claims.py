@@ -37,7 +37,7 @@ def claims_of(data: object, asked: Iterable[str], existing: Collection[str], *, 
 
 
 def _entry(text: object) -> Mapping[str, object] | None:
-    """One entry; each stands for itself, whatever the others are."""
+    """One entry; it does not depend on the others."""
     try:
         found = json.loads(base64.b64decode(str(text), validate=True))
     except (ValueError, binascii.Error, RecursionError):

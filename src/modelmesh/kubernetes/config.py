@@ -105,12 +105,12 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the layers say.
+    """The configuration of all layers.
 
     Attributes:
         config: None if something fatal was found. The caller then keeps the last good one, because a value left out may
             be the one that asks for encryption.
-        problems: All of them. Those that are not fatal are keys that nobody reads.
+        problems: All of them. Those that are not fatal are unused keys.
     """
 
     config: Config | None
@@ -122,7 +122,7 @@ def read_config(layers: Iterable[Layer] = (), *, store_secret: str = STORE_SECRE
 
     Args:
         layers: At most one of each level; the defaults need none.
-        store_secret: As the controller's setting ETCD_SECRET_NAME says.
+        store_secret: The controller's setting ETCD_SECRET_NAME.
     """
     values: dict[str, Any] = {key.name: key.default for key in KEYS}
     problems: list[Problem] = []
@@ -141,7 +141,7 @@ def read_config(layers: Iterable[Layer] = (), *, store_secret: str = STORE_SECRE
 
 
 def runtime_layer(runtime: Runtime) -> Layer | None:
-    """The layer that a runtime brings in its annotation; None if it has none."""
+    """The layer in the annotation of a runtime; None if it has none."""
     text = runtime.annotations.get(RUNTIME_CONFIG)
     kind = "ClusterServingRuntime" if runtime.cluster_wide else "ServingRuntime"
     return None if text is None else Layer(Level.RUNTIME, f"{kind} {runtime.name}: annotation {RUNTIME_CONFIG}", text)
@@ -170,7 +170,7 @@ def _entries(fields: Fields, parent: str) -> Iterator[tuple[Key, Fields, str]]:
     for name in fields.values:
         path = f"{parent}{str(name).lower()}"
         if path in seen:
-            fields.problem(str(name), f"stands here twice, as {seen[path]} too")
+            fields.problem(str(name), f"is here twice, as {seen[path]} too")
             continue
         seen[path] = str(name)
         if fields.values[name] is None:
@@ -187,7 +187,7 @@ def _entries(fields: Fields, parent: str) -> Iterator[tuple[Key, Fields, str]]:
 
 
 def _value(key: Key, fields: Fields, name: str) -> Any:
-    """A value as its kind wants it; None if it is wrong, which is noted. Numbers and flags may stand in quotes."""
+    """A value as its kind wants it; None if it is wrong, which is noted. Numbers and flags may be quoted."""
     match key.kind:
         case Kind.TEXT | Kind.NAME | Kind.CHOICE:
             return _text(key, fields, name)

@@ -162,7 +162,7 @@ KEYS: tuple[Key, ...] = (
         "scaleToZero.gracePeriodSeconds",
         Kind.NUMBER,
         Level.RUNTIME,
-        "how long its pods stay after the last such model is gone",
+        "how long its pods stay after the last such model was deleted",
         default=60,
     ),
     Key("restProxy.enabled", Kind.FLAG, Level.NAMESPACE, "whether instances serve REST", default=True),

@@ -12,7 +12,7 @@ from modelmesh.kubernetes.kinds import Object
 from modelmesh.kubernetes.quantities import parse_quantity
 
 APPLIED = "modelmesh.io/applied"
-"""Annotation: what was applied last, as a digest. It tells fields that are not wanted any more."""
+"""Annotation: what was applied last, as a digest. It shows which fields are not wanted any more."""
 
 _KEYS = ("name", "mountPath", "containerPort", "port", "type", "uid", "key")
 """By which the items of a list are found, if each item of both lists has one."""

@@ -54,7 +54,7 @@ def check(documents: Sequence[Document], *, home: str) -> list[Finding]:
             findings.append(
                 Finding(
                     f"ValidatingWebhookConfiguration {OLD_WEBHOOK}",
-                    "delete it when the old controller stops: nobody answers it then, and no runtime can be changed",
+                    "delete it when the old controller stops: it has no server then, and no runtime can be changed",
                 )
             )
     return findings

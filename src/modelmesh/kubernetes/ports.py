@@ -18,7 +18,7 @@ class ApiError(Exception):
 
     Attributes:
         code: The HTTP status; 0: there was no answer.
-        retry_after_s: How long the server asks to wait; 0: it is no evidence.
+        retry_after_s: How long the server asks to wait; 0: it does not say.
     """
 
     def __init__(self, code: int, message: str, *, retry_after_s: float = 0.0) -> None:
@@ -40,7 +40,7 @@ class GoneError(ApiError):
 
 
 class Change(enum.Enum):
-    """What a watch tells."""
+    """A change in a watch."""
 
     ADDED = "ADDED"
     MODIFIED = "MODIFIED"

@@ -10,7 +10,7 @@ _DECIMAL = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15,
 
 
 def parse_quantity(text: object) -> Decimal | None:
-    """The number that a quantity stands for, in cores or bytes; None if it is no quantity that a container can have."""
+    """The value of a quantity, in cores or bytes; None if it is no quantity that a container can have."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         return None
     found = _QUANTITY.fullmatch(str(text))

@@ -1,6 +1,6 @@
 """How many pods a runtime shall have. Pure. Source: spec/serving-controller.md 2.6.
 
-The time since when a runtime has no models stands in an annotation of its Deployment, so that a controller that starts
+The time since when a runtime has no models is in an annotation of its Deployment, so that a controller that starts
 again gives the same grace.
 """
 
@@ -14,7 +14,7 @@ EMPTY_SINCE = "modelmesh.io/empty-since"
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The Deployment as it is. `empty_since_ms` as the annotation says; 0: it is no evidence."""
+    """The Deployment as it is. `empty_since_ms` as in the annotation; 0: there is none."""
 
     replicas: int
     empty_since_ms: int = 0
@@ -26,7 +26,7 @@ class Pods:
 
     Attributes:
         replicas: None: an autoscaler decides.
-        empty_since_ms: For the annotation; 0: there are models, or nobody waits.
+        empty_since_ms: For the annotation; 0: there are models, or there is no waiting time.
         look_again_s: When the grace ends; None: nothing ends by itself.
         why: One sentence for people.
     """
@@ -67,7 +67,7 @@ def decide_pods(
     if left_s <= 0:
         return Pods(0, why=f"no model has needed it for {grace_s} s")
     kept = _with_pods(
-        asked, autoscaler, standing, f"no model needs it; its pods end {grace_s} s after the last one went"
+        asked, autoscaler, standing, f"no model needs it; its pods end {grace_s} s after the last one was deleted"
     )
     return Pods(kept.replicas, since_ms, left_s, kept.why)
 

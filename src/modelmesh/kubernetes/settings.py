@@ -1,4 +1,4 @@
-"""What a controller is told at its start."""
+"""The settings of a controller."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class Settings:
         store_secret: Secret of its namespace that says where the meshes keep their state.
         inference_services: Whether it reads InferenceServices; else their models are left alone.
         cluster_runtimes: Whether it reads ClusterServingRuntimes.
-        roll: Whether Deployments of another controller are brought up to date, which replaces their pods.
+        roll: Whether Deployments of another controller are updated, which replaces their pods.
     """
 
     namespace: str

@@ -136,7 +136,7 @@ class Running:
                 self._controller = None
 
     async def _owner(self, api: Api) -> Owner | None:
-        """In namespace scope: the controller's Deployment, with which what was made goes."""
+        """In namespace scope: the controller's Deployment, which owns what the controller makes."""
         name = self._program.owner_deployment
         if not name or not self._program.settings.namespace_scope:
             return None

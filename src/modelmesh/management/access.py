@@ -46,7 +46,7 @@ class Access:
 
     Args:
         dataplane: Asks whose credentials are, and holds the answers.
-        clock: Tells whether tokens hold.
+        clock: For the expiry of tokens.
         tasks: Where questions wait for the keys of an issuer.
         keys: Finds those keys.
     """
@@ -66,7 +66,7 @@ class Access:
         )
 
     def asked(self, event: Asked) -> None:
-        """Somebody shows a credential that the data plane knows nothing of."""
+        """A call has a credential that the data plane does not know."""
         rules = self._rules
         if rules is None:
             self._answer(event, Rejected(Status.UNAVAILABLE, "the access rules are being read; try again", kept=False))
@@ -80,7 +80,7 @@ class Access:
         return self._rules is not None and decide(self._rules, identity, verb, kind, name, listener).allowed
 
     def denial(self, identity: Identity, listener: Listener, needs: Sequence[Need]) -> str:
-        """Why a caller may not do all of something, in words that do not tell what exists; empty: they may."""
+        """Why a caller may not do all of something, without naming what exists; empty: they may."""
         for need in needs:
             if need.name is None:
                 if not self._may_everything(identity, listener, need):
@@ -97,12 +97,12 @@ class Access:
         )
 
     def needs_of(self, method: str, request: Any) -> Sequence[Need] | None:
-        """What a call needs; None: nobody may make it who has to say who they are."""
+        """What a call needs; None: no caller with a credential may make it."""
         needs = NEEDS.get(method)
         return None if needs is None else needs(request)
 
     def _is_token(self, rules: AccessRules, event: Asked) -> bool:
-        """A token of an issuer; API keys are known by their hashes, whatever their form."""
+        """A token of an issuer; API keys of any form are known by their hashes."""
         return (
             not event.certificate
             and bool(rules.issuers)
@@ -127,7 +127,7 @@ class Access:
         except TokenError as error:
             self._answer(event, Rejected(Status.UNAUTHENTICATED, str(error)))
         except KeySetAwayError:
-            # Where the keys are is nobody's business but the operator's.
+            # Only the operator may see where the keys are.
             message = f"the keys of issuer {issuer.name} cannot be had now; try again"
             self._answer(event, Rejected(Status.UNAVAILABLE, message, kept=False))
         else:

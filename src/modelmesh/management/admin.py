@@ -28,7 +28,7 @@ WATCHERS = 16
 reads too slowly for that is ended by the data plane."""
 
 EVENTS_QUEUED = 1024
-"""Events a slow reader may lag behind; older ones are lost to it, and it is told how many."""
+"""Events a slow reader may lag behind; older ones are dropped, and it gets their number."""
 
 
 class Admin:
@@ -117,7 +117,7 @@ class Admin:
         return self._describe(model, wanted, registered.create_revision)
 
     async def explain(self, call: Call, request: pb.ExplainRequest) -> pb.ExplainResponse:
-        """Say why a model is where it is."""
+        """Explain why a model is where it is."""
         model = named_model(request.model_id)
         vmodel = ""
         registered = await read_record(self._plane.models, model, fresh=True)
@@ -135,7 +135,7 @@ class Admin:
         return answer
 
     async def fit(self, _: Call, request: pb.FitRequest) -> pb.FitResponse:
-        """Say where a model of a size would be loaded."""
+        """Answer where a model of a size would be loaded."""
         if not 0 < request.size_bytes <= bounds.BYTES.most:
             raise CallError(
                 Status.INVALID_ARGUMENT, f"size_bytes is {request.size_bytes}: 1 to {bounds.BYTES.most} are possible"
@@ -167,7 +167,7 @@ class Admin:
         )
 
     async def watch_events(self, call: Call, requests: AsyncIterator[pb.WatchEventsRequest]) -> None:
-        """Send what happens here until the caller goes."""
+        """Send the events of this instance until the caller ends the call."""
         request = await anext(requests, None)
         if request is None:
             raise CallError(Status.INTERNAL, "Half-closed without a request")

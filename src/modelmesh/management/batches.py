@@ -21,7 +21,7 @@ AT_ONCE = 16
 """Of one call that are worked at a time; each takes a few reads and a transaction of the store."""
 
 Asked = TypeVar("Asked")
-Told = TypeVar("Told")
+Result = TypeVar("Result")
 
 
 class Batches:
@@ -39,7 +39,7 @@ class Batches:
         }
 
     async def set_vmodels(self, call: Call, request: pb.SetVModelsRequest) -> pb.SetVModelsResponse:
-        """Set each, and say of each how that went."""
+        """Set each, and answer for each with its result."""
         asked = list(request.requests)
         _check("vmodel", [one.vModelId for one in asked], MOST_VMODELS, sync=any(one.sync for one in asked))
 
@@ -52,7 +52,7 @@ class Batches:
         return pb.SetVModelsResponse(results=await _each(asked, one))
 
     async def register_models(self, call: Call, request: pb.RegisterModelsRequest) -> pb.RegisterModelsResponse:
-        """Register each, and say of each how that went. What the caller may not register does not stop the others."""
+        """Register each, and answer for each with its result. A refusal does not stop the others."""
         asked = list(request.requests)
         _check("model", [one.modelId for one in asked], MOST_MODELS, sync=any(one.sync for one in asked))
 
@@ -81,9 +81,9 @@ def _check(what: str, names: Sequence[str], most: int, *, sync: bool) -> None:
         raise CallError(Status.INVALID_ARGUMENT, "`sync` is for single calls; watch the statuses instead")
 
 
-async def _each(asked: Sequence[Asked], one: Callable[[Asked], Awaitable[Told]]) -> list[Told]:
+async def _each(asked: Sequence[Asked], one: Callable[[Asked], Awaitable[Result]]) -> list[Result]:
     """The answer to each, in their order; some are worked at a time, and none has a task before its turn."""
-    told: dict[int, Told] = {}
+    told: dict[int, Result] = {}
     waiting = iter(enumerate(asked))
 
     async def work() -> None:
@@ -94,7 +94,7 @@ async def _each(asked: Sequence[Asked], one: Callable[[Asked], Awaitable[Told]])
     return [told[number] for number in range(len(asked))]
 
 
-async def _tried(work: Awaitable[Told]) -> tuple[Told | None, CallError | None]:
+async def _tried(work: Awaitable[Result]) -> tuple[Result | None, CallError | None]:
     """What came of it, or why nothing did."""
     try:
         return await work, None

@@ -21,7 +21,7 @@ from modelmesh.values.status import Status
 
 PAGE = 100
 PAGE_MAX = 1000
-"""Items of a listing, if the caller is no evidence, and at most."""
+"""Items of a listing: by default, and at most."""
 
 QUEUED_MESSAGES = 64
 """Messages of one streaming call that wait to be read."""
@@ -38,7 +38,7 @@ class CallError(Exception):
 
 
 def repeatable(status: Status, message: str) -> CallError:
-    """A failure that is worth repeating after a second, and says so."""
+    """A failure after which the call may be repeated in a second; its answer says so."""
     return CallError(status, message, retry_later(status, message, RETRY_HINT_MS).trailers)
 
 
@@ -69,7 +69,7 @@ def reading() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, by which port, and the rules that say what they may."""
+    """Who calls, by which port, and the access rules in force."""
 
     identity: Identity
     listener: Listener
@@ -78,7 +78,7 @@ class Caller:
 
 @dataclass(slots=True)
 class Call:
-    """One call. `headers` holds the last value of each name. `caller` None: nobody asks who calls, or it is ourselves."""
+    """One call. `headers` holds the last value of each name. `caller` None: there are no access rules, or this instance calls itself."""
 
     token: Token
     method: str
@@ -217,7 +217,7 @@ class CallServer:
             request = parse(method.request, message)
             self._check(call, request)
             answer = await method.unary(call, request)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+        except Exception as error:  # noqa: BLE001 - the caller gets an answer in any case
             self._fail(call, error)
             return
         if self._calls.pop(call.token, None) is not None:
@@ -235,13 +235,13 @@ class CallServer:
 
         try:
             await method.streaming(call, requests())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+        except Exception as error:  # noqa: BLE001 - the caller gets an answer in any case
             self._fail(call, error)
             return
         self._end(call, Status.OK, "")
 
     def _check(self, call: Call, request: Message) -> None:
-        """Raises CallError(PERMISSION_DENIED) if whoever calls may not ask for this. Instances are not asked."""
+        """Raises CallError(PERMISSION_DENIED) if the caller has no right to this. Instances have all rights."""
         if call.caller is None:
             return
         needs = self._access.needs_of(call.method, request)

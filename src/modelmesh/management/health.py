@@ -1,6 +1,6 @@
 """`grpc.health.v1.Health`: Check and Watch.
 
-Source: the gRPC health checking protocol. The empty service name stands for the whole instance.
+Source: the gRPC health checking protocol. The empty service name means the whole instance.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping

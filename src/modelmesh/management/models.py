@@ -100,7 +100,7 @@ class Models:
                 return pb.UnregisterModelResponse()
 
     async def status(self, _: Call, request: pb.GetStatusRequest) -> pb.ModelStatusInfo:
-        """Tell what is; never loads, never counts as a use."""
+        """Answer with the status; never loads, never counts as a use."""
         return await self.info(_checked_id(request.modelId))
 
     async def ensure_loaded(self, call: Call, request: pb.EnsureLoadedRequest) -> pb.ModelStatusInfo:
@@ -179,7 +179,7 @@ class Models:
         return registered, created
 
     async def _raise_last_use(self, model: ModelId, registered: Registered, last_use_ms: int) -> None:
-        """Best effort: whoever writes the record meanwhile knows better."""
+        """Best effort: another write of the record takes precedence."""
         key = self._plane.keys.model(model)
         record = replace(registered.record, last_use_ms=last_use_ms)
         await self._plane.store.transact(
@@ -216,7 +216,7 @@ async def read_record(models: RecordCache[ModelId, ModelRecord], model: ModelId,
 
 @contextmanager
 def within_quota() -> Iterator[None]:
-    """Tell a caller whose tenant has as many models as it may have."""
+    """Refuse a caller whose tenant has as many models as it may have."""
     try:
         yield
     except OverQuotaError as error:
@@ -265,7 +265,7 @@ def describe(view: ModelView, *, now_ms: int) -> pb.ModelStatusInfo:
 
 
 def check_info(info: pb.ModelInfo) -> None:
-    """Raise CallError if nobody may register this."""
+    """Raise CallError if this cannot be registered."""
     if not info.type:
         raise CallError(Status.INVALID_ARGUMENT, "Must provide non-empty model type string")
     for name, most in LARGEST_FIELDS.items():

@@ -11,7 +11,7 @@ from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.view import ClusterView, Copy
 
 SHOWN_COPIES = 24
-"""Of each instance, the largest; the others are told as one."""
+"""Of each instance, the largest; the others are added up."""
 
 SHOWN_LOADS = 100
 

@@ -41,7 +41,7 @@ class Peer:
         }
 
     async def recall(self, _: Call, request: pb.RecallRequest) -> pb.RecallResponse:
-        """Say what is remembered here of a model."""
+        """Answer with the recent events of a model here."""
         found = self._plane.recall.history(
             named_model(request.model_id), load_size=Memory(bounds.BYTES.clamp(request.load_bytes))
         )
@@ -53,7 +53,7 @@ class Peer:
         return answer
 
     async def ping(self, _: Call, request: pb.PingRequest) -> pb.PingResponse:
-        """Say who answers here."""
+        """Answer with the id of this instance."""
         del request
         self._plane.pinged()
         return pb.PingResponse(instance_id=self._plane.identity.instance)

@@ -1,6 +1,6 @@
 """What a caller must be allowed to do for each method that Python answers on the serving port.
 
-Every method stands here: one that does not is refused where access rules are in force. Where a name may be that of a model
+Every method is listed here: one that is not is refused where access rules are in force. Where a name may be that of a model
 or of a vmodel, either right lets the call in, and its handler looks again once it knows what the name is.
 """
 

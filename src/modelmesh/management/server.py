@@ -14,14 +14,14 @@ from modelmesh.management.calls import Call, Method
 SERVICE = "inference.GRPCInferenceService"
 NAME = "modelmesh"
 EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
-"""As Triton names them: the index, loads and unloads; an unload may say what it means for dependents, of which there are none."""
+"""As Triton names them: the index, loads and unloads; the option of unloads for dependents has no effect, as there are none."""
 
 
 class Server:
     """Handlers of the methods.
 
     Args:
-        ready: Whether this instance takes calls, as `/ready` says.
+        ready: Whether this instance takes calls, as `/ready` answers.
     """
 
     def __init__(self, ready: Callable[[], bool]) -> None:
@@ -36,7 +36,7 @@ class Server:
         }
 
     async def live(self, _: Call, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
-        """Whoever answers is."""
+        """An instance that answers is alive."""
         del request
         return pb.ServerLiveResponse(live=True)
 
@@ -46,6 +46,6 @@ class Server:
         return pb.ServerReadyResponse(ready=self._ready())
 
     async def metadata(self, _: Call, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        """The mesh, its version, and what it has of the protocol's extensions, whatever its runtimes have."""
+        """The mesh, its version, and the extensions of the protocol that the mesh itself has."""
         del request
         return pb.ServerMetadataResponse(name=NAME, version=__version__, extensions=EXTENSIONS)

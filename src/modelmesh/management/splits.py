@@ -1,4 +1,4 @@
-"""`modelmesh.v1.Admin`: vmodels as people see them, and what part of their calls goes to other models."""
+"""`modelmesh.v1.Admin`: lists vmodels, and splits their calls between models."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ class Splits:
         raise contended(vmodel)
 
     async def _prepare(self, vmodel: VModelId, models: Sequence[ModelId], *, load: bool) -> None:
-        """Make sure that the models exist and, if told so, that each has a copy."""
+        """Make sure that the models exist and, if wanted, that each has a copy."""
         for model in models:
             if await self._models.read(model, fresh=True) is None:
                 raise not_registered(model)
@@ -109,7 +109,7 @@ class Splits:
 
 
 def describe(vmodel: VModelId, record: VModelRecord) -> pb.VModel:
-    """A vmodel as its record says."""
+    """A vmodel, from its record."""
     return pb.VModel(
         id=vmodel,
         active_model_id=record.active,

@@ -33,7 +33,7 @@ class StaticModel:
 
 
 class StaticRegistrationError(Exception):
-    """A model could not be registered or loaded; the message names it and says why."""
+    """A model could not be registered or loaded; the message names it and the reason."""
 
 
 async def register_static(plane: ControlPlane, wanted: Sequence[StaticModel]) -> None:

@@ -26,7 +26,7 @@ SYNC_BOUND_MS = 240_000
 """How long a setVModel with `sync` waits for its transition."""
 
 WRITES = 64
-"""How often a write may lose the race against others before the caller is told to repeat the call."""
+"""How often a write may lose the race against others before the caller must repeat the call."""
 
 _Info = pb.ModelStatusInfo
 _VInfo = pb.VModelStatusInfo
@@ -87,7 +87,7 @@ class VModelCalls:
         raise contended(vmodel)
 
     async def vmodel_status(self, _: Call, request: pb.GetVModelStatusRequest) -> pb.VModelStatusInfo:
-        """Tell what is; an absent vmodel, or one of another owner, is NOT_FOUND."""
+        """Answer with the status; an absent vmodel, or one of another owner, is NOT_FOUND."""
         vmodel = checked_vmodel(request.vModelId)
         found = await self._read(vmodel)
         if found is None or (request.owner and request.owner != found.record.owner):
@@ -99,7 +99,7 @@ class VModelCalls:
     async def _write(
         self, vmodel: VModelId, request: pb.SetVModelRequest, *, described: bool, tenant: str
     ) -> tuple[VModelRecord, int]:
-        """Decide on what is there and write; again if somebody else was faster. The record, and copies of the active model."""
+        """Decide on the present record and write; again if another writer was faster. The record, and copies of the active model."""
         target = ModelId(request.targetModelId)
         call = Retarget(
             vmodel,
@@ -245,7 +245,7 @@ def status_of_record(record: VModelRecord, active_status: pb.ModelStatusInfo) ->
 
 
 def moving_status(record: VModelRecord, info: pb.ModelStatusInfo) -> pb.ModelStatusInfo:
-    """A target's status: LOADING while the vmodel moves, whatever the copies say; LOADING_FAILED once that has failed."""
+    """A target's status: LOADING while the vmodel moves, independent of its copies; LOADING_FAILED if that has failed."""
     if info.status == _Info.NOT_FOUND:
         return info
     failed = record.failed and info.status == _Info.LOADING_FAILED

@@ -32,7 +32,7 @@ PART = 100
 """Statuses in one answer: some 50 kB."""
 
 PAGE = 1_000
-"""Names that one listing brings."""
+"""Names in one page of a listing."""
 
 GATHER_MS = 20
 """After a change others are waited for this long, so that a burst is read in batches."""
@@ -58,7 +58,7 @@ class WatchStatus:
         return {"modelmesh.v1.Admin/WatchStatus": Method(pb.WatchStatusRequest, streaming=self.watch)}
 
     async def watch(self, call: Call, requests: AsyncIterator[pb.WatchStatusRequest]) -> None:
-        """Send statuses until the caller goes."""
+        """Send statuses until the caller ends the call."""
         request = await anext(requests, None)
         if request is None:
             raise CallError(Status.INTERNAL, "Half-closed without a request")
@@ -77,7 +77,7 @@ class WatchStatus:
 
 
 class _Stream:
-    """One reader: which vmodels it knows, and which names it has yet to hear of."""
+    """One reader: the vmodels that were sent to it, and the names that must still be sent."""
 
     def __init__(self, plane: ControlPlane, call: Call, request: pb.WatchStatusRequest) -> None:
         self._plane = plane
@@ -221,7 +221,7 @@ class _Stream:
         self._revision = revision
 
     async def _read_vmodels(self, names: Collection[VModelId]) -> list[pb.VModelStatus]:
-        """The statuses that the reader is to be told: those of its owners, and that vmodels are gone."""
+        """The statuses to send to the reader: those of its owners, and removed vmodels."""
         records, statuses = await read_vmodels(self._plane, names)
         told = []
         for status in statuses:

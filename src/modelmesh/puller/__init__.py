@@ -1,4 +1,4 @@
-"""The puller: in front of any runtime, brings the files of models and tells the runtime where they are.
+"""The puller: in front of any runtime: pulls the files of models and passes their path to the runtime.
 
     mesh ── mmesh.ModelRuntime ──▶ puller (8086) ── mmesh.ModelRuntime, path and key rewritten ──▶ runtime
 

@@ -21,7 +21,7 @@ from modelmesh.values.status import Status
 _log = logging.getLogger("modelmesh.puller")
 
 STATUS_S = 5.0
-"""How long a runtime may take to say how it is; the mesh asks again."""
+"""How long a runtime may take to answer with its status; the mesh asks again."""
 
 PURGE_PATIENCE_S = 1.0
 """How long `runtimeStatus` waits for old models to leave before it answers STARTING."""
@@ -65,11 +65,11 @@ class PullerService:
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """Models that the runtime said it has loaded."""
+        """Models that the runtime has loaded, by its answers."""
         return tuple(sorted(self._loaded))
 
     async def load(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
-        """Bring the files, then have the runtime load them from where they are."""
+        """Pull the files, then let the runtime load them from there."""
         async with self._turns.one(request.modelId):
             with self._at_work.one(request.modelId) as report:
                 return await self._load(request, context, report)
@@ -96,7 +96,7 @@ class PullerService:
         return answer
 
     async def unload(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
-        """Have the runtime releases a model, then take its files away. One that it does not know is a success."""
+        """Let the runtime unload a model, then remove its files. An unknown model is a success."""
         async with self._turns.one(request.modelId):
             await self._unload(request.modelId, context.remaining_s())
         return pb.UnloadModelResponse()
@@ -127,11 +127,11 @@ class PullerService:
             return pb.PredictModelSizeResponse(sizeInBytes=max(1, round(disk_bytes * self._factor)))
 
     async def size(self, request: pb.ModelSizeRequest, context: Context) -> pb.ModelSizeResponse:
-        """As the runtime says."""
+        """As the runtime answers."""
         return await self._upstream.call("modelSize", request, pb.ModelSizeResponse, context.remaining_s())
 
     async def status(self, request: pb.RuntimeStatusRequest, context: Context) -> pb.RuntimeStatusResponse:
-        """As the runtime says; STARTING while it is not there. READY once nothing of an earlier mesh is left."""
+        """As the runtime answers; STARTING while it is not reachable. READY after all models of an earlier mesh are unloaded."""
         left = context.remaining_s()
         try:
             answer = await self._upstream.call(

@@ -12,7 +12,7 @@ CACHE_FOLDER = "_modelmesh_cache"
 
 @dataclass(frozen=True, slots=True)
 class PullerSettings:
-    """What a puller is told.
+    """The settings of a puller.
 
     Attributes:
         port: Of our own service; loopback only.

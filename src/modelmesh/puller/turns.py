@@ -9,7 +9,7 @@ from modelmesh.runtime.errors import RuntimeFault
 from modelmesh.values.status import Status
 
 MOST_WAITING = 25
-"""Calls for one model that wait. The mesh has one load and one unload at most; more is somebody else's mistake."""
+"""Calls for one model that wait. The mesh has one load and one unload at most; more is an error of another client."""
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from modelmesh.values.status import Status
 
 SERVICE = "mmesh.ModelRuntime"
 RECONNECT_S = 2.0
-"""How long a connection that broke may take to be back without the mesh being told."""
+"""How long a connection that broke may take to be back before the mesh gets an error."""
 
 M = TypeVar("M", bound=Message)
 
@@ -21,7 +21,7 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.client_idle_timeout_ms", 2**31 - 1),  # a connection that nobody uses is no evidence of the runtime
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),  # an idle connection does not show whether the runtime works
 )
 
 
@@ -60,14 +60,14 @@ class Upstream:
             await self._channel.wait_for_state_change(state)
 
     async def has_restarted(self, models: Iterable[str]) -> bool:
-        """After the connection broke: whether the runtime is gone, or does not know a model that it had loaded."""
+        """After the connection broke: whether the runtime has ended, or does not know a model that it had loaded."""
         try:
             await asyncio.wait_for(self.until_ready(), RECONNECT_S)
             for model_id in models:
                 request = pb.ModelSizeRequest(modelId=model_id)
                 await self.call("modelSize", request, pb.ModelSizeResponse, RECONNECT_S)
         except (TimeoutError, RuntimeFault):
-            return True  # also for a runtime that cannot say: asked again, the mesh finds out
+            return True  # also for a runtime that cannot answer: the mesh asks again
         return False
 
     async def close(self) -> None:

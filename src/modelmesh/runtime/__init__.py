@@ -1,6 +1,6 @@
 """For authors of Python runtimes: derive from `ModelRuntime`, call `run`.
 
-Here belongs what a model server in Python needs to stand beside a ModelMesh instance, and the built-in server for
+Here is what a model server in Python needs to run beside a ModelMesh instance, and the built-in server for
 scikit-learn and ONNX files (`modelmesh.runtime.files`). Nothing here knows the mesh's control plane. Read first:
 `contract` (what an author writes), then `loaded` (what happens to it), then `server`.
 

@@ -2,7 +2,7 @@
 
 Requests go together if their inputs have the same names, datatypes and shapes behind the first axis, and if their parameters
 are the same. The first axis of every input and output counts rows. While a batch runs, further requests wait for the next one,
-so batches grow with the load and a lone request waits for nobody.
+so batches grow with the load and a single request does not wait.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ Run = Callable[["Mapping[str, Tensor]", Parameters], Awaitable["Answered"]]
 
 
 class NoBatchError(Exception):
-    """What the model answered cannot be divided among the requests; the message says why."""
+    """What the model answered cannot be divided among the requests; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class Batcher:
             self._timer = None
         loop = asyncio.get_running_loop()
         while True:
-            while self._waiting and self._waiting[0].answer.done():  # its caller has gone
+            while self._waiting and self._waiting[0].answer.done():  # its caller has ended the call
                 self._waiting.popleft()
             if not self._waiting:
                 return
@@ -178,7 +178,7 @@ class Batcher:
 
     async def _answer(self, chosen: Sequence[Waiting]) -> None:
         """Answer requests together; if that fails, each alone, so that an error is that of its own request only."""
-        chosen = [one for one in chosen if not one.answer.done()]  # without callers, the model may be gone
+        chosen = [one for one in chosen if not one.answer.done()]  # without callers, the model may be unloaded
         if len(chosen) > 1 and await self._answered_together(chosen):
             return
         for one in chosen:
@@ -186,7 +186,7 @@ class Batcher:
                 continue
             try:
                 _give(one, await self._run(one.inputs, one.parameters))
-            except Exception as error:  # noqa: BLE001 - whatever the model raises
+            except Exception as error:  # noqa: BLE001 - the model may raise anything
                 if not one.answer.done():
                     one.answer.set_exception(error)
 
@@ -197,7 +197,7 @@ class Batcher:
             self.is_off = True
             _log.warning("model %s takes no batches any more: %s", self._name, error)
             return False
-        except Exception as error:  # noqa: BLE001 - whatever the model raises
+        except Exception as error:  # noqa: BLE001 - the model may raise anything
             _log.debug("a batch of %d requests for model %s failed: %s", len(chosen), self._name, error)
             return False
         for one, part in zip(chosen, parts, strict=True):

@@ -128,7 +128,7 @@ class Call:
         self._cancel()
 
     def end(self, status: Status, details: str) -> None:
-        """End it now, whatever still runs for it. Nothing happens if it has ended."""
+        """End it now, even if work still runs for it. Nothing happens if it has ended."""
         if self._is_over:
             return
         self._is_over = True
@@ -245,7 +245,7 @@ def read(method: Method, message: bytes) -> Any:
     """A request from its bytes. Raises RequestError."""
     try:
         return method.read(message)
-    except Exception:  # noqa: BLE001 - whatever the reader of the messages raises
+    except Exception:  # noqa: BLE001 - the reader of the messages may raise anything
         raise RequestError("the request is no message of this method") from None
 
 

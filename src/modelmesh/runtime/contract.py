@@ -91,7 +91,7 @@ class ModelRuntime(Generic[M]):
     """A model server, as its author writes it; `modelmesh.runtime.run` serves it.
 
     Derive from it, set the attributes, write `load`, and either `infer` (the Open Inference Protocol) or `services`
-    (any gRPC service of your own), or both. `M` is whatever your `load` returns.
+    (any gRPC service of your own), or both. `M` is the type that your `load` returns.
 
     Every method may be a plain one, which then runs in a thread of a bounded pool, or an `async def`, which runs on
     the event loop and must not block it. `load` and `unload` of one model never overlap and `unload` is called
@@ -129,7 +129,7 @@ class ModelRuntime(Generic[M]):
         raise NotImplementedError
 
     def size(self, model: M) -> int | Awaitable[int]:
-        """Bytes of memory that a loaded model takes; 0 if that cannot be said.
+        """Bytes of memory that a loaded model takes; 0 if it is not known.
 
         Asked once, right after the load; the answer should be the same each time the same model is loaded. With 0
         the predicted size counts, else the default size.
@@ -138,7 +138,7 @@ class ModelRuntime(Generic[M]):
         return 0
 
     def predict_size(self, source: ModelSource) -> int | Awaitable[int | None] | None:
-        """Bytes that a model will need, or None if that cannot be said without loading it.
+        """Bytes that a model will need, or None if it is not known without loading it.
 
         Has to answer within 500 ms. Rather a little too much than too little: the mesh makes that much room. Left
         out, the mesh goes by the sizes it has seen.
@@ -147,7 +147,7 @@ class ModelRuntime(Generic[M]):
         return None
 
     def progress(self, model_id: str) -> LoadProgress | None:
-        """How far the load of a model is that runs now; None if that cannot be said.
+        """How far the load of a model is that runs now; None if it is not known.
 
         Asked once a second, on the event loop: answer from what is there. While a load moves on, the mesh waits beyond
         `load_timeout_ms`.
@@ -191,7 +191,7 @@ class ModelRuntime(Generic[M]):
         """Answer one Open Inference Protocol request.
 
         A generator, plain or async, answers more than once: each time it yields, by `ModelStreamInfer`. `ModelInfer` takes it
-        only if it yields once. It is closed when the caller goes.
+        only if it yields once. It is closed when the caller ends the call.
 
         Args:
             model: What `load` returned.
@@ -201,7 +201,7 @@ class ModelRuntime(Generic[M]):
 
         Returns:
             By name, in the order of the answer. An array of `str` or `bytes` becomes BYTES; a float32 array becomes
-            BF16 if the signature says so.
+            BF16 if the signature has it.
         """
         raise NotImplementedError
 
@@ -220,7 +220,7 @@ class ModelRuntime(Generic[M]):
     def warm_up(self) -> Awaitable[None] | None:
         """Do what would make the first load slow: import packages, open devices. Called once, beside the first calls.
 
-        Nothing waits for it; let `is_ready` say False meanwhile if it should. What exists in memory afterwards is
+        Nothing waits for it; let `is_ready` return False meanwhile if needed. What exists in memory afterwards is
         left out of later garbage collections (`gc.freeze`) when `run` serves.
         """
         return None

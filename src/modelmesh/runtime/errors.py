@@ -31,7 +31,7 @@ class RuntimeFault(Exception):  # noqa: N818 - a fault is the family, its member
 class LoadError(RuntimeFault):
     """A model cannot be loaded: its file is missing, broken or of another kind.
 
-    INVALID_ARGUMENT unless said otherwise: trying again elsewhere will not cure it.
+    INVALID_ARGUMENT by default: a retry elsewhere does not help.
     """
 
     status = Status.INVALID_ARGUMENT
@@ -70,7 +70,7 @@ class CapacityError(RuntimeFault):
 
 
 class LoadEndedError(RuntimeFault):
-    """A load ended before it was done: its callers left, or the runtime was told to unload everything."""
+    """A load ended before it was done: its callers left, or the runtime had to unload everything."""
 
     status = Status.ABORTED
 
@@ -93,7 +93,7 @@ def status_of(error: Exception) -> Status:
 
 
 def describe(error: Exception) -> str:
-    """One line for the caller: the message, led by the exception's name if it is not one of ours."""
+    """One line for the caller: the message, after the exception's name if it is not one of this library."""
     text = " ".join(str(error).split())
     if isinstance(error, RuntimeFault):
         return text

@@ -99,7 +99,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         return self._batching if counts_rows else None
 
     def signature(self, model: LoadedFile) -> ModelSignature:
-        """As the format says."""
+        """As the format predicts."""
         return model.signature
 
     def infer(
@@ -134,7 +134,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
         name = kind or self._formats.by_suffix(path)
         if name is None:
             raise LoadError(
-                f"{path}: the suffix tells no format; register the model with one of the types"
+                f"{path}: the suffix is not that of a format; register the model with one of the types"
                 f" {', '.join(self._formats.names)}"
             )
         return self._formats.get(name), path

@@ -88,10 +88,10 @@ class Format(Protocol):
     Attributes:
         suffixes: Of its files, with the dot, lower case; how a model of type `auto` finds its format. One without a dot in
             front is a file's whole name.
-        named_suffixes: May be left out. Of files that are of this format only if the model's type says so, as `.json`; how
+        named_suffixes: May be left out. Of files that are of this format only if the model's type is that format, as `.json`; how
             the one model file of a folder is found.
 
-    A class may say `runs_code = False` if loading a file of any content cannot run code. Without it the format is taken
+    A class may set `runs_code = False` if loading a file of any content cannot run code. Without it the format is taken
     to run code, and its files are loaded from folders only that the operator named.
     """
 

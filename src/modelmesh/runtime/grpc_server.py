@@ -60,7 +60,7 @@ class GrpcServer:
         self._looking: asyncio.TimerHandle | None = None
 
     async def listen(self, address: str) -> str:
-        """Serve at `host:port` or `unix:///path` too. Returns the address, with the port that 0 stands for.
+        """Serve at `host:port` or `unix:///path` too. Returns the address, with the port that was chosen for 0.
 
         Raises:
             OSError: The address is in use or not permitted.
@@ -76,7 +76,7 @@ class GrpcServer:
         host, _, port = address.rpartition(":")
         try:
             hosts: list[str] = [host.strip("[]")]
-            if port == "0":  # one port, also for a name that stands for several addresses
+            if port == "0":  # one port, also for a name with several addresses
                 found = await loop.getaddrinfo(hosts[0], 0, type=socket.SOCK_STREAM)
                 hosts = [str(found[0][4][0])]
             listener = await loop.create_server(self._connection, hosts, int(port), backlog=BACKLOG)
@@ -124,7 +124,7 @@ class GrpcServer:
         return True
 
     def remove(self, connection: "_Connection") -> None:
-        """A connection has gone."""
+        """A connection has ended."""
         self._connections.discard(connection)
 
     def method(self, path: str) -> Method | None:

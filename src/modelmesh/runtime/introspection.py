@@ -32,13 +32,13 @@ class Health:
         )
 
     def set_serving(self, *, serving: bool) -> None:
-        """Tell probes and watchers."""
+        """Inform probes and watchers."""
         self._serving = serving
         self._changed.set()
         self._changed = asyncio.Event()
 
     def close(self) -> None:
-        """Tell probes and watchers NOT_SERVING, and end the watches, which would hold up a stopping server."""
+        """Send probes and watchers NOT_SERVING, and end the watches, which would hold up a stopping server."""
         self._closed = True
         self.set_serving(serving=False)
 
@@ -65,7 +65,7 @@ class Health:
 
 
 class Reflection:
-    """Server reflection over the descriptors of the given services, whatever pools they live in."""
+    """Server reflection over the descriptors of the given services, from any pools."""
 
     def __init__(self, services: Sequence[ServiceDescriptor]) -> None:
         own = [health.DESCRIPTOR.services_by_name["Health"], reflection.DESCRIPTOR.services_by_name["ServerReflection"]]

@@ -4,7 +4,7 @@ One input `input` FP64 [batch, features], in which NaN is a missing value; one o
 answers: a number a row, or one for each class.
 
 LightGBM does not survive every broken file: one that was cut off ends the process, or is read beyond its end. Such a file is
-refused before LightGBM sees it, but one that somebody made to do harm is not told from a good one. Its files therefore count
+refused before LightGBM sees it, but a malicious file cannot be distinguished from a good one. Its files therefore count
 as files that can run code.
 """
 
@@ -23,7 +23,7 @@ from modelmesh.runtime.model_bytes import NUMBERS, read_model
 if TYPE_CHECKING:
     from modelmesh.runtime.contract import Tensor
 
-# What it says would go to the standard output.
+# Its messages would be written to the standard output.
 lightgbm.register_logger(logging.getLogger("modelmesh.runtime"))
 
 # Calibrated on files of 3 and 13 MB (3,000 trees of 8 leaves, 600 of 255) against the growth of the process's memory after
@@ -99,7 +99,7 @@ class LightgbmModel:
 
 
 def check_whole(content: bytes) -> None:
-    """Raise ValueError unless every tree stands where the file's head says, with the end behind the last.
+    """Raise ValueError unless every tree is where the head of the file says, with the end behind the last.
 
     The head has the length of each tree in bytes (`tree_sizes`), and LightGBM reads the trees from there unseen. A line of its
     parameters that is cut off ends it as well.

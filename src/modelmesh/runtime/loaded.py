@@ -1,7 +1,7 @@
 """The models a runtime holds: loads, unloads, and how many bytes they take.
 
 All of it runs on one event loop; only the author's plain methods run in threads. A model is here from the start of its
-load to the end of its unload, as one `_Entry` that goes LOADING → READY → LEAVING, or LEAVING → STUCK when the
+load to the end of its unload, as one `_Entry` with the states LOADING → READY → LEAVING, or LEAVING → STUCK when the
 author's `unload` raised (the next unload tries again).
 
     accounted = size of ready, leaving and stuck models + what running loads have reserved ≤ capacity
@@ -75,7 +75,7 @@ class _Work:
         self._results: list[Any] = []
 
     def __call__(self) -> None:
-        """Call the method so that whatever it raises can be answered.
+        """Call the method so that any exception can be answered.
 
         asyncio cannot carry StopIteration (the caller would wait forever), and SystemExit, or a panic of an
         extension, would end the event loop and with it every other model.
@@ -309,7 +309,7 @@ class LoadedModels(Generic[M]):
     async def _discard(self, entry: _Entry[M]) -> None:
         try:
             await call(self._pool, self._runtime.unload, entry.model)
-        except Exception:  # noqa: BLE001 - whatever the author raises; the own error of the load is the one to answer
+        except Exception:  # noqa: BLE001 - author code may raise anything; the error of the load is the answer
             _log.exception("model %s, which could not stay, could not be unloaded", entry.source.id)
 
     async def _reserve(self, entry: _Entry[M], size_bytes: int) -> None:
@@ -334,7 +334,7 @@ class LoadedModels(Generic[M]):
     def _wanted_before(self, entry: _Entry[M], predicted_bytes: int) -> int:
         """What a load has to find free before it begins.
 
-        The mesh has made room for what it was told, else for an estimate of its own. What it never heard does not refuse its
+        The mesh has made room for the size that it got, else for its own estimate. A size that it did not get does not refuse its
         load, which would fail there again and again: such a load takes the room that there is, and is measured.
         """
         capacity_bytes = self._runtime.capacity_bytes
@@ -344,7 +344,7 @@ class LoadedModels(Generic[M]):
         return min(predicted_bytes, max(0, capacity_bytes - sum(e.size_bytes for e in others)))
 
     async def tell_size(self, source: ModelSource) -> int | None:
-        """As `predict_size`, for the mesh, which makes room for what it is told."""
+        """As `predict_size`, for the mesh, which makes room for this size."""
         size_bytes = await self.predict_size(source)
         if size_bytes is not None:
             _remember(self._told, source, size_bytes)
@@ -359,10 +359,10 @@ class LoadedModels(Generic[M]):
         return predicted if predicted and predicted > 0 else None
 
     async def _expect(self, source: ModelSource) -> int:
-        """Bytes to reserve for a load; 0, nothing, if that cannot be said: the size is checked after it anyway."""
+        """Bytes to reserve for a load; 0 if it is not known: the size is checked after the load anyway."""
         try:
             return await self.predict_size(source) or 0
-        except Exception as error:  # noqa: BLE001 - the load itself will say what is wrong
+        except Exception as error:  # noqa: BLE001 - the load itself will report the error
             _log.debug("no predicted size of model %s: %s", source.id, error)
             return 0
 
@@ -441,7 +441,7 @@ def free_memory() -> None:
 
 def _check_wanted(entry: _Entry[Any]) -> None:
     if entry.given_up:
-        raise LoadEndedError(f"the load of model {entry.source.id!r} was given up: nobody waits for it any more")
+        raise LoadEndedError(f"the load of model {entry.source.id!r} was cancelled: no caller waits for it any more")
 
 
 def _task(task: "asyncio.Task[None] | None") -> "asyncio.Task[None]":

@@ -99,7 +99,7 @@ class Management:
             raise RuntimeFault("this runtime predicts no sizes", status=Status.UNIMPLEMENTED)
         size_bytes = await self._models.tell_size(source)
         if size_bytes is None:
-            raise RuntimeFault(f"the size of model {source.id!r} cannot be said", status=Status.FAILED_PRECONDITION)
+            raise RuntimeFault(f"the size of model {source.id!r} is not known", status=Status.FAILED_PRECONDITION)
         return pb.PredictModelSizeResponse(sizeInBytes=size_bytes)
 
     async def size(self, request: pb.ModelSizeRequest, _context: Context) -> pb.ModelSizeResponse:

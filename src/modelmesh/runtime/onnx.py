@@ -59,7 +59,7 @@ TRIED_ELEMENTS = 16 * 1024 * 1024
 """Inputs of one answer to be tried; more would take longer than a load should."""
 
 # Calibrated on 11 files of 0.5 kB to 7 MB against the growth of the process's memory. Weights take 1.2 to 1.6 times
-# their size (some are packed again for the matrix kernels); what is there in attributes, above all trees and support
+# their size (some are packed again for the matrix kernels); the content of attributes, above all trees and support
 # vectors, takes 4.8 to 6.8 times its size in the file; an empty session takes 60 to 130 kB.
 WEIGHT_FACTOR = 1.5
 ATTRIBUTE_FACTOR = 6
@@ -235,7 +235,7 @@ def _check_tied(tied: Mapping[str, Sequence[tuple[str, int]]], inputs: "Mapping[
 
 
 def _cause(error: Exception) -> str:
-    """What onnxruntime says, on one line and without the places in its source."""
+    """The message of onnxruntime, on one line and without the places in its source."""
     text = " ".join(str(error).split())
     return _SOURCE.sub("", text.rpartition("Status Message: ")[2])
 

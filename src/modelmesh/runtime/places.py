@@ -9,8 +9,8 @@ from modelmesh.storage import ModelFiles
 class TrustedPlaces:
     """Locations whose files may run code when they are loaded.
 
-    A pattern is a location as it is written in full, in which `*` stands for any characters: `s3://models/trusted/*`,
-    `hf://my-org/*`. A path in a location never has `.` or `..` as a part, so that it cannot lead out of what a pattern says.
+    A pattern is a location as it is written in full, in which `*` matches any characters: `s3://models/trusted/*`,
+    `hf://my-org/*`. A path in a location never has `.` or `..` as a part, so that it cannot lead out of a pattern.
 
     Args:
         patterns: Of the operator; none: no file may run code.
@@ -29,7 +29,7 @@ class TrustedPlaces:
     def hold(self, files: ModelFiles) -> bool:
         """Whether the files of a load may run code.
 
-        A place that whoever registers a model has moved elsewhere, by an endpoint or a certificate of their own in the
+        A place that the one who registers a model has moved elsewhere, by an endpoint or a certificate of their own in the
         model's key, is no place that the operator named.
         """
         return not files.redirected and any(pattern.fullmatch(files.model.text) for pattern in self._compiled)

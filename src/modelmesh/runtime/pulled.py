@@ -39,7 +39,7 @@ T = TypeVar("T")
 PROCESS_BYTES = 16 * MIB
 """Memory of a process beside its model: what Python and the packages of the format do not share with others."""
 UNKNOWN_FACTOR = 1.5
-"""Memory to each byte on disk while the files are not here: formats say it from the file."""
+"""Memory to each byte on disk while the files are not here: formats compute it from the file."""
 
 
 class PullingRuntime(FileRuntime):
@@ -160,7 +160,7 @@ class PullingRuntime(FileRuntime):
         self._fork_server.close()
 
     def unload(self, model: LoadedFile) -> None:
-        """Close the file's model, and releases its files."""
+        """Close the file's model, and release its files."""
         pulled = self._held.pop(id(model), None)
         try:
             super().unload(model)
@@ -202,7 +202,7 @@ class PullingRuntime(FileRuntime):
         return form, path
 
     def _check_trust(self, source: ModelSource, files: ModelFiles, file: str) -> None:
-        """Refuse what may run code, before it is fetched if its type or name says so already."""
+        """Refuse what may run code, before it is fetched if its type or name shows it."""
         name = type_name(source.type) or self._formats.by_suffix(Path(file))
         if name is None or not runs_code(self._formats.get(name)) or self._trusted.hold(files):
             return
@@ -220,7 +220,7 @@ def _folder_of(text: str) -> str:
 
 
 def _names_storage(key: str) -> bool:
-    """Whether a model key says where the model is. One that is no JSON is no evidence of it."""
+    """Whether a model key has the place of the model. A key that is not JSON does not."""
     try:
         found: Any = json.loads(key) if key else None
     except (ValueError, RecursionError):
@@ -229,7 +229,7 @@ def _names_storage(key: str) -> bool:
 
 
 def _logged(model_id: str, told: Report) -> Report:
-    """A line of the log for each stage; `told` gets every report."""
+    """A log line for each stage; `told` gets every report."""
     last: list[Stage] = []
 
     def report(progress: Progress) -> None:

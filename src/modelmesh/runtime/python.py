@@ -7,7 +7,7 @@
         def infer(self, inputs, parameters):  # numpy arrays by name, in and out
             return {"output": inputs["input"] @ self.weights}
 
-What the class may say besides: `signature`, a `modelmesh.runtime.ModelSignature`, against which requests are checked;
+Optional attributes of the class: `signature`, a `modelmesh.runtime.ModelSignature`, against which requests are checked;
 `batching`, a `modelmesh.runtime.Batching`, if requests may be put together; `size_bytes`, the memory it takes; `close()`. `infer` is called from several threads at once. If it is a generator, each
 answer that it yields is sent at once.
 
@@ -40,7 +40,7 @@ MAX_FILES = 100_000
 
 _numbers = itertools.count(1)
 
-# Folders of models are not to be written to: in the disk cache their content is what their name says.
+# Folders of models are not to be written to: in the disk cache their content belongs to their name.
 sys.dont_write_bytecode = True
 
 
@@ -130,7 +130,7 @@ def _made(path: Path, package: str) -> Any:
     spec = importlib.machinery.ModuleSpec(package, None, is_package=True)
     spec.submodule_search_locations = [str(path.parent)]
     sys.modules[package] = importlib.util.module_from_spec(spec)
-    importlib.invalidate_caches()  # the folder may have been written a moment ago
+    importlib.invalidate_caches()  # the folder may have been written just now
     module = importlib.import_module(f"{package}.{path.stem}")
     kind = getattr(module, CLASS, None)
     if not isinstance(kind, type):

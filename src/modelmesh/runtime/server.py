@@ -79,7 +79,7 @@ class RuntimeServer:
         except TimeoutError:
             clean = False
             _log.error("stopping although loads or unloads still run")
-        except Exception:  # noqa: BLE001 - whatever unload raised, the process is ending
+        except Exception:  # noqa: BLE001 - the process is ending in any case
             _log.exception("stopping although models could not be unloaded")
         try:
             await asyncio.wait_for(self._close(), max(grace_s, 1.0))
@@ -212,7 +212,7 @@ async def _warm_up(runtime: ModelRuntime[Any]) -> None:
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="warm-up") as pool:
             await call(pool, runtime.warm_up)
-    except Exception:  # noqa: BLE001 - whatever the author raises; the first load will tell
+    except Exception:  # noqa: BLE001 - author code may raise anything; the first load will show it
         _log.exception("warming up failed")
     gc.freeze()
 

@@ -1,6 +1,6 @@
 """gRPC services from their descriptors: methods by path, and errors as statuses.
 
-No generated `_pb2_grpc` modules are needed: a descriptor knows its methods and messages, in whatever pool it lives.
+No generated `_pb2_grpc` modules are needed: a descriptor knows its methods and messages, from any pool.
 """
 
 import inspect
@@ -72,7 +72,7 @@ def _fault(method: MethodDescriptor, error: Exception) -> RuntimeFault:
     status = status_of(error)
     if status is Status.INTERNAL:
         _log.error("%s failed: %s", method.full_name, describe(error), exc_info=error)
-    else:  # the caller's doing, and the caller is told
+    else:  # caused by the caller, who gets the error
         _log.debug("%s refused: %s %s", method.full_name, status.name, describe(error))
     return RuntimeFault(describe(error), status=status)
 

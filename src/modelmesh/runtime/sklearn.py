@@ -134,7 +134,7 @@ class SklearnModel:
     def _tried(self) -> tuple[TensorSpec, ...]:
         """The outputs, learned by asking.
 
-        A model that does not say how many columns it takes may refuse the one that it is given: its outputs stay open.
+        A model without a number of columns may refuse the one that it is given: its outputs are then not described.
         """
         named = getattr(self._estimator, "feature_names_in_", None) is not None
         cause: Exception | None = None

@@ -271,7 +271,7 @@ def _merged(several: Sequence[Column]) -> Column:
 
 
 def _places(chosen: Any, count: int, names: Sequence[str]) -> list[int]:
-    """The columns that a ColumnTransformer's entry stands for: a name, a place, a slice, a mask, or several."""
+    """The columns of a ColumnTransformer's entry: a name, a place, a slice, a mask, or several."""
     if isinstance(chosen, str):
         return [names.index(chosen)]
     if isinstance(chosen, int | np.integer):

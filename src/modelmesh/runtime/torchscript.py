@@ -1,6 +1,6 @@
 """TorchScript models (`torch.jit.save`), on the CPU, on one thread a call.
 
-A TorchScript file says which tensors `forward` takes, by name, and nothing of their types and shapes; so requests are checked by
+A TorchScript file has the names of the tensors that `forward` takes, but not their types and shapes; so requests are checked by
 the model itself. Inputs may also be named as Triton has it: `anything__0`, `anything__1`, in the order of the arguments. Outputs are
 `output`, or `output_0`, `output_1`, … of a tuple or list, or the names of a dict.
 """
@@ -140,7 +140,7 @@ def in_order(arguments: list[str], names: list[str]) -> list[str]:
 
 
 def cause_of(error: Exception) -> str:
-    """What torch says, on one line: the last of TorchScript's traceback."""
+    """The message of torch, on one line: the last of TorchScript's traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("RuntimeError:")] or lines[:1]
     return told[-1].removeprefix("RuntimeError: ")[:300] if told else type(error).__name__

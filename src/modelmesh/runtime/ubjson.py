@@ -1,7 +1,7 @@
 """Whether bytes are one whole UBJSON value, as XGBoost writes its models.
 
-XGBoost trusts the lengths that stand in such a file: one that was cut off made it ask for all memory of the machine, or
-read beyond its end, and the process was gone. Typed arrays are passed over by their length, so that a model of hundreds of
+XGBoost trusts the lengths in such a file: one that was cut off made it ask for all memory of the machine, or
+read beyond its end, and the process crashed. Typed arrays are passed over by their length, so that a model of hundreds of
 megabytes takes milliseconds.
 
 The format: https://ubjson.org (draft 12), with XGBoost's lengths, which are 64-bit integers (`L`) as a rule.
@@ -16,7 +16,7 @@ MAX_DEPTH = 64
 
 
 class UbjsonError(ValueError):
-    """The bytes are no whole UBJSON value; the message says what is missing at which byte."""
+    """The bytes are no whole UBJSON value; the message has what is missing at which byte."""
 
 
 def check_ubjson(data: bytes | bytearray) -> None:
@@ -33,7 +33,7 @@ class _Reader:
         self.position = 0
 
     def marker(self) -> bytes:
-        """The byte that says what comes; no-ops before it are passed over."""
+        """The byte with the type of the value; no-ops before it are skipped."""
         while True:
             one = self._take(1)
             if one != b"N":

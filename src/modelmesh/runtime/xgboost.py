@@ -3,7 +3,7 @@
 One input `input` FP32 [batch, features], in which NaN is a missing value; one output `output`, what `Booster.predict`
 answers: a number a row, or one for each class.
 
-XGBoost does not survive every broken file: a cut-off one is refused before it sees it, but a file that somebody made to do
+XGBoost does not survive every broken file: a cut-off one is refused before XGBoost reads it, but a file that was made to do
 harm may still end the process, or worse. Its files therefore count as files that can run code.
 """
 
@@ -54,7 +54,7 @@ class XgboostFormat:
         content = bytearray(read_model(path))
         try:
             check_whole(content)
-            # What is passed as bytes is told apart by its content; by path, an unknown suffix is a warning.
+            # What is passed as bytes is recognized by its content; by path, an unknown suffix is a warning.
             booster = xgboost.Booster({"nthread": 1})
             booster.load_model(content)
             return XgboostModel(booster, self.predict_size(path))
@@ -107,7 +107,7 @@ class XgboostModel:
 
 
 def cause_of(error: Exception) -> str:
-    """What XGBoost says, on one line, without the place in its source and the stack."""
+    """The message of XGBoost, on one line, without the place in its source and the stack."""
     return " ".join(_PLACE.sub("", str(error)).partition("Stack trace")[0].split())[:300]
 
 

@@ -1,7 +1,7 @@
 """A model server as a runtime: loads, measures and unloads its models through its driver.
 
 The order of loads and unloads of one model, joined loads and given-up loads are `modelmesh.runtime.loaded`'s. Here is what
-that does not know: files, and a server that may hold models nobody asked for.
+that does not know: files, and a server that may hold models that were not requested.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class AdapterRuntime(ModelRuntime[Placed]):
 
     Args:
         driver: The server's.
-        files: Brings the models' files.
+        files: Pulls the models' files.
         settings: Limits, and where models stand.
         sizes: What is known of sizes; outlives the server.
     """
@@ -97,7 +97,7 @@ class AdapterRuntime(ModelRuntime[Placed]):
         """Wait for nothing: ask the server whether it is there, and empty it.
 
         Raises:
-            RuntimeFault: It is not there, or does not releases a model; ask again later.
+            RuntimeFault: It is not there, or does not release a model; ask again later.
             OSError: The folder of its models cannot be emptied.
         """
         version = await self.driver.ready()
@@ -114,17 +114,17 @@ class AdapterRuntime(ModelRuntime[Placed]):
         _log.info("%s %s is ready and empty; %s", self.driver.name, version, seen)
 
     def end(self) -> None:
-        """The server is gone, and all models with it: what is unloaded from now on is files only."""
+        """The server has ended, and all its models: from now on an unload only removes files."""
         self._ready = False
         self._ended.set()
 
     # --- loading ------------------------------------------------------------------------------
 
     async def load(self, source: ModelSource) -> Placed:
-        """Bring the files, lay them out, have the server load them, and measure. Cancelled, it leaves nothing.
+        """Pull the files, lay them out, let the server load them, and measure. Cancelled, it leaves nothing.
 
         Raises:
-            RuntimeFault: With the status that says whose fault it is; nothing is left of the model.
+            RuntimeFault: With the status for the cause; nothing is left of the model.
         """
         async with self._alone_with(source.id):
             with self._at_work.one(source.id) as report:
@@ -213,7 +213,7 @@ class AdapterRuntime(ModelRuntime[Placed]):
         return model.size_bytes
 
     async def predict_size(self, source: ModelSource) -> int | None:
-        """From the size of its files, where that can be said without bringing them."""
+        """From the size of its files, if it is known without pulling them."""
         disk_bytes = await self._files.predicted_bytes(source)
         if disk_bytes is None:
             return None
@@ -233,7 +233,7 @@ class AdapterRuntime(ModelRuntime[Placed]):
     # --- leaving ------------------------------------------------------------------------------
 
     async def unload(self, model: Placed) -> None:
-        """Have the server let go, then remove the files.
+        """Let the server unload the model, then remove the files.
 
         Raises:
             RuntimeFault: The server still has it.

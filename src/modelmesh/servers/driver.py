@@ -9,13 +9,13 @@ from modelmesh.servers.layout import Given, Layout
 from modelmesh.values.status import Status
 
 READY_BOUND_S = 5.0
-"""For a server to say that it is there."""
+"""The time that a server has to answer that it is alive."""
 
 LOAD_BOUND_S = 1800.0
 """For a server to load one model; the mesh gives up long before, and then the model is unloaded."""
 
 UNLOAD_BOUND_S = 120.0
-"""For a server to releases one model; the mesh asks again after an error."""
+"""The time that a server has to unload one model; the mesh asks again after an error."""
 
 
 class ServerError(RuntimeFault):
@@ -80,7 +80,7 @@ class Driver(Protocol):
         ...
 
     async def unload(self, model_id: str, folder: Path) -> None:
-        """Unload; returns when the server has let go. A model that it does not hold is a success."""
+        """Unload; returns when the server has released it. A model that it does not hold is a success."""
         ...
 
     async def holds(self, model_id: str) -> bool:
@@ -88,7 +88,7 @@ class Driver(Protocol):
         ...
 
     async def size(self, model_id: str) -> int | None:
-        """Bytes that a loaded model takes, where the server or its processes tell exactly; else None."""
+        """Bytes that a loaded model takes, if the server or its processes show it exactly; else None."""
         ...
 
     async def memory(self) -> int | None:

@@ -1,8 +1,8 @@
 """Follows the server across its restarts.
 
 A server that ends takes its models with it. The adapter then drops its own connections too: the mesh stops sending calls at
-once, comes back, asks for the size of a model that it had loaded, hears NOT_FOUND, and so knows that all are gone. That is
-how a restart is told in a contract that has no word for it.
+once, comes back, asks for the size of a model that it had loaded, gets NOT_FOUND, and so knows that all models are lost. The
+contract has no other way to report a restart.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ SAID_EVERY = 40
 """Looks at a server that is not there yet, until the log repeats it."""
 
 MISSES = 2
-"""Looks at which nobody answers, one after the other, until the server is held for ended."""
+"""Pings in a row without an answer after which the server counts as ended."""
 
 
 async def serve_lives(make: Callable[[], AdapterRuntime], listen: str, stop: asyncio.Event) -> None:
@@ -44,7 +44,7 @@ async def serve_lives(make: Callable[[], AdapterRuntime], listen: str, stop: asy
         stopping.cancel()
         if not stop.is_set():
             runtime.end()
-            _log.warning("%s: %s; all its models are gone", runtime.driver.name, life.result())
+            _log.warning("%s: %s; all its models are lost", runtime.driver.name, life.result())
         life.cancel()
         await asyncio.gather(life, return_exceptions=True)
         await server.stop(GRACE_S if stop.is_set() else 0)

@@ -24,8 +24,8 @@ class Brought:
     Attributes:
         path: Of its file or folder, absolute.
         schema: Of its schema file, if it has one.
-        size_bytes: Of its files, without the schema; 0: nobody said.
-        content: The same for the same files, whatever the model's id.
+        size_bytes: Of its files, without the schema; 0: not known.
+        content: The same for the same files, independent of the model's id.
     """
 
     path: Path
@@ -35,10 +35,10 @@ class Brought:
 
 
 class Files(Protocol):
-    """Brings the files of models, and lets them go."""
+    """Pulls the files of models, and releases them."""
 
     async def bring(self, source: ModelSource, report: "Callable[[Progress], None]") -> Brought:
-        """The files of a model. Cancelled or failed, it leaves nothing behind. `report`: told how far it is.
+        """The files of a model. Cancelled or failed, it leaves nothing behind. `report`: called with the progress.
 
         Raises:
             RuntimeFault: They cannot be had; nothing was loaded.
@@ -50,16 +50,16 @@ class Files(Protocol):
         ...
 
     async def predicted_bytes(self, source: ModelSource) -> int | None:
-        """Bytes on disk that a model will have; None if nobody can say so quickly."""
+        """Bytes on disk that a model will have; None if it cannot be found out quickly."""
         ...
 
     async def clear(self) -> None:
-        """Forget the files of all models that an earlier process brought."""
+        """Forget the files of all models that an earlier process pulled."""
         ...
 
 
 class LocalFiles:
-    """Files that are here already, and are somebody else's: a puller's in front of the adapter, or the user's own.
+    """Files that are here already and belong to another owner: a puller in front of the adapter, or the user.
 
     Args:
         folders: What a path must lie in, links followed. Relative paths begin in the first.
@@ -120,10 +120,10 @@ class LocalFiles:
 
 
 def read_key(text: str) -> tuple[str, int]:
-    """Schema path (empty: none) and bytes on disk (0: not said) of a model key.
+    """Schema path (empty: none) and bytes on disk (0: not given) of a model key.
 
     Raises:
-        LoadError: The schema path is no text. A key that is no JSON object is no evidence.
+        LoadError: The schema path is no text. A key that is not a JSON object is ignored.
     """
     try:
         key = json.loads(text) if text else {}
@@ -150,7 +150,7 @@ def _weigh(path: Path) -> tuple[int, int]:
             try:
                 about = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - many files, and a path is slow to make
             except OSError:
-                continue  # the scan of the tree will say what is wrong with it
+                continue  # the scan of the tree will report the problem
             size_bytes += about.st_size
             newest = max(newest, about.st_mtime_ns)
     return size_bytes, newest

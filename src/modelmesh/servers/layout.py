@@ -33,7 +33,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What stands in a model's folder: links to absolute paths, and files. Names are relative, with `/`."""
+    """The content of a model's folder: links to absolute paths, and files. Names are relative, with `/`."""
 
     links: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def empty(folder: Path) -> None:
 
 
 def clipped(path: str) -> str:
-    """A relative path inside of a folder, whatever the text says: `..` stops at the folder, `/` begins there."""
+    """A relative path inside of a folder, for any text: `..` stops at the folder, `/` begins there."""
     parts: list[str] = []
     for part in PurePosixPath("/", path.lstrip("/")).parts[1:]:
         if part != "..":

@@ -59,7 +59,7 @@ def parent_of(process: int) -> int | None:
 
 
 def started(process: int) -> int | None:
-    """When a process began, in ticks since the machine did: tells it from a later one of the same number."""
+    """When a process began, in ticks since the machine started: distinguishes it from a later process with the same id."""
     fields = _stat(process)
     return int(fields[19]) if fields else None
 

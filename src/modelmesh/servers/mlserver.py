@@ -23,7 +23,7 @@ from modelmesh.values.status import Status
 
 SETTINGS = "model-settings.json"
 ASIDE = "model-settings.loaded.json"
-"""Where the settings of a loaded model stand: not found by the server, and still there for whoever comes after us."""
+"""Where the settings of a loaded model are: the server does not find them there, and a later adapter does."""
 
 IMPLEMENTATIONS = {
     "sklearn": "mlserver_sklearn.SKLearnModel",
@@ -77,14 +77,14 @@ class MLServer:
     async def ready(self) -> str:
         """Its version, once it answers.
 
-        `ServerReady` says whether all its models are ready: one that an earlier adapter left half loaded would hold it up.
+        `ServerReady` answers whether all its models are ready: one that an earlier adapter left half loaded would prevent that.
         """
         if not await self._repository.server_live():
             raise ServerError("MLServer is not live yet", status=Status.UNAVAILABLE)
         return await self._repository.version()
 
     async def leftovers(self, root: Path) -> list[str]:
-        """What its index lists, in whatever state, whose settings were put aside, and what a preparation may have left."""
+        """Models in its index, in any state, models whose settings were put aside, and what a preparation may have left."""
         listed = {one.name for one in await self._repository.index(ready=False)}
         prepared = {f"{_PREPARE}-{model_format}" for model_format in IMPLEMENTATIONS}
         return sorted(listed | prepared | await asyncio.to_thread(_put_aside, root))
@@ -119,19 +119,19 @@ class MLServer:
         except ServerError as error:
             if error.status is Status.NOT_FOUND:
                 raise ServerError(
-                    f"MLServer did not take the settings of model {model_id!r}; its log says why. Mostly it has no"
+                    f"MLServer did not take the settings of model {model_id!r}; its log has the reason. Mostly it has no"
                     " implementation for the model's type, or the package of that is not installed there",
                     status=Status.FAILED_PRECONDITION,
                 ) from error
             raise ServerError(because(f"model {model_id!r}", error), status=_status(error)) from error
         if not await self._repository.model_ready(model_id):
             raise ServerError(
-                f"MLServer loaded model {model_id!r}, and says that it is not ready", status=Status.INTERNAL
+                f"MLServer loaded model {model_id!r}, and reports that it is not ready", status=Status.INTERNAL
             )
         await asyncio.to_thread(_set_aside, folder)
 
     async def unload(self, model_id: str, folder: Path) -> None:
-        """Unload, and look whether it is gone."""
+        """Unload, and check that it is not listed any more."""
         del folder
         await self._unload(model_id)
         if await self._repository.model_ready(model_id):
@@ -146,16 +146,16 @@ class MLServer:
                 raise
 
     async def holds(self, model_id: str) -> bool:
-        """As it says."""
+        """As it reports."""
         return await self._repository.model_ready(model_id)
 
     async def size(self, model_id: str) -> int | None:
-        """It does not say."""
+        """It reports none."""
         del model_id
         return None
 
     async def memory(self) -> int | None:
-        """Of its processes, where they can be seen, else what its metrics say of the main one."""
+        """Of its processes, if they are visible, else of the main one from its metrics."""
         seen = await asyncio.to_thread(self._memory.read)
         return seen if seen is not None else await self._told_memory()
 
@@ -240,7 +240,7 @@ def _json(settings: Mapping[str, Any]) -> bytes:
 
 
 def _status(error: ServerError) -> Status:
-    """MLServer says INTERNAL of a model that it cannot read: that is the model, not the server."""
+    """MLServer answers INTERNAL for a model that it cannot read: the model is the cause, not the server."""
     return Status.INVALID_ARGUMENT if error.status in {Status.INTERNAL, Status.UNKNOWN} else error.status
 
 

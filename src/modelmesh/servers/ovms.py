@@ -1,4 +1,4 @@
-"""OpenVINO Model Server: all models in one configuration file, which the server reads again when it is told to.
+"""OpenVINO Model Server: all models in one configuration file, which the server reads again on request.
 
 Source: spec/runtime-adapters.md 7. The server cannot be installed from a registry; this is tried against a double that keeps to
 its documented configuration, reload and status API.
@@ -21,7 +21,7 @@ from modelmesh.servers.versions import chosen_version
 from modelmesh.values.status import Status
 
 RELOAD_S = 30.0
-"""For one reload, unless OVMS_RELOAD_TIMEOUT says otherwise."""
+"""For one reload, unless OVMS_RELOAD_TIMEOUT is set."""
 
 LEAVING_S = 0.05
 """Between two looks at a model that is leaving."""
@@ -66,14 +66,14 @@ class Ovms:
         return layout(given)
 
     async def ready(self) -> str:
-        """Whether it tells its models; it tells no version."""
+        """Whether it lists its models; it reports no version."""
         if not self._config.exists():
             await asyncio.to_thread(self._write)
         await self._status()
         return ""
 
     async def leftovers(self, root: Path) -> list[str]:
-        """What it tells of that is not gone: the file that it reads next names none of them."""
+        """Models that it still lists; the file that it reads next names none of them."""
         del root
         return sorted(name for name, model in (await self._status()).items() if _is_there(model))
 
@@ -94,7 +94,7 @@ class Ovms:
             raise ServerError(f"{self.name}: model {model_id!r}: {fault}", status=Status.INVALID_ARGUMENT)
 
     async def unload(self, model_id: str, folder: Path) -> None:
-        """Take the model out of the file, and wait until the server has let go."""
+        """Take the model out of the file, and wait until the server has released it."""
         del folder
         self._desired.pop(model_id, None)
         found = await self._reload()
@@ -106,11 +106,11 @@ class Ovms:
             found = await self._status()
 
     async def holds(self, model_id: str) -> bool:
-        """As it tells."""
+        """As it reports."""
         return _fault((await self._status()).get(model_id)) is None
 
     async def size(self, model_id: str) -> int | None:
-        """It does not tell."""
+        """It reports none."""
         del model_id
         return None
 
@@ -131,7 +131,7 @@ class Ovms:
             covers = self._asked
             await asyncio.to_thread(self._write)
             status, body = await self._call("POST", f"{self._url}/reload", self._reload_s)
-            # A reload in which one model fails is refused as a whole; the status tells how each of them is.
+            # A reload in which one model fails is refused as a whole; the status has the state of each.
             self._seen = body if status in {200, 201} else await self._status()
             self._covered = covers
             return self._seen

@@ -17,7 +17,7 @@ MAX_DEPTH = 64
 
 
 class PbtxtError(ValueError):
-    """A text is no message; the message says where."""
+    """A text is no message; the error has the line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class PulledFiles:
             raise _fault(error) from error
 
     async def predicted_bytes(self, source: ModelSource) -> int | None:
-        """What the store's listing says."""
+        """From the store's listing."""
         try:
             return await self._folders.predicted_bytes(source.path, source.key) or None
         except StorageError as error:

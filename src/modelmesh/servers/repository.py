@@ -1,4 +1,4 @@
-"""Calls of the Open Inference Protocol's repository extension: how MLServer and Triton are told to load and unload."""
+"""Calls of the Open Inference Protocol's repository extension: loads and unloads in MLServer and Triton."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,16 +78,16 @@ class Repository:
         self._calls = calls
 
     async def server_ready(self) -> bool:
-        """Whether the server says that it is ready. Raises ServerError."""
+        """Whether the server answers that it is ready. Raises ServerError."""
         request, answer = pb.ServerReadyRequest(), pb.ServerReadyResponse
         return (await self._call("ServerReady", request, answer, READY_BOUND_S)).ready
 
     async def server_live(self) -> bool:
-        """Whether the server says that it is there. Raises ServerError."""
+        """Whether the server answers that it is alive. Raises ServerError."""
         return (await self._call("ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse, READY_BOUND_S)).live
 
     async def version(self) -> str:
-        """The server's version; empty: it does not say."""
+        """The server's version; empty: it reports none."""
         try:
             found = await self._call(
                 "ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse, READY_BOUND_S
@@ -114,7 +114,7 @@ class Repository:
         await self._call("RepositoryModelUnload", request, answer, UNLOAD_BOUND_S)
 
     async def model_ready(self, model: str) -> bool:
-        """Whether a model is loaded. An error other than that nobody answers, or too late, means that it is not."""
+        """Whether a model is loaded. An error, except a missing or late answer, means that it is not."""
         try:
             found = await self._call(
                 "ModelReady", pb.ModelReadyRequest(name=model), pb.ModelReadyResponse, READY_BOUND_S
@@ -139,15 +139,15 @@ def words(text: str | None) -> str:
 
 
 def because(prefix: str, error: ServerError) -> str:
-    """A message that says what we were about, and the server's words."""
+    """A message with the operation and the server's error."""
     return f"{prefix}: {describe(error)}"
 
 
 @contextmanager
 def load_errors(model_id: str) -> Iterator[None]:
-    """Raises what a server says of a load again, with the model's name.
+    """Raises the server's error of a load, with the model's name.
 
-    A server that blames itself, or does not know the model that it was given, says that the model cannot be loaded: INVALID_ARGUMENT.
+    An internal error of the server, or an unknown model, means that the model cannot be loaded: INVALID_ARGUMENT.
     """
     try:
         yield

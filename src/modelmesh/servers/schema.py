@@ -30,7 +30,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Inputs and outputs; None: the file is no evidence of them."""
+    """Inputs and outputs; None: the file does not name them."""
 
     inputs: tuple[Tensor, ...] | None = None
     outputs: tuple[Tensor, ...] | None = None

@@ -80,7 +80,7 @@ class TorchServe:
         return layout(given)
 
     async def ready(self) -> str:
-        """Whether it lists models; it tells no version. A server that starts again waits for its configuration."""
+        """Whether it lists models; it reports no version. A server that starts again waits for its configuration."""
         if not (self._store / CONFIG).exists():
             await asyncio.to_thread(self._write)
         await self._call("ListModels", pb.ListModelsRequest(limit=1), READY_BOUND_S)
@@ -148,7 +148,7 @@ class TorchServe:
         return any(worker.get("status") == "READY" for worker in await self._workers_of(model_id))
 
     async def size(self, model_id: str) -> int | None:
-        """What its workers take: as the kernel counts it, or as the server tells once it has looked."""
+        """What its workers take: as the kernel counts it, or as the server reports it later."""
         own = await asyncio.to_thread(self._own, self._processes.get(model_id) or {})
         if own:
             return await asyncio.to_thread(lambda: sum(resident_tree(process) or 0 for process in own))
@@ -236,7 +236,7 @@ def config(store: Path) -> str:
     """What the server is started with. Source: spec/runtime-adapters.md 8; tokens and the model API since 0.11."""
     return (
         "\n"
-        "# Written by the adapter. An environment variable TS_<NAME> goes before the line of that name:\n"
+        "# Written by the adapter. An environment variable TS_<NAME> takes precedence over the line of that name:\n"
         "# ports must differ from those of the mesh in the same pod, and of other servers on the same machine.\n"
         "# The management service is for the adapter alone; it listens on loopback.\n"
         "enable_envvars_config=true\n"

@@ -112,7 +112,7 @@ class Triton:
         return listed or any(began is not None and started(process) == began for process, began in processes.items())
 
     async def holds(self, model_id: str) -> bool:
-        """As it says."""
+        """As it reports."""
         return await self._repository.model_ready(model_id)
 
     async def size(self, model_id: str) -> int | None:

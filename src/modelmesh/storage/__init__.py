@@ -4,7 +4,7 @@
         with await puller.pull(parse_location("s3://models/mnist/1"), report) as pulled:
             load(pulled.path)
 
-Here belongs what brings files to this machine and keeps them there; not what is done with them. Reading order:
+Here is what pulls files to this machine and keeps them; not how they are used. Reading order:
 `locations` and `model_key` (what is meant), `listing` (what is there), `pull` (the four steps), `disk_cache` with
 `cache_folder` and `fetch` (how), `sources/` (from where), `model_folders` (as model servers want it).
 """

@@ -30,8 +30,8 @@ MAX_DIRECTORY_BYTES = 64 * MIB
 """Of a zip file's table of contents, which the library reads into memory."""
 
 
-class Stopped(Exception):  # noqa: N818 - told, not failed
-    """The one who wanted the files went away."""
+class Stopped(Exception):  # noqa: N818 - it is no failure
+    """The load that needed the files was cancelled."""
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Unpacking:
         limits: Of one model.
         room: Called before bytes beyond what was kept are written, with the sum; raises if there is no room.
         wrote: Called after each piece with its bytes.
-        stop: Set when nobody wants the files any more.
+        stop: Set when no load needs the files any more.
     """
 
     place: str
@@ -83,7 +83,7 @@ def unpack(archive: Path, name: str, into: Path, work: Unpacking, *, layer_below
 
     Args:
         archive: The file.
-        name: What it is called; how it ends, else how it begins, says what it is.
+        name: Its name; the kind of archive follows from its suffix, else from its first bytes.
         into: The folder.
         work: Bounds, also of earlier archives.
         layer_below: Not empty: the archive is a layer of an image. What lies below this folder counts, and what it
@@ -92,7 +92,7 @@ def unpack(archive: Path, name: str, into: Path, work: Unpacking, *, layer_below
     Raises:
         StorageError: INVALID_ARGUMENT: it is damaged, or has names or kinds of files that will not do.
             RESOURCE_EXHAUSTED: it comes to too much.
-        Stopped: Nobody wants it.
+        Stopped: No load needs it any more.
         OSError: The disk does not do it.
     """
     bound = work.bytes_out + archive.stat().st_size * work.limits.max_unpacked_ratio + SLACK_BYTES
@@ -104,7 +104,7 @@ def unpack(archive: Path, name: str, into: Path, work: Unpacking, *, layer_below
             _untar(archive, into, work, bound, layer_below)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile, NotImplementedError) as error:
         raise StorageError(Status.INVALID_ARGUMENT, f"{work.place}: the archive is damaged ({error})") from None
-    except RuntimeError as error:  # how zipfile says "encrypted"
+    except RuntimeError as error:  # zipfile's error for encrypted archives
         raise StorageError(Status.INVALID_ARGUMENT, f"{work.place}: the archive cannot be read ({error})") from None
 
 
@@ -236,7 +236,7 @@ def _in_layer(name: str, below: str) -> str:
 
 
 def _taken_away(into: Path, name: str) -> bool:
-    """Whether a name of a layer says that files of earlier layers are gone; then they are."""
+    """Whether a name of a layer deletes files of earlier layers; then they are deleted."""
     parent, _, last = name.rpartition("/")
     if not last.startswith(".wh."):
         return False

@@ -2,7 +2,7 @@
 
 entries/<id>/files/…      complete, never changed
 entries/<id>/manifest     names and sizes of the files
-partial/<id>/…            being pulled, or left by a process that died
+partial/<id>/…            being pulled, or left by a process that was killed
 locks/<id>.use            shared by all who use or pull it; its time of change is the last use
 locks/<id>.pull           of the one who pulls
 trash/…                   being removed
@@ -52,7 +52,7 @@ class CacheFolder:
         self._sizes: dict[str, int] = {}
 
     def make(self) -> None:
-        """Make the folders; also when somebody has removed them. Raises OSError."""
+        """Make the folders, also after they were removed. Raises OSError."""
         for name in _KINDS:
             (self.root / name).mkdir(parents=True, exist_ok=True)
 
@@ -87,7 +87,7 @@ class CacheFolder:
         return Entry(files, sum(size for _, size in manifest), len(manifest))
 
     def touch(self, content_id: str) -> None:
-        """Say that it was used now. Not being able to is no error: it is removed sooner then."""
+        """Note that it was used now. A failure is ignored: the file is then removed earlier."""
         with suppress(OSError):
             os.utime(self.use_lock(content_id))
 
@@ -109,7 +109,7 @@ class CacheFolder:
 
         Args:
             content_id: Of the files.
-            expected: Their names, and sizes where they are known; None: whatever is there.
+            expected: Their names, and sizes where they are known; None: all that are there.
 
         Raises:
             OSError: The disk does not do it, or something was removed.
@@ -128,7 +128,7 @@ class CacheFolder:
         for folder in {files, partial, *((files / name).parent for name, _ in found)}:
             sync_folder(folder)
         final = self.root / "entries" / content_id
-        if final.exists():  # not whole, else nobody would have pulled
+        if final.exists():  # incomplete, else it would not have been pulled
             self.discard(final)
         partial.rename(final)
         sync_folder(final.parent)
@@ -221,7 +221,7 @@ class CacheFolder:
         return Usage(sum(size for _, size in standing), held, len(standing))
 
     def _discard_unused(self, folder: Path, lock: FileLock) -> None:
-        """Discard what nobody uses, as `lock` says, and its locks."""
+        """Discard what is not in use, by `lock`, and its locks."""
         self.discard(folder)
         self._sizes.pop(folder.name, None)
         self.pull_lock(folder.name).unlink(missing_ok=True)
@@ -242,7 +242,7 @@ class CacheFolder:
         return found
 
     def _last_use(self, standing: tuple[Path, int]) -> tuple[bool, float]:
-        """What a dead process left half done goes first, then the longest unused."""
+        """First what killed processes left incomplete, then the longest unused."""
         folder, _ = standing
         try:
             used_at = self.use_lock(folder.name).stat().st_mtime

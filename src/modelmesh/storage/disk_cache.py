@@ -17,7 +17,7 @@ from modelmesh.storage.progress import Progress, Report, Stage, silent
 from modelmesh.values.status import Status
 
 ATTEMPTS = 3
-"""How often a pull begins again when somebody empties the folder under it."""
+"""How often a pull begins again when its folder is emptied meanwhile."""
 
 
 class Held:
@@ -80,7 +80,7 @@ class Filling:
             self._reserved = size_bytes
 
     def tell_others(self, done_bytes: int) -> None:
-        """Tell other processes, which wait for these files, how far they are."""
+        """Report the progress to other processes that wait for these files."""
         with contextlib.suppress(OSError):
             (self._partial / "done").write_bytes(str(done_bytes).encode())
 
@@ -93,7 +93,7 @@ class DiskCache:
     """A folder of model files with a byte budget.
 
     What is complete is found by its content id; what is missing is filled in by one process, for which the others wait.
-    What is held is never removed; of the rest the longest unused goes first. A file that has its final name is whole: it
+    What is held is never removed; of the rest the longest unused is removed first. A file that has its final name is whole: it
     was written under another, synced, and renamed.
 
     Args:
@@ -116,12 +116,12 @@ class DiskCache:
             yield held
 
     async def acquire(self, plan: Plan, fill: Fill, report: Report = silent) -> Held:
-        """The files of a plan: those that are here, else those that `fill` brings.
+        """The files of a plan: those that are here, else those that `fill` fetches.
 
         Args:
             plan: What is wanted.
-            fill: Fetches the files; called if nobody has or is at it.
-            report: Told while somebody else fetches them.
+            fill: Fetches the files; called if they are not here and no other load fetches them.
+            report: Called while another load fetches them.
 
         Raises:
             StorageError: What `fill` raised; RESOURCE_EXHAUSTED: no room; FAILED_PRECONDITION: the disk cannot be written.
@@ -140,7 +140,7 @@ class DiskCache:
         )
 
     async def present(self, plan: Plan) -> bool:
-        """Whether a plan's files are here. A hint: they may be gone in a moment."""
+        """Whether a plan's files are here. A hint: they may be removed at any time."""
         return await asyncio.to_thread(self._disk.entry, plan.content_id) is not None
 
     def usage(self) -> Usage:
@@ -168,7 +168,7 @@ class DiskCache:
         await asyncio.to_thread(self._disk.empty_trash)
 
     async def trim(self, keep_bytes: int) -> None:
-        """Remove what is not held until at most so many bytes are left, as far as that goes.
+        """Remove what is not held until at most so many bytes are left, as far as possible.
 
         Raises:
             StorageError: The folder cannot be read.

@@ -28,7 +28,7 @@ class StorageError(Exception):
     | FAILED_PRECONDITION | this place lacks something: a storage key, a package, a disk that can be written |
     | RESOURCE_EXHAUSTED | the disk or its budget is full; too many files or bytes |
     | ABORTED | the objects changed while they were pulled |
-    | DATA_LOSS | what arrived is not what its digest says |
+    | DATA_LOSS | the content does not match its digest |
     | UNAVAILABLE | the store cannot be reached, or asks to wait: the same pull may succeed later |
     | DEADLINE_EXCEEDED | nothing arrived for too long |
     """

@@ -1,4 +1,4 @@
-"""Bring the files of a plan to the disk: many at once, large ones in parts, resumed where a read broke."""
+"""Fetch the files of a plan to the disk: many at once, large ones in parts, resumed where a read broke."""
 
 import asyncio
 import hashlib
@@ -36,7 +36,7 @@ class Transfer:
         streams: Reads at once. Each holds some MiB.
         part_bytes: A large file is read in parts of this size at once.
         parts_from_bytes: Files from this size on are large. Smaller ones go faster in one stream.
-        attempts: Reads of one part that bring less than a MiB, before it is given up.
+        attempts: Reads of one part with less than a MiB each, before it is given up.
         first_wait_s, longest_wait_s: Between two attempts; doubled each time, drawn between half and all of it.
     """
 
@@ -87,7 +87,7 @@ class Tracker:
     _told_at: float = field(default=float("-inf"))
 
     def add(self, size_bytes: int, files: int = 0) -> None:
-        """More arrived; below zero: some of it has to come again."""
+        """More arrived; below zero: some of it must be read again."""
         self.bytes_done += size_bytes
         self.files_done += files
         now = self.clock()
@@ -137,10 +137,10 @@ class Fetcher:
         self._disk.shutdown(wait=False, cancel_futures=True)
 
     async def fetch(self, source: Source, plan: Plan, filling: Filling, tracker: Tracker) -> None:
-        """Bring every file of a plan that is not there yet.
+        """Fetch every file of a plan that is not there yet.
 
         Raises:
-            StorageError: As the source; DATA_LOSS: what arrived is not what the digest says.
+            StorageError: As the source; DATA_LOSS: the content does not match the digest.
             OSError: The disk does not do it.
         """
         tracker.bytes_total = plan.size_bytes
@@ -165,7 +165,7 @@ class Fetcher:
         tracker.tell()
 
     def _is_there(self, file: SourceFile, filling: Filling, tracker: Tracker) -> bool:
-        """A process that died has completed it; its name says so."""
+        """A killed process had completed it, by its name."""
         try:
             there = (filling.files / file.name).stat().st_size == file.size_bytes
         except OSError:
@@ -178,7 +178,9 @@ class Fetcher:
     def _reads(self, files: list[SourceFile], filling: Filling, *, ranged: bool) -> Iterator[_Read]:
         """What to read, file by file, so that few are open at a time."""
         size, bound = self._transfer.part_bytes, self._transfer.parts_from_bytes
-        token = secrets.token_hex(4)  # nobody else's part has this name, also if two write into one folder by mistake
+        token = secrets.token_hex(
+            4
+        )  # no other part has this name, also if two processes write into one folder by error
         for number, file in enumerate(files):
             part = filling.parts / f"{number}.{token}"
             if not ranged or file.size_bytes is None or file.size_bytes < bound:
@@ -209,7 +211,7 @@ class Fetcher:
                 async with aclosing(source.read(file, at, read.end)) as pieces:
                     async for piece in pieces:
                         if read.end is not None and at + len(piece) > read.end:
-                            raise _changed(file, tracker.plan, "it is longer than its store said")
+                            raise _changed(file, tracker.plan, "it is longer than its store reported")
                         if read.end is None:
                             await self._grow(at + len(piece), filling, tracker)
                         await self._write(read.opened.fd, piece, at)
@@ -233,7 +235,7 @@ class Fetcher:
         return max(longest * self._rng.uniform(0.5, 1.0), min(asked_s, self._transfer.longest_wait_s))
 
     async def _grow(self, at: int, filling: Filling, tracker: Tracker) -> None:
-        """Keep room for a file that does not say how large it is."""
+        """Keep room for a file of unknown size."""
         if at > self._limits.max_bytes:
             raise StorageError(
                 Status.RESOURCE_EXHAUSTED,
@@ -296,7 +298,7 @@ def check_digest(path: Path, file: SourceFile, size_bytes: int) -> None:
     if running.hexdigest() != wanted:
         raise StorageError(
             Status.DATA_LOSS,
-            f"{shown(file.name)}: what arrived is not what its store says ({kind} differs); pull again",
+            f"{shown(file.name)}: the content does not match its store ({kind} differs); pull again",
         )
 
 

@@ -15,20 +15,20 @@ POLL_S = 0.05
 
 
 class FileLock:
-    """A lock that is held. Let go by `release`, by leaving the context, and by the end of the process."""
+    """A lock that is held. It is released by `release`, by leaving the context, and by the end of the process."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
 
     def release(self) -> None:
-        """Let go; once is enough."""
+        """Release it; a second call has no effect."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
     def remove_and_release(self) -> None:
-        """Let go of an exclusive lock and take its file away: those who wait for it take a new one."""
+        """Release an exclusive lock and remove its file: its waiters take a new one."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
         self.release()
@@ -43,7 +43,7 @@ class FileLock:
 
 
 def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
-    """The lock, or None if somebody else holds it.
+    """The lock, or None if another process or task holds it.
 
     Raises:
         OSError: The file cannot be made, or the file system has no locks.
@@ -52,7 +52,7 @@ def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            # Whoever removed the file while we opened it has left us a lock that nobody else will see.
+            # If the file was removed while we opened it, no other process will see this lock.
             if os.fstat(fd).st_ino == path.stat().st_ino:
                 return FileLock(path, fd)
         except FileNotFoundError:
@@ -73,7 +73,7 @@ async def lock(path: Path, *, shared: bool = False, waiting: Callable[[], None] 
     Args:
         path: Of the lock's file.
         shared: Others may share it.
-        waiting: Called while somebody else holds it, each time we look.
+        waiting: Called at each try while it is held.
 
     Raises:
         OSError: As `try_lock`.

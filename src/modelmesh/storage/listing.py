@@ -26,16 +26,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file of a model, as its source tells.
+    """One file of a model, as its source lists it.
 
     Attributes:
         name: Below the location, `/` between its parts; where the location is one file, that file's own name.
         key: What the source calls it.
-        size_bytes: None: the source does not say before the file is read.
+        size_bytes: None: not known before the file is read.
         tag: Changes with the content: an entity tag, a digest. Empty: the source has none, so the file is fetched at
             every pull.
         digest: `sha256:…` or `git-sha1:…` of the content, where the source has it; what arrives is compared.
-        unpack: The file is an archive whose contents stand for it.
+        unpack: The file is an archive whose contents take its place.
         layer_below: Not empty: the archive is a layer of an image, and what lies below this folder counts.
     """
 
@@ -91,10 +91,10 @@ def make_plan(
 
     Args:
         location: What was listed.
-        files: As the source told, in any order.
+        files: As the source lists them, in any order.
         is_file: The location is one file.
         endpoint: Which server of that kind; part of the identity.
-        unknown: Stands for tags that the source does not have: different for every pull.
+        unknown: In place of tags that the source does not have: different for every pull.
         limits: Of one model.
         folder: Where the files are already.
 

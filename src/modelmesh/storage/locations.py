@@ -37,7 +37,7 @@ class Location:
         place: Bucket (s3, gs), `account/container` (az), `scheme://host[:port]` (http), `org/repository` (hf),
             `host[:port]/repository` (oci), claim (pvc), empty (file).
         path: Below the place, without a leading slash (file: absolute), as it is written in the store: not escaped.
-            A trailing slash says that a folder is meant.
+            A trailing slash means a folder.
         revision: hf: branch, tag or commit; oci: tag or `sha256:…`; else empty.
         query: http: of the URL; may hold a signature.
         unpack: The one file is an archive whose contents are the model.

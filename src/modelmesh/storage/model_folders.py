@@ -60,7 +60,7 @@ class ModelFolders:
 
     Args:
         root: Of all models; made if it is not there. Names in it that begin with `_` are no models.
-        puller: Brings the files. Its cache is best a folder of `root` whose name begins with `_`: then links to it are
+        puller: Pulls the files. Its cache is best a folder of `root` whose name begins with `_`: then links to it are
             relative, and lead somewhere in every container that has the volume.
         configs: Storage configurations.
         keeps: Files that no model needs stay in the cache, within its budget; else they go at once.
@@ -86,14 +86,14 @@ class ModelFolders:
         return (await self._puller.plan(self.asked(path, model_key).model)).size_bytes
 
     def foreseen(self, model_id: str, path: str, model_key: str, disk_bytes: int) -> "Foreseen":
-        """What `bring` would say of a model of that many bytes. Raises StorageError."""
+        """What `bring` would return for a model of that many bytes. Raises StorageError."""
         files = self.asked(path, model_key)
         folder = self._folder(model_id)
         schema = None if files.schema is None else str(folder / files.schema_name)
         return Foreseen(folder / files.model_name, rewritten_key(files, disk_size_bytes=disk_bytes, schema_path=schema))
 
     async def bring(self, model_id: str, path: str, model_key: str, report: Report = silent) -> Local:
-        """The files of a model, in its folder. What the folder had before is gone.
+        """The files of a model, in its folder. Its former content is removed.
 
         When it fails or is cancelled, nothing of the model is left.
 
@@ -121,7 +121,7 @@ class ModelFolders:
             raise
 
     async def drop(self, model_id: str) -> None:
-        """Remove a model's folder, and releases its files in the cache; none is a success.
+        """Remove a model's folder, and release its files in the cache; none is a success.
 
         Raises:
             StorageError: The folder cannot be removed; the files stay held.
@@ -131,7 +131,7 @@ class ModelFolders:
             await self._puller.cache.trim(0)
 
     def left(self) -> list[str]:
-        """The ids of models whose folders stand in the root, from this process or an earlier one; `drop` removes each.
+        """The ids of models whose folders are in the root, from this process or an earlier one; `drop` removes each.
 
         Raises:
             StorageError: The root cannot be read or made.

@@ -55,10 +55,10 @@ _HARMLESS = frozenset({"type", "bucket", "default_bucket", "name", "container", 
 """Parameters of a key that show in the location's text, or change nothing of whose files it names."""
 
 _MOVES = ("url", "endpoint_url", "endpoint")
-"""Parameters that say who is asked."""
+"""Parameters that choose the server."""
 
 _BEARERS = frozenset({"headers", "token", "password", "sas_token", "connection_string", "client_secret", "client_key"})
-"""Secrets that whoever is asked gets to see."""
+"""Secrets that the server gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class ModelFiles:
         schema: Where its schema is, if it has one beside.
         schema_name: What the schema is called here.
         model_type: `model_type` of the key, as JSON; None if it has none.
-        redirected: The key itself says more than which bucket or folder: an endpoint, a certificate, credentials. Then the
-            location's text does not say whose files they are.
+        redirected: The key itself has more than bucket and folder: an endpoint, a certificate, credentials. Then the
+            location's text does not show whose files they are.
     """
 
     model: Location
@@ -86,7 +86,7 @@ class ModelFiles:
 def from_model_key(path: str, model_key: str, configs: StorageConfigs) -> ModelFiles:
     """What a load's path and key mean.
 
-    A path that is a URI says itself where the model is; a `storage_key` beside it gives the credentials. Any other path
+    A path that is a URI is the place of the model; a `storage_key` beside it gives the credentials. Any other path
     is one in the storage that the key names.
 
     Args:
@@ -295,7 +295,7 @@ def _location(config: Mapping[str, Any], path: str) -> Location:
                 Status.INVALID_ARGUMENT, f"the storage configuration of type {config['type']} has no {name}"
             )
     found = _READERS[kind](settings, path)
-    # Only a URI says "unpack": with a key, a file always was what the runtime gets.
+    # Only a URI is unpacked: with a key, a file always was what the runtime gets.
     return replace(found.with_settings({**settings, **dict(found.settings)}), unpack=False)
 
 
@@ -352,7 +352,7 @@ _READERS: dict[Kind, Callable[[Mapping[str, str], str], Location]] = {
 
 
 def _beside(model: Location, config: Mapping[str, Any], path: str) -> Location:
-    """Where a schema is: in the same storage as its model, or where a URI says."""
+    """Where a schema is: in the same storage as its model, or at a URI."""
     if "://" in path:
         found = parse_location(path)
         same = found.kind is model.kind and found.place == model.place

@@ -8,7 +8,7 @@ from modelmesh.values.status import Status
 
 MAX_SEGMENT_BYTES = 255
 MAX_NAME_BYTES = 2048
-"""Half of what the system takes for a path: the cache's own folder stands in front."""
+"""Half of what the system takes for a path: the cache's own folder precedes it."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 

@@ -10,7 +10,7 @@ class Stage(enum.Enum):
 
     LISTING = "listing"
     WAITING = "waiting"
-    """Somebody else pulls the same files, or there is no free connection."""
+    """Another load pulls the same files, or there is no free connection."""
     FETCHING = "fetching"
     UNPACKING = "unpacking"
     PUBLISHING = "publishing"
@@ -19,7 +19,7 @@ class Stage(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One report. `bytes_total` is what is known so far; files whose size the source does not say come on top."""
+    """One report. `bytes_total` is what is known so far; files of unknown size are added when their size is known."""
 
     stage: Stage
     bytes_done: int = 0

@@ -1,4 +1,4 @@
-"""Pull: list, plan, fetch, publish. The one door to everything in this package."""
+"""Pull: list, plan, fetch, publish. The entry point of this package."""
 
 import asyncio
 import os
@@ -80,7 +80,7 @@ _TRANSFER = Transfer()
 
 
 class Puller:
-    """Brings the files of any location into a disk cache.
+    """Pulls the files of any location into a disk cache.
 
     One for a process, on one event loop: all pulls share its connections' bound. Use it as a context, or `close` it.
 
@@ -89,7 +89,7 @@ class Puller:
         places: What of this machine may be used.
         limits: Of one model.
         transfer: How much at once.
-        environ: Credentials that locations do not bring.
+        environ: Credentials of locations that have none of their own.
         opener: For tests.
         clock: Seconds, never going back; for tests.
     """
@@ -114,7 +114,7 @@ class Puller:
         self._clock = clock
 
     async def plan(self, location: Location) -> Plan:
-        """What a pull would fetch; nothing is fetched. `Plan.size_bytes` says how much.
+        """What a pull would fetch; nothing is fetched. `Plan.size_bytes` has their size.
 
         Raises:
             StorageError: As `pull`.
@@ -132,7 +132,7 @@ class Puller:
 
         Args:
             location: Of any kind.
-            report: Told how far it is.
+            report: Called with the progress.
 
         Raises:
             StorageError: NOT_FOUND: nothing is there. RESOURCE_EXHAUSTED: it does not fit. And all others.
@@ -237,19 +237,19 @@ def open_source(location: Location, places: Places, environ: Mapping[str, str]) 
     """
     match location.kind:
         case Kind.S3 | Kind.GS | Kind.AZ:
-            from modelmesh.storage.sources.objects import ObjectSource  # noqa: PLC0415 - brings obstore
+            from modelmesh.storage.sources.objects import ObjectSource  # noqa: PLC0415 - imports obstore
 
             return ObjectSource(location, environ)
         case Kind.HTTP:
-            from modelmesh.storage.sources.http import HttpSource  # noqa: PLC0415 - brings aiohttp
+            from modelmesh.storage.sources.http import HttpSource  # noqa: PLC0415 - imports aiohttp
 
             return HttpSource(location, environ)
         case Kind.HF:
-            from modelmesh.storage.sources.hub import HubSource  # noqa: PLC0415 - brings aiohttp
+            from modelmesh.storage.sources.hub import HubSource  # noqa: PLC0415 - imports aiohttp
 
             return HubSource(location, environ)
         case Kind.OCI:
-            from modelmesh.storage.sources.oci import OciSource  # noqa: PLC0415 - brings aiohttp
+            from modelmesh.storage.sources.oci import OciSource  # noqa: PLC0415 - imports aiohttp
 
             return OciSource(location, environ)
         case Kind.PVC | Kind.FILE:

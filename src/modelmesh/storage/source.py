@@ -16,7 +16,7 @@ class Source(Protocol):
     ranged: bool
 
     async def plan(self, limits: Limits, unknown: str) -> Plan:
-        """List what is there; `unknown` stands for tags that the source does not have.
+        """List what is there; `unknown` is in place of tags that the source does not have.
 
         Raises:
             StorageError: NOT_FOUND: nothing is there; and all other codes.

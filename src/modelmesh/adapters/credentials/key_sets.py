@@ -26,7 +26,7 @@ Key = Mapping[str, Any]
 
 
 class KeySetAwayError(Exception):
-    """The keys of an issuer cannot be had now; the message says why."""
+    """The keys of an issuer are not available now; the message has the reason."""
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class KeySets:
     """Keys by where they are.
 
     Args:
-        clock: Tells how old keys are.
+        clock: For the age of keys.
         get: Fetches the bytes of a key set.
     """
 
@@ -92,7 +92,7 @@ class KeySets:
         cached = self._cached.setdefault(where, _Cached())
         if self._is_due(cached, kid):
             async with cached.turn:
-                if self._is_due(cached, kid):  # whoever waited for another's turn finds what that one fetched
+                if self._is_due(cached, kid):  # a waiter finds the keys that another call has fetched
                     await self._renew(where, cached)
         if cached.fetched_ms is None or self._clock.now_ms() - cached.fetched_ms > TRUSTED_MS:
             raise KeySetAwayError(f"the key set {where} cannot be had: {cached.why}")

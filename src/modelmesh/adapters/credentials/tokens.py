@@ -1,4 +1,4 @@
-"""Signed tokens (JWT): what they say, once their issuer's key has proved it.
+"""Signed tokens (JWT): their claims, after the signature was verified.
 
 Source: RFC 7519, RFC 7515 and RFC 8725 (best practices). Signatures are checked by PyJWT, times here, so that the clock is an
 argument.
@@ -12,7 +12,7 @@ from typing import Any
 from modelmesh.policy.access import Issuer
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""With a public key each. `none` and those with a shared secret would let anybody sign who knows what is public."""
+"""With a public key each. `none` and those with a shared secret would let everyone sign who knows the public key."""
 
 LONGEST_NAME = 256
 MOST_GROUPS = 256
@@ -21,12 +21,12 @@ MOST_KEYS = 8
 
 
 class TokenError(Exception):
-    """The token is worth nothing; the message says why, in words that its sender may see."""
+    """The token is not valid; the message has the reason, and its sender may see it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a token says. `valid_ms`: how long it still holds, leeway included."""
+    """The claims of a token. `valid_ms`: how long it is still valid, leeway included."""
 
     subject: str
     groups: tuple[str, ...]
@@ -42,9 +42,9 @@ def issuer_of(token: bytes, issuers: Sequence[Issuer]) -> tuple[Issuer, str]:
     """The issuer that a token names, and the id of its key (empty: it names none). Nothing is proved yet.
 
     Raises:
-        TokenError: It is no token, or of nobody that is known here.
+        TokenError: It is no token, or its issuer is unknown.
     """
-    import jwt  # noqa: PLC0415 - it brings cryptography: 10 MB that instances without tokens save
+    import jwt  # noqa: PLC0415 - it imports cryptography: 10 MB that instances without tokens save
 
     try:
         header = jwt.get_unverified_header(token)
@@ -64,7 +64,7 @@ def issuer_of(token: bytes, issuers: Sequence[Issuer]) -> tuple[Issuer, str]:
 
 
 def verify(token: bytes, issuer: Issuer, keys: Sequence[Mapping[str, Any]], *, now_ms: int) -> Claims:
-    """What a token of an issuer says.
+    """The claims of a token of an issuer.
 
     Args:
         token: It names this issuer.
@@ -73,13 +73,13 @@ def verify(token: bytes, issuer: Issuer, keys: Sequence[Mapping[str, Any]], *, n
         now_ms: Epoch milliseconds.
 
     Raises:
-        TokenError: It is not signed by one of the keys, does not hold now, or does not say who calls.
+        TokenError: It is not signed by one of the keys, is not valid now, or names no caller.
     """
     claims = _signed(token, issuer, keys)
     now_s = now_ms / 1000
     expires_s = _time(claims, "exp")
     if expires_s is None:
-        raise TokenError("the token does not say when it expires")
+        raise TokenError("the token has no expiry")
     if expires_s + issuer.leeway_s <= now_s:
         raise TokenError("the token has expired")
     for name in ("nbf", "iat"):
@@ -112,7 +112,7 @@ def _signed(token: bytes, issuer: Issuer, keys: Sequence[Mapping[str, Any]]) -> 
                 options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
             )
         except (jwt.PyJWTError, ValueError, TypeError, KeyError):
-            continue  # another key, or nobody's
+            continue  # another key, or an unknown one
     raise TokenError("the token is not signed by a key of its issuer")
 
 

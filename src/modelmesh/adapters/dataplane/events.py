@@ -1,6 +1,6 @@
 """Events of the native core as values of `modelmesh.values.dataplane`.
 
-Ids are text on both sides; here they get the types that tell them apart. Words and numbers become members of their enums.
+Ids are text on both sides; here they get their types. Words and numbers become members of their enums.
 """
 
 from typing import assert_never

@@ -203,11 +203,11 @@ class NativeDataPlane:
             self._model_of_slot[slot] = model
 
     def set_vmodels(self, vmodels: Sequence[tuple[VModelId, Naming | None]]) -> None:
-        """Say what each vmodel stands for; None drops one."""
+        """Set the models of each vmodel; None drops one."""
         self._core.set_vmodels(vmodels)
 
     def set_peers(self, peers: Sequence[tuple[InstanceId, PeerAddress | None]]) -> None:
-        """Say where instances are; None forgets one and closes its connections."""
+        """Set the addresses of instances; None forgets one and closes its connections."""
         self._core.set_peers(peers)
 
     def set_runtime(self, runtime: str) -> None:
@@ -223,17 +223,17 @@ class NativeDataPlane:
         self._core.set_tls(_tls(serving), _tls(peer))
 
     def set_rules(self, rules: Rules) -> None:
-        """Say which methods exist and who answers them."""
+        """Set which methods exist and who answers them."""
         self._core.set_rules(rules)
 
     def set_access(self, tenants: Sequence[TenantLimits] | None) -> None:
-        """Ask who calls from now on; None: ask nobody any more. What is known of credentials is forgotten."""
+        """Check credentials from now on; None: no more. Known credentials are forgotten."""
         self._core.set_access(
             None if tenants is None else [(one.name, one.calls_per_second, one.calls_at_once) for one in tenants]
         )
 
     def answer_asked(self, token: Token, verdict: Verdict) -> None:
-        """Say whose credential it is. Tokens that have gone are ignored."""
+        """Answer which principal has the credential. Unknown tokens are ignored."""
         if isinstance(verdict, Rejected):
             self._core.reject(token, verdict.status, verdict.message, verdict.kept)
             return
@@ -245,7 +245,7 @@ class NativeDataPlane:
         self._core.accept(token, (who.name, list(who.groups), who.tenant), rights, verdict.valid_ms)
 
     def resolve(self, resolutions: Sequence[tuple[Token, Resolution]]) -> None:
-        """Say what happens next to held requests. Tokens that have gone are ignored."""
+        """Resolve held requests. Unknown tokens are ignored."""
         self._core.resolve(resolutions)
 
     def reply(self, token: Token, message: bytes, *, last: bool) -> None:
@@ -301,7 +301,7 @@ class NativeDataPlane:
         return self._core.connections() > 0
 
     def observe(self, observing: Observing) -> None:
-        """Say what is noted down of calls beyond counters, from the next call on."""
+        """Set what is recorded of calls beyond counters, from the next call on."""
         self._core.observe(observing)
 
     def metrics(self, *, open_metrics: bool = False, names: Sequence[str] = ()) -> bytes:

@@ -1,4 +1,4 @@
-"""`/metrics`, over HTTPS with a certificate of its own unless told otherwise."""
+"""`/metrics`, over HTTPS with its own certificate by default."""
 
 import asyncio
 import datetime as dt
@@ -15,7 +15,7 @@ from modelmesh.adapters.http.requests import HttpServer, Request, Response, list
 from modelmesh.adapters.telemetry.exposition import Exposition
 
 VALID_DAYS = 3650
-"""The certificate is thrown away when the process ends; nobody can check it, only encrypt to it."""
+"""The certificate ends with the process; clients cannot verify it, only encrypt to it."""
 
 NAMES_MAX = 256
 """Filters of one scrape."""

@@ -1,6 +1,6 @@
 """`/ready`, `/live` and `/prestop` for orchestrators, answered by a thread of their own.
 
-The event loop of the instance cannot say that it is stuck, so `/live` is answered beside it. Answers are empty; any verb, a
+A blocked event loop cannot report itself, so `/live` is answered by another thread. Answers are empty; any verb, a
 trailing slash and a query are tolerated. Source: `spec/api-config-tests.md` 6.
 """
 
@@ -25,9 +25,9 @@ class Health:
 
     Attributes:
         ask_ready: Whether this instance takes calls; asked on the event loop.
-        ready: What it said last.
+        ready: Its last answer.
         ask_alive: Whether every loop of the control plane runs; asked on the event loop.
-        alive: What it said last.
+        alive: Its last answer.
         thread_ages_ms: How long ago each core thread turned; asked on the thread of the probes.
         turned_s: When the event loop last turned, by `time.monotonic`.
     """
@@ -53,7 +53,7 @@ class Health:
 
 
 def _said(ask: Callable[[], bool]) -> bool:
-    """Whether it says yes; who cannot say it does not."""
+    """Whether it is true; an exception counts as false."""
     try:
         return ask()
     except Exception:  # noqa: BLE001 - a bug must not stop the beat

@@ -42,7 +42,7 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a request's head says. `headers`: names in lower case."""
+    """The head of a request. `headers`: names in lower case."""
 
     path: str
     """Without the query and a trailing slash."""
@@ -132,7 +132,7 @@ class HttpServer:
         self._tls = tls
         self._failed = failed
         self._connections: dict[_Connection, None] = {}
-        """In the order in which they were last heard of."""
+        """In the order of their last activity."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends = False
 
@@ -204,9 +204,9 @@ class HttpServer:
         try:
             while await self._serve_one(connection):
                 self._connections.pop(connection, None)
-                self._connections[connection] = None  # the last one heard of
+                self._connections[connection] = None  # the last active one
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError, TimeoutError):
-            connection.abort()  # it has gone, is too slow, or we end
+            connection.abort()  # it has ended, is too slow, or the server ends
         finally:
             self._connections.pop(connection, None)
             connection.writer.close()
@@ -230,7 +230,7 @@ class HttpServer:
             response = await self._answer(request)
         except MalformedRequestError as error:
             response = Response(HTTPStatus.BAD_REQUEST, f"{error}\n".encode(), "text/plain")
-        except Exception as error:  # noqa: BLE001 - told, and no reason to end the server
+        except Exception as error:  # noqa: BLE001 - reported; it must not end the server
             self._failed(error)
             response = Response(HTTPStatus.INTERNAL_SERVER_ERROR)
         zipped = "gzip" in request.headers.get("accept-encoding", "").lower()

@@ -28,7 +28,7 @@ class HttpProcessor:
     """Posts payloads, one document a POST, or with `batch` above 1 a list.
 
     Args:
-        source: Where CloudEvents say they come from.
+        source: The source of CloudEvents.
         tls: For https; None: the well-known authorities.
         authorization: Value of the header, asked for at each POST; empty: none.
     """
@@ -99,7 +99,7 @@ class HttpProcessor:
         headers = {"Content-Type": self._content_type}
         if authorization := self._authorization():
             headers["Authorization"] = authorization
-        # A redirect could lead payloads and the secret to anybody.
+        # A redirect could lead payloads and the secret to any server.
         async with self._session.post(
             self._url, data=body, headers=headers, ssl=self._tls or True, allow_redirects=False
         ) as answer:

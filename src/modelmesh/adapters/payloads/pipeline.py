@@ -15,7 +15,7 @@ QUEUED_BYTES_MAX = 32 << 20
 """Of one processor, beside its bound of calls."""
 
 TELL_S = 60.0
-"""Losses are told in the log once in this time."""
+"""Losses are logged once in this time."""
 
 LINGER_S = 0.5
 """How long a batch may wait for more calls."""
@@ -105,7 +105,7 @@ class Lane:
             self._tell()
 
     def _tell(self) -> None:
-        """Tell what was lost, at once, and then at most once in a while."""
+        """Log what was lost, at once, and then at most once per interval."""
         self._quiet = None
         if self._lost:
             self._log.warning("payloads_lost", processor=self._name, reason=self._why, **self._lost)

@@ -12,7 +12,7 @@ Format = Literal["modelmesh", "cloudevents"]
 
 
 class ProcessorError(Exception):
-    """A batch could not be processed; the message says why."""
+    """A batch could not be processed; the message has the reason."""
 
 
 class Processor(Protocol):

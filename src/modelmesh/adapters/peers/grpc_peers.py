@@ -124,7 +124,7 @@ class GrpcPeers:
             await self._close_retired()
 
     async def _sweep(self) -> None:
-        """Close what nobody uses, until nothing is open."""
+        """Close unused connections, until none is open."""
         loop = asyncio.get_running_loop()
         while self._connections:
             await asyncio.sleep(IDLE_S / 2)

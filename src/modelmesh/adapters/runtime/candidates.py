@@ -28,7 +28,7 @@ class RuntimeCandidates:
     Args:
         targets: Endpoints, `host:port` or `unix:///path`, at least one.
         calls_target: Where inference calls go; None: where management is.
-        found: Told the endpoint, before `status` returns.
+        found: Called with the endpoint, before `status` returns.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RuntimeCandidates:
             except TimeoutError:
                 error = RuntimeCallError(Status.DEADLINE_EXCEEDED, f"{candidate.target} does not answer")
             except RuntimeCallError as failed:
-                # That nobody listens somewhere says less than what somebody answers elsewhere.
+                # A refused connection is less informative than an answer elsewhere.
                 error = failed if error is None or failed.status is not Status.UNAVAILABLE else error
             else:
                 if said.state is RuntimeState.READY:
@@ -103,7 +103,7 @@ class RuntimeCandidates:
 
 
 def strange_folder(target: str) -> str | None:
-    """Why nobody should be called at a socket that was not named by the operator; None if it is fine.
+    """Why a socket that the operator did not name is not used; None if it may be used.
 
     In a folder that every user may make, another user may have been there first, and would be taken for the runtime.
     """
@@ -113,7 +113,7 @@ def strange_folder(target: str) -> str | None:
     try:
         owner = folder.stat(follow_symlinks=False).st_uid
     except OSError:
-        return None  # nobody is there
+        return None  # there is no socket
     if owner in {0, os.geteuid()}:
         return None
     return (

@@ -24,7 +24,7 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 STATUS_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 2.5
-"""Less than it takes to find out that a connection cannot be opened, so that a runtime that hangs is told from none."""
+"""Less than it takes to find out that a connection cannot be opened, so that a runtime that hangs is distinguished from none."""
 
 PREDICT_TIMEOUT_S = 0.5
 PROGRESS_TIMEOUT_S = 0.5
@@ -73,7 +73,7 @@ class GrpcRuntime:
 
         A state this version does not know counts as FAILING.
         """
-        self._predicts = self._tells_progress = True  # a new runtime may stand there
+        self._predicts = self._tells_progress = True  # it may be a new runtime
         request = pb.RuntimeStatusRequest()
         try:
             answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse, timeout_s=STATUS_TIMEOUT_S)
@@ -82,7 +82,7 @@ class GrpcRuntime:
                 raise
             self._service = legacy.RUNTIME_SERVICE if self._service == SERVICE else SERVICE
             answer = await self._call("runtimeStatus", request, pb.RuntimeStatusResponse, timeout_s=STATUS_TIMEOUT_S)
-            _log.info("the runtime at %s speaks %s", self.target, self._service)
+            _log.info("the runtime at %s serves %s", self.target, self._service)
         return RuntimeStatus.decoded(
             _STATES.get(answer.status, RuntimeState.FAILING),
             capacity_bytes=answer.capacityInBytes,
@@ -142,7 +142,7 @@ class GrpcRuntime:
         return Memory(bounds.BYTES.clamp(answer.sizeInBytes)) or None
 
     async def measure_size(self, model: ModelId) -> Memory:
-        """Bytes of a loaded model, as the runtime says, 0 included."""
+        """The size of a loaded model, as the runtime reports it, 0 included."""
         answer = await self._call(
             "modelSize", pb.ModelSizeRequest(modelId=model), pb.ModelSizeResponse, timeout_s=MEASURE_TIMEOUT_S
         )

@@ -40,7 +40,7 @@ from modelmesh.ports import (
 from modelmesh.values.ids import Revision
 
 SILENCE_S = 2.0
-"""A watch that has heard nothing for so long asks etcd for a sign of life; none within the call time-out: lost."""
+"""A watch without an answer for so long pings etcd; without an answer within the call time-out it is lost."""
 
 _PROBE = "__DUMMY_KEY_FOR_TESTING_CONNECTION"
 """Read and never written; users of etcd with roles may have to permit it, as they had for ModelMesh."""
@@ -163,7 +163,7 @@ class EtcdStore:
         # A stream, of which one message is enough.
         answer = await self._channel.call(LEASE_KEEP_ALIVE, rpc.LeaseKeepAliveRequest(ID=lease), repeatable=True)
         if answer.TTL <= 0:
-            raise LeaseNotFoundError(f"lease {lease} is gone")
+            raise LeaseNotFoundError(f"lease {lease} does not exist any more")
 
     async def revoke(self, lease: int) -> None:
         """End a lease and delete its keys."""

@@ -154,7 +154,7 @@ class EtcdChannel:
         self._settings = settings
         self._current = 0
         self._token = ""
-        self._authentication = None  # who waits for it gets what it brings
+        self._authentication = None  # its waiters get its result
         await _close(retired)
 
     async def close(self) -> None:
@@ -231,9 +231,9 @@ def translated(error: CallError) -> StoreError:
     """The port's error for one of gRPC's."""
     status, details = error.status, error.details or "no details"
     if "requested lease not found" in details:
-        return LeaseNotFoundError("the lease is gone; nothing was written")
+        return LeaseNotFoundError("the lease does not exist any more; nothing was written")
     if status is Status.OUT_OF_RANGE:
-        # Compacted, or above the current revision: then this is a younger store than the one that told it.
+        # Compacted, or above the current revision: then this is a newer store than the one that reported it.
         return CompactedError(details)
     message = f"etcd answered {status.name}: {details}"
     if status is Status.PERMISSION_DENIED:

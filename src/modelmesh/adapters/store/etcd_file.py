@@ -1,4 +1,4 @@
-"""The file that says how to reach etcd, and those it names, read again when they change: secrets are renewed."""
+"""The file with the connection to etcd, and those it names, read again when they change: secrets are renewed."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,8 +18,8 @@ class EtcdFile:
     Args:
         text: What follows `etcd:` in KV_STORE; the path of a file.
         store: Was opened with it.
-        changed: Told when the store uses what the file says now.
-        refused: Told, once for each reason, why it does not.
+        changed: Called when the store uses the new content.
+        refused: Called once for each reason why it does not.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ GROUP = 64
 """Transactions in one; half of what etcd takes by default, since nested lists count against the rest."""
 
 PAUSE_S = 0.001
-"""How long the next group waits at most for those whom the last one answered; about what a fast etcd takes for one."""
+"""How long the next group waits at most for callers of the last one; about the time of a fast etcd for one."""
 
 Run = Callable[[Transaction], Awaitable[TransactionResult]]
 
@@ -103,7 +103,7 @@ class Groups:
     """Sends transactions, several at a time when several wait. One group is under way at a time.
 
     Members of a group touch different keys, so that each sees what it would have seen alone. Use two of
-    them to keep writes under leases apart: a lease that is gone makes etcd refuse the whole group.
+    them to keep writes under leases apart: a lease that does not exist makes etcd refuse the whole group.
 
     Args:
         run: Sends one transaction.
@@ -114,7 +114,7 @@ class Groups:
         self._waiting: deque[_Waiting] = deque()
         self._sender: asyncio.Task[None] | None = None
         self._barred = False
-        """Somebody had to wait for the keys of the last group."""
+        """A caller had to wait for the keys of the last group."""
         self._expected = 0
         self._gathered: asyncio.Future[None] | None = None
 
@@ -129,7 +129,7 @@ class Groups:
         return await entry.done
 
     async def close(self) -> None:
-        """End; who still waits is told so."""
+        """End; callers that still wait get an error."""
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.gather(self._sender, return_exceptions=True)
@@ -151,7 +151,7 @@ class Groups:
     async def _gather(self, answered: int) -> None:
         """Wait for those who were answered together: callers in a loop come back at once, and share a group again.
 
-        Without this the first of them would go alone, and the others behind it. Who was alone waits for nobody.
+        Without this the first of them would be sent alone, and the others after it. A single caller does not wait.
         """
         self._expected = min(GROUP, answered + len(self._waiting))
         if answered > 1 and len(self._waiting) < GROUP and not self._barred:
@@ -165,7 +165,7 @@ class Groups:
                 self._gathered = None
 
     def _next_group(self) -> list[_Waiting]:
-        """The longest waiting, and whoever waits behind it and touches nothing of the group's."""
+        """The longest waiting, and all behind it that use none of the group's keys."""
         group: list[_Waiting] = []
         touched = Footprint()
         passed = Footprint()
@@ -174,7 +174,7 @@ class Groups:
             entry = self._waiting.popleft()
             if entry.done.done():
                 continue  # given up
-            # Nobody overtakes somebody else who touches the same keys.
+            # No transaction overtakes another one that uses the same keys.
             if entry.touched.meets(touched) or (left and entry.touched.meets(passed)):
                 left.append(entry)
                 passed.add(entry.touched)
@@ -208,7 +208,7 @@ class Groups:
     async def _alone(self, entry: _Waiting) -> None:
         try:
             result = await self._run(entry.transaction)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to who waits
+        except Exception as error:  # noqa: BLE001 - all waiters get it
             _fail(entry, error)
         else:
             if not entry.done.done():

@@ -51,7 +51,7 @@ class Messages:
         """Key and range_end of all keys with a prefix."""
         low = self.encode(prefix)
         if not low:
-            return b"\x00", b"\x00"  # etcd's way to say "all"
+            return b"\x00", b"\x00"  # all keys, in etcd
         return low, low[:-1] + bytes((low[-1] + 1,))
 
     def item(self, kv: Any) -> KeyValue:

@@ -18,7 +18,7 @@ class StoreSettingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class EtcdSettings:
-    """Where an etcd is and how to speak to it. Certificates and the key are PEM.
+    """The address of an etcd, its TLS and credentials. Certificates and the key are PEM.
 
     `root_prefix` stands before every key as it is, without a separator.
     """

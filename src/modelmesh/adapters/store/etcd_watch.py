@@ -18,7 +18,7 @@ _SIGN_OF_LIFE = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()).Se
 class WatchStream:
     """A stream with one watch. `open`, `read` until it raises, `close` in any case.
 
-    A watch is no evidence for hours if nothing happens, and nothing either if the server has stopped or the
+    A watch is silent for hours if nothing happens, and also if the server has stopped or the
     network is cut. So after `silence_s` without an answer it asks for one, and gives it `answer_s`. One task
     looks after that beside the reads, because a time-out for each read costs more than all else about it.
     """
@@ -48,7 +48,7 @@ class WatchStream:
         """The next answer, maybe without events.
 
         Raises:
-            CompactedError: The revision asked for is gone.
+            CompactedError: The requested revision was compacted.
             StoreUnavailableError: The connection is lost, or etcd ended the watch.
         """
         assert self._stream is not None, "read before open"
@@ -101,7 +101,7 @@ class WatchStream:
     def _cancellation(self, answer: Any) -> StoreError:
         if answer.compact_revision:
             return CompactedError(f"the revision is no longer kept (those from {answer.compact_revision} are)")
-        # A watch with a token that has run out is cancelled like one that is not permitted: only a new token tells.
+        # A watch with a token that has run out is cancelled like one that is not permitted: only a new token shows which it is.
         if "auth token" in answer.cancel_reason or "permission denied" in answer.cancel_reason:
             self._channel.forget_token()
         return StoreUnavailableError(f"etcd cancelled the watch: {answer.cancel_reason or 'no reason given'}")

@@ -172,7 +172,7 @@ class SqliteStore:
         """Renew a lease."""
         ttl_ms = await self._run(lambda tables: tables.leases.get(lease))
         if ttl_ms is None:
-            raise LeaseNotFoundError(f"lease {lease} is gone")
+            raise LeaseNotFoundError(f"lease {lease} does not exist any more")
         self._expire_later(lease, ttl_ms)
 
     async def revoke(self, lease: int) -> None:
@@ -242,7 +242,7 @@ class SqliteStore:
             job = jobs.get()
             while job is not None:
                 group.append(job)
-                # Nobody else takes from the queue, so what is there now is there in the next line.
+                # There is no other reader of the queue, so its content does not change until the next line.
                 if len(group) == _GROUP or jobs.empty():
                     break
                 job = jobs.get()
@@ -255,7 +255,7 @@ class SqliteStore:
     def _commit(self, group: list[_Job]) -> None:
         outcomes, changes = _run_group(self._tables, [work for work, _ in group])
         futures = [future for _, future in group]
-        # Suppressed: the loop has gone, and with it everybody who waits.
+        # Suppressed: the loop has ended, and all waiters with it.
         with contextlib.suppress(RuntimeError):
             futures[0].get_loop().call_soon_threadsafe(
                 self._deliver, futures, outcomes, changes, self._tables.revision, self._tables.compacted
@@ -272,7 +272,7 @@ class SqliteStore:
         self._publish(changes, revision, compacted)
         for future, outcome in zip(futures, outcomes, strict=True):
             if future.done():
-                continue  # its caller has gone
+                continue  # its caller has ended
             if isinstance(outcome, BaseException):
                 future.set_exception(outcome)
             else:
@@ -326,7 +326,7 @@ def _run_group(tables: Tables, group: Sequence[Callable[[Tables], Any]]) -> tupl
     """Run several jobs and commit once; returns an answer or an exception for each, and what changed.
 
     A job that raises a StoreError wrote nothing and leaves the others alone. Anything else ends the group: what
-    was written is undone, and nobody is told otherwise.
+    was written is undone, and no caller gets a success.
     """
     outcomes: list[Any] = []
     try:
@@ -340,7 +340,7 @@ def _run_group(tables: Tables, group: Sequence[Callable[[Tables], Any]]) -> tupl
     except sqlite3.Error as err:
         tables.rollback()
         return [_unavailable(err) for _ in group], []
-    except Exception as err:  # noqa: BLE001  # a bug of ours: told to all who waited, on their side
+    except Exception as err:  # noqa: BLE001  # a bug: all waiters get it
         tables.rollback()
         return [err] * len(group), []
 

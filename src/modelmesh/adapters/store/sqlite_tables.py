@@ -241,7 +241,9 @@ class Tables:
         for step in plan.steps:
             if isinstance(step, Put):
                 if step.lease and step.lease not in self.leases:
-                    raise LeaseNotFoundError(f"lease {step.lease} is gone; {step.key!r} was not written")
+                    raise LeaseNotFoundError(
+                        f"lease {step.lease} does not exist any more; {step.key!r} was not written"
+                    )
                 if step.keep_value and self._row(step.key.encode()) is None:
                     raise StoreError(f"there is no value of {step.key!r} to keep; nothing was written")
             elif isinstance(step, _Plan):
@@ -303,7 +305,7 @@ class Tables:
         return deleted
 
     def _delete_all(self, keys: list[bytes]) -> None:
-        """Delete keys as a revision of its own."""
+        """Delete keys in one revision."""
         if self._delete_keys(keys):
             self.revision += 1
 

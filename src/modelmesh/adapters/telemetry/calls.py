@@ -12,7 +12,7 @@ from modelmesh.values.dataplane import Headers, Logged
 from modelmesh.values.status import Status
 
 _OURS = frozenset({Status.UNKNOWN, Status.INTERNAL, Status.DATA_LOSS})
-"""A bug somewhere; the rest is told as a warning, since callers cause much of it."""
+"""Statuses that indicate a bug; others are logged as warnings, since callers cause many of them."""
 
 VALUE_CHARACTERS_MAX = 1024
 """Of a header in a line."""

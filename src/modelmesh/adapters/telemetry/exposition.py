@@ -29,7 +29,7 @@ class CoreMetrics(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InfoMetric:
-    """A gauge of 1 whose labels say what this is."""
+    """A gauge of 1 whose labels have the version."""
 
     name: str
     labels: tuple[tuple[str, str], ...]
@@ -86,7 +86,7 @@ class Exposition:
         core: The data plane.
         meter: What the control plane counted.
         info: The info metric, if one is configured.
-        process: Whether to tell of this process too (CPU, memory, descriptors, garbage collection).
+        process: Whether to add metrics of this process (CPU, memory, descriptors, garbage collection).
     """
 
     def __init__(self, *, core: CoreMetrics, meter: Meter, info: InfoMetric | None, process: bool) -> None:

@@ -148,7 +148,7 @@ def parse_levels(text: str) -> dict[str, int]:
     """The least level by component; that of "" is for all others. Levels have the names of Python or of Java.
 
     Raises:
-        ValueError: A word is no level or no component; the message says which ones there are.
+        ValueError: A word is no level or no component; the message lists the known ones.
     """
     levels = {"": logging.INFO}
     for part in text.split(","):
@@ -164,7 +164,7 @@ def parse_levels(text: str) -> dict[str, int]:
 
 
 class _Unfailing(io.TextIOWrapper):
-    """A stream whose disk may be full, or whose reader may have gone: what is not written is lost, and nobody is hurt.
+    """A stream whose disk may be full, or whose reader may have ended: what cannot be written is lost, without an error.
 
     Lines go to the descriptor at once: a buffer would keep what cannot be written, and grow.
     """
@@ -175,7 +175,7 @@ class _Unfailing(io.TextIOWrapper):
         try:
             self._descriptor: int | None = stream.fileno()
         except (OSError, ValueError):
-            self._descriptor = None  # somebody has put another stream in its place
+            self._descriptor = None  # another stream has taken its place
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):

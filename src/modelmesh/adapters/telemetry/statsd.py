@@ -1,7 +1,7 @@
 """Metrics for a StatsD listener on this host, by UDP.
 
 Once a second what was counted since is sent: a counter as its sum, a histogram as the mean of each of its
-buckets, with the sample rate that stands for their number. So counts and sums are exact, percentiles as fine as
+buckets, with a sample rate for their number. So counts and sums are exact, percentiles as fine as
 the buckets, and a call costs the same as under Prometheus. One observation a second is sent as it was.
 Source: `spec/api-config-tests.md` 5.6.
 """
@@ -21,7 +21,7 @@ PERIOD_MS = 1_000
 PACKET_BYTES = 1_400
 """Fits into one Ethernet frame with its headers."""
 OLD_UNIT_BYTES = 8_192
-"""The old names tell memory in units of 8 KiB."""
+"""The old names report memory in units of 8 KiB."""
 
 _PLAIN = {"/": "."} | dict.fromkeys(":|@#,=\\ ", "_")
 
@@ -65,7 +65,7 @@ def lines(family: Family, labels: Labels, *, buckets: Buckets = (), value: float
 
 def _observations(family: Family, labels: Labels, buckets: Buckets, *, legacy: bool) -> Iterator[str]:
     is_size = family.name.endswith("_bytes")
-    # Times tell of what went well; that the rest happened is told by the counter.
+    # Times are those of successes; failures are only counted.
     if is_size or dict(labels).get("code", "OK") == "OK":
         name = _legacy_name(family, labels, with_code=is_size) if legacy else _name(family.name, labels)
         for observed, total in buckets:
@@ -114,7 +114,7 @@ def packets(messages: Iterable[str], *, legacy: bool) -> Iterator[bytes]:
 
 
 class StatsdSender:
-    """Sends until it is stopped. That nobody listens is no error."""
+    """Sends until it is stopped. A missing receiver is no error."""
 
     def __init__(self, *, core: CoreSeries, meter: Meter, port: int, legacy: bool) -> None:
         self._core = core
@@ -123,7 +123,7 @@ class StatsdSender:
         self._legacy = legacy
         self._socket: socket.socket | None = None
         self._sent: dict[tuple[str, Labels], float] = {}
-        """Counters of the core as they were told last."""
+        """The last values of the core's counters."""
 
     async def run(self, clock: Clock) -> None:
         """Send every second."""

@@ -320,7 +320,7 @@ class Cache:
         except TimeoutError:
             message = f"the copy of {model} at instance {self._own} has been {entry.state.value} for long"
             return LoadRefused(Outcome.BUSY, message)
-        # Why it went may prevent loading it here again.
+        # The reason why it left may prevent another load here.
         return LoadMoved(entry.written)
 
     async def _wait(self, waiters: "dict[int, asyncio.Future[LoadEnd]]") -> LoadEnd:

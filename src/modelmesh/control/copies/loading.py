@@ -44,7 +44,7 @@ UNLOAD_RETRY_MAX_MS = 10_000
 
 
 class LoadEnded(Protocol):
-    """Called for the end of a load."""
+    """Called at the end of a load."""
 
     def __call__(self, model: ModelId, *, failed: bool) -> None:
         """The load of `model` succeeded or failed."""

@@ -45,7 +45,7 @@ MEMORY_BOUND_MS = 180_000
 """How long a load waits for memory."""
 
 STALE_USE_MS = 1_800_000
-"""A model loaded for a use longer ago is no evidence about what is used now."""
+"""A model loaded for a use longer ago is no evidence of present use."""
 
 
 class CopySteps:

@@ -85,7 +85,7 @@ class CopyWriter:
     ) -> Revision | None:
         """Publish that the copy is loaded; None if the model's record was deleted or replaced.
 
-        Raises StoreReplacedError if that is no evidence, because the store is another one.
+        Raises StoreReplacedError if the missing record proves nothing, because the store was replaced.
 
         The record is put again unchanged: controllers of the old system watch only that key. `disproved`: instances
         whose failures with the model this load has shown to be past.

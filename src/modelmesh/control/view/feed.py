@@ -21,7 +21,7 @@ class Relisting:
     Attributes:
         items: Every key of the ranges that are listed, as of `revision`.
         again: The keys that were remembered, read after that; None: there is no such key.
-        replaced: It is another store than before, whose silence about a key is little evidence.
+        replaced: It is another store than before, so a missing key proves little.
     """
 
     items: tuple[KeyValue, ...]

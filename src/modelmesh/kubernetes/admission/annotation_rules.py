@@ -69,7 +69,7 @@ INFERENCE_SERVICE: tuple[Rule, ...] = (
     ),
     Rule(
         f"!has(SPEC.predictor.model) || !({' || '.join(f'has(SPEC.predictor.{name})' for name in FRAMEWORKS)})",
-        "predictor.model: a framework stands beside it; say one of them",
+        "predictor.model: a framework is set beside it; set only one of them",
     ),
     Rule(
         f"!has(SPEC.predictor.model) || !('{RUNTIME}' in {NOTES})",
@@ -77,7 +77,7 @@ INFERENCE_SERVICE: tuple[Rule, ...] = (
     ),
     Rule(
         """variables.models.all(m, !(has(m.storageUri) && has(m.storage) && has(m.storage.path)))""",
-        "storageUri: stands beside storage.path; say one of them",
+        "storageUri: is set beside storage.path; set only one of them",
     ),
     Rule(
         "variables.models.all(m, has(m.storageUri) || (has(m.storage) && has(m.storage.path)))",

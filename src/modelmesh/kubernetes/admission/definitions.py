@@ -70,7 +70,7 @@ def _runtime_spec() -> Schema:
     )
     adapter = mapping(
         {
-            "serverType": text("Which server it stands beside; the name of its container.", most=MAX_NAME),
+            "serverType": text("Which server it runs beside; the name of its container.", most=MAX_NAME),
             "runtimeManagementPort": number("Where the server loads and unloads models.", least=0, most=65535),
             "memBufferBytes": number("Memory of the server that models may not use.", least=0),
             "modelLoadingTimeoutMillis": number("How long a load may take.", least=0, most=2**31 - 1),

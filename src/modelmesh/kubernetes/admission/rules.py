@@ -1,6 +1,6 @@
 """Rules over resources in CEL, the language in which the API server checks them.
 
-`SPEC` stands for the resource's spec: `self` in a definition, `object.spec` in a policy. Source: spec/serving-controller.md
+`SPEC` is replaced by the resource's spec: `self` in a definition, `object.spec` in a policy. Source: spec/serving-controller.md
 1.1 to 1.4.
 """
 
@@ -14,7 +14,7 @@ class Rule:
 
     Attributes:
         check: CEL; what must hold.
-        message: What is said if it does not.
+        message: The error if it does not.
         names: CEL; the same sentence with what is wrong. Empty: as `message`.
         costly: Whether `names` costs more than the API server allows in a definition.
     """
@@ -124,7 +124,7 @@ RUNTIME: tuple[Rule, ...] = (
     _reserved("SPEC.containers.map(c, c.name)", "n", "containers.name", _CONTAINERS, "container"),
     Rule(
         "SPEC.containers.all(c, SPEC.containers.exists_one(d, d.name == c.name))",
-        "containers.name: a name stands there twice",
+        "containers.name: a name is there twice",
     ),
     Rule(
         "SPEC.containers.all(c, !has(c.readinessProbe) && !has(c.lifecycle))",
@@ -162,7 +162,7 @@ PREDICTOR: tuple[Rule, ...] = (
     ),
     Rule(
         "!has(SPEC.storage) || !has(SPEC.storage.persistentVolumeClaim)",
-        "spec.storage.PersistentVolumeClaim is not supported; say parameters: {type: pvc, name: CLAIM}",
+        "spec.storage.PersistentVolumeClaim is not supported; use parameters: {type: pvc, name: CLAIM}",
     ),
     Rule(
         """!has(SPEC.storage) || !has(SPEC.storage.s3)

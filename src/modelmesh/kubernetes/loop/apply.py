@@ -1,4 +1,4 @@
-"""Brings one object of the cluster to what was rendered, and writes only if it is not so already."""
+"""Applies one rendered object, and writes only if it differs."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from modelmesh.kubernetes.kinds import Key, Kind, Object, key_of, kind_of
 from modelmesh.kubernetes.ports import MANAGER, Api
 
 HANDED_OVER = "modelmesh-handover"
-"""Field manager that keeps a value while nobody else owns it."""
+"""Field manager that keeps a value without another owner."""
 
 
 class Applier:

@@ -14,7 +14,7 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def trim(item: Object) -> Object:
-    """An object without what nobody here reads and what is as large as the rest."""
+    """An object without large fields that the controller does not read."""
     metadata: dict[str, Any] = item["metadata"]
     metadata.pop("managedFields", None)
     (metadata.get("annotations") or {}).pop(LAST_APPLIED, None)
@@ -30,7 +30,7 @@ class Cache:
     Attributes:
         synced: Set when a listing was taken in, or the kind turned out to be absent.
         absent: The API server does not have the kind.
-        failure: Why the objects cannot be read now; empty: they can, or nobody has tried yet.
+        failure: Why the objects cannot be read now; empty: they can, or it was not tried yet.
     """
 
     def __init__(self, kind: Kind, trimmed: Callable[[Object], Object] = trim) -> None:
@@ -51,7 +51,7 @@ class Cache:
         self._changed.append(changed)
 
     def get(self, key: Key) -> Object | None:
-        """An object. It is shared: nobody changes it."""
+        """An object. It is shared and must not be changed."""
         return self._items.get(key.namespace, {}).get(key.name)
 
     def within(self, namespace: str) -> Mapping[str, Object]:
@@ -72,7 +72,7 @@ class Cache:
         self._set(key, None)
 
     def take_all(self, found: Mapping[Key, Object], *, absent: bool = False) -> None:
-        """Be what a listing found; what it does not have is gone."""
+        """Replace the content by a listing."""
         self.failure = ""
         self.absent = absent
         for key in [key for key, _ in self.items()]:

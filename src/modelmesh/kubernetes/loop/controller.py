@@ -428,7 +428,7 @@ class Controller:
         self._log("mesh failed", namespace=namespace, address=address, error=str(error))
 
     def _vmodel_changed(self, namespace: str, name: str | None) -> None:
-        """The mesh told of a vmodel; None: of itself, so that all its vmodels count, those without a resource too."""
+        """The mesh reported a vmodel; None: its whole state, also of vmodels without a resource."""
         if name is None:
             self._add_models(namespace)
         mesh = self.meshes.get(namespace)

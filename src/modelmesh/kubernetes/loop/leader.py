@@ -78,7 +78,7 @@ class Leadership:
                 await self._give_back()
 
     async def _renew(self) -> None:
-        """Renew the lease until that fails for too long, or somebody else has it."""
+        """Renew the lease until that fails for too long, or another replica has it."""
         held_ms = self._clock.monotonic_ms()
         while self._clock.monotonic_ms() - held_ms < self._times.renew_s * 1000:
             await self._pause()
@@ -103,7 +103,7 @@ class Leadership:
             return False
 
     async def _take(self) -> bool:
-        """Write the lease if it is ours, nobody's, or was not renewed for its duration. Raises ApiError."""
+        """Write the lease if it is ours, has no holder, or was not renewed for its duration. Raises ApiError."""
         found = await self._api.read(LEASE, self._key)
         if found is None:
             lease = {
@@ -127,7 +127,7 @@ class Leadership:
         try:
             written = await write
         except ConflictError:
-            return False  # somebody else was faster
+            return False  # another replica was faster
         self._seen = written["metadata"]["resourceVersion"], self._clock.monotonic_ms()
         return True
 

@@ -1,6 +1,6 @@
-"""The mesh of one namespace: the statuses of its vmodels as they are told, and changes in batches.
+"""The mesh of one namespace: the statuses of its vmodels as they are streamed, and changes in batches.
 
-One stream from one instance brings all statuses. When it breaks, another instance continues it at the revision where it
+One stream from one instance has all statuses. When it breaks, another instance continues it at the revision where it
 was, so that a restart of instances costs no listing. What is set is gathered: thousands of vmodels are a few calls.
 
 Instances of the archived Java project have neither, and run on until their pods are replaced: they are asked for the
@@ -27,7 +27,7 @@ BATCH = 200
 ASKED_AT_ONCE = 16
 TURN_MS = 2_000
 ASK_MS = 10
-"""Of instances that tell nothing: calls at a time, and from one turn to the next, at least and for each vmodel."""
+"""For instances without that stream: calls at a time, and from one turn to the next, at least and for each vmodel."""
 
 SILENCE_S = 75.0
 """An instance that has nothing to tell says so every 30 s."""
@@ -90,7 +90,7 @@ class Mesh:
         self._filled = asyncio.Event()
         self._calls: MeshCalls | None = None
         self._streams = True
-        """The instance that is called tells statuses and takes batches."""
+        """The instance streams statuses and takes batches."""
         self.synced = False
         self.arrivals = 0
 
@@ -160,7 +160,7 @@ class Mesh:
     # --- one connection ---------------------------------------------------------------------------
 
     async def _serve(self, address: str) -> None:
-        """Work with one instance until it fails or is gone. Raises MeshError."""
+        """Work with one instance until it fails or ends. Raises MeshError."""
         calls = self._calls = self._dial(address)
         self._streams = True
         tasks = [
@@ -194,7 +194,7 @@ class Mesh:
             await self._ask_in_turns(calls)
 
     async def _ask_in_turns(self, calls: MeshCalls) -> None:
-        """Ask an instance that tells nothing by itself. Raises MeshError."""
+        """Ask an instance without a stream of statuses. Raises MeshError."""
         while True:
             resources = dict(self._resources())
             slots = asyncio.Semaphore(ASKED_AT_ONCE)
@@ -218,7 +218,7 @@ class Mesh:
                     async with asyncio.timeout(SILENCE_S):
                         update = await anext(updates, None)
                 except TimeoutError as error:
-                    raise MeshError(Status.DEADLINE_EXCEEDED, f"nothing was heard for {SILENCE_S:.0f} s") from error
+                    raise MeshError(Status.DEADLINE_EXCEEDED, f"no message for {SILENCE_S:.0f} s") from error
                 if update is None:
                     raise MeshError(Status.UNAVAILABLE, "the instance ended the stream of statuses")
                 self._take(update)

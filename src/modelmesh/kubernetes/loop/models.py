@@ -1,4 +1,4 @@
-"""One look at a model's resource: what it asks for, what its mesh has, and the difference made and said."""
+"""One reconciliation of a model's resource: compare it with the mesh, apply the difference, write the status."""
 
 from dataclasses import replace
 
@@ -129,7 +129,7 @@ class Models:
         return of_unserved(new, old, wanted.model_id, wanted.choice, now_ms=now_ms)
 
     async def _gone(self, kind: Kind, key: Key, mesh: Mesh | None) -> float | None:
-        """The resource asks for nothing any more: its vmodel goes, if it has one. Raises MeshError."""
+        """The resource asks for nothing any more: delete its vmodel, if there is one. Raises MeshError."""
         standing = mesh.get(key.name) if mesh is not None else None
         if mesh is not None and standing is not None and standing.owner == OWNERS[kind] and mesh.reachable:
             await mesh.delete(key.name, OWNERS[kind])

@@ -44,7 +44,7 @@ class Namespaces:
         return None
 
     def _wanted(self, namespace: str, config: Config) -> tuple[Object, ...] | None:
-        """The objects; None: they cannot be rendered, which was said."""
+        """The objects; None: they cannot be rendered, which was reported."""
         own = namespace == self._world.settings.namespace
         secret = self._world.find(kinds.SECRET, Key(self._world.settings.namespace, config.store_secret))
         store = None if own else {} if secret is None else secret.get("data") or {}
@@ -77,7 +77,7 @@ class Namespaces:
         await self._services.applier.apply(item)
 
     def _shared(self, namespace: str) -> Iterable[tuple[Kind, Object]]:
-        """The objects of ours that are there."""
+        """The existing objects of the controller."""
         own = namespace == self._world.settings.namespace
         for kind in (kinds.SERVICE, kinds.NETWORK_POLICY, kinds.SERVICE_MONITOR):
             for item in list(self._world.caches[kind].within(namespace).values()):

@@ -28,7 +28,7 @@ class Queue(Generic[T]):
         group: Of a key.
         per_group: Keys of one group that are worked on at a time.
         bound_s: An attempt that takes longer has failed.
-        failed: Called for each attempt that raised; the next is in the seconds that it is told.
+        failed: Called for each attempt that raised; the next is after the given seconds.
     """
 
     def __init__(

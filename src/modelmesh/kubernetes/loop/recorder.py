@@ -1,4 +1,4 @@
-"""Kubernetes Events: told beside the work, never waited for, and few for each object."""
+"""Kubernetes Events: written in the background, never waited for, and few for each object."""
 
 import asyncio
 from collections import OrderedDict

@@ -83,7 +83,7 @@ class Reflector:
                 await self._pause(error)
 
     async def _pause(self, error: ApiError) -> None:
-        """After a failure: longer each time, and as long as the server says."""
+        """After a failure: longer each time, at least as long as the server asks."""
         self._cache.failure = str(error)
         self._failed(self._kind, error)
         pause_ms, self._pause_ms = self._pause_ms, min(PAUSE_MAX_MS, self._pause_ms * 2)
@@ -112,7 +112,7 @@ class Reflector:
                     async with asyncio.timeout(SILENCE_S):
                         event = await anext(events, None)
                 except TimeoutError as error:
-                    raise ApiError(0, f"nothing was heard for {SILENCE_S:.0f} s") from error
+                    raise ApiError(0, f"no message for {SILENCE_S:.0f} s") from error
                 if event is None:
                     return
                 self._revision = event.item["metadata"]["resourceVersion"]

@@ -28,7 +28,7 @@ class Runtimes:
     """The reconcile of ServingRuntimes and ClusterServingRuntimes, in each namespace that sees them.
 
     Args:
-        say: Asks for a look at the status of a runtime of the cluster, to which all namespaces contribute.
+        say: Requests an update of the status of a cluster-wide runtime, to which all namespaces contribute.
     """
 
     def __init__(self, services: Services, say: Callable[[str], None]) -> None:
@@ -87,7 +87,7 @@ class Runtimes:
     async def _deploy(
         self, namespace: str, declared: DeclaredRuntime, config: Config
     ) -> tuple[RuntimeState, float | None]:
-        """Bring the objects of a runtime to what they must be; what is to be said of it. Raises ApiError."""
+        """Apply the objects of a runtime; returns what to report. Raises ApiError."""
         runtime, problems = declared.runtime, list(declared.problems)
         if runtime is not None and runtime.serves:
             reading = self._world.runtime_reading(namespace, runtime)
@@ -198,7 +198,7 @@ class Runtimes:
                 if owning_runtime(item) == name and (kind, item["metadata"]["name"]) not in kept:
                     await self._services.applier.delete(kind, Key(namespace, item["metadata"]["name"]))
 
-    # --- saying it --------------------------------------------------------------------------------
+    # --- reporting --------------------------------------------------------------------------------
 
     async def _write(self, states: Mapping[str, RuntimeState], item: Object, kind: Kind) -> None:
         status = write_runtime(

@@ -8,7 +8,7 @@ from modelmesh.kubernetes.status.conditions import patch_of
 
 
 class StatusWriter:
-    """Writes by a merge patch on the revision that was read, so that nobody's change is lost."""
+    """Writes by a merge patch on the revision that was read, so that no change is lost."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -19,7 +19,7 @@ class StatusWriter:
         self.writes = 0
 
     async def write(self, kind: Kind, item: Object, status: dict[str, Any]) -> bool:
-        """Bring the status of an object, as it was read, to `status`; whether that was written. Raises ApiError."""
+        """Write `status` if the status that was read differs; returns whether it was written. Raises ApiError."""
         if kind in self._without:
             return False
         before = item.get("status")

@@ -69,7 +69,7 @@ class World:
         return not name or (cache is not None and cache.synced.is_set())
 
     def unreadable(self, kind: Kind, name: str) -> str:
-        """Why objects of a name cannot be read; empty: nobody knows a reason."""
+        """Why objects of a name cannot be read; empty: no reason is known."""
         cache = self.named.get((kind, name))
         return cache.failure if cache is not None else ""
 
@@ -111,7 +111,7 @@ class World:
         return reading
 
     def _layers(self, namespace: str) -> tuple[tuple[str, ...], list[Layer]]:
-        """The ConfigMaps that count for a namespace: their revisions, and what they say."""
+        """The ConfigMaps that count for a namespace: their revisions and content."""
         own = self.settings.namespace
         places = {own: Level.CLUSTER} if namespace == own else {own: Level.CLUSTER, namespace: Level.NAMESPACE}
         revisions, layers = [], []
@@ -133,7 +133,7 @@ class World:
         return self._good.get(namespace)
 
     def forget_namespace(self, namespace: str) -> None:
-        """It is gone."""
+        """It was deleted."""
         self._configs.pop(namespace, None)
         self._good.pop(namespace, None)
 
@@ -181,7 +181,7 @@ class World:
         return DeclaredRuntime(kind, item, runtime, (*found.problems, *found.passed_over))
 
     def forget_runtime(self, kind: Kind, key: Key) -> None:
-        """It is gone."""
+        """It was deleted."""
         self._runtimes.pop((kind, key), None)
 
     # --- the mesh ---------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Which objects there must be in a cluster, from resources and configuration. Pure; one file for each kind of object.
 
-Objects are plain dicts, as JSON has them, complete for server-side apply: what is not in them is somebody else's.
+Objects are plain dicts, as JSON has them, complete for server-side apply: other fields belong to other owners.
 
     read_config(layers, *, store_secret) -> Reading            config.py; `Reading.config` is None if a problem is fatal
     runtime_layer(runtime) -> Layer | None                     config.py; the runtime's annotation modelmesh.io/config

@@ -15,7 +15,7 @@ def check_runtime(runtime: Runtime, config: Config) -> tuple[Problem, ...]:
         found.append(("metadata.name", f"is longer than {room} characters, which a Deployment's name has no room for"))
     if runtime.adapter is not None and runtime.adapter.server_type not in config.server_types:
         known = ", ".join(config.server_types)
-        found.append(("spec.builtInAdapter.serverType", f"must be one of {known}, as builtInServerTypes says"))
+        found.append(("spec.builtInAdapter.serverType", f"must be one of {known}, as in builtInServerTypes"))
     ours = {
         config.service_port: "gRPC of the instance (inferenceServicePort)",
         config.rest_port: "REST of the instance (restProxy.port)",

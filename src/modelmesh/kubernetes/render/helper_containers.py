@@ -1,4 +1,4 @@
-"""Containers of ours that bring model files: the adapter beside a known server, or the puller before any other.
+"""Our containers that pull model files: the adapter beside a known server, or the puller before any other.
 
 Source: spec/serving-controller.md 2.3.
 """

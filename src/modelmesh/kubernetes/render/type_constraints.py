@@ -11,7 +11,7 @@ from modelmesh.declared import Runtime
 from modelmesh.kubernetes.render.objects import TYPE_CONSTRAINTS, Object, metadata
 
 NO_RUNTIME = "_no_runtime"
-"""A label that no instance has: types that nobody supports require it, so that their loads fail with a clear text."""
+"""A label that no instance has: types without a runtime require it, so that their loads fail with a clear text."""
 
 _ID_PATHS = {
     "inference.GRPCInferenceService/ModelInfer": [1],

@@ -29,7 +29,7 @@ def model_events(old: ModelStatus, new: ModelStatus) -> tuple[Told, ...]:
                 message = "the new model is being loaded; the old one serves until then"
                 found.append(Told(warning=False, reason="UpdateStarted", message=message))
             case Transition.BLOCKED:
-                message = "the new model cannot be loaded; the old one goes on serving"
+                message = "the new model cannot be loaded; the old one continues to serve"
                 found.append(Told(warning=True, reason="UpdateBlocked", message=message))
             case Transition.UP_TO_DATE if old.transition in {Transition.IN_PROGRESS, Transition.BLOCKED}:
                 found.append(Told(warning=False, reason="Updated", message="all calls go to the new model"))

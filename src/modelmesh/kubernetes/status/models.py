@@ -79,7 +79,7 @@ class Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """What both kinds of resources say, in their own ways."""
+    """The part of the status that both kinds of resources have."""
 
     transition: Transition = Transition.UP_TO_DATE
     active: State = State.PENDING
@@ -155,7 +155,7 @@ def of_unserved(new: ModelStatus, old: ModelStatus, model_id: str, choice: Choic
 
 
 def of_taken(old: ModelStatus, model_id: str, *, now_ms: int) -> ModelStatus:
-    """The name belongs to a vmodel that somebody else set."""
+    """The name belongs to a vmodel of another owner."""
     return replace(old, failure=_dated(Failure(Reason.INVALID, TAKEN, model_id), old.failure, now_ms), available=False)
 
 

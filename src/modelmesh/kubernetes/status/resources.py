@@ -25,7 +25,7 @@ _READY = {
 
 
 def read_predictor(status: object) -> ModelStatus:
-    """What a Predictor says; what it does not say, or what is no such value, is as at the beginning."""
+    """The status of a Predictor; missing or invalid values are as at the beginning."""
     raw = _mapping(status)
     return ModelStatus(
         transition=_one_of(Transition, raw.get("transitionStatus"), Transition.UP_TO_DATE),
@@ -66,7 +66,7 @@ def write_predictor(
 
 
 def read_inference_service(status: object) -> ModelStatus:
-    """What an InferenceService says."""
+    """The status of an InferenceService."""
     raw = _mapping(status)
     model = _mapping(raw.get("modelStatus"))
     states, copies = _mapping(model.get("states")), _mapping(model.get("copies"))

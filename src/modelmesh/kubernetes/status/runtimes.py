@@ -10,7 +10,7 @@ from modelmesh.kubernetes.status.conditions import Condition, merged
 
 @dataclass(frozen=True, slots=True)
 class RuntimePods:
-    """The Deployment of a runtime. `waits` says why pods do not come, as Kubernetes has it; empty: it is no evidence."""
+    """The Deployment of a runtime. `waits`: why pods do not start, as Kubernetes reports it; empty: it reports nothing."""
 
     wanted: int = 0
     ready: int = 0
@@ -19,12 +19,12 @@ class RuntimePods:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeState:
-    """What is to be said.
+    """The report.
 
     Attributes:
         off: Why it takes no models by intention; empty: it does.
         why: Why it has as many pods as it has.
-        held: Why its Deployment is not brought up to date; empty: it is.
+        held: Why its Deployment is not updated; empty: it is.
         unread: What must be read first and cannot be; empty: nothing.
         notes: What people should know, as a claim that is missing.
     """

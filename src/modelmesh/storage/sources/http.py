@@ -40,7 +40,7 @@ class HttpSource:
             raise StorageError(Status.INVALID_ARGUMENT, f"{location}: {error}") from None
 
     async def plan(self, limits: Limits, unknown: str) -> Plan:
-        """Ask for one byte: the answer tells length, tag, and whether there are ranges.
+        """Ask for one byte: the answer has the length and tag, and shows whether there are ranges.
 
         `HEAD` would do, but a signed URL is signed for `GET`.
         """
@@ -80,7 +80,7 @@ class HttpSource:
 
 
 def _size(answer: aiohttp.ClientResponse) -> tuple[int | None, bool]:
-    """Length of the whole file, if it is said, and whether ranges can be asked for."""
+    """Length of the whole file, if it is sent, and whether ranges can be requested."""
     found = RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if answer.status == 416:
         return 0, False

@@ -1,6 +1,6 @@
 """Repositories of the Hugging Face hub, through its HTTP interface: listing, resolve, redirects to where large files are.
 
-`huggingface_hub` would bring a cache of its own, whole repositories of threads, and 19 MB; three requests are enough here.
+`huggingface_hub` has its own cache, whole repositories of threads, and 19 MB; three requests are enough here.
 """
 
 import os

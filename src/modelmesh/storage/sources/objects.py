@@ -30,7 +30,7 @@ class ObjectSource:
 
     Args:
         location: Of kind S3, GS or AZ.
-        environ: Where credentials come from that the location does not bring; `obstore` reads the process's own
+        environ: Source of credentials that the location does not have; `obstore` reads the process's own
             environment.
 
     Raises:
@@ -116,7 +116,7 @@ class ObjectSource:
         code = _CODE.search(text)
         errors = self._errors
         if isinstance(error, FileNotFoundError):
-            # Listed a moment ago, or a bucket that is not there.
+            # Listed just before, or a bucket that is not there.
             kind, said = Status.NOT_FOUND, "it is not there (any more)"
         elif isinstance(error, errors.UnauthenticatedError):
             kind, said = Status.UNAUTHENTICATED, "the store does not accept the credentials"

@@ -36,7 +36,7 @@ _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 class OciSource:
     """A manifest and its layers.
 
-    A layer with a title is a file of that name (an artifact, as `oras push` makes it), unpacked if it says so. A layer
+    A layer with a title is a file of that name (an artifact, as `oras push` makes it), unpacked if its annotation says so. A layer
     without one is a layer of an image: of all of them together, what lies below the location's path, else below
     `models`, is the model.
 

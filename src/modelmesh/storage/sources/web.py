@@ -35,7 +35,7 @@ class Web:
         what: What is asked for, in errors.
         headers: Sent to the first origin only, not to where it redirects.
         secrets: Never in a text.
-        codes: What the server says in X-Error-Code, where that says more than its status.
+        codes: Values of X-Error-Code that are more specific than the status.
         tls: Other authorities than the system's, a client certificate.
     """
 
@@ -242,7 +242,7 @@ def header_settings(text: str) -> dict[str, str]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ValueError("headers is no JSON object")  # noqa: TRY004 - it was text a moment ago
+        raise ValueError("headers is no JSON object")  # noqa: TRY004 - it comes from text
     headers = {}
     for name, value in found.items():
         values = value if isinstance(value, list) else [value]
