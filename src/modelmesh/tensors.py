@@ -60,7 +60,8 @@ FIELDS = {
 }
 """Datatypes to fields of typed contents; FP16 and BF16 have none."""
 
-_NAMES = {np.dtype(code): name for name, code in LITTLE.items()}
+_DTYPES = {name: np.dtype(code) for name, code in LITTLE.items()}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 _OBJECTS: dict[str, tuple[type, ...]] = {
     "BYTES": (str, bytes),
@@ -89,14 +90,17 @@ def decode_raw(name: str, datatype: str, shape: Sequence[int], data: bytes) -> "
     count = _elements(name, shape)
     if datatype == "BYTES":
         return _objects(_split(name, data, count), shape)
-    width = 2 if datatype == "BF16" else _dtype(name, datatype).itemsize
+    dtype = _DTYPES.get(datatype)
+    if dtype is None and datatype != "BF16":
+        raise _unknown(name, datatype)
+    width = 2 if dtype is None else dtype.itemsize
     if len(data) != count * width:
         raise TensorError(
             f"tensor {name!r}: {datatype} of shape {list(shape)} takes {count * width} bytes, not {len(data)}"
         )
-    if datatype == "BF16":
+    if dtype is None:
         return _readonly((np.frombuffer(data, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32), shape)
-    return np.frombuffer(data, LITTLE[datatype]).reshape(tuple(shape))
+    return np.frombuffer(data, dtype).reshape(tuple(shape))
 
 
 def decode_typed(name: str, datatype: str, shape: Sequence[int], contents: pb.InferTensorContents) -> "Tensor":
@@ -133,11 +137,14 @@ def datatype_of(array: "Tensor") -> str:
     Raises:
         ValueError: The protocol has none (complex numbers, dates), or objects are of several kinds.
     """
-    if array.dtype.kind == "O":
+    dtype = array.dtype
+    if (name := _NAMES.get(dtype)) is not None:
+        return name
+    if dtype.kind == "O":
         return _datatype_of_objects(array)
-    if array.dtype.kind in "SUT":
+    if dtype.kind in "SUT":
         return "BYTES"
-    name = _NAMES.get(array.dtype.newbyteorder("<"))
+    name = _NAMES.get(dtype.newbyteorder("<"))
     if name is None:
         raise ValueError(f"the Open Inference Protocol has no datatype for {array.dtype}")
     return name
@@ -164,7 +171,7 @@ def encode_raw(array: "Tensor", datatype: str) -> bytes:
         # Rounding could carry a NaN into infinity; keep it a NaN.
         nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
         return np.where(nan, np.uint32(0x7FC0), rounded).astype("<u2").tobytes()
-    return np.ascontiguousarray(array, LITTLE[datatype]).tobytes()
+    return array.astype(_DTYPES[datatype], copy=False).tobytes()
 
 
 def encode_typed(array: "Tensor", datatype: str) -> pb.InferTensorContents:
@@ -175,19 +182,12 @@ def encode_typed(array: "Tensor", datatype: str) -> pb.InferTensorContents:
     return contents
 
 
-def _dtype(name: str, datatype: str) -> "np.dtype[Any]":
-    code = LITTLE.get(datatype)
-    if code is None:
-        raise _unknown(name, datatype)
-    return np.dtype(code)
-
-
 def _unknown(name: str, datatype: str) -> TensorError:
     return TensorError(f"tensor {name!r}: unknown datatype {datatype!r}; known are {', '.join(DATATYPES)}")
 
 
 def _elements(name: str, shape: Sequence[int]) -> int:
-    if any(size < 0 for size in shape):
+    if min(shape, default=0) < 0:
         raise TensorError(f"tensor {name!r}: shape {list(shape)} has a negative size")
     count = math.prod(shape)
     if count > _MAX_ELEMENTS:

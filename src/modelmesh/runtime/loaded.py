@@ -16,7 +16,7 @@ import inspect
 import logging
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -57,10 +57,19 @@ async def call(pool: Executor, function: Callable[..., Any], *arguments: object)
 
 
 def call_now(function: Callable[..., Any], *arguments: object) -> Any:
-    """Call an author's plain method here; it raises what `call` would raise."""
-    work = _Work(function, arguments)
-    work()
-    return work.take()
+    """Call an author's plain method here, so that any exception can be answered.
+
+    asyncio cannot carry StopIteration (the caller would wait forever), and SystemExit, or a panic of an extension, would end the
+    event loop and with it every other model.
+    """
+    try:
+        return function(*arguments)
+    except StopIteration as error:
+        raise RuntimeError("StopIteration") from error
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 class _Work:
@@ -75,20 +84,8 @@ class _Work:
         self._results: list[Any] = []
 
     def __call__(self) -> None:
-        """Call the method so that any exception can be answered.
-
-        asyncio cannot carry StopIteration (the caller would wait forever), and SystemExit, or a panic of an
-        extension, would end the event loop and with it every other model.
-        """
         function, arguments = self._todo.pop()
-        try:
-            self._results.append(function(*arguments))
-        except StopIteration as error:
-            raise RuntimeError("StopIteration") from error
-        except Exception:
-            raise
-        except BaseException as error:
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        self._results.append(call_now(function, *arguments))
 
     def take(self) -> Any:
         return self._results.pop()
@@ -125,36 +122,53 @@ class _Entry(Generic[M]):
         self.author: asyncio.Task[Any] | None = None
         self.leaving: asyncio.Task[None] | None = None
 
-    @contextlib.contextmanager
-    def used(self) -> Iterator["Use[M]"]:
-        """Keep it loaded until the block ends."""
-        self.in_flight += 1
-        self.idle.clear()
-        use = Use(self)
-        try:
-            yield use
-        finally:
-            del use.model  # a traceback may outlive the call; it must not keep the model alive
-            self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
-
 
 class Use(Generic[M]):
-    """A loaded model in use by one call. `model` is valid until the `with` block ends."""
+    """A loaded model in use by one call: it is not unloaded before the `with` block ends. `model` is valid in the block."""
+
+    __slots__ = ("_entry", "model", "signature")
 
     def __init__(self, entry: _Entry[M]) -> None:
         self._entry = entry
-        self.id = entry.source.id
-        self.model: M = entry.model  # type: ignore[assignment]  # M may itself be None
         self.signature = entry.signature
-        self.pace = entry.pace
-        self.batching = entry.batching
-        self.is_async = entry.is_async
 
-    def again(self) -> contextlib.AbstractContextManager["Use[M]"]:
+    def __enter__(self) -> "Use[M]":
+        entry = self._entry
+        self.model: M = entry.model  # type: ignore[assignment]  # M may itself be None
+        entry.in_flight += 1
+        entry.idle.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self.model  # a traceback may outlive the call; it must not keep the model alive
+        entry = self._entry
+        entry.in_flight -= 1
+        if not entry.in_flight:
+            entry.idle.set()
+
+    @property
+    def id(self) -> str:
+        """Of the model."""
+        return self._entry.source.id
+
+    @property
+    def pace(self) -> Pace:
+        """Where its calls run."""
+        return self._entry.pace
+
+    @property
+    def batching(self) -> Batching | None:
+        """How its requests are put together."""
+        return self._entry.batching
+
+    @property
+    def is_async(self) -> bool:
+        """Whether its `infer` is called on the event loop, and awaited."""
+        return self._entry.is_async
+
+    def again(self) -> "Use[M]":
         """Use the same model beyond this use. Begin it while this one lasts."""
-        return self._entry.used()
+        return Use(self._entry)
 
     def batcher(self, make: Callable[[Batching], "Batcher"]) -> "Batcher | None":
         """What puts its requests together, made by the first of them; None: each runs alone."""
@@ -212,13 +226,13 @@ class LoadedModels(Generic[M]):
         """Bytes of a loaded model. Raises ModelNotLoadedError."""
         return self._ready(id_).size_bytes
 
-    def use(self, id_: str) -> contextlib.AbstractContextManager[Use[M]]:
+    def use(self, id_: str) -> Use[M]:
         """Use a loaded model; it is not unloaded before the block ends.
 
         Raises:
             ModelNotLoadedError: It is not loaded, still loading, or already leaving.
         """
-        return self._ready(id_).used()
+        return Use(self._ready(id_))
 
     def _ready(self, id_: str) -> _Entry[M]:
         entry = self._entries.get(id_)

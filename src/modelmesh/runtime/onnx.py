@@ -143,7 +143,9 @@ class OnnxModel:
         """
         del parameters
         _check_tied(self._tied, inputs)
-        feed = {name: _as_text(array) if name in self._texts else array for name, array in inputs.items()}
+        feed = inputs
+        if self._texts:
+            feed = {name: _as_text(array) if name in self._texts else array for name, array in inputs.items()}
         try:
             values = self._session.run(self._outputs, feed)
         except Exception as error:
