@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from modelmesh.runtime import Batching, ModelSignature, ModelSource, RuntimeFaul
 from modelmesh.runtime.pulled import PullingRuntime
 from modelmesh.runtime.workers import frames
 from modelmesh.runtime.workers.frames import BadFrameError, Kind
+from modelmesh.runtime.workers.processes import ForkServer
 from modelmesh.runtime.workers.restarts import hangs, starts_again_in_s
 from modelmesh.storage import DiskCache
 from modelmesh.values.status import Status
@@ -39,6 +41,9 @@ if DO == "exit while loading":
     os._exit(9)
 if DO == "sys.exit while loading":
     sys.exit(5)
+if DO == "sleep while loading":
+    Path(__file__).with_name("pid.txt").write_text(str(os.getpid()))
+    time.sleep(60)
 if DO == "raise while loading":
     raise ValueError("no weights")
 if DO == "garbage":
@@ -326,6 +331,34 @@ async def test_a_model_that_streams_waits_for_its_caller_and_ends_with_it(server
         call.cancel()
     assert await ask("a", 2.0) == 4.0, "the only thread of the process is free again"
     assert "model says 2" in capfd.readouterr().err
+
+
+async def test_a_load_that_is_given_up_leaves_no_process(server, folder, tmp_path):
+    source = folder("a", "sleep while loading")
+    for told in (False, True):
+        loading = asyncio.create_task(server.models._runtime.load(source))
+        if told:
+            await until((tmp_path / "models" / "a" / "pid.txt").exists)
+        else:
+            await asyncio.sleep(0)
+        loading.cancel()
+        await asyncio.wait([loading])
+        await until(lambda: not server.models._runtime._fork_server._alive)
+
+
+async def test_a_process_that_has_ended_before_its_start_is_noticed():
+    server = ForkServer([])
+    with contextlib.ExitStack() as sockets:
+        pairs = [*socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET), *socket.socketpair()]
+        server._commands, other, connection, _ = (sockets.enter_context(one) for one in pairs)
+        starting = asyncio.create_task(server.start(connection, "module:Class", "path", 1))
+        await asyncio.sleep(0)
+        other.send(b'{"started": 7}')
+        other.send(b'{"ended": 7, "code": 3}')
+        server._hear()
+        server._hear()
+        process = await starting
+        assert (process.pid, await process.wait()) == (7, 3)
 
 
 async def test_formats_that_are_not_there_are_named(tmp_path):

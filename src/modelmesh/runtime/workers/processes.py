@@ -54,7 +54,7 @@ class ForkServer:
         self._modules = tuple(modules)
         self._popen: subprocess.Popen[bytes] | None = None
         self._commands: socket.socket | None = None
-        self._started: deque[asyncio.Future[int]] = deque()
+        self._started: deque[asyncio.Future[Process]] = deque()
         self._alive: dict[int, Process] = {}
 
     def ensure_running(self) -> None:
@@ -83,16 +83,18 @@ class ForkServer:
         """
         self.ensure_running()
         assert self._commands is not None
-        started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        started: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
         packet = json.dumps({"start": [reference, path, threads]}).encode()
         socket.send_fds(self._commands, [packet], [connection.fileno()])
         self._started.append(started)
         try:
-            pid = await asyncio.wait_for(asyncio.shield(started), START_S)
+            return await asyncio.wait_for(asyncio.shield(started), START_S)
         except TimeoutError:
             self.close()
             raise OSError(f"no process was started within {START_S:.0f} s") from None
-        return self._alive[pid]
+        except asyncio.CancelledError:
+            started.add_done_callback(_kill_started)
+            raise
 
     def kill(self, pid: int) -> None:
         """End a process, if it has not ended."""
@@ -131,9 +133,15 @@ class ForkServer:
             return
         answer = json.loads(packet)
         if "started" in answer:
-            self._alive[answer["started"]] = Process(self, answer["started"])
+            process = self._alive[answer["started"]] = Process(self, answer["started"])
             started = self._started.popleft()
             if not started.done():
-                started.set_result(answer["started"])
-        elif (process := self._alive.pop(answer["ended"], None)) is not None:
-            process.code.set_result(answer["code"])
+                started.set_result(process)
+        elif (ended := self._alive.pop(answer["ended"], None)) is not None:
+            ended.code.set_result(answer["code"])
+
+
+def _kill_started(started: "asyncio.Future[Process]") -> None:
+    """Nobody waits for this process any more."""
+    if not started.cancelled() and started.exception() is None:
+        started.result().kill()
