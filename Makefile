@@ -129,8 +129,8 @@ $(TOOLS)/console/installed: requirements/console.lock | $(STAMPS)/venv
 	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install -q --require-hashes --target $(@D) -r $<
 	@touch $@
 
-test-console: bytecode $(TOOLS)/console/installed ## the console in headless Chromium, which it installs; screenshots in .tools/console/screens
-	@PYTHONPATH=$(TOOLS)/console $(BIN)/python -m pytest -q -p no:cacheprovider $(if $(K),-k "$(K)",) tests/process/real_console.py
+test-console: bytecode $(TOOLS)/console/installed ## the console and the page to try calls in headless Chromium, which it installs; screenshots in .tools/console/screens
+	@PYTHONPATH=$(TOOLS)/console $(BIN)/python -m pytest -q -p no:cacheprovider $(if $(K),-k "$(K)",) tests/process/real_console.py tests/process/real_docs_page.py
 
 control-plane: $(CONTROL_PLANE) ## build Kubernetes for make test-kubernetes; needs Go
 

@@ -69,6 +69,32 @@ async def session(make: Make) -> AsyncIterator[tuple[aiohttp.ClientSession, Answ
 Session = tuple[aiohttp.ClientSession, Answers]
 
 
+async def test_the_page_to_try_calls_is_served_without_the_console(make: Make) -> None:
+    one = make(rest="127.0.0.1:0")
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{one.plane.rest_port}") as web:
+        for path, accept, status in [("/docs", "*/*", 308), ("/", "text/html,application/xhtml+xml,*/*;q=0.8", 307)]:
+            async with web.get(path, headers={"Accept": accept}, allow_redirects=False) as answer:
+                assert (answer.status, answer.headers["Location"]) == (status, "docs/")
+        kinds = {"": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
+        total = 0
+        for name, kind in kinds.items():
+            async with web.get(f"/docs/{name}", headers={"Accept-Encoding": "gzip"}) as answer:
+                total += int(answer.headers["Content-Length"])
+                assert (answer.status, answer.content_type) == (200, kind)
+                policy = answer.headers["Content-Security-Policy"]
+                assert policy.startswith("default-src 'none'; script-src 'self'; ")
+                assert "unsafe" not in policy
+                assert "frame-ancestors 'none'" in policy
+                assert "http://" not in (text := await answer.text()).replace("http://www.w3.org", "")
+                assert "https://" not in text, "nothing comes from elsewhere"
+        assert total < 8_000
+        for method, path, status in [("GET", "/docs/x", 404), ("GET", "/docsx", 404), ("POST", "/docs/", 405)]:
+            async with web.request(method, path) as answer:
+                assert answer.status == status, path
+        async with web.get("/docs/", headers={"Origin": "http://other.example"}) as answer:
+            assert answer.status == 403
+
+
 async def test_its_files_and_what_a_browser_may_do_with_them(session: Session) -> None:
     web, _ = session
     kinds = {"": "text/html", "app.js": "text/javascript", "views.js": "text/javascript", "style.css": "text/css"}

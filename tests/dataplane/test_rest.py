@@ -39,7 +39,10 @@ async def rest(make: Make, runtime: Runtime) -> AsyncIterator[Rest]:
 
 async def test_the_root_says_where_everything_is(rest: Rest) -> None:
     status, body, _ = await rest.ask("GET", "/")
-    assert (status, body) == (200, {"server": "/v2", "models": "/v2/models", "openapi": "/openapi.json"})
+    assert (status, body) == (
+        200,
+        {"server": "/v2", "models": "/v2/models", "openapi": "/openapi.json", "docs": "/docs/"},
+    )
 
 
 async def test_an_inference(rest: Rest, runtime: Runtime) -> None:

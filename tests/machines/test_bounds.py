@@ -69,6 +69,7 @@ WHOLE: dict[type, dict[str, object]] = {
         "labels": {"l": "m"},
         "keep": 2,
         "kept": ["k"],
+        "fallback": "f",
     },
     CopyRecord: {"state": "loaded", "since": 1, "load": 1, "size": 1, "record": 1, "tenant": "t"},
     FailureRecord: {"kind": "bad_model", "msg": "m", "count": 1, "since": 1, "until": 1, "record": 1},

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelmesh.policy.labels import MOST_KEPT, MOST_LABELS, LabelsRefused, relabel
+from modelmesh.policy.labels import MOST_KEPT, MOST_LABELS, VModelRefused, relabel
 from modelmesh.policy.retarget import reference_changes
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import VModelRecord
@@ -69,14 +69,14 @@ def test_the_last_active_models_are_kept() -> None:
 )
 def test_what_is_none_is_refused(labels: dict[str, ModelId | None], keep: int | None, message: str) -> None:
     refused = relabel(V, record(), labels, keep=keep)
-    assert isinstance(refused, LabelsRefused)
+    assert isinstance(refused, VModelRefused)
     assert refused.status is Status.INVALID_ARGUMENT
     assert message in refused.message
 
 
 def test_whose_vmodel_it_is() -> None:
-    assert relabel(V, None, {}) == LabelsRefused(Status.NOT_FOUND, "vmodel v not found")
-    other = LabelsRefused(Status.FAILED_PRECONDITION, 'vmodel v has another owner, "o"')
+    assert relabel(V, None, {}) == VModelRefused(Status.NOT_FOUND, "vmodel v not found")
+    other = VModelRefused(Status.FAILED_PRECONDITION, 'vmodel v has another owner, "o"')
     assert relabel(V, record(owner="o"), {}, owner="p") == other
 
 

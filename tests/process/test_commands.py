@@ -202,6 +202,12 @@ async def test_vmodels_from_creation_to_the_end(start_mesh: StartMesh) -> None:
     status, output, _ = await command("vmodels", "label", "best", "--remove", "test", "--json", *at)
     assert (status, json.loads(output)["labels"], json.loads(output)["keep"]) == (0, {}, 2)
     assert (await command("vmodels", "label", "best", *at))[0] == 2
+    assert (await command("vmodels", "fallback", "best", "a", *at)) == (0, "best: fallback a\n", "")
+    status, output, _ = await command("vmodels", "status", "best", *at)
+    assert output.splitlines()[-1] == "  fallback: a"
+    status, output, _ = await command("vmodels", "fallback", "best", "--end", "--json", *at)
+    assert (status, json.loads(output)["fallback"]) == (0, None)
+    assert (await command("vmodels", "fallback", "best", "a", "--end", *at))[0] == 2
     status, output, _ = await command("vmodels", "list", *at)
     assert [line.split() for line in output.splitlines()] == [
         ["VMODEL", "ACTIVE", "TARGET", "SPLIT", "OWNER"],

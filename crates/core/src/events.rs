@@ -38,6 +38,11 @@ pub enum Event {
         subject: Subject,
         until_deadline: bool,
     },
+    /// No copy of a model is ready, and the fallback of a vmodel answers its calls meanwhile.
+    Wanted {
+        subject: Subject,
+        fallback: String,
+    },
     AttemptFailed {
         token: u64,
         subject: Subject,

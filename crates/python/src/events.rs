@@ -33,6 +33,7 @@ classes! {
         balanced: bool,
     }
     Overdue { token: u64, model: String, vmodel: Option<String>, until_deadline: bool }
+    Wanted { model: String, vmodel: Option<String>, fallback: String }
     AttemptFailed {
         token: u64,
         model: String,
@@ -113,6 +114,9 @@ pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
         }
         Event::Overdue { token, subject: Subject { model, vmodel }, until_deadline } => {
             object(py, Overdue { token, model, vmodel, until_deadline })
+        }
+        Event::Wanted { subject: Subject { model, vmodel }, fallback } => {
+            object(py, Wanted { model, vmodel, fallback })
         }
         Event::AttemptFailed {
             token,

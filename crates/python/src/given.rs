@@ -49,12 +49,15 @@ pub struct Naming {
     target: Option<String>,
     labels: Vec<(String, String)>,
     kept: Vec<String>,
+    fallback: Option<String>,
 }
 
 impl From<Naming> for modelmesh_core::Naming {
     fn from(naming: Naming) -> Self {
         let target = naming.target.as_deref().unwrap_or(&naming.active);
-        Self::new(&naming.active, &naming.split).with_versions(target, &naming.labels, &naming.kept)
+        Self::new(&naming.active, &naming.split)
+            .with_versions(target, &naming.labels, &naming.kept)
+            .with_fallback(naming.fallback.as_deref())
     }
 }
 

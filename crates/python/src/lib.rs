@@ -41,7 +41,7 @@ mod _native {
     #[pymodule_export]
     use super::events::{
         Asked, AttemptFailed, CallMessage, Called, Cancelled, CopyIdle, LinkBack, LinkLost, Logged, Missed, Overdue,
-        Span, Tapped, Traced,
+        Span, Tapped, Traced, Wanted,
     };
     #[pymodule_export]
     use super::server::{Came, OpenedCall, RequestPart, ServerConnection, Unfinished};

@@ -10,7 +10,10 @@ const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "classification", "generate
 #[must_use]
 pub fn root(with_console: bool) -> Vec<u8> {
     let console = if with_console { ",\"console\":\"/console/\"" } else { "" };
-    format!("{{\"server\":\"/v2\",\"models\":\"/v2/models\",\"openapi\":\"/openapi.json\"{console}}}").into_bytes()
+    format!(
+        "{{\"server\":\"/v2\",\"models\":\"/v2/models\",\"openapi\":\"/openapi.json\",\"docs\":\"/docs/\"{console}}}"
+    )
+    .into_bytes()
 }
 
 #[must_use]

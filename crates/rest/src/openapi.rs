@@ -61,6 +61,9 @@ fn describe(operation: Operation) -> Description {
     }
 }
 
+/// What a listing of names may be asked with.
+const QUERY: &[&str] = &["limit", "page"];
+
 /// What is said by name. A tensor's `data` may be nested.
 const SCHEMAS: &str = r##"{
 "Any":{"type":"object"},
@@ -77,16 +80,16 @@ const SCHEMAS: &str = r##"{
 "Datatype":{"type":"string","enum":["BOOL","UINT8","UINT16","UINT32","UINT64","INT8","INT16","INT32","INT64","FP16","FP32","FP64","BF16","BYTES"]},
 "Tensor":{"type":"object","required":["name","datatype","shape"],"properties":{"name":{"type":"string","minLength":1},"datatype":{"$ref":"#/components/schemas/Datatype"},"shape":{"type":"array","items":{"type":"integer","minimum":0}},"parameters":{"$ref":"#/components/schemas/Parameters"},"data":{"type":"array"}}},
 "RequestedOutput":{"type":"object","required":["name"],"properties":{"name":{"type":"string","minLength":1},"parameters":{"$ref":"#/components/schemas/Parameters"}}},
-"InferRequest":{"type":"object","required":["inputs"],"properties":{"id":{"type":"string"},"parameters":{"$ref":"#/components/schemas/Parameters"},"inputs":{"type":"array","minItems":1,"items":{"$ref":"#/components/schemas/Tensor"}},"outputs":{"type":"array","items":{"$ref":"#/components/schemas/RequestedOutput"}}}},
+"InferRequest":{"type":"object","examples":[{"inputs":[{"name":"input","datatype":"FP32","shape":[1,3],"data":[1,2,3]}]}],"required":["inputs"],"properties":{"id":{"type":"string"},"parameters":{"$ref":"#/components/schemas/Parameters"},"inputs":{"type":"array","minItems":1,"items":{"$ref":"#/components/schemas/Tensor"}},"outputs":{"type":"array","items":{"$ref":"#/components/schemas/RequestedOutput"}}}},
 "InferAnswer":{"type":"object","required":["model_name","outputs"],"properties":{"model_name":{"type":"string"},"model_version":{"type":"string"},"id":{"type":"string"},"parameters":{"$ref":"#/components/schemas/Parameters"},"outputs":{"type":"array","items":{"$ref":"#/components/schemas/Tensor"}}}},
 "IndexRequest":{"type":"object","properties":{"ready":{"type":"boolean"}}},
 "Index":{"type":"array","items":{"type":"object","required":["name","version","state","reason"],"properties":{"name":{"type":"string"},"version":{"type":"string"},"state":{"type":"string","enum":["READY","LOADING","UNAVAILABLE"]},"reason":{"type":"string"}}}},
-"GenerateRequest":{"type":"object","properties":{"text_input":{"type":["string","array"]},"id":{"type":"string"},"parameters":{"type":"object"}}},
+"GenerateRequest":{"type":"object","examples":[{"text_input":"once upon a time"}],"properties":{"text_input":{"type":["string","array"]},"id":{"type":"string"},"parameters":{"type":"object"}}},
 "Generated":{"type":"object","required":["model_name"],"properties":{"model_name":{"type":"string"},"model_version":{"type":"string"},"id":{"type":"string"},"text_output":{"type":["string","array"]}}},
 "LoadRequest":{"type":"object","properties":{"parameters":{"type":"object","maxProperties":0}}},
 "UnloadRequest":{"type":"object","properties":{"parameters":{"type":"object"}}},
 "Done":{"type":"object","required":["name"],"properties":{"name":{"type":"string"},"load":{"type":"boolean"},"unload":{"type":"boolean"}}},
-"Prediction":{"type":"object","oneOf":[{"required":["instances"]},{"required":["inputs"]}],"properties":{"instances":{"type":"array"},"inputs":{"type":"array"}}},
+"Prediction":{"type":"object","examples":[{"instances":[[1,2,3]]}],"oneOf":[{"required":["instances"]},{"required":["inputs"]}],"properties":{"instances":{"type":"array"},"inputs":{"type":"array"}}},
 "Predicted":{"type":"object","properties":{"predictions":{"type":"array"},"outputs":{}}}
 }"##;
 
@@ -122,8 +125,12 @@ fn write_route(route: &Route, to: &mut Vec<u8>) {
     write_key("summary", to);
     write_string(summary, to);
     write_key("parameters", to);
-    write_list(names, to, |name, to| {
-        to.extend_from_slice(b"{\"in\":\"path\",\"required\":true,\"schema\":{\"type\":\"string\"},\"name\":");
+    let query = if route.operation == Operation::Models { QUERY } else { &[] };
+    let path = names.into_iter().map(|name| ("path", true, name));
+    let parameters = path.chain(query.iter().map(|name| ("query", false, *name)));
+    write_list(parameters, to, |(place, required, name), to| {
+        to.extend_from_slice(format!("{{\"in\":\"{place}\",\"required\":{required},").as_bytes());
+        to.extend_from_slice(b"\"schema\":{\"type\":\"string\"},\"name\":");
         write_string(name, to);
         to.push(b'}');
     });
@@ -188,7 +195,8 @@ mod tests {
             let described = &paths[route.pattern][route.method.as_str().to_ascii_lowercase()];
             assert!(ids.insert(described["operationId"].as_str().unwrap().to_owned()), "{}", route.pattern);
             let parameters = described["parameters"].as_array().unwrap();
-            assert_eq!(parameters.len(), route.pattern.matches('{').count(), "{}", route.pattern);
+            let query = if route.operation == Operation::Models { QUERY.len() } else { 0 };
+            assert_eq!(parameters.len(), route.pattern.matches('{').count() + query, "{}", route.pattern);
             assert_eq!(described.get("requestBody").is_some(), route.method == http::Method::POST);
         }
         let mut found = HashSet::new();

@@ -45,6 +45,14 @@ class Overdue:
     until_deadline: Final[bool]
 
 @final
+class Wanted:
+    """No copy of `model` is ready, and `fallback` answers the calls of `vmodel` meanwhile. Told once a second."""
+
+    model: Final[str]
+    vmodel: Final[str | None]
+    fallback: Final[str]
+
+@final
 class AttemptFailed:
     """If `replayable` the request is held until `resolve`; `begun`: the other side may have begun the attempt."""
 
@@ -186,6 +194,7 @@ _Event: TypeAlias = (
     Missed
     | AttemptFailed
     | Overdue
+    | Wanted
     | Called
     | Asked
     | CallMessage

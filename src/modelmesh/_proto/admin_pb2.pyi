@@ -338,6 +338,7 @@ class VModel(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
     KEPT_MODEL_IDS_FIELD_NUMBER: _builtins.int
+    FALLBACK_MODEL_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     active_model_id: _builtins.str
     """Gets the calls that `split` leaves."""
@@ -348,6 +349,8 @@ class VModel(_message.Message):
     owner: _builtins.str
     keep: _builtins.int
     """At most so many earlier active models stay registered and callable."""
+    fallback_model_id: _builtins.str
+    """Answers while no copy of the wanted model is ready; empty: nobody does."""
     @_builtins.property
     def split(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]: ...
     @_builtins.property
@@ -368,10 +371,11 @@ class VModel(_message.Message):
         labels: _abc.Iterable[Global___Label] | None = ...,
         keep: _builtins.int = ...,
         kept_model_ids: _abc.Iterable[_builtins.str] | None = ...,
+        fallback_model_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_model_id", b"active_model_id", "failed", b"failed", "id", b"id", "keep", b"keep", "kept_model_ids", b"kept_model_ids", "labels", b"labels", "owner", b"owner", "split", b"split", "target_model_id", b"target_model_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_model_id", b"active_model_id", "failed", b"failed", "fallback_model_id", b"fallback_model_id", "id", b"id", "keep", b"keep", "kept_model_ids", b"kept_model_ids", "labels", b"labels", "owner", b"owner", "split", b"split", "target_model_id", b"target_model_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -489,6 +493,33 @@ class SetLabelsRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__keep) -> _WhichOneofReturnType__keep | None: ...
 
 Global___SetLabelsRequest: _TypeAlias = SetLabelsRequest  # noqa: Y015
+
+@_typing.final
+class SetFallbackRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VMODEL_ID_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    vmodel_id: _builtins.str
+    model_id: _builtins.str
+    """Empty: calls wait for the wanted model."""
+    owner: _builtins.str
+    """If given, of the vmodel."""
+    def __init__(
+        self,
+        *,
+        vmodel_id: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        owner: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "owner", b"owner", "vmodel_id", b"vmodel_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetFallbackRequest: _TypeAlias = SetFallbackRequest  # noqa: Y015
 
 @_typing.final
 class ListInstancesRequest(_message.Message):
@@ -687,7 +718,9 @@ class ExplainResponse(_message.Message):
     """What a load would ask for."""
     size_is_measured: _builtins.bool
     size_source: _builtins.str
-    """Where `size_bytes` comes from: measured, predicted (by the runtime), type_mean (of models of its type), or default."""
+    """Where `size_bytes` comes from: measured, predicted (by the runtime), elsewhere (as another instance has it),
+    type_mean (of models of its type), or default.
+    """
     vmodel_id: _builtins.str
     """The vmodel that was asked about; empty: a model was."""
     @_builtins.property

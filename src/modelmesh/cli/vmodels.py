@@ -143,6 +143,31 @@ def label(
     _print_versions(answer)
 
 
+@vmodels.command()
+def fallback(
+    vmodel: VModelArgument,
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Answers while the wanted model is not loaded.")] = "",
+    end: Annotated[bool, typer.Option("--end", help="Calls wait for the wanted model again.")] = False,
+    owner: Owner = "",
+    address: Address = LOCAL,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let another model answer while no copy of the wanted one is ready: it is cold, or cannot be loaded."""
+    from modelmesh._proto import admin_pb2 as pb
+    from modelmesh.cli.client import connect
+
+    if bool(model) is end:
+        raise typer.BadParameter("name MODEL, or --end")
+    request = pb.SetFallbackRequest(vmodel_id=vmodel, model_id=model, owner=owner)
+    with connect(address, ca) as client:
+        answer = client.call("modelmesh.v1.Admin/SetFallback", request, pb.VModel)
+    if as_json:
+        typer.echo(json.dumps(_as_json(answer)))
+        return
+    say(f"{vmodel}: {f'fallback {model}' if model else 'no fallback'}")
+
+
 @vmodels.command("list")
 def list_vmodels(
     prefix: Annotated[str, typer.Option("--prefix", help="Only ids that start so.")] = "",
@@ -300,6 +325,7 @@ def _versions(vmodel: "admin_pb2.VModel") -> dict[str, object]:
         "labels": {label.label: label.model_id for label in vmodel.labels},
         "keep": vmodel.keep,
         "kept": list(vmodel.kept_model_ids),
+        "fallback": vmodel.fallback_model_id or None,
     }
 
 
@@ -341,6 +367,8 @@ def _show(vmodel: str, info: "model_mesh_pb2.VModelStatusInfo", entry: "admin_pb
             say(f"  {label.label}: {label.model_id}")
         if entry.kept_model_ids:
             say(f"  kept: {', '.join(entry.kept_model_ids)}")
+        if entry.fallback_model_id:
+            say(f"  fallback: {entry.fallback_model_id}")
         for error in errors:
             say(f"  error: {error}")
     if info.status in {pb.VModelStatusInfo.NOT_FOUND, pb.VModelStatusInfo.TRANSITION_FAILED}:

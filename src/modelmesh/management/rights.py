@@ -72,6 +72,10 @@ NEEDS: Mapping[str, Callable[[Any], Sequence[Need]]] = {
     "modelmesh.v1.Admin/SetCopies": lambda request: (Need(Verb.ADMIN, request.model_id),),
     "modelmesh.v1.Admin/SetSplit": _set_split,
     "modelmesh.v1.Admin/SetLabels": _set_labels,
+    "modelmesh.v1.Admin/SetFallback": lambda request: (
+        Need(Verb.ADMIN, request.vmodel_id, _VMODEL),
+        *((Need(Verb.ADMIN, request.model_id),) if request.model_id else ()),
+    ),
     "modelmesh.v1.Admin/ListInstances": lambda _: _ALL,
     "modelmesh.v1.Admin/Explain": lambda request: (Need(Verb.STATUS, request.model_id, _EITHER),),
     "modelmesh.v1.Admin/Fit": lambda _: _ALL,

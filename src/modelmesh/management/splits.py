@@ -120,4 +120,5 @@ def describe(vmodel: VModelId, record: VModelRecord) -> pb.VModel:
         labels=[pb.Label(label=label, model_id=model) for label, model in record.labels],
         keep=record.keep,
         kept_model_ids=record.kept,
+        fallback_model_id=record.fallback or "",
     )

@@ -23,7 +23,7 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
-class LabelsRefused:
+class VModelRefused:
     """The caller gets this status."""
 
     status: Status
@@ -37,7 +37,7 @@ def relabel(
     *,
     keep: int | None = None,
     owner: str = "",
-) -> VModelRecord | LabelsRefused:
+) -> VModelRecord | VModelRefused:
     """Decide what the record becomes.
 
     Args:
@@ -48,24 +48,24 @@ def relabel(
         owner: Of the vmodel, if the caller names one.
     """
     if existing is None:
-        return LabelsRefused(Status.NOT_FOUND, f"vmodel {vmodel} not found")
+        return VModelRefused(Status.NOT_FOUND, f"vmodel {vmodel} not found")
     if owner and owner != existing.owner:
-        return LabelsRefused(Status.FAILED_PRECONDITION, f'vmodel {vmodel} has another owner, "{existing.owner}"')
+        return VModelRefused(Status.FAILED_PRECONDITION, f'vmodel {vmodel} has another owner, "{existing.owner}"')
     changed = dict(existing.labels)
     for label, model in labels.items():
         if wrong := _wrong(label):
-            return LabelsRefused(Status.INVALID_ARGUMENT, wrong)
+            return VModelRefused(Status.INVALID_ARGUMENT, wrong)
         if model is None:
             changed.pop(label, None)
         else:
             changed[label] = model
     if len(changed) > MOST_LABELS:
         message = f"vmodel {vmodel} would have {len(changed)} labels, {MOST_LABELS} are possible"
-        return LabelsRefused(Status.INVALID_ARGUMENT, message)
+        return VModelRefused(Status.INVALID_ARGUMENT, message)
     keep = existing.keep if keep is None else keep
     if keep > MOST_KEPT:
         message = f"{keep} earlier models shall be kept for vmodel {vmodel}, {MOST_KEPT} are possible"
-        return LabelsRefused(Status.INVALID_ARGUMENT, message)
+        return VModelRefused(Status.INVALID_ARGUMENT, message)
     return replace(existing, labels=tuple(sorted(changed.items())), keep=keep, kept=existing.kept[:keep])
 
 

@@ -51,7 +51,8 @@ class Outcome(enum.Enum):
 class Naming:
     """The models of a vmodel: `active`, and in `split` other models with their percent of the calls.
 
-    A call may choose another: by a label, or by the id of one of its models. `target` None: the vmodel does not move.
+    A call may choose another: by a label, or by the id of one of its models. `target` None: the vmodel does not move. `fallback`
+    answers while no copy of the wanted model is ready; None: nobody does.
     """
 
     active: ModelId
@@ -59,6 +60,7 @@ class Naming:
     target: ModelId | None = None
     labels: tuple[tuple[str, ModelId], ...] = ()
     kept: tuple[ModelId, ...] = ()
+    fallback: ModelId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +294,15 @@ class Overdue:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """No copy of a model is ready, and the fallback of a vmodel answers its calls meanwhile. Told once a second."""
+
+    model: ModelId
+    vmodel: VModelId
+    fallback: ModelId
+
+
+@dataclass(frozen=True, slots=True)
 class Called:
     """A call of a service that Python answers began. `identity` None: there are no access rules."""
 
@@ -435,6 +446,7 @@ DataPlaneEvent = (
     Missed
     | AttemptFailed
     | Overdue
+    | Wanted
     | Called
     | Asked
     | CallMessage

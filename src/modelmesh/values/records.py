@@ -126,9 +126,9 @@ class ModelRecord:
 class VModelRecord:
     """A movable name. A transition is in progress iff `active` and `target` differ.
 
-    `split`, `labels`, `keep` and `kept` are ours. `split`: other models, each with the percent of the calls that it gets;
+    `split`, `labels`, `keep`, `kept` and `fallback` are ours. `split`: other models, each with the percent of the calls that it gets;
     `active` gets the rest. `labels`: names of models that a call can choose. `kept`: the models that were active before, the
-    latest first, at most `keep`. The old system keeps them as it keeps all fields that it does not know.
+    latest first, at most `keep`. `fallback`: the model that answers while no copy of the wanted one is ready. The old system keeps them as it keeps all fields that it does not know.
     """
 
     active: ModelId
@@ -139,6 +139,7 @@ class VModelRecord:
     labels: tuple[tuple[str, ModelId], ...] = ()
     keep: int = 0
     kept: tuple[ModelId, ...] = ()
+    fallback: ModelId | None = None
     extras: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
@@ -154,6 +155,7 @@ class VModelRecord:
                 "labels": dict(self.labels),
                 "keep": self.keep,
                 "kept": self.kept,
+                "fallback": self.fallback,
             }
         )
 
@@ -171,6 +173,7 @@ class VModelRecord:
             labels=_labels(known.pop("labels", None) or {}),
             keep=measure(known, "keep", bounds.COUNT),
             kept=_models(known.pop("kept", None) or []),
+            fallback=ModelId(fallback) if (fallback := take(known, "fallback", str, "")) else None,
             extras=MappingProxyType(known),
         )
 
@@ -178,7 +181,8 @@ class VModelRecord:
     def models(self) -> tuple[ModelId, ...]:
         """Those that it names, each once."""
         chosen = (*(model for model, _ in self.split), *(model for _, model in self.labels), *self.kept)
-        return tuple(dict.fromkeys((self.active, self.target, *chosen)))
+        fallback = (self.fallback,) if self.fallback is not None else ()
+        return tuple(dict.fromkeys((self.active, self.target, *chosen, *fallback)))
 
     def moved(self, model: ModelId) -> "VModelRecord":
         """With another active model, which gets what the others leave and no share of its own."""

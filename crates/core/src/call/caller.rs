@@ -9,7 +9,7 @@ use modelmesh_http2::SendStream;
 use crate::call::part::Part;
 use crate::observe::told::Copied;
 use crate::transport::flow::{Gone, Outflow};
-use crate::wire::headers::{GRPC_MESSAGE, strip_mesh_headers};
+use crate::wire::headers::{GRPC_MESSAGE, MM_FALLBACK, strip_mesh_headers};
 use crate::wire::status::{self, Code, Status};
 
 /// Where the answer goes.
@@ -25,6 +25,8 @@ pub struct Caller {
     pub copied: Option<Box<Copied>>,
     /// Another instance of ours: it is told what clients must not see.
     is_instance: bool,
+    /// The model that answers in place of the wanted one.
+    pub fallback: Option<HeaderValue>,
 }
 
 enum Side {
@@ -45,7 +47,7 @@ impl Caller {
     }
 
     fn on(side: Side, is_instance: bool) -> Self {
-        Self { side, ended: None, message: None, message_bytes: 0, copied: None, is_instance }
+        Self { side, ended: None, message: None, message_bytes: 0, copied: None, is_instance, fallback: None }
     }
 
     /// The collected answer of one id.
@@ -83,6 +85,9 @@ impl Caller {
     pub fn begin(&mut self, mut headers: HeaderMap) -> Result<(), Gone> {
         if !self.is_instance {
             strip_mesh_headers(&mut headers);
+        }
+        if let Some(model) = &self.fallback {
+            headers.insert(MM_FALLBACK, model.clone());
         }
         if let Some(copied) = &mut self.copied {
             copied.headers = headers.clone();

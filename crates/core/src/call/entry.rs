@@ -104,6 +104,7 @@ pub fn begin(worker: &Arc<Worker>, arrival: &Arrival<'_>, account: &Account, (he
         attempts: 0,
         notes,
         loading: None,
+        fell_back: false,
         holder: Arc::clone(account.holder()),
     };
     // Boxed: a task moves what it is made of three times, and a call is large.

@@ -66,6 +66,8 @@ pub struct Call {
     pub notes: Option<Box<Notes>>,
     /// Whether it waits for a load now, where there is a bound for that.
     pub loading: Option<Arc<AtomicBool>>,
+    /// Whether the fallback of its vmodel has been tried.
+    pub fell_back: bool,
     /// Who pays for what it holds beside its stream.
     pub holder: Arc<Holder>,
 }

@@ -161,6 +161,7 @@ fn sub_call(
         attempts: 0,
         notes: None,
         loading: None,
+        fell_back: false,
         holder: Arc::clone(&call.holder),
     }
 }

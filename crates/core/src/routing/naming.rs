@@ -1,6 +1,7 @@
 //! What a vmodel stands for: one model, or several that share its calls.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderMap;
 
@@ -13,8 +14,11 @@ pub const WHOLE: u8 = 100;
 const STABLE: &str = "stable";
 const LATEST: &str = "latest";
 
+/// Of calls that a fallback answers, the control plane hears so often.
+const TOLD_EVERY_MS: u64 = 1_000;
+
 /// The models of a vmodel.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Naming {
     active: Arc<str>,
     /// Other models and their shares, which are no more than `WHOLE` together; the active model gets the rest.
@@ -25,6 +29,10 @@ pub struct Naming {
     labels: Box<[(Box<str>, Arc<str>)]>,
     /// Models that were active before and can still be chosen.
     kept: Box<[Arc<str>]>,
+    /// Answers while no copy of the wanted model is ready.
+    fallback: Option<Arc<str>>,
+    /// When the control plane was told last that it does.
+    told_ms: AtomicU64,
 }
 
 impl Naming {
@@ -37,7 +45,29 @@ impl Naming {
             split: split.iter().map(|(model, share)| (model.as_str().into(), *share)).collect(),
             labels: Box::default(),
             kept: Box::default(),
+            fallback: None,
+            told_ms: AtomicU64::new(0),
         }
+    }
+
+    /// With a model that answers while no copy of the wanted one is ready.
+    #[must_use]
+    pub fn with_fallback(mut self, fallback: Option<&str>) -> Self {
+        self.fallback = fallback.map(Into::into);
+        self
+    }
+
+    #[must_use]
+    pub fn fallback(&self) -> Option<&Arc<str>> {
+        self.fallback.as_ref()
+    }
+
+    /// Whether the control plane should hear now that the fallback answers; `now_ms` is monotonic and above 0.
+    pub fn is_to_be_told(&self, now_ms: u64) -> bool {
+        let told_ms = self.told_ms.load(Ordering::Relaxed);
+        let is_due = told_ms == 0 || now_ms.saturating_sub(told_ms) >= TOLD_EVERY_MS;
+        // Of calls at the same time one tells.
+        is_due && self.told_ms.compare_exchange(told_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// With what else a call can choose.
@@ -136,6 +166,14 @@ mod tests {
         ] {
             assert_eq!(version(&naming, name).as_deref(), model, "{name}");
         }
+    }
+
+    #[test]
+    fn that_a_fallback_answers_is_told_once_a_second() {
+        let naming = Naming::new("a", &[]).with_fallback(Some("b"));
+        assert_eq!(naming.fallback().map(|model| &**model), Some("b"));
+        let told: Vec<_> = [1, 2, 1000, 1001, 1002, 5000].into_iter().filter(|ms| naming.is_to_be_told(*ms)).collect();
+        assert_eq!(told, [1, 1001, 5000]);
     }
 
     #[test]

@@ -140,6 +140,16 @@ impl Table {
         }
     }
 
+    /// The model that answers calls of a vmodel while no copy of the wanted one is ready, and whether the control plane should
+    /// hear of it now.
+    #[must_use]
+    pub fn fallback_of(&self, vmodel: &str, now_ms: u64) -> Option<(Arc<str>, bool)> {
+        let vmodels = self.vmodels.read();
+        let naming = vmodels.get(vmodel)?;
+        let fallback = Arc::clone(naming.fallback()?);
+        Some((fallback, naming.is_to_be_told(now_ms)))
+    }
+
     #[must_use]
     pub fn has_vmodel(&self, vmodel: &str) -> bool {
         self.vmodels.read().contains_key(vmodel)

@@ -12,8 +12,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue};
 use modelmesh_http2::{Client, Error, RecvStream, Sender};
 use parking_lot::Mutex;
 use tokio::io::duplex;
@@ -33,6 +33,7 @@ use crate::transport::port::Port;
 use crate::transport::socket::Socket;
 use crate::transport::thread::{self, Arrived, Command, Handle, least_loaded};
 use crate::wire::framing::{Deframer, Follower};
+use crate::wire::headers::MM_FALLBACK;
 use crate::wire::retry::PUSHBACK;
 use crate::wire::status::{Code, code_of, message_of};
 
@@ -334,8 +335,9 @@ impl Guest {
         if is_head_only && code_of(&head.headers) != Some(Code::Ok) {
             return Ok(Err(Refused::of_trailers(&head.headers)));
         }
+        let fallback = head.headers.get(MM_FALLBACK).cloned();
         let follower = Follower::new(self.door.max_message_bytes());
-        Ok(Ok(AnswerStream { answer, is_head_only, follower, deframer: Deframer::default() }))
+        Ok(Ok(AnswerStream { answer, is_head_only, fallback, follower, deframer: Deframer::default() }))
     }
 }
 
@@ -344,11 +346,19 @@ pub struct AnswerStream {
     answer: RecvStream,
     /// Nothing follows its head, which has been looked at.
     is_head_only: bool,
+    /// The model that answers in place of the wanted one.
+    fallback: Option<HeaderValue>,
     follower: Follower,
     deframer: Deframer,
 }
 
 impl AnswerStream {
+    /// The model that answers in place of the wanted one, if it does.
+    #[must_use]
+    pub fn fallback(&self) -> Option<&HeaderValue> {
+        self.fallback.as_ref()
+    }
+
     /// The first message of an answer that has no other.
     ///
     /// # Errors

@@ -19,6 +19,8 @@ pub const MM_BALANCED: HeaderName = HeaderName::from_static("mm-balanced");
 pub const MM_SPLIT_KEY: HeaderName = HeaderName::from_static("mm-split-key");
 /// Which model of a vmodel a call is for: a label, or the id of the model.
 pub const MM_VERSION: HeaderName = HeaderName::from_static("mm-version");
+/// In an answer: the model that answered in place of the wanted one.
+pub const MM_FALLBACK: HeaderName = HeaderName::from_static("mm-fallback");
 pub const MM_HOP: HeaderName = HeaderName::from_static("mm-hop");
 pub const MM_TRIED: HeaderName = HeaderName::from_static("mm-tried");
 pub const MM_VIEW: HeaderName = HeaderName::from_static("mm-view");

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use modelmesh_core::{AnswerStream, Code, Guest, Purse, prefix_of};
 use prost::Message;
@@ -127,7 +127,8 @@ pub async fn vmodel_status(
     Ok(found.then_some(status))
 }
 
-/// Makes a call about the model that a path names, unless the client names one itself.
+/// Makes a call about the model that a path names, unless the client names one itself. The answer, and the model that answered
+/// in place of the wanted one, if it did.
 ///
 /// # Errors
 /// What the call ended with.
@@ -138,9 +139,10 @@ pub async fn call_model(
     headers: HeaderMap,
     message: &Bytes,
     purse: &mut Purse,
-) -> Result<Bytes, Fault> {
+) -> Result<(Bytes, Option<HeaderValue>), Fault> {
     let (first, rest) = call_model_stream(client, path, name, headers, message, purse).await?;
-    rest.only(first, purse).await.map_err(fault_of)
+    let fallback = rest.fallback().cloned();
+    Ok((rest.only(first, purse).await.map_err(fault_of)?, fallback))
 }
 
 /// As `call_model`, for an answer of many messages. Returns with the first of them; None: there are none.

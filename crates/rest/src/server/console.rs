@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, VARY};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, VARY};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode};
@@ -19,7 +19,7 @@ use super::body::{self, Payload};
 use super::calls;
 use super::guests::{Client, Turn};
 use super::metadata;
-use super::refusal::refused;
+use super::pages::{self, File};
 use crate::fault::Fault;
 use crate::proto::{AskRequest, AskResponse, LookRequest, LookResponse};
 use crate::route;
@@ -35,16 +35,6 @@ const MOST_ASKED: usize = 64 << 10;
 const ASK: PathAndQuery = PathAndQuery::from_static("/modelmesh.v1.Console/Ask");
 const LOOK: PathAndQuery = PathAndQuery::from_static("/modelmesh.v1.Console/Look");
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
-
-/// Only what comes from here, nothing inside of the page itself, and in no frame of others.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-struct File {
-    path: &'static str,
-    kind: &'static str,
-    content: &'static str,
-}
 
 const FILES: [File; 5] = [
     File { path: "/", kind: "text/html; charset=utf-8", content: include_str!("../../console/index.html") },
@@ -65,48 +55,10 @@ pub async fn answer(client: &Arc<Client>, head: &Parts, page: &str, body: Incomi
     let answered = match (&head.method, page) {
         (&Method::POST, page) if page.starts_with("/ask/") => ask(client, head, &page[5..], body).await,
         (&Method::GET, "/events") => events(client, head).await,
-        (&Method::GET | &Method::HEAD, page) => file(client, head, page).await,
-        _ => {
-            Err(Fault { allow: Some("GET, HEAD"), ..Fault::new(StatusCode::METHOD_NOT_ALLOWED, "the console is read") })
-        }
+        (&Method::GET | &Method::HEAD, page) => pages::file(client, head, &FILES, PATH, page).await,
+        _ => Err(pages::only_read()),
     };
-    drop(turn);
-    let mut response = answered.unwrap_or_else(|fault| {
-        let (status, headers, body) = refused(&fault);
-        whole(status, headers, body)
-    });
-    let headers = response.headers_mut();
-    headers.insert(HeaderName::from_static("content-security-policy"), HeaderValue::from_static(POLICY));
-    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
-    headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
-    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    response
-}
-
-fn whole(status: StatusCode, headers: HeaderMap, body: Vec<u8>) -> Response<Payload> {
-    let mut response = Response::new(Payload::new(body, None));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
-}
-
-async fn file(client: &Client, head: &Parts, page: &str) -> Result<Response<Payload>, Fault> {
-    let mut headers = HeaderMap::with_capacity(8);
-    if page.is_empty() {
-        // The page's parts are found relative to it.
-        headers.insert(LOCATION, HeaderValue::from_static("console/"));
-        return Ok(whole(StatusCode::PERMANENT_REDIRECT, headers, Vec::new()));
-    }
-    let file = FILES.iter().find(|file| file.path == page);
-    let file = file.ok_or_else(|| Fault::new(StatusCode::NOT_FOUND, format!("there is nothing at {PATH}{page}")))?;
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(file.kind));
-    // Asked about each time, so that the page fits to the instance after an upgrade.
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    let (headers, body) =
-        body::compress(&head.headers, file.content.as_bytes().to_vec(), headers, &client.house.heavy).await?;
-    let body = if head.method == Method::HEAD { Vec::new() } else { body };
-    Ok(whole(StatusCode::OK, headers, body))
+    pages::finish(answered, turn)
 }
 
 async fn ask(client: &Client, head: &Parts, method: &str, body: Incoming) -> Result<Response<Payload>, Fault> {
@@ -120,7 +72,7 @@ async fn ask(client: &Client, head: &Parts, method: &str, body: Incoming) -> Res
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     let (headers, body) = body::compress(&head.headers, answer.json.into_bytes(), headers, &client.house.heavy).await?;
-    Ok(whole(StatusCode::OK, headers, body))
+    Ok(pages::whole(StatusCode::OK, headers, body))
 }
 
 /// Tells a page what happens, until it goes. A page that comes back says what it has seen.

@@ -21,6 +21,7 @@ use super::guests::Client;
 use super::malformed;
 use super::metadata;
 use super::names::Kind;
+use super::pages;
 use super::refusal::refused;
 use crate::answer::{self, Wanted};
 use crate::describe;
@@ -42,6 +43,7 @@ use crate::v1;
 const MOST_OPTIONS: usize = 64 << 10;
 const JSON_BYTES: HeaderName = HeaderName::from_static("inference-header-content-length");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const FALLBACK: HeaderName = HeaderName::from_static("mm-fallback");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -76,14 +78,23 @@ pub async fn answer(client: &Arc<Client>, request: Request<Incoming>) -> Respons
     {
         return console::answer(client, &head, page, body, turn).await;
     }
+    if !matches!(verdict, Verdict::Strange) {
+        let docs = head.uri.path().strip_prefix(pages::DOCS).filter(|page| page.is_empty() || page.starts_with('/'));
+        if let Some(page) = docs.or(pages::is_of_a_browser(&head).then_some("")) {
+            return pages::docs(client, &head, page, turn).await;
+        }
+    }
+    let mut fallback = None;
     let answered = match &verdict {
         Verdict::Strange => {
             Err(Fault::new(StatusCode::FORBIDDEN, "pages of this origin may not call (MM_REST_ORIGINS)"))
         }
         Verdict::Named(_) if preflight => Ok(Good::json(Vec::new())),
         _ => {
-            let exchange = Exchange { client, headers: &head.headers, purse: &mut purse };
-            exchange.run(&head.method, &head.uri, body).await
+            let mut exchange = Exchange { client, headers: &head.headers, purse: &mut purse, fallback: None };
+            let answered = exchange.run(&head.method, &head.uri, body).await;
+            fallback = exchange.fallback;
+            answered
         }
     };
     drop(turn);
@@ -96,6 +107,9 @@ pub async fn answer(client: &Arc<Client>, request: Request<Incoming>) -> Respons
         }
         Err(fault) => refused(&fault),
     };
+    if let Some(model) = fallback {
+        headers.insert(FALLBACK, model);
+    }
     if let Verdict::Named(origin) = verdict {
         origins::permit(origin, &mut headers);
         if preflight {
@@ -148,10 +162,12 @@ struct Exchange<'a> {
     client: &'a Arc<Client>,
     headers: &'a HeaderMap,
     purse: &'a mut Purse,
+    /// The model that answered in place of the wanted one.
+    fallback: Option<HeaderValue>,
 }
 
 impl Exchange<'_> {
-    async fn run(mut self, method: &Method, uri: &Uri, body: Incoming) -> Result<Good, Fault> {
+    async fn run(&mut self, method: &Method, uri: &Uri, body: Incoming) -> Result<Good, Fault> {
         if self.headers.contains_key(TRANSFER_ENCODING) && self.headers.contains_key(CONTENT_LENGTH) {
             // Two readers of such a request may disagree on where it ends.
             return Err(Fault::bad("a request has either Content-Length or Transfer-Encoding"));
@@ -269,7 +285,7 @@ impl Exchange<'_> {
         let mut headers = metadata::of(self.headers, None)?;
         let version = calls::version_of(self.client, &name, version, &mut headers, self.purse).await?;
         let message = calls::framed(&ModelMetadataRequest { name: name.clone(), version });
-        let answer =
+        let (answer, _) =
             calls::call_model(self.client, &calls::MODEL_METADATA, &name, headers, &message, self.purse).await?;
         Ok(Good::json(describe::model(&calls::read::<ModelMetadataResponse>(answer)?)))
     }
@@ -309,7 +325,9 @@ impl Exchange<'_> {
 
     async fn infer(&mut self, name: String, version: String, body: Incoming) -> Result<Good, Fault> {
         let (message, headers, wanted) = self.read_infer(&name, version, body).await?;
-        let answer = calls::call_model(self.client, &calls::INFER, &name, headers, &message, self.purse).await?;
+        let (answer, fallback) =
+            calls::call_model(self.client, &calls::INFER, &name, headers, &message, self.purse).await?;
+        self.fallback = fallback;
         let answer_bytes = answer.len();
         drop(message);
         let write = move || answer::write(calls::read::<ModelInferResponse>(answer)?, &wanted);
@@ -319,7 +337,14 @@ impl Exchange<'_> {
 
     fn generation(&mut self, name: String, version: String) -> Result<Generation<'_>, Fault> {
         self.check_kind(false)?;
-        Ok(Generation { client: self.client, headers: self.headers, purse: &mut *self.purse, name, version })
+        Ok(Generation {
+            client: self.client,
+            headers: self.headers,
+            purse: &mut *self.purse,
+            fallback: &mut self.fallback,
+            name,
+            version,
+        })
     }
 
     /// V1: the model is asked what its input is, and then for the answer.
@@ -330,13 +355,15 @@ impl Exchange<'_> {
         let headers = metadata::of(self.headers, None)?;
         let (client, purse) = (self.client, &mut *self.purse);
         let asked = calls::framed(&ModelMetadataRequest { name: name.clone(), ..Default::default() });
-        let told = calls::call_model(client, &calls::MODEL_METADATA, &name, headers.clone(), &asked, purse).await?;
+        let (told, _) =
+            calls::call_model(client, &calls::MODEL_METADATA, &name, headers.clone(), &asked, purse).await?;
         let told: ModelMetadataResponse = calls::read(told)?;
         let (heavy, length) = (&client.house.heavy, body.len());
         let (mut request, format) = heavy.run(length, move || v1::read(&body, &told.inputs, max_bytes)).await?;
         name.clone_into(&mut request.model_name);
         let message = calls::framed(&request);
-        let answer = calls::call_model(client, &calls::INFER, &name, headers, &message, purse).await?;
+        let (answer, fallback) = calls::call_model(client, &calls::INFER, &name, headers, &message, purse).await?;
+        self.fallback = fallback;
         let length = answer.len();
         Ok(Good::json(heavy.run(length, move || v1::write(calls::read(answer)?, format)).await?))
     }

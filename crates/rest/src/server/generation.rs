@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::header::{HeaderMap, HeaderValue};
 use hyper::body::Incoming;
 use modelmesh_core::{AnswerStream, Purse};
 use tokio::sync::mpsc;
@@ -22,6 +22,8 @@ pub struct Generation<'a> {
     pub client: &'a Arc<Client>,
     pub headers: &'a HeaderMap,
     pub purse: &'a mut Purse,
+    /// The model that answers in place of the wanted one.
+    pub fallback: &'a mut Option<HeaderValue>,
     pub name: String,
     pub version: String,
 }
@@ -33,7 +35,9 @@ impl Generation<'_> {
     /// What the call ended with.
     pub async fn whole(mut self, body: Incoming) -> Result<Vec<u8>, Fault> {
         let (message, metadata) = self.read(body).await?;
-        let answer = calls::call_model(self.client, &calls::INFER, &self.name, metadata, &message, self.purse).await?;
+        let (answer, fallback) =
+            calls::call_model(self.client, &calls::INFER, &self.name, metadata, &message, self.purse).await?;
+        *self.fallback = fallback;
         let length = answer.len();
         self.client.house.heavy.run(length, move || generate::write(calls::read(answer)?)).await
     }
@@ -47,6 +51,7 @@ impl Generation<'_> {
         let (first, messages) =
             calls::call_model_stream(self.client, &calls::STREAM_INFER, &self.name, metadata, &message, self.purse)
                 .await?;
+        *self.fallback = messages.fallback().cloned();
         let (to, from) = mpsc::channel(1);
         if let Some(first) = first {
             let event = generate::event(calls::read(first)?)?;
@@ -65,7 +70,7 @@ impl Generation<'_> {
         self.version = calls::version_of(client, &self.name, version, &mut metadata, purse).await?;
         let asked = ModelMetadataRequest { name: self.name.clone(), version: self.version.clone() };
         let asked = calls::framed(&asked);
-        let told =
+        let (told, _) =
             calls::call_model(client, &calls::MODEL_METADATA, &self.name, metadata.clone(), &asked, purse).await?;
         let told: ModelMetadataResponse = calls::read(told)?;
         let length = body.len();

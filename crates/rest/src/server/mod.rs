@@ -1,6 +1,7 @@
 //! The part with sockets: `front` (listener and threads), `client` (one connection), `guests` (who is here, and whose turn it
 //! is), `exchange` (one request), `body` (reading and writing bodies), `metadata` (headers to those of the call), `names`
-//! (vmodel or model), `calls` (the calls that requests become), `generation` (answers that come one by one), `heavy` (large bodies), `refusal` (what was not answered), `malformed` (what is not HTTP), `console` (a page for people).
+//! (vmodel or model), `calls` (the calls that requests become), `generation` (answers that come one by one), `heavy` (large bodies), `refusal` (what was not answered), `malformed` (what is not HTTP), `pages` (files for browsers, and the page to try
+//! calls), `console` (a page for people).
 
 mod body;
 mod calls;
@@ -14,6 +15,7 @@ mod heavy;
 mod malformed;
 mod metadata;
 mod names;
+mod pages;
 mod refusal;
 
 pub use front::Front;

@@ -25,6 +25,7 @@ from modelmesh.values.dataplane import (
     Span,
     Tapped,
     Traced,
+    Wanted,
 )
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
 from modelmesh.values.status import Status
@@ -33,6 +34,7 @@ NativeEvent = (
     _native.Missed
     | _native.AttemptFailed
     | _native.Overdue
+    | _native.Wanted
     | _native.Called
     | _native.Asked
     | _native.CallMessage
@@ -53,6 +55,8 @@ def value_of(event: NativeEvent) -> DataPlaneEvent:  # noqa: C901, PLR0912 - one
             return _missed(event)
         case _native.Overdue():
             return Overdue(Token(event.token), ModelId(event.model), _vmodel(event.vmodel), event.until_deadline)
+        case _native.Wanted():
+            return Wanted(ModelId(event.model), VModelId(event.vmodel or ""), ModelId(event.fallback))
         case _native.AttemptFailed():
             return _attempt_failed(event)
         case _native.Called():

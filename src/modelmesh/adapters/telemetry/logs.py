@@ -85,6 +85,8 @@ COMPONENTS: dict[str, frozenset[str]] = {
             "vmodel_written",
             "split_set",
             "labels_set",
+            "fallback_set",
+            "fell_back",
             "split_without",
             "vmodel_moved",
             "vmodel_stuck",

@@ -123,15 +123,17 @@ class Requests:
             peers=peers,
             wait_for_view=wait_for_view,
         )
-        self.overdue = OverdueCalls(
+        overdue = OverdueCalls(
             decider=decider,
             cache=cache,
             ensurer=ensurer,
             models=models,
             dataplane=dataplane,
             clock=clock,
+            journal=journal,
             tasks=tasks,
-        ).overdue
+        )
+        self.overdue, self.wanted = overdue.overdue, overdue.wanted
         self.ensure = ensurer.ensure
         self.add_copy = ensurer.add_copy
 

@@ -1,14 +1,18 @@
-"""Answers callers that stop waiting for a load with its state and when to retry. The load continues."""
+"""Answers callers that stop waiting for a load with its state and when to retry. The load continues.
+
+So does the load of a model for which a fallback answers.
+"""
 
 from modelmesh.control.copies.cache import Cache
 from modelmesh.control.decide import Decider
+from modelmesh.control.journal import Journal
 from modelmesh.control.requests.answers import RETRY_HINT_MS, retry_later
 from modelmesh.control.requests.ensure import Ensurer
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.view.records import NotReadError, RecordCache
 from modelmesh.policy.load_wait import describe_wait
 from modelmesh.ports import Clock, DataPlane, StoreError
-from modelmesh.values.dataplane import Overdue
+from modelmesh.values.dataplane import Overdue, Wanted
 from modelmesh.values.ids import ModelId
 from modelmesh.values.records import ModelRecord
 from modelmesh.values.status import Status
@@ -26,6 +30,7 @@ class OverdueCalls:
         models: RecordCache[ModelId, ModelRecord],
         dataplane: DataPlane,
         clock: Clock,
+        journal: Journal,
         tasks: Tasks,
     ) -> None:
         self._decider = decider
@@ -34,6 +39,7 @@ class OverdueCalls:
         self._models = models
         self._dataplane = dataplane
         self._clock = clock
+        self._journal = journal
         self._tasks = tasks
 
     def overdue(self, event: Overdue) -> None:
@@ -54,6 +60,11 @@ class OverdueCalls:
         if event.until_deadline:
             status, text = Status.DEADLINE_EXCEEDED, f"Deadline Exceeded: {text}"
         self._dataplane.resolve([(event.token, retry_later(status, text, self._decider.spread_ms(retry_ms)))])
+
+    def wanted(self, event: Wanted) -> None:
+        """A fallback answers in the place of a model, which is to be loaded meanwhile."""
+        self._journal.note("fell_back", event.model, detail=f"{event.vmodel}: {event.fallback} answers")
+        self._tasks.start(self._go_on(event.model), f"load {event.model}, for which {event.fallback} answers")
 
     async def _go_on(self, model: ModelId) -> None:
         """A load without a caller ends after a while; a caller that retries expects it to continue."""

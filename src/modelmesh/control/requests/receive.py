@@ -26,6 +26,7 @@ from modelmesh.values.dataplane import (
     Outcome,
     Overdue,
     Rejected,
+    Wanted,
 )
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Token
 from modelmesh.values.status import Status
@@ -146,6 +147,8 @@ class Receiver:
                     self.handlers.called(event)
             case Overdue():
                 self._requests.overdue(event)
+            case Wanted():
+                self._requests.wanted(event)
             case Asked():
                 if self.handlers is not None:
                     self.handlers.asked(event)

@@ -15,7 +15,7 @@ from modelmesh.values.records import VModelRecord
 
 def naming_of(record: VModelRecord) -> Naming:
     """What the data plane needs to know of a vmodel."""
-    return Naming(record.active, record.split, record.target, record.labels, record.kept)
+    return Naming(record.active, record.split, record.target, record.labels, record.kept, record.fallback)
 
 
 class Names:
