@@ -5,16 +5,20 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from modelmesh._proto import admin_pb2 as admin
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.control.tasks import Tasks
 from modelmesh.management.access import Access
 from modelmesh.management.calls import Call, Caller, CallError
+from modelmesh.management.tenants import TenantCalls
 from modelmesh.policy.access import Tenant
 from modelmesh.ports import Put, Transaction
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance
+from modelmesh.testing.model_paths import size_path
 from modelmesh.values.access import Identity, Listener
 from modelmesh.values.ids import ModelId, Token
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import ModelRecord
 from modelmesh.values.status import Status
 
@@ -132,6 +136,32 @@ def test_a_registration_that_fails_does_not_count() -> None:
             await instances[0].models.register(call_of(instances[0], "t"), request)
         assert caught.value.status is Status.ALREADY_EXISTS
         assert instances[0].plane.tenants.registered("t") == 0
+
+    play(story)
+
+
+def test_tenants_are_listed_with_what_they_have_and_may_have() -> None:
+    async def story(instances: list[SimulatedInstance], cluster: SimulatedCluster) -> None:
+        one, two = instances
+        two.plane.tenants.limit(
+            {"t": Tenant("t", models=2, loaded=Memory(1 << 30), calls_per_second=1.5), "idle": Tenant("idle")}
+        )
+        assert await register(one, "a", path=size_path(100)) == ""
+        assert await register(one, "b", tenant="no quota") == ""
+        await seen()
+        assert (await cluster.call("a", via="i0")).status is Status.OK
+        await seen()
+        listed = await TenantCalls(two.plane).list_tenants(call_of(two, ""), admin.ListTenantsRequest())
+        assert [one.name for one in listed.tenants] == ["idle", "no quota", "t"]
+        idle, other, limited = listed.tenants
+        assert (idle.models, idle.loaded_bytes, idle.HasField("models_limit")) == (0, 0, False)
+        assert (other.models, other.HasField("loaded_bytes_limit")) == (1, False)
+        assert (limited.models, limited.models_limit, limited.loaded_bytes) == (1, 2, 100)
+        assert (limited.loaded_bytes_limit, limited.calls_per_second_limit) == (1 << 30, 1.5)
+        await unregister(one, "b")
+        await seen()
+        listed = await TenantCalls(two.plane).list_tenants(call_of(two, ""), admin.ListTenantsRequest())
+        assert [one.name for one in listed.tenants] == ["idle", "t"]
 
     play(story)
 

@@ -158,7 +158,7 @@ async def test_the_controller_shows_its_key_to_a_mesh_with_rules(start_mesh: Sta
 async def test_quotas_of_a_tenant_at_a_running_instance(start_mesh: StartMesh, tmp_path: Path) -> None:
     rules = json.loads(document(anonymous=False, models=["*"]))
     rules["principals"][1]["tenant"] = "finance"
-    rules["grants"].append({"to": ["reporting"], "verbs": ["register"], "models": ["*"]})
+    rules["grants"].append({"to": ["reporting"], "verbs": ["register"], "models": ["*"], "vmodels": ["*"]})
     rules["tenants"] = {"finance": {"models": 1, "loaded_bytes": "1KiB"}}
     (tmp_path / "access.json").write_text(json.dumps(rules))
     mesh = await start_mesh(environment={"MM_ACCESS_PATH": str(tmp_path / "access.json")})
@@ -169,6 +169,11 @@ async def test_quotas_of_a_tenant_at_a_running_instance(start_mesh: StartMesh, t
         return await run(sys.executable, "-m", "modelmesh.cli", *command, key=KEY)
 
     assert (await register("m"))[0] == 0
+    listing = (sys.executable, "-m", "modelmesh.cli", "tenants", "--address", instance.endpoint)
+    status, said = await run(*listing, key=KEY)
+    assert (status, said.splitlines()[-1].split()) == (0, ["finance", "1", "1", "0", "B", "1.0", "KiB", "-", "-"]), said
+    status, said = await run(*listing, "--json", key=KEY)
+    assert json.loads(said)["tenants"][0]["loaded_bytes_limit"] == 1024
     status, said = await register("n")
     assert (status, "tenant finance has 1 models registered, its limit is 1" in " ".join(said.split())) == (1, True)
     body = '{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}'

@@ -522,6 +522,98 @@ class SetFallbackRequest(_message.Message):
 Global___SetFallbackRequest: _TypeAlias = SetFallbackRequest  # noqa: Y015
 
 @_typing.final
+class ListTenantsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantsRequest: _TypeAlias = ListTenantsRequest  # noqa: Y015
+
+@_typing.final
+class ListTenantsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tenant]: ...
+    def __init__(
+        self,
+        *,
+        tenants: _abc.Iterable[Global___Tenant] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenants", b"tenants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTenantsResponse: _TypeAlias = ListTenantsResponse  # noqa: Y015
+
+@_typing.final
+class Tenant(_message.Message):
+    """A quota that is not there is no bound."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    MODELS_LIMIT_FIELD_NUMBER: _builtins.int
+    LOADED_BYTES_FIELD_NUMBER: _builtins.int
+    LOADED_BYTES_LIMIT_FIELD_NUMBER: _builtins.int
+    CALLS_PER_SECOND_LIMIT_FIELD_NUMBER: _builtins.int
+    CALLS_AT_ONCE_LIMIT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    models: _builtins.int
+    """Registered models."""
+    models_limit: _builtins.int
+    loaded_bytes: _builtins.int
+    """Memory of copies that are loaded or loading."""
+    loaded_bytes_limit: _builtins.int
+    calls_per_second_limit: _builtins.float
+    """Of calls, at each instance."""
+    calls_at_once_limit: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        models: _builtins.int = ...,
+        models_limit: _builtins.int | None = ...,
+        loaded_bytes: _builtins.int = ...,
+        loaded_bytes_limit: _builtins.int | None = ...,
+        calls_per_second_limit: _builtins.float | None = ...,
+        calls_at_once_limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_calls_at_once_limit", b"_calls_at_once_limit", "_calls_per_second_limit", b"_calls_per_second_limit", "_loaded_bytes_limit", b"_loaded_bytes_limit", "_models_limit", b"_models_limit", "calls_at_once_limit", b"calls_at_once_limit", "calls_per_second_limit", b"calls_per_second_limit", "loaded_bytes_limit", b"loaded_bytes_limit", "models_limit", b"models_limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls_at_once_limit", b"_calls_at_once_limit", "_calls_per_second_limit", b"_calls_per_second_limit", "_loaded_bytes_limit", b"_loaded_bytes_limit", "_models_limit", b"_models_limit", "calls_at_once_limit", b"calls_at_once_limit", "calls_per_second_limit", b"calls_per_second_limit", "loaded_bytes", b"loaded_bytes", "loaded_bytes_limit", b"loaded_bytes_limit", "models", b"models", "models_limit", b"models_limit", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__calls_at_once_limit: _TypeAlias = _typing.Literal["calls_at_once_limit"]  # noqa: Y015
+    _WhichOneofArgType__calls_at_once_limit: _TypeAlias = _typing.Literal["_calls_at_once_limit", b"_calls_at_once_limit"]  # noqa: Y015
+    _WhichOneofReturnType__calls_per_second_limit: _TypeAlias = _typing.Literal["calls_per_second_limit"]  # noqa: Y015
+    _WhichOneofArgType__calls_per_second_limit: _TypeAlias = _typing.Literal["_calls_per_second_limit", b"_calls_per_second_limit"]  # noqa: Y015
+    _WhichOneofReturnType__loaded_bytes_limit: _TypeAlias = _typing.Literal["loaded_bytes_limit"]  # noqa: Y015
+    _WhichOneofArgType__loaded_bytes_limit: _TypeAlias = _typing.Literal["_loaded_bytes_limit", b"_loaded_bytes_limit"]  # noqa: Y015
+    _WhichOneofReturnType__models_limit: _TypeAlias = _typing.Literal["models_limit"]  # noqa: Y015
+    _WhichOneofArgType__models_limit: _TypeAlias = _typing.Literal["_models_limit", b"_models_limit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calls_at_once_limit) -> _WhichOneofReturnType__calls_at_once_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calls_per_second_limit) -> _WhichOneofReturnType__calls_per_second_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loaded_bytes_limit) -> _WhichOneofReturnType__loaded_bytes_limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__models_limit) -> _WhichOneofReturnType__models_limit | None: ...
+
+Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
+
+@_typing.final
 class ListInstancesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -27,6 +27,7 @@ from modelmesh.cli.runtime import runtime
 from modelmesh.cli.serve import ServeCommand, serve
 from modelmesh.cli.simulate import simulate
 from modelmesh.cli.stop import stop
+from modelmesh.cli.tenants import tenants
 from modelmesh.cli.up import up
 from modelmesh.cli.vmodels import vmodels
 
@@ -46,6 +47,7 @@ app.command()(runtime)
 app.command()(pull)
 app.command()(infer)
 app.command()(instances)
+app.command()(tenants)
 app.command()(top)
 app.command()(events)
 app.command()(puller)

@@ -76,6 +76,7 @@ NEEDS: Mapping[str, Callable[[Any], Sequence[Need]]] = {
         Need(Verb.ADMIN, request.vmodel_id, _VMODEL),
         *((Need(Verb.ADMIN, request.model_id),) if request.model_id else ()),
     ),
+    "modelmesh.v1.Admin/ListTenants": lambda _: _ALL,
     "modelmesh.v1.Admin/ListInstances": lambda _: _ALL,
     "modelmesh.v1.Admin/Explain": lambda request: (Need(Verb.STATUS, request.model_id, _EITHER),),
     "modelmesh.v1.Admin/Fit": lambda _: _ALL,

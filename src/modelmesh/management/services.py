@@ -17,6 +17,7 @@ from modelmesh.management.reflection import AskRuntime, Reflection
 from modelmesh.management.repository import Repository
 from modelmesh.management.server import Server
 from modelmesh.management.splits import Splits
+from modelmesh.management.tenants import TenantCalls
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.management.watch_status import WatchStatus
 from modelmesh.values.dataplane import Headers
@@ -50,6 +51,7 @@ def serve(
         **WatchStatus(plane).methods(),
         **admin.methods(),
         **splits.methods(),
+        **TenantCalls(plane).methods(),
         **Labels(plane, models).methods(),
         **Reflection(ask_runtime).methods(),
     }

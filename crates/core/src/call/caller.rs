@@ -26,7 +26,7 @@ pub struct Caller {
     /// Another instance of ours: it is told what clients must not see.
     is_instance: bool,
     /// The model that answers in place of the wanted one.
-    pub fallback: Option<HeaderValue>,
+    pub fallback: Option<Box<HeaderValue>>,
 }
 
 enum Side {
@@ -87,7 +87,7 @@ impl Caller {
             strip_mesh_headers(&mut headers);
         }
         if let Some(model) = &self.fallback {
-            headers.insert(MM_FALLBACK, model.clone());
+            headers.insert(MM_FALLBACK, HeaderValue::clone(model));
         }
         if let Some(copied) = &mut self.copied {
             copied.headers = headers.clone();

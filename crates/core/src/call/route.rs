@@ -71,7 +71,8 @@ impl Call {
             let _ = self.shared().events.offer(event);
         }
         self.fell_back = true;
-        self.caller.fallback = HeaderValue::from_bytes(fallback.as_bytes()).ok();
+        // Boxed, because few calls have one and every call has room for it.
+        self.caller.fallback = HeaderValue::from_bytes(fallback.as_bytes()).ok().map(Box::new);
         self.subject.model = fallback.to_string();
         Some(choice)
     }

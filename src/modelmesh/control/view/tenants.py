@@ -7,6 +7,7 @@ in the same transaction as the record, so that the models of a tenant can be cou
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from modelmesh.control.view.feed import Relisting
 from modelmesh.control.view.keys import Keys, TenantKey
@@ -15,7 +16,16 @@ from modelmesh.policy.access import Tenant
 from modelmesh.policy.quota import LoadQuota, refuse_model
 from modelmesh.ports import Change, ChangeKind
 from modelmesh.values.ids import ModelId, Revision
-from modelmesh.values.memory import NOTHING
+from modelmesh.values.memory import NOTHING, Memory
+
+
+@dataclass(frozen=True, slots=True)
+class TenantUsage:
+    """Models that a tenant has registered, and what its copies take that are loaded or loading."""
+
+    quota: Tenant
+    models: int
+    loaded: Memory
 
 
 class OverQuotaError(Exception):
@@ -68,6 +78,18 @@ class Tenants:
         if quota is None or quota.loaded is None:
             return None
         return LoadQuota(tenant, quota.loaded, self._state.loaded.get(tenant, NOTHING))
+
+    def usage(self) -> list[TenantUsage]:
+        """What each tenant has that has a quota, a model or a copy, by name."""
+        names = {*self._quotas, *(name for name, count in self._models.items() if count > 0), *self._state.loaded}
+        return [
+            TenantUsage(
+                self._quotas.get(name) or Tenant(name),
+                self.registered(name),
+                self._state.loaded.get(name, NOTHING),
+            )
+            for name in sorted(names)
+        ]
 
     # --- the watch ------------------------------------------------------------------------------
 
