@@ -55,6 +55,44 @@ def test_two_files_of_one_model_are_named(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
+def test_a_folder_with_a_model_py_is_one_model_and_nothing_in_it_is_another(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "scale" / "parts").mkdir(parents=True)
+    for name in (
+        "deep/scale/model.py",
+        "deep/scale/weights.onnx",
+        "deep/scale/parts/more.joblib",
+        "deep/other.onnx",
+        "x.py",
+    ):
+        (tmp_path / name).touch()
+    found = read_folder(tmp_path)
+    assert found.models == {
+        "deep/other": FolderModel("onnx", "deep/other.onnx"),
+        "deep/scale": FolderModel("python", "deep/scale"),
+    }
+    assert found.passed_over == []
+    (tmp_path / "deep/scale/parts/more.joblib").write_bytes(b"changed")
+    changed = read_folder(tmp_path)
+    assert changed.stamps["deep/scale"] != found.stamps["deep/scale"]
+    assert changed.stamps["deep/other"] == found.stamps["deep/other"]
+
+
+def test_a_model_py_without_a_folder_of_its_own_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "model.py").touch()
+    (tmp_path / "a.onnx").touch()
+    found = read_folder(tmp_path)
+    assert list(found.models) == ["a"]
+    assert found.passed_over == ["model.py: move it into a folder of its own, whose name is that of the model"]
+
+
+def test_a_file_and_a_python_model_of_one_name_are_named(tmp_path: Path) -> None:
+    (tmp_path / "scale").mkdir()
+    (tmp_path / "scale" / "model.py").touch()
+    (tmp_path / "scale.onnx").touch()
+    with pytest.raises(AmbiguousFilesError, match="would both be the model scale"):
+        read_folder(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("wanted", "remembered", "registered", "expected"),
     [

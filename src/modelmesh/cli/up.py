@@ -64,6 +64,13 @@ def up(
             " again for more.",
         ),
     ] = None,
+    isolate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Models of this format run in a process each, in the built-in runtime; again for more.",
+        ),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option("--state", help="Folder that keeps registrations. Default: nothing is kept.")
     ] = None,
@@ -111,6 +118,8 @@ def up(
     own = None if runtime is None else _own_runtime(runtime)
     if own is not None and (models is not None or manifests):
         raise typer.BadParameter("give only one of --runtime, --models and --file", param_hint="--runtime")
+    if isolate and (own is not None or manifests):
+        raise typer.BadParameter("only the built-in runtime of --models has it", param_hint="--isolate")
     if manifests:
         if models is not None:
             raise typer.BadParameter("give --models or --file, not both", param_hint="--file")
@@ -124,7 +133,7 @@ def up(
         cluster.runtime_environment = lambda _: dict(os.environ)  # as in the shell in which the command was tried
     else:
         source = FolderSource(models)
-        built_in = _built_in_runtime(models, capacity_bytes, default_bytes, trust or [])
+        built_in = _built_in_runtime(models, (capacity_bytes, default_bytes), trust or [], isolate or [])
         cluster = _cluster(instances, built_in, port, state)
     cluster.first_rest_port = _first_rest_port(rest_port, port, cluster.count)
     raise typer.Exit(asyncio.run(_run(cluster, source)))
@@ -176,12 +185,15 @@ def _own_runtime(command: str) -> "RuntimeCommand":
 
 
 def _built_in_runtime(
-    models: Path | None, capacity_bytes: int, default_bytes: int, trust: list[str]
+    models: Path | None, limits: tuple[int, int], trust: list[str], isolate: list[str]
 ) -> "RuntimeCommand":
+    capacity_bytes, default_bytes = limits
+
     def runtime(_: int, listen: str) -> list[str]:
         command = [sys.executable, "-m", "modelmesh.cli", "runtime", "--listen", listen]
         command += ["--capacity", str(capacity_bytes), "--default-size", str(default_bytes)]
         command += [word for pattern in trust for word in ("--trust", pattern)]
+        command += [word for form in isolate for word in ("--isolate", form)]
         return command + (["--models", str(models.absolute())] if models is not None else [])
 
     return runtime

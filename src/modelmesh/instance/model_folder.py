@@ -1,7 +1,7 @@
 """The models of a folder: which files they are, and what must change so that what is registered is what is there."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +12,13 @@ TYPES = {suffix: type_ for type_, suffixes in BUILT_IN_SUFFIXES.items() for suff
 """The model type of a file, by its suffix in lower case."""
 
 
+PYTHON = "model.py"
+"""A model that is a folder: what lies beside this file, and below, is part of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class FolderModel:
-    """A model of the folder. `path`: of its file, relative to the folder."""
+    """A model of the folder. `path`: of its file, or of the folder of its `model.py`, relative to the folder."""
 
     type: str
     path: str
@@ -25,9 +29,10 @@ class Found:
     """What is in a folder.
 
     Attributes:
-        models: By id: the path without the suffix.
+        models: By id: the path without the suffix, and that of the folder for a `model.py`.
         passed_over: Files with the suffix of a model that cannot be one, and why.
-        stamps: By id: when the file was written, and its size; another stamp is another content.
+        stamps: By id: when the file was written, and its size; another stamp is another content. For a `model.py`: when the
+            latest of the files beside it and below was written, and the size of all.
     """
 
     models: dict[str, FolderModel] = field(default_factory=dict)
@@ -43,12 +48,16 @@ def read_folder(folder: Path) -> Found:
     """Look for model files in a folder and below it.
 
     Raises:
-        AmbiguousFilesError: Two files differ in their suffix only.
+        AmbiguousFilesError: Two files differ in their suffix only, or a file and a folder with a `model.py`.
     """
     found = Found()
-    for file in sorted(folder.rglob("*")):
-        type_ = TYPES.get(file.suffix.lower())
-        if type_ is None or file.is_dir():
+    files = sorted(folder.rglob("*"))
+    own_folders = {file.parent for file in files if file.name == PYTHON and file.parent != folder and file.is_file()}
+    for file in files:
+        is_python = file.name == PYTHON and file.parent in own_folders
+        if not is_python and (TYPES.get(file.suffix.lower()) is None or own_folders.intersection(file.parents)):
+            continue
+        if file.is_dir():
             continue
         path = file.relative_to(folder)
         try:
@@ -59,20 +68,28 @@ def read_folder(folder: Path) -> Found:
         if not file.is_file():
             found.passed_over.append(f"{path}: it is no regular file, or a link that leads nowhere")
             continue
-        model = path.with_suffix("").as_posix()
+        type_, place = ("python", path.parent) if is_python else (TYPES[file.suffix.lower()], path)
+        model = place.as_posix() if is_python else path.with_suffix("").as_posix()
         if model in found.models:
-            first = Path(found.models[model].path)
+            first = folder / found.models[model].path
             raise AmbiguousFilesError(
-                f"{first.name} and {file.name} in {file.parent} would both be the model {model}; "
+                f"{first.name} and {(folder / place).name} in {first.parent} would both be the model {model}; "
                 "rename one, or take it out of the folder"
             )
         try:
-            status = file.stat()
+            stamp = _stamp([one for one in files if file.parent in one.parents] if is_python else [file])
         except OSError:
             continue  # it was removed meanwhile
-        found.models[model] = FolderModel(type_, path.as_posix())
-        found.stamps[model] = (status.st_mtime_ns, status.st_size)
+        found.models[model] = FolderModel(type_, place.as_posix())
+        found.stamps[model] = stamp
+    if (folder / PYTHON).is_file():
+        found.passed_over.append(f"{PYTHON}: move it into a folder of its own, whose name is that of the model")
     return found
+
+
+def _stamp(files: Sequence[Path]) -> tuple[int, int]:
+    found = [file.stat() for file in files if "__pycache__" not in file.parts]
+    return max(one.st_mtime_ns for one in found), sum(one.st_size for one in found)
 
 
 class Change(enum.Enum):
