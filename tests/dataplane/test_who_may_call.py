@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from rest_client import X, mirror
-from scripted import ID, WAIT, Instance, Runtime, echo, serve_calls, status_of
+from scripted import ID, WAIT, Instance, Runtime, echo, serve_calls, status_of, until
 
 from modelmesh._proto import grpc_health_pb2 as health_pb
 from modelmesh._proto import model_mesh_pb2 as mesh_pb
@@ -218,6 +219,17 @@ async def test_a_tenant_beyond_its_quota_is_told_when_to_come_back(guarded: Guar
     go.set()
     assert await first == b"x"
     assert await guarded.call(K2) == b"x"
+
+    def count(what: str) -> str:
+        found = re.search(rf'^modelmesh_tenant_{what}_total{{tenant="small"}} (\d+)$', text(), flags=re.MULTILINE)
+        return found[1] if found is not None else ""
+
+    def text() -> str:
+        return guarded.one.plane.metrics().decode()
+
+    await until(lambda: count("calls") == "2")  # a call is counted after its answer has been sent
+    assert (count("refused_calls"), count("bytes")) == ("1", "4")
+    assert count("call_milliseconds") != ""
 
 
 async def test_services_of_the_instance_ask_too_and_health_does_not(guarded: Guarded) -> None:

@@ -308,6 +308,7 @@ impl Engine {
             connections: self.connections(),
             open_calls: self.open_calls(),
             sides: Side::ALL.map(|side| (shared.ledger.held(side), shared.ledger.expelled(side))),
+            tenants: shared.access.used(),
         }
     }
 

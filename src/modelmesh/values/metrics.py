@@ -145,6 +145,30 @@ FAMILIES: tuple[Family, ...] = (
         "Requests by REST that were answered with an error, by HTTP status.",
         ("status",),
     ),
+    _core(
+        "modelmesh_tenant_calls",
+        _COUNTER,
+        "Inference calls of a tenant that have ended.",
+        ("tenant",),
+    ),
+    _core(
+        "modelmesh_tenant_refused_calls",
+        _COUNTER,
+        "Inference calls of a tenant that were refused because of its quotas of calls.",
+        ("tenant",),
+    ),
+    _core(
+        "modelmesh_tenant_call_milliseconds",
+        _COUNTER,
+        "How long the inference calls of a tenant took together.",
+        ("tenant",),
+    ),
+    _core(
+        "modelmesh_tenant_bytes",
+        _COUNTER,
+        "Message bytes of the inference calls of a tenant and of their answers.",
+        ("tenant",),
+    ),
     # --- loads ---
     Family(
         "modelmesh_loadmodel_milliseconds",

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 pub use crate::access::credential::{Credential, Listener, Origin, strip};
 pub use crate::access::principal::{Identity, Principal, Right};
-pub use crate::access::tenant::{Limits, Tenant, Turn};
+pub use crate::access::tenant::{Limits, Tenant, Turn, Used};
 
 use crate::access::credential::Kind;
 use crate::access::table::Table;
@@ -85,6 +85,10 @@ pub struct Access {
     asking: Mutex<Asking>,
 }
 
+/// Tenants with series of their own in metrics; the others share one.
+const MOST_COUNTED: usize = 1_000;
+const OTHERS: &str = "(other)";
+
 #[derive(Debug, Default)]
 struct Known {
     tables: [Table<Arc<Principal>>; Kind::COUNT],
@@ -119,6 +123,20 @@ impl Access {
             tenant.limit(limits);
             known.tenants.insert(name.into(), tenant);
         }
+    }
+
+    /// What each tenant has used, by name; those beyond a bound together.
+    #[must_use]
+    pub fn used(&self) -> Vec<(String, Used)> {
+        let known = self.known.read();
+        let mut all: Vec<_> = known.tenants.iter().map(|(name, tenant)| (name.to_string(), tenant.used())).collect();
+        drop(known);
+        all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        if all.len() > MOST_COUNTED {
+            let others = all.split_off(MOST_COUNTED).into_iter().map(|(_, used)| used).fold(Used::default(), Used::and);
+            all.push((OTHERS.to_owned(), others));
+        }
+        all
     }
 
     /// Whose credential a call shows.

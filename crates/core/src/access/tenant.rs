@@ -40,6 +40,35 @@ pub struct Tenant {
     /// since `began`.
     due_ns: AtomicU64,
     mean_ns: AtomicU64,
+    calls: AtomicU64,
+    refused: AtomicU64,
+    time_ns: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What a tenant has used at this instance since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Calls that have ended; one that names several models counts as so many.
+    pub calls: u64,
+    /// Calls that were refused because of a quota.
+    pub refused: u64,
+    /// How long the calls took together, in milliseconds.
+    pub time_ms: u64,
+    /// Of the messages of requests and answers.
+    pub bytes: u64,
+}
+
+impl Used {
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            calls: self.calls + other.calls,
+            refused: self.refused + other.refused,
+            time_ms: self.time_ms + other.time_ms,
+            bytes: self.bytes + other.bytes,
+        }
+    }
 }
 
 impl Default for Tenant {
@@ -51,6 +80,10 @@ impl Default for Tenant {
             running: AtomicUsize::new(0),
             due_ns: AtomicU64::new(0),
             mean_ns: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            time_ns: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
         }
     }
 }
@@ -60,6 +93,10 @@ impl Default for Tenant {
 pub struct Turn {
     tenant: Arc<Tenant>,
     began: Instant,
+    /// As how many it counts.
+    calls: u64,
+    /// Of its messages.
+    pub bytes: u64,
 }
 
 impl Tenant {
@@ -86,12 +123,23 @@ impl Tenant {
             over(format!("tenant {name} has {most} calls running, its limit"), wait)
         } else {
             match self.count(calls, now) {
-                Ok(()) => return Ok(Turn { tenant: Arc::clone(self), began: now }),
+                Ok(()) => return Ok(Turn { tenant: Arc::clone(self), began: now, calls: calls as u64, bytes: 0 }),
                 Err(wait) => over(format!("tenant {name} is at its limit of calls a second"), wait),
             }
         };
         self.running.fetch_sub(1, Ordering::Relaxed);
+        self.refused.fetch_add(1, Ordering::Relaxed);
         Err(refused)
+    }
+
+    #[must_use]
+    pub fn used(&self) -> Used {
+        Used {
+            calls: self.calls.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            time_ms: self.time_ns.load(Ordering::Relaxed) / 1_000_000,
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
     }
 
     /// Counts calls against the rate; an error says how long to wait.
@@ -125,6 +173,9 @@ impl Drop for Turn {
         let mean = tenant.mean_ns.load(Ordering::Relaxed);
         let took = nanoseconds(self.began.elapsed());
         tenant.mean_ns.store(mean - mean / WEIGHT + took / WEIGHT, Ordering::Relaxed);
+        tenant.calls.fetch_add(self.calls, Ordering::Relaxed);
+        tenant.time_ns.fetch_add(took, Ordering::Relaxed);
+        tenant.bytes.fetch_add(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -141,3 +141,25 @@ fn a_tenant_goes_on_with_what_it_has_used() {
     drop(turn);
     assert!(tenant.begin("t", 1, Instant::now()).is_ok());
 }
+
+#[tokio::test]
+async fn what_tenants_use_is_counted_and_those_beyond_a_bound_together() {
+    let access = Access::default();
+    let tenants = (0..1_002).map(|number| (format!("t{number:04}"), Limits::default())).collect();
+    access.set(Some(tenants));
+    for (name, bytes) in [("t0000", 7), ("t1000", 1), ("t1001", 2)] {
+        let tenant = Arc::clone(&access.known.read().tenants[name]);
+        let mut turn = tenant.begin(name, 3, Instant::now()).unwrap();
+        turn.bytes = bytes;
+        drop(turn);
+        tenant.limit(Limits { calls_at_once: Some(0), calls_per_second: None });
+        assert!(tenant.begin(name, 1, Instant::now()).is_err());
+    }
+    let used = access.used();
+    assert_eq!(used.len(), 1_001);
+    let of =
+        |name: &str| used.iter().find(|(one, _)| one == name).map(|(_, used)| (used.calls, used.refused, used.bytes));
+    assert_eq!(of("t0000"), Some((3, 1, 7)));
+    assert_eq!(of("t0001"), Some((0, 0, 0)));
+    assert_eq!((of("t1000"), of("(other)")), (None, Some((6, 2, 3))));
+}

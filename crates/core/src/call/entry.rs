@@ -144,7 +144,9 @@ async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener) {
         }
         Subjects::Many(subjects) => Box::pin(multi::run(call, subjects)).await,
     }
-    drop(turn);
+    if let Some(mut turn) = turn {
+        turn.bytes = call.body.message_bytes() + call.caller.message_bytes;
+    }
     let code = call.caller.ended.unwrap_or(Code::Cancelled);
     let time = began.elapsed();
     if call.is_ingress() {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
 
+use crate::access::tenant::Used;
 use crate::ledger::Side;
 
 use super::{
@@ -47,6 +48,12 @@ const COUNTERS: [(&str, &str); 8] = [
     ("modelmesh_tapped_calls_dropped", "Calls whose payloads were wanted and dropped, because too many wait."),
     ("modelmesh_expelled_connections", "Connections ended because more was held for them than for others."),
 ];
+const OF_TENANTS: [(&str, &str); 4] = [
+    ("modelmesh_tenant_calls", "Inference calls of a tenant that have ended."),
+    ("modelmesh_tenant_refused_calls", "Inference calls of a tenant that were refused because of its quotas of calls."),
+    ("modelmesh_tenant_call_milliseconds", "How long the inference calls of a tenant took together."),
+    ("modelmesh_tenant_bytes", "Message bytes of the inference calls of a tenant and of their answers."),
+];
 const COUNTER_LABELS: [&str; COUNTERS.len()] = ["reason", "status", "", "", "", "", "", "side"];
 
 /// Counts that are kept elsewhere, at the time of rendering.
@@ -64,6 +71,8 @@ pub struct Counts {
     pub open_calls: usize,
     /// What each side holds, and how many of its connections had to go.
     pub sides: [(usize, u64); Side::ALL.len()],
+    /// What tenants have used, by name.
+    pub tenants: Vec<(String, Used)>,
 }
 
 impl Metrics {
@@ -78,8 +87,7 @@ impl Metrics {
             if wanted(name) {
                 let mut text = String::new();
                 for (label, value) in labels {
-                    let value = value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
-                    let _ = write!(text, "{label}=\"{value}\",");
+                    let _ = write!(text, "{label}=\"{}\",", escaped(value));
                 }
                 histogram.render(name, &text, lines.entry(name).or_default());
             }
@@ -133,8 +141,26 @@ impl Metrics {
                 }
             }
         }
+        for (family, help) in OF_TENANTS.into_iter().filter(|(family, _)| wanted(family)) {
+            let suffix = if open_metrics { "" } else { "_total" };
+            let _ = writeln!(text, "# HELP {family}{suffix} {help}\n# TYPE {family}{suffix} counter");
+            for (tenant, used) in &counts.tenants {
+                let value = match family {
+                    "modelmesh_tenant_calls" => used.calls,
+                    "modelmesh_tenant_refused_calls" => used.refused,
+                    "modelmesh_tenant_call_milliseconds" => used.time_ms,
+                    _ => used.bytes,
+                };
+                let _ = writeln!(text, "{family}_total{{tenant=\"{}\"}} {value}", escaped(tenant));
+            }
+        }
         text
     }
+}
+
+/// The value of a label, as the format has it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
 }
 
 /// Whether a sample or family of this name is of the family.
