@@ -87,12 +87,14 @@ def head(result: dict[str, Any]) -> Iterator[str]:
 
 
 def rows(judged: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """The rows, each with what it must be."""
+    """The rows, each with what it must be. Tails have the quartiles of their repeats."""
     yield "| row | what | value | must | aim | ok |"
     yield "|---|---|---|---|---|---|"
     for name, found in judged.items():
         row = ROWS[name]
-        value = "not measured" if found["value"] is None else found["value"]
+        value = "not measured" if found["value"] is None else str(found["value"])
+        if "quartiles" in found:
+            value += " ({} to {})".format(*found["quartiles"])
         sign = ">=" if row.at_least else "<="
         aim = "" if row.aim is None else f"{sign} {row.aim:g}"
         yield f"| {name} | {row.what} | {value} | {sign} {row.must:g} | {aim} | {'yes' if found['ok'] else '**no**'} |"

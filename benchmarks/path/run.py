@@ -177,11 +177,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.5, help="of each closed loop")
     parser.add_argument("--base", help="a commit that is built too and takes turns with this one")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for path.json, path.md and path-*.svg")
-    parser.add_argument("--render", action="store_true", help="only render from path.json")
+    parser.add_argument("--render", action="store_true", help="only judge and render the runs in path.json")
     arguments = parser.parse_args()
     file = arguments.results / "path.json"
     if arguments.render:
         result = json.loads(file.read_text())
+        result["rows"] = judge(result["runs"])
     else:
         with running_stage(base_build.build(arguments.base) if arguments.base else None) as stage:
             runs = measure(stage, arguments.repeats, arguments.seconds)
@@ -195,8 +196,8 @@ def main() -> int:
             "rows": judge(runs),
             "runs": runs,
         }
-        arguments.results.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=1) + "\n")
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=1) + "\n")
     page = "\n".join(render(result)) + "\n"
     file.with_suffix(".md").write_text(page)
     for name, picture in plots(result["runs"]).items():
