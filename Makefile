@@ -157,7 +157,7 @@ check: $(STAMPS)/build ## formatters, linters, types, layers, circles, lengths, 
 	@$(BIN)/lint-imports > $(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
 	@cargo fmt --check && cargo fmt --check --manifest-path crates/http2/fuzz/Cargo.toml
 	@cargo clippy -q --locked --all-targets -p modelmesh-http2 -p modelmesh-core -p modelmesh-rest -p modelmesh-python -p modelmesh-bench-kit -- -D warnings
-	@$(BIN)/python -m mypy.stubtest modelmesh._core._native --ignore-missing-stub > $(STAMPS)/stubs.log 2>&1 || { cat $(STAMPS)/stubs.log; exit 1; }
+	@$(BIN)/python -m mypy.stubtest modelmesh._core._native modelmesh._core._server --ignore-missing-stub > $(STAMPS)/stubs.log 2>&1 || { cat $(STAMPS)/stubs.log; exit 1; }
 	@$(MAKE) --no-print-directory check-deploy
 	@echo "check: all good"
 

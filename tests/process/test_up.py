@@ -185,7 +185,7 @@ async def test_a_runtime_of_ones_own_is_started_for_each_instance() -> None:
     [
         (("--runtime", "my-server --port 1"), "{listen}"),
         (("--runtime", "my-server '{listen}"), "is no command"),
-        (("--runtime", "my-server {listen}", "--models", "."), "only one of them"),
+        (("--runtime", "my-server {listen}", "--models", "."), "give only one of"),
     ],
 )
 async def test_a_runtime_that_cannot_be_started_so_is_refused(arguments: tuple[str, ...], why: str) -> None:
@@ -321,6 +321,7 @@ async def test_the_folder_is_followed(tmp_path: Path, iris: Path) -> None:
         assert await running.models() == {}
 
 
+@pytest.mark.timeout(300)
 async def test_no_call_fails_while_a_file_is_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "models"
     folder.mkdir()

@@ -96,11 +96,6 @@ impl ClientConnection {
     }
 
     #[getter]
-    fn held_bytes(&self) -> usize {
-        self.0.lock().held_bytes()
-    }
-
-    #[getter]
     fn is_settled(&self) -> bool {
         self.0.lock().is_settled()
     }

@@ -162,9 +162,4 @@ impl ServerConnection {
     fn failure(&self) -> Option<String> {
         self.0.lock().failure().map(ToOwned::to_owned)
     }
-
-    #[getter]
-    fn held_bytes(&self) -> usize {
-        self.0.lock().held_bytes()
-    }
 }

@@ -10,7 +10,7 @@ from modelmesh.runtime.errors import RequestError, RuntimeFault, describe
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
-    from modelmesh._core._native import OpenedCall, RequestPart, ServerConnection
+    from modelmesh._core._server import OpenedCall, RequestPart, ServerConnection
 
 MODEL_ID = "mm-model-id"
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelmesh._core._native import ServerConnection, Unfinished
+from modelmesh._core._server import ServerConnection, Unfinished
 from modelmesh.runtime.calls import Call, Method, answer_now
 from modelmesh.runtime.errors import RuntimeFault, describe
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
-    from modelmesh._core._native import Came, OpenedCall
+    from modelmesh._core._server import Came, OpenedCall
 
 _log = logging.getLogger("modelmesh.runtime")
 

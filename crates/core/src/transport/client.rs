@@ -287,12 +287,6 @@ impl ClientConnection {
         self.pinger.answered()
     }
 
-    /// What the connection holds, in bytes.
-    #[must_use]
-    pub fn held_bytes(&self) -> usize {
-        self.driver.as_ref().map_or(0, Client::held_bytes)
-    }
-
     /// Asks the server whether it is there. Any bytes that come are a sign of it.
     pub fn ping(&mut self) {
         self.pinger.ping();

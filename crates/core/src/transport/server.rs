@@ -210,15 +210,6 @@ impl ServerConnection {
         self.failure.as_deref()
     }
 
-    /// What the connection holds, in bytes.
-    #[must_use]
-    pub fn held_bytes(&self) -> usize {
-        match &self.driver {
-            Driver::Open(server) => server.held_bytes(),
-            _ => 0,
-        }
-    }
-
     /// Moves bytes between the pipe and the calls until there are none left to move.
     fn turn(&mut self) -> Came {
         let waker = Waker::from(Arc::clone(&self.again));
