@@ -148,12 +148,13 @@ $(TOOLS)/stores/installed: requirements/stores/package-lock.json requirements/st
 test-storage: bytecode $(TOOLS)/stores/installed ## Azure and Google Cloud Storage against servers that people test with, and 200 pulls that are killed (two minutes); needs Node 20
 	@KILLS=200 $(BIN)/python -m pytest -q -p no:cacheprovider tests/storage/real_stores.py tests/storage/test_kills.py
 
-check: $(STAMPS)/build ## formatters, linters, types, layers, circles, lengths, amounts, stubs: what must hold before a commit
+check: $(STAMPS)/build ## formatters, linters, types, layers, circles, lengths, amounts, words, stubs: what must hold before a commit
 	@$(BIN)/ruff format --check -q . || { echo "run: make format"; exit 1; }
 	@$(BIN)/ruff check -q .
 	@$(BIN)/mypy
 	@$(BIN)/python checks/structure.py
 	@$(BIN)/python checks/amounts.py
+	@$(BIN)/python checks/words.py
 	@$(BIN)/lint-imports > $(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
 	@cargo fmt --check && cargo fmt --check --manifest-path crates/http2/fuzz/Cargo.toml
 	@cargo clippy -q --locked --all-targets -p modelmesh-http2 -p modelmesh-core -p modelmesh-rest -p modelmesh-python -p modelmesh-bench-kit -- -D warnings

@@ -167,7 +167,7 @@ def test_a_call_resolved_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_call_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     missed = Requests.missed
     monkeypatch.setattr(Requests, "missed", lambda self, event: None if event.token % 7 == 0 else missed(self, event))
-    found("nobody works at it")
+    found("held without a task")
 
 
 def test_a_key_that_is_never_deleted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,7 @@ async def test_a_model_is_ready_when_it_is_loaded_and_asking_loads_nothing(rest:
         (info.NOT_LOADED, 503, "is not loaded"),
         (info.LOADING_FAILED, 503, "cannot be loaded: no such file"),
         (info.NOT_FOUND, 404, "there is no model"),
-        (info.UNKNOWN, 503, "nobody can tell"),
+        (info.UNKNOWN, 503, "cannot be found out now"),
     ):
         rest.models["a/b"] = info(status=status, errors=["no such file"])
         got, body, answer = await rest.ask("GET", URL("/v2/models/a%2Fb/ready", encoded=True))

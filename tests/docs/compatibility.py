@@ -11,7 +11,7 @@ STATES = ("same", "changed", "gone")
 
 HEADER = """# Compatibility with ModelMesh
 
-Every name that ModelMesh (the archived Java project) showed to the outside, and what became of it. Rendered from
+Every name that ModelMesh (the archived Java project) showed to the outside, and where it is now. Rendered from
 `tests/docs/compatibility.toml` by `make docs`; a test holds each row to the code and the other pages.
 
 *same*: works as before, what stands behind it is better · *changed*: works, with the difference named · *gone*: does not work any more,

@@ -198,7 +198,7 @@ impl Engine {
         *self.shared.rules.write() = rules;
     }
 
-    /// What tenants may use, or None: nobody is asked who they are. What is known of credentials is forgotten.
+    /// What tenants may use, or None: there are no access rules. Known credentials are forgotten.
     pub fn set_access(&self, tenants: Option<Vec<(String, Limits)>>) {
         self.shared.access.set(tenants);
     }

@@ -59,7 +59,7 @@ pub enum Event {
         token: u64,
         port: Port,
         listener: Listener,
-        /// Who calls; None: nobody asks.
+        /// Who calls; None: there are no access rules.
         identity: Option<Identity>,
         peer_address: String,
         method: String,
@@ -257,7 +257,7 @@ mod tests {
     fn what_only_tells_leaves_room_for_the_rest() {
         let events = Events::new(8).unwrap();
         assert!(events.spare(Event::Cancelled { token: 0 }));
-        assert!(!readable(&events), "nobody waits for it");
+        assert!(!readable(&events), "no call waits for it");
         let told = (1..5).filter(|token| events.spare(Event::Cancelled { token: *token })).count();
         assert_eq!((told, events.dropped(), events.refused()), (1, 3, 0));
         events.flush();

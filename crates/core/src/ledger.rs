@@ -10,7 +10,7 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
-/// Changes below this are not noted for others to see: of a warm call nobody hears.
+/// Changes below this are not noted for others to see: a warm call notes nothing.
 const STEP: usize = 32 << 10;
 /// What a client's connection may hold, unless two of the largest messages are more.
 const OF_CONNECTION: usize = 32 << 20;
@@ -73,7 +73,7 @@ pub struct TooMuch;
 
 impl TooMuch {
     /// What its other side is told.
-    pub const WHY: &'static str = "more is held for it than for anybody else";
+    pub const WHY: &'static str = "more is held for it than for any other";
 }
 
 /// The accounts of one side.
@@ -221,7 +221,7 @@ impl Book {
             return;
         }
         self.expelled.fetch_add(1, Ordering::Relaxed);
-        // It is as good as gone: nobody else has to go for the same bytes.
+        // It is about to end: no other has to end for the same bytes.
         entry.of_address.fetch_sub(sum.held, Ordering::Relaxed);
         self.held.fetch_sub(sum.held, Ordering::Relaxed);
         if let Some(waker) = sum.waker.take() {
@@ -258,7 +258,7 @@ impl Holder {
         self.given_up.store(self.given_up.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
     }
 
-    /// Whether it gives up so many calls that whoever serves them may take it for an attack. Nobody else should be on the
+    /// Whether it gives up so many calls that whoever serves them may take it for an attack. No other client should be on the
     /// same connection then.
     #[must_use]
     pub fn is_restless(&self) -> bool {

@@ -15,7 +15,7 @@
 //! - `wire`: `headers`, `status`, `timeout`, `framing`, `compression`, `splice`;
 //! - `observe`: `metrics`, `histogram`, `observing` (what is wanted), `notes` (who gets it), `told` (payloads and log lines),
 //!   `trace`;
-//! - around it: `engine` (composition root), `settings`, `shared`, `events`, `memory`; what is held, and for whom: `ledger`
+//! - around it: `engine` (composition root), `settings`, `shared`, `events`, `memory`; what is held for each client: `ledger`
 //!   (connections), `budget` (kinds of bytes).
 
 #![forbid(unsafe_code)]

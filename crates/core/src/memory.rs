@@ -1,6 +1,6 @@
 //! How much memory there is, and what part of it strangers may use.
 
-/// The least and the most that a side may hold, if nobody says how much.
+/// The least and the most that a side may hold by default.
 const LEAST: usize = 64 << 20;
 const MOST: usize = 1 << 30;
 

@@ -36,7 +36,7 @@ pub struct Shared {
     pub held: Arc<Held>,
     pub calls: Calls,
     pub replay: Arc<Budget>,
-    /// What is held for whom.
+    /// What is held for each client.
     pub ledger: Ledger,
     /// Copies of payloads that somebody wants.
     pub tapped: Arc<Budget>,

@@ -45,15 +45,15 @@ impl State {
     }
 
     /// What the connection holds, in bytes: read buffers and what payloads keep of them,
-    /// streams with their headers, bytes received that nobody has
+    /// streams with their headers, bytes received that were not
     /// dealt with, bytes that wait for the other side.
     pub fn held(&self) -> usize {
         let window = self.settings.connection_window.max(DEFAULT_WINDOW);
-        let owed = self.receive_window.used_of(window).saturating_sub(self.unclaimed as usize);
-        self.buffered + self.shared_buffers.beside() + self.costs + owed + self.pending + self.out.len()
+        let unreturned = self.receive_window.used_of(window).saturating_sub(self.unclaimed as usize);
+        self.buffered + self.shared_buffers.beside() + self.costs + unreturned + self.pending + self.out.len()
     }
 
-    /// Nobody here wants a stream any more: the other side is told, now or when that is no burst.
+    /// A stream is not wanted any more: the other side gets a reset, now or when that is no burst.
     pub fn cancel(&mut self, key: usize) {
         let id = self.streams[key].id;
         if self.role == Role::Server || id == 0 || self.lingering.len() >= MOST_LINGERING {
@@ -79,7 +79,7 @@ impl State {
         }
     }
 
-    /// Whether something waits for the other side that nobody here waits for any more.
+    /// Whether something waits for the other side that is not wanted here any more.
     pub fn has_forsaken(&self) -> bool {
         self.pending > 0 && self.streams.iter().any(|(_, stream)| stream.pending_bytes > 0 && !stream.holders.is_held())
     }

@@ -28,7 +28,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
         Pinger::new(&self.driver.state)
     }
 
-    /// What the connection holds, in bytes: read buffers, answers that nobody has taken, requests that wait to be read by
+    /// What the connection holds, in bytes: read buffers, answers that were not taken, requests that wait to be read by
     /// the server.
     #[must_use]
     pub fn held_bytes(&self) -> usize {

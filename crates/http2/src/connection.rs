@@ -251,7 +251,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         self.done.clone().map_or(Turn::Pending, Turn::Over)
     }
 
-    /// The connection ends over an error. What can be said at once is said; nobody waits for that.
+    /// The connection ends over an error. What can be sent at once is sent, without waiting.
     fn end(&mut self, cx: &mut Context<'_>, error: Error) -> Turn {
         let mut state = self.state.lock();
         state.fail(&error);
@@ -286,7 +286,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
 impl<T> Drop for Driver<T> {
     fn drop(&mut self) {
-        // Whoever still holds a stream must not wait for a connection that nobody drives.
+        // A holder of a stream must not wait for a connection that is not driven any more.
         let mut state = self.state.lock();
         state.fail(&Error::Broken(io::ErrorKind::ConnectionAborted));
         state.end_some(usize::MAX);

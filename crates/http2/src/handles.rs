@@ -207,7 +207,7 @@ impl Sender {
         self.state.lock().check()
     }
 
-    /// Streams that the other side permits at a time, but for those that nobody wants any more.
+    /// Streams that the other side permits at a time, but for those that are not wanted any more.
     #[must_use]
     pub fn max_streams(&self) -> usize {
         let state = self.state.lock();

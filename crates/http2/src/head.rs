@@ -5,7 +5,7 @@ use http::HeaderMap;
 /// Headers in the order in which they are sent. What makes them up for one request only need not put them into a map
 /// first, which costs more than to send them.
 pub trait Headers {
-    /// Calls `take` with the name (in lower case) and the value of each, and whether nobody may keep it.
+    /// Calls `take` with the name (in lower case) and the value of each, and whether it must not be indexed.
     fn each(&self, take: impl FnMut(&[u8], &[u8], bool));
 
     /// What they count in a header list, by the rule of RFC 9113, 6.5.2.

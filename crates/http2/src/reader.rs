@@ -272,7 +272,7 @@ fn other(head: Head, payload: &[u8], state: &mut State) -> Result<(), Fault> {
         kind::PRIORITY if frame::number(payload) == Some(head.stream) => {
             state.stream_error(head.stream, Reason::PROTOCOL_ERROR)
         }
-        kind::PUSH_PROMISE => Err(Fault::protocol("nobody may push")),
+        kind::PUSH_PROMISE => Err(Fault::protocol("pushes are not allowed")),
         // Priorities are advice, and kinds that we do not know are to be ignored.
         _ => state.noise(),
     }

@@ -51,7 +51,7 @@ impl State {
             self.give_back(length);
             return self.stream_error(id, Reason::PROTOCOL_ERROR);
         }
-        stream.owed += length;
+        stream.unreturned += length;
         self.answered += 1;
         if length == 0 && !last {
             return self.noise();
@@ -90,7 +90,7 @@ impl State {
     }
 
     fn is_idle(&self, id: u32) -> bool {
-        // Those of clients are odd; nobody pushes. What is not served any more was told of.
+        // Those of clients are odd; there are no pushes. What is not served any more was told of.
         id.is_multiple_of(2) || (id > self.last_id && self.leaving != Leaving::Final)
     }
 

@@ -13,7 +13,7 @@ use crate::state::State;
 use crate::stream::{Holders, Life, SendEnd, Sending, Stream, Unopened, remember};
 use crate::window::Window;
 
-/// Unsent bytes from which on nobody is told that there is room.
+/// From so many unsent bytes on no sender is woken because there is room.
 const FULL: usize = 512 << 10;
 /// What one stream may take of the room at a time.
 const TURN: usize = 64 << 10;

@@ -56,7 +56,7 @@ pub(crate) struct State {
     pub last_id: u32,
     /// Why the connection ended, or takes no new streams.
     pub failure: Option<Error>,
-    /// Of a connection that has ended: why, and the streams that have not heard of it.
+    /// Of a connection that has ended: why, and the streams that do not know it yet.
     ending: Option<(Error, Vec<usize>)>,
 
     // of a client
@@ -65,7 +65,7 @@ pub(crate) struct State {
     pub max_send_streams: usize,
     /// Resets that the other side may be sent now without taking us for an attacker.
     pub resets_left: usize,
-    /// Streams that nobody here holds any more and that wait to be reset, and some that have ended meanwhile.
+    /// Streams without a handle that wait to be reset, and some that have ended meanwhile.
     pub lingering: VecDeque<(usize, u32)>,
     /// Frames of answers that have come.
     pub answered: u64,
@@ -256,13 +256,13 @@ impl State {
         self.open_waiting();
     }
 
-    /// Forgets a stream that has ended and that nobody holds.
+    /// Forgets a stream that has ended and has no handle.
     fn free(&mut self, key: usize) {
         let stream = &self.streams[key];
         if stream.is_over() && !stream.holders.is_held() {
             let stream = self.streams.remove(key);
             self.costs -= stream.cost;
-            self.give_back(stream.owed);
+            self.give_back(stream.unreturned);
         }
     }
 
@@ -342,16 +342,16 @@ impl State {
         rest == 0
     }
 
-    /// Lets go of one half of a stream, or of both.
+    /// Releases one half of a stream, or both.
     pub fn let_go(&mut self, key: usize, which: impl FnOnce(&mut Holders)) {
         let stream = &mut self.streams[key];
         which(&mut stream.holders);
         if !stream.holders.receiver {
-            // Nobody will read it: its bytes must hold up neither the connection nor the other side.
+            // It will not be read: its bytes must hold up neither the connection nor the other side.
             stream.reading = None;
             stream.pieces = Pieces::default();
-            let owed = stream.owed;
-            self.give_back_on(key, owed);
+            let unreturned = stream.unreturned;
+            self.give_back_on(key, unreturned);
         }
         let stream = &self.streams[key];
         if stream.holders.is_held() {
@@ -382,8 +382,8 @@ impl State {
     pub fn give_back_on(&mut self, key: usize, bytes: usize) {
         let half = (self.settings.stream_window / 2).max(1);
         let stream = &mut self.streams[key];
-        let bytes = bytes.min(stream.owed);
-        stream.owed -= bytes;
+        let bytes = bytes.min(stream.unreturned);
+        stream.unreturned -= bytes;
         stream.unclaimed += u32::try_from(bytes).unwrap_or(0);
         if stream.unclaimed >= half && stream.receiving != Receiving::Ended && !stream.is_over() {
             let unclaimed = std::mem::take(&mut stream.unclaimed);

@@ -133,7 +133,7 @@ pub(crate) struct Stream {
     /// What the other side may still send.
     pub receive_window: Window,
     /// Received, and not given back by the reader.
-    pub owed: usize,
+    pub unreturned: usize,
     /// Given back by the reader, and not yet told to the other side.
     pub unclaimed: u32,
     /// Bytes that must still come, if the headers said how many.
@@ -204,7 +204,7 @@ impl Stream {
     }
 }
 
-/// Remembers whom to wake, without a new reference if it is known already.
+/// Remembers the waker, without a new reference if it is known already.
 pub(crate) fn remember(place: &mut Option<Waker>, waker: &Waker) {
     match place {
         Some(known) if known.will_wake(waker) => {}

@@ -63,7 +63,7 @@ fn frames() -> impl Strategy<Value = Vec<Frame>> {
     proptest::collection::vec(one, 0..40)
 }
 
-/// Reads a request and answers it; a request that breaks is let go.
+/// Reads a request and answers it; a request that breaks is dropped.
 async fn answer((_, mut body, mut answer): Accepted) -> Result<(), Error> {
     answer.send_head(StatusCode::OK, &HeaderMap::new(), false)?;
     while let Some(piece) = poll_fn(|cx| body.poll_data(cx)).await {
@@ -168,7 +168,7 @@ async fn said_to(frames: &[Frame], settings: Settings) -> Vec<(u8, u32, Vec<u8>)
         poll_fn(|cx| {
             while let Poll::Ready(accepted) = server.poll_accept(cx) {
                 match accepted {
-                    // Nobody answers.
+                    // There is no answer.
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return Poll::Ready(Err(error)),
                     None => return Poll::Ready(Ok(())),
@@ -255,7 +255,7 @@ fn more_streams_than_permitted_are_refused() {
         let said = said_to(&requests, settings).await;
         let refused: Vec<u32> =
             said.iter().filter(|(kind, _, payload)| *kind == 3 && payload[3] == 7).map(|(_, id, _)| *id).collect();
-        // Nobody answers, so each that was accepted is cancelled; the others are told to try again.
+        // There is no answer, so each that was accepted is cancelled; the others are told to try again.
         assert_eq!(refused, [9, 11]);
     });
 }

@@ -167,7 +167,7 @@ async fn call(sender: Sender, plan: Plan, call: usize) {
     let (body, stream) = sender.send("x", &PathAndQuery::from_static("/p.S/M"), &headers, false).unwrap();
     let outcome = side(plan.client, plan, call, body, stream, plan.sends).await;
     if let (Does::All, Does::All) = (plan.client, plan.server) {
-        let (received, trailers) = outcome.expect("nobody gave it up");
+        let (received, trailers) = outcome.expect("it was not given up");
         assert_eq!(received, plan.answers, "call {call}");
         assert_eq!(trailers.unwrap()["x-end"], "yes");
     }
@@ -185,7 +185,7 @@ proptest! {
         max_streams in prop_oneof![Just(1u32), Just(3), Just(100)],
     ) {
         let settings = Settings { stream_window, connection_window: window, max_streams, ..Settings::default() };
-        // A stream window of a byte makes long bodies take for ever.
+        // A stream window of a byte makes long bodies take forever.
         let plans: Vec<Plan> = plans.into_iter().map(|plan| if stream_window > 100 { plan } else {
             Plan { sends: plan.sends % 500, answers: plan.answers % 500, ..plan }
         }).collect();

@@ -12,7 +12,7 @@ use pyo3::exceptions::{PyConnectionError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-/// Whom to trust, and who we are. PEM.
+/// Trusted authorities, and our certificate and key. PEM.
 #[pyclass(frozen, module = "modelmesh._core._native")]
 pub struct ClientTls(core::ClientTls);
 
@@ -93,6 +93,11 @@ impl ClientConnection {
     #[getter]
     fn answered(&self) -> u64 {
         self.0.lock().answered()
+    }
+
+    #[getter]
+    fn held_bytes(&self) -> usize {
+        self.0.lock().held_bytes()
     }
 
     #[getter]

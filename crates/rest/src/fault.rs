@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use crate::json;
 
-/// Where nobody says how soon trying again makes sense.
+/// If no delay of a retry is known.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A request that is not answered as asked.

@@ -4,7 +4,7 @@ use crate::fault::Fault;
 use crate::json::{write_key, write_list, write_string};
 use crate::route::decode;
 
-/// Names on a page, if nobody says how many, and at most.
+/// Names on a page: by default, and at most.
 const USUAL: u32 = 100;
 const MOST: u32 = 1000;
 

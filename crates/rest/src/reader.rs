@@ -180,7 +180,7 @@ impl<'a> Reader<'a> {
         Ok(&self.text[begin..end])
     }
 
-    /// Reads over a value that nobody knows.
+    /// Skips an unknown value.
     fn skip(&mut self, levels_around: usize) -> Result<Span, Fault> {
         self.take(Jiter::peek)?;
         let begin = self.json.current_index();
@@ -415,7 +415,7 @@ impl InputParts {
                 return Err(Fault::bad(format!("input {label:?} has both data and binary_data_size")));
             }
             (Some(raw), None) => {
-                // They are bytes now, and nobody shall decode them again.
+                // They are bytes now and must not be decoded again.
                 if is_base64 && datatype == Datatype::Bytes {
                     parameters.remove("content_type");
                 }

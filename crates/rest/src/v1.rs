@@ -30,7 +30,7 @@ pub fn read(body: &[u8], inputs: &[TensorMetadata], max_bytes: usize) -> Result<
         return Err(Fault::bad(format!("V1 is for models with one input, and this one has {count}; call it by V2")));
     };
     let Some(datatype) = Datatype::named(&input.datatype) else {
-        return Err(Fault::bad(format!("the model's input is of {:?}, which nobody knows here", input.datatype)));
+        return Err(Fault::bad(format!("the model's input is of the unknown datatype {:?}", input.datatype)));
     };
     if std::str::from_utf8(body).is_err() {
         return Err(Fault::bad("the body is not JSON: it is not UTF-8"));

@@ -81,11 +81,11 @@ class Called:
     metadata: Final[list[tuple[str, bytes]]]
     timeout_ms: Final[int | None]
     identity: Final[tuple[str, list[str], str] | None]
-    """Name, groups and tenant of whoever calls; None: nobody asks."""
+    """Name, groups and tenant of the caller; None: there are no access rules."""
 
 @final
 class Asked:
-    """Somebody shows a credential that the core knows nothing of; calls wait until `accept` or `reject` answers.
+    """A call has a credential that the core does not know; calls with it wait until `accept` or `reject` answers.
 
     A token may be empty: the call has none, and no certificate either. A certificate is DER.
     """
@@ -357,7 +357,7 @@ class Core:
         """Answer `Asked`: name, groups and tenant; (pattern, whether of vmodels, listeners) to infer with; how long that
         holds (None: until `set_access`). False for a token that has gone; ValueError for an unknown listener."""
     def reject(self, token: int, status: int, message: str, kept: bool) -> bool:
-        """Answer `Asked`: the credential is nobody's. `kept`: for seconds without asking again."""
+        """Answer `Asked`: no principal has the credential. `kept`: for seconds without asking again."""
     def resolve(self, resolutions: Sequence[tuple[int, Resolution]]) -> list[bool]:
         """What happens next to held requests; False for a token that has gone. ValueError for trailers that cannot be sent."""
     def reply(self, token: int, message: bytes, last: bool) -> bool:
@@ -450,6 +450,9 @@ class ClientConnection:
     @property
     def answered(self) -> int:
         """Frames of answers that have come. While it stands still the server serves nothing, whatever else it says."""
+    @property
+    def held_bytes(self) -> int:
+        """What the connection holds: answers that were not asked for yet, and what waits for the server to read."""
     @property
     def is_settled(self) -> bool:
         """Whether the server has said that it speaks HTTP/2."""

@@ -17,7 +17,7 @@ class OpenedCall:
     encoding: Final[str | None]
     """How compressed messages are compressed."""
     message: Final[bytes | None]
-    """The request, if it was one message and came at once. Otherwise `next` has what comes of it."""
+    """The request, if it was one message and came at once. Otherwise `next` has its parts."""
     compressed: Final[bool]
 
 @final

@@ -89,7 +89,7 @@ class Model(_message.Message):
     type: _builtins.str
     path: _builtins.str
     last_use_ms: _builtins.int
-    """Epoch milliseconds, kept lazily; 0: nobody has called it."""
+    """Epoch milliseconds, kept lazily; 0: it was never called."""
     minimum_copies: _builtins.int
     """What an operator wants; 0: nothing, or no bound."""
     maximum_copies: _builtins.int
@@ -350,7 +350,7 @@ class VModel(_message.Message):
     keep: _builtins.int
     """At most so many earlier active models stay registered and callable."""
     fallback_model_id: _builtins.str
-    """Answers while no copy of the wanted model is ready; empty: nobody does."""
+    """Answers while no copy of the wanted model is ready; empty: no model does."""
     @_builtins.property
     def split(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]: ...
     @_builtins.property

@@ -82,14 +82,14 @@ class FolderSource:
             return
         same = {model for model in changed if wanted[model] == self._registered.get(model)}
         try:
-            anew = self._follow(cluster, {model: (wanted[model], found.stamps[model]) for model in same}, given_up)
-            _register(cluster, wanted, anew)
+            again = self._follow(cluster, {model: (wanted[model], found.stamps[model]) for model in same}, given_up)
+            _register(cluster, wanted, again)
         except (grpc.RpcError, typer.Exit) as error:
             self._say(cluster, f"the folder is looked at again: {error}")
             return
         for model in sorted(wanted.keys() - self._registered.keys()):
             cluster.progress(f"registered {model}")
-        for model in sorted(anew):
+        for model in sorted(again):
             cluster.progress(f"registered {model} again: its file has changed")
         self._registered = wanted
         self._stamps = {model: self._stamps[model] if model in self._tried else found.stamps[model] for model in wanted}
@@ -105,7 +105,7 @@ class FolderSource:
         from modelmesh.cli.up_changed import ChangedFiles
         from modelmesh.instance.model_folder import ChangeStep
 
-        anew = set()
+        again = set()
         with connect(cluster.instances[0].endpoint) as client:
             files = ChangedFiles(cluster, client)
             files.end_trials(given_up)
@@ -118,8 +118,8 @@ class FolderSource:
                 else:
                     self._tried.pop(model, None)
                 if step is ChangeStep.REGISTER:
-                    anew.add(model)
-        return anew
+                    again.add(model)
+        return again
 
     def _say(self, cluster: "LocalCluster", text: str) -> None:
         if text != self._said:

@@ -140,7 +140,7 @@ class ManifestSource:
             cluster.progress(f"error: {error}")
             return
         if new := [runtime.name for runtime in runtimes if runtime not in self.runtimes]:
-            cluster.progress(f"{', '.join(new)} would be started, or started anew, by a new `modelmesh up`")
+            cluster.progress(f"{', '.join(new)} would be started, or restarted, by a new `modelmesh up`")
         self._declared = declared
         self._apply(cluster, declared)
 

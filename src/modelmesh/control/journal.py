@@ -14,7 +14,7 @@ HISTORY = 4096
 class Journal:
     """A bounded log with subscribers. Subscribers are called at once and must not block.
 
-    One that raises (a log on a full disk) hurts nobody: neither the others nor whatever is being told of.
+    One that raises (a log on a full disk) affects neither the others nor the source of the event.
     """
 
     def __init__(self, instance: InstanceId, clock: Clock) -> None:

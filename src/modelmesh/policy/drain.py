@@ -57,7 +57,7 @@ class LeaveBehind:
 def plan_drain(copies: Iterable[LeavingCopy]) -> tuple[tuple[Move, ...], tuple[LeaveBehind, ...]]:
     """Split the ready copies into those to move, hottest first, and those of which there are enough copies elsewhere.
 
-    Whether a copy that nobody uses is worth its room is for the instance that is asked to take it: it refuses what
+    Whether an unused copy is worth its room is decided by the instance that is asked to take it: it refuses what
     would displace a copy used more recently.
     """
     moves: list[Move] = []

@@ -1,6 +1,6 @@
 """How SetFallback changes the record of a vmodel: which model answers while no copy of the wanted one is ready.
 
-Called by `modelmesh.management.labels` on freshly read facts; a write that loses a race is decided anew.
+Called by `modelmesh.management.labels` on freshly read facts; a write that loses a race is decided again.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from modelmesh.values.status import Status
 def refallback(
     vmodel: VModelId, existing: VModelRecord | None, fallback: ModelId | None, *, owner: str = ""
 ) -> VModelRecord | VModelRefused:
-    """Decide what the record becomes. `fallback` None: nobody answers in the place of another."""
+    """Decide what the record becomes. `fallback` None: no model answers in the place of another."""
     if existing is None:
         return VModelRefused(Status.NOT_FOUND, f"vmodel {vmodel} not found")
     if owner and owner != existing.owner:

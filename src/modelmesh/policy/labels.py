@@ -1,6 +1,6 @@
 """How SetLabels changes the record of a vmodel: which of its versions have names, and how many earlier ones are kept.
 
-Called by `modelmesh.management.labels` on freshly read facts; a write that loses a race is decided anew.
+Called by `modelmesh.management.labels` on freshly read facts; a write that loses a race is decided again.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Whether the store's entries for this instance's copies match the copies that it holds. Called by `modelmesh.control.duties.reconcile`.
 
-Every change of a copy writes its own key, so this finds something only where the result of a write is unknown, or where somebody
+Every change of a copy writes its own key, so this finds something only where the result of a write is unknown, or where another writer
 else wrote. Source: the INTENT of `spec/cluster-state.md` 5.3.
 """
 

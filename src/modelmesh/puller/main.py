@@ -80,7 +80,7 @@ class Serving:
             self._tell(serving=False)
             if await self.upstream.has_restarted(self.service.loaded):
                 _log.warning(
-                    "the runtime at %s has ended; connections to it and to us begin anew", self.upstream.target
+                    "the runtime at %s has ended; connections to it and to us are opened again", self.upstream.target
                 )
                 await self._drop_connections()
 

@@ -108,7 +108,7 @@ class PullerService:
             disk_bytes = await self._folders.predicted_bytes(request.modelPath, request.modelKey)
         except StorageError as error:
             raise RuntimeFault(error.message, status=error.code) from None
-        forwarded = self._folders.foreseen(request.modelId, request.modelPath, request.modelKey, disk_bytes)
+        forwarded = self._folders.planned(request.modelId, request.modelPath, request.modelKey, disk_bytes)
         try:
             return await self._upstream.call(
                 "predictModelSize",

@@ -28,7 +28,7 @@ class FileRuntime(ModelRuntime[LoadedFile]):
 
     A path is a local file, a `file://` URI, or a folder with one model file. Loading a joblib or pickle file runs
     code that is in it, so such files are loaded from the models' folder only: whoever may write there may run
-    programs here, and nobody else.
+    programs here.
 
     Args:
         models: Folder that every path must lie in, symbolic links followed; relative paths start there. A snapshot

@@ -62,7 +62,7 @@ async def live(runtime: AdapterRuntime, server: RuntimeServer) -> str:
         try:
             await runtime.driver.ready()
             if lost := await _lost(runtime, server, turn):
-                return f"it has started anew: it does not know {lost!r} any more"
+                return f"it has restarted: it does not know {lost!r} any more"
             misses = 0
         except ServerAwayError as error:
             misses += 1

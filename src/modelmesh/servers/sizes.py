@@ -49,7 +49,7 @@ class Learned:
     Attributes:
         model_format: Lower case.
         content: The same for the same files.
-        disk_bytes: Of the files; 0: nobody said.
+        disk_bytes: Of the files; 0: not known.
         size_bytes: Of the model in memory.
         reason: How that is known; never PREDICTED.
     """
@@ -109,7 +109,7 @@ class Sizes:
 
     Args:
         factor: Bytes in memory for each byte on disk, for formats of which nothing is known yet.
-        default_bytes: For a model whose files' size nobody knows.
+        default_bytes: For a model with files of unknown size.
         told: Of each size that is new.
     """
 

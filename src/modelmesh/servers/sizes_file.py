@@ -88,7 +88,7 @@ class SizesFile:
             making.write_bytes(b"".join(map(_line, learned)))
             making.replace(self._path)
         except OSError as error:
-            _log.warning("sizes in %s cannot be written anew: %s", self._path, error.strerror)
+            _log.warning("sizes in %s cannot be written again: %s", self._path, error.strerror)
 
 
 def parse_line(line: bytes) -> Learned | None:

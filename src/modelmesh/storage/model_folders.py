@@ -40,7 +40,7 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreseen:
+class PlannedFiles:
     """Where a model's files would be, and the key for a runtime."""
 
     path: Path
@@ -85,12 +85,14 @@ class ModelFolders:
         """
         return (await self._puller.plan(self.asked(path, model_key).model)).size_bytes
 
-    def foreseen(self, model_id: str, path: str, model_key: str, disk_bytes: int) -> "Foreseen":
+    def planned(self, model_id: str, path: str, model_key: str, disk_bytes: int) -> "PlannedFiles":
         """What `bring` would return for a model of that many bytes. Raises StorageError."""
         files = self.asked(path, model_key)
         folder = self._folder(model_id)
         schema = None if files.schema is None else str(folder / files.schema_name)
-        return Foreseen(folder / files.model_name, rewritten_key(files, disk_size_bytes=disk_bytes, schema_path=schema))
+        return PlannedFiles(
+            folder / files.model_name, rewritten_key(files, disk_size_bytes=disk_bytes, schema_path=schema)
+        )
 
     async def bring(self, model_id: str, path: str, model_key: str, report: Report = silent) -> Local:
         """The files of a model, in its folder. Its former content is removed.

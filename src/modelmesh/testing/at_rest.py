@@ -60,7 +60,7 @@ def differences(name: InstanceId, instance: SimulatedInstance, listing: Listing)
 
 
 def _view(name: InstanceId, instance: SimulatedInstance, listing: Listing) -> Iterator[str]:
-    """The view is that of somebody who has just listed."""
+    """The view equals a fresh listing."""
     state, fresh = instance.plane.state, ClusterState(name, KEYS)
     fresh.load(listing.items, listing.revision)
     seen = {entry.instance: entry.record for entry in state.cluster().instances}

@@ -147,7 +147,7 @@ class SimulatedCluster:
         """Called for every event, as it happens."""
         self.crashes: list[str] = []
         self.keeps: Callable[[BaseException], bool] = lambda _: True
-        """Whether an exception that nobody expected is kept in `crashes`: not what a test raises itself."""
+        """Whether an unexpected exception is kept in `crashes`: not what a test raises itself."""
         self._addresses = 0
 
     async def add(

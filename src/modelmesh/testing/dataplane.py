@@ -145,7 +145,7 @@ class SimulatedDataPlane:
         self.rules = rules
 
     def set_access(self, tenants: Sequence[TenantLimits] | None) -> None:
-        """See `ports.DataPlane`. Calls of the fake come from nobody."""
+        """See `ports.DataPlane`. Calls of the fake have no caller."""
         self.tenants = tenants
 
     def answer_asked(self, token: Token, verdict: Verdict) -> None:
@@ -260,7 +260,7 @@ class SimulatedDataPlane:
     ) -> Answer:
         """A client's call, entering at this instance."""
         if not self._open:
-            return Answer(Status.UNAVAILABLE, "nobody listens")
+            return Answer(Status.UNAVAILABLE, "no process listens")
         token = Token(next(self._tokens))
         call = self._ingress(token, model, payload, vmodel=vmodel, balanced=balanced, timeout_ms=timeout_ms)
         try:

@@ -27,7 +27,7 @@ class FaultyEtcd(LocalEtcd):
     """An etcd to pause, kill, restart and wipe. Keeps its port through all of it."""
 
     def pause(self) -> None:
-        """Stop the process where it stands: connections stay open and nobody answers."""
+        """Stop the process where it stands: connections stay open without answers."""
         self.signal(signal.SIGSTOP)
         if self.pid is not None:
             # Its threads stop one after another; until the last has, a call may still be answered.

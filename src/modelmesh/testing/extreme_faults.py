@@ -12,7 +12,7 @@ from modelmesh.values.ids import InstanceId, ModelId
 NUMBERS = (-(2**63), -1, 0, 1, 2**29, 2**31 - 1, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**40)
 VALUES: tuple[object, ...] = (*NUMBERS, *NUMBERS, 1.5, True, None, "text", "\ud800", [], {"m": [-1, 2**40, 0]})
 STRANGER = InstanceId("stranger")
-"""Nobody; it has an entry for a while."""
+"""An instance that does not exist; it has an entry for a while."""
 
 COPY_FIELDS = ("load", "load", "load", "since", "size", "record", "state")
 FAILURE_FIELDS = ("kind", "msg", "count", "since", "until", "record")
@@ -55,7 +55,7 @@ class ExtremeFaults:
         return json.dumps({**fields, **{name: rng.choice(VALUES) for name in chosen}}).encode()
 
     async def _for_a_while(self, key: str, value: bytes) -> None:
-        """A key stands, put by nobody's hand and under no lease, and goes again."""
+        """A key without a writer and a lease exists for a while."""
         await self._world.memory.transact(Transaction(compares=(), then=(Put(key, value),)))
         await asyncio.sleep(self._world.rng.uniform(0.5, 15))
         await self._world.memory.transact(Transaction(compares=(), then=(Delete(key),)))
@@ -67,23 +67,23 @@ class ExtremeFaults:
         return self._world.rng.choice([*self._world.cluster.instances, STRANGER])
 
     async def _copy(self) -> None:
-        """Copies that nobody has, or the keys of some that somebody has."""
+        """Keys of copies that do not exist, or of some that do."""
         usual = {"state": "loaded", "since": 1, "load": 1, "size": 1, "record": 0}
         keys = {KEYS.copy(self._model(), self._instance()): self._spoilt(usual, COPY_FIELDS) for _ in range(3)}
         await asyncio.gather(*(self._for_a_while(key, value) for key, value in keys.items()))
 
     async def _failure(self) -> None:
-        """A failure that nobody had."""
+        """A failure that did not happen."""
         usual = {"kind": "bad_model", "msg": "scripted failure", "count": 1, "since": 1, "until": 1, "record": 1}
         await self._for_a_while(KEYS.failure(self._model(), self._instance()), self._spoilt(usual, FAILURE_FIELDS))
 
     async def _member(self) -> None:
-        """Somebody whose entry says absurd things of itself, and who cannot be reached."""
+        """A member with an absurd entry that cannot be reached."""
         usual = {"addr": "nowhere", "cap": 10_000, "unit": 100, "slots": 1}
         await self._for_a_while(KEYS.member(STRANGER), self._spoilt(usual, MEMBER_FIELDS))
 
     async def _record(self) -> bool:
-        """Somebody edits when a model was used and unloaded last."""
+        """A person edits when a model was used and unloaded last."""
         key = KEYS.model(self._model())
         item = await self._world.memory.get(key)
         if item is None:
@@ -92,7 +92,7 @@ class ExtremeFaults:
         fields = {
             **json.loads(item.value),
             rng.choice(("lu", "lul")): rng.choice(NUMBERS),
-            "nobody": rng.choice(VALUES[:-3]),
+            "unknown": rng.choice(VALUES[:-3]),
         }
         await self._world.memory.transact(Transaction(compares=(), then=(Put(key, json.dumps(fields).encode()),)))
         return True

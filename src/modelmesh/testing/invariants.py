@@ -1,15 +1,15 @@
 """What must hold in a cluster at every moment, whatever fails: checked after each turn of the simulated loop.
 
-    memory      every ledger balances; nobody gets bytes that are not free, but for a copy measured above its grant
+    memory      every ledger balances; no load gets bytes that are not free, but for a copy measured above its grant
                 or a runtime that came back smaller; the runtime holds nothing that is not booked; a load is
                 counted as promised until it asks for memory, and no longer
     loads       at most one load per model and instance
     hops        a hop is never forwarded on; no call goes round without end
-    answers     no call is resolved after its answer; none is held while nobody works at it
+    answers     no call is resolved after its answer; none is held without a task
     keys        a key under `copies/` has a copy behind it, or is about to go; a ready copy has a key, or is about to
     last copy   the last ready copy of a model in use is not dropped by choice
     mistakes    nothing of ours raises, but for what the simulation raises itself
-    time        passes: nobody does something over and over without waiting
+    time        passes: nothing is repeated endlessly without waiting
     deaths      one model, or one call, ends a bounded number of runtimes (`modelmesh.testing.poison`)
     paths       an answer comes from the newest record that the answering instance had seen when the call began
     names       a vmodel's answer comes from a model that it named, as of what the instance had seen when the call began
@@ -41,9 +41,9 @@ STANDSTILL_TURNS = 20_000
 """Turns of the loop without time passing: far more than work at one moment takes."""
 
 FORGOTTEN_MS = 5_000
-"""How long a call may be held before somebody works at it."""
+"""How long a call may be held before a task handles it."""
 
-FORGOTTEN = "which is held and nobody works at it"
+FORGOTTEN = "which is held without a task"
 
 INJECTED = "InjectedError"
 """In the text of what a simulation raises itself."""
@@ -202,7 +202,7 @@ class Invariants:
         self._turns = self._turns + 1 if now == self._turned else 0
         self._turned = now
         if self._turns == STANDSTILL_TURNS:
-            self._break(f"time stands still: somebody does something over and over; last touched: {[*self._touched]}")
+            self._break(f"time stands still: something is repeated endlessly; last touched: {[*self._touched]}")
         if not self._touched:
             return
         touched, self._touched = self._touched, {}
@@ -249,7 +249,7 @@ class Invariants:
         except AssertionError:
             self._break(f"memory: the ledger of {name} does not balance")
         if total(booked.values()) != ledger.capacity - ledger.free:
-            self._break(f"memory: {name} has booked {total(booked.values())} for copies, others for nobody")
+            self._break(f"memory: {name} has booked {total(booked.values())} for copies, and more for none")
         waiting = sum(state in _FORESEEN for state in states.values())
         if instance.plane.cache.promised != waiting:
             self._break(f"memory: {name} has promised {instance.plane.cache.promised} loads, {waiting} are to come")
@@ -335,7 +335,7 @@ class Invariants:
                     self._put(item)
                 async for changes in self._store.watch(KEYS.base, start=Revision(listing.revision + 1)):
                     for instance in _left(changes):
-                        # What goes with its lease, nobody has dropped.
+                        # What is deleted with its lease was not dropped by a decision.
                         for model in self._keys.get(instance, {}):
                             self._relying.pop((instance, model), None)
                     for change in changes:

@@ -62,7 +62,7 @@ class MemoryApi(Api):
     """Implements `Api`, and has knobs for tests.
 
     Attributes:
-        down: Every request fails as if nobody listened.
+        down: Every request fails as without a listener.
         latency_ms: Before each answer.
         absent: Names of kinds that are not installed.
         pruned: Top fields of the status of a kind that its schema does not have: they are dropped.
@@ -103,18 +103,18 @@ class MemoryApi(Api):
         return [self._shown(stored) for _, stored in sorted(self._objects.get(kind.name, {}).items())]
 
     def put(self, kind: Kind, item: Object, *, manager: str = "kubectl") -> Object:
-        """Somebody else creates an object or replaces it, its status included."""
+        """Another client creates an object or replaces it, its status included."""
         item = {"apiVersion": kind.api_version, "kind": kind.name, **copy.deepcopy(item)}
         standing = self._objects.get(kind.name, {}).get(key_of(item))
         return self._store(kind, standing, item, manager, statuses=True)
 
     def edit(self, kind: Kind, name: str, namespace: str, patch: Object, *, manager: str = "kubectl") -> Object:
-        """Somebody else patches an object, its status included."""
+        """Another client patches an object, its status included."""
         standing = self._standing(kind, Key(namespace, name))
         return self._store(kind, standing, merged(standing.item, patch), manager, statuses=True)
 
     def remove(self, kind: Kind, name: str, namespace: str = "") -> None:
-        """Somebody else deletes an object."""
+        """Another client deletes an object."""
         key = Key(namespace, name)
         stored = self._objects[kind.name].pop(key)
         self._revision += 1

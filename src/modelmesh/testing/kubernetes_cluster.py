@@ -277,7 +277,7 @@ def _named(items: list[Object], name: str) -> Object:
 
 
 class _Nobody(MeshCalls):
-    """An address where nobody is."""
+    """An address without a listener."""
 
     def __init__(self, address: str) -> None:
         self._error = MeshError(Status.UNAVAILABLE, f"{address} cannot be reached")

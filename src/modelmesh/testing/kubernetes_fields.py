@@ -28,7 +28,7 @@ _SERVER_SET = ("resourceVersion", "uid", "generation", "creationTimestamp", "man
 
 
 def leaves(item: Object) -> dict[Path, Any]:
-    """Every value of an object that somebody may own, by its path."""
+    """Every value of an object that a manager may own, by its path."""
     found = dict(_leaves(item, (), ""))
     return {path: value for path, value in found.items() if not _set_by_server(path)}
 
@@ -132,7 +132,7 @@ def managed_fields(owners: Owners) -> list[Object]:
 
 
 def read_managed_fields(entries: list[Object]) -> Owners:
-    """What `managed_fields` showed, as somebody may have changed it."""
+    """What `managed_fields` showed, as another client may have changed it."""
     owners: Owners = {}
     for entry in entries:
         owners.setdefault(entry["manager"], set()).update(_paths(entry["fieldsV1"], ()))

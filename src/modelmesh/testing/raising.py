@@ -1,4 +1,4 @@
-"""Exceptions that nobody expects, at every await and every callback of a control plane.
+"""Unexpected exceptions, at every await and every callback of a control plane.
 
 An `InjectedError` is a bug that has not been made yet. It is thrown into the background tasks of an
 instance where they wait, and raised by what the control plane calls: the store, the runtime, the data plane, whoever
@@ -47,7 +47,7 @@ class Raising:
         return self.chance > 0 and self._rng.random() < self.chance
 
     def _reads(self, event: Event) -> None:
-        """Somebody who reads the journal."""
+        """A reader of the journal."""
         if event.kind != "sink_failed" and self._throws():
             raise InjectedError(f"while {event.kind} was read")
 

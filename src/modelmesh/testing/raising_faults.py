@@ -1,4 +1,4 @@
-"""Mistakes of ours, as faults: exceptions that nobody expects."""
+"""Bugs as faults: unexpected exceptions."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

@@ -105,7 +105,7 @@ class FaultyStore:
         self.emptied()
 
     def emptied(self) -> None:
-        """The store inside was emptied by somebody else."""
+        """The store inside was emptied by another client."""
         self._compacted = 0
         self._emptied += 1
         self._leases.clear()

@@ -12,7 +12,7 @@ SETTING = f"{KEYS.config}scaleup_rpm_threshold"
 UNKNOWN_SETTING = f"{KEYS.config}nobody_knows_this"
 
 MEANWHILE_S = 3
-"""Nobody is cut off for longer than an instance may be without being noticed."""
+"""No instance is cut off for longer than an instance may be without being noticed."""
 
 
 class ViewFaults:
@@ -20,7 +20,7 @@ class ViewFaults:
 
     Args:
         world: What they happen to.
-        meanwhile: Something that changes while nobody looks.
+        meanwhile: Something that changes in between.
     """
 
     def __init__(self, world: World, meanwhile: Callable[[], Awaitable[bool | None]]) -> None:

@@ -52,7 +52,7 @@ class Naming:
     """The models of a vmodel: `active`, and in `split` other models with their percent of the calls.
 
     A call may choose another: by a label, or by the id of one of its models. `target` None: the vmodel does not move. `fallback`
-    answers while no copy of the wanted model is ready; None: nobody does.
+    answers while no copy of the wanted model is ready; None: no model does.
     """
 
     active: ModelId

@@ -113,7 +113,7 @@ impl<'a> Credential<'a> {
     }
 }
 
-/// Takes out of the headers what proves who calls, which is nobody's business beyond this instance, and what only instances
+/// Takes out of the headers what proves who calls, which must not leave this instance, and what only instances
 /// say of callers.
 pub fn strip(headers: &mut HeaderMap) {
     for name in [AUTHORIZATION, API_KEY, MM_TENANT] {

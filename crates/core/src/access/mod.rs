@@ -1,6 +1,6 @@
 //! Who calls, and which models they may infer with.
 //!
-//! Python decides (`modelmesh/policy/access.py`): it is asked once about a credential that nobody has shown before. Its answers
+//! Python decides (`modelmesh/policy/access.py`): it is asked once about an unknown credential. Its answers
 //! are kept in a table until the operator's rules change, so that a call whose credential is known costs one look.
 
 mod credential;
@@ -165,7 +165,7 @@ impl Access {
         }
     }
 
-    /// Asks Python about a credential, unless that is being done. `token` is one that nobody had before; `tell` hands the question
+    /// Asks Python about a credential, unless that is being done. `token` is a new one; `tell` hands the question
     /// up.
     ///
     /// # Errors
@@ -200,7 +200,7 @@ impl Access {
         Ok(receiver)
     }
 
-    /// Python's answer; false for a token that nobody asked by.
+    /// Python's answer; false for an unknown token.
     pub fn answer(&self, token: u64, verdict: Verdict) -> bool {
         let mut asking = self.asking.lock();
         let Some(question) = asking.questions.remove(&token) else { return false };

@@ -1,4 +1,4 @@
-//! Answers by credential, bounded: those that nobody used lately go first.
+//! Answers by credential, bounded: the least recently used are removed first.
 
 use hashbrown::HashMap;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
-use crate::routing::gate::NOBODY;
+use crate::routing::gate::NO_TENANT;
 use crate::wire::headers::MM_TENANT;
 use crate::wire::retry::retry_later;
 use crate::wire::status::{Code, Status};
@@ -17,7 +17,7 @@ use crate::wire::status::{Code, Status};
 const BURST_NS: u64 = 1_000_000_000;
 /// One part in so many of a new duration goes into the mean.
 const WEIGHT: u64 = 16;
-/// Nobody is told to come back sooner or later.
+/// Bounds of the retry delay.
 const SOONEST: Duration = Duration::from_millis(1);
 const LATEST: Duration = Duration::from_secs(60);
 
@@ -189,7 +189,7 @@ pub fn mark(headers: &mut HeaderMap, tenant: &str) {
 /// By what the line of a copy tells tenants apart.
 #[must_use]
 pub fn number_of(headers: &HeaderMap) -> u64 {
-    let Some(tenant) = headers.get(MM_TENANT) else { return NOBODY };
+    let Some(tenant) = headers.get(MM_TENANT) else { return NO_TENANT };
     let mut hasher = DefaultHasher::new();
     tenant.as_bytes().hash(&mut hasher);
     hasher.finish().max(1)
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(headers[MM_TENANT], "poor");
         assert_ne!(number_of(&headers), number_of(&said()));
         crate::access::strip(&mut headers);
-        assert_eq!(number_of(&headers), NOBODY);
+        assert_eq!(number_of(&headers), NO_TENANT);
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ fn known(name: &str, valid: Option<Duration>) -> Verdict {
     Verdict::Known { identity: Identity { name: name.into(), ..Identity::default() }, rights, valid }
 }
 
-/// Asks about a key that nobody knows, and answers.
+/// Asks about an unknown key, and answers.
 async fn learn(access: &Access, key: &str, verdict: Verdict) -> Answer {
     let mut token = 0;
     let receiver = access.ask(question(access, key), 7, |asked| {

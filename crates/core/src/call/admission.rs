@@ -1,4 +1,4 @@
-//! Whether a request may begin: all that is refused before anybody reads its body or asks where it goes.
+//! Whether a request may begin: all that is refused before its body is read and its route is chosen.
 //!
 //! The steps stand in the order in which they refuse: the method, who calls, what is left of our own budgets (`admit`);
 //! and once it is known what the call is about, what they may do, and what is left of their tenant's share (`permit`).
@@ -92,7 +92,7 @@ pub fn admit(shared: &Shared, account: &Account, asked: &Asked<'_>) -> Result<Ad
     let deadline = deadline(asked)?;
     let (rule, is_open) = rule(shared, asked)?;
     let hopped = hop(asked, rule.is_some())?;
-    let who = if is_open { Who::Anybody } else { identity(shared, asked)? };
+    let who = if is_open { Who::Unchecked } else { identity(shared, asked)? };
     budget(account)?;
     Ok(Admitted { deadline, rule, hopped, who, header_bytes })
 }
@@ -145,7 +145,7 @@ fn hop(asked: &Asked<'_>, is_inference: bool) -> Result<Option<Hopped>, Refused>
 /// Who calls. Of instances it is asked no more than that they came to the peer port: whoever they call for was let in there.
 fn identity(shared: &Shared, asked: &Asked<'_>) -> Result<Who, Refused> {
     if asked.port == Port::Peer || !shared.access.is_on() {
-        return Ok(Who::Anybody);
+        return Ok(Who::Unchecked);
     }
     match shared.access.look(asked.headers, asked.origin) {
         Looked::Known(principal) => Ok(Who::Known(principal)),

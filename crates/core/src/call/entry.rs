@@ -52,7 +52,7 @@ pub fn begin(worker: &Arc<Worker>, arrival: &Arrival<'_>, account: &Account, (he
             return refused.tell(&mut caller);
         }
     };
-    if !matches!(who, Who::Anybody) {
+    if !matches!(who, Who::Unchecked) {
         access::strip(&mut headers);
     }
     // Only the ingress keeps a copy: it is the only one to replay.
@@ -117,7 +117,7 @@ pub fn begin(worker: &Arc<Worker>, arrival: &Arrival<'_>, account: &Account, (he
 /// Serves one inference call to its end.
 async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener) {
     let principal = match who {
-        Who::Anybody => None,
+        Who::Unchecked => None,
         Who::Known(principal) => Some(principal),
         // Rare and large, so not a part of every task.
         who @ Who::Unknown(_) => match Box::pin(settle(call, who)).await {

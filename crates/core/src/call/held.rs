@@ -52,14 +52,14 @@ impl Held {
             waiting: Mutex::default(),
             bytes: Budget::new(max_bytes),
             max,
-            // One model that nobody can load must not keep every other model from being loaded.
+            // One model that cannot be loaded must not keep every other model from being loaded.
             max_per_model: (max / 4).max(1),
             tokens: AtomicU64::new(1),
             refused: AtomicU64::new(0),
         }
     }
 
-    /// A token nobody had before.
+    /// A new token.
     pub fn token(&self) -> u64 {
         self.tokens.fetch_add(1, Ordering::Relaxed)
     }

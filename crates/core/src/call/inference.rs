@@ -31,7 +31,7 @@ use crate::observe::notes::Facts;
 use crate::observe::notes::{self, Notes};
 use crate::observe::trace::{self, Begun, Stage};
 use crate::routing::copy::Ending;
-use crate::routing::gate::NOBODY;
+use crate::routing::gate::NO_TENANT;
 use crate::routing::local::LocalUse;
 use crate::routing::peer::RemoteUse;
 use crate::routing::resolve::{self, Choice};
@@ -243,7 +243,7 @@ impl Call {
         let queue = queued.and_then(|_| self.stage(Stage::Queue));
         // Only where there is a line to stand in it matters whose turn it is.
         let has_tenants = queued.is_some() && self.shared().access.is_on();
-        let tenant = if has_tenants { tenant::number_of(&self.headers) } else { NOBODY };
+        let tenant = if has_tenants { tenant::number_of(&self.headers) } else { NO_TENANT };
         let turn = poll_fn(|cx| used.poll_turn(tenant, cx));
         let turn = unless_stopped(&mut self.caller, &mut self.deadline, turn);
         match turn.await {

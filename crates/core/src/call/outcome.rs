@@ -55,7 +55,7 @@ impl Outcome {
     }
 }
 
-/// What the client gets if nobody cures the failure: the answer as it came.
+/// What the client gets if no retry succeeds: the answer as it came.
 #[derive(Debug)]
 pub struct Answer {
     /// Response headers, if they came before the trailers.

@@ -70,13 +70,13 @@ impl Call {
         match self.hold(Event::Overdue { token, subject, until_deadline }).await {
             Ok(Resolution::Fail(status)) => self.caller.end(status),
             Ok(_) => self.caller.end(Status::new(Code::Unavailable, "the model is being loaded")),
-            // Nobody can say now how the load stands.
+            // The state of the load is not known now.
             Err(End::Refused(_)) if until_deadline => self.finish(End::Late),
             Err(end) => self.finish(end),
         }
     }
 
-    /// How long the call waits for a load, if that has a bound and nobody has asked before.
+    /// How long the call waits for a load, if that has a bound and it was not asked before.
     pub fn patience(&self) -> Option<Patience> {
         if self.loading.is_some() || !self.is_ingress() {
             return None;

@@ -1,7 +1,7 @@
 //! The request body: what comes from the client, and the copy of it that lets an attempt be repeated.
 //!
 //! Chunks are kept (by reference count, not copied) up to one message of the largest size a call and a
-//! budget for all; when the first part of the answer passes, or a bound is reached, the copy is let go.
+//! budget for all; when the first part of the answer passes, or a bound is reached, the copy is dropped.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
@@ -32,12 +32,12 @@ pub struct Body {
     kept_bytes: usize,
     /// Chunks stay after they were passed on.
     keep: bool,
-    /// Nothing that was read has been let go.
+    /// Nothing that was read has been dropped.
     intact: bool,
     share: Share,
     bound: usize,
     /// Bytes received whose window the client has not been given back.
-    owed: usize,
+    unreleased: usize,
     /// Where everything that is read is copied to, if somebody wants it.
     pub copied: Option<Box<Copied>>,
 }
@@ -56,7 +56,7 @@ impl Body {
             intact: true,
             share,
             bound: max_message + PREFIX,
-            owed: 0,
+            unreleased: 0,
             copied: None,
         }
     }
@@ -74,7 +74,7 @@ impl Body {
             intact: true,
             share,
             bound: 0,
-            owed: 0,
+            unreleased: 0,
             copied: None,
         }
     }
@@ -187,7 +187,7 @@ impl Body {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(None)) };
         match ready!(stream.poll_data(cx)) {
             Some(Ok(chunk)) => {
-                self.owed += chunk.len();
+                self.unreleased += chunk.len();
                 self.follower.follow(&chunk).map_err(BodyError::TooLong)?;
                 if let Some(copied) = &mut self.copied {
                     copied.push(&chunk);
@@ -196,7 +196,7 @@ impl Body {
             }
             Some(Err(_)) => Poll::Ready(Err(BodyError::Gone)),
             None => {
-                self.release(self.owed);
+                self.release(self.unreleased);
                 self.stream = None;
                 Poll::Ready(Ok(None))
             }
@@ -225,8 +225,8 @@ impl Body {
 
     /// So many bytes have been taken by the other side: the client may send as many.
     pub fn release(&mut self, bytes: usize) {
-        let bytes = bytes.min(self.owed);
-        self.owed -= bytes;
+        let bytes = bytes.min(self.unreleased);
+        self.unreleased -= bytes;
         if let Some(stream) = &mut self.stream
             && bytes > 0
         {

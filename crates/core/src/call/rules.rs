@@ -66,7 +66,7 @@ impl Rules {
     /// Looks a full method (`package.Service/Method`) up.
     ///
     /// # Errors
-    /// UNIMPLEMENTED, before any routing, for methods that nobody may call.
+    /// UNIMPLEMENTED, before any routing, for methods that are not allowed.
     pub fn answerer(&self, port: Port, method: &str) -> Result<Answerer<'_>, Status> {
         let (service, name) = method.rsplit_once('/').unwrap_or_default();
         let ours = match port {
@@ -92,7 +92,7 @@ impl Rules {
 }
 
 /// Whether a part of a path means itself to every server. One that folds `//`, `.` or `%2E` would take another path for
-/// a service that nobody may call.
+/// a service that is not allowed.
 fn is_plain(part: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'\\' | b'%' | b'?' | b'#' | b';');
     !part.is_empty() && part.bytes().all(plain) && part.bytes().any(|byte| byte != b'.')

@@ -23,17 +23,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Who calls.
 #[derive(Debug)]
 pub enum Who {
-    /// Nobody asks.
-    Anybody,
+    /// There are no access rules.
+    Unchecked,
     Known(Arc<Principal>),
     Unknown(Question),
 }
 
 impl Who {
-    /// Waits until it is known; None if nobody asks.
+    /// Waits until it is known; None if there are no access rules.
     ///
     /// # Errors
-    /// It is nobody, it cannot be found out now, or the client does not wait for that.
+    /// The credential is unknown, it cannot be checked now, or the client does not wait for that.
     pub async fn settle(
         self,
         shared: &Shared,
@@ -41,7 +41,7 @@ impl Who {
         deadline: &mut Option<Deadline>,
     ) -> Result<Option<Arc<Principal>>, End> {
         let question = match self {
-            Self::Anybody => return Ok(None),
+            Self::Unchecked => return Ok(None),
             Self::Known(principal) => return Ok(Some(principal)),
             Self::Unknown(question) => question,
         };

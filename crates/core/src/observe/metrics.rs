@@ -219,7 +219,7 @@ impl Metrics {
         if !self.counted.enabled {
             return;
         }
-        // Clients can invent ids without end, and a call can fail before anybody knows whether its ids exist: only one that
+        // Clients can invent ids without end, and a call can fail before it is known whether its ids exist: only one that
         // a copy has answered begins series of their own.
         let answered = ended.code == Code::Ok || ended.invoked.is_some();
         let invented = ended.code == Code::NotFound || !answered && !self.has_series(ended.model, ended.vmodel);

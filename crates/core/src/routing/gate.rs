@@ -21,12 +21,12 @@ impl Bounds {
     fn may_wait(self, line: &Line, of: u64) -> bool {
         let most = self.max_waiting as usize;
         // A tenant leaves room for others.
-        most == 0 || (line.length < most && (of == NOBODY || line.waiting_of(of) < most.div_ceil(2)))
+        most == 0 || (line.length < most && (of == NO_TENANT || line.waiting_of(of) < most.div_ceil(2)))
     }
 }
 
 /// Of which tenant a request is that is of none.
-pub const NOBODY: u64 = 0;
+pub const NO_TENANT: u64 = 0;
 
 /// Requests at the gate: running ones and waiting ones.
 #[derive(Debug, Default)]
@@ -100,7 +100,7 @@ impl Gate {
     /// # Errors
     /// The copy is busy and its line is full.
     pub fn enter(&mut self, bounds: Bounds, of: u64, waker: &Waker) -> Result<usize, Overload> {
-        // Nobody overtakes the line, even if there is room for a moment.
+        // No call overtakes the line, even if there is room for a moment.
         let running = self.line.length == 0 && bounds.may_run(self.running());
         if !running && !bounds.may_wait(&self.line, of) {
             return Err(Overload);
@@ -163,8 +163,8 @@ mod tests {
     #[test]
     fn first_come_first_served() {
         let mut gate = Gate::default();
-        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NOBODY, Waker::noop()).unwrap()).collect();
-        assert_eq!(gate.enter(ONE, NOBODY, Waker::noop()), Err(Overload));
+        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NO_TENANT, Waker::noop()).unwrap()).collect();
+        assert_eq!(gate.enter(ONE, NO_TENANT, Waker::noop()), Err(Overload));
         assert!(may_run(&mut gate, keys[0]) && !may_run(&mut gate, keys[1]));
         gate.leave(ONE, keys[0]);
         assert!(may_run(&mut gate, keys[1]) && !may_run(&mut gate, keys[2]));
@@ -178,10 +178,10 @@ mod tests {
         let greedy: Vec<_> = (0..4).map(|_| enter(7).unwrap()).collect();
         assert_eq!(enter(7), Err(Overload), "half of the line is taken");
         let modest: Vec<_> = (0..2).map(|_| enter(8).unwrap()).collect();
-        let nobodys = enter(NOBODY).unwrap();
-        assert_eq!(enter(NOBODY), Err(Overload), "all of it is");
+        let without_tenant = enter(NO_TENANT).unwrap();
+        assert_eq!(enter(NO_TENANT), Err(Overload), "all of it is");
         let mut last = greedy[0];
-        for next in [greedy[1], modest[0], nobodys, greedy[2], modest[1], greedy[3]] {
+        for next in [greedy[1], modest[0], without_tenant, greedy[2], modest[1], greedy[3]] {
             gate.leave(bounds, last);
             assert!(may_run(&mut gate, next));
             last = next;
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn one_that_gives_up_leaves_the_line() {
         let mut gate = Gate::default();
-        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NOBODY, Waker::noop()).unwrap()).collect();
+        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NO_TENANT, Waker::noop()).unwrap()).collect();
         gate.leave(ONE, keys[1]);
         assert_eq!(gate.waiting(), 1);
         gate.leave(ONE, keys[0]);
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn wider_bounds_admit_who_waits() {
         let mut gate = Gate::default();
-        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NOBODY, Waker::noop()).unwrap()).collect();
+        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NO_TENANT, Waker::noop()).unwrap()).collect();
         gate.admit(Bounds::default());
         assert!(keys.into_iter().all(|key| may_run(&mut gate, key)));
     }

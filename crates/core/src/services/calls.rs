@@ -340,7 +340,7 @@ mod tests {
         let body = Body::new(body, MOST_MESSAGE_BYTES, shared.replay.share(), false);
         let served = {
             let shared = Arc::clone(&shared);
-            tokio::spawn(async move { serve(&shared, opening, Who::Anybody, Caller::new(call, false), body).await })
+            tokio::spawn(async move { serve(&shared, opening, Who::Unchecked, Caller::new(call, false), body).await })
         };
         (shared, answer, stream, served)
     }

@@ -38,7 +38,7 @@ impl Kind {
     }
 }
 
-/// What becomes of a new call.
+/// What is done with a new call.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Place {
     Free,

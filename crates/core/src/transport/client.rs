@@ -1,7 +1,7 @@
 //! A gRPC connection that the control plane opens and moves the bytes of: to its store, to its runtime.
 //!
 //! There is no socket here and no thread. Whoever has the socket hands in what it read, asks which calls that concerns,
-//! and sends what there is to send. So a call is two system calls of its own thread and wakes nobody else.
+//! and sends what there is to send. So a call is two system calls of its own thread and wakes no other thread.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -285,6 +285,12 @@ impl ClientConnection {
     #[must_use]
     pub fn answered(&self) -> u64 {
         self.pinger.answered()
+    }
+
+    /// What the connection holds, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.driver.as_ref().map_or(0, Client::held_bytes)
     }
 
     /// Asks the server whether it is there. Any bytes that come are a sign of it.

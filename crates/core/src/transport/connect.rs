@@ -266,7 +266,7 @@ mod tests {
         assert!(!serving.look(true, 0, 9_000));
         assert!(serving.look(true, 0, 10_000), "ten seconds without an answer");
         assert!(!serving.look(true, 1, 10_500), "it serves again");
-        assert!(!serving.look(false, 1, 90_000), "nobody waits");
+        assert!(!serving.look(false, 1, 90_000), "no call waits");
         assert!(!serving.look(true, 1, 90_500));
         assert!(serving.look(true, 1, 100_500));
     }
@@ -282,7 +282,7 @@ mod tests {
         listening.ponged();
         assert_eq!(listening.look(true, 0, 14_000, 15_999), Sign::Fine);
         assert_eq!(listening.look(true, 0, 14_000, 16_000), Sign::Ping, "a peer is asked again");
-        assert_eq!(listening.look(false, 0, 14_000, 90_000), Sign::Fine, "nobody waits");
+        assert_eq!(listening.look(false, 0, 14_000, 90_000), Sign::Fine, "no call waits");
     }
 
     #[test]

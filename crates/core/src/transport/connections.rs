@@ -1,4 +1,4 @@
-//! How many connections there may be, of whom.
+//! How many connections there may be, in all and of each kind.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

@@ -108,7 +108,7 @@ impl Door {
         self.shared.settings.max_header_bytes
     }
 
-    /// When a client that comes now is asked to connect anew, and how long its requests then have. Clients that came together
+    /// When a client that comes now is asked to connect again, and how long its requests then have. Clients that came together
     /// do not leave together.
     #[must_use]
     pub fn age(&self) -> (Option<Duration>, Option<Duration>) {
@@ -238,7 +238,7 @@ impl Guest {
         self.origin.certificate = socket.certificate();
     }
 
-    /// Whether it has to go: more is held for it than for anybody else.
+    /// Whether it must end: more is held for it than for any other client.
     #[must_use]
     pub fn is_expelled(&self) -> bool {
         self.account.lock().note(0, Waker::noop()).is_err()
@@ -311,7 +311,7 @@ impl Guest {
         Some(opened)
     }
 
-    /// The error is one after which nobody has done anything.
+    /// The error means that nothing of the call was processed.
     async fn try_call(
         &self,
         path: &PathAndQuery,

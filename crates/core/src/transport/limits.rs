@@ -8,7 +8,7 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Frames we take, and give to peers, who are as we are: four times HTTP/2's default need a quarter of the reads.
 const FRAME: u32 = 64 << 10;
-/// Answers that nobody reads may hold half of a connection's window; beyond that they are ended.
+/// Answers that are not read may hold half of a connection's window; beyond that they are ended.
 pub const MOST_STALLED: usize = (CONNECTION_WINDOW / STREAM_WINDOW / 2) as usize;
 const STREAMS_PER_CONNECTION: u32 = 4096;
 /// Resets a client may cause us over the life of its connection: a rapid-reset attack ends here,

@@ -58,7 +58,7 @@ impl Conn {
         self.signs.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether nobody is on it, nor will be.
+    /// Whether it has no calls and will get none.
     fn is_left(&self) -> bool {
         self.is_stale() && self.in_flight() == 0
     }
@@ -160,7 +160,7 @@ impl Link {
     /// queues their streams.
     ///
     /// # Errors
-    /// Nobody answers at the destination.
+    /// There is no answer from the destination.
     pub async fn place(self: &Arc<Self>, lane: Lane) -> Result<Place, Unreachable> {
         loop {
             let mut opening = {
@@ -246,7 +246,7 @@ impl Link {
             self.shared.events.push(Event::LinkBack { instance: self.destination.instance.to_string() });
         }
         let link = Arc::downgrade(self);
-        // Held here it would keep the connection open when nobody wants it any more.
+        // Held here it would keep the connection open when it is not wanted any more.
         let (weak, signs, opened_ms) = (Arc::downgrade(&conn), Arc::clone(&conn.signs), conn.opened_ms);
         drop(conn);
         tokio::spawn(async move {

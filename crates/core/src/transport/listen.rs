@@ -117,7 +117,7 @@ async fn accept(listener: Listener, workers: Arc<[Handle]>, shared: Arc<Shared>)
 /// The other side has gone already.
 pub fn prepare(stream: &tokio::net::TcpStream) -> io::Result<()> {
     socket::prepare(stream)?;
-    // A client whose machine has gone would hold its streams for ever.
+    // A client whose machine has gone would hold its streams forever.
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
     socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }

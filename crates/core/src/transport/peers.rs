@@ -124,7 +124,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// The peer of that name; made if nobody named it before.
+    /// The peer of that name; made if it was not named before.
     pub fn get(&self, instance: &str) -> Arc<Peer> {
         let mut peers = self.by_instance.lock();
         if let Some(peer) = peers.get(instance) {

@@ -62,7 +62,7 @@ pub struct Request {
     receiver: RecvStream,
     follower: Follower,
     deframer: Deframer,
-    /// What was read before anybody asked for it.
+    /// What was read in advance.
     ahead: VecDeque<Part>,
     unfinished: Arc<Unfinished>,
     /// Bytes that are counted there.

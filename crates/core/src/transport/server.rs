@@ -39,7 +39,7 @@ pub struct Opened {
     pub timeout_ms: Option<u64>,
     /// How its messages are compressed, where they say that they are.
     pub encoding: Option<String>,
-    /// The request, if it was one message and came at once. Otherwise `next` has what comes of it.
+    /// The request, if it was one message and came at once. Otherwise `next` has its parts.
     pub message: Option<Message>,
 }
 

@@ -19,7 +19,7 @@ use crate::transport::drain::Phase;
 use crate::transport::link::Links;
 use crate::transport::port::Port;
 
-/// A connection that nobody has spoken on yet.
+/// A connection on which nothing was received yet.
 pub enum Arrived {
     Tcp(TcpStream),
     /// From a listener of ours that speaks another protocol, and has seen to TLS.

@@ -94,7 +94,7 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| format!("the private key is not unencrypted PEM: {error}"))
 }
 
-/// What a client needs: whom it trusts, and who it is if servers ask.
+/// What a client needs: trusted authorities, and its certificate if servers ask for one.
 fn client(
     roots: Arc<RootCertStore>,
     named: Arc<[CertificateDer<'static>]>,

@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
             let _ = ended.expect("no panic");
         }
         let _ = client.await.expect("no panic");
-        assert!(sender.check().is_err(), "nobody is there any more");
+        assert!(sender.check().is_err(), "the other side has ended");
         frames::check(said.get(PREFACE..).unwrap_or_default());
     });
 });

@@ -46,7 +46,7 @@ pub async fn converse(mut io: DuplexStream, cut: u8, bytes: &[u8]) -> Vec<u8> {
     said
 }
 
-/// The frames that somebody said must be whole, and not longer than anybody takes unasked.
+/// Written frames must be complete, and not longer than the default limit.
 pub fn check(mut said: &[u8]) {
     while said.len() >= 9 {
         let length = usize::from(said[0]) << 16 | usize::from(said[1]) << 8 | usize::from(said[2]);

@@ -11,7 +11,7 @@ use super::{ENTRY, TABLE_SIZE};
 const SLOTS: usize = 128;
 /// Values above this are not worth the entries that they displace.
 const LARGEST_INDEXED: usize = 512;
-/// Values that differ from call to call, or that nobody should be able to guess by the size of what we write.
+/// Values that differ from call to call, or that must not be found out by the size of what we write.
 const NOT_INDEXED: [&str; 14] = [
     "authorization",
     "content-length",

@@ -1,4 +1,4 @@
-//! Generated requests, read here and by `serde_json`; damaged ones, which nobody may take for whole.
+//! Generated requests, read here and by `serde_json`; damaged ones must be refused.
 
 use bytes::Bytes;
 use proptest::prelude::*;

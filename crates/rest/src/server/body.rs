@@ -36,7 +36,7 @@ const LEAST_COMPRESSED: usize = 1400;
 ///
 /// # Errors
 /// 413: it is too large, before or after. 408: it came too slowly. 429: too much is held for the client. 415: a
-/// compression that nobody here knows. 400: it ended early, or is not what it says.
+/// unknown compression. 400: it ended early, or is not what it says.
 pub async fn read(
     headers: &HeaderMap,
     mut body: impl Body<Data = Bytes> + Unpin,
@@ -138,7 +138,7 @@ async fn next<B: Body + Unpin>(body: &mut B) -> Option<Result<Frame<B::Data>, B:
     poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
 }
 
-/// Inflates step by step, so that what is held is paid for before more is made. How much comes out nobody knows before, so the
+/// Inflates step by step, so that what is held is paid for before more is made. The size of the result is not known before, so the
 /// first steps are small and made here.
 async fn inflate(
     mut from: impl Read + Send + 'static,
@@ -215,7 +215,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 pub enum Payload {
     /// What it holds for its client is given back when it has been written.
     Whole(Option<Bytes>),
-    /// It goes on until nobody tells anything more.
+    /// It continues until no more is reported.
     Events(mpsc::Receiver<Bytes>),
 }
 

@@ -66,7 +66,7 @@ pub async fn ask<M: Message + Default>(
 /// What the name of a path stands for: a vmodel, else a model.
 ///
 /// # Errors
-/// Nobody can tell now.
+/// It cannot be found out now.
 pub async fn kind_of(client: &Client, name: &str, headers: &HeaderMap, purse: &mut Purse) -> Result<Kind, Fault> {
     let house = &client.house;
     if house.door.knows_vmodel(name) {
@@ -89,7 +89,7 @@ pub async fn kind_of(client: &Client, name: &str, headers: &HeaderMap, purse: &m
 /// What the version of a path is to the runtime: nothing, if it is a version of the vmodel, which the headers then choose.
 ///
 /// # Errors
-/// Nobody can tell now whether the name is that of a vmodel.
+/// It cannot be found out now whether the name is that of a vmodel.
 pub async fn version_of(
     client: &Client,
     name: &str,
@@ -111,7 +111,7 @@ pub async fn version_of(
 /// The status of a vmodel; None: there is none of this name.
 ///
 /// # Errors
-/// Nobody can tell now.
+/// It cannot be found out now.
 pub async fn vmodel_status(
     client: &Client,
     name: &str,

@@ -274,10 +274,12 @@ impl Exchange<'_> {
                 Err(Fault::unavailable(format!("{name:?} is not loaded; the first call of it loads it")))
             }
             ModelStatus::LoadingFailed => {
-                let why = status.errors.first().map_or("nobody said why", String::as_str);
+                let why = status.errors.first().map_or("the reason is not known", String::as_str);
                 Err(Fault::unavailable(format!("{name:?} cannot be loaded: {why}")))
             }
-            ModelStatus::Unknown => Err(Fault::unavailable(format!("nobody can tell now whether {name:?} is ready"))),
+            ModelStatus::Unknown => {
+                Err(Fault::unavailable(format!("it cannot be found out now whether {name:?} is ready")))
+            }
         }
     }
 

@@ -89,7 +89,7 @@ impl Generation<'_> {
 /// the client goes.
 async fn tell(client: Arc<Client>, first: Vec<u8>, mut messages: AnswerStream, to: mpsc::Sender<Bytes>) {
     let mut event = first;
-    // A client that reads nothing is disconnected, because this is not our turn; then nobody takes the event.
+    // A client that reads nothing is disconnected, because this is not our turn; then the event is not taken.
     while to.send(event.into()).await.is_ok() {
         let mut purse = client.guest.purse();
         let turn = client.our_turn();

@@ -334,7 +334,7 @@ class CopySteps:
         """Step a machine and perform its effects; loads whose memory is complete begin at the end.
 
         An effect that fails takes its copy with it and nothing else: the other effects happen, so that what is held is
-        let go, and then the copy leaves the way copies leave.
+        released, and then the copy leaves as others do.
         """
         failed = False
         self._depth += 1

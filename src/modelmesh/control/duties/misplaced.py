@@ -1,6 +1,6 @@
 """Copies at instances where their type is not allowed any more, because labels or constraints changed.
 
-They are loaded where the type may be, and only then let go here; while there is no such place they serve on. A
+They are loaded where the type may be, and only then dropped here; while there is no such place they continue to serve. A
 few at a time: a change of constraints must not empty an instance at once.
 """
 

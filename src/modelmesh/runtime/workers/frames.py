@@ -32,7 +32,7 @@ class Kind(enum.IntEnum):
     INFER = 3
     """A call: a `ModelInferRequest`."""
     CANCEL = 4
-    """Nobody waits for the call any more."""
+    """No caller waits for the call any more."""
     ANSWER = 5
     """The answer of a call: a `ModelInferResponse`."""
     PART = 6

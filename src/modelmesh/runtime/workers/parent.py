@@ -172,7 +172,7 @@ class Worker:
             self._give_up(call)
 
     def _give_up(self, call: int) -> None:
-        """Nobody waits for the call any more."""
+        """No caller waits for the call any more."""
         if self._calls.pop(call, None) is None or self._why is not None:
             return
         loop = asyncio.get_running_loop()

@@ -142,6 +142,6 @@ class ForkServer:
 
 
 def _kill_started(started: "asyncio.Future[Process]") -> None:
-    """Nobody waits for this process any more."""
+    """This process is not needed any more."""
     if not started.cancelled() and started.exception() is None:
         started.result().kill()

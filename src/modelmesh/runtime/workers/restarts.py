@@ -11,7 +11,7 @@ LONGEST_PAUSE_S = 60.0
 def starts_again_in_s(ends_s: Sequence[float], now_s: float) -> float:
     """Seconds until a process may be started again; 0.0: now.
 
-    The first end in ten minutes costs nobody a wait. Each further one doubles the pause, up to a minute.
+    After the first end in ten minutes there is no pause. Each further one doubles the pause, up to a minute.
 
     Args:
         ends_s: When the model's processes ended, the latest last.
