@@ -5,8 +5,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmesh.policy.waiting import UNKNOWN_LOAD_MS, common_load_ms, wait_ms
+from modelmesh.policy.waiting import UNKNOWN_LOAD_MS, common_load_ms, usable_slots, wait_ms
 from modelmesh.values.ids import InstanceId, Revision
+from modelmesh.values.memory import Memory
 from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, InstanceView
 
@@ -40,6 +41,15 @@ def test_who_has_told_of_no_load_is_taken_to_load_as_here() -> None:
     assert common_load_ms(view) == 100
     assert wait_ms(entry(load_ms=0), 3, common_ms=common_load_ms(view)) == 150
     assert common_load_ms(ClusterView(here.instance, Revision(1))) == UNKNOWN_LOAD_MS
+
+
+def test_loads_that_have_no_room_beside_each_other_wait_though_slots_are_free() -> None:
+    at = entry(slots=8, loads=3, backlog_ms=3_000)
+    roomy = replace(at, record=replace(at.record, capacity=Memory(800), used=Memory(300), copies=3))
+    tight = replace(at, record=replace(at.record, capacity=Memory(300), used=Memory(300), copies=3))
+    assert wait_ms(roomy, 3) == 0
+    assert wait_ms(tight, 3) == 1_000
+    assert usable_slots(replace(tight.record, used=Memory(3), capacity=Memory(0))) == 1
 
 
 @given(st.integers(0, 64), st.integers(0, 1_000), st.integers(0, 10**9), st.integers(0, 10**7), st.integers(0, 1_000))

@@ -4,6 +4,7 @@ Called by `modelmesh.policy.placement`, `modelmesh.control.duties.requeue` and `
 instances is what they publish, brought up to date by the number of their copies that are loading.
 """
 
+from modelmesh.values.records import MemberRecord
 from modelmesh.values.view import ClusterView, InstanceView
 
 UNKNOWN_LOAD_MS = 1_000
@@ -16,6 +17,14 @@ def common_load_ms(view: ClusterView) -> int:
     return (own.record.load_ms if own is not None else 0) or UNKNOWN_LOAD_MS
 
 
+def usable_slots(record: MemberRecord) -> int:
+    """How many loads run at a time: the slots, or what has room of the copies that are there if that is fewer."""
+    slots = max(1, record.loading_slots)
+    if not record.copies or not record.used:
+        return slots
+    return max(1, min(slots, record.capacity.holds(record.used // record.copies)))
+
+
 def wait_ms(entry: InstanceView, loads: int, *, common_ms: int = UNKNOWN_LOAD_MS) -> int:
     """Until a load that is given to the instance now would have a slot.
 
@@ -25,7 +34,7 @@ def wait_ms(entry: InstanceView, loads: int, *, common_ms: int = UNKNOWN_LOAD_MS
         common_ms: How long a load takes if the instance has not published it.
     """
     record = entry.record
-    slots = max(1, record.loading_slots)
+    slots = usable_slots(record)
     if loads < slots:
         return 0
     each_ms = record.load_ms or common_ms

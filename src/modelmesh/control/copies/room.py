@@ -20,7 +20,7 @@ from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.memory import NOTHING, Memory, total
 
 PRESSURE_MS = 50
-PRESSURE_MAX_MS = 1_000
+PRESSURE_MAX_MS = 200
 """How soon victims are looked for again while none may leave, and how soon at last."""
 
 
