@@ -250,8 +250,8 @@ bench-kubernetes: bytecode ## the Kubernetes controller with 10,000 InferenceSer
 bench-cache: $(STAMPS)/venv ## hit ratios on traces, through the production control plane (8 minutes)
 	@$(BIN)/python benchmarks/cache/run.py
 
-bench-waits: $(STAMPS)/venv ## what callers wait for in full clusters, beside LRU and one big instance (10 minutes)
-	@$(BIN)/python -m benchmarks.waits.run
+bench-waits: $(STAMPS)/venv ## what callers wait for in full clusters, beside LRU and one big instance (10 minutes); REAL=1: the simulator beside real processes (10 minutes, on a quiet machine)
+	@$(BIN)/python -m benchmarks.waits.$(if $(REAL),real,run)
 
 bench-micro: $(STAMPS)/venv ## what one decision costs; a million generated messages through the code that reads ids (3 minutes)
 	@$(BIN)/python benchmarks/micro/run.py

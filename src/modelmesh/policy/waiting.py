@@ -20,9 +20,8 @@ def common_load_ms(view: ClusterView) -> int:
 def usable_slots(record: MemberRecord) -> int:
     """How many loads run at a time: the slots, or what has room of the copies that are there if that is fewer."""
     slots = max(1, record.loading_slots)
-    if not record.copies or not record.used:
-        return slots
-    return max(1, min(slots, record.capacity.holds(record.used // record.copies)))
+    typical = record.used // max(1, record.copies)
+    return max(1, min(slots, record.capacity.holds(typical))) if typical else slots
 
 
 def wait_ms(entry: InstanceView, loads: int, *, common_ms: int = UNKNOWN_LOAD_MS) -> int:
