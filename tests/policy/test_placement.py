@@ -114,8 +114,8 @@ def test_without_room_the_least_worth_makes_it() -> None:
 
 
 def test_a_short_wait_is_taken_for_what_is_worth_more() -> None:
-    """1,000 ms of waiting for one caller against 100 bytes of which each byte saves others 20 ms."""
-    idle = instance("a", used=900, worth=20 * GIB)
+    """1,000 ms of waiting for one caller against 100 bytes of which each byte saves others 40 ms, counted half."""
+    idle = instance("a", used=900, worth=40 * GIB)
     assert chosen(view(idle, instance("b", used=900, loads=2))) == {"b"}
     assert chosen(view(idle, instance("b", used=900, loads=9))) == {"a"}
 
