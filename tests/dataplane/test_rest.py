@@ -427,6 +427,7 @@ async def test_pages_of_strange_origins_cannot_call_and_named_ones_are_told_that
     assert [method for method, _ in runtime.calls] == ["inference.GRPCInferenceService/ModelInfer"]
     status, answer = await asked("POST", "https://app.example.org")
     assert (status, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://app.example.org")
+    assert "mm-fallback" in answer.headers["Access-Control-Expose-Headers"]
     status, answer = await asked("OPTIONS", "https://app.example.org", **preflight)
     assert (status, answer.headers["Access-Control-Allow-Headers"]) == (204, "content-type")
     assert "POST" in answer.headers["Access-Control-Allow-Methods"]

@@ -14,6 +14,7 @@ import pytest
 from conftest import Mesh
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
+from modelmesh._proto import admin_pb2 as admin_pb
 from modelmesh._proto import model_mesh_pb2 as pb
 from modelmesh.instance.local_cluster import LocalCluster
 from modelmesh.policy.access import hash_of_key
@@ -115,6 +116,13 @@ async def test_every_view_and_action(tmp_path: Path, browser: Browser) -> None:
         await page.get_by_label("percent of the calls").fill("10")
         await page.get_by_role("button", name="Move").click()
         await expect(page.locator("tbody")).to_contain_text("10 % to risk", timeout=20_000)
+        # vmodels: versions and fallback, as they are set elsewhere
+        labels = admin_pb.SetLabelsRequest(vmodel_id="fraud", labels=[admin_pb.Label(label="test", model_id="risk")])
+        await mesh.call("modelmesh.v1.Admin/SetLabels", labels, admin_pb.VModel)
+        fallback = admin_pb.SetFallbackRequest(vmodel_id="fraud", model_id="fraud-1")
+        await mesh.call("modelmesh.v1.Admin/SetFallback", fallback, admin_pb.VModel)
+        await expect(page.locator("tbody")).to_contain_text("test: risk", timeout=20_000)
+        await expect(page.locator("tbody")).to_contain_text("while it is not loaded: fraud-1", timeout=20_000)
         # events: filter, pause
         await page.get_by_role("link", name="Events").click()
         await page.get_by_label("Filter").fill("copies set")

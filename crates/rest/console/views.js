@@ -323,7 +323,8 @@ function showVModels(main) {
       const { vmodels = [] } = await ask("ListVModels", { page_size: 1000 });
       list.replaceChildren(vmodels.length ? table([
         { name: "vmodel", of: (one) => h("button", { type: "button", onclick: () => { name.value = one.id; target.focus(); } }, one.id) },
-        { name: "calls go to", of: (one) => [linkTo(one.active_model_id), (one.split ?? []).map((share) => [h("br"), `${share.percent} % to `, linkTo(share.model_id)])] },
+        { name: "calls go to", of: (one) => [linkTo(one.active_model_id), (one.split ?? []).map((share) => [h("br"), `${share.percent} % to `, linkTo(share.model_id)]), one.fallback_model_id && [h("br"), "while it is not loaded: ", linkTo(one.fallback_model_id)]] },
+        { name: "other versions", of: (one) => [(one.labels ?? []).map((label) => [`${label.label}: `, linkTo(label.model_id), h("br")]), (one.kept_model_ids ?? []).map((model) => [linkTo(model), h("br")])] },
         { name: "moves to", of: (one) => (one.target_model_id && one.target_model_id !== one.active_model_id ? [linkTo(one.target_model_id), one.failed ? h("span", { class: "bad" }, " (cannot be loaded)") : ""] : "") },
         { name: "owner", of: (one) => one.owner ?? "" },
       ], vmodels) : h("p", { class: "soft" }, "There is no vmodel that you may see."));

@@ -9,7 +9,7 @@ use http::header::{
 };
 use http::uri::Authority;
 
-const EXPOSED: HeaderValue = HeaderValue::from_static("inference-header-content-length, retry-after");
+const EXPOSED: HeaderValue = HeaderValue::from_static("inference-header-content-length, mm-fallback, retry-after");
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 /// Seconds for which a browser need not ask again.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
