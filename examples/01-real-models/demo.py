@@ -175,7 +175,7 @@ async def play(zoo: models.Manifest, requests: int, console: Console) -> dict[st
         command += ["--models", str(zoo.folder), "--capacity", str(capacity), "--default-size", str(capacity // 10)]
         return command
 
-    cluster = LocalCluster(INSTANCES, runtime, progress=lambda text: console.print(f"{text} …"))
+    cluster = LocalCluster(INSTANCES, runtime, progress=console.print)
     began = time.monotonic()
     try:
         await cluster.start()

@@ -50,7 +50,7 @@ def mesh(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_how_far_a_load_is_stands_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
     models.status("m", address="x", ca=None, as_json=False)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("  a: LOADING since")
+    assert lines[1].startswith("  a: LOADING")
     assert lines[1].endswith("(fetching, 12.0 MiB of 40.0 MiB)")
     assert "MiB" not in lines[2], "of a load before this one nothing is told"
     assert "MiB" not in lines[3]

@@ -262,7 +262,8 @@ def _show(
         say(f"{model}: {names(info.status)}")
         for copy in info.modelCopyInfos:
             told = f" ({progress[copy.location]})" if progress and copy.location in progress else ""
-            say(f"  {copy.location}: {names(copy.copyStatus)} since {_ago(copy.time)}{told}")
+            age = f" for {_ago(copy.time).removesuffix(' ago')}" if copy.time else ""
+            say(f"  {copy.location}: {names(copy.copyStatus)}{age}{told}")
         for error in dict.fromkeys(info.errors):
             say(f"  error: {error}")
     if info.status in {pb.ModelStatusInfo.LOADING_FAILED, pb.ModelStatusInfo.NOT_FOUND}:

@@ -209,7 +209,7 @@ def _cluster(count: int, runtime: "RuntimeCommand", port: int, state: Path | Non
         runtime_environment=lambda _: {name: os.environ[name] for name in storage_variables(os.environ)},
         first_port=port,
         folder=state,
-        progress=lambda text: say(f"{text} …", error=True),
+        progress=lambda text: say(text, error=True),
     )
 
 
@@ -294,7 +294,7 @@ async def _watch(cluster: "LocalCluster", stop: asyncio.Event, source: Source) -
             await _pause(stop)
         return
     with Live(console=shown, auto_refresh=False, transient=True) as live:
-        cluster.progress = lambda text: live.console.print(f"{printable(text)} …")
+        cluster.progress = lambda text: live.console.print(printable(text))
         while not stop.is_set():
             await _turn(cluster, source)
             live.update(await asyncio.to_thread(_picture, cluster.instances[0].endpoint), refresh=True)

@@ -44,7 +44,7 @@ class FolderSource:
         await cluster.start()
         if self._models is not None:
             count = f"{len(self._registered)} {'model' if len(self._registered) == 1 else 'models'}"
-            cluster.progress(f"registering {count} of {self._models}")
+            cluster.progress(f"registering {count} of {self._models} …")
             await asyncio.to_thread(_end_trials, cluster)
             await asyncio.to_thread(_register, cluster, self._registered)
 

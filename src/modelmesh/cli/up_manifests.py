@@ -117,7 +117,7 @@ class ManifestSource:
     async def start(self, cluster: "LocalCluster") -> None:
         """Start, and set the models."""
         await cluster.start()
-        cluster.progress(f"setting {len(self._declared.wanted)} models of {', '.join(map(str, self._paths))}")
+        cluster.progress(f"setting {len(self._declared.wanted)} models of {', '.join(map(str, self._paths))} …")
         await asyncio.to_thread(self._apply, cluster, self._declared)
 
     def look(self, cluster: "LocalCluster") -> None:

@@ -167,7 +167,7 @@ class LocalCluster:
             await self.start_runtime(instance)
             await self.start_mesh(instance)
         for instance in self.instances:
-            self.progress(f"waiting for {instance.name}")
+            self.progress(f"waiting for {instance.name} …")
             await self.wait_ready(instance)
 
     @property
@@ -180,7 +180,7 @@ class LocalCluster:
         if not state.needs_etcd(self.count) and self.etcd is None:
             self._store = state.sqlite()
             return
-        self.progress("starting etcd")
+        self.progress("starting etcd …")
         if self.etcd is None:
             self.etcd = LocalEtcd(state.path / ETCD, durable=self._temporary is None)
         await asyncio.to_thread(self.etcd.start)
@@ -316,7 +316,7 @@ class LocalCluster:
         """Start a child; that it cannot be started counts as its end."""
         del self._due_s[name]
         self._restarts.started(name, now_s=time.monotonic())
-        self.progress(f"starting {name} again")
+        self.progress(f"starting {name} again …")
         try:
             yield
         except (OSError, LocalEtcdError) as error:
