@@ -100,7 +100,7 @@ class Placed:
         size, loads = self._sums.get(entry.instance, (NOTHING, 0))
         record = entry.record
         if loads:
-            record = replace(record, used=record.used + size, loads=record.loads + loads)
+            record = replace(record, used=record.used + size, copies=record.copies + loads, loads=record.loads + loads)
         adjusted = replace(entry, record=record, outdated=entry.instance in self._replaced)
         self._adjusted[entry.instance] = (entry, adjusted)
         return adjusted
