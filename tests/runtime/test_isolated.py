@@ -280,9 +280,10 @@ async def test_a_call_that_exits_is_an_error_of_that_call(server, folder, ask):
 
 async def test_a_process_whose_threads_all_hang_is_ended_and_started_again(server, folder, ask, caplog):
     await server.models.load(folder("a"))
-    pid = await ask("a", do="pid")
+    model = server.models._entries["a"].model
+    first = model._worker
     assert (await refused(ask("a", do="sleep", timeout=0.2)))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
-    await until(lambda: not is_there(pid))
+    await until(lambda: model._worker is not first)
     assert await ask("a", 2.0) == 4.0
     assert "model a: all 1 threads of its process run calls that were given up" in caplog.text
 
@@ -368,9 +369,10 @@ async def test_formats_that_are_not_there_are_named(tmp_path):
 
 async def test_a_fork_server_that_ends_is_started_again_by_the_next_load(server, folder, ask):
     await server.models.load(folder("a"))
-    pid = await ask("a", do="pid")
+    model = server.models._entries["a"].model
+    first = model._worker
     server.models._runtime._fork_server._popen.kill()
-    await until(lambda: not is_there(pid))
+    await until(lambda: model._worker is not first)
     await server.models.load(folder("b"))
     assert await ask("b", 1.0) == 2.0
     assert await ask("a", 1.0) == 2.0

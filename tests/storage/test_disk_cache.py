@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -14,7 +15,8 @@ from aiohttp import web
 from conftest import MIB, make_puller, nothing_left, tree
 from doubles import Files, serving
 
-from modelmesh.storage import Limits, Location, Progress, Puller, Stage, StorageError, parse_location
+from modelmesh.storage import Limits, Location, Progress, Puller, Stage, StorageError, cache_folder, parse_location
+from modelmesh.storage.cache_folder import CacheFolder
 from modelmesh.values.status import Status
 
 BODY = os.urandom(MIB)
@@ -249,6 +251,44 @@ async def test_processes_share_a_folder_and_fetch_once(tmp_path: Path) -> None:
         results = await asyncio.gather(*(run(tmp_path / "cache", 10 * MIB, f"{url}/a", f"{url}/b") for _ in range(3)))
     assert results == [(0, f"ready {MIB}\nready {MIB}\n")] * 3
     assert served.sent <= 2 * MIB + 100
+
+
+@pytest.mark.parametrize("moment", ["while it is written", "while others look"])
+def test_a_pull_counts_at_every_moment_in_which_it_becomes_an_entry(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = CacheFolder(tmp_path)
+    cache.make()
+
+    def pulled(name: str) -> None:
+        cache.reserve(name, 300)
+        (cache.partial(name) / "files").mkdir()
+        (cache.partial(name) / "files" / "a").write_bytes(bytes(300))
+
+    used = []
+    if moment == "while it is written":
+        sync = cache_folder.sync_folder
+        monkeypatch.setattr(
+            cache_folder, "sync_folder", lambda folder: (used.append(cache.usage().used_bytes), sync(folder))
+        )
+        pulled("new")
+        cache.publish("new", None)
+    else:
+        pulled("old")
+        cache.publish("old", None)
+        pulled("new")
+        read = json.loads
+
+        def publish_meanwhile(text: bytes) -> object:
+            monkeypatch.setattr(cache_folder.json, "loads", read)
+            cache.publish("new", None)
+            return read(text)
+
+        monkeypatch.setattr(cache_folder.json, "loads", publish_meanwhile)
+        used.append(cache.usage().used_bytes - 300)
+    assert set(used) == {300}
+    assert cache.usage().used_bytes in {300, 600}
+    assert not (tmp_path / "entries" / "new" / "reserved").exists()
 
 
 @pytest.mark.process

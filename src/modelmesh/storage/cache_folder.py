@@ -122,8 +122,7 @@ class CacheFolder:
         ):
             raise FileNotFoundError(errno.ENOENT, "files are no longer what was written", str(files))
         _write(partial / "manifest", json.dumps(found).encode())
-        for name in ("reserved", "done"):
-            (partial / name).unlink(missing_ok=True)
+        (partial / "done").unlink(missing_ok=True)
         shutil.rmtree(partial / "parts", ignore_errors=True)
         for folder in {files, partial, *((files / name).parent for name, _ in found)}:
             sync_folder(folder)
@@ -132,6 +131,7 @@ class CacheFolder:
             self.discard(final)
         partial.rename(final)
         sync_folder(final.parent)
+        (final / "reserved").unlink(missing_ok=True)  # until now it counted
         return Entry(final / "files", sum(size for _, size in found), len(found))
 
     def discard(self, folder: Path) -> Path | None:
@@ -228,8 +228,11 @@ class CacheFolder:
         lock.remove_and_release()
 
     def _standing(self) -> list[tuple[Path, int]]:
-        """Entries and pulls, with what they take."""
-        found = []
+        """Entries and pulls, with what they take.
+
+        Pulls first: one that becomes an entry meanwhile is then seen as a pull, as an entry or as both, and counts once.
+        """
+        found = {folder.name: (folder, self.reserved(folder.name)) for folder in (self.root / "partial").iterdir()}
         for folder in (self.root / "entries").iterdir():
             if folder.name not in self._sizes:
                 try:
@@ -237,9 +240,8 @@ class CacheFolder:
                     self._sizes[folder.name] = sum(size for _, size in manifest)
                 except (OSError, ValueError, TypeError):
                     self._sizes[folder.name] = 0
-            found.append((folder, self._sizes[folder.name]))
-        found += [(folder, self.reserved(folder.name)) for folder in (self.root / "partial").iterdir()]
-        return found
+            found[folder.name] = (folder, self._sizes[folder.name])
+        return list(found.values())
 
     def _last_use(self, standing: tuple[Path, int]) -> tuple[bool, float]:
         """First what killed processes left incomplete, then the longest unused."""
