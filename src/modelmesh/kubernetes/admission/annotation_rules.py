@@ -73,7 +73,7 @@ INFERENCE_SERVICE: tuple[Rule, ...] = (
     ),
     Rule(
         f"!has(SPEC.predictor.model) || !('{RUNTIME}' in {NOTES})",
-        f"{RUNTIME}: belongs to the old form; say spec.predictor.model.runtime",
+        f"{RUNTIME}: belongs to the old form; use spec.predictor.model.runtime",
     ),
     Rule(
         """variables.models.all(m, !(has(m.storageUri) && has(m.storage) && has(m.storage.path)))""",
