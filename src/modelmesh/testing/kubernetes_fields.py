@@ -62,9 +62,12 @@ def _keys(name: str, value: list[Any]) -> tuple[str, ...]:
     if not all(isinstance(item, dict) for item in value):
         return ()
     if name == "ports":
-        number = "containerPort" if "containerPort" in value[0] else "port"
-        return (number, "protocol")
-    return _LIST_KEYS.get(name, ())
+        keys: tuple[str, ...] = ("containerPort" if "containerPort" in value[0] else "port", "protocol")
+    else:
+        keys = _LIST_KEYS.get(name, ())
+    # A real API server refuses other keys by the schema; without one, such a list is one value.
+    scalars = all(isinstance(item.get(key), str | int | None) for item in value for key in keys)
+    return keys if scalars else ()
 
 
 def _step(item: Object, keys: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
