@@ -16,8 +16,9 @@ from random import Random
 
 from modelmesh.storage import DiskCache, Puller, StorageError, Transfer, parse_location
 
-LONGEST_S = 0.5
-"""About what the pulls of a round take."""
+LONGEST_S, SHORTEST_S = 0.5, 0.01
+"""How long a round may last before it is killed. It becomes shorter after one that ended by itself, and longer after a kill,
+so that about half of them are killed on any machine."""
 
 
 @dataclass
@@ -79,17 +80,23 @@ def main(folder: Path, budget: int, truth_folder: Path, rounds: int, seed: int, 
         for path in truth_folder.rglob("*")
         if path.is_file()
     }
+    most_s = LONGEST_S
     for _ in range(rounds):
         chosen = rng.sample(uris, rng.randint(1, 2))
         child = os.fork()
         if child == 0:
             os._exit(min(100, asyncio.run(pull(folder, budget, chosen))))
-        time.sleep(rng.uniform(0, LONGEST_S))
+        time.sleep(rng.uniform(0, most_s))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         found.rounds += 1
-        found.killed += os.WIFSIGNALED(status)
         compare(folder, truth, found)
+        if os.WIFSIGNALED(status):
+            found.killed += 1
+            most_s = min(LONGEST_S, most_s * 1.25)
+        else:
+            most_s = max(SHORTEST_S, most_s * 0.8)
+            asyncio.run(DiskCache(folder, budget).trim(0))  # the next one has to pull again
     for uri in uris:  # whatever was left: it is continued, or removed
         found.failed += asyncio.run(pull(folder, budget, [uri]))
         compare(folder, truth, found)
