@@ -141,7 +141,7 @@ class Inference:
         self, use: Use[Any], inputs: "Mapping[str, Tensor]", parameters: Mapping[str, Any]
     ) -> "Mapping[str, Tensor] | AsyncGenerator[Mapping[str, Tensor], None]":
         infer: Any = self._runtime.infer
-        if use.is_async or inspect.isasyncgenfunction(infer):
+        if use.is_async:
             outputs = infer(use.model, inputs, parameters)
         else:
             outputs, took = await call(self._pool, _timed, infer, use.model, inputs, parameters)

@@ -315,7 +315,9 @@ class LoadedModels(Generic[M]):
         await self._reserve(entry, measured_bytes or predicted_bytes or runtime.default_size_bytes)
         entry.signature = await call(self._pool, runtime.signature, model)
         entry.batching = await call(self._pool, runtime.batching, model)
-        entry.is_async = inspect.iscoroutinefunction(runtime.infer) or await call(self._pool, runtime.is_async, model)
+        infer = runtime.infer
+        is_async = inspect.iscoroutinefunction(infer) or inspect.isasyncgenfunction(infer)
+        entry.is_async = is_async or await call(self._pool, runtime.is_async, model)
         if runtime.limits_concurrency:
             entry.max_concurrency = max(1, await call(self._pool, runtime.max_concurrency, model))
         _check_wanted(entry)

@@ -197,11 +197,11 @@ class Worker:
         try:
             while True:
                 kind, call, payload = await self._frame()
+                frames = self._calls.get(call)
                 if kind in {Kind.ANSWER, Kind.END, Kind.ERROR}:
                     self._given_up.pop(call, None)
-                if (frames := self._calls.get(call)) is not None:
-                    if kind in {Kind.ANSWER, Kind.END, Kind.ERROR}:
-                        del self._calls[call]
+                    self._calls.pop(call, None)
+                if frames is not None:
                     frames.put_nowait(read_error(payload) if kind is Kind.ERROR else (kind, payload))
         except (BadFrameError, EOFError, OSError) as error:
             self._why = "ends"
@@ -301,7 +301,8 @@ class IsolatedModel:
         except Exception as error:  # noqa: BLE001 - whatever it is, the next start may do better
             _log.exception("the process of model %s could not be started again", self._model)
             self._has_ended(f"could not be started again: {error}")
-        attempt.set()
+        else:
+            attempt.set()
 
     def close(self) -> None:
         """End its process. Runs in a thread."""
