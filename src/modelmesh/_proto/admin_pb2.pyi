@@ -664,6 +664,9 @@ class Instance(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     LOADS_WAITING_FIELD_NUMBER: _builtins.int
     EXPECTED_WAIT_MS_FIELD_NUMBER: _builtins.int
+    CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    CALLS_AT_ONCE_HUNDREDTHS_FIELD_NUMBER: _builtins.int
+    WORTH_MS_PER_GIB_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     address: _builtins.str
     capacity_bytes: _builtins.int
@@ -678,6 +681,12 @@ class Instance(_message.Message):
     """Of the loads in progress, those that wait for a loading slot."""
     expected_wait_ms: _builtins.int
     """How long a load that is sent there now is expected to wait for a slot."""
+    calls_per_minute: _builtins.int
+    """Calls at its copies in the last minute."""
+    calls_at_once_hundredths: _builtins.int
+    """How many of them were at work at a time, in the mean of the last minute, in hundredths."""
+    worth_ms_per_gib: _builtins.int
+    """How long callers would wait in the next minute for what would be evicted next, for each GiB of it."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -695,10 +704,13 @@ class Instance(_message.Message):
         labels: _abc.Iterable[_builtins.str] | None = ...,
         loads_waiting: _builtins.int = ...,
         expected_wait_ms: _builtins.int = ...,
+        calls_per_minute: _builtins.int = ...,
+        calls_at_once_hundredths: _builtins.int = ...,
+        worth_ms_per_gib: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity_bytes", b"capacity_bytes", "copies", b"copies", "draining", b"draining", "expected_wait_ms", b"expected_wait_ms", "id", b"id", "labels", b"labels", "loads_in_progress", b"loads_in_progress", "loads_waiting", b"loads_waiting", "reachable", b"reachable", "used_bytes", b"used_bytes", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "calls_at_once_hundredths", b"calls_at_once_hundredths", "calls_per_minute", b"calls_per_minute", "capacity_bytes", b"capacity_bytes", "copies", b"copies", "draining", b"draining", "expected_wait_ms", b"expected_wait_ms", "id", b"id", "labels", b"labels", "loads_in_progress", b"loads_in_progress", "loads_waiting", b"loads_waiting", "reachable", b"reachable", "used_bytes", b"used_bytes", "worth_ms_per_gib", b"worth_ms_per_gib", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -161,6 +161,9 @@ class Admin:
                     reachable=entry.reachable,
                     zone=entry.record.zone,
                     labels=entry.record.labels,
+                    calls_per_minute=entry.record.busyness,
+                    calls_at_once_hundredths=entry.record.at_once,
+                    worth_ms_per_gib=entry.record.worth,
                 )
                 for entry in view.instances
             ]

@@ -323,6 +323,9 @@ class MemberRecord:
     `backlog_ms`: how long its loads at work and waiting will take, one after the other; `load_ms`: how long its loads
     commonly take; `worth`: milliseconds that callers would wait in the next minute if a GiB of what would leave next left.
     All three are expectations, and 0 where nothing is known.
+
+    `busyness`: calls at its copies in the last minute; `at_once`: how many were at work at a time, in the mean of that
+    minute, in hundredths.
     """
 
     address: str
@@ -341,6 +344,7 @@ class MemberRecord:
     load_ms: int = 0
     worth: int = 0
     busyness: int = 0
+    at_once: int = 0
     labels: tuple[str, ...] = ()
     zone: str = ""
     location: str = ""
@@ -369,6 +373,7 @@ class MemberRecord:
                 "loadMs": self.load_ms,
                 "worth": self.worth,
                 "busy": self.busyness,
+                "atOnce": self.at_once,
                 "labels": list(self.labels),
                 "zone": self.zone,
                 "loc": self.location,
@@ -404,6 +409,7 @@ class MemberRecord:
             load_ms=measure(known, "loadMs", bounds.DURATION_MS),
             worth=measure(known, "worth", bounds.COUNT),
             busyness=measure(known, "busy", bounds.COUNT),
+            at_once=measure(known, "atOnce", bounds.COUNT),
             labels=tuple(labels),
             zone=take(known, "zone", str, ""),
             location=take(known, "loc", str, ""),

@@ -120,6 +120,7 @@ class Cache:
             load_ms=self.learned.common_load_ms,
             worth=self._worth,
             busyness=self.usage.requests_per_minute,
+            at_once=self.usage.at_once,
             draining=self.draining,
             runtime_ready=self._steps.offered,
         )

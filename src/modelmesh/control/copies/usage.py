@@ -161,9 +161,12 @@ class UsageBook:
         self._expected: dict[ModelId, int] = {}
         self._now_ms = 0
         self._requests = 0
+        self._service_us = 0
         self._seen: dict[ModelId, _Seen] = {}
-        self._rates: deque[tuple[int, int]] = deque()
+        self._rates: deque[tuple[int, int, int]] = deque()
         self.requests_per_minute = 0
+        self.at_once = 0
+        """Calls that were at work at a time, in the mean of the last minute, in hundredths; each counts when it ends."""
 
     def __len__(self) -> int:
         return len(self._order)
@@ -227,6 +230,7 @@ class UsageBook:
             if use.requests and (seen := self._seen.get(use.model)) is not None:
                 self._seen[use.model] = _Seen(seen.weight_at(now_ms) + use.requests, now_ms, seen.since_ms)
             self._requests += use.requests
+            self._service_us += use.service_us
         if self.retention is not None:
             most = max(1, min(REPEATED, USES_AT_A_LOOK // max(1, len(batch))))
             for use in sorted(batch, key=lambda use: use.last_use_ms):
@@ -255,9 +259,13 @@ class UsageBook:
 
     def sample_rate(self, now_ms: int) -> None:
         """Measure the rate over the last minute; call it about once a second."""
-        self._rates.append((now_ms, self._requests))
+        self._rates.append((now_ms, self._requests, self._service_us))
         while len(self._rates) > 2 and self._rates[1][0] <= now_ms - RATE_WINDOW_MS:
             self._rates.popleft()
-        first_ms, first = self._rates[0]
+        first_ms, requests, service_us = self._rates[0]
         elapsed_ms = now_ms - first_ms
-        self.requests_per_minute = (self._requests - first) * 60_000 // elapsed_ms if elapsed_ms > 0 else 0
+        if elapsed_ms <= 0:
+            self.requests_per_minute = self.at_once = 0
+            return
+        self.requests_per_minute = (self._requests - requests) * 60_000 // elapsed_ms
+        self.at_once = (self._service_us - service_us) // (elapsed_ms * 10)

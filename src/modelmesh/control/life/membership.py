@@ -205,13 +205,16 @@ class Membership:
 
 
 def _significant(before: MemberRecord, after: MemberRecord) -> bool:
-    """Whether others would decide differently: anything but a small drift of age and busyness."""
+    """Whether others would decide differently: anything but a small drift of age and busyness.
+
+    No instance decides by the calls at work.
+    """
     earlier, later = before.next_victim_use_ms, after.next_victim_use_ms
     if abs(earlier - later) >= 2_000 or (earlier == 0) != (later == 0):
         return True
     if abs(before.busyness - after.busyness) * 10 > max(before.busyness, 10):
         return True
-    same = {"next_victim_use_ms": 0, "busyness": 0}
+    same = {"next_victim_use_ms": 0, "busyness": 0, "at_once": 0}
     return _with(before, same) != _with(after, same)
 
 
