@@ -66,6 +66,9 @@ $(TOOLS)/kustomize:
 $(TOOLS)/kubeconform:
 	@GOBIN=$(CURDIR)/$(TOOLS) go install github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0
 
+$(TOOLS)/helm:
+	@GOBIN=$(CURDIR)/$(TOOLS) go install helm.sh/helm/v3/cmd/helm@v3.22.0
+
 # Kubernetes without containers, built from Go modules: six to eight minutes once, then kept outside of the clone.
 CONTROL_PLANE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/modelmesh/control-plane-$(shell cat requirements/controlplane/* | sha256sum | cut -c1-16)
 CONTROL_PLANE_VERSION := $(shell sed -n 's/^\tk8s.io\/kubernetes \(v.*\)/\1/p' requirements/controlplane/go.mod)
@@ -162,7 +165,7 @@ check: $(STAMPS)/build ## formatters, linters, types, layers, circles, lengths, 
 	@$(MAKE) --no-print-directory check-deploy
 	@echo "check: all good"
 
-check-deploy: $(TOOLS)/python $(TOOLS)/schemas ## lint the Dockerfile and its scripts, render and validate the manifests
+check-deploy: $(TOOLS)/python $(TOOLS)/schemas ## lint the Dockerfile and its scripts, render and validate the manifests, hold the Helm chart to them
 	@$(TOOLS)/python/bin/hadolint --failure-threshold info deploy/image/Dockerfile
 	@for script in deploy/image/*.sh; do sh -n $$script; done
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory check-manifests; \
@@ -171,11 +174,13 @@ check-deploy: $(TOOLS)/python $(TOOLS)/schemas ## lint the Dockerfile and its sc
 
 # Kinds without a schema there; make test-kubernetes applies them to a real API server.
 OF_REAL_SERVERS := ClusterServingRuntime,ServingRuntime,ValidatingAdmissionPolicy,ValidatingAdmissionPolicyBinding
-check-manifests: $(TOOLS)/kustomize $(TOOLS)/kubeconform $(TOOLS)/schemas
-	@for folder in deploy/kubernetes/base deploy/kubernetes/overlays/* deploy/kubernetes/serving; do \
-		$(TOOLS)/kustomize build $$folder > $(STAMPS)/manifests.yaml || exit 1; \
+check-manifests: $(TOOLS)/kustomize $(TOOLS)/kubeconform $(TOOLS)/helm $(TOOLS)/schemas | $(STAMPS)/venv
+	@$(BIN)/python deploy/helm/check.py $(TOOLS)/helm $(TOOLS)/kustomize $(STAMPS)/chart.yaml
+	@for source in deploy/kubernetes/base deploy/kubernetes/overlays/* deploy/kubernetes/serving deploy/helm; do \
+		if [ $$source = deploy/helm ]; then cp $(STAMPS)/chart.yaml $(STAMPS)/manifests.yaml; \
+		else $(TOOLS)/kustomize build $$source > $(STAMPS)/manifests.yaml || exit 1; fi; \
 		for version in $(KUBERNETES_VERSIONS); do \
-			$(TOOLS)/kubeconform -strict -skip $(OF_REAL_SERVERS) -schema-location "$(TOOLS)/schemas/$$version/{{ .ResourceKind }}{{ .KindSuffix }}.json" $(STAMPS)/manifests.yaml || { echo "$$folder is not valid for Kubernetes $$version"; exit 1; }; \
+			$(TOOLS)/kubeconform -strict -skip $(OF_REAL_SERVERS) -schema-location "$(TOOLS)/schemas/$$version/{{ .ResourceKind }}{{ .KindSuffix }}.json" $(STAMPS)/manifests.yaml || { echo "$$source is not valid for Kubernetes $$version"; exit 1; }; \
 		done; \
 	done
 
