@@ -104,7 +104,10 @@ RUNTIMES: dict[str, tuple[Manifest, str]] = {
     "port of a range": (runtime(container={"ports": [{"containerPort": 11881}]}), "is taken"),
     "volume": (runtime(volumes=[{"name": "models-dir", "emptyDir": {}}]), "models-dir is the name of a volume of ours"),
     "replicas": (runtime(replicas=70000), "65535"),
-    "F2 autoscaler class": (runtime(annotations={"autoscalerClass": "external"}), "must be hpa or none, is external"),
+    "F2 autoscaler class": (
+        runtime(annotations={"autoscalerClass": "magic"}),
+        "must be one of none, hpa, modelmesh, external, is magic",
+    ),
     "metric": (runtime(annotations={"autoscalerClass": "hpa", "metrics": "qps"}), "must be cpu or memory, is qps"),
     "target": (
         runtime(annotations={"targetUtilizationPercentage": "101"}),
@@ -113,6 +116,14 @@ RUNTIMES: dict[str, tuple[Manifest, str]] = {
     "replicas beside an autoscaler": (
         runtime(annotations={"autoscalerClass": "hpa"}, replicas=1),
         "is hpa, which sets the replicas; take spec.replicas away",
+    ),
+    "replicas beside the own scaling": (
+        runtime(annotations={"autoscalerClass": "modelmesh"}, replicas=1),
+        "is modelmesh, which sets the replicas; take spec.replicas away",
+    ),
+    "calls of a pod": (
+        runtime(annotations={"/modelmesh.io/calls-per-pod": "0"}),
+        "must be a whole number of at least 1 and at most 1000000, is 0",
     ),
     "least": (
         runtime(annotations={"autoscalerClass": "hpa", "min-scale": "0"}),
@@ -169,6 +180,10 @@ MODELS: dict[str, tuple[Manifest, str]] = {
 TAKEN: dict[str, Manifest] = {
     "runtime": runtime(),
     "F36 class none": runtime(annotations={"autoscalerClass": "none"}),
+    "external scaler": runtime(annotations={"autoscalerClass": "external"}),
+    "own scaling": runtime(
+        annotations={"autoscalerClass": "modelmesh", "max-scale": "9", "/modelmesh.io/wait-saved-per-minute": "30"}
+    ),
     "F36 least without most": runtime(annotations={"autoscalerClass": "hpa", "min-scale": "2"}),
     "sockets": runtime(grpcEndpoint="unix:///a/x", grpcDataEndpoint="unix:/a/y", builtInAdapter=None),
     "models-dir mounted": runtime(container={"volumeMounts": [{"name": "models-dir", "mountPath": "/x"}]}),

@@ -55,7 +55,7 @@ def volumes(k: KubernetesCluster, name: str = NAME) -> set[str]:
     ("bad", "field"),
     [
         ({"grpcEndpoint": None}, "spec.grpcEndpoint"),  # F1: a null dereference
-        ({"annotations": {"serving.kserve.io/autoscalerClass": "external"}}, "autoscalerClass"),  # F2: another one
+        ({"annotations": {"serving.kserve.io/autoscalerClass": "magic"}}, "autoscalerClass"),  # F2: another one
         ({"builtInAdapter": {"serverType": "nobody"}}, "serverType"),
         ({"containers": "none"}, "spec.containers"),
     ],

@@ -34,6 +34,7 @@ async def running(api: MemoryApi, *, elect: bool = True, settings: Settings | No
             elect=elect,
             metrics=("127.0.0.1", 0),
             health=("127.0.0.1", 0),
+            scaler=("127.0.0.1", 0),
             owner_deployment="controller",
         )
         one = Running(program, clock=SystemClock(), rng=Random(1), log=lambda *_, **__: None)

@@ -52,6 +52,9 @@ def controller(
     health_address: Annotated[
         str, typer.Option("--health-probe-bind-address", help="HOST:PORT of /healthz and /readyz.")
     ] = ":8081",
+    scaler_address: Annotated[
+        str, typer.Option("--scaler-addr", help="HOST:PORT of KEDA's external scaler; empty: there is none.")
+    ] = ":9090",
     api_key_file: Annotated[
         Path | None,
         typer.Option(
@@ -104,6 +107,7 @@ def controller(
             times=LeaseTimes(lease_duration, renew_deadline, retry_period),
             metrics=_address(metrics_address, "--metrics-addr"),
             health=_address(health_address, "--health-probe-bind-address"),
+            scaler=_address(scaler_address, "--scaler-addr") if scaler_address else None,
             key_file=api_key_file,
             owner_deployment=deployment or pod_name.rpartition("-")[0].rpartition("-")[0],
         )

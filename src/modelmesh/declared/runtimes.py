@@ -31,6 +31,10 @@ _AUTOSCALER = "serving.kserve.io/autoscalerClass"
 _METRIC = "serving.kserve.io/metrics"
 _TARGET = "serving.kserve.io/targetUtilizationPercentage"
 _SCALES = ("serving.kserve.io/min-scale", "serving.kserve.io/max-scale")
+SCALERS = ("none", "hpa", "modelmesh", "external")
+"""Values of the annotation that says who sets the pods."""
+
+_DEMANDS = ("modelmesh.io/calls-per-pod", "modelmesh.io/wait-saved-per-minute")
 _ENDPOINT = "must be port:N with 1 to 65535, or unix:/PATH"
 _COUNTS = ("maxLoadingConcurrency", "perModelConcurrencyLimit")
 _SPEC = (
@@ -254,16 +258,18 @@ def _check_annotations(annotations: Fields, *, replicas: bool) -> None:
     for name in _COUNTS:
         _count(annotations, name, least=1 if name == "maxLoadingConcurrency" else 0)
     scaler = annotations.text(_AUTOSCALER) or "none"
-    if scaler not in {"none", "hpa"}:
-        annotations.problem(_AUTOSCALER, f"must be hpa or none, is {shown(scaler)}")
+    if scaler not in SCALERS:
+        annotations.problem(_AUTOSCALER, f"must be one of {', '.join(SCALERS)}, is {shown(scaler)}")
     _count(annotations, _TARGET, least=1, most=100)
-    if scaler != "hpa":
+    for name in _DEMANDS:
+        _count(annotations, name, least=1, most=1_000_000)
+    if scaler == "none":
         return
-    metric = annotations.text(_METRIC) or "cpu"
-    if metric not in {"cpu", "memory"}:
-        annotations.problem(_METRIC, f"must be cpu or memory, is {shown(metric)}")
     if replicas:
-        annotations.problem(_AUTOSCALER, "is hpa, which sets the replicas; take spec.replicas away")
+        annotations.problem(_AUTOSCALER, f"is {scaler}, which sets the replicas; take spec.replicas away")
+    metric = annotations.text(_METRIC) or "cpu"
+    if scaler == "hpa" and metric not in {"cpu", "memory"}:
+        annotations.problem(_METRIC, f"must be cpu or memory, is {shown(metric)}")
     least, most = (_count(annotations, name, least=1) for name in _SCALES)
     if least is not None and most is not None and most < least:
         annotations.problem(_SCALES[1], f"must be at least {_SCALES[0]}, {least}, is {most}")
@@ -276,7 +282,7 @@ def _count(annotations: Fields, name: str, *, least: int, most: int = 2**31 - 1)
     if not (text.isdecimal() and text.isascii() and least <= int(text) <= most):
         annotations.problem(
             name,
-            f"must be a whole number of at least {least}{f' and at most {most}' if most == 100 else ''}, is {shown(text)}",
+            f"must be a whole number of at least {least}{f' and at most {most}' if most < 2**31 - 1 else ''}, is {shown(text)}",
         )
         return None
     return int(text)

@@ -51,6 +51,7 @@ SECRET = Kind("Secret", "", "v1", "secrets")
 SERVICE = Kind("Service", "", "v1", "services")
 CLAIM = Kind("PersistentVolumeClaim", "", "v1", "persistentvolumeclaims")
 EVENT = Kind("Event", "", "v1", "events")
+POD = Kind("Pod", "", "v1", "pods")
 DEPLOYMENT = Kind("Deployment", "apps", "v1", "deployments")
 AUTOSCALER = Kind("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers")
 ENDPOINT_SLICE = Kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices")
@@ -60,7 +61,7 @@ LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases")
 
 KINDS = (
     *(INFERENCE_SERVICE, PREDICTOR, SERVING_RUNTIME, CLUSTER_RUNTIME, NAMESPACE, CONFIG_MAP, SECRET, SERVICE, CLAIM),
-    *(EVENT, DEPLOYMENT, AUTOSCALER, ENDPOINT_SLICE, NETWORK_POLICY, SERVICE_MONITOR, LEASE),
+    *(EVENT, POD, DEPLOYMENT, AUTOSCALER, ENDPOINT_SLICE, NETWORK_POLICY, SERVICE_MONITOR, LEASE),
 )
 _BY_NAME = {(kind.api_version, kind.name): kind for kind in KINDS}
 

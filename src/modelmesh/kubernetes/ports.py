@@ -150,6 +150,10 @@ class MeshCalls(Protocol):
         """`ModelMesh/deleteVModel`."""
         ...
 
+    async def instances(self) -> admin_pb2.ListInstancesResponse:
+        """`Admin/ListInstances`."""
+        ...
+
     async def close(self) -> None:
         """End the connection."""
         ...

@@ -15,6 +15,7 @@ from modelmesh.kubernetes import kinds
 from modelmesh.kubernetes.adapters.api import Access, HttpApi
 from modelmesh.kubernetes.adapters.mesh import GrpcMesh, MeshTls
 from modelmesh.kubernetes.adapters.metrics import exposition
+from modelmesh.kubernetes.adapters.scaler import END_S, ExternalScaler, serve_scaler
 from modelmesh.kubernetes.kinds import DEPLOYMENT, Key
 from modelmesh.kubernetes.loop.controller import Controller
 from modelmesh.kubernetes.loop.leader import LOCK, Leadership, LeaseTimes
@@ -38,6 +39,7 @@ class Program:
         elect: Whether a Lease decides who works; without it this process always does.
         metrics: Address and port of `/metrics`; port 0: any.
         health: Of `/healthz` and `/readyz`.
+        scaler: Of the external scaler of KEDA, while this process works; None: there is none.
         owner_deployment: In namespace scope: the Deployment that owns what is made; empty: nothing owns it.
         key_file: API key or token for calls to meshes with access rules.
     """
@@ -49,6 +51,7 @@ class Program:
     times: LeaseTimes = field(default_factory=LeaseTimes)
     metrics: tuple[str, int] = ("", 8080)
     health: tuple[str, int] = ("", 8081)
+    scaler: tuple[str, int] | None = ("", 9090)
     owner_deployment: str = ""
     key_file: Path | None = None
 
@@ -61,6 +64,7 @@ class Running:
 
     Attributes:
         ports: Where metrics and probes are, once it listens.
+        scaler_port: Where the external scaler is, once it leads.
     """
 
     def __init__(self, program: Program, *, clock: Clock, rng: Random, log: Callable[..., object]) -> None:
@@ -72,6 +76,7 @@ class Running:
         self._leadership: Leadership | None = None
         self._api: HttpApi | None = None
         self.ports: tuple[int, int] = (0, 0)
+        self.scaler_port = 0
 
     async def run(self) -> None:
         """Work until cancelled; gives the lease back.
@@ -116,6 +121,20 @@ class Running:
     async def _work(self, api: Api) -> None:
         """Lead. A bug ends the loop, not the process: it is begun again with empty caches."""
         self._log("leading", identity=self._program.identity)
+        if self._program.scaler is None:
+            await self._control(api)
+            return
+        host, port = self._program.scaler
+        address = (
+            f"[{host or _everywhere()}]:{port}" if ":" in (host or _everywhere()) else f"{host or _everywhere()}:{port}"
+        )
+        server, self.scaler_port = await serve_scaler(ExternalScaler(lambda: self._controller), address)
+        try:
+            await self._control(api)
+        finally:
+            await server.stop(END_S)
+
+    async def _control(self, api: Api) -> None:
         while True:
             try:
                 owner = await self._owner(api)

@@ -209,10 +209,11 @@ class KubernetesCluster:
     async def _follow(self, deployment: Object) -> None:
         key = kinds.key_of(deployment)
         wanted = deployment["spec"].get("replicas", 1) if self.pods_run else 0
-        for number in range(wanted):
-            if (key.namespace, key.name, number) not in self._pods:
-                await self._begin(key, number, deployment)
-        for pod in [pod for pod in self._pods if pod[:2] == tuple(key) and pod[2] >= wanted]:
+        pods = sorted(pod for pod in self._pods if pod[:2] == tuple(key))
+        for _ in range(wanted - len(pods)):
+            await self._begin(key, deployment)
+        # As the real controller: the cheapest first, and of those the youngest.
+        for pod in sorted(pods, key=lambda pod: (self._cost(pod), -pod[2]))[: max(0, len(pods) - wanted)]:
             await self._end(pod)
         ready = sum(pod[:2] == tuple(key) for pod in self._pods)
         status = {
@@ -225,21 +226,28 @@ class KubernetesCluster:
                 kinds.DEPLOYMENT, key.name, key.namespace, {"status": status}, manager="kube-controller-manager"
             )
 
-    async def _begin(self, key: Key, number: int, deployment: Object) -> None:
+    def _cost(self, pod: tuple[str, str, int]) -> int:
+        item = self.api.get(kinds.POD, f"{pod[1]}-{pod[2]}", pod[0])
+        assert item is not None
+        annotations = item["metadata"].get("annotations") or {}
+        return int(annotations.get("controller.kubernetes.io/pod-deletion-cost", "0"))
+
+    async def _begin(self, key: Key, deployment: Object) -> None:
         mesh = self.meshes.setdefault(key.namespace, SimulatedCluster(seed=len(self.meshes)))
         containers = deployment["spec"]["template"]["spec"]["containers"]
         environment = {one["name"]: one.get("value", "") for one in _named(containers, "mm")["env"]}
         self._numbers += 1
         address = f"10.0.0.{self._numbers}:{GRPC_PORT}"
-        instance = await mesh.add(
-            f"{key.name}-{self._numbers}", labels=tuple(filter(None, environment["MM_LABELS"].split(",")))
-        )
-        self._pods[key.namespace, key.name, number] = (address, instance)
+        name = f"{key.name}-{self._numbers}"
+        instance = await mesh.add(name, labels=tuple(filter(None, environment["MM_LABELS"].split(","))))
+        self.api.put(kinds.POD, {"metadata": {"name": name, "namespace": key.namespace}}, manager="kubelet")
+        self._pods[key.namespace, key.name, self._numbers] = (address, instance)
         calls = self.calls[address] = SimulatedMeshCalls(instance)
         calls.old = self.old_pods
 
     async def _end(self, pod: tuple[str, str, int]) -> None:
         address, instance = self._pods.pop(pod)
+        self.api.remove(kinds.POD, f"{pod[1]}-{pod[2]}", pod[0])
         self.calls.pop(address).cut()
         await self.meshes[pod[0]].crash(instance.plane.identity.instance)
 
@@ -249,7 +257,11 @@ class KubernetesCluster:
         if service is None:
             return
         name = service["metadata"]["name"]
-        ready = sorted(address.rpartition(":")[0] for pod, (address, _) in self._pods.items() if pod[0] == namespace)
+        ready = sorted(
+            (address.rpartition(":")[0], f"{pod[1]}-{pod[2]}")
+            for pod, (address, _) in self._pods.items()
+            if pod[0] == namespace
+        )
         item = {
             "metadata": {
                 "name": f"{name}-slice",
@@ -257,7 +269,10 @@ class KubernetesCluster:
                 "labels": {"kubernetes.io/service-name": name, "modelmesh-service": name},
             },
             "ports": [{"name": "grpc", "port": GRPC_PORT}],
-            "endpoints": [{"addresses": [address], "conditions": {"ready": True}} for address in ready],
+            "endpoints": [
+                {"addresses": [address], "conditions": {"ready": True}, "targetRef": {"kind": "Pod", "name": name}}
+                for address, name in ready
+            ],
         }
         standing = self.api.get(kinds.ENDPOINT_SLICE, f"{name}-slice", namespace)
         if standing is None or standing["endpoints"] != item["endpoints"]:
@@ -296,6 +311,9 @@ class _Nobody(MeshCalls):
         raise self._error
 
     async def delete_vmodel(self, _: object) -> None:
+        raise self._error
+
+    async def instances(self) -> pb.ListInstancesResponse:
         raise self._error
 
     async def close(self) -> None:

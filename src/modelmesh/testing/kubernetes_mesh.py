@@ -7,6 +7,7 @@ from typing import Any
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh._proto import model_mesh_pb2 as wire
 from modelmesh.kubernetes.ports import MeshCalls, MeshError
+from modelmesh.management.admin import Admin
 from modelmesh.management.batches import Batches
 from modelmesh.management.calls import Call, CallError
 from modelmesh.management.watch_status import WatchStatus
@@ -26,6 +27,7 @@ class SimulatedMeshCalls(MeshCalls):
         hangs: Calls get no answer, and the stream brings nothing.
         old: It is an instance of the archived project: it has no streams of statuses and no batches.
         batches: The sizes of the batches that were set.
+        reported: Figures of instances that it reports, by instance and field, in place of the true ones.
     """
 
     def __init__(self, instance: SimulatedInstance) -> None:
@@ -35,6 +37,7 @@ class SimulatedMeshCalls(MeshCalls):
         self.hangs = False
         self.old = False
         self.batches: list[int] = []
+        self.reported: dict[str, dict[str, int]] = {}
         self.deleted: list[str] = []
 
     def cut(self) -> None:
@@ -114,6 +117,16 @@ class SimulatedMeshCalls(MeshCalls):
             await self._instance.vmodels.delete_vmodel(_call("deleteVModel"), request)
         except (CallError, StoreError) as error:
             raise _failure(error) from error
+
+    async def instances(self) -> pb.ListInstancesResponse:
+        """See `MeshCalls`. What `reported` says of an instance replaces what it says itself."""
+        self._check_age()
+        await self._answers()
+        answer = await Admin(self._instance.plane).list_instances(_call("ListInstances"), pb.ListInstancesRequest())
+        for one in answer.instances:
+            for name, value in self.reported.get(one.id, {}).items():
+                setattr(one, name, value)
+        return answer
 
     async def close(self) -> None:
         """See `MeshCalls`."""

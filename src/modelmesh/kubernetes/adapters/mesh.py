@@ -90,6 +90,10 @@ class GrpcMesh(MeshCalls):
         """See `MeshCalls`."""
         await self._call("mmesh.ModelMesh/deleteVModel", request, wire.DeleteVModelResponse)
 
+    async def instances(self) -> pb.ListInstancesResponse:
+        """See `MeshCalls`."""
+        return await self._call("modelmesh.v1.Admin/ListInstances", pb.ListInstancesRequest(), pb.ListInstancesResponse)
+
     async def close(self) -> None:
         """See `MeshCalls`."""
         await self._channel.close(None)

@@ -67,6 +67,14 @@ def _of_loop(controller: Controller) -> Iterator[Metric]:
     for namespace, mesh in sorted(controller.meshes.items()):
         meshes.add_metric([namespace], float(mesh.synced and mesh.reachable))
     yield meshes
+    pods = GaugeMetricFamily(
+        "modelmesh_controller_wanted_pods",
+        "Pods that a runtime needs now, and what for.",
+        labels=["namespace", "runtime", "reason"],
+    )
+    for namespace, runtime, sample in controller.demands.known():
+        pods.add_metric([namespace, runtime, sample.demand.why.value], sample.demand.pods)
+    yield pods
     dropped = CounterMetricFamily("modelmesh_controller_events_dropped", "Kubernetes Events that were not written.")
     dropped.add_metric([], controller.recorder.dropped)
     yield dropped

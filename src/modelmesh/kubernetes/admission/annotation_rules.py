@@ -7,7 +7,9 @@ from modelmesh.declared.inference_services import (
     RUNTIME,
     WHOLE_URI,
 )
+from modelmesh.declared.runtimes import SCALERS
 from modelmesh.kubernetes.admission.rules import Rule
+from modelmesh.kubernetes.demand import CALLS, SAVED
 
 NOTES = "variables.annotations"
 """CEL: the annotations, an empty mapping if there are none."""
@@ -17,11 +19,12 @@ _METRIC = "serving.kserve.io/metrics"
 _TARGET = "serving.kserve.io/targetUtilizationPercentage"
 _LEAST, _MOST = "serving.kserve.io/min-scale", "serving.kserve.io/max-scale"
 _HPA = f"('{_CLASS}' in {NOTES} && {NOTES}['{_CLASS}'] == 'hpa')"
+_SCALED = f"('{_CLASS}' in {NOTES} && {NOTES}['{_CLASS}'] != 'none')"
 
 
 def _number(name: str, least: int, most: int = 2**31 - 1, *, where: str = "true") -> Rule:
     value = f"{NOTES}['{name}']"
-    most_said = f" and at most {most}" if most == 100 else ""
+    most_said = f" and at most {most}" if most < 2**31 - 1 else ""
     sentence = f"{name}: must be a whole number of at least {least}{most_said}"
     return Rule(
         f"!({where}) || !('{name}' in {NOTES})"
@@ -35,21 +38,26 @@ RUNTIME_ANNOTATIONS: tuple[Rule, ...] = (
     _number("maxLoadingConcurrency", 1),
     _number("perModelConcurrencyLimit", 0),
     Rule(
-        f"!('{_CLASS}' in {NOTES}) || {NOTES}['{_CLASS}'] in ['hpa', 'none']",
-        f"{_CLASS}: must be hpa or none",
-        f"'{_CLASS}: must be hpa or none, is ' + {NOTES}['{_CLASS}']",
+        f"!('{_CLASS}' in {NOTES}) || {NOTES}['{_CLASS}'] in {list(SCALERS)}",
+        f"{_CLASS}: must be one of {', '.join(SCALERS)}",
+        f"'{_CLASS}: must be one of {', '.join(SCALERS)}, is ' + {NOTES}['{_CLASS}']",
     ),
     _number(_TARGET, 1, 100),
+    *(_number(name, 1, 1_000_000) for name in (CALLS, SAVED)),
     Rule(
         f"!{_HPA} || !('{_METRIC}' in {NOTES}) || {NOTES}['{_METRIC}'] in ['cpu', 'memory']",
         f"{_METRIC}: must be cpu or memory",
         f"'{_METRIC}: must be cpu or memory, is ' + {NOTES}['{_METRIC}']",
     ),
-    Rule(f"!{_HPA} || !has(SPEC.replicas)", f"{_CLASS}: is hpa, which sets the replicas; take spec.replicas away"),
-    _number(_LEAST, 1, where=_HPA),
-    _number(_MOST, 1, where=_HPA),
     Rule(
-        f"""!{_HPA} || !('{_LEAST}' in {NOTES}) || !('{_MOST}' in {NOTES})
+        f"!{_SCALED} || !has(SPEC.replicas)",
+        f"{_CLASS}: is set, so it sets the replicas; take spec.replicas away",
+        f"'{_CLASS}: is ' + {NOTES}['{_CLASS}'] + ', which sets the replicas; take spec.replicas away'",
+    ),
+    _number(_LEAST, 1, where=_SCALED),
+    _number(_MOST, 1, where=_SCALED),
+    Rule(
+        f"""!{_SCALED} || !('{_LEAST}' in {NOTES}) || !('{_MOST}' in {NOTES})
         || !{NOTES}['{_LEAST}'].matches('^[0-9]{{1,10}}$') || !{NOTES}['{_MOST}'].matches('^[0-9]{{1,10}}$')
         || int({NOTES}['{_MOST}']) >= int({NOTES}['{_LEAST}'])""",
         f"{_MOST}: must be at least {_LEAST}",

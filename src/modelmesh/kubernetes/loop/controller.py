@@ -17,6 +17,7 @@ from modelmesh.kubernetes.config import CONFIG_MAP
 from modelmesh.kubernetes.kinds import Key, Kind, Object
 from modelmesh.kubernetes.loop.apply import Applier
 from modelmesh.kubernetes.loop.cache import Cache
+from modelmesh.kubernetes.loop.demands import Demands
 from modelmesh.kubernetes.loop.mesh import Mesh
 from modelmesh.kubernetes.loop.models import OWNERS, Models
 from modelmesh.kubernetes.loop.namespaces import Namespaces
@@ -117,6 +118,13 @@ class Controller:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.recorder = Recorder(api, clock, failed=lambda error: log("event not written", error=str(error)))
+        self.demands = Demands(
+            self.world,
+            self.meshes,
+            clock,
+            changed=lambda namespace, name: self.objects.add(ObjectKey(Target.RUNTIME, namespace, name)),
+            failed=lambda namespace, error: self._mesh_failed(namespace, "", error),
+        )
         self.services = Services(
             world=self.world,
             api=api,
@@ -125,6 +133,7 @@ class Controller:
             statuses=StatusWriter(api),
             recorder=self.recorder,
             log=log,
+            demands=self.demands,
             meshes=self.meshes,
         )
         self._models = Models(self.services)
@@ -177,6 +186,7 @@ class Controller:
             self._keep("objects", self.objects.run())
             self._keep("models", self.models.run())
             self._keep("resync", self._resync())
+            self._keep("demands", self.demands.run())
             self._log("working", namespaces=sum(map(self.world.enabled, self.world.namespaces())))
             await self._ended
         finally:
@@ -322,6 +332,7 @@ class Controller:
     def _model_changed(self, kind: Kind, key: Key, before: Object | None, now: Object | None) -> None:
         if not _same_but_for_status(before, now) and self.world.models.changed(kind, key, now):
             self._add_runtimes(key.namespace)
+            self.demands.stir()
         self.models.add(ModelKey(kind, key))
 
     def _runtime_changed(self, kind: Kind, key: Key, before: Object | None, now: Object | None) -> None:

@@ -157,6 +157,12 @@ class Mesh:
         await self._calls.delete_vmodel(wire.DeleteVModelRequest(vModelId=name, owner=owner))
         self._forget(name)
 
+    async def instances(self) -> tuple[pb.Instance, ...]:
+        """The instances of the mesh. Raises MeshError."""
+        if self._calls is None:
+            raise MeshError(Status.UNAVAILABLE, "no instance of the mesh can be called")
+        return tuple((await self._calls.instances()).instances)
+
     # --- one connection ---------------------------------------------------------------------------
 
     async def _serve(self, address: str) -> None:

@@ -8,13 +8,23 @@ from modelmesh.kubernetes import kinds
 from modelmesh.kubernetes.adoption import adopted_fields
 from modelmesh.kubernetes.claims import Claims, claims_of
 from modelmesh.kubernetes.config import Config
+from modelmesh.kubernetes.demand import SENTENCES, limits_of
 from modelmesh.kubernetes.differences import differences
 from modelmesh.kubernetes.kinds import Key, Kind, Object, kind_of
 from modelmesh.kubernetes.loop.apply import is_ours, owners_of_replicas
+from modelmesh.kubernetes.loop.pod_costs import PodCosts
 from modelmesh.kubernetes.loop.services import Services
 from modelmesh.kubernetes.loop.world import DeclaredRuntime, owning_runtime
 from modelmesh.kubernetes.ports import MANAGER
-from modelmesh.kubernetes.render import as_served, check_runtime, deployment_name, render_runtime, scaling
+from modelmesh.kubernetes.render import (
+    ScaledBy,
+    as_served,
+    check_runtime,
+    deployment_name,
+    render_runtime,
+    scaled_by,
+    scaling,
+)
 from modelmesh.kubernetes.replicas import EMPTY_SINCE, Pods, Standing, decide_pods
 from modelmesh.kubernetes.status.conditions import time_ms, time_text
 from modelmesh.kubernetes.status.events import Told
@@ -37,6 +47,7 @@ class Runtimes:
         self._world = services.world
         self._states: dict[tuple[str, str], RuntimeState] = {}
         """By namespace and name of the runtime."""
+        self._costs = PodCosts(services)
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Look at one; returns in how many seconds to look again. Raises ApiError."""
@@ -108,7 +119,9 @@ class Runtimes:
         held = self._held(declared, objects, live)
         if held:
             return replace(state, held=held), pods.look_again_s
+        await self._costs.write(namespace, runtime, config, live, pods)
         await self._apply(objects, live, pods)
+        self._tell_scaled(declared, live, pods)
         await self._delete(namespace, runtime.name, keep=objects)
         return state, pods.look_again_s
 
@@ -117,9 +130,20 @@ class Runtimes:
         if live is not None:
             annotations = live["metadata"].get("annotations") or {}
             standing = Standing(live["spec"].get("replicas", 1), time_ms(annotations.get(EMPTY_SINCE, "")))
-        asked = runtime.body.get("replicas")
-        return decide_pods(
-            asked=config.pods_per_runtime if asked is None else int(asked),
+        scaler = scaled_by(runtime)
+        if scaler is ScaledBy.OTHERS:
+            return Pods(None, why="others set the number of pods")
+        asked, why = config.pods_per_runtime, ""
+        if runtime.body.get("replicas") is not None:
+            asked = int(runtime.body["replicas"])
+        if scaler is ScaledBy.CONTROLLER:
+            limits = limits_of(runtime, bounded=True)
+            sample = self._services.demands.get(namespace, runtime.name)
+            asked = sample.pods if sample is not None else standing.replicas if standing is not None else 0
+            asked = min(limits.most, max(limits.least, asked))
+            why = SENTENCES[sample.demand.why] if sample is not None else ""
+        pods = decide_pods(
+            asked=asked,
             autoscaler=scaling(runtime),
             scale_to_zero=config.scale_to_zero,
             grace_s=config.scale_to_zero_grace_s,
@@ -127,6 +151,7 @@ class Runtimes:
             standing=standing,
             now_ms=self._services.clock.now_ms(),
         )
+        return replace(pods, why=why) if why and pods.replicas == asked else pods
 
     def _claims(self, namespace: str, runtime: Runtime, config: Config) -> Claims:
         secret = self._world.find(kinds.SECRET, Key(namespace, config.storage_secret))
@@ -212,6 +237,14 @@ class Runtimes:
     def _sees_cluster_runtime(self, namespace: str, name: str) -> bool:
         found = self._world.runtime(namespace, name) if self._world.enabled(namespace) else None
         return found is not None and found.kind is kinds.CLUSTER_RUNTIME
+
+    def _tell_scaled(self, declared: DeclaredRuntime, live: Object | None, pods: Pods) -> None:
+        """An Event if the controller's own scaling changed the number of pods that there are."""
+        before = live["spec"].get("replicas") if live is not None else None
+        scaler = scaled_by(declared.runtime) if declared.runtime is not None else None
+        if scaler is ScaledBy.CONTROLLER and before and pods.replicas and before != pods.replicas:
+            told = Told(False, "Scaled", f"from {before} to {pods.replicas} pods: {pods.why}")  # noqa: FBT003
+            self._services.recorder.tell(declared.kind, declared.item, told)
 
     def _tell(self, declared: DeclaredRuntime, before: RuntimeState | None, state: RuntimeState) -> None:
         """Events of what is new."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from modelmesh.kubernetes.loop.apply import Applier
+from modelmesh.kubernetes.loop.demands import Demands
 from modelmesh.kubernetes.loop.mesh import Mesh
 from modelmesh.kubernetes.loop.recorder import Recorder
 from modelmesh.kubernetes.loop.status_writer import StatusWriter
@@ -19,6 +20,7 @@ class Services:
     Attributes:
         meshes: Of the namespaces that are served.
         log: Writes a line: an event's name, and fields.
+        demands: How many pods runtimes need.
     """
 
     world: World
@@ -28,4 +30,5 @@ class Services:
     statuses: StatusWriter
     recorder: Recorder
     log: Callable[..., object]
+    demands: Demands
     meshes: Mapping[str, Mesh] = field(default_factory=dict)

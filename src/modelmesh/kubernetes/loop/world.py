@@ -193,6 +193,17 @@ class World:
         slices = self.caches[kinds.ENDPOINT_SLICE].within(namespace).values()
         return sorted(ready_addresses(slices, config.service_name))
 
+    def pods(self, namespace: str, config: Config) -> set[str]:
+        """Names of the pods of a namespace's mesh that have an address."""
+        slices = self.caches[kinds.ENDPOINT_SLICE].within(namespace).values()
+        return {
+            str(endpoint["targetRef"]["name"])
+            for one in slices
+            if (one["metadata"].get("labels") or {}).get(SERVICE_OF_SLICE) == config.service_name
+            for endpoint in one.get("endpoints") or ()
+            if (endpoint.get("targetRef") or {}).get("kind") == kinds.POD.name
+        }
+
 
 def ready_addresses(slices: Iterable[Object], service: str) -> Iterator[str]:
     """The ready endpoints of a Service at its gRPC port."""

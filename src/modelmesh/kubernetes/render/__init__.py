@@ -6,7 +6,8 @@ Objects are plain dicts, as JSON has them, complete for server-side apply: other
     runtime_layer(runtime) -> Layer | None                     config.py; the runtime's annotation modelmesh.io/config
     as_served(runtime, config) -> Runtime                      the form to give to `declared.choose`
     check_runtime(runtime, config) -> tuple[Problem, ...]      render only what has none
-    scaling(runtime) -> Scaling | None                         whether an autoscaler sets the pods
+    scaled_by(runtime) -> ScaledBy                             who sets the pods
+    scaling(runtime) -> Scaling | None                         how an autoscaler does
     render_runtime(runtime, config, *, namespace, replicas, claims=(), owner=None, tls_authority=False)
     render_namespace(namespace, config, runtimes, *, owner=None, service_monitors=False, store=None)
 
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from modelmesh.declared import Runtime
 from modelmesh.kubernetes.config import Config
-from modelmesh.kubernetes.render.autoscaler import Scaling, render_autoscaler, scaling
+from modelmesh.kubernetes.render.autoscaler import ScaledBy, Scaling, render_autoscaler, scaled_by, scaling
 from modelmesh.kubernetes.render.checks import check_runtime
 from modelmesh.kubernetes.render.deployment import render_deployment
 from modelmesh.kubernetes.render.network_policy import render_network_policy
@@ -30,6 +31,7 @@ from modelmesh.kubernetes.render.type_constraints import render_type_constraints
 __all__ = [
     "Object",
     "Owner",
+    "ScaledBy",
     "Scaling",
     "StoreSecretError",
     "as_served",
@@ -38,6 +40,7 @@ __all__ = [
     "read_store",
     "render_namespace",
     "render_runtime",
+    "scaled_by",
     "scaling",
 ]
 

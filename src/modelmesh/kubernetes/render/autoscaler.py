@@ -1,5 +1,6 @@
-"""The HorizontalPodAutoscaler of a runtime that asks for one. Source: spec/serving-controller.md 2.6."""
+"""Who sets the pods of a runtime, and the HorizontalPodAutoscaler if that does. Source: spec/serving-controller.md 2.6."""
 
+import enum
 from dataclasses import dataclass
 
 from modelmesh.declared import Runtime
@@ -8,6 +9,15 @@ from modelmesh.kubernetes.render.objects import COMMON_LABELS, Object, Owner, de
 
 _PREFIX = "serving.kserve.io/"
 _TARGET_PERCENT = 80
+
+
+class ScaledBy(enum.Enum):
+    """Who sets the number of pods, as the annotation says it."""
+
+    FIXED = "none"
+    AUTOSCALER = "hpa"
+    CONTROLLER = "modelmesh"
+    OTHERS = "external"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +30,14 @@ class Scaling:
     target: int
 
 
+def scaled_by(runtime: Runtime) -> ScaledBy:
+    """Who sets the pods; the runtime was read, so its annotation is one of these."""
+    return ScaledBy(runtime.annotations.get(f"{_PREFIX}autoscalerClass") or "none")
+
+
 def scaling(runtime: Runtime) -> Scaling | None:
     """What the annotations ask for; None if no autoscaler is to set the pods."""
-    if runtime.annotations.get(f"{_PREFIX}autoscalerClass") != "hpa":
+    if scaled_by(runtime) is not ScaledBy.AUTOSCALER:
         return None
     least = _number(runtime, "min-scale", 1)
     return Scaling(
