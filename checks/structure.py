@@ -22,7 +22,13 @@ KNOWN_LONG: frozenset[str] = frozenset()
 
 NATIVE = "_core/"
 MAY_IMPORT_NATIVE = frozenset(
-    {"adapters/channel.py", "adapters/dataplane/events.py", "adapters/dataplane/native.py", "runtime/grpc_server.py"}
+    {
+        "adapters/channel.py",
+        "adapters/dataplane/events.py",
+        "adapters/dataplane/native.py",
+        "runtime/grpc_server.py",
+        "runtime/inference.py",
+    }
 )
 """Files of the package that may import the native module. import-linter does not see imports of compiled modules."""
 

@@ -56,6 +56,19 @@ class TestPace:
             pace.note(LONG_WAIT_US + 1, 1.0)
         assert not pace.on_loop
 
+    def test_only_slow_calls_need_to_be_told_with_how_many_there_were(self):
+        told, all_told = Pace(), Pace()
+        for pace in (told, all_told):
+            noted(pace, *[1.0] * LOOKED_AT)
+        for calls in (3, 1, LOOKED_AT, 5, 1):
+            told.note(SLOW_US + 1, SLOW_US + 1, calls=calls)
+            noted(all_told, *[1.0] * (calls - 1), SLOW_US + 1)
+            assert told.on_loop
+            assert all_told.on_loop
+        told.note(SLOW_US + 1, SLOW_US + 1)
+        assert not told.on_loop
+        assert not noted(all_told, SLOW_US + 1)
+
     def test_one_that_cannot_run_there_never_does(self):
         pace = Pace()
         pace.never_on_loop = True

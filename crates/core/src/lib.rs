@@ -4,7 +4,8 @@
 //!
 //! - `transport`: `listen` (acceptor), `connections` (how many there may be), `worker` (a data thread's loop), `thread` (its
 //!   state), `connection`; towards others `peers` (addresses), `link` (connections), `connect`; for Python `client` and
-//!   `server` (connections without a socket), `request` (what a client asks), `pipe` (their bytes) and `news` (what happened on them); `door`, where listeners of other protocols come in;
+//!   `server` (connections without a socket), `request` (what a client asks), `pipe` (their bytes), `news` (what happened on them) and
+//!   `sockets` (those of a server); `door`, where listeners of other protocols come in;
 //! - `call`: `entry` (request to call), `admission` (may it begin), `who` (calls), `rejection` (why not), `rules` (may it be called),
 //!   `identify` (whose is it), `extraction` (ids inside messages), `inference` (the decision loop), `attempt`, `relay`, `replay`
 //!   (request body), `caller` (answer), `multi` (several ids in one call) and its `part`s, `held` (what waits for Python), `patience` (how long it waits for a load), `route` (where it goes),
@@ -12,7 +13,7 @@
 //! - `access`: `credential` (what a call shows), `table` (whose it is), `principal` and `patterns` (what they may), `tenant`;
 //! - `routing`: `table`, `copy`, `gate`, `naming`, `resolve` (which known copy), `local` and `peer` (a call at one);
 //! - `services`, that Python answers: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is);
-//! - `wire`: `headers`, `status`, `timeout`, `framing`, `compression`, `splice`;
+//! - `wire`: `headers`, `status`, `timeout`, `framing`, `compression`, `protobuf`, `splice` (ids in messages), `infer` (tensors);
 //! - `observe`: `metrics`, `histogram`, `observing` (what is wanted), `notes` (who gets it), `told` (payloads and log lines),
 //!   `trace`;
 //! - around it: `engine` (composition root), `settings`, `shared`, `events`, `memory`; what is held for each client: `ledger`
@@ -41,6 +42,7 @@ pub use call::held::Resolution;
 pub use call::outcome::Outcome;
 pub use call::rules::{MethodRule, Rules};
 pub use call::subject::{Hop, Subject};
+pub use clock::thread_cpu;
 pub use engine::Engine;
 pub use events::Event;
 pub use observe::metrics::{Counted, Series};
@@ -56,10 +58,12 @@ pub use transport::client::{ClientConnection, Next};
 pub use transport::door::{AnswerStream, Door, Guest, Purse, Refused};
 pub use transport::news::CallId;
 pub use transport::port::Port;
-pub use transport::request::{Part, Unfinished};
-pub use transport::server::{Came, Opened, ServerConnection};
+pub use transport::request::Part;
+pub use transport::server::{Came, Opened};
 pub use transport::socket::Socket;
+pub use transport::sockets::Sockets;
 pub use transport::tls::{ClientAuth, ClientTls, Material};
-pub use wire::framing::{Message, prefix_of};
+pub use wire::framing::{Message, framed, prefix_of};
+pub use wire::infer;
 pub use wire::status::{Code, Status};
 pub use wire::timeout::{format as format_timeout, parse as parse_timeout};

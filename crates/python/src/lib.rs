@@ -1,11 +1,13 @@
 //! The native module `modelmesh._core._native`: unwrap, call, map errors. Nothing is decided here.
 //!
-//! `_native.pyi` documents it; `modelmesh-core` does the work. Every call releases the interpreter.
+//! `_native.pyi` documents it; `modelmesh-core` does the work. Calls that take longer release the interpreter.
 
+mod arrays;
 mod client;
 mod core;
 mod events;
 mod given;
+mod quick;
 mod server;
 mod tls;
 
@@ -44,7 +46,9 @@ mod _native {
         Span, Tapped, Traced, Wanted,
     };
     #[pymodule_export]
-    use super::server::{Came, OpenedCall, RequestPart, ServerConnection, Unfinished};
+    use super::quick::QuickModels;
+    #[pymodule_export]
+    use super::server::{Came, OpenedCall, RequestPart, ServerSockets};
     #[pymodule_export]
     use super::tls::Tls;
 

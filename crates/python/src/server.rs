@@ -1,29 +1,39 @@
-//! The class `ServerConnection`: calls that a server in Python answers. Each method takes microseconds, so none releases the
-//! interpreter.
+//! The classes for servers in Python: `ServerSockets`, with the calls on its connections. Each method takes microseconds, so none
+//! releases the interpreter; `turn` and `flush` may call quick models.
 
-use std::sync::Arc;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+use bytes::Bytes;
 use modelmesh_core as core;
-use modelmesh_core::{CallId, Code, Message, Opened, Part, Status};
+use modelmesh_core::{CallId, Code, Message, Opened, Part, Sockets, Status, framed};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::quick::{Outcome, QuickModels, Turn};
+
 /// A call that began.
-#[pyclass(frozen, get_all, module = "modelmesh._core._native")]
+#[pyclass(frozen, module = "modelmesh._core._native")]
 pub struct OpenedCall {
+    #[pyo3(get)]
     call: CallId,
+    #[pyo3(get)]
     path: String,
+    #[pyo3(get)]
     model: Option<Py<PyBytes>>,
+    #[pyo3(get)]
     timeout_ms: Option<u64>,
+    #[pyo3(get)]
     encoding: Option<String>,
-    message: Option<Py<PyBytes>>,
+    #[pyo3(get)]
     compressed: bool,
+    payload: Option<Bytes>,
+    outcome: Option<PyResult<Py<PyAny>>>,
 }
 
 impl OpenedCall {
-    fn new(py: Python<'_>, opened: Opened) -> Self {
+    fn new(py: Python<'_>, opened: Opened, outcome: Option<PyResult<Py<PyAny>>>) -> Self {
         let Opened { call, path, model, timeout_ms, encoding, message } = opened;
         Self {
             call,
@@ -32,29 +42,39 @@ impl OpenedCall {
             timeout_ms,
             encoding,
             compressed: message.as_ref().is_some_and(|message| message.compressed),
-            message: message.map(|message| PyBytes::new(py, &message.payload).unbind()),
+            payload: message.map(|message| message.payload),
+            outcome,
         }
     }
 }
 
-/// What has happened on a connection.
+#[pymethods]
+impl OpenedCall {
+    #[getter]
+    fn message<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.payload.as_ref().map(|payload| PyBytes::new(py, payload))
+    }
+
+    #[getter]
+    fn has_run(&self) -> bool {
+        self.outcome.is_some()
+    }
+
+    fn outputs(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        match &self.outcome {
+            None => Ok(None),
+            Some(Ok(outputs)) => Ok(Some(outputs.clone_ref(py))),
+            Some(Err(error)) => Err(error.clone_ref(py)),
+        }
+    }
+}
+
+/// What has happened on the connections.
 #[pyclass(frozen, get_all, module = "modelmesh._core._native")]
 pub struct Came {
     calls: Vec<Py<OpenedCall>>,
     news: Vec<CallId>,
     cancelled: Vec<CallId>,
-}
-
-impl Came {
-    fn new(py: Python<'_>, came: core::Came) -> PyResult<Option<Self>> {
-        let core::Came { calls, news, cancelled } = came;
-        if calls.is_empty() && news.is_empty() && cancelled.is_empty() {
-            return Ok(None);
-        }
-        let calls =
-            calls.into_iter().map(|opened| Py::new(py, OpenedCall::new(py, opened))).collect::<PyResult<_>>()?;
-        Ok(Some(Self { calls, news, cancelled }))
-    }
 }
 
 /// A part of a request: a message, its end, or why it cannot be read.
@@ -81,55 +101,101 @@ impl RequestPart {
     }
 }
 
-/// What all connections of a server may hold of requests that are not whole.
+/// The connections of a server, with their sockets.
 #[pyclass(frozen, module = "modelmesh._core._native")]
-pub struct Unfinished(Arc<core::Unfinished>);
+pub struct ServerSockets {
+    sockets: Mutex<Sockets>,
+    quick: Option<Py<QuickModels>>,
+    max_message: usize,
+}
 
-#[pymethods]
-impl Unfinished {
-    #[new]
-    fn new(max_bytes: usize) -> Self {
-        Self(Arc::new(core::Unfinished::new(max_bytes)))
+impl ServerSockets {
+    /// Has quick models answer; what is left is for Python. The lock is free while a model runs.
+    fn told(&self, py: Python<'_>, came: core::Came) -> PyResult<Option<Came>> {
+        let core::Came { calls, news, cancelled } = came;
+        let mut turn = Turn::default();
+        let mut left = Vec::new();
+        for opened in calls {
+            let outcome = self
+                .quick
+                .as_ref()
+                .map_or(Outcome::Unasked, |quick| quick.get().run(py, &opened, self.max_message, &mut turn));
+            let outcome = match outcome {
+                Outcome::Answer(framed) => {
+                    self.sockets.lock().answer(opened.call, framed);
+                    continue;
+                }
+                Outcome::Unasked => None,
+                Outcome::Other(returned) => Some(returned),
+            };
+            left.push(Py::new(py, OpenedCall::new(py, opened, outcome))?);
+        }
+        let is_nothing = left.is_empty() && news.is_empty() && cancelled.is_empty();
+        Ok((!is_nothing).then_some(Came { calls: left, news, cancelled }))
     }
 }
 
-/// The server's side of one gRPC connection, without a socket.
-#[pyclass(frozen, module = "modelmesh._core._native")]
-pub struct ServerConnection(Mutex<core::ServerConnection>);
-
 #[pymethods]
-impl ServerConnection {
+impl ServerSockets {
     #[new]
-    #[pyo3(signature = (*, max_message_bytes, unfinished))]
-    fn new(max_message_bytes: usize, unfinished: &Unfinished) -> Self {
-        Self(Mutex::new(core::ServerConnection::new(max_message_bytes, Arc::clone(&unfinished.0))))
+    #[pyo3(signature = (*, max_message_bytes, max_unfinished_bytes, quick = None))]
+    fn new(max_message_bytes: usize, max_unfinished_bytes: usize, quick: Option<Py<QuickModels>>) -> PyResult<Self> {
+        let sockets = Mutex::new(Sockets::new(max_message_bytes, max_unfinished_bytes)?);
+        Ok(Self { sockets, quick, max_message: max_message_bytes })
     }
 
-    fn receive(&self, py: Python<'_>, data: &[u8]) -> PyResult<Option<Came>> {
-        let came = self.0.lock().receive(data);
-        Came::new(py, came)
+    fn fileno(&self) -> RawFd {
+        self.sockets.lock().descriptor()
     }
 
-    fn take<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, Option<Came>)> {
-        let (bytes, came) = self.0.lock().take();
-        Ok((PyBytes::new(py, &bytes), Came::new(py, came)?))
+    fn __len__(&self) -> usize {
+        self.sockets.lock().count()
+    }
+
+    fn add(&self, descriptor: RawFd) -> PyResult<()> {
+        if descriptor < 0 {
+            return Err(PyValueError::new_err(format!("{descriptor} is no descriptor")));
+        }
+        // SAFETY: the stub says that the caller owns it, and gives it away.
+        let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        Ok(self.sockets.lock().add(owned)?)
+    }
+
+    fn turn(&self, py: Python<'_>) -> PyResult<Option<Came>> {
+        let came = self.sockets.lock().turn();
+        match self.told(py, came)? {
+            None => self.flush(py),
+            came => Ok(came),
+        }
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<Option<Came>> {
+        loop {
+            let came = self.sockets.lock().flush();
+            if came.is_empty() {
+                return Ok(None);
+            }
+            if let Some(came) = self.told(py, came)? {
+                return Ok(Some(came));
+            }
+        }
     }
 
     fn next(&self, py: Python<'_>, call: CallId) -> Option<RequestPart> {
-        let part = self.0.lock().next(call);
+        let part = self.sockets.lock().next(call);
         RequestPart::of(py, part)
     }
 
     fn answer(&self, call: CallId, message: &[u8]) {
-        self.0.lock().answer(call, message);
+        self.sockets.lock().answer(call, framed(message));
     }
 
     fn send(&self, call: CallId, message: &[u8]) -> bool {
-        self.0.lock().send(call, message)
+        self.sockets.lock().send_message(call, message)
     }
 
     fn has_room(&self, call: CallId) -> bool {
-        self.0.lock().has_room(call)
+        self.sockets.lock().has_room(call)
     }
 
     fn end(&self, call: CallId, status: u64, details: String) -> PyResult<()> {
@@ -137,29 +203,25 @@ impl ServerConnection {
         if code as u64 != status {
             return Err(PyValueError::new_err(format!("{status} is no status of gRPC")));
         }
-        self.0.lock().end(call, Status::new(code, details));
+        self.sockets.lock().end(call, Status::new(code, details));
         Ok(())
     }
 
+    fn look(&self, py: Python<'_>) -> PyResult<Option<Came>> {
+        let came = self.sockets.lock().look();
+        self.told(py, came)
+    }
+
     fn leave(&self) {
-        self.0.lock().leave();
+        self.sockets.lock().leave();
     }
 
-    fn look(&self) -> bool {
-        self.0.lock().look()
+    fn close(&self) {
+        self.sockets.lock().close();
     }
 
-    fn lost(&self) -> Vec<CallId> {
-        self.0.lock().lost()
-    }
-
-    #[getter]
-    fn has_ended(&self) -> bool {
-        self.0.lock().has_ended()
-    }
-
-    #[getter]
-    fn failure(&self) -> Option<String> {
-        self.0.lock().failure().map(ToOwned::to_owned)
+    fn abort(&self, py: Python<'_>) -> PyResult<Option<Came>> {
+        let came = self.sockets.lock().abort();
+        self.told(py, came)
     }
 }

@@ -1,5 +1,5 @@
 """The classes of the native module for servers in Python."""
 
-from modelmesh._core._native import Came, OpenedCall, RequestPart, ServerConnection, Unfinished
+from modelmesh._core._native import Came, OpenedCall, QuickModels, RequestPart, ServerSockets
 
-__all__ = ["Came", "OpenedCall", "RequestPart", "ServerConnection", "Unfinished"]
+__all__ = ["Came", "OpenedCall", "QuickModels", "RequestPart", "ServerSockets"]

@@ -1,8 +1,9 @@
 """The classes of the native module for servers in Python."""
 
-from typing import Final, final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, final
 
-__all__ = ["Came", "OpenedCall", "RequestPart", "ServerConnection", "Unfinished"]
+__all__ = ["Came", "OpenedCall", "QuickModels", "RequestPart", "ServerSockets"]
 
 @final
 class OpenedCall:
@@ -16,13 +17,19 @@ class OpenedCall:
     timeout_ms: Final[int | None]
     encoding: Final[str | None]
     """How compressed messages are compressed."""
-    message: Final[bytes | None]
-    """The request, if it was one message and came at once. Otherwise `next` has its parts."""
     compressed: Final[bool]
+    @property
+    def message(self) -> bytes | None:
+        """The request, if it was one message and came at once. Otherwise `next` has its parts."""
+    @property
+    def has_run(self) -> bool:
+        """Whether a quick model has answered, though not with what the core can send."""
+    def outputs(self) -> Any:
+        """What that model returned. Raises what it raised."""
 
 @final
 class Came:
-    """What has happened on a connection."""
+    """What has happened on the connections."""
 
     calls: Final[list[OpenedCall]]
     news: Final[list[int]]
@@ -41,23 +48,61 @@ class RequestPart:
     details: Final[str]
 
 @final
-class Unfinished:
-    """What all connections of a server may hold of requests that are not whole. More is refused with RESOURCE_EXHAUSTED."""
+class QuickModels:
+    """Models whose calls are answered within the turn that reads them. Needs numpy."""
 
-    def __new__(cls, max_bytes: int) -> Unfinished: ...
+    def __new__(cls, path: str) -> QuickModels:
+        """`path`: of the method `ModelInfer`."""
+    def put(
+        self,
+        model: str,
+        *,
+        infer: Callable[[dict[str, Any], dict[str, Any]], Any],
+        inputs: Sequence[tuple[str, Sequence[str], Sequence[int]]],
+        outputs: Sequence[tuple[str, str]],
+        slow_us: int,
+        was_slow: Callable[[int, float, float], None],
+    ) -> None:
+        """Have calls of this model answered.
+
+        Calls that are not as most are (typed contents, parameters, texts), and those that do not fit `inputs`, are left to
+        Python.
+
+        Args:
+            model: Its id.
+            infer: Gets read-only arrays and parameters, of which there are none, and returns a dict of arrays.
+            inputs: Name, datatypes and shape of each; empty: they are not checked.
+            outputs: Name and datatype of those that are known.
+            slow_us: A call that takes longer is told.
+            was_slow: Gets how many calls there were since the last that was told, how many microseconds this one took, and how
+                many of them it computed.
+        """
+    def remove(self, model: str) -> None:
+        """Leave its calls to Python again. Nothing happens if they are."""
 
 @final
-class ServerConnection:
-    """The server's side of one gRPC connection, without a socket.
+class ServerSockets:
+    """The connections of a server, with their sockets.
 
-    Whoever has the socket hands in what it read (`receive`), and sends what `take` has after each other call.
+    Whoever waits for the descriptor makes a `turn` when it is readable. After each other method, `flush` sends what there is to
+    send.
     """
 
-    def __new__(cls, *, max_message_bytes: int, unfinished: Unfinished) -> ServerConnection: ...
-    def receive(self, data: bytes) -> Came | None:
-        """Take in what came; None: it concerns no call."""
-    def take(self) -> tuple[bytes, Came | None]:
-        """What is to be sent now, and what that has changed."""
+    def __new__(
+        cls, *, max_message_bytes: int, max_unfinished_bytes: int, quick: QuickModels | None = None
+    ) -> ServerSockets:
+        """`max_unfinished_bytes`: what all connections may hold of requests that are not whole. More is refused with
+        RESOURCE_EXHAUSTED. Raises OSError: there are no descriptors left."""
+    def fileno(self) -> int:
+        """Readable while a turn has something to do."""
+    def __len__(self) -> int:
+        """How many connections there are."""
+    def add(self, descriptor: int) -> None:
+        """Take over the descriptor of a connection; the caller must not use it any more. Raises OSError."""
+    def turn(self) -> Came | None:
+        """Read what came. None: all of it is answered, and the answers are sent; else `flush` has to follow."""
+    def flush(self) -> Came | None:
+        """Send what there is to send. If something has come of that, it has to be called again."""
     def next(self, call: int) -> RequestPart | None:
         """What comes next of a request; None: nothing yet, and there will be news of the call."""
     def answer(self, call: int, message: bytes) -> None:
@@ -68,16 +113,12 @@ class ServerConnection:
         """Whether more of the answer may be sent now; False: there will be news of the call when it may."""
     def end(self, call: int, status: int, details: str) -> None:
         """End a call. Raises ValueError if the number is no status of gRPC."""
+    def look(self) -> Came | None:
+        """To be called every few seconds: closes connections whose clients do not continue with what they began, do not read, or
+        have not even said that they speak HTTP/2."""
     def leave(self) -> None:
-        """Ask the client to open no more calls. Those that are open are answered; then the connection ends."""
-    def look(self) -> bool:
-        """To be called every few seconds: ends a connection whose client leaves off in the middle, or does not read. False: the
-        client has not even said that it speaks HTTP/2."""
-    def lost(self) -> list[int]:
-        """The socket has been closed. Returns the calls that were open; they are forgotten."""
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing more is to be read or written."""
-    @property
-    def failure(self) -> str | None:
-        """Why it has ended, if the client broke the protocol."""
+        """Ask all clients to open no more calls. Those that are open are answered; then the connections end."""
+    def close(self) -> None:
+        """Close each connection once all is sent that there is to send."""
+    def abort(self) -> Came | None:
+        """Close all connections now."""

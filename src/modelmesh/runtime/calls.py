@@ -10,7 +10,7 @@ from modelmesh.runtime.errors import RequestError, RuntimeFault, describe
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
-    from modelmesh._core._server import OpenedCall, RequestPart, ServerConnection
+    from modelmesh._core._server import OpenedCall, RequestPart, ServerSockets
 
 MODEL_ID = "mm-model-id"
 
@@ -51,6 +51,9 @@ Answer = Callable[[Any, Context], Awaitable[Any]] | Callable[[Any, Context], Asy
 
 AnswerNow = Callable[[Any, Context], Any | None]
 
+AnswerAfter = Callable[[Any, Context, Callable[[], Any]], Any]
+"""Of the request, the context, and a function that returns or raises as the model did."""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -63,12 +66,15 @@ class Method:
             async iterator where the request streams. Raises `RuntimeFault` only.
         now: A plain function that is asked before `answer`, where the whole request is there at once; None as its answer:
             `answer` has to be asked. Raises `RuntimeFault` only.
+        after: A plain function that makes the answer where a quick model of the native core has run already. Raises
+            `RuntimeFault` only.
     """
 
     read: Callable[[bytes], Any]
     write: Callable[[Any], bytes]
     answer: Answer
     now: AnswerNow | None = None
+    after: AnswerAfter | None = None
     client_streaming: bool = False
     server_streaming: bool = False
 
@@ -79,7 +85,7 @@ class Call:
     Args:
         opened: What is known of it.
         method: How it is answered.
-        native: Its connection.
+        native: The connections.
         flush: Has the connection send what there is to send.
         ended: Called once, when nothing of the call runs any more.
         max_message_bytes: Of a message, either way, decompressed.
@@ -89,7 +95,7 @@ class Call:
         self,
         opened: "OpenedCall",
         method: Method,
-        native: "ServerConnection",
+        native: "ServerSockets",
         *,
         flush: Callable[[], None],
         ended: Callable[["Call"], None],
@@ -189,8 +195,8 @@ class Call:
     async def _request(self) -> Any:
         """The only message of the request."""
         opened = self._opened
-        if opened.message is not None:
-            return self._read(opened.message, compressed=opened.compressed)
+        if (message := opened.message) is not None:
+            return self._read(message, compressed=opened.compressed)
         found = None
         while not (part := await self._part()).is_last:
             if found is not None:
@@ -202,8 +208,8 @@ class Call:
 
     async def _requests(self) -> AsyncIterator[Any]:
         opened = self._opened
-        if opened.message is not None:
-            yield self._read(opened.message, compressed=opened.compressed)
+        if (message := opened.message) is not None:
+            yield self._read(message, compressed=opened.compressed)
             return
         while True:
             part = await self._part()
@@ -235,9 +241,13 @@ def answer_now(method: Method, opened: "OpenedCall", max_message_bytes: int) -> 
     Raises:
         RuntimeFault: How the call ends instead.
     """
-    if method.now is None or opened.message is None or opened.compressed:
+    if method.now is None or opened.compressed or (message := opened.message) is None:
         return None
-    answer = method.now(read(method, opened.message), Context(opened.model))
+    request, context = read(method, message), Context(opened.model)
+    if opened.has_run and method.after is not None:
+        answer = method.after(request, context, opened.outputs)
+    else:
+        answer = method.now(request, context)
     return None if answer is None else written(method, answer, max_message_bytes)
 
 

@@ -5,8 +5,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from modelmesh._core._server import QuickModels
 from modelmesh._proto import open_inference_pb2 as pb
 from modelmesh.runtime import tensors
 from modelmesh.runtime.batches import Batcher
@@ -14,6 +16,7 @@ from modelmesh.runtime.calls import Context, Method
 from modelmesh.runtime.contract import Batching, ModelRuntime
 from modelmesh.runtime.errors import RequestError, describe
 from modelmesh.runtime.loaded import LoadedModels, Use, call, call_now
+from modelmesh.runtime.pace import SLOW_US
 from modelmesh.runtime.service import CallGate, service_methods
 
 if TYPE_CHECKING:
@@ -37,6 +40,9 @@ class Inference:
         self._pool = pool
         self._threads = threads
         self._gate = gate
+        self.quick = QuickModels(f"/{self.descriptor.full_name}/ModelInfer")
+        """Those whose calls run on the event loop: the native core calls them itself."""
+        models.on_leave = self.quick.remove
 
     def methods(self) -> dict[str, Method]:
         """By path. The mesh loads and unloads, so two repository methods are left out."""
@@ -53,6 +59,7 @@ class Inference:
                 "RepositoryIndex": self._index,
             },
             now={"ModelInfer": self._infer_now},
+            after={"ModelInfer": self._after},
         )
 
     async def _live(self, _request: pb.ServerLiveRequest, _context: Context) -> pb.ServerLiveResponse:
@@ -115,8 +122,44 @@ class Inference:
                 return None
             inputs, parameters = _inputs(request, use), tensors.parameters_of(request)
             outputs, took = call_now(_timed, self._runtime.infer, use.model, inputs, parameters)
-            use.pace.note(*took)
+            self._note(use, took)
             return _response(request, use, outputs)
+
+    def _after(
+        self, request: pb.ModelInferRequest, context: Context, outputs: Callable[[], Any]
+    ) -> pb.ModelInferResponse:
+        """The answer of a quick model that has run."""
+        with self._models.use(_id(context, request.model_name)) as use:
+            return _response(request, use, call_now(outputs))
+
+    def _note(self, use: Use[Any], took: tuple[float, float]) -> None:
+        """A call of the model took that long: where does its next one run?"""
+        was_on_loop = use.pace.on_loop
+        use.pace.note(*took)
+        if use.pace.on_loop != was_on_loop:
+            self._place(use)
+
+    def _place(self, use: Use[Any]) -> None:
+        """Have the native core call the model, or not."""
+        pace, id_ = use.pace, use.id
+        if not pace.on_loop or use.batching is not None or not use.stays:
+            self.quick.remove(id_)
+            return
+
+        def was_slow(calls: int, took_us: float, computed_us: float) -> None:
+            pace.note(took_us, computed_us, calls=calls)
+            if not pace.on_loop:
+                self.quick.remove(id_)
+
+        signature = use.signature
+        self.quick.put(
+            id_,
+            infer=partial(self._runtime.infer, use.model),
+            inputs=[(spec.name, (spec.datatype, *spec.accepts), spec.shape) for spec in signature.inputs],
+            outputs=[(spec.name, spec.datatype) for spec in signature.outputs],
+            slow_us=int(SLOW_US),
+            was_slow=was_slow,
+        )
 
     async def _outputs(
         self, request: pb.ModelInferRequest, use: Use[Any]
@@ -146,7 +189,7 @@ class Inference:
         else:
             outputs, took = await call(self._pool, _timed, infer, use.model, inputs, parameters)
             use.pace.never_on_loop |= not isinstance(outputs, Mapping)
-            use.pace.note(*took)
+            self._note(use, took)
         if inspect.isgenerator(outputs):
             outputs = self._in_threads(outputs)
         elif inspect.isawaitable(outputs):

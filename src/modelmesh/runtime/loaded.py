@@ -157,6 +157,11 @@ class Use(Generic[M]):
         return self._entry.pace
 
     @property
+    def stays(self) -> bool:
+        """Whether it is not about to be unloaded."""
+        return self._entry.state is _State.READY
+
+    @property
     def batching(self) -> Batching | None:
         """How its requests are put together."""
         return self._entry.batching
@@ -211,6 +216,8 @@ class LoadedModels(Generic[M]):
         self._sizes: OrderedDict[ModelSource, int] = OrderedDict()
         self._told: OrderedDict[ModelSource, int] = OrderedDict()
         """Predictions that the mesh was given."""
+        self.on_leave: Callable[[str], None] | None = None
+        """Called with the id of a model that is about to be unloaded: new calls must not find it any more."""
 
     # --- looking ------------------------------------------------------------------------------
 
@@ -420,6 +427,8 @@ class LoadedModels(Generic[M]):
     async def _leave(self, entry: _Entry[M]) -> None:
         if entry.state is not _State.LEAVING:
             entry.state = _State.LEAVING
+            if self.on_leave is not None:
+                self.on_leave(entry.source.id)
             entry.leaving = asyncio.create_task(self._run_unload(entry), name=f"unload {entry.source.id}")
             entry.leaving.add_done_callback(_retrieve)
         await asyncio.shield(_task(entry.leaving))

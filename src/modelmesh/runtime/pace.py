@@ -33,9 +33,15 @@ class Pace:
         self._seen = self._quick = self._slow = 0
         self._trial = LOOKED_AT
 
-    def note(self, took_us: float, computed_us: float) -> None:
-        """A call took that long, and its thread computed that long of it."""
-        self._seen += 1
+    def note(self, took_us: float, computed_us: float, *, calls: int = 1) -> None:
+        """A call took that long, and its thread computed that long of it.
+
+        `calls`: how many there were since the last note, this one included. The others ran on the event loop and were not slow.
+        """
+        if self.on_loop and self._seen + calls > LOOKED_AT:
+            self._decide(on_loop=True)
+            calls = 1
+        self._seen += calls
         self._quick += took_us <= QUICK_US
         self._slow += computed_us > SLOW_US or took_us > LONG_WAIT_US
         if self.on_loop:

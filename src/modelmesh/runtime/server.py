@@ -135,15 +135,17 @@ async def serve(
     if type(runtime).progress is not ModelRuntime.progress:
         methods |= load_progress.progress_methods(runtime.progress)
         descriptors.append(load_progress.DESCRIPTOR)
+    quick = None
     if type(runtime).infer is not ModelRuntime.infer:
         from modelmesh.runtime.inference import Inference  # noqa: PLC0415 - needs numpy, which an own protocol does not
 
         inference = Inference(runtime, models, fast, gate, threads=threads)
         methods |= inference.methods()
+        quick = inference.quick
         descriptors.append(inference.descriptor)
     health = Health([descriptor.full_name for descriptor in descriptors])
     methods |= health.methods() | Reflection(descriptors).methods()
-    server = GrpcServer(methods, max_message_bytes=max_message_bytes)
+    server = GrpcServer(methods, max_message_bytes=max_message_bytes, quick=quick)
     try:
         bound = [await server.listen(address) for address in addresses]
     except BaseException:

@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from modelmesh.runtime.calls import Answer, AnswerNow, Context, Method
+from modelmesh.runtime.calls import Answer, AnswerAfter, AnswerNow, Context, Method
 from modelmesh.runtime.contract import ModelService
 from modelmesh.runtime.errors import RequestError, RuntimeFault, describe, status_of
 from modelmesh.runtime.loaded import LoadedModels, call
@@ -26,6 +26,7 @@ def service_methods(
     answers: Mapping[str, Answer],
     *,
     now: Mapping[str, AnswerNow] | None = None,
+    after: Mapping[str, AnswerAfter] | None = None,
     name: str | None = None,
 ) -> dict[str, Method]:
     """The methods of a service by path, for `GrpcServer`.
@@ -35,6 +36,7 @@ def service_methods(
         answers: Async functions `(request, context)`, or async generators where the answer streams. Exceptions
             become statuses.
         now: Plain functions, asked first where a request is there at once; None as the answer: `answers` has to be asked.
+        after: Plain functions, asked where a quick model has run already.
         name: Another full service name for the same messages.
 
     Raises:
@@ -45,14 +47,14 @@ def service_methods(
         raise TypeError(f"service {descriptor.full_name} has no method {unknown[0]!r}")
     return {
         f"/{name or descriptor.full_name}/{method.name}": _method(
-            method, answers[method.name], (now or {}).get(method.name)
+            method, answers[method.name], (now or {}).get(method.name), (after or {}).get(method.name)
         )
         for method in descriptor.methods
         if method.name in answers
     }
 
 
-def _method(method: MethodDescriptor, answer: Answer, now: AnswerNow | None) -> Method:
+def _method(method: MethodDescriptor, answer: Answer, now: AnswerNow | None, after: AnswerAfter | None) -> Method:
     streams = inspect.isasyncgenfunction(answer)
     if streams != method.server_streaming:
         wanted = "an async generator" if method.server_streaming else "an async function"
@@ -62,6 +64,7 @@ def _method(method: MethodDescriptor, answer: Answer, now: AnswerNow | None) -> 
         write=message_factory.GetMessageClass(method.output_type).SerializeToString,
         answer=_guard_stream(method, answer) if streams else _guard_unary(method, answer),
         now=None if now is None else _guard_now(method, now),
+        after=None if after is None else _guard_now(method, after),
         client_streaming=method.client_streaming,
         server_streaming=method.server_streaming,
     )
@@ -87,10 +90,10 @@ def _guard_unary(method: MethodDescriptor, answer: Any) -> Callable[[Any, Contex
     return guarded
 
 
-def _guard_now(method: MethodDescriptor, answer: AnswerNow) -> AnswerNow:
-    def guarded(request: Any, context: Context) -> Any:
+def _guard_now(method: MethodDescriptor, answer: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(*arguments: Any) -> Any:
         try:
-            return answer(request, context)
+            return answer(*arguments)
         except Exception as error:  # noqa: BLE001 - answered
             raise _fault(method, error) from None
 

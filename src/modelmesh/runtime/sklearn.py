@@ -101,6 +101,12 @@ class SklearnModel:
         self._estimator = estimator
         self.size_bytes = measured_bytes(estimator)
         self._inputs = inputs_of(estimator)
+        # Asked of an estimator, each costs microseconds; what it was fitted to be does not change.
+        self._predicts = hasattr(estimator, "predict")
+        self._has_labels = self._predicts and any(
+            asked(estimator) for asked in (is_classifier, is_clusterer, is_outlier_detector)
+        )
+        self._has_probabilities = hasattr(estimator, "predict_proba")
         outputs = self._tried()
         self.signature = ModelSignature(self._inputs.specs(), outputs, "sklearn")
 
@@ -117,13 +123,13 @@ class SklearnModel:
 
     def _answer(self, rows: Any) -> "dict[str, Tensor]":
         model = self._estimator
-        if not hasattr(model, "predict"):
+        if not self._predicts:
             return {"output": _dense(model.transform(rows))}
         predicted = np.asarray(model.predict(rows))
-        if not (is_classifier(model) or is_clusterer(model) or is_outlier_detector(model)):
+        if not self._has_labels:
             return {"output": predicted}
         outputs: dict[str, Tensor] = {"label": predicted}
-        if hasattr(model, "predict_proba"):
+        if self._has_probabilities:
             probabilities = model.predict_proba(rows)
             if isinstance(probabilities, list):  # one array per output
                 outputs.update({f"probabilities_{index}": each for index, each in enumerate(probabilities)})

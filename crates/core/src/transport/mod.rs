@@ -19,6 +19,7 @@ pub mod race;
 pub mod request;
 pub mod server;
 pub mod socket;
+pub mod sockets;
 pub mod stall;
 pub mod thread;
 pub mod tls;

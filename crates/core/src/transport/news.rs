@@ -1,13 +1,41 @@
 //! What a connection without a socket has to tell whoever moves its bytes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Wake, Waker};
 
 use parking_lot::Mutex;
 
 /// Names one call of a connection.
 pub type CallId = u64;
+
+/// Bits of a call's id that say on which connection of its server it is.
+const SLOT_BITS: u32 = 16;
+
+/// Ids of the calls of one connection. No two calls of a server have the same, whatever connections come and go.
+#[derive(Clone, Default)]
+pub struct CallIds {
+    slot: u64,
+    last: Arc<AtomicU64>,
+}
+
+impl CallIds {
+    /// Ids for the connection in this slot, which is below 65,536.
+    pub fn of_slot(&self, slot: usize) -> Self {
+        debug_assert!(slot < 1 << SLOT_BITS);
+        Self { slot: slot as u64, last: Arc::clone(&self.last) }
+    }
+
+    pub fn next(&self) -> CallId {
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        number << SLOT_BITS | self.slot
+    }
+}
+
+/// The slot of the connection that a call is on.
+pub fn slot_of(call: CallId) -> usize {
+    usize::try_from(call & ((1 << SLOT_BITS) - 1)).unwrap_or(usize::MAX)
+}
 
 /// Calls about which there is news.
 #[derive(Default)]

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::transport::tls::{ClientTls, speaks_http2};
 
 /// Bytes that wait to be taken before the connection is asked to wait with more.
-const MOST_UNTAKEN: usize = 256 << 10;
+pub const MOST_UNTAKEN: usize = 256 << 10;
 
 /// Both directions of a connection that somebody else moves the bytes of.
 pub struct Pipe {

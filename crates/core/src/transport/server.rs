@@ -9,12 +9,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use modelmesh_http2::{Accepted, Error, RequestHead, SendStream, Server, Settings};
 use parking_lot::Mutex;
 
-use crate::transport::news::{Again, CallId, News};
+use crate::transport::news::{Again, CallId, CallIds, News};
 use crate::transport::pipe::{End, Pipe};
 use crate::transport::request::{Part, Request, Unfinished};
 use crate::wire::framing::{Message, framed};
@@ -54,6 +55,21 @@ pub struct Came {
     pub cancelled: Vec<CallId>,
 }
 
+impl Came {
+    /// Whether nothing has.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty() && self.news.is_empty() && self.cancelled.is_empty()
+    }
+
+    /// Adds what happened later.
+    pub fn add(&mut self, mut later: Self) {
+        self.calls.append(&mut later.calls);
+        self.news.append(&mut later.news);
+        self.cancelled.append(&mut later.cancelled);
+    }
+}
+
 struct Call {
     request: Request,
     sender: SendStream,
@@ -87,16 +103,15 @@ pub struct ServerConnection {
     again: Arc<Again>,
     news: News,
     calls: HashMap<CallId, Call>,
-    last_call: CallId,
+    ids: CallIds,
     max_message: usize,
     unfinished: Arc<Unfinished>,
-    failure: Option<String>,
 }
 
 impl ServerConnection {
     /// Waits for the client's first bytes; `take` has ours. `max_message`: bytes of one message.
     #[must_use]
-    pub fn new(max_message: usize, unfinished: Arc<Unfinished>) -> Self {
+    pub fn new(max_message: usize, unfinished: Arc<Unfinished>, ids: CallIds) -> Self {
         let pipe = Arc::new(Mutex::new(Pipe::plain()));
         let settings = Settings { max_streams: STREAMS, max_errors: Some(1_000_000), ..Settings::default() };
         Self {
@@ -105,10 +120,9 @@ impl ServerConnection {
             again: Arc::default(),
             news: News::default(),
             calls: HashMap::new(),
-            last_call: 0,
+            ids,
             max_message,
             unfinished,
-            failure: None,
         }
     }
 
@@ -121,11 +135,11 @@ impl ServerConnection {
     /// The socket has been closed or broke: all calls are cancelled.
     pub fn lost(&mut self) -> Vec<CallId> {
         self.pipe.lock().end();
-        self.turn();
+        // What came before the end is of no use any more.
+        let mut cancelled = self.turn().cancelled;
         self.driver = Driver::Ended;
-        let calls = self.calls.keys().copied().collect();
-        self.calls.clear();
-        calls
+        cancelled.extend(self.calls.drain().map(|(call, _)| call));
+        cancelled
     }
 
     /// What comes next of a request.
@@ -135,11 +149,11 @@ impl ServerConnection {
         call.request.next(&mut Context::from_waker(&waker))
     }
 
-    /// Answers with one message and OK.
-    pub fn answer(&mut self, call: CallId, message: &[u8]) {
+    /// Answers with one message, which has its prefix, and OK.
+    pub fn answer(&mut self, call: CallId, framed: Bytes) {
         if let Some(mut call) = self.calls.remove(&call)
             && call.begin()
-            && call.sender.send_data(framed(message), false).is_ok()
+            && call.sender.send_data(framed, false).is_ok()
         {
             // Fails only if the client has gone.
             let _ = call.sender.send_trailers(Status::new(Code::Ok, "").into_trailers());
@@ -204,12 +218,6 @@ impl ServerConnection {
         matches!(self.driver, Driver::Ended)
     }
 
-    /// Why the connection has ended, if the client broke the protocol.
-    #[must_use]
-    pub fn failure(&self) -> Option<&str> {
-        self.failure.as_deref()
-    }
-
     /// Moves bytes between the pipe and the calls until there are none left to move.
     fn turn(&mut self) -> Came {
         let waker = Waker::from(Arc::clone(&self.again));
@@ -217,33 +225,30 @@ impl ServerConnection {
         let mut came = Came::default();
         loop {
             self.again.begin();
-            let ended = match &mut self.driver {
+            let has_ended = match &mut self.driver {
                 Driver::Ended => break,
                 Driver::New(handshake) => match handshake.as_mut().poll(cx) {
-                    Poll::Pending => None,
+                    Poll::Pending => false,
                     Poll::Ready(Ok(server)) => {
                         self.driver = Driver::Open(Box::new(server));
                         continue;
                     }
-                    Poll::Ready(Err(error)) => Some(Err(error)),
+                    Poll::Ready(Err(_)) => true,
                 },
                 Driver::Open(server) => match server.poll_accept(cx) {
-                    Poll::Pending => None,
+                    Poll::Pending => false,
                     Poll::Ready(Some(Ok(accepted))) => {
                         came.calls.extend(self.begin(accepted));
                         continue;
                     }
-                    Poll::Ready(Some(Err(error))) => Some(Err(error)),
-                    Poll::Ready(None) => Some(Ok(())),
+                    // The client broke the protocol, or has closed the connection.
+                    Poll::Ready(Some(Err(_)) | None) => true,
                 },
             };
-            match ended {
-                None if self.again.is_wanted() => {}
-                None => break,
-                Some(outcome) => {
-                    self.failure = outcome.err().map(|error| error.to_string());
-                    self.driver = Driver::Ended;
-                }
+            if has_ended {
+                self.driver = Driver::Ended;
+            } else if !self.again.is_wanted() {
+                break;
             }
         }
         self.add_news(&mut came);
@@ -259,8 +264,7 @@ impl ServerConnection {
             let _ = sender.send_head(status, &HeaderMap::new(), true);
             return None;
         }
-        self.last_call += 1;
-        let id = self.last_call;
+        let id = self.ids.next();
         let waker = self.news.waker(id);
         let mut opened = opened(id, path.path().to_owned(), &headers);
         let mut request = Request::new(receiver, self.max_message, Arc::clone(&self.unfinished));
@@ -326,7 +330,8 @@ mod tests {
     impl Pair {
         fn new(max_message: usize, max_unfinished: usize) -> Self {
             let client = ClientConnection::new("server", None, 1 << 20).unwrap();
-            let server = ServerConnection::new(max_message, Arc::new(Unfinished::new(max_unfinished)));
+            let unfinished = Arc::new(Unfinished::new(max_unfinished));
+            let server = ServerConnection::new(max_message, unfinished, CallIds::default());
             let mut pair = Self { client, server };
             pair.run();
             pair
@@ -339,11 +344,8 @@ mod tests {
                 let asked = self.client.take();
                 let mut came = self.server.receive(&asked);
                 let (answered, more) = self.server.take();
-                for came in [&mut came, &mut { more }] {
-                    all.calls.append(&mut came.calls);
-                    all.news.append(&mut came.news);
-                    all.cancelled.append(&mut came.cancelled);
-                }
+                came.add(more);
+                all.add(came);
                 self.client.receive(&answered);
                 if asked.is_empty() && answered.is_empty() {
                     return all;
@@ -374,7 +376,7 @@ mod tests {
         assert_eq!(opened.message, Some(message(b"request")));
         assert!((1900..=2000).contains(&opened.timeout_ms.unwrap()));
         assert!(came.news.is_empty() && came.cancelled.is_empty());
-        pair.server.answer(opened.call, b"answer");
+        pair.server.answer(opened.call, framed(b"answer"));
         pair.run();
         assert_eq!(pair.client.next(asked), Next::Message((&b"answer"[..]).into()));
         let ended = Next::Ended { code: Code::Ok, message: String::new(), unprocessed: false };
@@ -413,7 +415,7 @@ mod tests {
         let call = pair.run().calls[0].call;
         pair.client.cancel(asked);
         assert_eq!(pair.run().cancelled, [call]);
-        pair.server.answer(call, b"too late");
+        pair.server.answer(call, framed(b"too late"));
         assert_eq!(pair.run(), Came::default());
     }
 
@@ -453,7 +455,7 @@ mod tests {
             speaks: bool,
             pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..20),
         ) {
-            let mut server = ServerConnection::new(100, Arc::new(Unfinished::new(1000)));
+            let mut server = ServerConnection::new(100, Arc::new(Unfinished::new(1000)), CallIds::default());
             if speaks {
                 server.receive(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
             }

@@ -3,6 +3,8 @@
 pub mod compression;
 pub mod framing;
 pub mod headers;
+pub mod infer;
+pub mod protobuf;
 pub mod retry;
 pub mod splice;
 pub mod status;

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use http::header::HeaderName;
 
 use crate::wire::headers::encode_bin;
-use crate::wire::splice::write_varint;
+use crate::wire::protobuf::write_varint;
 use crate::wire::status::{Code, Status};
 
 pub const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");

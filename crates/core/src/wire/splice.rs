@@ -5,97 +5,14 @@
 //! otherwise a client could have one model's permissions and another model's answer. Everything else keeps
 //! its bytes and its order.
 
-/// The bytes are no protobuf message, or the id field is no string.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Malformed(pub String);
+use crate::wire::protobuf::{Field, Fields, LENGTH_DELIMITED, write_varint};
 
-fn malformed(what: &str) -> Malformed {
-    Malformed(what.to_owned())
-}
-
-/// One field: where it begins and ends, and where its content begins if it has a length.
-struct Field {
-    number: u32,
-    wire_type: u8,
-    start: usize,
-    content: usize,
-    end: usize,
-}
-
-const VARINT: u8 = 0;
-const FIXED64: u8 = 1;
-const LENGTH_DELIMITED: u8 = 2;
-const FIXED32: u8 = 5;
-
-/// Iterates over the fields of one level.
-struct Fields<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Fields<'_> {
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        let mut value = 0_u64;
-        for shift in (0..70).step_by(7) {
-            let byte = *self.bytes.get(self.at).ok_or_else(|| malformed("proto parsing error"))?;
-            self.at += 1;
-            // Bits beyond the 64th are dropped, as parsers do.
-            value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(malformed("proto parsing error"))
-    }
-
-    fn field(&mut self) -> Result<Field, Malformed> {
-        let start = self.at;
-        let tag = self.varint()?;
-        let wire_type = u8::try_from(tag & 7).unwrap_or(7);
-        let number = u32::try_from(tag >> 3)
-            .ok()
-            .filter(|number| (1..=0x1fff_ffff).contains(number))
-            .ok_or_else(|| malformed("proto parsing error"))?;
-        let mut content = self.at;
-        let length = match wire_type {
-            VARINT => {
-                self.varint()?;
-                self.at - content
-            }
-            FIXED64 => 8,
-            FIXED32 => 4,
-            LENGTH_DELIMITED => {
-                let length = self.varint()?;
-                content = self.at;
-                usize::try_from(length).map_err(|_| malformed("proto parsing error"))?
-            }
-            other => return Err(Malformed(format!("unsupported protobuf field type:{other}"))),
-        };
-        let end = content.checked_add(length).filter(|end| *end <= self.bytes.len());
-        self.at = end.ok_or_else(|| malformed("proto parsing error"))?;
-        Ok(Field { number, wire_type, start, content, end: self.at })
-    }
-}
-
-impl Iterator for Fields<'_> {
-    type Item = Result<Field, Malformed>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.at >= self.bytes.len() {
-            return None;
-        }
-        let field = self.field();
-        if field.is_err() {
-            self.at = self.bytes.len();
-        }
-        Some(field)
-    }
-}
+pub use crate::wire::protobuf::Malformed;
 
 /// The fields of that number at one level, each of which must have a length. Not collected: a message of
 /// nothing but such fields would take many times its size.
 fn wanted(bytes: &[u8], number: u32) -> impl Iterator<Item = Result<Field, Malformed>> {
-    Fields { bytes, at: 0 }.filter_map(move |field| match field {
+    Fields::new(bytes).filter_map(move |field| match field {
         Ok(field) if field.number != number => None,
         Ok(field) if field.wire_type != LENGTH_DELIMITED => {
             Some(Err(Malformed(format!("proto message id field is not a string (type = {})", field.wire_type))))
@@ -168,14 +85,6 @@ fn write_field(number: u32, content: &[u8], out: &mut Vec<u8>) {
     write_varint(u64::from(number) << 3 | u64::from(LENGTH_DELIMITED), out);
     write_varint(content.len() as u64, out);
     out.extend_from_slice(content);
-}
-
-pub fn write_varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push((value & 0x7f) as u8);
 }
 
 #[cfg(test)]

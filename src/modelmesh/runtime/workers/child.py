@@ -28,6 +28,11 @@ from modelmesh.runtime.workers.frames import (
 if TYPE_CHECKING:
     from modelmesh.runtime.formats import LoadedFile
 
+LOAD_NICE = 10
+"""Added for a load, which computes as much as it can: calls of other models would wait for its turns of milliseconds."""
+END_NICE = 19
+"""For the end: a model of gigabytes takes long to be freed."""
+
 
 def main(connection: socket.socket, reference: str, path: str, threads: int) -> None:
     """Load a file and serve it.
@@ -41,9 +46,7 @@ def main(connection: socket.socket, reference: str, path: str, threads: int) -> 
     _settle()
     side = _Side(connection)
     try:
-        module, _, name = reference.partition(":")
-        model = getattr(importlib.import_module(module), name)().load(Path(path))
-        gc.collect()
+        model = _loaded(reference, path)
         side.send(frame(Kind.LOADED, 0, write_loaded(model.signature, getattr(model, "batching", None), own_bytes())))
     except Exception as error:  # noqa: BLE001 - answered
         side.send(frame(Kind.FAILED, 0, write_error(error)))
@@ -52,8 +55,54 @@ def main(connection: socket.socket, reference: str, path: str, threads: int) -> 
         side.send(frame(Kind.FAILED, 0, write_error(LoadError(f"{path}: {type(error).__name__}: {error}"))))
         return
     _Calls(side, model, threads).serve()
+    if sys.platform == "linux":
+        _set_nice(0, END_NICE)
     with contextlib.suppress(Exception):  # it ends anyway
         model.close()
+
+
+def _loaded(reference: str, path: str) -> "LoadedFile":
+    """The model, loaded in a thread that gives way to calls of other models. Raises what the format raises."""
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    lower = usual + LOAD_NICE
+    gives_way = _may_be_raised_again(usual, lower)
+
+    def load() -> "LoadedFile":
+        if gives_way:
+            _set_nice(threading.get_native_id(), lower)
+        module, _, name = reference.partition(":")
+        loaded: LoadedFile = getattr(importlib.import_module(module), name)().load(Path(path))
+        gc.collect()
+        return loaded
+
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
+        loaded = pool.submit(load).result()
+    if gives_way:
+        for task in Path("/proc/self/task").iterdir():
+            _set_nice(int(task.name), usual)  # threads that the load has started answer calls now
+    return loaded
+
+
+def _may_be_raised_again(usual: int, lower: int) -> bool:
+    """Whether this process may take back a priority that it has given up: it needs CAP_SYS_NICE, or a limit that permits it."""
+
+    def tried() -> bool:
+        thread = threading.get_native_id()
+        return _set_nice(thread, lower) and _set_nice(thread, usual)
+
+    if sys.platform != "linux":  # elsewhere a priority is not of one thread
+        return False
+    with ThreadPoolExecutor(1) as pool:  # in a thread that ends with it
+        return pool.submit(tried).result()
+
+
+def _set_nice(thread: int, nice: int) -> bool:
+    """Of a thread of this process; 0: the calling one. False: that is not permitted, or it has ended."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, thread, nice)
+    except OSError:
+        return False
+    return True
 
 
 def own_bytes() -> int:
