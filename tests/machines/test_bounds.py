@@ -89,6 +89,7 @@ WHOLE: dict[type, dict[str, object]] = {
         "backlog": 1,
         "loadMs": 1,
         "worth": 1,
+        "atOnce": 1,
         "busy": 1,
         "labels": ["l"],
         "zone": "z",
