@@ -192,7 +192,10 @@ def cost_ms(entry: InstanceView, loads: int, size: Memory, *, common_ms: int) ->
         size: What the load needs.
         common_ms: How long a load takes at an instance that has not published it.
     """
-    return wait_ms(entry, loads, common_ms=common_ms) + size.beyond(entry.free).priced(entry.record.worth) // 2
+    slot_ms = wait_ms(entry, loads, common_ms=common_ms)
+    if size.fits(entry.free):
+        return slot_ms
+    return slot_ms + size.beyond(entry.free).priced(entry.record.worth) // 2
 
 
 def shortlist(entries: Sequence[InstanceView], costs: Mapping[InstanceId, int], *, near_ms: int) -> list[InstanceView]:

@@ -32,6 +32,9 @@ def wait_ms(entry: InstanceView, loads: int, *, common_ms: int = UNKNOWN_LOAD_MS
         loads: At work and waiting there.
         common_ms: How long a load takes if the instance has not published it.
     """
+    if not loads:
+        # As below, but placement asks this of every instance, and most load nothing.
+        return 0
     record = entry.record
     slots = usable_slots(record)
     if loads < slots:

@@ -70,16 +70,14 @@ class InstanceView:
     reachable: bool = True
     outdated: bool = False
     free: Memory = field(init=False, repr=False, compare=False)
-    """Room beyond what is used and kept in reserve. Stored, because a placement reads it several times for each instance."""
+    """Room beyond what is used and kept in reserve. Stored, like `evictable`, because each placement reads it for each instance."""
+    evictable: Memory = field(init=False, repr=False, compare=False)
+    """The largest model that can be loaded here: what is pinned never makes room."""
 
     def __post_init__(self) -> None:
         record = self.record
         object.__setattr__(self, "free", record.capacity.beyond(record.reserve + record.used))
-
-    @property
-    def evictable(self) -> Memory:
-        """The largest model that can be loaded here: what is pinned never makes room."""
-        return self.record.capacity.beyond(self.record.pinned)
+        object.__setattr__(self, "evictable", record.capacity.beyond(record.pinned))
 
     @property
     def available(self) -> bool:
