@@ -209,12 +209,12 @@ class KubernetesCluster:
     async def _follow(self, deployment: Object) -> None:
         key = kinds.key_of(deployment)
         wanted = deployment["spec"].get("replicas", 1) if self.pods_run else 0
-        pods = sorted(pod for pod in self._pods if pod[:2] == tuple(key))
-        for _ in range(wanted - len(pods)):
+        # A test may end pods meanwhile.
+        while len(self._pods_of(key)) < wanted:
             await self._begin(key, deployment)
-        # As the real controller: the cheapest first, and of those the youngest.
-        for pod in sorted(pods, key=lambda pod: (self._cost(pod), -pod[2]))[: max(0, len(pods) - wanted)]:
-            await self._end(pod)
+        while len(pods := self._pods_of(key)) > wanted:
+            # As the real controller: the cheapest first, and of those the youngest.
+            await self._end(min(pods, key=lambda pod: (self._cost(pod), -pod[2])))
         ready = sum(pod[:2] == tuple(key) for pod in self._pods)
         status = {
             "replicas": wanted,
@@ -225,6 +225,9 @@ class KubernetesCluster:
             self.api.edit(
                 kinds.DEPLOYMENT, key.name, key.namespace, {"status": status}, manager="kube-controller-manager"
             )
+
+    def _pods_of(self, key: Key) -> list[tuple[str, str, int]]:
+        return [pod for pod in self._pods if pod[:2] == tuple(key)]
 
     def _cost(self, pod: tuple[str, str, int]) -> int:
         item = self.api.get(kinds.POD, f"{pod[1]}-{pod[2]}", pod[0])
