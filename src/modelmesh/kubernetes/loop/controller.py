@@ -338,6 +338,7 @@ class Controller:
     def _runtime_changed(self, kind: Kind, key: Key, before: Object | None, now: Object | None) -> None:
         if now is None:
             self.world.forget_runtime(kind, key)
+            self.services.statuses.forget(kind, key)
         if _same_but_for_status(before, now):
             return
         if not key.namespace:

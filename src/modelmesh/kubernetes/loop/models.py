@@ -57,7 +57,9 @@ class Models:
         if item is None or not is_for_mesh(kind, item):
             self._tries.pop((kind, key), None)
             self._arrivals.pop((kind, key), None)
+            self._services.statuses.forget(kind, key)
             return await self._gone(kind, key, mesh)
+        item = self._services.statuses.latest(kind, item)
         config = self._world.config(key.namespace)
         if mesh is None or config is None or not self._world.enabled(key.namespace):
             return None  # when its namespace is served, it is looked at again
