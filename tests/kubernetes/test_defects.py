@@ -2,9 +2,11 @@
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from golden import PLAIN, configured, runtimes, shipped
 from refused import RUNTIME, runtime
 
@@ -212,3 +214,34 @@ def test_without_rest_and_metrics_there_are_no_ports_for_them() -> None:
     (instance,) = [one for one in pod(RUNTIME, PLAIN)["containers"] if one["name"] == "mm"]
     assert [port["name"] for port in instance["ports"]] == ["grpc"]
     assert {variable["name"]: variable.get("value") for variable in instance["env"]}["MM_METRICS"] == "disabled"
+
+
+def test_f37_nothing_that_must_run_stands_before_a_change_of_a_runtime() -> None:
+    """The API server itself refuses what cannot work; a webhook of one pod kept runtimes from being edited while it was away."""
+    root = Path(__file__).parents[2] / "deploy"
+    kinds = [
+        item["kind"]
+        for file in sorted(root.rglob("*.yaml"))
+        if "templates" not in file.parts
+        for item in yaml.safe_load_all(file.read_text())
+        if isinstance(item, dict) and "kind" in item
+    ]
+    assert "ValidatingAdmissionPolicy" in kinds
+    assert [kind for kind in kinds if "Webhook" in kind] == []
+
+
+def storage_volume(text: str, **options: Any) -> Object:
+    found = pod(RUNTIME, text, **options)["volumes"]
+    volume: Object = next(one for one in found if one["name"] == "storage-config")
+    return volume
+
+
+def test_f32_a_pod_reads_the_storage_keys_that_its_models_name() -> None:
+    assert storage_volume("", storage_keys=["b", "a"])["secret"] == {"secretName": "storage-config", "optional": True}
+    needed = storage_volume("storageKeys: needed", storage_keys=["b", "a", "b"])
+    assert needed["secret"] == {
+        "secretName": "storage-config",
+        "optional": True,
+        "items": [{"key": "a", "path": "a"}, {"key": "b", "path": "b"}],
+    }
+    assert storage_volume("storageKeys: needed") == {"name": "storage-config", "emptyDir": {}}

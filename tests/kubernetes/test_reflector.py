@@ -224,3 +224,22 @@ def test_only_the_scope_is_seen() -> None:
         assert w.cache.get(Key("other", "b")) is None
 
     play(story, scope=Scope("ns"))
+
+
+def test_f35_a_listing_tells_what_is_there_once_and_prunes_only_what_is_not() -> None:
+    """The base classes for sources there told 128 empty events first, pruned what was young, and fell over unknown deletions."""
+
+    async def story(watched: Watched) -> None:
+        assert watched.told == [("added", "a0"), ("added", "a1")]
+        watched.told.clear()
+        watched.cache.remove(Key("ns", "unknown"))
+        watched.create("young")  # just before the listing that follows
+        watched.api.remove(PREDICTOR, "a0", "ns")
+        watched.api.compact()
+        watched.api.cut_watches()
+        await asyncio.sleep(5)
+        assert watched.names == ["a1", "young"]
+        assert sorted(set(watched.told)) == [("added", "young"), ("deleted", "a0")]
+        assert len(watched.told) == 2
+
+    play(story)

@@ -97,6 +97,7 @@ class Config:
     pod_annotations: Mapping[str, str]
     pull_secrets: tuple[str, ...]
     any_claim: bool
+    needed_keys_only: bool
     mesh_environment: tuple[tuple[str, str], ...]
     network_policies: bool
     mesh_endpoint: str
@@ -301,6 +302,7 @@ def _config(values: Mapping[str, Any], store_secret: str) -> Config:
         pod_annotations=values["runtimePodAnnotations"],
         pull_secrets=values["imagePullSecrets"],
         any_claim=values["allowAnyPVC"],
+        needed_keys_only=values["storageKeys"] == "needed",
         mesh_environment=values["internalModelMeshEnvVars"],
         network_policies=values["networkPolicy.enabled"],
         mesh_endpoint=values["modelMeshEndpoint"],

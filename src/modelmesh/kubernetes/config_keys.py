@@ -112,6 +112,14 @@ KEYS: tuple[Key, ...] = (
         default="storage-config",
     ),
     Key(
+        "storageKeys",
+        Kind.CHOICE,
+        Level.RUNTIME,
+        "keys of that Secret that pods can read: `all`, or those that models of the runtime name (`needed`); then a model with a new key replaces pods",
+        default="all",
+        choices=("all", "needed"),
+    ),
+    Key(
         "serviceAccountName",
         Kind.TEXT,
         Level.RUNTIME,

@@ -178,6 +178,7 @@ class Runtimes:
             namespace=namespace,
             replicas=pods.replicas,
             claims=claims.mounted,
+            storage_keys=self._world.models.storage_keys(namespace, as_served(runtime, config)),
             owner=declared.owner,
             tls_authority=tls is not None and "ca.crt" in (tls.get("data") or {}),
         )
@@ -226,6 +227,7 @@ class Runtimes:
     # --- reporting --------------------------------------------------------------------------------
 
     async def _write(self, states: Mapping[str, RuntimeState], item: Object, kind: Kind) -> None:
+        item = self._services.statuses.latest(kind, item)
         status = write_runtime(
             states,
             item.get("status"),

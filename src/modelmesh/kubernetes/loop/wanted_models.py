@@ -2,10 +2,25 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from modelmesh.declared import Declared, Document, ModelSpec, Runtime, declare
 from modelmesh.declared.inference_services import DEPLOYMENT_MODE, MESH_MODE
 from modelmesh.kubernetes.kinds import INFERENCE_SERVICE, Key, Kind, Object
+
+
+class Need(NamedTuple):
+    """What a model asks of a pod.
+
+    Attributes:
+        labels: That the pod must have.
+        claim: That has its files; empty: none.
+        key: Of the storage Secret, that its files are read with.
+    """
+
+    labels: tuple[str, ...]
+    claim: str
+    key: str
 
 
 def is_for_mesh(kind: Kind, item: Object | None) -> bool:
@@ -25,8 +40,8 @@ class WantedModels:
     """The needs of namespaces, counted: a runtime looks at kinds of needs, not at models."""
 
     def __init__(self) -> None:
-        self._needs: dict[tuple[Kind, Key], tuple[tuple[str, ...], str]] = {}
-        self._counts: dict[str, Counter[tuple[tuple[str, ...], str]]] = {}
+        self._needs: dict[tuple[Kind, Key], Need] = {}
+        self._counts: dict[str, Counter[Need]] = {}
 
     def changed(self, kind: Kind, key: Key, item: Object | None) -> bool:
         """A resource is now so; whether its namespace has other needs than before. What cannot be read needs nothing."""
@@ -53,15 +68,25 @@ class WantedModels:
 
     def needed_in(self, namespace: str, runtime: Runtime) -> bool:
         """Whether a model of a namespace may be placed on a runtime."""
-        return any(set(labels) <= runtime.labels for labels, _ in self._counts.get(namespace, ()))
+        return any(True for _ in self._of(namespace, runtime))
 
     def claims(self, namespace: str, runtime: Runtime) -> set[str]:
         """The claims that models name which may be placed on a runtime."""
-        counts = self._counts.get(namespace, ())
-        return {claim for labels, claim in counts if claim and set(labels) <= runtime.labels}
+        return {need.claim for need in self._of(namespace, runtime) if need.claim}
+
+    def storage_keys(self, namespace: str, runtime: Runtime) -> set[str]:
+        """The keys of the storage Secret that models name which may be placed on a runtime."""
+        return {need.key for need in self._of(namespace, runtime)}
+
+    def _of(self, namespace: str, runtime: Runtime) -> Iterable[Need]:
+        return (need for need in self._counts.get(namespace, ()) if set(need.labels) <= runtime.labels)
 
 
-def _need(spec: ModelSpec) -> tuple[tuple[str, ...], str]:
-    """The labels that a model asks for, and the claim that has its files."""
-    parameters = (spec.storage.parameters if spec.storage is not None else None) or {}
-    return spec.labels, parameters.get("name", "") if parameters.get("type") == "pvc" else ""
+def _need(spec: ModelSpec) -> Need:
+    storage = spec.storage
+    parameters = (storage.parameters if storage is not None else None) or {}
+    kind = parameters.get("type", "")
+    named = (storage.key or storage.s3_secret_key) if storage is not None else None
+    # Without a key the puller looks for the default of the type (`modelmesh.storage.model_key`).
+    key = named or (f"default_{kind}" if kind else "default")
+    return Need(spec.labels, parameters.get("name", "") if kind == "pvc" else "", key)

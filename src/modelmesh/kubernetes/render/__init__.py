@@ -8,7 +8,7 @@ Objects are plain dicts, as JSON has them, complete for server-side apply: other
     check_runtime(runtime, config) -> tuple[Problem, ...]      render only what has none
     scaled_by(runtime) -> ScaledBy                             who sets the pods
     scaling(runtime) -> Scaling | None                         how an autoscaler does
-    render_runtime(runtime, config, *, namespace, replicas, claims=(), owner=None, tls_authority=False)
+    render_runtime(runtime, config, *, namespace, replicas, claims=(), storage_keys=(), owner=None, tls_authority=False)
     render_namespace(namespace, config, runtimes, *, owner=None, service_monitors=False, store=None)
 
 `config` of `render_runtime` has the runtime's own layer, that of `render_namespace` has not.
@@ -52,6 +52,7 @@ def render_runtime(
     namespace: str,
     replicas: int | None,
     claims: Sequence[str] = (),
+    storage_keys: Iterable[str] = (),
     owner: Owner | None = None,
     tls_authority: bool = False,
 ) -> tuple[Object, ...]:
@@ -64,6 +65,7 @@ def render_runtime(
         replicas: Of the Deployment. None: the field is not written, because an autoscaler owns it. An autoscaler leaves a
             Deployment alone that has none, so the first number above zero must be written (`Scaling.least`).
         claims: Names of claims to mount, in any order.
+        storage_keys: Of the storage Secret, that its models name, in any order; read with `config.needed_keys_only`.
         owner: The resource of the runtime.
         tls_authority: Whether the Secret `config.tls_secret` has the key `ca.crt`.
     """
@@ -74,6 +76,7 @@ def render_runtime(
         namespace=namespace,
         replicas=replicas,
         claims=claims,
+        storage_keys=storage_keys,
         owner=owner,
         tls_authority=tls_authority,
     )

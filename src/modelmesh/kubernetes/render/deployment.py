@@ -1,6 +1,6 @@
 """The Deployment of a runtime. Source: spec/serving-controller.md 2.3."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from modelmesh.declared import Runtime
@@ -30,6 +30,7 @@ def render_deployment(
     namespace: str,
     replicas: int | None,
     claims: Sequence[str] = (),
+    storage_keys: Iterable[str] = (),
     owner: Owner | None = None,
     tls_authority: bool = False,
 ) -> Object:
@@ -42,7 +43,7 @@ def render_deployment(
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "75%", "maxUnavailable": "15%"}},
         "template": {
             "metadata": _pod_metadata(runtime, config, labels),
-            "spec": _pod(runtime, config, claims, tls_authority=tls_authority),
+            "spec": _pod(runtime, config, claims, storage_keys, tls_authority=tls_authority),
         },
     }
     if replicas is not None:
@@ -78,7 +79,9 @@ def _selected(labels: dict[str, str]) -> dict[str, str]:
     return {name: labels[name] for name in (SERVICE_LABEL, "name")}
 
 
-def _pod(runtime: Runtime, config: Config, names: Sequence[str], *, tls_authority: bool) -> Object:
+def _pod(
+    runtime: Runtime, config: Config, names: Sequence[str], storage_keys: Iterable[str], *, tls_authority: bool
+) -> Object:
     claims = name_claims(names, runtime)
     puller = needs_puller(runtime)
     containers = server_containers(runtime, claims)
@@ -92,7 +95,7 @@ def _pod(runtime: Runtime, config: Config, names: Sequence[str], *, tls_authorit
         "terminationGracePeriodSeconds": GRACE_S,
         "affinity": _affinity(runtime.body.get("affinity")),
         "containers": containers,
-        "volumes": volumes(runtime, config, claims, pulls=runtime.adapter is not None or puller),
+        "volumes": volumes(runtime, config, claims, storage_keys, pulls=runtime.adapter is not None or puller),
     }
     if config.service_account:
         pod["serviceAccountName"] = config.service_account

@@ -43,13 +43,16 @@ def claim_mounts(claims: Sequence[Claim]) -> list[Object]:
     return [{"name": claim.volume, "mountPath": f"/pvc_mounts/{claim.name}", "readOnly": True} for claim in claims]
 
 
-def volumes(runtime: Runtime, config: Config, claims: Sequence[Claim], *, pulls: bool) -> list[Object]:
+def volumes(
+    runtime: Runtime, config: Config, claims: Sequence[Claim], storage_keys: Iterable[str] = (), *, pulls: bool
+) -> list[Object]:
     """All volumes of the pod.
 
     Args:
         runtime: As it is served.
         config: Of the runtime.
         claims: With models.
+        storage_keys: That its models name.
         pulls: Whether a container of ours pulls files, and so reads the storage Secret.
     """
     found: list[Object] = [volume for volume in items(runtime.body.get("volumes")) if isinstance(volume, dict)]
@@ -57,8 +60,7 @@ def volumes(runtime: Runtime, config: Config, claims: Sequence[Claim], *, pulls:
     if socket_folder(runtime.management_endpoint, runtime.data_endpoint):
         found.append({"name": SOCKETS, "emptyDir": {}})
     if pulls:
-        # Optional: models that need no key, of claims and public addresses, are served without the Secret.
-        found.append({"name": STORAGE, "secret": {"secretName": config.storage_secret, "optional": True}})
+        found.append({"name": STORAGE, **_storage(config, sorted(set(storage_keys)))})
     found += [
         {"name": claim.volume, "persistentVolumeClaim": {"claimName": claim.name, "readOnly": True}} for claim in claims
     ]
@@ -67,6 +69,18 @@ def volumes(runtime: Runtime, config: Config, claims: Sequence[Claim], *, pulls:
     if config.tls_secret:
         found.append({"name": "tls-certs", "secret": {"secretName": config.tls_secret}})
     return found
+
+
+def _storage(config: Config, keys: Sequence[str]) -> Object:
+    """The storage Secret: all of it, or the keys that models name.
+
+    Optional: models that need no key, of claims and public addresses, are served without the Secret, or without the key.
+    """
+    secret: Object = {"secretName": config.storage_secret, "optional": True}
+    if not config.needed_keys_only:
+        return {"secret": secret}
+    # Without items all keys would be mounted.
+    return {"secret": {**secret, "items": [{"key": key, "path": key} for key in keys]}} if keys else {"emptyDir": {}}
 
 
 def _models_folder(runtime: Runtime) -> Object:
