@@ -23,13 +23,13 @@ use crate::routing::naming::Naming;
 use crate::routing::table::NewRoute;
 use crate::settings::Settings;
 use crate::shared::Shared;
-use crate::transport::door::Door;
+use crate::transport::door::{Desks, Door};
 use crate::transport::drain::Phase;
 use crate::transport::link::Links;
 use crate::transport::listen::{self, Listener};
 use crate::transport::peers::{Destination, Kind};
 use crate::transport::port::Port;
-use crate::transport::thread::{Command, Handle, Worker, spawn};
+use crate::transport::thread::{Command, Handle, Load, Worker, spawn};
 use crate::transport::tls;
 use crate::wire::status::Status;
 
@@ -38,6 +38,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     phase: watch::Sender<Phase>,
     running: Mutex<Running>,
+    desks: Desks,
 }
 
 #[derive(Default)]
@@ -60,6 +61,7 @@ impl Engine {
             shared: Shared::new(settings)?,
             phase: watch::Sender::new(Phase::Running),
             running: Mutex::default(),
+            desks: Desks::default(),
         })
     }
 
@@ -115,8 +117,8 @@ impl Engine {
     /// Where a listener of another protocol lets its clients in; None before the start.
     #[must_use]
     pub fn door(&self) -> Option<Door> {
-        let workers = Arc::clone(self.running.lock().workers.as_ref()?);
-        Some(Door::new(Arc::clone(&self.shared), workers, self.phase.subscribe()))
+        let threads = self.running.lock().workers.as_ref()?.len();
+        Some(Door::new(Arc::clone(&self.shared), self.desks.clone(), threads, self.phase.subscribe()))
     }
 
     #[must_use]
@@ -174,6 +176,9 @@ impl Engine {
     fn forget(&self, destination: &Destination) {
         destination.forget();
         self.tell_workers(|| Command::Forget(destination.id));
+        for desk in self.desks.all() {
+            desk.worker().links.forget(destination.id);
+        }
     }
 
     fn tell_workers(&self, command: impl Fn() -> Command) {
@@ -272,14 +277,20 @@ impl Engine {
     /// Calls that are open: running, held, or being answered by Python.
     #[must_use]
     pub fn open_calls(&self) -> usize {
-        let running = self.running.lock();
-        running.workers.iter().flat_map(|workers| workers.iter()).map(|worker| worker.load.open_calls()).sum()
+        self.loads().iter().map(|load| load.open_calls()).sum()
     }
 
     /// Connections of clients and of other instances that are open.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.running.lock().workers.as_ref().map_or(0, |workers| workers.iter().map(Handle::connections).sum())
+        self.loads().iter().map(|load| load.connections.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Of data threads, then of those of doors.
+    fn loads(&self) -> Vec<Arc<Load>> {
+        let running = self.running.lock();
+        let workers = running.workers.iter().flat_map(|workers| workers.iter()).map(|worker| Arc::clone(&worker.load));
+        workers.chain(self.desks.all().iter().map(|desk| Arc::clone(&desk.worker().load))).collect()
     }
 
     /// What is noted down of calls beyond counters, from the next call on.
@@ -326,15 +337,19 @@ impl Engine {
     /// Milliseconds since each thread last turned: data threads, those of doors, and the acceptor as the last one.
     #[must_use]
     pub fn thread_ages_ms(&self) -> Vec<u64> {
-        let running = self.running.lock();
-        let Some(workers) = &running.workers else { return Vec::new() };
+        let acceptor_turned_ms = {
+            let running = self.running.lock();
+            if running.workers.is_none() {
+                return Vec::new();
+            }
+            Arc::clone(&running.acceptor_turned_ms)
+        };
         let now_ms = clock::monotonic_ms();
-        let doors = self.shared.turned_ms.lock();
-        workers
+        let loads = self.loads();
+        loads
             .iter()
-            .map(|worker| &worker.load.turned_ms)
-            .chain(doors.iter().map(|turned_ms| &**turned_ms))
-            .chain([&*running.acceptor_turned_ms])
+            .map(|load| &load.turned_ms)
+            .chain([&*acceptor_turned_ms])
             .map(|turned_ms| now_ms.saturating_sub(turned_ms.load(Ordering::Relaxed)))
             .collect()
     }

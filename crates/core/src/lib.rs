@@ -5,10 +5,11 @@
 //! - `transport`: `listen` (acceptor), `connections` (how many there may be), `worker` (a data thread's loop), `thread` (its
 //!   state), `connection`; towards others `peers` (addresses), `link` (connections), `connect`; for Python `client` and
 //!   `server` (connections without a socket), `request` (what a client asks), `pipe` (their bytes), `news` (what happened on them) and
-//!   `sockets` (those of a server); `door`, where listeners of other protocols come in;
+//!   `sockets` (those of a server); `door`, where listeners of other protocols come in, `guest` (a client of theirs), `purse` (what
+//!   its request holds) and `refused` (what it is told);
 //! - `call`: `entry` (request to call), `admission` (may it begin), `who` (calls), `rejection` (why not), `rules` (may it be called),
 //!   `identify` (whose is it), `extraction` (ids inside messages), `inference` (the decision loop), `attempt`, `relay`, `replay`
-//!   (request body), `caller` (answer), `multi` (several ids in one call) and its `part`s, `held` (what waits for Python), `patience` (how long it waits for a load), `route` (where it goes),
+//!   (request body), `caller` (answer), `direct` (a call without a stream) and `whole` (its answer), `multi` (several ids in one call) and its `part`s, `held` (what waits for Python), `patience` (how long it waits for a load), `route` (where it goes),
 //!   `outcome` (why an attempt failed), `end` (how it ended), `deadline` and `stopped` (who does not wait any more);
 //! - `access`: `credential` (what a call shows), `table` (whose it is), `principal` and `patterns` (what they may), `tenant`;
 //! - `routing`: `table`, `copy`, `gate`, `naming`, `resolve` (which known copy), `local` and `peer` (a call at one);
@@ -55,9 +56,12 @@ pub use routing::naming::Naming;
 pub use routing::table::{NO_SLOT, NewLocal, NewRoute};
 pub use settings::Settings;
 pub use transport::client::{ClientConnection, Next};
-pub use transport::door::{AnswerStream, Door, Guest, Purse, Refused};
+pub use transport::door::{Desk, Door};
+pub use transport::guest::{AnswerStream, Guest};
 pub use transport::news::CallId;
 pub use transport::port::Port;
+pub use transport::purse::Purse;
+pub use transport::refused::Refused;
 pub use transport::request::Part;
 pub use transport::server::{Came, Opened};
 pub use transport::socket::Socket;

@@ -2,9 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use crate::access::Access;
 use crate::budget::Budget;
@@ -46,8 +45,6 @@ pub struct Shared {
     peer_connections: Arc<Connections>,
     pub serving_tls: tls::Slot,
     pub peer_tls: tls::Slot,
-    /// When each thread of a door last turned.
-    pub turned_ms: Mutex<Vec<Arc<AtomicU64>>>,
 }
 
 impl Shared {
@@ -75,7 +72,6 @@ impl Shared {
             peer_connections: Connections::new(Connections::most_of_peers()),
             serving_tls: tls::Slot::new(settings.serving_tls.clone()),
             peer_tls: tls::Slot::new(settings.peer_tls.clone()),
-            turned_ms: Mutex::default(),
             settings,
         }))
     }

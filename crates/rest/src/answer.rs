@@ -55,7 +55,7 @@ pub fn write(response: ModelInferResponse, wanted: &Wanted) -> Result<Written, F
     if !wanted.outputs.is_empty() {
         outputs = chosen(outputs, &wanted.outputs)?;
     }
-    let mut json = Vec::with_capacity(256 + outputs.iter().map(|output| output.raw.len() * 3).sum::<usize>());
+    let mut json = Vec::with_capacity(256 + outputs.iter().map(|output| output.raw.len() * 4).sum::<usize>());
     let mut binary: Vec<Bytes> = Vec::new();
     json.extend_from_slice(b"{\"model_name\":");
     json::write_string(&model_name, &mut json);

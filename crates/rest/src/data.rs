@@ -1,4 +1,5 @@
-//! The `data` of an input: JSON numbers, strings and booleans to the bytes of a raw tensor, in one pass.
+//! The `data` of an input: JSON numbers, strings and booleans to the bytes of a raw tensor, in one pass. Most lists of numbers are read
+//! by `numbers`.
 //!
 //! Integers never pass through a float, a float is rounded once, from its decimal form to its own width.
 
@@ -12,7 +13,8 @@ use jiter::{Jiter, JiterError, JiterErrorType, Peek};
 
 use crate::datatype::Datatype;
 use crate::fault::Fault;
-use crate::json;
+use crate::json::{self, Rest};
+use crate::numbers;
 
 /// Clients write base64 with and without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -37,27 +39,36 @@ pub struct Form<'a> {
     pub max_bytes: usize,
 }
 
-/// Reads the next value of `json`, flat or nested exactly as the shape says, in row-major order.
+/// Reads the value that `rest` begins with, flat or nested exactly as the shape says, in row-major order: the raw tensor, and how many
+/// bytes of text it was.
 ///
 /// # Errors
 /// It is no array, its nesting or number of elements differs from the shape, or an element is none of the datatype: 400;
 /// the tensor is too large: 413.
-pub fn read(json: &mut Jiter<'_>, text: &[u8], form: Form<'_>) -> Result<Vec<u8>, Fault> {
-    let peek = json.peek().map_err(|error| json::fault(&error, text))?;
+pub fn read(rest: Rest<'_>, form: Form<'_>) -> Result<(Vec<u8>, usize), Fault> {
+    let text = rest.text();
+    let mut json = Jiter::new(text).with_allow_inf_nan();
+    let peek = json.peek().map_err(|error| rest.fault(&error))?;
     if peek != Peek::Array {
         return Err(Fault::bad(format!("input {:?}: data must be an array", form.input)));
     }
-    let rest = &text[json.current_index()..];
-    let (levels, byte_lists) = nesting(rest, form)?;
+    let begin = json.current_index();
+    let list = &text[begin..];
+    let (levels, byte_lists) = nesting(list, form)?;
     let flat = [i64::try_from(form.elements).unwrap_or(i64::MAX)];
     let depth = depth_of(form.shape);
     let dimensions = if levels == depth { &form.shape[..depth] } else { &flat };
     // An element takes two bytes of text at least: a shape alone reserves nothing.
-    let likely = form.elements.min(rest.len() / 2 + 1).saturating_mul(form.datatype.size().unwrap_or(8));
-    let raw = Vec::with_capacity(likely.min(form.left));
-    let mut reader = Reader { json, text, form, byte_lists, raw, count: 0 };
+    let size = form.datatype.size().unwrap_or(8);
+    let likely = form.elements.min(list.len() / 2 + 1).saturating_mul(size).min(form.left);
+    if form.elements.saturating_mul(size) <= form.left
+        && let Some((raw, length)) = numbers::read(list, form.datatype, dimensions, likely)
+    {
+        return Ok((raw, begin + length));
+    }
+    let mut reader = Reader { json, rest, form, byte_lists, raw: Vec::with_capacity(likely), count: 0 };
     reader.array(dimensions)?;
-    Ok(reader.raw)
+    Ok((reader.raw, reader.json.current_index()))
 }
 
 /// How many levels of arrays there are around the first element, and whether elements are lists of byte values, which
@@ -93,9 +104,9 @@ fn wrong_nesting(form: Form<'_>) -> Fault {
     Fault::bad(format!("input {input:?}: data is nested otherwise than its shape {shape:?} says"))
 }
 
-struct Reader<'a, 'json> {
-    json: &'a mut Jiter<'json>,
-    text: &'a [u8],
+struct Reader<'a> {
+    json: Jiter<'a>,
+    rest: Rest<'a>,
     form: Form<'a>,
     byte_lists: bool,
     raw: Vec<u8>,
@@ -103,12 +114,12 @@ struct Reader<'a, 'json> {
     count: usize,
 }
 
-impl Reader<'_, '_> {
+impl Reader<'_> {
     /// Reads an array that begins here.
     fn array(&mut self, dimensions: &[i64]) -> Result<(), Fault> {
         let Some((length, inner)) = dimensions.split_first() else { return Err(wrong_nesting(self.form)) };
         let length = usize::try_from(*length).unwrap_or_default();
-        let mut next = self.json.known_array().map_err(|error| json::fault(&error, self.text))?;
+        let mut next = self.json.known_array().map_err(|error| self.rest.fault(&error))?;
         let mut count = 0;
         while let Some(peek) = next {
             if count == length {
@@ -122,7 +133,7 @@ impl Reader<'_, '_> {
             } else {
                 return Err(wrong_nesting(self.form));
             }
-            next = self.json.array_step().map_err(|error| json::fault(&error, self.text))?;
+            next = self.json.array_step().map_err(|error| self.rest.fault(&error))?;
         }
         if count == length { Ok(()) } else { Err(self.wrong_count("fewer")) }
     }
@@ -169,7 +180,7 @@ impl Reader<'_, '_> {
     fn fault(&self, error: &JiterError) -> Fault {
         match &error.error_type {
             JiterErrorType::WrongType { .. } => self.unfit(&error.error_type.to_string()),
-            JiterErrorType::JsonError(_) => json::fault(error, self.text),
+            JiterErrorType::JsonError(_) => self.rest.fault(error),
         }
     }
 
@@ -183,7 +194,7 @@ impl Reader<'_, '_> {
         let before = self.json.current_index();
         match self.json.known_number_bytes(peek).map(<[u8]>::len) {
             // Digits, signs, points and words: ASCII.
-            Ok(length) => Ok(std::str::from_utf8(&self.text[before..before + length]).unwrap_or_default()),
+            Ok(length) => Ok(std::str::from_utf8(&self.rest.text()[before..before + length]).unwrap_or_default()),
             Err(error) => Err(self.fault(&error)),
         }
     }
@@ -231,8 +242,8 @@ impl Reader<'_, '_> {
         if self.byte_lists && peek == Peek::Array {
             self.byte_list()?;
         } else if peek == Peek::String {
-            let text = self.text;
-            let string = self.json.known_str().map_err(|error| json::fault(&error, text))?;
+            let rest = self.rest;
+            let string = self.json.known_str().map_err(|error| rest.fault(&error))?;
             if !self.form.base64 {
                 self.raw.extend_from_slice(string.as_bytes());
             } else if BASE64.decode_vec(string, &mut self.raw).is_err() {
@@ -280,8 +291,7 @@ mod tests {
     fn raw(datatype: Datatype, shape: &[i64], text: &str) -> Result<Vec<u8>, String> {
         let elements = shape::elements(shape).unwrap();
         let form = Form { input: "x", datatype, shape, elements, base64: false, left: 1000, max_bytes: 1000 };
-        let mut json = Jiter::new(text.as_bytes()).with_allow_inf_nan();
-        read(&mut json, text.as_bytes(), form).map_err(|fault| fault.message)
+        read_of(text, form).map_err(|fault| fault.message)
     }
 
     fn is_refused(datatype: Datatype, shape: &[i64], text: &str) {
@@ -422,7 +432,10 @@ mod tests {
     }
 
     fn read_of(text: &str, form: Form<'_>) -> Result<Vec<u8>, Fault> {
-        read(&mut Jiter::new(text.as_bytes()), text.as_bytes(), form)
+        read(Rest::of(text.as_bytes()), form).map(|(raw, length)| {
+            assert_eq!(length, text.trim_end().len());
+            raw
+        })
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::answer::{self, Output};
 use crate::data::{self, Form};
 use crate::datatype::Datatype;
 use crate::fault::Fault;
-use crate::json;
+use crate::json::{self, Rest};
 use crate::proto::{
     ModelInferRequest, ModelInferResponse, ModelStreamInferResponse, Parameter, Tensor, TensorMetadata,
 };
@@ -107,7 +107,7 @@ impl Request<'_> {
         }
         let (left, max_bytes) = (reader.left, reader.max_bytes);
         let form = Form { input: &key, datatype, shape: &shape, elements: count, base64: false, left, max_bytes };
-        let raw = data::read(&mut Jiter::new(text).with_allow_inf_nan(), text, form)?;
+        let (raw, _) = data::read(Rest::of(text), form)?;
         reader.left -= raw.len();
         self.message.inputs.push(Tensor {
             name: key,

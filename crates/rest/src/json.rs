@@ -13,12 +13,53 @@ const MOST_LEVELS: usize = 64;
 /// What the caller is told of JSON that cannot be read.
 #[must_use]
 pub fn fault(error: &JiterError, text: &[u8]) -> Fault {
-    let LinePosition { line, column } = LinePosition::find(text, error.index);
+    fault_at(error, text, error.index)
+}
+
+fn fault_at(error: &JiterError, text: &[u8], index: usize) -> Fault {
+    let LinePosition { line, column } = LinePosition::find(text, index);
     match &error.error_type {
         JiterErrorType::WrongType { .. } => Fault::bad(format!("{} at line {line} column {column}", error.error_type)),
         JiterErrorType::JsonError(what) => {
             Fault::bad(format!("the body is not JSON: {what} at line {line} column {column}"))
         }
+    }
+}
+
+/// A text from some place on.
+#[derive(Clone, Copy)]
+pub struct Rest<'a> {
+    whole: &'a [u8],
+    from: usize,
+}
+
+impl<'a> Rest<'a> {
+    #[must_use]
+    pub fn of(whole: &'a [u8]) -> Self {
+        Self { whole, from: 0 }
+    }
+
+    #[must_use]
+    pub fn text(self) -> &'a [u8] {
+        &self.whole[self.from..]
+    }
+
+    /// What comes after so many bytes more.
+    #[must_use]
+    pub fn after(self, bytes: usize) -> Self {
+        Self { from: self.from + bytes, ..self }
+    }
+
+    /// So many bytes of it, and no more.
+    #[must_use]
+    pub fn first(self, bytes: usize) -> Self {
+        Self { whole: &self.whole[..self.from + bytes], ..self }
+    }
+
+    /// As the function `fault`, of an error in what is left.
+    #[must_use]
+    pub fn fault(self, error: &JiterError) -> Fault {
+        fault_at(error, self.whole, self.from + error.index)
     }
 }
 

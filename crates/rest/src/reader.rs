@@ -6,7 +6,7 @@ use jiter::{Jiter, JiterResult, Peek};
 use crate::data::{self, Form};
 use crate::datatype::Datatype;
 use crate::fault::Fault;
-use crate::json;
+use crate::json::{self, Rest};
 use crate::proto::{Choice, Parameter, Parameters, RequestedOutput, Tensor};
 use crate::shape;
 
@@ -39,9 +39,6 @@ pub enum Data {
     /// So many bytes of what follows the JSON.
     Behind(usize),
 }
-
-/// Where the value of `data` stands, read later because what says how to read it comes after it.
-type Span = (usize, usize);
 
 /// Reads the JSON of a request, whose tensors may have `max_bytes` together.
 ///
@@ -100,7 +97,8 @@ impl Key {
 
 pub struct Reader<'a> {
     json: Jiter<'a>,
-    text: &'a [u8],
+    /// What `json` reads.
+    rest: Rest<'a>,
     /// Bytes that further tensors may have.
     pub left: usize,
     pub max_bytes: usize,
@@ -109,7 +107,7 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Of a text whose tensors may have `max_bytes` together.
     pub fn new(text: &'a [u8], max_bytes: usize) -> Self {
-        Self { json: Jiter::new(text).with_allow_inf_nan(), text, left: max_bytes, max_bytes }
+        Self { json: Jiter::new(text).with_allow_inf_nan(), rest: Rest::of(text), left: max_bytes, max_bytes }
     }
 
     /// # Errors
@@ -119,7 +117,17 @@ impl<'a> Reader<'a> {
     }
 
     fn take<T>(&mut self, next: impl FnOnce(&mut Jiter<'a>) -> JiterResult<T>) -> Result<T, Fault> {
-        next(&mut self.json).map_err(|error| json::fault(&error, self.text))
+        next(&mut self.json).map_err(|error| self.rest.fault(&error))
+    }
+
+    /// Reads the value of `data`.
+    fn data(&mut self, form: Form<'_>) -> Result<Vec<u8>, Fault> {
+        let rest = self.rest.after(self.json.current_index());
+        let (raw, length) = data::read(rest, form)?;
+        self.rest = rest.after(length);
+        self.json = Jiter::new(self.rest.text()).with_allow_inf_nan();
+        self.left -= raw.len();
+        Ok(raw)
     }
 
     /// Reads an object: `name` tells keys apart, `each` reads the value of one.
@@ -176,18 +184,17 @@ impl<'a> Reader<'a> {
 
     /// Reads over a value, and returns its text.
     pub fn value(&mut self, levels_around: usize) -> Result<&'a [u8], Fault> {
-        let (begin, end) = self.skip(levels_around)?;
-        Ok(&self.text[begin..end])
+        self.skip(levels_around).map(Rest::text)
     }
 
     /// Skips an unknown value.
-    fn skip(&mut self, levels_around: usize) -> Result<Span, Fault> {
+    fn skip(&mut self, levels_around: usize) -> Result<Rest<'a>, Fault> {
         self.take(Jiter::peek)?;
         let begin = self.json.current_index();
         self.take(Jiter::next_skip)?;
-        let end = self.json.current_index();
-        json::check_depth(&self.text[begin..end], levels_around)?;
-        Ok((begin, end))
+        let value = self.rest.after(begin).first(self.json.current_index() - begin);
+        json::check_depth(value.text(), levels_around)?;
+        Ok(value)
     }
 
     fn request(&mut self) -> Result<Parts, Fault> {
@@ -239,7 +246,7 @@ impl<'a> Reader<'a> {
             _ => {
                 let begin = self.json.current_index();
                 self.take(|json| json.known_number_bytes(peek).map(|_| ()))?;
-                let number = std::str::from_utf8(&self.text[begin..self.json.current_index()]).unwrap_or_default();
+                let number = std::str::from_utf8(self.json.slice_to_current(begin)).unwrap_or_default();
                 Some(number_parameter(number).ok_or_else(|| {
                     Fault::bad(format!("the parameter {key:?} is beyond every number a call can carry"))
                 })?)
@@ -267,23 +274,22 @@ impl<'a> Reader<'a> {
             Key::Parameters => once(&mut parts.parameters, reader.parameters()?, "parameters"),
             Key::Data if parts.says_how_to_read() => {
                 let form = parts.form(reader)?;
-                let raw = data::read(&mut reader.json, reader.text, form)?;
-                reader.left -= raw.len();
+                let raw = reader.data(form)?;
                 once(&mut parts.raw, raw, "data")
             }
             Key::Data if parts.raw.is_some() => Err(twice("data")),
             Key::Data => {
-                let span = reader.skip(AROUND_TENSOR)?;
-                once(&mut parts.later, span, "data")
+                // What says how to read it comes after it.
+                let value = reader.skip(AROUND_TENSOR)?;
+                once(&mut parts.later, value, "data")
             }
             _ => reader.skip(AROUND_TENSOR).map(|_| ()),
         })?;
-        if let Some((begin, end)) = parts.later {
+        if let Some(value) = parts.later {
             if parts.raw.is_some() {
                 return Err(twice("data"));
             }
-            let text = &self.text[begin..end];
-            let raw = data::read(&mut Jiter::new(text).with_allow_inf_nan(), text, parts.form(self)?)?;
+            let (raw, _) = data::read(value, parts.form(self)?)?;
             self.left -= raw.len();
             parts.raw = Some(raw);
         }
@@ -299,7 +305,7 @@ impl<'a> Reader<'a> {
             }
             let begin = self.json.current_index();
             self.take(|json| json.known_number_bytes(peek).map(|_| ()))?;
-            let number = std::str::from_utf8(&self.text[begin..self.json.current_index()]).unwrap_or_default();
+            let number = std::str::from_utf8(self.json.slice_to_current(begin)).unwrap_or_default();
             match number.parse() {
                 Ok(dimension) if dimension >= 0 => shape.push(dimension),
                 _ => return Err(Fault::bad("the dimensions of a shape must be whole numbers, zero or more")),
@@ -337,16 +343,16 @@ fn number_parameter(number: &str) -> Option<Choice> {
 
 /// What was read of an input so far.
 #[derive(Default)]
-struct InputParts {
+struct InputParts<'a> {
     name: Option<String>,
     datatype: Option<String>,
     shape: Option<Vec<i64>>,
     parameters: Option<Parameters>,
     raw: Option<Vec<u8>>,
-    later: Option<Span>,
+    later: Option<Rest<'a>>,
 }
 
-impl InputParts {
+impl InputParts<'_> {
     /// BYTES may be base64, which the parameters say.
     fn says_how_to_read(&self) -> bool {
         let is_bytes = self.datatype.as_deref() == Some(Datatype::Bytes.name());

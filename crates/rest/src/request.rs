@@ -181,6 +181,19 @@ mod tests {
     }
 
     #[test]
+    fn errors_say_where_they_are_in_the_whole_body() {
+        let begin = "{\"inputs\":[\n{\"name\":\"x\",\"datatype\":\"UINT8\",\"shape\":[2],\"data\":[1,2]},\n";
+        for (rest, place) in [
+            ("{]", "line 3 column 2"),
+            ("{\"name\":\"y\",\"datatype\":\"UINT8\",\"shape\":[1],\"data\":[?]}]}", "line 3 column 52"),
+            ("{\"data\":[?],\"name\":\"y\",\"datatype\":\"UINT8\",\"shape\":[1]}]}", "line 3 column 10"),
+        ] {
+            let message = read_text(&format!("{begin}{rest}")).unwrap_err();
+            assert!(message.contains(place), "{rest}: {message}");
+        }
+    }
+
+    #[test]
     fn keys_may_come_in_any_order() {
         for input in [
             r#"{"data":[[1],[2]],"shape":[2,1],"name":"x","datatype":"UINT8"}"#,

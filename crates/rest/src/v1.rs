@@ -6,7 +6,7 @@ use crate::answer::{self, Output};
 use crate::data::{self, Form};
 use crate::datatype::Datatype;
 use crate::fault::Fault;
-use crate::json;
+use crate::json::{self, Rest};
 use crate::nested;
 use crate::proto::{ModelInferRequest, ModelInferResponse, Tensor, TensorMetadata};
 use crate::shape::{self, MOST_DIMENSIONS};
@@ -40,7 +40,7 @@ pub fn read(body: &[u8], inputs: &[TensorMetadata], max_bytes: usize) -> Result<
     let Some(elements) = shape::elements(&shape) else { return Err(Fault::bad("no memory holds so many values")) };
     let form =
         Form { input: &input.name, datatype, shape: &shape, elements, base64: false, left: max_bytes, max_bytes };
-    let raw = data::read(&mut Jiter::new(values).with_allow_inf_nan(), values, form)?;
+    let (raw, _) = data::read(Rest::of(values), form)?;
     let tensor = Tensor { name: input.name.clone(), datatype: input.datatype.clone(), shape, ..Tensor::default() };
     let message = ModelInferRequest {
         inputs: vec![tensor],

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use modelmesh_http2::SendStream;
 
 use crate::call::part::Part;
+use crate::call::whole::Whole;
 use crate::observe::told::Copied;
 use crate::transport::flow::{Gone, Outflow};
 use crate::wire::headers::{GRPC_MESSAGE, MM_FALLBACK, strip_mesh_headers};
@@ -33,6 +34,8 @@ enum Side {
     Stream(Outflow),
     /// One id of a call with several: its answer is collected.
     Part(Box<Part>),
+    /// Whoever runs the call takes its answer as a whole.
+    Whole(Box<Whole>),
 }
 
 impl Caller {
@@ -46,6 +49,11 @@ impl Caller {
         Self::on(Side::Part(Box::new(part)), false)
     }
 
+    #[must_use]
+    pub fn of_whole(whole: Whole) -> Self {
+        Self::on(Side::Whole(Box::new(whole)), false)
+    }
+
     fn on(side: Side, is_instance: bool) -> Self {
         Self { side, ended: None, message: None, message_bytes: 0, copied: None, is_instance, fallback: None }
     }
@@ -55,7 +63,16 @@ impl Caller {
     pub fn into_part(self) -> Option<Part> {
         match self.side {
             Side::Part(part) => Some(*part),
-            Side::Stream(_) => None,
+            Side::Stream(_) | Side::Whole(_) => None,
+        }
+    }
+
+    /// The answer, for whoever takes it as a whole.
+    #[must_use]
+    pub fn into_whole(self) -> Option<Whole> {
+        match self.side {
+            Side::Whole(whole) => Some(*whole),
+            Side::Stream(_) | Side::Part(_) => None,
         }
     }
 
@@ -66,6 +83,7 @@ impl Caller {
             || match &self.side {
                 Side::Stream(answer) => answer.has_begun(),
                 Side::Part(part) => part.head.is_some(),
+                Side::Whole(whole) => whole.head.is_some(),
             }
     }
 
@@ -73,8 +91,8 @@ impl Caller {
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.side {
             Side::Stream(answer) => answer.poll_gone(cx),
-            // The whole call watches its client, and drops its parts.
-            Side::Part(_) => Poll::Pending,
+            // Whoever runs the call watches its client, and drops it.
+            Side::Part(_) | Side::Whole(_) => Poll::Pending,
         }
     }
 
@@ -102,6 +120,10 @@ impl Caller {
                 part.head = Some(headers);
                 Ok(())
             }
+            Side::Whole(whole) => {
+                whole.head = Some(headers);
+                Ok(())
+            }
         }
     }
 
@@ -117,6 +139,11 @@ impl Caller {
                 let chunk = std::mem::take(chunk);
                 sent(chunk.len());
                 Poll::Ready(part.collect(&chunk))
+            }
+            Side::Whole(whole) => {
+                let chunk = std::mem::take(chunk);
+                sent(chunk.len());
+                Poll::Ready(whole.collect(&chunk))
             }
         }
     }
@@ -164,6 +191,7 @@ impl Caller {
             Side::Stream(answer) if answer.has_begun() => drop(answer.end(trailers)),
             Side::Stream(answer) => drop(answer.begin(StatusCode::OK, &trailers, true)),
             Side::Part(part) => part.trailers = trailers,
+            Side::Whole(whole) => whole.trailers = trailers,
         }
     }
 

@@ -3,23 +3,26 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue};
 use modelmesh_http2::{Accepted, RequestHead};
 use tokio::time::Instant;
 
 use crate::access::{self, Listener, Origin, Principal, tenant};
 use crate::call::admission::{self, Admitted, Asked};
 use crate::call::caller::Caller;
+use crate::call::deadline::Deadline;
 use crate::call::end::End;
 use crate::call::extraction;
-use crate::call::identify::{self, Ids};
+use crate::call::identify::{self, Hopped, Ids};
 use crate::call::inference::Call;
 use crate::call::multi;
 use crate::call::rejection::Rejection;
 use crate::call::replay::Body;
+use crate::call::rules::MethodRule;
 use crate::call::subject::Subject;
 use crate::call::who::Who;
-use crate::ledger::Account;
+use crate::ledger::{Account, Holder};
 use crate::observe::metrics::Ended;
 use crate::observe::notes;
 use crate::services::calls::{self, Opening};
@@ -45,16 +48,17 @@ pub fn begin(worker: &Arc<Worker>, arrival: &Arrival<'_>, account: &Account, (he
     let mut caller = Caller::new(answer, port == Port::Peer);
     let shared = &worker.shared;
     let asked = Asked { port, origin, method: &method, path: &path, headers: &headers };
-    let Admitted { deadline, rule, hopped, who, header_bytes } = match admission::admit(shared, account, &asked) {
+    let admitted = match admission::admit(shared, account, &asked) {
         Ok(admitted) => admitted,
         Err(refused) => {
             shared.metrics.rejected(refused.why);
             return refused.tell(&mut caller);
         }
     };
-    if !matches!(who, Who::Unchecked) {
+    if !matches!(admitted.who, Who::Unchecked) {
         access::strip(&mut headers);
     }
+    let Admitted { deadline, rule, hopped, who, header_bytes } = admitted;
     // Only the ingress keeps a copy: it is the only one to replay.
     let keep = port == Port::Serving && rule.is_some();
     let began = Instant::now();
@@ -62,7 +66,7 @@ pub fn begin(worker: &Arc<Worker>, arrival: &Arrival<'_>, account: &Account, (he
         Some(_) => shared.settings.max_message_bytes,
         None => calls::MOST_MESSAGE_BYTES.min(shared.settings.max_message_bytes),
     };
-    let mut body = Body::new(stream, max_message, shared.replay.share(), keep);
+    let body = Body::new(stream, max_message, shared.replay.share(), keep);
     let open = worker.load.count_call();
     let Some(rule) = rule else {
         let method = path.path().trim_start_matches('/').to_owned();
@@ -78,22 +82,51 @@ pub fn begin(worker: &Arc<Worker>, arrival: &Arrival<'_>, account: &Account, (he
         });
         return;
     };
+    let holder = Arc::clone(account.holder());
+    let known = Known { port, deadline, rule, hopped, header_bytes };
+    let mut call = call_of(worker, known, (path, headers), (caller, body), holder);
+    let listener = origin.listener;
+    // Boxed: a task moves what it is made of three times, and a call is large.
+    tokio::spawn(Box::pin(async move {
+        serve(&mut call, began, who, listener).await;
+        drop(open);
+    }));
+}
+
+/// What is known of an inference call when it is admitted.
+pub struct Known {
+    pub port: Port,
+    pub deadline: Option<Deadline>,
+    pub rule: MethodRule,
+    pub hopped: Option<Hopped>,
+    pub header_bytes: usize,
+}
+
+/// An inference call, of which it is not known yet what it is about.
+#[inline]
+pub fn call_of(
+    worker: &Arc<Worker>,
+    Known { port, deadline, rule, hopped, header_bytes }: Known,
+    (path, headers): (PathAndQuery, HeaderMap),
+    (mut caller, mut body): (Caller, Body),
+    holder: Arc<Holder>,
+) -> Call {
+    let shared = &worker.shared;
     let notes = notes::begin(shared, port, path.path().trim_start_matches('/'), &headers);
     if let Some(notes) = &notes {
-        (body.copied, caller.copied) = notes.copies(shared);
+        let (request, answer) = notes.copies(shared);
+        body.copy_to(request);
+        caller.copied = answer;
     }
     let balanced = headers.get(MM_BALANCED).is_some_and(|value| value == HeaderValue::from_static("true"));
-    let worker = Arc::clone(worker);
-    let listener = origin.listener;
-    let subject = Subject::default();
-    let mut call = Call {
-        worker,
+    Call {
+        worker: Arc::clone(worker),
         caller,
         body,
         headers,
         header_bytes,
         path,
-        subject,
+        subject: Subject::default(),
         hopped,
         balanced,
         deadline,
@@ -105,17 +138,12 @@ pub fn begin(worker: &Arc<Worker>, arrival: &Arrival<'_>, account: &Account, (he
         notes,
         loading: None,
         fell_back: false,
-        holder: Arc::clone(account.holder()),
-    };
-    // Boxed: a task moves what it is made of three times, and a call is large.
-    tokio::spawn(Box::pin(async move {
-        serve(&mut call, began, who, listener).await;
-        drop(open);
-    }));
+        holder,
+    }
 }
 
 /// Serves one inference call to its end.
-async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener) {
+pub async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener) {
     let principal = match who {
         Who::Unchecked => None,
         Who::Known(principal) => Some(principal),
@@ -147,6 +175,11 @@ async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener) {
     if let Some(mut turn) = turn {
         turn.bytes = call.body.message_bytes() + call.caller.message_bytes;
     }
+    count(call, began);
+}
+
+/// Counts a call that has ended, and tells those who want to know.
+pub fn count(call: &mut Call, began: Instant) {
     let code = call.caller.ended.unwrap_or(Code::Cancelled);
     let time = began.elapsed();
     if call.is_ingress() {

@@ -61,6 +61,40 @@ impl Body {
         }
     }
 
+    /// One message that is here already, with its prefix. A copy of it is kept for a replay, within the budget of `share`.
+    ///
+    /// # Errors
+    /// It is longer than `max_message`.
+    pub fn of_message(message: Bytes, max_message: usize, mut share: Share) -> Result<Self, TooLong> {
+        let mut follower = Follower::new(max_message);
+        follower.follow(&message)?;
+        let kept_bytes = message.len();
+        let keep = share.add(kept_bytes);
+        Ok(Self {
+            stream: None,
+            follower,
+            chunks: VecDeque::from([message]),
+            passed: 0,
+            kept_bytes,
+            keep,
+            intact: true,
+            share,
+            bound: kept_bytes,
+            unreleased: 0,
+            copied: None,
+        })
+    }
+
+    /// Somebody wants a copy of what is read, and has one of what was.
+    pub fn copy_to(&mut self, copied: Option<Box<Copied>>) {
+        self.copied = copied;
+        if let Some(copied) = &mut self.copied {
+            for chunk in &self.chunks {
+                copied.push(chunk);
+            }
+        }
+    }
+
     /// A body that is here already, and was paid for.
     #[must_use]
     pub fn whole(chunks: impl Iterator<Item = Bytes>, share: Share) -> Self {

@@ -1,6 +1,7 @@
 //! A data thread: connections that live and die on one single-threaded runtime, and its own upstream
 //! connections. Nothing on the path of a hit leaves the thread.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,9 +9,11 @@ use tokio::sync::mpsc;
 
 use crate::clock;
 use crate::transport::connection;
+use crate::transport::connections::Admission;
 use crate::transport::drain::Phase;
 use crate::transport::listen::HEARTBEAT;
-use crate::transport::thread::{Command, Load, Worker};
+use crate::transport::port::Port;
+use crate::transport::thread::{Arrived, Command, Load, Worker};
 
 /// One connection less, however its task ends.
 struct Counted(Arc<Load>);
@@ -47,16 +50,32 @@ impl Worker {
         match command {
             Command::Serve { arrived, port, address, admission } => {
                 let counted = Counted(Arc::clone(&self.load));
-                let worker = Arc::clone(self);
-                tokio::spawn(async move {
-                    // A client that cannot shake hands, or goes, is no event of ours.
-                    let _ = connection::serve(worker, arrived, port, address).await;
-                    drop((counted, admission));
-                });
+                self.begin(arrived, port, address, (counted, admission));
             }
             Command::Forget(destination) => self.links.forget(destination),
             Command::WarmRuntime => self.warm_runtime(),
         }
+    }
+
+    /// Serves a connection on this thread; `admission` as in `Command::Serve`.
+    pub fn serve(self: &Arc<Self>, arrived: Arrived, port: Port, address: SocketAddr, admission: Option<Admission>) {
+        self.load.connections.fetch_add(1, Ordering::Relaxed);
+        self.begin(arrived, port, address, (Counted(Arc::clone(&self.load)), admission));
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        arrived: Arrived,
+        port: Port,
+        address: SocketAddr,
+        counted: (Counted, Option<Admission>),
+    ) {
+        let worker = Arc::clone(self);
+        tokio::spawn(async move {
+            // A client that cannot shake hands, or goes, is no event of ours.
+            let _ = connection::serve(worker, arrived, port, address).await;
+            drop(counted);
+        });
     }
 
     /// The runtime's link is kept without traffic, so that its loss is noticed.

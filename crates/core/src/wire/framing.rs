@@ -103,6 +103,12 @@ pub struct Deframer {
 }
 
 impl Deframer {
+    /// Of bytes that are all here.
+    #[must_use]
+    pub fn of(buffer: BytesMut) -> Self {
+        Self { buffer }
+    }
+
     pub fn push(&mut self, chunk: &[u8]) {
         self.buffer.extend_from_slice(chunk);
     }

@@ -49,7 +49,7 @@ pub async fn read(
     let received = if length.is_some_and(|length: usize| length > max_bytes) {
         Err(too_large(max_bytes))
     } else {
-        receive(&mut body, max_bytes, |bytes| purse.hold(bytes)).await
+        receive(&mut body, length, max_bytes, |bytes| purse.hold(bytes)).await
     };
     if received.as_ref().is_err_and(|fault| fault.status == StatusCode::PAYLOAD_TOO_LARGE)
         && !headers.contains_key(EXPECT)
@@ -83,6 +83,7 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Fault> {
 
 async fn receive(
     body: &mut (impl Body<Data = Bytes> + Unpin),
+    length: Option<usize>,
     max_bytes: usize,
     mut hold: impl FnMut(usize) -> bool,
 ) -> Result<Bytes, Fault> {
@@ -114,6 +115,8 @@ async fn receive(
             first = piece;
         } else {
             if whole.is_empty() {
+                // What is promised is not room enough for more than comes.
+                whole.reserve(length.unwrap_or_default().min(2 * received));
                 whole.extend_from_slice(&std::mem::take(&mut first));
             }
             whole.extend_from_slice(&piece);
@@ -304,7 +307,7 @@ mod tests {
 
     async fn received(pieces: usize, bytes: usize, every: u64) -> Result<usize, u16> {
         let mut body = Slow { pieces, bytes, every: Duration::from_secs(every), wait: None };
-        let received = receive(&mut body, 1 << 20, |_| true).await;
+        let received = receive(&mut body, None, 1 << 20, |_| true).await;
         received.map(|bytes| bytes.len()).map_err(|fault| fault.status.as_u16())
     }
 

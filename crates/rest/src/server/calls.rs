@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
-use modelmesh_core::{AnswerStream, Code, Guest, Purse, prefix_of};
+use modelmesh_core::{AnswerStream, Code, Guest, Purse, Refused, prefix_of};
 use prost::Message;
 
 use super::guests::Client;
@@ -136,13 +136,45 @@ pub async fn call_model(
     client: &Client,
     path: &PathAndQuery,
     name: &str,
-    headers: HeaderMap,
+    mut headers: HeaderMap,
     message: &Bytes,
     purse: &mut Purse,
 ) -> Result<(Bytes, Option<HeaderValue>), Fault> {
-    let (first, rest) = call_model_stream(client, path, name, headers, message, purse).await?;
-    let fallback = rest.fallback().cloned();
-    Ok((rest.only(first, purse).await.map_err(fault_of)?, fallback))
+    let guest = &client.guest;
+    if metadata::names_model(&headers) {
+        return guest.call_model(path, &headers, message, purse).await.map_err(fault_of);
+    }
+    let kind = named(client, name, &mut headers, purse).await?;
+    match guest.call_model(path, &headers, message, purse).await {
+        Err(refused) if refused.code == Code::NotFound => {
+            renamed(client, name, (kind, refused), &mut headers, purse).await?;
+            guest.call_model(path, &headers, message, purse).await.map_err(fault_of)
+        }
+        answer => answer.map_err(fault_of),
+    }
+}
+
+/// Says in the headers whose call it is, and returns as what it is called.
+async fn named(client: &Client, name: &str, headers: &mut HeaderMap, purse: &mut Purse) -> Result<Kind, Fault> {
+    let kind = kind_of(client, name, headers, purse).await?;
+    metadata::name(headers, kind, name);
+    Ok(kind)
+}
+
+/// The name was not found. It may have become another's since it was looked at, which the headers say then.
+///
+/// # Errors
+/// It has not.
+async fn renamed(
+    client: &Client,
+    name: &str,
+    (kind, refused): (Kind, Refused),
+    headers: &mut HeaderMap,
+    purse: &mut Purse,
+) -> Result<(), Fault> {
+    client.house.names.forget(name);
+    metadata::unname(headers);
+    if named(client, name, headers, purse).await? == kind { Err(fault_of(refused)) } else { Ok(()) }
 }
 
 /// As `call_model`, for an answer of many messages. Returns with the first of them; None: there are none.
@@ -161,19 +193,10 @@ pub async fn call_model_stream(
     if metadata::names_model(&headers) {
         return guest.call_stream(path, &headers, message, purse).await.map_err(fault_of);
     }
-    let kind = kind_of(client, name, &headers, purse).await?;
-    let plain = headers.clone();
-    metadata::name(&mut headers, kind, name);
+    let kind = named(client, name, &mut headers, purse).await?;
     match guest.call_stream(path, &headers, message, purse).await {
         Err(refused) if refused.code == Code::NotFound => {
-            // The name may have become another's since it was looked at.
-            client.house.names.forget(name);
-            let again = kind_of(client, name, &plain, purse).await?;
-            if again == kind {
-                return Err(fault_of(refused));
-            }
-            let mut headers = plain;
-            metadata::name(&mut headers, again, name);
+            renamed(client, name, (kind, refused), &mut headers, purse).await?;
             guest.call_stream(path, &headers, message, purse).await.map_err(fault_of)
         }
         answer => answer.map_err(fault_of),

@@ -1,11 +1,12 @@
-//! The listener and its threads. None of them is a data thread: what HTTP and JSON cost here no gRPC call pays.
+//! The listener and its threads. None of them is a data thread: what HTTP and JSON cost here no gRPC call pays. The calls of its
+//! clients are made on these threads as well: nothing of a request leaves the thread that it came to.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use modelmesh_core::Door;
+use modelmesh_core::{Desk, Door};
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
@@ -41,8 +42,8 @@ impl Front {
         });
         let mut threads = Vec::new();
         for index in 0..door.threads() {
-            let work = run(listener.try_clone()?, Arc::clone(&house));
-            threads.push(door.spawn(format!("mm-rest-{index}"), work)?);
+            let (listener, house) = (listener.try_clone()?, Arc::clone(&house));
+            threads.push(door.spawn(format!("mm-rest-{index}"), |desk| run(listener, house, desk))?);
         }
         Ok(Self { address: bound, threads: Mutex::new(threads) })
     }
@@ -62,21 +63,21 @@ impl Front {
 }
 
 /// Accepts until the core drains, and serves until it closes.
-async fn run(listener: TcpListener, house: Arc<House>) {
+async fn run(listener: TcpListener, house: Arc<House>, desk: Desk) {
     let mut door = house.door.clone();
     tokio::select! {
-        () = accept(listener, house) => {}
+        () = accept(listener, house, &desk) => {}
         () = door.drained() => {}
     }
     door.closed().await;
 }
 
-async fn accept(listener: TcpListener, house: Arc<House>) {
+async fn accept(listener: TcpListener, house: Arc<House>, desk: &Desk) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                if let Some(guest) = house.door.enter(address) {
+                if let Some(guest) = house.door.enter(address, desk) {
                     tokio::spawn(client::serve(stream, guest, Arc::clone(&house)));
                 }
             }

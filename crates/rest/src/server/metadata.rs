@@ -91,6 +91,13 @@ pub fn names_model(metadata: &HeaderMap) -> bool {
     IDS.iter().any(|id| metadata.contains_key(*id))
 }
 
+/// Takes back what `name` said.
+pub fn unname(metadata: &mut HeaderMap) {
+    for id in IDS {
+        metadata.remove(id);
+    }
+}
+
 /// Says whose call it is.
 pub fn name(metadata: &mut HeaderMap, kind: Kind, id: &str) {
     let name = match kind {

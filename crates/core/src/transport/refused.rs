@@ -1,0 +1,42 @@
+//! How a call of a door's client ended that was not answered.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use modelmesh_http2::Error;
+
+use crate::wire::retry::PUSHBACK;
+use crate::wire::status::{Code, code_of, message_of};
+
+/// How a call ended that was not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub code: Code,
+    pub message: String,
+    /// When it may be worth another try, if whoever refused said so.
+    pub pushback: Option<Duration>,
+}
+
+impl Refused {
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), pushback: None }
+    }
+
+    #[must_use]
+    pub fn of_stream(error: &Error) -> Self {
+        let code = match error {
+            Error::Reset { reason, .. } => Code::from_reset(*reason).unwrap_or(Code::Unavailable),
+            Error::TooLarge { .. } => Code::ResourceExhausted,
+            _ => Code::Unavailable,
+        };
+        Self::new(code, error.to_string())
+    }
+
+    #[must_use]
+    pub fn of_trailers(trailers: &HeaderMap) -> Self {
+        let code = code_of(trailers).unwrap_or(Code::Unknown);
+        let ms = trailers.get(PUSHBACK).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+        Self { code, message: message_of(trailers), pushback: ms.map(Duration::from_millis) }
+    }
+}
