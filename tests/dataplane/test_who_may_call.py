@@ -26,6 +26,7 @@ from modelmesh.policy.access import AccessRules, Grant, Issuer, Tenant, hash_of_
 from modelmesh.testing.certificates import Authority
 from modelmesh.values.access import Identity, Listener, Verb
 from modelmesh.values.dataplane import Asked, DataPlaneEvent, Rules
+from modelmesh.values.ids import ModelId
 
 Make = Callable[..., Instance]
 INFER = frozenset({Verb.INFER})
@@ -230,6 +231,39 @@ async def test_a_tenant_beyond_its_quota_is_told_when_to_come_back(guarded: Guar
     await until(lambda: count("calls") == "2")  # a call is counted after its answer has been sent
     assert (count("refused_calls"), count("bytes")) == ("1", "4")
     assert count("call_milliseconds") != ""
+
+
+async def test_what_tenants_use_of_models_is_counted(guarded: Guarded, runtime: Runtime) -> None:
+    plane = guarded.one.plane
+    guarded.one.local("other")
+    for key, model in [(K1, "m"), (K2, "m"), (K2, "m"), (K2, "other")]:
+        assert await guarded.call(key, model=model) == b"x"
+    plane.count_load("owner", ModelId("m"))
+    runtime.script["Bad"] = fail
+    code, _ = await status_of(guarded.call(K2, model="m", method="Bad"))
+    assert code == grpc.StatusCode.INTERNAL
+
+    def counted() -> set[tuple[str, str, int, int, int, int]]:
+        return {(one.tenant, one.model, one.calls, one.failed, one.size, one.loads) for one in plane.consumption()}
+
+    expected = {
+        ("", "m", 1, 0, 2, 0),
+        ("small", "m", 3, 1, 5, 0),
+        ("small", "other", 1, 0, 2, 0),
+        ("owner", "m", 0, 0, 0, 1),
+    }
+    await until(lambda: counted() == expected)  # a call is counted after its answer has been sent
+    assert all(one.call_us > 0 for one in plane.consumption() if one.calls)
+    plane.forget_series(ModelId("m"))
+    gone = {("", "(other)", 1, 0, 2, 0), ("small", "(other)", 3, 1, 5, 0), ("owner", "(other)", 0, 0, 0, 1)}
+    assert counted() == gone | {("small", "other", 1, 0, 2, 0)}
+
+
+async def fail(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async for _request in requests:
+        pass
+    await context.abort(grpc.StatusCode.INTERNAL, "no")
+    yield b""
 
 
 async def test_services_of_the_instance_ask_too_and_health_does_not(guarded: Guarded) -> None:

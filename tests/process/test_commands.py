@@ -59,6 +59,37 @@ async def test_models_from_registration_to_the_end(start_mesh: StartMesh) -> Non
     assert (status, output) == (1, "a: NOT_FOUND\n")
 
 
+async def test_usage_is_that_of_all_instances(start_mesh: StartMesh) -> None:
+    mesh = await start_mesh(2)
+    endpoints = [one.endpoint for one in mesh.cluster.instances]
+    await mesh.register("a")
+    for number in (0, 1) * 3:
+        await mesh.predict("a", via=number)
+
+    async def used(endpoint: str) -> tuple[dict[str, object], list[str]]:
+        status, output, _ = await command("usage", "a", "--json", "--address", endpoint)
+        assert status == 0
+        found = json.loads(output)
+        assert len(found["instances"]) == 2
+        (one,) = found["usage"]
+        return one, found["silent_instances"]
+
+    async def all_counted() -> bool:
+        return all([(await used(endpoint))[0]["calls"] == 6 for endpoint in endpoints])
+
+    await eventually(all_counted, within=30)
+    for endpoint in endpoints:
+        one, silent = await used(endpoint)
+        assert (one["tenant"], one["model"], one["failed_calls"], silent) == ("", "a", 0, [])
+        assert one["bytes"]
+        assert one["loads"]
+    status, output, errors = await command("usage", "--address", endpoints[0])
+    lines = output.splitlines()
+    assert (status, lines[0].split()) == (0, ["TENANT", "MODEL", "CALLS", "FAILED", "SECONDS", "BYTES", "LOADS"])
+    assert lines[1].split()[:4] == ["-", "a", "6", "0"]
+    assert errors.startswith("2 instances; the last one started at ")
+
+
 async def test_a_failed_load_is_an_exit_status_and_a_reason(start_mesh: StartMesh) -> None:
     mesh = await start_mesh()
     at = ["--address", mesh.cluster.instances[0].endpoint]

@@ -18,6 +18,7 @@ use crate::events::Event;
 use crate::ledger::Side;
 use crate::observe::metrics::{Counts, Series};
 use crate::observe::observing::Observing;
+use crate::observe::usage::Consumed;
 use crate::routing::accounting;
 use crate::routing::naming::Naming;
 use crate::routing::table::NewRoute;
@@ -320,6 +321,7 @@ impl Engine {
             open_calls: self.open_calls(),
             sides: Side::ALL.map(|side| (shared.ledger.held(side), shared.ledger.expelled(side))),
             tenants: shared.access.used(),
+            usage: if shared.settings.counted.per_model { shared.usage.all() } else { Vec::new() },
         }
     }
 
@@ -332,6 +334,18 @@ impl Engine {
     /// The model is no longer registered: its series go.
     pub fn forget_series(&self, model: &str) {
         self.shared.metrics.forget(model);
+        self.shared.usage.forget(model);
+    }
+
+    /// A model has been loaded here that a tenant registered; empty: none.
+    pub fn count_load(&self, tenant: &str, model: &str) {
+        self.shared.usage.loaded(tenant, model);
+    }
+
+    /// What was used here since the core began, by tenant and model.
+    #[must_use]
+    pub fn consumption(&self) -> Vec<(String, String, Consumed)> {
+        self.shared.usage.all()
     }
 
     /// Milliseconds since each thread last turned: data threads, those of doors, and the acceptor as the last one.

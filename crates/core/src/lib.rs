@@ -16,7 +16,7 @@
 //! - `services`, that Python answers: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is);
 //! - `wire`: `headers`, `status`, `timeout`, `framing`, `compression`, `protobuf`, `splice` (ids in messages), `infer` (tensors);
 //! - `observe`: `metrics`, `histogram`, `observing` (what is wanted), `notes` (who gets it), `told` (payloads and log lines),
-//!   `trace`;
+//!   `trace`, `usage` (who has used which model how much);
 //! - around it: `engine` (composition root), `settings`, `shared`, `events`, `memory`; what is held for each client: `ledger`
 //!   (connections), `budget` (kinds of bytes).
 
@@ -50,6 +50,7 @@ pub use observe::metrics::{Counted, Series};
 pub use observe::observing::{Observing, TapRule};
 pub use observe::told::{Logged, Messages, Tapped};
 pub use observe::trace::Span;
+pub use observe::usage::Consumed;
 pub use routing::copy::choose_copy;
 pub use routing::gate::Bounds;
 pub use routing::naming::Naming;

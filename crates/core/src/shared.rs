@@ -14,6 +14,7 @@ use crate::ledger::Ledger;
 use crate::memory::share_of_memory;
 use crate::observe::metrics::Metrics;
 use crate::observe::observing::Choice;
+use crate::observe::usage::Usage;
 use crate::routing::table::{Idle, Table};
 use crate::services::mailbox::Calls;
 use crate::settings::Settings;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub tapped: Arc<Budget>,
     pub observed: Choice,
     pub metrics: Metrics,
+    /// Who has used which model how much.
+    pub usage: Usage,
     client_connections: Arc<Connections>,
     peer_connections: Arc<Connections>,
     pub serving_tls: tls::Slot,
@@ -68,6 +71,7 @@ impl Shared {
             tapped: Budget::new(settings.tapped_bytes_max),
             observed: Choice::default(),
             metrics: Metrics::new(settings.counted.clone()),
+            usage: Usage::default(),
             client_connections: Connections::new(settings.connections_max.unwrap_or_else(Connections::most)),
             peer_connections: Connections::new(Connections::most_of_peers()),
             serving_tls: tls::Slot::new(settings.serving_tls.clone()),

@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::process;
 use std::time::Duration;
 
-use modelmesh_core::{Counted, Engine, Identity, Series, Settings, Verdict};
+use modelmesh_core::{Consumed, Counted, Engine, Identity, Series, Settings, Verdict};
 use modelmesh_rest::Front;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
@@ -16,6 +16,8 @@ use crate::give_back_memory;
 use crate::given::{self, Naming, Observing, PeerAddress, Route, Rules, Trailers};
 use crate::tls::Tls;
 
+/// (tenant, model, calls, those that failed, µs, bytes, loads).
+type ConsumedTuple = (String, String, u64, u64, u64, u64, u64);
 /// (name, labels, (observations, sum) of each bucket that has any).
 type SeriesTuple = (&'static str, Vec<(&'static str, String)>, Vec<(u64, f64)>);
 
@@ -308,6 +310,21 @@ impl Core {
         let engine = self.engine()?;
         py.detach(|| engine.forget_series(model));
         Ok(())
+    }
+
+    fn count_load(&self, py: Python<'_>, tenant: &str, model: &str) -> PyResult<()> {
+        let engine = self.engine()?;
+        py.detach(|| engine.count_load(tenant, model));
+        Ok(())
+    }
+
+    fn consumption(&self, py: Python<'_>) -> PyResult<Vec<ConsumedTuple>> {
+        let engine = self.engine()?;
+        let consumption = py.detach(|| engine.consumption());
+        let tuple = |(tenant, model, used): (String, String, Consumed)| {
+            (tenant, model, used.calls, used.failed, used.time_us, used.bytes, used.loads)
+        };
+        Ok(consumption.into_iter().map(tuple).collect())
     }
 
     fn thread_ages_ms(&self, py: Python<'_>) -> PyResult<Vec<u64>> {

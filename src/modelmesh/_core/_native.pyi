@@ -392,6 +392,12 @@ class Core:
         They are forgotten here, so this and `metrics` exclude each other."""
     def forget_series(self, model: str) -> None:
         """The model is no longer registered: its series go."""
+    def count_load(self, tenant: str, model: str) -> None:
+        """A model has been loaded here that the tenant registered ("": none)."""
+    def consumption(self) -> list[tuple[str, str, int, int, int, int, int]]:
+        """Since the core began, for each tenant and model: (tenant, model, calls that ended, those of them that did not end well,
+        how long they took in µs, bytes of their messages, loads). What is beyond the bound of 4,096 is told of the model `(other)`, and so is
+        what was used of a model before `forget_series`."""
     def thread_ages_ms(self) -> list[int]:
         """Milliseconds since each core thread last turned; for `/live`."""
     def drain(self) -> None:

@@ -25,7 +25,7 @@ from modelmesh._proto import POOL as _POOL
 from modelmesh._proto import admin_pb2 as admin__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\npeer.proto\x12\x0cmodelmesh.v1\x1a\x0b\x61\x64min.proto\"g\n\x13\x45nsureLoadedRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x13\n\x0blast_use_ms\x18\x02 \x01(\x04\x12\x0c\n\x04sync\x18\x03 \x01(\x08\x12\x0c\n\x04view\x18\x04 \x01(\x04\x12\r\n\x05retry\x18\x05 \x01(\x08\"\xd1\x01\n\x14\x45nsureLoadedResponse\x12\x37\n\x05state\x18\x01 \x01(\x0e\x32(.modelmesh.v1.EnsureLoadedResponse.State\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07refusal\x18\x03 \x01(\t\x12\x0c\n\x04view\x18\x04 \x01(\x04\"P\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\n\n\x06LOADED\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x12\x0b\n\x07REFUSED\x10\x04\"\r\n\x0bPingRequest\"#\n\x0cPingResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"5\n\rRecallRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x12\n\nload_bytes\x18\x02 \x01(\x04\"\x82\x01\n\x0eRecallResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.modelmesh.v1.Event\x12\x0f\n\x07refusal\x18\x02 \x01(\t\x12\x13\n\x0b\x65vict_bytes\x18\x03 \x01(\x04\x12%\n\x07victims\x18\x04 \x03(\x0b\x32\x14.modelmesh.v1.Victim2\xe7\x01\n\x04Peer\x12W\n\x0c\x45nsureLoaded\x12!.modelmesh.v1.EnsureLoadedRequest\x1a\".modelmesh.v1.EnsureLoadedResponse\"\x00\x12\x45\n\x06Recall\x12\x1b.modelmesh.v1.RecallRequest\x1a\x1c.modelmesh.v1.RecallResponse\"\x00\x12?\n\x04Ping\x12\x19.modelmesh.v1.PingRequest\x1a\x1a.modelmesh.v1.PingResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\npeer.proto\x12\x0cmodelmesh.v1\x1a\x0b\x61\x64min.proto\"g\n\x13\x45nsureLoadedRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x13\n\x0blast_use_ms\x18\x02 \x01(\x04\x12\x0c\n\x04sync\x18\x03 \x01(\x08\x12\x0c\n\x04view\x18\x04 \x01(\x04\x12\r\n\x05retry\x18\x05 \x01(\x08\"\xd1\x01\n\x14\x45nsureLoadedResponse\x12\x37\n\x05state\x18\x01 \x01(\x0e\x32(.modelmesh.v1.EnsureLoadedResponse.State\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07refusal\x18\x03 \x01(\t\x12\x0c\n\x04view\x18\x04 \x01(\x04\"P\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\n\n\x06LOADED\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x12\x0b\n\x07REFUSED\x10\x04\"\x13\n\x11\x43ountUsageRequest\"K\n\x12\x43ountUsageResponse\x12#\n\x06usages\x18\x01 \x03(\x0b\x32\x13.modelmesh.v1.Usage\x12\x10\n\x08since_ms\x18\x02 \x01(\x04\"\r\n\x0bPingRequest\"#\n\x0cPingResponse\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"5\n\rRecallRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x12\n\nload_bytes\x18\x02 \x01(\x04\"\x82\x01\n\x0eRecallResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.modelmesh.v1.Event\x12\x0f\n\x07refusal\x18\x02 \x01(\t\x12\x13\n\x0b\x65vict_bytes\x18\x03 \x01(\x04\x12%\n\x07victims\x18\x04 \x03(\x0b\x32\x14.modelmesh.v1.Victim2\xba\x02\n\x04Peer\x12W\n\x0c\x45nsureLoaded\x12!.modelmesh.v1.EnsureLoadedRequest\x1a\".modelmesh.v1.EnsureLoadedResponse\"\x00\x12\x45\n\x06Recall\x12\x1b.modelmesh.v1.RecallRequest\x1a\x1c.modelmesh.v1.RecallResponse\"\x00\x12Q\n\nCountUsage\x12\x1f.modelmesh.v1.CountUsageRequest\x1a .modelmesh.v1.CountUsageResponse\"\x00\x12?\n\x04Ping\x12\x19.modelmesh.v1.PingRequest\x1a\x1a.modelmesh.v1.PingResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,14 +38,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENSURELOADEDRESPONSE']._serialized_end=356
   _globals['_ENSURELOADEDRESPONSE_STATE']._serialized_start=276
   _globals['_ENSURELOADEDRESPONSE_STATE']._serialized_end=356
-  _globals['_PINGREQUEST']._serialized_start=358
-  _globals['_PINGREQUEST']._serialized_end=371
-  _globals['_PINGRESPONSE']._serialized_start=373
-  _globals['_PINGRESPONSE']._serialized_end=408
-  _globals['_RECALLREQUEST']._serialized_start=410
-  _globals['_RECALLREQUEST']._serialized_end=463
-  _globals['_RECALLRESPONSE']._serialized_start=466
-  _globals['_RECALLRESPONSE']._serialized_end=596
-  _globals['_PEER']._serialized_start=599
-  _globals['_PEER']._serialized_end=830
+  _globals['_COUNTUSAGEREQUEST']._serialized_start=358
+  _globals['_COUNTUSAGEREQUEST']._serialized_end=377
+  _globals['_COUNTUSAGERESPONSE']._serialized_start=379
+  _globals['_COUNTUSAGERESPONSE']._serialized_end=454
+  _globals['_PINGREQUEST']._serialized_start=456
+  _globals['_PINGREQUEST']._serialized_end=469
+  _globals['_PINGRESPONSE']._serialized_start=471
+  _globals['_PINGRESPONSE']._serialized_end=506
+  _globals['_RECALLREQUEST']._serialized_start=508
+  _globals['_RECALLREQUEST']._serialized_end=561
+  _globals['_RECALLRESPONSE']._serialized_start=564
+  _globals['_RECALLRESPONSE']._serialized_end=694
+  _globals['_PEER']._serialized_start=697
+  _globals['_PEER']._serialized_end=1011
 # @@protoc_insertion_point(module_scope)

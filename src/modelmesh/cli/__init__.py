@@ -29,6 +29,7 @@ from modelmesh.cli.simulate import simulate
 from modelmesh.cli.stop import stop
 from modelmesh.cli.tenants import tenants
 from modelmesh.cli.up import up
+from modelmesh.cli.usage import usage
 from modelmesh.cli.vmodels import vmodels
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ app.command()(pull)
 app.command()(infer)
 app.command()(instances)
 app.command()(tenants)
+app.command()(usage)
 app.command()(top)
 app.command()(events)
 app.command()(puller)

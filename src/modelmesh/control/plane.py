@@ -335,7 +335,14 @@ class ControlPlane:
         self.journal.note("peer_lost" if lost else "peer_back", detail=instance)
         self._looked(self.state.link(instance, lost=lost))
 
-    def _load_ended(self, model: ModelId, *, failed: bool) -> None:
+    @property
+    def started_ms(self) -> int:
+        """When this instance started, in epoch milliseconds."""
+        return self._started_ms
+
+    def _load_ended(self, model: ModelId, *, tenant: str, failed: bool) -> None:
+        if not failed:
+            self.dataplane.count_load(tenant, model)
         self._ready.load_ended(model, failed=failed)
 
     def _relisted(self, *, replaced: bool) -> None:

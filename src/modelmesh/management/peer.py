@@ -16,6 +16,7 @@ from modelmesh.control.plane import ControlPlane
 from modelmesh.control.view.records import NotReadError
 from modelmesh.management.calls import Call, Method, named_model
 from modelmesh.management.explain import victims, wire_event
+from modelmesh.management.usage import wire_usage
 from modelmesh.policy.attempt import Journey, Refuse
 from modelmesh.ports import StoreError
 from modelmesh.values import bounds
@@ -37,6 +38,7 @@ class Peer:
         return {
             "modelmesh.v1.Peer/EnsureLoaded": Method(pb.EnsureLoadedRequest, self.ensure_loaded),
             "modelmesh.v1.Peer/Recall": Method(pb.RecallRequest, self.recall),
+            "modelmesh.v1.Peer/CountUsage": Method(pb.CountUsageRequest, self.count_usage),
             "modelmesh.v1.Peer/Ping": Method(pb.PingRequest, self.ping),
         }
 
@@ -51,6 +53,13 @@ class Peer:
             answer.evict_bytes = found.rehearsal.evict.bytes
             answer.victims.extend(victims(found.rehearsal))
         return answer
+
+    async def count_usage(self, _: Call, request: pb.CountUsageRequest) -> pb.CountUsageResponse:
+        """Answer with what was used at this instance."""
+        del request
+        plane = self._plane
+        usages = [wire_usage(one) for one in plane.dataplane.consumption()]
+        return pb.CountUsageResponse(usages=usages, since_ms=plane.started_ms)
 
     async def ping(self, _: Call, request: pb.PingRequest) -> pb.PingResponse:
         """Answer with the id of this instance."""

@@ -77,6 +77,7 @@ NEEDS: Mapping[str, Callable[[Any], Sequence[Need]]] = {
         *((Need(Verb.ADMIN, request.model_id),) if request.model_id else ()),
     ),
     "modelmesh.v1.Admin/ListTenants": lambda _: _ALL,
+    "modelmesh.v1.Admin/GetUsage": lambda _: _ALL,
     "modelmesh.v1.Admin/ListInstances": lambda _: _ALL,
     "modelmesh.v1.Admin/Explain": lambda request: (Need(Verb.STATUS, request.model_id, _EITHER),),
     "modelmesh.v1.Admin/Fit": lambda _: _ALL,

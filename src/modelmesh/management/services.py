@@ -18,6 +18,7 @@ from modelmesh.management.repository import Repository
 from modelmesh.management.server import Server
 from modelmesh.management.splits import Splits
 from modelmesh.management.tenants import TenantCalls
+from modelmesh.management.usage import UsageCalls
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.management.watch_status import WatchStatus
 from modelmesh.values.dataplane import Headers
@@ -52,6 +53,7 @@ def serve(
         **admin.methods(),
         **splits.methods(),
         **TenantCalls(plane).methods(),
+        **UsageCalls(plane).methods(),
         **Labels(plane, models).methods(),
         **Reflection(ask_runtime).methods(),
     }

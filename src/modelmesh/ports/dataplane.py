@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from modelmesh.values.dataplane import (
+    Consumption,
     DataPlaneEvent,
     Naming,
     PeerAddress,
@@ -94,6 +95,14 @@ class DataPlane(Protocol):
 
     def usage(self) -> Sequence[Usage]:
         """Use of the routes used since the last call or in use now."""
+        ...
+
+    def count_load(self, tenant: str, model: ModelId) -> None:
+        """A model has been loaded here that a tenant registered ("": none)."""
+        ...
+
+    def consumption(self) -> Sequence[Consumption]:
+        """What was used here since the start. Bounded: what exceeds the bound, and what was used of models that are not registered any more, is counted for the model `(other)`."""
         ...
 
     def held(self) -> tuple[int, int]:

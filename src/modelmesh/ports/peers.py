@@ -1,10 +1,11 @@
 """The other instances."""
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from modelmesh.values.dataplane import PeerAddress
+from modelmesh.values.dataplane import Consumption, PeerAddress
 from modelmesh.values.explanation import ModelHistory
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.memory import Memory
@@ -59,6 +60,10 @@ class Peers(Protocol):
 
         Raises PeerUnreachableError.
         """
+        ...
+
+    async def count_usage(self, address: PeerAddress, *, timeout_ms: int) -> tuple[Sequence[Consumption], int]:
+        """Ask what was used at a peer, and since when (epoch milliseconds). Raises PeerUnreachableError."""
         ...
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:

@@ -5,13 +5,13 @@ instance. Everything that decides is what runs in production.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
 
 from modelmesh._proto import admin_pb2, model_mesh_pb2, peer_pb2
-from modelmesh.adapters.peers import model_history, peer_answer
+from modelmesh.adapters.peers import model_history, peer_answer, peer_usage
 from modelmesh.adapters.store.sqlite import SqliteStore
 from modelmesh.control.life.drain import Drained
 from modelmesh.control.plane import ControlPlane
@@ -31,7 +31,7 @@ from modelmesh.testing.dataplane import SimulatedDataPlane
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import ModelScript
 from modelmesh.testing.network import FUTURE_WORD, FakeNetwork
-from modelmesh.values.dataplane import PeerAddress
+from modelmesh.values.dataplane import Consumption, PeerAddress
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import ModelHistory
 from modelmesh.values.ids import InstanceId, ModelId, Revision, Token
@@ -89,6 +89,14 @@ class FakePeers:
             Call(Token(0), "modelmesh.v1.Peer/Recall", {}, send=lambda _: None), request
         )
         return model_history(answer, asked=bool(load))
+
+    async def count_usage(self, address: PeerAddress, *, timeout_ms: int) -> tuple[Sequence[Consumption], int]:
+        """Ask the instance at `address` what was used there."""
+        del timeout_ms
+        answer = await Peer(self._peer(address).plane).count_usage(
+            Call(Token(0), "modelmesh.v1.Peer/CountUsage", {}, send=lambda _: None), peer_pb2.CountUsageRequest()
+        )
+        return peer_usage(answer)
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who is there."""

@@ -14,6 +14,7 @@ from random import Random
 from modelmesh.policy.attempt import GONE
 from modelmesh.policy.route import choose_copy
 from modelmesh.testing.attempts import Answer, AttemptEnded, refused
+from modelmesh.testing.consumed import Consumed
 from modelmesh.testing.dataplane_checks import refuse_malformed, refuse_out_of_range
 from modelmesh.testing.local_copies import Infer, LocalCopies
 from modelmesh.testing.network import FakeNetwork
@@ -60,7 +61,7 @@ class _HeldCall:
     answer: Answer | None = None
 
 
-class SimulatedDataPlane:
+class SimulatedDataPlane(Consumed):
     """Implements `ports.DataPlane` for one simulated instance."""
 
     def __init__(
@@ -90,6 +91,7 @@ class SimulatedDataPlane:
         self.rules: Rules | None = None
         self.tenants: Sequence[TenantLimits] | None = None
         self.verdicts: dict[Token, Verdict] = {}
+        self.consumed = {}
 
     # --- ports.DataPlane ------------------------------------------------------------------------
 

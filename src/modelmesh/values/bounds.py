@@ -39,6 +39,9 @@ DURATION_MS = Range(0, 86_400_000)
 BYTES = Range(0, 1 << 60)
 """Sizes; sums of many stay below 2^63."""
 
+TOTAL = Range(0, 1 << 60)
+"""Counts that add up for as long as an instance runs; sums of many stay below 2^63."""
+
 COUNT = Range(0, 2**31 - 1)
 
 LOAD_ID = Range(0, 2**63 - 1)

@@ -215,6 +215,23 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Consumption:
+    """What a tenant has used of a model at one instance since that started; the tenant "": calls without one.
+
+    Calls are counted under the tenant that calls, loads under the tenant that registered the model. `call_us`: how long
+    the calls took together, in microseconds; `size`: bytes of the messages of requests and answers.
+    """
+
+    tenant: str
+    model: ModelId
+    calls: int = 0
+    failed: int = 0
+    call_us: int = 0
+    size: int = 0
+    loads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Tap:
     """Calls whose payloads are wanted; None: any. `method`: a full name, or the part after the slash."""
 

@@ -169,6 +169,36 @@ FAMILIES: tuple[Family, ...] = (
         "Message bytes of the inference calls of a tenant and of their answers.",
         ("tenant",),
     ),
+    _core(
+        "modelmesh_usage_calls",
+        _COUNTER,
+        "Inference calls of clients of this instance that have ended, by calling tenant and model.",
+        ("tenant", "modelId"),
+    ),
+    _core(
+        "modelmesh_usage_failed_calls",
+        _COUNTER,
+        "Those of them that ended with another status than OK.",
+        ("tenant", "modelId"),
+    ),
+    _core(
+        "modelmesh_usage_call_milliseconds",
+        _COUNTER,
+        "How long they took together.",
+        ("tenant", "modelId"),
+    ),
+    _core(
+        "modelmesh_usage_bytes",
+        _COUNTER,
+        "Message bytes of them and of their answers.",
+        ("tenant", "modelId"),
+    ),
+    _core(
+        "modelmesh_usage_loads",
+        _COUNTER,
+        "Loads at this instance that ended well, by the tenant that registered the model.",
+        ("tenant", "modelId"),
+    ),
     # --- loads ---
     Family(
         "modelmesh_loadmodel_milliseconds",

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue};
@@ -138,6 +139,7 @@ pub fn call_of(
         notes,
         loading: None,
         fell_back: false,
+        principal: None,
         holder,
     }
 }
@@ -159,6 +161,7 @@ pub async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener
     };
     if let Some(principal) = principal.as_ref().filter(|principal| principal.tenant.is_some()) {
         tenant::mark(&mut call.headers, &principal.identity.tenant);
+        call.principal = Some(Arc::clone(principal));
     }
     let permitted = principal.map(|principal| admission::permit(&principal, subjects.all(), listener, began));
     let turn = match permitted.transpose() {
@@ -182,6 +185,7 @@ pub async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener
 pub fn count(call: &mut Call, began: Instant) {
     let code = call.caller.ended.unwrap_or(Code::Cancelled);
     let time = began.elapsed();
+    use_up(call, code, time);
     if call.is_ingress() {
         call.worker.shared.metrics.requested(&Ended {
             method: call.method(),
@@ -197,6 +201,17 @@ pub fn count(call: &mut Call, began: Instant) {
         call.count_invocation();
     }
     call.tell_end(code, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+}
+
+/// Counts what a client's call has used of its model.
+pub fn use_up(call: &Call, code: Code, time: Duration) {
+    if !call.is_ingress() || call.subject.model.is_empty() {
+        return;
+    }
+    let tenant = call.principal.as_ref().map_or("", |principal| principal.identity.tenant.as_str());
+    let (ok, bytes) = (code == Code::Ok, call.body.message_bytes() + call.caller.message_bytes);
+    let answered = ok || call.invoked.is_some();
+    call.worker.shared.usage.called(tenant, &call.subject.model, answered, ok, time, bytes);
 }
 
 /// Waits until it is known who calls.

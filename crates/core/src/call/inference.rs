@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http::uri::PathAndQuery;
 use tokio::time::Instant;
 
-use crate::access::tenant;
+use crate::access::{Principal, tenant};
 use crate::call::attempt::{self, Towards};
 use crate::call::caller::Caller;
 use crate::call::deadline::{Deadline, deadline_exceeded, timeout_ms};
@@ -68,6 +68,8 @@ pub struct Call {
     pub loading: Option<Arc<AtomicBool>>,
     /// Whether the fallback of its vmodel has been tried.
     pub fell_back: bool,
+    /// Who calls, if that has a tenant.
+    pub principal: Option<Arc<Principal>>,
     /// Who pays for what it holds beside its stream.
     pub holder: Arc<Holder>,
 }

@@ -11,10 +11,12 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use modelmesh_http2::Headers;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::call::caller::Caller;
 use crate::call::deadline::Deadline;
 use crate::call::end::End;
+use crate::call::entry;
 use crate::call::extraction;
 use crate::call::inference::Call;
 use crate::call::part::{Part, is_joined, too_large};
@@ -130,7 +132,9 @@ fn trailers_only(mut trailers: HeaderMap) -> HeaderMap {
 }
 
 async fn one(mut call: Call, index: usize) -> (usize, Option<Code>, Option<Part>) {
+    let began = Instant::now();
     call.run().await;
+    entry::use_up(&call, call.caller.ended.unwrap_or(Code::Cancelled), began.elapsed());
     call.count_invocation();
     (index, call.caller.ended, call.caller.into_part())
 }
@@ -162,6 +166,7 @@ fn sub_call(
         notes: None,
         loading: None,
         fell_back: false,
+        principal: call.principal.clone(),
         holder: Arc::clone(&call.holder),
     }
 }

@@ -6,3 +6,4 @@ pub mod notes;
 pub mod observing;
 pub mod told;
 pub mod trace;
+pub mod usage;

@@ -15,6 +15,7 @@ from modelmesh._core import _native
 from modelmesh.adapters.dataplane.events import NativeEvent, value_of
 from modelmesh.values.access import Kind
 from modelmesh.values.dataplane import (
+    Consumption,
     DataPlaneEvent,
     Fail,
     Naming,
@@ -287,6 +288,14 @@ class NativeDataPlane:
                     )
                 )
         return usages
+
+    def count_load(self, tenant: str, model: ModelId) -> None:
+        """A model has been loaded here that a tenant registered."""
+        self._core.count_load(tenant, model)
+
+    def consumption(self) -> Sequence[Consumption]:
+        """What was used here since the start."""
+        return [Consumption(tenant, ModelId(model), *numbers) for tenant, model, *numbers in self._core.consumption()]
 
     def held(self) -> tuple[int, int]:
         """Held requests and their bytes."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from modelmesh._proto import peer_pb2 as pb
 from modelmesh.adapters.channel import CallError, Channel, ClientTls, Target
 from modelmesh.ports import PeerAnswer, PeerState, PeerUnreachableError
 from modelmesh.values import bounds
-from modelmesh.values.dataplane import PeerAddress
+from modelmesh.values.dataplane import Consumption, PeerAddress
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import ModelHistory, Rehearsal, RehearsedVictim
 from modelmesh.values.ids import InstanceId, ModelId, Revision
@@ -90,6 +91,11 @@ class GrpcPeers:
         request = pb.RecallRequest(model_id=model, load_bytes=load.bytes)
         answer = await self._call(address, "Recall", request, pb.RecallResponse, timeout_ms)
         return model_history(answer, asked=bool(load))
+
+    async def count_usage(self, address: PeerAddress, *, timeout_ms: int) -> tuple[Sequence[Consumption], int]:
+        """Ask what was used at a peer."""
+        answer = await self._call(address, "CountUsage", pb.CountUsageRequest(), pb.CountUsageResponse, timeout_ms)
+        return peer_usage(answer)
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who answers at an address."""
@@ -172,6 +178,23 @@ def peer_answer(answer: pb.EnsureLoadedResponse) -> PeerAnswer:
         refusal=answer.refusal or "busy",
         view=Revision(bounds.REVISION.clamp(answer.view)) if answer.view else None,
     )
+
+
+def peer_usage(answer: pb.CountUsageResponse) -> tuple[Sequence[Consumption], int]:
+    """The wire form as values, and since when."""
+    found = [
+        Consumption(
+            one.tenant,
+            ModelId(one.model_id),
+            calls=bounds.TOTAL.clamp(one.calls),
+            failed=bounds.TOTAL.clamp(one.failed_calls),
+            call_us=1000 * bounds.TOTAL.clamp(one.call_ms),
+            size=bounds.TOTAL.clamp(one.bytes),
+            loads=bounds.TOTAL.clamp(one.loads),
+        )
+        for one in answer.usages
+    ]
+    return found, bounds.TIME_MS.clamp(answer.since_ms)
 
 
 def model_history(answer: pb.RecallResponse, *, asked: bool) -> ModelHistory:

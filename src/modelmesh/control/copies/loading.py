@@ -46,8 +46,8 @@ UNLOAD_RETRY_MAX_MS = 10_000
 class LoadEnded(Protocol):
     """Called at the end of a load."""
 
-    def __call__(self, model: ModelId, *, failed: bool) -> None:
-        """The load of `model` succeeded or failed."""
+    def __call__(self, model: ModelId, *, tenant: str, failed: bool) -> None:
+        """The load of `model`, which `tenant` registered, succeeded or failed."""
 
 
 class Loading:
@@ -239,7 +239,7 @@ class Loading:
         entry.max_concurrency = 0 if not limited else 1 if reported is None else reported
         elapsed_ms = self._clock.monotonic_ms() - began_ms
         self._journal.note("loaded", entry.model, detail=f"in {elapsed_ms} ms")
-        self._ended(entry.model, failed=False)
+        self._ended(entry.model, tenant=entry.registered.record.tenant, failed=False)
         if loaded.size:
             entry.size = self._believed(entry, loaded.size)
         self._learned.loaded(entry.model, entry.size, elapsed_ms)
@@ -296,7 +296,7 @@ class Loading:
     def _load_failed(self, entry: Entry, status: Status, message: str, *, lost: bool = False) -> None:
         entry.end = LoadFailed(status, message, lost)
         self._journal.note("lost_while_loading" if lost else "load_failed", entry.model, status.name.lower(), message)
-        self._ended(entry.model, failed=True)
+        self._ended(entry.model, tenant=entry.registered.record.tenant, failed=True)
         self._step(entry, CopyInput.LOAD_FAILED)
 
     async def measure(self, entry: Entry) -> None:

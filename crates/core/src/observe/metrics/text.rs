@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 
 use crate::access::tenant::Used;
 use crate::ledger::Side;
+use crate::observe::usage::Consumed;
 
 use super::{
     HELD, INVOCATIONS, MANAGED, MISSED, Metrics, QUEUED, REJECTIONS, REQUEST_BYTES, REQUESTS, RESPONSE_BYTES,
@@ -54,6 +55,17 @@ const OF_TENANTS: [(&str, &str); 4] = [
     ("modelmesh_tenant_call_milliseconds", "How long the inference calls of a tenant took together."),
     ("modelmesh_tenant_bytes", "Message bytes of the inference calls of a tenant and of their answers."),
 ];
+/// Where models have series of their own.
+const OF_USAGE: [(&str, &str); 5] = [
+    (
+        "modelmesh_usage_calls",
+        "Inference calls of clients of this instance that have ended, by calling tenant and model.",
+    ),
+    ("modelmesh_usage_failed_calls", "Those of them that ended with another status than OK."),
+    ("modelmesh_usage_call_milliseconds", "How long they took together."),
+    ("modelmesh_usage_bytes", "Message bytes of them and of their answers."),
+    ("modelmesh_usage_loads", "Loads at this instance that ended well, by the tenant that registered the model."),
+];
 const COUNTER_LABELS: [&str; COUNTERS.len()] = ["reason", "status", "", "", "", "", "", "side"];
 
 /// Counts that are kept elsewhere, at the time of rendering.
@@ -73,6 +85,8 @@ pub struct Counts {
     pub sides: [(usize, u64); Side::ALL.len()],
     /// What tenants have used, by name.
     pub tenants: Vec<(String, Used)>,
+    /// What was used by tenant and model, where models have series of their own.
+    pub usage: Vec<(String, String, Consumed)>,
 }
 
 impl Metrics {
@@ -152,6 +166,21 @@ impl Metrics {
                     _ => used.bytes,
                 };
                 let _ = writeln!(text, "{family}_total{{tenant=\"{}\"}} {value}", escaped(tenant));
+            }
+        }
+        for (family, help) in OF_USAGE.into_iter().filter(|(family, _)| wanted(family)) {
+            let suffix = if open_metrics { "" } else { "_total" };
+            let _ = writeln!(text, "# HELP {family}{suffix} {help}\n# TYPE {family}{suffix} counter");
+            for (tenant, model, used) in &counts.usage {
+                let value = match family {
+                    "modelmesh_usage_calls" => used.calls,
+                    "modelmesh_usage_failed_calls" => used.failed,
+                    "modelmesh_usage_call_milliseconds" => used.time_us / 1000,
+                    "modelmesh_usage_bytes" => used.bytes,
+                    _ => used.loads,
+                };
+                let (tenant, model) = (escaped(tenant), escaped(model));
+                let _ = writeln!(text, "{family}_total{{tenant=\"{tenant}\",modelId=\"{model}\"}} {value}");
             }
         }
         text
