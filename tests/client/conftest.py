@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,9 +24,19 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
-            return self._loop.run_until_complete(getattr(self._client, name)(*given, **named))
+            result = getattr(self._client, name)(*given, **named)
+            return self._each(result) if isinstance(result, AsyncGenerator) else self._loop.run_until_complete(result)
 
         return call
+
+    def _each(self, answers: AsyncGenerator[Any, None]) -> Iterator[Any]:
+        try:
+            while True:
+                yield self._loop.run_until_complete(anext(answers))
+        except StopAsyncIteration:
+            pass
+        finally:
+            self._loop.run_until_complete(answers.aclose())
 
     def close(self) -> None:
         self._loop.run_until_complete(self._client.__aexit__(None, None, None))

@@ -1,7 +1,8 @@
 """A gRPC server that answers what a test says, and notes what it was asked."""
 
+import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +13,8 @@ from modelmesh._proto import open_inference_pb2 as pb
 from modelmesh._proto import rpc_status_pb2 as rpc
 
 Answer = Message | Callable[[bytes, grpc.ServicerContext], Message]
+Stream = Iterable[Answer]
+"""Answers of one call; what is no message ends it."""
 
 
 class ScriptedServer(grpc.GenericRpcHandler):
@@ -19,6 +22,8 @@ class ScriptedServer(grpc.GenericRpcHandler):
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.answers: dict[str, list[Answer]] = {}
+        self.streams: dict[str, list[Stream]] = {}
+        self.ended = threading.Event()
         self.requests: dict[str, list[bytes]] = defaultdict(list)
         self.headers: list[dict[str, Any]] = []
         self.seconds_left: list[float] = []
@@ -40,6 +45,8 @@ class ScriptedServer(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         name = details.method.rpartition("/")[2]
+        if name in self.streams:
+            return self._streaming(name)
 
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
             self.requests[name].append(request)
@@ -51,6 +58,19 @@ class ScriptedServer(grpc.GenericRpcHandler):
             return message.SerializeToString()
 
         return grpc.unary_unary_rpc_method_handler(answer)
+
+    def _streaming(self, name: str) -> grpc.RpcMethodHandler:
+        def answers(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            self.requests[name].append(b"".join(requests))
+            self.headers.append({one.key: one.value for one in context.invocation_metadata()})
+            context.add_callback(self.ended.set)
+            for one in self.streams[name].pop(0):
+                if isinstance(one, Message):
+                    yield one.SerializeToString()
+                else:
+                    one(b"", context)
+
+        return grpc.stream_stream_rpc_method_handler(answers)
 
 
 def failure(code: grpc.StatusCode, message: str = "no", details: bytes | None = None) -> Answer:

@@ -337,7 +337,8 @@ def test_tls_with_a_certificate_of_the_client(connect, tmp_path):
 def test_both_clients_have_the_same_methods():
     def methods(kind):
         found = inspect.getmembers(kind, inspect.isfunction)
-        return {name: inspect.signature(one) for name, one in found if not name.startswith("_")}
+        signatures = {name: str(inspect.signature(one)) for name, one in found if not name.startswith("_")}
+        return {name: signature.replace("AsyncIterator", "Iterator") for name, signature in signatures.items()}
 
     assert methods(Client) == methods(AsyncClient)
     assert inspect.signature(Client) == inspect.signature(AsyncClient)

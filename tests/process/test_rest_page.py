@@ -12,12 +12,13 @@ import pytest
 from conftest import eventually
 from sklearn.datasets import load_iris
 from sklearn.naive_bayes import GaussianNB
-from test_up import up
+from test_up import Up, up
 
 from modelmesh import __version__
 
 pytestmark = pytest.mark.process
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "call-by-rest.md").read_text()
+PYTHON = (Path(__file__).parents[2] / "docs" / "how-to" / "call-from-python.md").read_text()
 SHOWN = re.findall(r"^\$ (curl .*)\n(\{.*\})$", PAGE, flags=re.MULTILINE)
 
 
@@ -44,6 +45,21 @@ async def the_words(urls: list[str]) -> None:
         assert "ModelStreamInfer" in answer["error"]
         answer = await curl(command.replace("generate_stream", "generate").replace("to be", "to"), url)
         assert answer == {"model_name": "words", "text_output": "to"}
+
+
+async def the_words_from_the_shell(mesh: Up, folder: Path) -> None:
+    """`modelmesh infer --stream`, as the page on Python has it."""
+    ((request, shown),) = re.findall(
+        r"^\$ echo '(.*)' \| modelmesh infer words .*\n((?:text_output.*\n)+)", PYTHON, re.MULTILINE
+    )
+    (folder / "request.json").write_text(request)
+    asked = ("infer", "words", "--data", str(folder / "request.json"), "--stream")
+    assert (await mesh.command(*asked))[:2] == (0, shown)
+    status, said, _ = await mesh.command(*asked, "--json")
+    assert status == 0
+    assert [json.loads(line)["outputs"][0]["data"] for line in said.splitlines()] == [["to"], ["be"]]
+    status, _, error = await mesh.command("infer", "nothing", "--data", asked[3], "--stream")
+    assert (status, "nothing" in error) == (1, True)
 
 
 async def the_repository(urls: list[str]) -> None:
@@ -85,6 +101,7 @@ async def test_the_page_on_rest(tmp_path: Path) -> None:
         (register,) = re.findall(r"^\$ modelmesh (models register words .*)$", PAGE, flags=re.MULTILINE)
         assert (await mesh.command(*register.split()))[:2] == (0, "words: NOT_LOADED\n")
         await the_words(urls)
+        await the_words_from_the_shell(mesh, tmp_path)
         status, said, error = await mesh.command("infer", "iris", "input=[5.1, 3.5, 1.4, 0.2]", "--output", "label")
         assert (status, said.split()) == (0, ["label", "INT64", "[1]", "[0]"]), error
         # HTTP/2, and a vmodel of which nobody has heard before.

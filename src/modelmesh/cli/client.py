@@ -95,6 +95,25 @@ class Client:
             result: Answer = call(request, timeout=timeout_s or self._timeout_s, metadata=(*headers, *self._credential))
         return result
 
+    def answers(
+        self,
+        method: str,
+        request: Message,
+        answer: type[Answer],
+        *,
+        timeout_s: float,
+        doing: str = "",
+        headers: Sequence[tuple[str, str | bytes]] = (),
+    ) -> Iterator[Answer]:
+        """Call a method that takes a stream with one request, and yield its answers as they come; `doing` as of `call`."""
+        call: Callable[..., Any] = self._channel.stream_stream(
+            f"/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
+        self.doing = doing
+        yield from call(iter((request,)), timeout=timeout_s, metadata=(*headers, *self._credential))
+
     def stream(self, method: str, request: Message, answer: type[Answer]) -> Iterator[Answer]:
         """Call a method of the mesh that answers with many messages, without end; leave the loop to end the call."""
         call: Callable[..., Any] = self._channel.unary_stream(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,9 @@ def infer(
         ),
     ] = None,
     output: Annotated[list[str] | None, typer.Option("--output", help="Only this output; again for more.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="The model answers more than once: show each answer when it comes.")
+    ] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.001, help="Seconds to wait, for a load of the model, too.")
     ] = LOAD_TIMEOUT_S,
@@ -47,7 +51,6 @@ def infer(
     """Call a model; it is loaded if it is not."""
     from modelmesh._proto import open_inference_pb2 as pb
     from modelmesh.cli.client import connect
-    from modelmesh.cli.tensors import outputs_of
 
     given = _given(values or [], data)
     with connect(address, ca) as client:
@@ -62,6 +65,10 @@ def infer(
         )
         request = build(model, given, described)
         request.outputs.extend(pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in output or [])
+        if stream:
+            for answer in _streamed(client, request, timeout_s=timeout, headers=headers):
+                _show(answer, as_json=as_json)
+            return
         answer = client.call(
             f"{SERVICE}/ModelInfer",
             request,
@@ -70,6 +77,33 @@ def infer(
             doing=f"calling {model}",
             headers=headers,
         )
+    _show(answer, as_json=as_json)
+
+
+def _streamed(
+    client: "Client", request: "pb.ModelInferRequest", *, timeout_s: float, headers: list[tuple[str, bytes]]
+) -> "Iterator[pb.ModelInferResponse]":
+    """The answers of a model that answers more than once, as they come."""
+    from modelmesh._proto import open_inference_pb2 as pb
+
+    found = client.answers(
+        f"{SERVICE}/ModelStreamInfer",
+        request,
+        pb.ModelStreamInferResponse,
+        timeout_s=timeout_s,
+        doing=f"calling {request.model_name}",
+        headers=headers,
+    )
+    for answer in found:
+        if answer.error_message:
+            say(f"modelmesh: calling {request.model_name}: {answer.error_message}", error=True)
+            raise typer.Exit(1)
+        yield answer.infer_response
+
+
+def _show(answer: "pb.ModelInferResponse", *, as_json: bool) -> None:
+    from modelmesh.cli.tensors import outputs_of
+
     try:
         outputs = outputs_of(answer)
     except ValueError as error:

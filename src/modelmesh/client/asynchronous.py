@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -81,6 +81,20 @@ class AsyncClient:
         call = calls.infer(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16)
         return await self._run(call, timeout_s)
 
+    def stream(
+        self,
+        model: str,
+        inputs: "Mapping[str, ArrayLike]",
+        *,
+        vmodel: bool = False,
+        outputs: Sequence[str] | None = None,
+        bfloat16: Collection[str] = (),
+        timeout_s: float | None = None,
+    ) -> "AsyncIterator[dict[str, NDArray[Any]]]":
+        """As `Client.stream`, for `async for`."""
+        call = calls.stream(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16)
+        return self._answers(call, calls.checked_timeout(self._timeout_s if timeout_s is None else timeout_s))
+
     async def wait_ready(self, model: str, timeout_s: float, *, vmodel: bool = False) -> None:
         """As `Client.wait_ready`."""
         call = calls.ready(model, vmodel=vmodel)
@@ -134,6 +148,33 @@ class AsyncClient:
                     raise error from failure
             else:
                 return call.result(answer)
+            await asyncio.sleep(pause)
+
+    async def _answers(self, call: calls.Call[T], timeout_s: float) -> AsyncIterator[T]:
+        deadline = time.monotonic() + timeout_s
+        method: Callable[..., Any] = self._channel.stream_stream(
+            call.method,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=call.answer.FromString,
+        )
+        headers = self._headers + call.headers
+        has_begun = False
+        while True:
+            left = max(deadline - time.monotonic(), 0)
+            answers = method(iter((call.request,)), timeout=left, metadata=headers)
+            try:
+                async for answer in answers:
+                    has_begun = True
+                    yield call.result(answer)
+            except grpc.RpcError as failure:
+                error = error_of(failure.code().value[0], failure.details() or "", failure.trailing_metadata() or ())
+                pause = None if has_begun else pause_s(error, deadline - time.monotonic())
+                if pause is None:
+                    raise error from failure
+            else:
+                return
+            finally:
+                answers.cancel()
             await asyncio.sleep(pause)
 
     def _method(self, call: calls.Call[Any]) -> Callable[..., Any]:

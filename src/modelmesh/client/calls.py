@@ -66,6 +66,26 @@ def infer(
     return Call(_inference("ModelInfer"), request, pb.ModelInferResponse, arrays_of, headers)
 
 
+def stream(
+    model: str,
+    inputs: "Mapping[str, ArrayLike]",
+    *,
+    vmodel: bool,
+    outputs: Sequence[str] | None,
+    bfloat16: Collection[str],
+) -> "Call[dict[str, NDArray[Any]]]":
+    """An inference that is answered more than once; see `Client.stream`. `read` is for each answer."""
+    request = infer_request(model, inputs, outputs=outputs or (), bfloat16=bfloat16)
+    headers = _vmodel_header(model) if vmodel else ()
+    return Call(_inference("ModelStreamInfer"), request, pb.ModelStreamInferResponse, _arrays_of_one, headers)
+
+
+def _arrays_of_one(answer: pb.ModelStreamInferResponse) -> "dict[str, NDArray[Any]]":
+    if answer.error_message:
+        raise ModelMeshError(Status.UNKNOWN, answer.error_message)
+    return arrays_of(answer.infer_response)
+
+
 def ready(model: str, *, vmodel: bool) -> Call[bool]:
     """Whether a model is ready; a mesh loads it first."""
     headers = _vmodel_header(model) if vmodel else ()

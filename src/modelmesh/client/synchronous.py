@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -97,6 +97,28 @@ class Client:
         call = calls.infer(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16)
         return self._run(call, timeout_s)
 
+    def stream(
+        self,
+        model: str,
+        inputs: "Mapping[str, ArrayLike]",
+        *,
+        vmodel: bool = False,
+        outputs: Sequence[str] | None = None,
+        bfloat16: Collection[str] = (),
+        timeout_s: float | None = None,
+    ) -> "Iterator[dict[str, NDArray[Any]]]":
+        """Call a model that answers more than once (`ModelStreamInfer`), and yield each answer when it comes.
+
+        The arguments are those of `infer`; `timeout_s` is for all answers together. The call begins with the first answer that is asked for,
+        and ends when the iterator is closed. It is repeated, if the server asks for that, only before its first answer.
+
+        Raises:
+            ModelMeshError: The call failed, or the model says that it did: after the answers that came before.
+            ValueError: An input is no tensor.
+        """
+        call = calls.stream(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16)
+        return self._answers(call, calls.checked_timeout(self._timeout_s if timeout_s is None else timeout_s))
+
     def wait_ready(self, model: str, timeout_s: float, *, vmodel: bool = False) -> None:
         """Return when a model is ready, and a mesh has loaded it; a server that is starting is waited for.
 
@@ -164,6 +186,33 @@ class Client:
                     raise error from failure
             else:
                 return call.result(answer)
+            time.sleep(pause)
+
+    def _answers(self, call: calls.Call[T], timeout_s: float) -> Iterator[T]:
+        deadline = time.monotonic() + timeout_s
+        method: Callable[..., Any] = self._channel.stream_stream(
+            call.method,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=call.answer.FromString,
+        )
+        headers = self._headers + call.headers
+        has_begun = False
+        while True:
+            left = max(deadline - time.monotonic(), 0)
+            answers = method(iter((call.request,)), timeout=left, metadata=headers)
+            try:
+                for answer in answers:
+                    has_begun = True
+                    yield call.result(answer)
+            except grpc.RpcError as failure:
+                error = error_of(failure.code().value[0], failure.details() or "", failure.trailing_metadata() or ())
+                pause = None if has_begun else pause_s(error, deadline - time.monotonic())
+                if pause is None:
+                    raise error from failure
+            else:
+                return
+            finally:
+                answers.cancel()
             time.sleep(pause)
 
     def _method(self, call: calls.Call[Any]) -> Callable[..., Any]:
