@@ -9,9 +9,11 @@ import pytest
 from rest_client import Rest, X, mirror
 from scripted import WAIT, Instance, Runtime, until
 
+from modelmesh._proto import model_mesh_pb2 as mesh_pb
 from modelmesh._proto import open_inference_pb2 as pb
-from modelmesh.values.dataplane import AttemptFailed, Missed, Resolution, Serve
+from modelmesh.values.dataplane import AttemptFailed, Missed, Naming, Resolution, Serve
 from modelmesh.values.dataplane import DataPlaneEvent as Happened
+from modelmesh.values.ids import ModelId
 
 Make = Callable[..., Instance]
 
@@ -124,3 +126,36 @@ async def test_what_is_no_single_message_is_no_answer(rest: Rest, runtime: Runti
     status, answer = await rest.infer("m")
     assert status == 500
     assert "not one message" in answer["error"]
+
+
+async def test_versions_of_a_vmodel_are_ready_each_for_itself(rest: Rest, runtime: Runtime) -> None:
+    info = mesh_pb.ModelStatusInfo
+    rest.models = {"m": info(status=info.NOT_LOADED), "n": info(status=info.LOADED)}
+    rest.vmodels["v"] = mesh_pb.VModelStatusInfo(status=mesh_pb.VModelStatusInfo.DEFINED)
+    rest.vmodels["v"].activeModelStatus.status = info.NOT_LOADED
+    rest.instance.plane.set_vmodels([("v", Naming("m", labels=(("new", ModelId("n")),)))])
+    for path in ("/v2/models/v/versions/{}/ready", "/v1/models/v/versions/{}"):
+        for version, status in [("new", 200), ("n", 200), ("stable", 503), ("7", 503)]:
+            assert (await rest.ask("GET", path.format(version)))[0] == status, version
+    assert (await rest.ask("GET", "/v2/models/n/versions/7/ready"))[0] == 200, "the version is the runtime's"
+    assert runtime.calls == []
+
+
+async def test_v1_chooses_a_version_of_a_vmodel(rest: Rest, runtime: Runtime) -> None:
+    async def described(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+        async for _request in requests:
+            answer = pb.ModelMetadataResponse(name="m")
+            answer.inputs.add(name="x", datatype="FP32", shape=[-1])
+            yield answer.SerializeToString()
+
+    runtime.script["ModelMetadata"] = described
+    for model in ("m", "n"):
+        rest.instance.local(model)
+    rest.instance.plane.set_vmodels([("v", Naming("m", labels=(("new", ModelId("n")),)))])
+    for version, model in [("/versions/new", "n"), ("/versions/stable", "m"), ("", "m")]:
+        path = f"/v1/models/v{version}:predict"
+        status, answer, _ = await rest.ask("POST", path, json={"instances": [1, 2]})
+        assert (status, answer) == (200, {"predictions": [1.0, 2.0]})
+        assert [metadata["mm-model-id"] for _, metadata in runtime.calls[-2:]] == [model, model], version
+    status, _, _ = await rest.ask("POST", "/v1/models/m/versions/7:predict", json={"instances": [1]})
+    assert status == 200

@@ -65,7 +65,9 @@ pub const ROUTES: &[Route] = &[
     post("/v2/repository/models/{name}/load", Operation::RepositoryLoad),
     post("/v2/repository/models/{name}/unload", Operation::RepositoryUnload),
     get("/v1/models/{name}", Operation::ModelReady),
+    get("/v1/models/{name}/versions/{version}", Operation::ModelReady),
     post("/v1/models/{name}:predict", Operation::V1Predict),
+    post("/v1/models/{name}/versions/{version}:predict", Operation::V1Predict),
     get("/openapi.json", Operation::OpenApi),
 ];
 
@@ -127,9 +129,9 @@ fn fit(route: &Route, segments: &[&str]) -> Result<Option<Match>, Fault> {
                 found.name = decode(segment)?;
                 !found.name.is_empty()
             }
-            Some("{name}:predict") => match segment.strip_suffix(":predict") {
-                Some(name) if !name.is_empty() => {
-                    found.name = decode(name)?;
+            Some(verb @ ("{name}:predict" | "{version}:predict")) => match segment.strip_suffix(":predict") {
+                Some(what) if !what.is_empty() => {
+                    *(if verb.starts_with("{name}") { &mut found.name } else { &mut found.version }) = decode(what)?;
                     true
                 }
                 _ => false,
@@ -207,6 +209,8 @@ mod tests {
         assert_eq!(name("/v2/models/infer/infer"), "infer");
         assert_eq!(name("/v1/models/a:b:predict"), "a:b");
         assert_eq!(found(&Method::GET, "/v1/models/m%3Apredict").1, "m:predict");
+        assert_eq!(found(&Method::POST, "/v1/models/a:b/versions/c:d:predict").2, "c:d");
+        assert_eq!(fault(&Method::POST, "/v1/models/m/versions/:predict").0, 405);
     }
 
     #[test]

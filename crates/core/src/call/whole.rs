@@ -137,7 +137,7 @@ mod tests {
         let ledger = Ledger::new(1 << 20, 1);
         let account = ledger.open(Side::Clients, "a");
         let mut whole = Whole::new(MAX, Purse::of(account.holder()));
-        let piece = [0; 64 << 10];
+        let piece = vec![0; 64 << 10];
         let taken = (0..16).take_while(|_| whole.collect(&piece).is_ok()).count();
         assert!((1..16).contains(&taken), "{taken}");
         assert_eq!(whole.into_message().0.unwrap_err(), Purse::empty());

@@ -179,10 +179,10 @@ impl Door {
         self.shared.table.has_vmodel(vmodel)
     }
 
-    /// Whether a call of a vmodel that is known here can choose this version.
+    /// The model that a call of a vmodel chooses by this version; None: the vmodel is not known here, or has no such version.
     #[must_use]
-    pub fn knows_version(&self, vmodel: &str, version: &str) -> bool {
-        matches!(self.shared.table.version_of(vmodel, version), Ok(Some(_)))
+    pub fn model_of_version(&self, vmodel: &str, version: &str) -> Option<Arc<str>> {
+        self.shared.table.version_of(vmodel, version).ok().flatten()
     }
 
     /// Whether the model is loaded somewhere.

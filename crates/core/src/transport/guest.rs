@@ -81,7 +81,7 @@ impl Guest {
     /// Whether it must end: more is held for it than for any other client. To be asked about once a second.
     #[must_use]
     pub fn is_expelled(&self) -> bool {
-        if self.looks.fetch_add(1, Ordering::Relaxed) % LOOKS_OF_CALM == 0 {
+        if self.looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOKS_OF_CALM) {
             self.holder.calm();
         }
         self.account.lock().note(0, Waker::noop()).is_err()

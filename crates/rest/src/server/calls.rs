@@ -101,7 +101,7 @@ pub async fn version_of(
         return Ok(version);
     }
     let kind = kind_of(client, name, headers, purse).await?;
-    if kind == Kind::Model || !client.house.door.knows_version(name, &version) {
+    if kind == Kind::Model || client.house.door.model_of_version(name, &version).is_none() {
         return Ok(version);
     }
     metadata::choose(headers, &version);

@@ -183,13 +183,13 @@ impl Exchange<'_> {
             Operation::ServerReady => self.server_ready().await,
             Operation::ServerMetadata => self.server_metadata().await,
             Operation::Models => self.models(uri.query().unwrap_or_default()).await,
-            Operation::ModelReady => self.model_ready(name).await,
+            Operation::ModelReady => self.model_ready(name, &version).await,
             Operation::ModelMetadata => self.model_metadata(name, version).await,
             Operation::Infer => self.infer(name, version, body).await,
             Operation::Generate => Ok(Good::json(self.generation(name, version)?.whole(body).await?)),
             Operation::GenerateStream => Ok(Good::Events(self.generation(name, version)?.events(body).await?)),
             Operation::OpenApi => Ok(Good::json(openapi::document())),
-            Operation::V1Predict => self.predict(name, body).await,
+            Operation::V1Predict => self.predict(name, version, body).await,
             Operation::RepositoryIndex => self.index(body).await,
             Operation::RepositoryLoad => self.load(name, body).await,
             Operation::RepositoryUnload => self.unload(name, body).await,
@@ -251,18 +251,17 @@ impl Exchange<'_> {
     }
 
     /// Whether calls of the model would be answered at once. It is not loaded for that.
-    async fn model_ready(&mut self, name: String) -> Result<Good, Fault> {
+    async fn model_ready(&mut self, name: String, version: &str) -> Result<Good, Fault> {
         let headers = metadata::of(self.headers, None)?;
         let status = match calls::kind_of(self.client, &name, &headers, self.purse).await? {
-            Kind::VModel => {
-                let status = calls::vmodel_status(self.client, &name, &headers, self.purse).await?;
-                status.and_then(|status| status.active).unwrap_or_default()
-            }
-            Kind::Model => {
-                let request = StatusRequest { id: name.clone() };
-                let guest = &self.client.guest;
-                calls::ask::<ModelStatusInfo>(guest, &calls::MODEL_STATUS, &headers, &request, self.purse).await?
-            }
+            Kind::VModel => match self.client.house.door.model_of_version(&name, version) {
+                Some(model) => self.model_status(model.to_string(), &headers).await?,
+                None => {
+                    let status = calls::vmodel_status(self.client, &name, &headers, self.purse).await?;
+                    status.and_then(|status| status.active).unwrap_or_default()
+                }
+            },
+            Kind::Model => self.model_status(name.clone(), &headers).await?,
         };
         match status.status() {
             ModelStatus::Loaded => Ok(Good::json(describe::done(&name, "ready"))),
@@ -281,6 +280,10 @@ impl Exchange<'_> {
                 Err(Fault::unavailable(format!("it cannot be found out now whether {name:?} is ready")))
             }
         }
+    }
+
+    async fn model_status(&mut self, id: String, headers: &HeaderMap) -> Result<ModelStatusInfo, Fault> {
+        calls::ask(&self.client.guest, &calls::MODEL_STATUS, headers, &StatusRequest { id }, self.purse).await
     }
 
     async fn model_metadata(&mut self, name: String, version: String) -> Result<Good, Fault> {
@@ -350,19 +353,21 @@ impl Exchange<'_> {
     }
 
     /// V1: the model is asked what its input is, and then for the answer.
-    async fn predict(&mut self, name: String, body: Incoming) -> Result<Good, Fault> {
+    async fn predict(&mut self, name: String, version: String, body: Incoming) -> Result<Good, Fault> {
         let max_bytes = self.client.house.door.max_message_bytes();
         self.check_kind(false)?;
         let body = body::read(self.headers, body, max_bytes, self.purse, &self.client.house.heavy).await?;
-        let headers = metadata::of(self.headers, None)?;
+        let mut headers = metadata::of(self.headers, None)?;
         let (client, purse) = (self.client, &mut *self.purse);
-        let asked = calls::framed(&ModelMetadataRequest { name: name.clone(), ..Default::default() });
+        let version = calls::version_of(client, &name, version, &mut headers, purse).await?;
+        let asked = calls::framed(&ModelMetadataRequest { name: name.clone(), version: version.clone() });
         let (told, _) =
             calls::call_model(client, &calls::MODEL_METADATA, &name, headers.clone(), &asked, purse).await?;
         let told: ModelMetadataResponse = calls::read(told)?;
         let (heavy, length) = (&client.house.heavy, body.len());
         let (mut request, format) = heavy.run(length, move || v1::read(&body, &told.inputs, max_bytes)).await?;
         name.clone_into(&mut request.model_name);
+        request.model_version = version;
         let message = calls::framed(&request);
         let (answer, fallback) = calls::call_model(client, &calls::INFER, &name, headers, &message, purse).await?;
         self.fallback = fallback;
