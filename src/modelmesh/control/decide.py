@@ -5,6 +5,7 @@ never the last copy of a model in use, one change in flight per model.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from random import Random
 
 from modelmesh.control.view.placed import Placed
@@ -13,7 +14,7 @@ from modelmesh.control.view.state import ClusterState
 from modelmesh.policy.admission import retry_after_ms, spread_ms
 from modelmesh.policy.attempt import AttemptReason, Journey, NextStep, SendTo, next_step
 from modelmesh.policy.constraints import TypeConstraints
-from modelmesh.policy.quota import LoadQuota
+from modelmesh.policy.quota import LoadQuota, refuse_load
 from modelmesh.policy.victims import HeldCopy, Victim, choose_victims
 from modelmesh.ports import Clock
 from modelmesh.values.ids import ModelId
@@ -32,6 +33,7 @@ class Decider:
         load_ms: How long a load of a model took before; 0: not known.
         exact_eviction: Copies leave in the exact order of the eviction policy.
         load_quota: What the models of a tenant may take, and take.
+        idle_of: What the idle copies of a tenant take at this instance.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Decider:
         failure_expiry_ms: int,
         exact_eviction: bool,
         load_quota: Callable[[str], LoadQuota | None],
+        idle_of: Callable[[str], Memory],
     ) -> None:
         self._state = state
         self._clock = clock
@@ -58,6 +61,7 @@ class Decider:
         self._failure_expiry_ms = failure_expiry_ms
         self._exact_eviction = exact_eviction
         self._load_quota = load_quota
+        self._idle_of = idle_of
         self.constraints = TypeConstraints()
         """Where models of which type may go; replaced when the operator changes it."""
         self._placed = Placed()
@@ -98,12 +102,12 @@ class Decider:
         remaining_ms: int | None = None,
         size: Memory | None = None,
     ) -> NextStep:
-        tenant = registered.record.tenant
+        size = size or self._predicted_size(model, registered.record.type)
         return next_step(
             journey,
             self.model_view(model, registered),
             self.cluster_view(),
-            size=size or self._predicted_size(model, registered.record.type),
+            size=size,
             now_ms=self._clock.now_ms(),
             load_ms=self._load_ms(model),
             remaining_ms=remaining_ms,
@@ -111,8 +115,14 @@ class Decider:
             rng=rng,
             model_type=registered.record.type,
             constraints=self.constraints,
-            quota=self._load_quota(tenant) if tenant else None,
+            quota=self._quota(registered.record.tenant, model, size),
         )
+
+    def _quota(self, tenant: str, model: ModelId, size: Memory) -> LoadQuota | None:
+        quota = self._load_quota(tenant) if tenant else None
+        if quota is None or not refuse_load(quota, model, size):
+            return quota
+        return replace(quota, idle=self._idle_of(tenant), holders=self._state.holders(tenant))
 
     def model_view(self, model: ModelId, registered: Registered | None) -> ModelView:
         """The model as stored, the own copy as the cache has it, everything of an older record left out."""

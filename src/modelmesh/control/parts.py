@@ -206,6 +206,7 @@ def copy_parts(
         failure_expiry_ms=limits.failure_expiry_ms,
         exact_eviction=limits.eviction == "lru",
         load_quota=view.tenants.load_quota,
+        idle_of=cache.idle_of,
     )
     steps.decide_with(decider)
     return CopyParts(

@@ -17,12 +17,12 @@ from modelmesh.control.view.records import NotReadError
 from modelmesh.management.calls import Call, Method, named_model
 from modelmesh.management.explain import victims, wire_event
 from modelmesh.management.usage import wire_usage
-from modelmesh.policy.attempt import Journey, Refuse
+from modelmesh.policy.attempt import Journey, LoadHere, Refuse
 from modelmesh.ports import StoreError
 from modelmesh.values import bounds
 from modelmesh.values.dataplane import Hop, Outcome
 from modelmesh.values.ids import Revision
-from modelmesh.values.memory import Memory
+from modelmesh.values.memory import NOTHING, Memory
 
 _Answer = pb.EnsureLoadedResponse
 
@@ -91,6 +91,7 @@ class Peer:
             waited_for=False,
             last_use_ms=bounds.TIME_MS.clamp(request.last_use_ms) or plane.clock.now_ms(),
             sync=request.sync,
+            unload=step.unload if isinstance(step, LoadHere) else NOTHING,
         )
         if isinstance(end, Loaded):
             # With the revision, so that what the caller asks next of its view shows the copy as loaded.

@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
+from modelmesh.policy.away import may_be_back, why_not
 from modelmesh.policy.constraints import TypeConstraints
 from modelmesh.policy.failure import LOSSES, MOST_LOSSES, losses, resting
 from modelmesh.policy.placement import LoadOn, NoPlacement, NoPlacementReason, choose_instance
-from modelmesh.policy.quota import LoadQuota, refuse_load
+from modelmesh.policy.quota import LoadQuota, own_to_unload, refuse_load, where_to_replace
 from modelmesh.values.dataplane import Hop, Outcome
 from modelmesh.values.ids import InstanceId, LoadId
-from modelmesh.values.memory import Memory, largest
+from modelmesh.values.memory import NOTHING, Memory, largest
 from modelmesh.values.records import FailureKind
 from modelmesh.values.status import Status
-from modelmesh.values.view import ClusterView, Copy, Failure, InstanceView, ModelView
+from modelmesh.values.view import ClusterView, Copy, Failure, ModelView
 
 GONE = frozenset({Outcome.LOST, Outcome.HUNG})
 """The runtime or instance that processed the request has ended or hangs."""
@@ -123,6 +124,7 @@ class AttemptReason(enum.Enum):
     NOWHERE = "nowhere"
     TOO_LARGE = "too_large"
     OVER_QUOTA = "over_quota"
+    REPLACES_OWN = "replaces_own"
     NO_LABELS = "no_labels"
     NO_TIME = "no_time"
     ENDS_RUNTIMES = "ends_runtimes"
@@ -138,10 +140,11 @@ class ServeHere:
 
 @dataclass(frozen=True, slots=True)
 class LoadHere:
-    """Load a copy at this instance."""
+    """Load a copy at this instance. `unload`: so much of the idle copies of its tenant here is unloaded for it."""
 
     reason: AttemptReason
     considered: tuple[InstanceId, ...] = ()
+    unload: Memory = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +227,7 @@ def next_step(
     over_quota = refuse_load(quota, model.model, size) if quota is not None else ""
     if journey.hop is Hop.LOAD:
         asked = _asked_to_load(journey, model, cluster, now_ms, model_type, constraints)
-        if over_quota and isinstance(asked, LoadHere):
-            return Refuse(Outcome.NO_ROOM, Status.RESOURCE_EXHAUSTED, over_quota)
-        return asked
+        return _within_quota(quota, over_quota, size, asked)
     if (ended := _ended(journey, model, now_ms, limits)) is not None:
         return ended
     usable = [] if journey.extra else [copy for copy in model.copies if _usable(copy, journey, cluster)]
@@ -241,8 +242,14 @@ def next_step(
     if last is not None and remaining_ms is not None and remaining_ms < load_ms:
         message = f"{last.message} (no time is left for another load, which takes about {load_ms} ms)"
         return GiveUp(Status.DEADLINE_EXCEEDED, message, AttemptReason.NO_TIME)
-    if over_quota:
-        return GiveUp(Status.RESOURCE_EXHAUSTED, over_quota, AttemptReason.OVER_QUOTA)
+    if over_quota and quota is not None:
+        at = None if journey.extra else where_to_replace(quota, size, cluster, journey.load_tried)
+        if at is not None and at != cluster.own:
+            return SendTo(at, Hop.LOAD, AttemptReason.REPLACES_OWN)
+        asked = _asked_to_load(journey, model, cluster, now_ms, model_type, constraints)
+        here = _within_quota(quota, over_quota, size, asked) if at is not None else None
+        refused = GiveUp(Status.RESOURCE_EXHAUSTED, over_quota, AttemptReason.OVER_QUOTA)
+        return here if isinstance(here, LoadHere) else refused
     return _place(
         journey,
         model,
@@ -255,6 +262,16 @@ def next_step(
         model_type=model_type,
         constraints=constraints,
     )
+
+
+def _within_quota(quota: LoadQuota | None, over_quota: str, size: Memory, asked: NextStep) -> NextStep:
+    """A load here keeps the quota of its tenant: idle copies of the tenant are unloaded for it, or it is refused."""
+    if not over_quota or quota is None or not isinstance(asked, LoadHere):
+        return asked
+    unload = own_to_unload(quota, size)
+    if unload is None:
+        return Refuse(Outcome.NO_ROOM, Status.RESOURCE_EXHAUSTED, over_quota)
+    return LoadHere(AttemptReason.REPLACES_OWN, unload=unload)
 
 
 def _asked_to_load(
@@ -460,7 +477,7 @@ def _nowhere(
     if journey.load_failure is not None:
         return GiveUp(Status.INTERNAL, journey.load_failure.message, AttemptReason.NOWHERE)
     failed = {failure.instance for failure in believed}
-    coming = [entry for entry in cluster.instances if entry.instance not in failed and _may_be_back(entry)]
+    coming = [entry for entry in cluster.instances if entry.instance not in failed and may_be_back(entry)]
     if believed and not coming:
         newest = max(believed, key=lambda failure: failure.record.since_ms)
         return GiveUp(Status.INTERNAL, newest.record.message, AttemptReason.FAILED_RECENTLY)
@@ -473,22 +490,10 @@ def _nowhere(
         return GiveUp(Status.RESOURCE_EXHAUSTED, last.message, AttemptReason.NOWHERE)
     if last is not None and last.outcome in {Outcome.BUSY, Outcome.STORE_AWAY}:
         return GiveUp(Status.UNAVAILABLE, last.message, AttemptReason.NOWHERE)
-    away = [f"{entry.instance} {_why_not(entry)}" for entry in cluster.instances if not entry.available]
+    away = [f"{entry.instance} {why_not(entry)}" for entry in cluster.instances if not entry.available]
     if away or (last is not None and last.outcome in GONE):
         message = f"Nowhere available to load model {model.model} at the moment: " + ", ".join(
             away or [last.message if last is not None else ""]
         )
         return GiveUp(Status.UNAVAILABLE, message, AttemptReason.NOWHERE)
     return GiveUp(Status.INTERNAL, f"Nowhere available to load model {model.model}", AttemptReason.NOWHERE)
-
-
-def _may_be_back(entry: InstanceView) -> bool:
-    """Whether an instance only cannot load at the moment."""
-    return not entry.available and not entry.record.draining
-
-
-def _why_not(entry: InstanceView) -> str:
-    """Why nothing can be loaded at an instance now."""
-    if entry.record.draining:
-        return "is draining"
-    return "is not reachable" if not entry.reachable else "has no connection to its runtime"

@@ -6,17 +6,23 @@ calls are the core's (`crates/core/src/access/tenant.rs`).
 
 from dataclasses import dataclass
 
-from modelmesh.values.ids import ModelId
-from modelmesh.values.memory import Memory
+from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.memory import NOTHING, Memory
+from modelmesh.values.view import ClusterView
 
 
 @dataclass(frozen=True, slots=True)
 class LoadQuota:
-    """What the models of a tenant may take in the cluster, and take: copies that are loaded or loading."""
+    """What the models of a tenant may take in the cluster, and take: copies that are loaded or loading.
+
+    `idle`: what those of its copies take that are idle at this instance. `holders`: instances with copies of the tenant.
+    """
 
     tenant: str
     limit: Memory
     loaded: Memory
+    idle: Memory = NOTHING
+    holders: tuple[InstanceId, ...] = ()
 
 
 def refuse_model(tenant: str, *, limit: int, registered: int) -> str:
@@ -35,5 +41,30 @@ def refuse_load(quota: LoadQuota, model: ModelId, size: Memory) -> str:
         return f"model {model} needs {size}, and tenant {tenant} may have {limit} loaded in all"
     return (
         f"tenant {tenant} has {loaded} loaded, its limit is {limit}, and model {model} needs {size}; "
-        "unload another model of the tenant first"
+        "its idle copies do not make enough room: repeat the call later, or unload a model"
     )
+
+
+def own_to_unload(quota: LoadQuota, size: Memory) -> Memory | None:
+    """How much of the tenant's idle copies here must go so that a load of that size keeps the quota; None: all are not enough."""
+    if not size.fits(quota.limit):
+        return None
+    need = quota.loaded + size - quota.limit
+    return need if need.fits(quota.idle) else None
+
+
+def where_to_replace(
+    quota: LoadQuota, size: Memory, cluster: ClusterView, tried: frozenset[InstanceId]
+) -> InstanceId | None:
+    """Where copies of the tenant can be unloaded for a load of that size; None: nowhere, or it was tried everywhere.
+
+    Here, if enough of them are idle; else at an instance that has copies of the tenant, which knows whether they are idle.
+    """
+    if own_to_unload(quota, size) is not None and cluster.own not in tried:
+        return cluster.own
+    if not size.fits(quota.limit):
+        return None
+    views = (
+        cluster.instance(instance) for instance in quota.holders if instance not in tried and instance != cluster.own
+    )
+    return next((one.instance for one in views if one is not None and one.reachable and not one.record.draining), None)

@@ -20,6 +20,7 @@ class EvictionReason(enum.Enum):
     REDUNDANT = "redundant"
     OLDEST_IDLE = "oldest_idle"
     OLDEST_BUSY = "oldest_busy"
+    OVER_QUOTA = "over_quota"
 
 
 class HeldCopy(NamedTuple):

@@ -36,7 +36,7 @@ from modelmesh.values.dataplane import LocalCopy, Outcome
 from modelmesh.values.explanation import Rehearsal, SizeSource
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.load_progress import LoadProgress
-from modelmesh.values.memory import Memory
+from modelmesh.values.memory import NOTHING, Memory
 from modelmesh.values.view import Copy, ModelView
 
 PUBLISH_BOUND_MS = 1_000
@@ -187,6 +187,10 @@ class Cache:
         entry = self._entries.get(model)
         return entry.progress if entry is not None and entry.state is CopyState.LOADING else None
 
+    def idle_of(self, tenant: str) -> Memory:
+        """What idle copies of a tenant take here."""
+        return self._steps.room.idle_of(tenant)
+
     @property
     def loads(self) -> int:
         """Loads that run or wait here."""
@@ -275,6 +279,7 @@ class Cache:
         last_use_ms: int,
         sync: bool = True,
         stays: bool = False,
+        unload: Memory = NOTHING,
     ) -> LoadEnd:
         """Load the model here, or join its load, and wait for the end.
 
@@ -288,9 +293,11 @@ class Cache:
             last_use_ms: Epoch milliseconds.
             sync: Wait for the end; else only until the load is claimed.
             stays: The caller was refused elsewhere before, so the load is not sent on from here.
+            unload: So much of the idle copies of its tenant here is unloaded, if the load begins now.
         """
         entry = self._entries.get(model)
         if entry is None:
+            self._steps.room.unload_own(registered.record.tenant, unload, model)
             entry = self._steps.begin(model, registered, view, waited_for=waited_for, last_use_ms=last_use_ms)
             entry.wanted = not waited_for
             entry.stays = stays

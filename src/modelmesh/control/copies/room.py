@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Protocol
 
 from modelmesh.control.copies.entry import OPEN, Entry
@@ -31,6 +32,9 @@ WORTH_COPIES = 16
 WORTH_MS = 60_000
 """Uses within the next minute count, or within as long as copies stay here if that is shorter."""
 
+
+LOOKED_AT = 1_000
+"""Copies that are looked at, in the order in which they would leave, for those of a tenant."""
 
 STAYS = 8
 """About so many evictions teach how long copies stay."""
@@ -167,6 +171,48 @@ class Room:
             if wanted.fits(seen) or looked >= WORTH_COPIES:
                 break
         return round(seen.per_gib(loss_ms))
+
+    def idle_of(self, tenant: str) -> Memory:
+        """What copies of a tenant take that may leave now; of many copies only those that would leave first are looked at."""
+        return total(entry.size for entry in self._idle_entries(tenant))
+
+    def unload_own(self, tenant: str, need: Memory, cause: ModelId) -> None:
+        """Evict copies of a tenant that are idle, so that another model of the tenant keeps its quota."""
+        if not need:
+            return
+        self._look_at_usage()
+        gained = NOTHING
+        for entry in list(self._idle_entries(tenant)):
+            if need.fits(gained):
+                return
+            if entry.model == cause:
+                continue
+            reason = EvictionReason.OVER_QUOTA
+            self._journal.note(
+                "victim",
+                entry.model,
+                reason.value,
+                f"{entry.size} of {need} that tenant {tenant} has too much for {cause}",
+                cause=cause,
+                idle_ms=max(0, self._clock.now_ms() - self._usage.last_use_ms(entry.model)),
+            )
+            self._drop(entry.model, reason, forced=False, relied_on=())
+            gained += entry.size
+
+    def _idle_entries(self, tenant: str) -> Iterator[Entry]:
+        now_ms = self._clock.monotonic_ms()
+        for model in islice(self._usage.leaving_order(), LOOKED_AT):
+            entry = self._entries[model]
+            record = entry.registered.record
+            is_settled = settled(loaded_ago_ms=now_ms - entry.ready_ms, load_ms=self._learned.load_ms(model))
+            if (
+                entry.state in OPEN
+                and record.tenant == tenant
+                and not record.pinned
+                and not self._usage.busy(model)
+                and is_settled
+            ):
+                yield entry
 
     def rehearse(self, size: Memory) -> Rehearsal:
         """What a load of this size would evict."""

@@ -22,6 +22,7 @@ from modelmesh.policy.attempt import GiveUp, Journey, LastFailure, LoadHere, Sen
 from modelmesh.ports import Peers, PeerState, PeerUnreachableError, StoreUnavailableError
 from modelmesh.values.dataplane import Hop, Outcome
 from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.memory import NOTHING, Memory
 from modelmesh.values.status import Status
 
 STALE_TURNS = 32
@@ -101,7 +102,10 @@ class Ensurer:
                 case GiveUp(_, message):
                     return Ensured(PeerState.FAILED, message)
                 case ServeHere() | LoadHere():
-                    turn = await self._ensure_here(journey, model, registered, last_use_ms=last_use_ms, sync=sync)
+                    unload = step.unload if isinstance(step, LoadHere) else NOTHING
+                    turn = await self._ensure_here(
+                        journey, model, registered, last_use_ms=last_use_ms, sync=sync, unload=unload
+                    )
                 case SendTo(instance, Hop.HIT) if not used:
                     return Ensured(PeerState.LOADED, instance=instance)
                 case SendTo(instance):
@@ -130,10 +134,23 @@ class Ensurer:
         return ensured.state in {PeerState.LOADED, PeerState.LOADING}
 
     async def _ensure_here(
-        self, journey: Journey, model: ModelId, registered: Registered, *, last_use_ms: int, sync: bool
+        self,
+        journey: Journey,
+        model: ModelId,
+        registered: Registered,
+        *,
+        last_use_ms: int,
+        sync: bool,
+        unload: Memory,
     ) -> "Ensured | Journey":
         end = await self._cache.ensure(
-            model, registered, view=self._state.revision, waited_for=False, last_use_ms=last_use_ms, sync=sync
+            model,
+            registered,
+            view=self._state.revision,
+            waited_for=False,
+            last_use_ms=last_use_ms,
+            sync=sync,
+            unload=unload,
         )
         match end:
             case Loaded():

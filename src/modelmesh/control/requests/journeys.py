@@ -57,6 +57,7 @@ from modelmesh.values.dataplane import (
     Serve,
 )
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
+from modelmesh.values.memory import NOTHING
 from modelmesh.values.records import ModelRecord, VModelRecord
 from modelmesh.values.status import Status
 
@@ -338,6 +339,7 @@ class Requests:
                     waited_for=True,
                     last_use_ms=self._clock.now_ms(),
                     stays=bool(held.journey.load_tried),
+                    unload=step.unload if isinstance(step, LoadHere) else NOTHING,
                 )
                 return await self._local_end(held, end)
             case ReturnLast():

@@ -56,6 +56,8 @@ class ClusterState:
         """How many copies of each instance are loading, or wait for it."""
         self.loaded: dict[str, Memory] = {}
         """What the copies of each tenant take that are loaded or loading."""
+        self._holders: dict[tuple[str, InstanceId], int] = {}
+        """How many copies of a tenant an instance has."""
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -64,6 +66,11 @@ class ClusterState:
         if self._instances is None:
             self._instances = tuple(self._places[instance] for instance in sorted(self._places))
         return ClusterView(self.own, self.revision, self._instances)
+
+    def holders(self, tenant: str) -> tuple[InstanceId, ...]:
+        """Instances with a copy of a model of the tenant, those with most of them first."""
+        held = {instance: self._holders.get((tenant, instance), 0) for instance in self._places}
+        return tuple(sorted((one for one, count in held.items() if count), key=lambda one: (-held[one], one)))
 
     def has_copy(self, model: ModelId, instance: InstanceId) -> bool:
         """Whether an instance has a copy, of any record and in any state."""
@@ -79,6 +86,11 @@ class ClusterState:
                     self.loaded[copy.tenant] = loaded
                 else:
                     self.loaded.pop(copy.tenant, None)
+                held = self._holders.get((copy.tenant, copy.instance), 0) + step
+                if held > 0:
+                    self._holders[copy.tenant, copy.instance] = held
+                else:
+                    self._holders.pop((copy.tenant, copy.instance), None)
             if not copy.ready:
                 count = self.loading.get(copy.instance, 0) + step
                 if count > 0:
@@ -168,6 +180,7 @@ class ClusterState:
         self._instances = None
         self.loading.clear()
         self.loaded.clear()
+        self._holders.clear()
         self._records.clear()
         for item in items:
             self._put(item, changed)
