@@ -92,7 +92,7 @@ lock: ## renew requirements/*.lock from pyproject.toml
 
 SERVERS ?= mlserver triton
 lock-servers: ## renew requirements/servers/*.lock
-	@for server in $(SERVERS); do \
+	@for server in $(SERVERS) bench-mlserver bench-triton bench-kserve; do \
 		$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 			--override requirements/servers/$$server.overrides requirements/servers/$$server.in -o requirements/servers/$$server.lock || exit 1; \
 	done
@@ -120,7 +120,7 @@ demo-serving: bytecode $(TOOLS)/servers/mlserver/installed ## models of four for
 	@$(BIN)/python examples/02-models-from-a-bucket/demo.py
 
 test: bytecode ## every test; K=expression picks some
-	@cargo test -q --locked -p modelmesh-http2 -p modelmesh-core -p modelmesh-rest -p modelmesh-bench-kit
+	@cargo test -q --locked -p modelmesh-http2 -p modelmesh-core -p modelmesh-onnx -p modelmesh-rest -p modelmesh-bench-kit
 	@$(BIN)/python -m pytest -q $(if $(K),-k "$(K)",) -n 2 --dist worksteal
 
 test-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/installed) ## adapters beside the real model servers, installed for it (a gigabyte)
@@ -160,7 +160,7 @@ check: $(STAMPS)/build ## formatters, linters, types, layers, circles, lengths, 
 	@$(BIN)/python checks/words.py
 	@$(BIN)/lint-imports > $(STAMPS)/layers.log || { cat $(STAMPS)/layers.log; exit 1; }
 	@cargo fmt --check && cargo fmt --check --manifest-path crates/http2/fuzz/Cargo.toml
-	@cargo clippy -q --locked --all-targets -p modelmesh-http2 -p modelmesh-core -p modelmesh-rest -p modelmesh-python -p modelmesh-bench-kit -- -D warnings
+	@cargo clippy -q --locked --all-targets -p modelmesh-http2 -p modelmesh-core -p modelmesh-onnx -p modelmesh-rest -p modelmesh-python -p modelmesh-bench-kit -- -D warnings
 	@$(BIN)/python -m mypy.stubtest modelmesh._core._native modelmesh._core._server --ignore-missing-stub > $(STAMPS)/stubs.log 2>&1 || { cat $(STAMPS)/stubs.log; exit 1; }
 	@$(MAKE) --no-print-directory check-deploy
 	@echo "check: all good"
@@ -279,7 +279,7 @@ bench-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/i
 	@PYTHONPATH=tests/servers $(BIN)/python -m benchmarks.servers.run
 
 .PHONY: bench-runtime
-bench-runtime: bytecode ## what a call of a small model costs the built-in runtime, alone, through a mesh, and MLServer (3 minutes)
+bench-runtime: bytecode $(foreach server,mlserver triton kserve,$(TOOLS)/servers/bench-$(server)/installed) ## what a call of a small model costs the built-in runtime, alone and through a mesh, MLServer, Triton and KServe's server (5 minutes)
 	@cargo build -q --release -p modelmesh-bench-kit
 	@$(BIN)/python -m benchmarks.runtime.run
 

@@ -28,6 +28,7 @@ MAY_IMPORT_NATIVE = frozenset(
         "adapters/dataplane/native.py",
         "runtime/grpc_server.py",
         "runtime/inference.py",
+        "runtime/onnx.py",
     }
 )
 """Files of the package that may import the native module. import-linter does not see imports of compiled modules."""

@@ -1,4 +1,4 @@
-"""What a call of a small model costs its Python runtime: ours, ours through a mesh, and MLServer. `make bench-runtime`.
+"""What a call of a small model costs its Python runtime: ours, ours through a mesh, and other servers. `make bench-runtime`.
 
 One run has all of them, one after the other in each repeat, on this machine, with the load generator of the path bench. CPU is
 that of the runtime's processes. The bare cost of a model is measured in this process: the same file, the same call.
@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,39 +22,45 @@ import joblib
 import numpy as np
 import onnxruntime
 from benchmarks.environment import environment
+from benchmarks.path.plots import Bar, bars
 from benchmarks.runtime import plans
+from benchmarks.runtime.contenders import CONTENDERS, MODELS, Contender
 from benchmarks.runtime.page import render
-from benchmarks.runtime.servers import INFER, LOAD, START_S, called, child
+from benchmarks.runtime.servers import INFER, LOAD
 from skl2onnx import to_onnx
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
-from modelmesh._proto import model_mesh_pb2 as mesh_pb
-from modelmesh._proto import model_runtime_pb2 as runtime_pb
 from modelmesh._proto import open_inference_pb2 as pb
-from modelmesh.instance.local_cluster import LocalCluster, free_port
+from modelmesh.instance.local_cluster import free_port
 
 RESULTS = Path(__file__).parents[1] / "results"
-SCRATCH = RESULTS / ".scratch"
-MLSERVER = ("mlserver==1.7.*", "onnxruntime==1.*", "scikit-learn==1.*", "skl2onnx==1.*")
 SHAPES = {"16 callers": (4, 4), "1 caller": (1, 1)}
-MODELS = {"onnx": ("small.onnx", "X", "FP32"), "sklearn": ("small.joblib", "input", "FP64")}
 MUST: Mapping[str, tuple[str, float]] = {
-    "onnx_16_us": ("<=", 25.0),
+    "onnx_16_native_us": ("<=", 15.0),
+    "onnx_16_inline_us": ("<=", 25.0),
     "onnx_16_under_mlserver": (">=", 12.0),
+    "onnx_16_under_triton": (">=", 5.0),
     "onnx_mesh_rate_over_mlserver": (">=", 10.0),
     "sklearn_over_bare": ("<=", 1.2),
     "onnx_1_p50_over_echo_and_model": ("<=", 1.2),
 }
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A server that runs. `pids`: whose CPU counts, by name."""
+INLINE = """
+import onnxruntime
 
-    name: str
-    target: str
-    pids: Mapping[str, int]
+
+class Model:
+    def __init__(self, folder):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(folder.parent / "small.onnx", options)
+
+    def infer(self, inputs, parameters):
+        label, probabilities = self.session.run(None, inputs)
+        return {"label": label, "probabilities": probabilities}
+"""
 
 
 def make_models(folder: Path) -> None:
@@ -65,6 +70,8 @@ def make_models(folder: Path) -> None:
     joblib.dump(model, folder / "small.joblib")
     graph = to_onnx(model, rows[:1].astype(np.float32), options={id(model): {"zipmap": False}})
     (folder / "small.onnx").write_bytes(graph.SerializeToString())
+    (folder / "inline").mkdir()
+    (folder / "inline" / "model.py").write_text(INLINE)
 
 
 def request(model: str) -> bytes:
@@ -100,87 +107,6 @@ def _timed(call: Callable[[], object]) -> float:
     return (time.process_time() - began) / calls * 1e6
 
 
-@contextlib.asynccontextmanager
-async def ours(folder: Path) -> AsyncIterator[Contender]:
-    """The built-in runtime."""
-    target = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "modelmesh.cli", "runtime", "--models", str(folder), "--listen", target]
-    async with child("runtime", command, folder) as running:
-        for model, (file, _, _) in MODELS.items():
-            load = runtime_pb.LoadModelRequest(modelId=model, modelPath=file)
-            await called(target, "/mmesh.ModelRuntime/loadModel", load, runtime_pb.LoadModelResponse)
-        yield Contender("ours", target, {"runtime": running.pid})
-
-
-@contextlib.asynccontextmanager
-async def through_a_mesh(folder: Path) -> AsyncIterator[Contender]:
-    """The same behind one instance."""
-
-    def command(_: int, listen: str) -> list[str]:
-        return [sys.executable, "-m", "modelmesh.cli", "runtime", "--models", str(folder), "--listen", listen]
-
-    cluster = LocalCluster(1, command, folder=folder / "mesh")
-    await cluster.start()
-    try:
-        (instance,) = cluster.instances
-        for model, (file, _, _) in MODELS.items():
-            info = mesh_pb.ModelInfo(type=model, path=file)
-            register = mesh_pb.RegisterModelRequest(modelId=model, modelInfo=info, loadNow=True, sync=True)
-            await called(instance.endpoint, "/mmesh.ModelMesh/registerModel", register, mesh_pb.ModelStatusInfo)
-        assert instance.runtime is not None
-        assert instance.mesh is not None
-        pids = {"runtime": instance.runtime.pid, "instance": instance.mesh.pid}
-        yield Contender("ours, through a mesh", instance.endpoint, pids)
-    finally:
-        await cluster.stop()
-
-
-@contextlib.asynccontextmanager
-async def mlserver(folder: Path) -> AsyncIterator[Contender]:
-    """MLServer, its models in its own process."""
-    bin_folder = installed("mlserver-models-bench", MLSERVER)
-    ports = [free_port() for _ in range(3)]
-    names = ("MLSERVER_HTTP_PORT", "MLSERVER_GRPC_PORT", "MLSERVER_METRICS_PORT")
-    settings = dict(zip(names, map(str, ports), strict=True))
-    settings |= {"MLSERVER_HOST": "127.0.0.1", "MLSERVER_PARALLEL_WORKERS": "0", "MLSERVER_DEBUG": "false"}
-    models = folder / "mlserver"
-    for model, implementation in (("onnx", "Onnx"), ("sklearn", "Sklearn")):
-        (models / model).mkdir(parents=True)
-        written = {
-            "name": model,
-            "implementation": f"mlserver_models.{implementation}",
-            "parameters": {"uri": str(folder / MODELS[model][0])},
-        }
-        (models / model / "model-settings.json").write_text(json.dumps(written))
-    command = [str(bin_folder / "mlserver"), "start", str(models)]
-    async with child("mlserver", command, folder, PYTHONPATH=str(Path(__file__).parent), **settings) as running:
-        target = f"127.0.0.1:{ports[1]}"
-        until = time.monotonic() + START_S
-        while True:
-            ready = await called(
-                target, INFER.replace("ModelInfer", "ServerReady"), pb.ServerReadyRequest(), pb.ServerReadyResponse
-            )
-            if ready.ready:
-                break
-            if time.monotonic() > until:
-                raise TimeoutError(f"MLServer is not ready: {running.log.read_text()[-2000:]}")
-            await asyncio.sleep(0.2)
-        yield Contender("MLServer", target, {"runtime": running.pid})
-
-
-def installed(name: str, requirements: tuple[str, ...]) -> Path:
-    """The `bin` folder of a virtual environment with these packages; made once."""
-    folder = SCRATCH / name
-    if not (folder / "done").exists():
-        uv = str(Path(sys.executable).parent / "uv")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)], check=True, timeout=60)
-        python = str(folder / "bin" / "python")
-        subprocess.run([uv, "pip", "install", "-q", "--python", python, *requirements], check=True, timeout=300)
-        (folder / "done").touch()
-    return folder / "bin"
-
-
 def measure(contender: Contender, model: str, callers: str, seconds: float) -> dict[str, float]:
     """One run of the load generator."""
     connections, streams = SHAPES[callers]
@@ -198,7 +124,7 @@ def measure(contender: Contender, model: str, callers: str, seconds: float) -> d
         "per_second": found["completed"] / found["seconds"],
         "p50_us": found["latency_us"]["p50"],
         "p99_us": found["latency_us"]["p99"],
-        "runtime_us": found["cpu"]["runtime"]["us_per_request"],
+        "runtime_us": sum(cpu["us_per_request"] for name, cpu in found["cpu"].items() if name.startswith("runtime")),
     }
 
 
@@ -224,10 +150,10 @@ async def play(repeats: int, seconds: float) -> dict[str, Any]:
         runs: dict[str, list[dict[str, float]]] = {}
         echo: list[float] = []
         async with contextlib.AsyncExitStack() as stack:
-            contenders = [await stack.enter_async_context(start(folder)) for start in (ours, through_a_mesh, mlserver)]
+            contenders = [await stack.enter_async_context(start(folder)) for start in CONTENDERS]
             for _ in range(repeats):
                 for contender in contenders:
-                    for model in MODELS:
+                    for model in contender.models:
                         for callers in SHAPES:
                             key = f"{contender.name} | {model} | {callers}"
                             print(key, file=sys.stderr)
@@ -240,6 +166,7 @@ async def play(repeats: int, seconds: float) -> dict[str, Any]:
             "load_average": [before, os.getloadavg()[0]],
             "bare_us": bare_us(folder),
             "echo_p50_us": statistics.median(echo),
+            "settings": {contender.name: contender.settings for contender in contenders},
             "runs": runs,
             "plans": planned,
         }
@@ -254,8 +181,10 @@ def rows(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     bare = result["bare_us"]
     ours_us = of("ours", "onnx", "16 callers", "runtime_us")
     values = {
-        "onnx_16_us": ours_us,
+        "onnx_16_native_us": ours_us,
+        "onnx_16_inline_us": of("ours", "onnx in Python", "16 callers", "runtime_us"),
         "onnx_16_under_mlserver": of("MLServer", "onnx", "16 callers", "runtime_us") / ours_us,
+        "onnx_16_under_triton": of("Triton, Python backend", "onnx", "16 callers", "runtime_us") / ours_us,
         "onnx_mesh_rate_over_mlserver": of("ours, through a mesh", "onnx", "16 callers", "per_second")
         / of("MLServer", "onnx", "16 callers", "per_second"),
         "sklearn_over_bare": of("ours", "sklearn", "16 callers", "runtime_us") / bare["sklearn"],
@@ -276,6 +205,15 @@ def rows(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return made
 
 
+def plot(result: Mapping[str, Any]) -> str:
+    """The servers side by side."""
+    found = []
+    for contender in result["settings"]:
+        values = [run["runtime_us"] for run in result["runs"][f"{contender} | onnx | 16 callers"]]
+        found.append(Bar(contender, statistics.median(values), min(values), max(values)))
+    return bars("CPU of the server for a call of a small ONNX model, 16 callers", "µs", found)
+
+
 def main() -> None:
     """Measure, write the page, print the last line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -286,6 +224,7 @@ def main() -> None:
     result["rows"] = rows(result)
     (RESULTS / "runtime.json").write_text(json.dumps(result, indent=1) + "\n")
     (RESULTS / "runtime.md").write_text(render(result))
+    (RESULTS / "runtime-cpu.svg").write_text(plot(result))
     print("runtime: " + json.dumps(result["rows"]))
 
 

@@ -11,6 +11,7 @@ from modelmesh.instance.processes import Child, start_child
 
 LOAD = Path(__file__).parents[2] / "target" / "release" / "load"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+LOAD_MODEL = "/mmesh.ModelRuntime/loadModel"
 START_S = 60.0
 
 

@@ -68,7 +68,7 @@ pub use transport::server::{Came, Opened};
 pub use transport::socket::Socket;
 pub use transport::sockets::Sockets;
 pub use transport::tls::{ClientAuth, ClientTls, Material};
-pub use wire::framing::{Message, framed, prefix_of};
+pub use wire::framing::{Message, PREFIX, framed, prefix_of};
 pub use wire::infer;
 pub use wire::status::{Code, Status};
 pub use wire::timeout::{format as format_timeout, parse as parse_timeout};

@@ -7,6 +7,7 @@ mod client;
 mod core;
 mod events;
 mod given;
+mod onnx;
 mod quick;
 mod server;
 mod tls;
@@ -45,6 +46,8 @@ mod _native {
         Asked, AttemptFailed, CallMessage, Called, Cancelled, CopyIdle, LinkBack, LinkLost, Logged, Missed, Overdue,
         Span, Tapped, Traced, Wanted,
     };
+    #[pymodule_export]
+    use super::onnx::OnnxSession;
     #[pymodule_export]
     use super::quick::QuickModels;
     #[pymodule_export]

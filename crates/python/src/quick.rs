@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use modelmesh_core::infer::{self, Datatype, Input, Output, Request};
-use modelmesh_core::{Opened, thread_cpu};
+use modelmesh_core::{Opened, PREFIX, thread_cpu};
 use parking_lot::Mutex;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::arrays::{self, Arrays};
+use crate::onnx::OnnxSession;
 
 /// How a call was answered.
 pub enum Outcome {
@@ -52,8 +53,14 @@ impl Spec {
     }
 }
 
+/// What answers.
+enum Infer {
+    Python(Py<PyAny>),
+    Onnx(Py<OnnxSession>),
+}
+
 struct Model {
-    infer: Py<PyAny>,
+    infer: Infer,
     /// None: requests are not checked.
     inputs: Option<Vec<Spec>>,
     outputs: Vec<(String, String)>,
@@ -92,7 +99,7 @@ impl QuickModels {
     fn put(
         &self,
         model: String,
-        infer: Py<PyAny>,
+        infer: &Bound<'_, PyAny>,
         inputs: Vec<(String, Vec<String>, Vec<i64>)>,
         outputs: Vec<(String, String)>,
         slow_us: u64,
@@ -105,6 +112,10 @@ impl QuickModels {
         };
         let inputs = (!inputs.is_empty()).then(|| inputs.into_iter().map(spec).collect());
         let slow = Duration::from_micros(slow_us);
+        let infer = match infer.cast::<OnnxSession>() {
+            Ok(session) => Infer::Onnx(session.clone().unbind()),
+            Err(_) => Infer::Python(infer.clone().unbind()),
+        };
         let put = Model { infer, inputs, outputs, slow, was_slow, calls: AtomicU64::new(0) };
         let before = self.models.lock().insert(model, Arc::new(put));
         // Not under the lock: its objects may run code when they go.
@@ -134,10 +145,12 @@ impl QuickModels {
         if !model.takes(&request) {
             return Outcome::Unasked;
         }
-        let Ok(inputs) = self.arrays.of(py, &request.inputs) else { return Outcome::Unasked };
         let turn = *turn.0.get_or_insert_with(|| (Instant::now(), thread_cpu()));
         let began = Instant::now();
-        let returned = model.infer.bind(py).call1((inputs, PyDict::new(py)));
+        let outcome = match &model.infer {
+            Infer::Python(infer) => self.run_python(py, &request, id, &model, infer, max_message),
+            Infer::Onnx(session) => run_onnx(&request, id, session.get(), max_message),
+        };
         let took = began.elapsed();
         model.calls.fetch_add(1, Ordering::Relaxed);
         if took > model.slow {
@@ -149,12 +162,25 @@ impl QuickModels {
                 error.write_unraisable(py, None);
             }
         }
-        let outputs = match returned {
+        outcome
+    }
+
+    fn run_python(
+        &self,
+        py: Python<'_>,
+        request: &Request<'_>,
+        id: &str,
+        model: &Model,
+        infer: &Py<PyAny>,
+        max_message: usize,
+    ) -> Outcome {
+        let Ok(inputs) = self.arrays.of(py, &request.inputs) else { return Outcome::Unasked };
+        let outputs = match infer.bind(py).call1((inputs, PyDict::new(py))) {
             Ok(outputs) => outputs,
             Err(error) => return Outcome::Other(Err(error)),
         };
-        match self.written(&request, id, &model, &outputs) {
-            Some(answer) if answer.len() <= max_message => Outcome::Answer(answer),
+        match self.written(request, id, model, &outputs) {
+            Some(answer) if fits(&answer, max_message) => Outcome::Answer(answer),
             _ => Outcome::Other(Ok(outputs.unbind())),
         }
     }
@@ -189,4 +215,22 @@ impl QuickModels {
         }
         written
     }
+}
+
+fn fits(framed: &Bytes, max_message: usize) -> bool {
+    framed.len() <= max_message + PREFIX
+}
+
+/// Python says what is wrong, if something is.
+fn run_onnx(request: &Request<'_>, id: &str, session: &OnnxSession, max_message: usize) -> Outcome {
+    let answer = session.session().and_then(|session| {
+        let outputs = session.run(&request.inputs).ok()?;
+        let tensors = outputs.tensors().ok()?;
+        let described: Vec<Output<'_>> = tensors
+            .iter()
+            .map(|(name, datatype, shape, data)| Output { name, datatype: *datatype, shape, data })
+            .collect();
+        infer::write(request, id, &described)
+    });
+    answer.filter(|answer| fits(answer, max_message)).map_or(Outcome::Unasked, Outcome::Answer)
 }

@@ -1,9 +1,10 @@
 """The classes of the native module for servers in Python."""
 
 from collections.abc import Callable, Sequence
+from os import PathLike
 from typing import Any, Final, final
 
-__all__ = ["Came", "OpenedCall", "QuickModels", "RequestPart", "ServerSockets"]
+__all__ = ["Came", "OnnxSession", "OpenedCall", "QuickModels", "RequestPart", "ServerSockets"]
 
 @final
 class OpenedCall:
@@ -48,6 +49,30 @@ class RequestPart:
     details: Final[str]
 
 @final
+class OnnxSession:
+    """An ONNX model in memory that runs without Python, by the shared library of onnxruntime's package.
+
+    Only for models whose inputs and outputs are tensors of numbers or booleans.
+    """
+
+    def __new__(cls, *, library: str | PathLike[str], model: str | PathLike[str], threads: int) -> OnnxSession:
+        """`threads`: of one call. Raises RuntimeError: the library or the model cannot be used."""
+    def inputs(self) -> list[tuple[str, str, list[int | str | None]]]:
+        """Name and datatype of each, and the size of each axis: a number, a name where it is open, or None.
+
+        Raises RuntimeError after `close`, as all but that do.
+        """
+    def outputs(self) -> list[tuple[str, str, list[int | str | None]]]:
+        """As `inputs`."""
+    def run(self, inputs: dict[str, Any]) -> list[Any]:
+        """Read-only arrays, in the order of `outputs`. `inputs` are contiguous arrays that are not changed meanwhile.
+
+        Raises RuntimeError: what onnxruntime says; TypeError or BufferError: one is no such array.
+        """
+    def close(self) -> None:
+        """Give the memory back, once no call runs."""
+
+@final
 class QuickModels:
     """Models whose calls are answered within the turn that reads them. Needs numpy."""
 
@@ -57,7 +82,7 @@ class QuickModels:
         self,
         model: str,
         *,
-        infer: Callable[[dict[str, Any], dict[str, Any]], Any],
+        infer: Callable[[dict[str, Any], dict[str, Any]], Any] | OnnxSession,
         inputs: Sequence[tuple[str, Sequence[str], Sequence[int]]],
         outputs: Sequence[tuple[str, str]],
         slow_us: int,
@@ -70,7 +95,7 @@ class QuickModels:
 
         Args:
             model: Its id.
-            infer: Gets read-only arrays and parameters, of which there are none, and returns a dict of arrays.
+            infer: Gets read-only arrays and parameters, of which there are none, and returns a dict of arrays. Or a session, which answers without Python.
             inputs: Name, datatypes and shape of each; empty: they are not checked.
             outputs: Name and datatype of those that are known.
             slow_us: A call that takes longer is told.

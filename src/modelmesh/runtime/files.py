@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from modelmesh.runtime.contract import MIB, Batching, ModelRuntime, ModelSignature, ModelSource
@@ -107,6 +107,10 @@ class FileRuntime(ModelRuntime[LoadedFile]):
     ) -> "Mapping[str, Tensor] | Iterator[Mapping[str, Tensor]] | Awaitable[Mapping[str, Tensor]]":
         """As the format answers."""
         return model.infer(inputs, parameters)
+
+    def native(self, model: LoadedFile) -> Any:
+        """A session of the native core that answers as `infer` does; None: there is none."""
+        return getattr(model, "native", None) if type(self).infer is FileRuntime.infer else None
 
     def is_async(self, model: LoadedFile) -> bool:
         """Whether it is in a process of its own."""

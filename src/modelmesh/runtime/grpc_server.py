@@ -102,7 +102,8 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, let those that run end for `grace_s`, then end them with UNAVAILABLE."""
         loop = asyncio.get_running_loop()
-        for listener in self._listeners:
+        while self._listeners:
+            listener = self._listeners.pop()
             loop.remove_reader(listener)
             listener.close()
         self._native.leave()

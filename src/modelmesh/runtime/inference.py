@@ -151,10 +151,11 @@ class Inference:
             if not pace.on_loop:
                 self.quick.remove(id_)
 
+        native = getattr(self._runtime, "native", lambda _: None)(use.model)
         signature = use.signature
         self.quick.put(
             id_,
-            infer=partial(self._runtime.infer, use.model),
+            infer=native or partial(self._runtime.infer, use.model),
             inputs=[(spec.name, (spec.datatype, *spec.accepts), spec.shape) for spec in signature.inputs],
             outputs=[(spec.name, spec.datatype) for spec in signature.outputs],
             slow_us=int(SLOW_US),

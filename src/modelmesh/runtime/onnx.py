@@ -4,6 +4,7 @@ Names, types and shapes of inputs and outputs are those of the file. Maps of cla
 scikit-learn converters add) become a tensor [batch, classes] in the order of the classes.
 """
 
+import functools
 import logging
 import math
 import mmap
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
+from modelmesh._core._server import OnnxSession
 from modelmesh.runtime.contract import ModelSignature, TensorSpec
 from modelmesh.runtime.errors import LoadError, RequestError, RuntimeFault
 from modelmesh.values.status import Status
@@ -40,6 +42,8 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+
+_TYPES = {datatype: name for name, datatype in _DATATYPES.items()}
 
 _NUMPY = {
     **{
@@ -106,6 +110,8 @@ class OnnxFormat:
             path.open("rb").close()
         except OSError as error:
             raise LoadError(f"{path}: cannot be read ({error.strerror})", status=Status.FAILED_PRECONDITION) from error
+        if (native := opened_natively(path, self._intra_op_threads)) is not None:
+            return OnnxModel(path, native, self.predict_size(path))
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except MemoryError:
@@ -132,6 +138,8 @@ class OnnxModel:
         self._maps = {spec.name: spec.datatype for spec in self.signature.outputs}
         self._tied = tied_sizes({one.name: one.shape for one in session.get_inputs()})
         self._try(path)
+        self.native = session.native if isinstance(session, NativeSession) and not self._tied else None
+        """Answers as `infer` does, without Python."""
 
     def infer(
         self, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
@@ -185,7 +193,61 @@ class OnnxModel:
 
     def close(self) -> None:
         """End the session."""
-        self._session = None
+        session, self._session, self.native = self._session, None, None
+        if isinstance(session, NativeSession):
+            session.native.close()
+
+
+class NativeSession:
+    """What is used of `onnxruntime.InferenceSession`, by the shared library of its package and without its Python.
+
+    Raises:
+        RuntimeError: The model cannot be loaded, or takes or gives what is no plain tensor.
+    """
+
+    def __init__(self, library: Path, path: Path, threads: int) -> None:
+        self.native = OnnxSession(library=library, model=path, threads=threads)
+        if any(not shape for _, _, shape in self.native.inputs()):
+            raise RuntimeError("an input has no axis")
+
+    def get_inputs(self) -> "list[Described]":
+        """Names, types and shapes."""
+        return [Described(*one) for one in self.native.inputs()]
+
+    def get_outputs(self) -> "list[Described]":
+        """Names, types and shapes."""
+        return [Described(*one) for one in self.native.outputs()]
+
+    def run(self, _outputs: Sequence[str], feed: "Mapping[str, Tensor]") -> "list[Tensor]":
+        """All outputs."""
+        return self.native.run(dict(feed))
+
+
+class Described:
+    """An input or output, as onnxruntime's own class has it."""
+
+    def __init__(self, name: str, datatype: str, shape: "list[int | str | None]") -> None:
+        self.name = name
+        self.type = _TYPES[datatype]
+        self.shape = shape
+
+
+def opened_natively(path: Path, threads: int) -> NativeSession | None:
+    """A session without Python; None: there is no library for it, or the model is not of that kind, or is broken."""
+    if (library := shared_library()) is None:
+        return None
+    try:
+        return NativeSession(library, path, threads)
+    except RuntimeError as error:
+        _log.debug("%s is run through Python: %s", path, error)
+        return None
+
+
+@functools.cache
+def shared_library() -> Path | None:
+    """The library with the C API in onnxruntime's package, which not all of its packages have."""
+    found = sorted((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*"))
+    return found[0] if found else None
 
 
 def _spec(path: Path, value: Any) -> TensorSpec:
