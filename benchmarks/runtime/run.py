@@ -149,6 +149,7 @@ async def play(repeats: int, seconds: float) -> dict[str, Any]:
         before = os.getloadavg()[0]
         runs: dict[str, list[dict[str, float]]] = {}
         echo: list[float] = []
+        bare: list[dict[str, float]] = []
         async with contextlib.AsyncExitStack() as stack:
             contenders = [await stack.enter_async_context(start(folder)) for start in CONTENDERS]
             for _ in range(repeats):
@@ -160,11 +161,12 @@ async def play(repeats: int, seconds: float) -> dict[str, Any]:
                             found = await asyncio.to_thread(measure, contender, model, callers, seconds)
                             runs.setdefault(key, []).append(found)
                 echo.append(await asyncio.to_thread(echo_p50_us, folder, seconds))
+                bare.append(await asyncio.to_thread(bare_us, folder))
         planned = [await plans.plans(folder / "plans", seconds) for _ in range(repeats)]
         return {
             **environment(),
             "load_average": [before, os.getloadavg()[0]],
-            "bare_us": bare_us(folder),
+            "bare_us": {model: statistics.median(one[model] for one in bare) for model in bare[0]},
             "echo_p50_us": statistics.median(echo),
             "settings": {contender.name: contender.settings for contender in contenders},
             "runs": runs,
