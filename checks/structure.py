@@ -33,7 +33,7 @@ MAY_IMPORT_NATIVE = frozenset(
 )
 """Files of the package that may import the native module. import-linter does not see imports of compiled modules."""
 
-CRATES = ("crates/core", "crates/http2", "crates/python", "crates/rest", "benchmarks/kit")
+CRATES = ("crates/core", "crates/http2", "crates/onnx", "crates/python", "crates/rest", "benchmarks/kit")
 PACKAGES = ("src/modelmesh",)
 CODE = ("benchmarks", "checks", "crates", "deploy", "examples", "proto", "src", "tests")
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
