@@ -78,7 +78,7 @@ async def asked() -> AsyncIterator[tuple[Any, Any, Keda]]:
 
 def sampled(controller: Controller, pods: int) -> None:
     now_ms = controller.demands._clock.monotonic_ms()
-    controller.demands._samples[OWN, "r"] = Sample(Demand(pods, Why.CALLS), pods, Trend(), {}, now_ms)
+    controller.demands._samples[OWN, "r"] = Sample(Demand(pods, Why.CALLS), pods, Trend(), 1, {}, now_ms)
     controller.demands.stir()
 
 

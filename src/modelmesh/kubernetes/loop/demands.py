@@ -35,6 +35,7 @@ class Sample:
 
     Attributes:
         pods: What there shall be if the controller sets it: more at once, fewer after a while.
+        standing: Pods that the Deployment asked for; with another number the decision is an old one.
         costs: What it costs to empty each instance.
         at_ms: When it was sampled, monotonic.
     """
@@ -42,6 +43,7 @@ class Sample:
     demand: Demand
     pods: int
     trend: Trend
+    standing: int
     costs: Mapping[str, int]
     at_ms: int
 
@@ -153,7 +155,9 @@ class Demands:
             trend = before.trend if before is not None else Trend()
             pods, trend = settled(demand, trend, standing=standing, now_ms=now_ms)
             seen.add(runtime.name)
-            self._samples[namespace, runtime.name] = Sample(demand, pods, trend, deletion_costs(loads), now_ms)
+            self._samples[namespace, runtime.name] = Sample(
+                demand, pods, trend, standing, deletion_costs(loads), now_ms
+            )
             if before is None or (pods, demand.pods) != (before.pods, before.demand.pods):
                 self._changed(namespace, runtime.name)
         for key in [key for key in self._samples if key[0] == namespace and key[1] not in seen]:

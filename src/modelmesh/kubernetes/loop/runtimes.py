@@ -139,7 +139,9 @@ class Runtimes:
         if scaler is ScaledBy.CONTROLLER:
             limits = limits_of(runtime, bounded=True)
             sample = self._services.demands.get(namespace, runtime.name)
-            asked = sample.pods if sample is not None else standing.replicas if standing is not None else 0
+            asked = standing.replicas if standing is not None else 0
+            if sample is not None and sample.standing == asked:
+                asked = sample.pods
             asked = min(limits.most, max(limits.least, asked))
             why = SENTENCES[sample.demand.why] if sample is not None else ""
         pods = decide_pods(
