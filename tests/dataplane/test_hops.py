@@ -168,7 +168,7 @@ async def test_a_client_that_goes_frees_both_instances(pair: tuple[Instance, Ins
     call.cancel()
     assert (await far.brain.next(Cancelled)).token == asked.token
     await until(lambda: not near.plane.busy() and not far.plane.busy())
-    assert near.plane.held() == far.plane.held() == (0, 0)
+    await until(lambda: near.plane.held() == far.plane.held() == (0, 0))
 
 
 async def test_copies_share_the_load(make: Make) -> None:

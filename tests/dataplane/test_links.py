@@ -184,4 +184,4 @@ async def test_descriptors_do_not_leak(make: Make, runtime: Runtime) -> None:
         await visit()
     await until(lambda: "modelmesh_connections 1" in one.plane.metrics().decode())
     await until(lambda: descriptors() <= before + 2)
-    assert one.plane.held() == (0, 0)
+    await until(lambda: one.plane.held() == (0, 0))

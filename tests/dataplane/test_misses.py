@@ -39,7 +39,7 @@ async def test_a_miss_is_held_until_it_is_served(one: Instance) -> None:
     one.local()
     one.plane.resolve([(missed.token, Serve())])
     assert await call == b"hello"
-    assert one.plane.held() == (0, 0)
+    await until(lambda: one.plane.held() == (0, 0))
 
 
 async def _answer(call: grpc.aio.UnaryUnaryCall) -> bytes:

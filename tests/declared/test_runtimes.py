@@ -162,7 +162,7 @@ def test_all_rules_are_checked_and_each_problem_stands_at_its_field(case: str) -
 
 
 ANNOTATIONS = {
-    "autoscalerClass": ("external", True),
+    "autoscalerClass": ("vpa", True),
     "targetUtilizationPercentage": ("101", True),
     "metrics": ("gpu", True),
     "min-scale": ("0", True),
