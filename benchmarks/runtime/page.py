@@ -6,6 +6,11 @@ from typing import Any
 
 from benchmarks.runtime.plans import CYCLES
 
+ONCE = (
+    "The models alone were measured once, beside other work than the rest: `sklearn_over_bare` and `onnx_1_p50_over_echo_and_model` are not reliable.",
+)
+"""If the models alone were not measured in each repeat."""
+
 
 def render(result: Mapping[str, Any]) -> str:
     """The page."""
@@ -27,6 +32,7 @@ def render(result: Mapping[str, Any]) -> str:
         "",
         f"The models alone: ONNX {bare['onnx']:.0f} µs, scikit-learn {bare['sklearn']:.0f} µs (`predict` and `predict_proba`). A call of the echo",
         f"runtime in Rust, which does nothing, takes one caller {result['echo_p50_us']:.0f} µs.",
+        *ONCE * (result["bare_runs"] < 2),
         "",
         "| server, model, callers | calls/s | CPU of the runtime per call, µs | p50, µs | p99, µs |",
         "|---|---|---|---|---|",

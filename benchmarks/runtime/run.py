@@ -167,6 +167,7 @@ async def play(repeats: int, seconds: float) -> dict[str, Any]:
             **environment(),
             "load_average": [before, os.getloadavg()[0]],
             "bare_us": {model: statistics.median(one[model] for one in bare) for model in bare[0]},
+            "bare_runs": len(bare),
             "echo_p50_us": statistics.median(echo),
             "settings": {contender.name: contender.settings for contender in contenders},
             "runs": runs,
