@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
-from cluster_kit import CONFIG, Cluster, installed, is_ready, predictor, states
+from cluster_kit import CONFIG, HOME, Cluster, installed, is_ready, predictor, states
 from conftest import until
 
-from modelmesh.testing.controlplane.api import Api
+from modelmesh.testing.controlplane.api import Api, path
 from modelmesh.testing.controlplane.plane import ControlPlane
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
@@ -16,6 +17,8 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180
 RUNTIME = "modelmesh-1.x"
 NAME = f"modelmesh-serving-{RUNTIME}"
 EMPTY_SINCE = "modelmesh.io/empty-since"
+METRIC = "modelmesh_controller_wanted_pods{"
+COST = "controller.kubernetes.io/pod-deletion-cost"
 HPA = "serving.kserve.io/autoscalerClass"
 LONG = CONFIG.replace("gracePeriodSeconds: 2", "gracePeriodSeconds: 600")
 SHORT = CONFIG.replace("gracePeriodSeconds: 2", "gracePeriodSeconds: 0")
@@ -148,4 +151,56 @@ async def test_without_the_annotation_the_configuration_sets_the_pods(cluster: C
     await cluster.configure(SHORT.replace("podsPerRuntime: 1", "podsPerRuntime: 2"))
     await annotate(cluster, autoscalerClass="")
     await until_autoscaler(cluster, None)
+    await until_deployment(cluster, replicas=2)
+
+
+async def wanted_pods(cluster: Cluster) -> str:
+    """The line of the controller's metrics that says how many pods the runtime needs."""
+    (manager,) = await cluster.pods("control-plane=modelmesh-controller")
+    url = f"http://{manager['status']['podIP']}:8080/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        lines = (await response.text()).splitlines()
+    return next((line for line in lines if line.startswith(METRIC) and f'runtime="{RUNTIME}"' in line), "")
+
+
+async def test_the_controller_sets_the_pods_and_says_which_is_cheap_to_empty(cluster: Cluster) -> None:
+    await annotate(cluster, autoscalerClass="modelmesh", min_scale="2", max_scale="3")
+
+    async def two_ready() -> bool:
+        return [is_ready(pod) for pod in await cluster.runtime_pods(RUNTIME)] == [True, True]
+
+    await until(two_ready, "there are not two pods", why=cluster.said_by_controller)
+    await annotate(cluster, min_scale="1")
+
+    async def sampled() -> bool:
+        return 'reason="spare"' in await wanted_pods(cluster)  # which needs figures of both
+
+    async def why() -> str:
+        return f"{await wanted_pods(cluster)} {await cluster.said_by_controller()}"
+
+    await until(sampled, "two instances were not sampled", why=why)
+    await annotate(cluster, max_scale="1")
+    await until_deployment(cluster, replicas=1)
+
+    async def one_left() -> bool:
+        return len(await cluster.runtime_pods(RUNTIME)) == 1
+
+    await until(one_left, "no pod went", why=cluster.said_by_controller)
+    (left,) = await cluster.runtime_pods(RUNTIME)
+    assert COST in left["metadata"]["annotations"]
+    assert "cost of a pod not written" not in await cluster.said_by_controller()
+    assert "Scaled" in [event["reason"] for event in await cluster.api.items(path("v1", "events", "default"))]
+
+
+async def test_replicas_of_others_stay(cluster: Cluster) -> None:
+    await annotate(cluster, autoscalerClass="external", min_scale="", max_scale="")
+    await cluster.plane.kubectl("-n", HOME, "scale", "deployment", NAME, "--replicas=2")
+    await until_deployment(cluster, replicas=2)
+    await cluster.configure(SHORT + "enableAccessLogging: true\n")
+
+    async def rolled() -> bool:
+        found = await cluster.get("Deployment", NAME)
+        return found is not None and "MM_LOG_EACH_INVOKE" in str(found["spec"]["template"])
+
+    await until(rolled, "the Deployment was not updated", why=cluster.said_by_controller)
     await until_deployment(cluster, replicas=2)
