@@ -61,7 +61,7 @@ async def serving(plane: ControlPlane) -> None:
 
 async def _refused(plane: ControlPlane) -> bool:
     """Policies begin to work some time after they were created, each by itself."""
-    for manifest in (runtime(annotations={"autoscalerClass": "external"}), service({})):
+    for manifest in (runtime(annotations={"autoscalerClass": "magic"}), service({})):
         try:
             await plane.kubectl("create", "--dry-run=server", "-f", "-", given=json.dumps(manifest))
         except ControlPlaneError:

@@ -100,8 +100,10 @@ async def test_all_that_is_installed_is_taken(plane: ControlPlane, api: Api, ser
 async def test_the_manifests_of_the_page_are_taken(plane: ControlPlane, serving: None) -> None:
     page = (ROOT / "docs" / "how-to" / "serve-on-kubernetes.md").read_text()
     blocks = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 3
-    for block in blocks:
+    # A part of a manifest names no kind, and KEDA's definitions are not installed here.
+    whole = [block for block in blocks if "\nkind: " in block and "keda.sh/" not in block]
+    assert (len(whole), len(blocks)) == (3, 5)
+    for block in whole:
         manifest = block.replace("namespace: modelmesh-serving", "namespace: default")
         await plane.kubectl("apply", "--dry-run=server", "-f", "-", given=manifest)
 
