@@ -1,31 +1,17 @@
 """The controller over a whole simulated cluster, on virtual time: resources become pods and models, and say so."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
+from stories import play
 
 from modelmesh.kubernetes import kinds
 from modelmesh.kubernetes.kinds import DEPLOYMENT, INFERENCE_SERVICE, PREDICTOR, SERVICE, SERVING_RUNTIME
 from modelmesh.kubernetes.loop import controller
 from modelmesh.kubernetes.ports import ApiError
 from modelmesh.kubernetes.settings import Settings
-from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.kubernetes_cluster import OWN, KubernetesCluster
 from modelmesh.values.status import Status
-
-Story = Callable[[KubernetesCluster], Awaitable[None]]
-
-
-def play(story: Story, **options) -> None:
-    async def main() -> None:
-        cluster = KubernetesCluster(**options)
-        try:
-            await story(cluster)
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
 
 
 def replicas(k: KubernetesCluster, name: str = "modelmesh-serving-r", namespace: str = OWN) -> int:

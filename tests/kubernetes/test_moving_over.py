@@ -1,26 +1,14 @@
 """Taking over a namespace from the archived controller: its Deployments, and pods of the archived project."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+
+from stories import play
 
 from modelmesh.kubernetes.kinds import DEPLOYMENT, INFERENCE_SERVICE, SERVING_RUNTIME
-from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.kubernetes_cluster import OWN, KubernetesCluster
 from modelmesh.values.status import Status
 
-Story = Callable[[KubernetesCluster], Awaitable[None]]
 NAME = "modelmesh-serving-r"
-
-
-def play(story: Story) -> None:
-    async def main() -> None:
-        cluster = KubernetesCluster()
-        try:
-            await story(cluster)
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
 
 
 def take_over(k: KubernetesCluster, *, sidecar: bool) -> None:

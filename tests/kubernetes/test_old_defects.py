@@ -6,9 +6,9 @@ Those of rendering and configuration are tests beside the golden files, those of
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable
 
 import pytest
+from stories import play
 
 from modelmesh.kubernetes import kinds
 from modelmesh.kubernetes.kinds import (
@@ -24,23 +24,10 @@ from modelmesh.kubernetes.kinds import (
 )
 from modelmesh.kubernetes.ports import ApiError
 from modelmesh.kubernetes.replicas import EMPTY_SINCE
-from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.kubernetes_cluster import OWN, KubernetesCluster
 
-Story = Callable[[KubernetesCluster], Awaitable[None]]
 HPA = {"serving.kserve.io/autoscalerClass": "hpa", "serving.kserve.io/max-scale": "4"}
 NAME = "modelmesh-serving-r"
-
-
-def play(story: Story) -> None:
-    async def main() -> None:
-        cluster = KubernetesCluster()
-        try:
-            await story(cluster)
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
 
 
 def volumes(k: KubernetesCluster, name: str = NAME) -> set[str]:

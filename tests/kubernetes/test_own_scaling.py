@@ -1,32 +1,19 @@
 """The controller's own scaling, in simulated clusters: pods follow calls and memory, the cheapest pod goes, and replicas of others stay."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
+from stories import play
 
 from modelmesh.kubernetes.kinds import DEPLOYMENT, POD, PREDICTOR
 from modelmesh.kubernetes.ports import ApiError
-from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.kubernetes_cluster import OWN, KubernetesCluster
 
-Story = Callable[[KubernetesCluster], Awaitable[None]]
 NAME = "modelmesh-serving-r"
 CLASS = "serving.kserve.io/autoscalerClass"
 OURS = {CLASS: "modelmesh", "serving.kserve.io/min-scale": "1", "serving.kserve.io/max-scale": "4"}
 COST = "controller.kubernetes.io/pod-deletion-cost"
 GIB = 1 << 30
-
-
-def play(story: Story) -> None:
-    async def main() -> None:
-        cluster = KubernetesCluster()
-        try:
-            await story(cluster)
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
 
 
 def replicas(k: KubernetesCluster) -> int | None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from modelmesh.declared import Runtime
+from modelmesh.values.rounding import two_digits
 
 CALLS = "modelmesh.io/calls-per-pod"
 SAVED = "modelmesh.io/wait-saved-per-minute"
@@ -193,7 +194,7 @@ def deletion_costs(instances: Sequence[InstanceLoad]) -> dict[str, int]:
 
     Rounded, so that small changes write nothing.
     """
-    return {one.instance: _rounded(_cost(one)) for one in instances}
+    return {one.instance: two_digits(min(MOST_COST, round(_cost(one)))) for one in instances}
 
 
 def _wanted(serving: Sequence[InstanceLoad], standing: int, limits: Limits) -> Demand:
@@ -237,10 +238,3 @@ def _without_one_ms(serving: Sequence[InstanceLoad]) -> float:
 
 def _cost(one: InstanceLoad) -> float:
     return one.worth_ms * one.used_bytes / GIB + one.used_bytes / (1 << 20)
-
-
-def _rounded(cost: float) -> int:
-    """To two digits."""
-    whole = min(MOST_COST, round(cost))
-    unit: int = 10 ** max(0, len(str(whole)) - 2)
-    return whole // unit * unit

@@ -12,6 +12,7 @@ from modelmesh.policy.copies import CopiesLimits, regular_use
 from modelmesh.values.dataplane import Usage
 from modelmesh.values.ids import ModelId
 from modelmesh.values.records import HotCopy
+from modelmesh.values.rounding import two_digits
 
 WINDOW_MS = 10_000
 PUBLISHED = 64
@@ -151,15 +152,9 @@ class RateBook:
     def hottest(self, above: int) -> tuple[HotCopy, ...]:
         """What is published: copies with more than `above` requests per minute, the hottest first."""
         hot = [
-            HotCopy(model, _rounded(rate), use.in_flight, use.waiting)
+            HotCopy(model, two_digits(rate), use.in_flight, use.waiting)
             for model, use in self._uses.items()
             if (rate := self.rate(model)) > above or use.waited_looks
         ]
         hot.sort(key=lambda copy: (-copy.rate, copy.model))
         return tuple(hot[:PUBLISHED])
-
-
-def _rounded(rate: int) -> int:
-    """To two digits: small changes are not worth a write."""
-    unit: int = 10 ** max(0, len(str(rate)) - 2)
-    return rate // unit * unit
