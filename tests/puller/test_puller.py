@@ -16,11 +16,14 @@ from aiohttp import ClientSession, web
 
 from modelmesh._proto import grpc_health_pb2 as health
 from modelmesh._proto import model_runtime_pb2 as pb
+from modelmesh._proto import runtime_events_pb2 as events_pb
+from modelmesh.policy.load_patience import furthest, moved_on
 from modelmesh.puller.main import Serving
 from modelmesh.puller.settings import PullerSettings, read_settings
 from modelmesh.puller.turns import Turns
 from modelmesh.runtime import LoadError, ModelRuntime, ModelSource, RuntimeFault, RuntimeServer, serve
 from modelmesh.servers.settings import SettingsError
+from modelmesh.values.load_progress import LoadProgress, LoadStage
 from modelmesh.values.status import Status
 
 
@@ -57,6 +60,16 @@ class Recorder(ModelRuntime[str]):
 
     async def unload(self, model: str) -> None:
         self.calls.append(f"unload {model}")
+
+
+class Telling(Recorder):
+    """A runtime that reports how far its loads are."""
+
+    told: LoadProgress | None = None
+
+    def progress(self, model_id: str) -> LoadProgress | None:
+        self.calls.append(f"progress {model_id}")
+        return self.told
 
 
 @dataclass
@@ -100,6 +113,16 @@ class Pod:
     async def status(self) -> pb.RuntimeStatusResponse:
         return await self.call("runtimeStatus", pb.RuntimeStatusRequest(), pb.RuntimeStatusResponse)
 
+    async def progress(self, channel: grpc.aio.Channel) -> LoadProgress:
+        """As the mesh asks for it."""
+        stub = channel.unary_unary(
+            "/modelmesh.v1.RuntimeEvents/LoadProgress",
+            request_serializer=events_pb.LoadProgressRequest.SerializeToString,
+            response_deserializer=events_pb.LoadProgressResponse.FromString,
+        )
+        told = await stub(events_pb.LoadProgressRequest(model_id="mod"), timeout=20)
+        return LoadProgress(LoadStage(told.stage), told.bytes_done, told.bytes_total, told.files_done, told.files_total)
+
     @property
     def root(self) -> Path:
         return self.settings.root
@@ -109,7 +132,7 @@ class Pod:
 
 
 @asynccontextmanager
-async def pod(tmp_path: Path, **environ: str) -> AsyncIterator[Pod]:
+async def pod(tmp_path: Path, *, runtime: Recorder | None = None, **environ: str) -> AsyncIterator[Pod]:
     files = {"/m/model": b"content", "/m/folder.txt": b"x", "/m/schema.json": b"{}"}
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -134,7 +157,7 @@ async def pod(tmp_path: Path, **environ: str) -> AsyncIterator[Pod]:
     configs = tmp_path / "configs"
     configs.mkdir()
     (configs / "web").write_text(json.dumps({"type": "http", "url": f"http://127.0.0.1:{port}"}))
-    runtime = Recorder()
+    runtime = runtime or Recorder()
     server = await serve(runtime, listen="127.0.0.1:0")
     settings = read_settings(
         {
@@ -338,6 +361,61 @@ async def test_a_runtime_that_begins_anew_is_told_by_a_broken_connection(mesh: P
         error = await refused(mesh.call("modelSize", pb.ModelSizeRequest(modelId="mod"), pb.ModelSizeResponse))
     assert error.code().name == "NOT_FOUND"
     await mesh.load("mod")
+
+
+@asynccontextmanager
+async def loading(mesh: Pod) -> AsyncIterator[grpc.aio.Channel]:
+    """While the runtime loads `mod`, whose files are there."""
+    mesh.runtime.gate.clear()
+    async with mesh.channel() as channel:
+        request = pb.LoadModelRequest(modelId="mod", modelPath="m/model", modelKey='{"storage_key": "web"}')
+        load = asyncio.ensure_future(mesh.begin(channel, "loadModel", request, pb.LoadModelResponse))
+        await mesh.runtime.entered.wait()
+        yield channel
+        mesh.runtime.gate.set()
+        await load
+
+
+async def test_what_the_runtime_reports_of_a_load_is_passed_on(tmp_path: Path) -> None:
+    """With the bytes of the pull, so that each report of the runtime is progress for the mesh, whose time-out counts from it."""
+    runtime = Telling()
+    async with pod(tmp_path, runtime=runtime) as mesh:
+        async with loading(mesh) as channel:
+            seen = [await mesh.progress(channel)]
+            for runtime.told in (
+                LoadProgress(LoadStage.LOADING, 3, 100),
+                LoadProgress(LoadStage.LOADING, 60, 100, 1, 2),
+                LoadProgress(LoadStage.PUBLISHING, 100, 100, 2, 2),
+            ):
+                seen.append(await mesh.progress(channel))
+        assert seen == [
+            LoadProgress(LoadStage.LOADING, 7, 7, 1, 1),
+            LoadProgress(LoadStage.LOADING, 10, 107, 1, 1),
+            LoadProgress(LoadStage.LOADING, 67, 107, 2, 3),
+            LoadProgress(LoadStage.PUBLISHING, 107, 107, 3, 3),
+        ]
+        last = None
+        for one in seen:
+            assert moved_on(last, one)
+            last = furthest(last, one)
+        assert "progress mod" in runtime.calls
+        async with mesh.channel() as channel:
+            assert (await refused(mesh.progress(channel))).code().name == "NOT_FOUND"
+
+
+async def test_a_runtime_that_reports_nothing_is_asked_once_and_its_load_is_one(mesh: Pod) -> None:
+    asked = []
+    call = mesh.puller.upstream._channel.unary_unary  # the connection is the puller's own affair
+
+    def counted(path: str, **more: object) -> object:
+        asked.append(path)
+        return call(path, **more)
+
+    mesh.puller.upstream._channel.unary_unary = counted  # type: ignore[method-assign]
+    async with loading(mesh) as channel:
+        for _ in range(3):
+            assert await mesh.progress(channel) == LoadProgress(LoadStage.LOADING, 7, 7, 1, 1)
+    assert asked.count("/modelmesh.v1.RuntimeEvents/LoadProgress") == 1
 
 
 async def test_predictions_are_the_runtimes_or_from_the_listing(mesh: Pod) -> None:

@@ -15,7 +15,7 @@ from modelmesh.runtime.errors import RuntimeFault
 from modelmesh.runtime.load_progress import LoadsAtWork
 from modelmesh.runtime.service import service_methods
 from modelmesh.storage import Local, ModelFolders, Progress, Report, StorageError
-from modelmesh.values.load_progress import LoadProgress
+from modelmesh.values.load_progress import LoadProgress, LoadStage
 from modelmesh.values.status import Status
 
 _log = logging.getLogger("modelmesh.puller")
@@ -74,9 +74,13 @@ class PullerService:
             with self._at_work.one(request.modelId) as report:
                 return await self._load(request, context, report)
 
-    def progress(self, model_id: str) -> LoadProgress | None:
-        """How far a load is that runs now: as the pull reports, then that the runtime loads."""
-        return self._at_work.get(model_id)
+    async def progress(self, model_id: str) -> LoadProgress | None:
+        """How far a load is that runs now: as the pull reports, then as the runtime does, if it does."""
+        pulled = self._at_work.get(model_id)
+        if pulled is None or pulled.stage is not LoadStage.LOADING:
+            return pulled
+        told = await self._upstream.progress(model_id)
+        return pulled if told is None else added(pulled, told)
 
     async def _load(self, request: pb.LoadModelRequest, context: Context, report: Report) -> pb.LoadModelResponse:
         local = await self._bring(request, report)
@@ -211,3 +215,18 @@ class PullerService:
         for model_id in self._folders.left():
             async with self._turns.one(model_id):
                 await self._unload(model_id, None)
+
+
+def added(pulled: LoadProgress, told: LoadProgress) -> LoadProgress:
+    """The progress of a runtime after a pull, in the runtime's stage.
+
+    The counts of the pull stay in: without them a runtime that begins to report would seem to fall behind the pull, and what
+    falls behind counts as no progress.
+    """
+    return LoadProgress(
+        told.stage,
+        bytes_done=pulled.bytes_done + told.bytes_done,
+        bytes_total=pulled.bytes_total + told.bytes_total,
+        files_done=pulled.files_done + told.files_done,
+        files_total=pulled.files_total + told.files_total,
+    )

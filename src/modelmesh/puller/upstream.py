@@ -8,10 +8,15 @@ import grpc
 from google.protobuf.message import Message
 
 from modelmesh._proto import model_runtime_pb2 as pb
+from modelmesh._proto import runtime_events_pb2 as events_pb
 from modelmesh.runtime.errors import RuntimeFault
+from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.status import Status
 
 SERVICE = "mmesh.ModelRuntime"
+PROGRESS = "/modelmesh.v1.RuntimeEvents/LoadProgress"
+PROGRESS_S = 0.3
+"""How long a runtime may take to report its progress; the mesh waits half a second for us."""
 RECONNECT_S = 2.0
 """How long a connection that broke may take to be back before the mesh gets an error."""
 
@@ -31,6 +36,7 @@ class Upstream:
     def __init__(self, target: str) -> None:
         self.target = target
         self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._tells_progress = True
 
     async def call(self, method: str, request: Message, answer: type[M], timeout_s: float | None) -> M:
         """One call.
@@ -48,6 +54,31 @@ class Upstream:
         except grpc.aio.AioRpcError as error:
             raise RuntimeFault(error.details() or error.code().name, status=Status(error.code().value[0])) from None
         return found
+
+    async def progress(self, model_id: str) -> LoadProgress | None:
+        """How far the runtime reports a load to be; None: it does not report it.
+
+        A runtime that answered UNIMPLEMENTED is not asked again on this connection.
+        """
+        if not self._tells_progress:
+            return None
+        stub = self._channel.unary_unary(
+            PROGRESS,
+            request_serializer=events_pb.LoadProgressRequest.SerializeToString,
+            response_deserializer=events_pb.LoadProgressResponse.FromString,
+        )
+        try:
+            told = await stub(events_pb.LoadProgressRequest(model_id=model_id), timeout=PROGRESS_S)
+        except grpc.aio.AioRpcError as error:
+            self._tells_progress = error.code() is not grpc.StatusCode.UNIMPLEMENTED
+            return None
+        return LoadProgress.decoded(
+            told.stage,
+            bytes_done=told.bytes_done,
+            bytes_total=told.bytes_total,
+            files_done=told.files_done,
+            files_total=told.files_total,
+        )
 
     @property
     def connected(self) -> bool:
@@ -78,3 +109,4 @@ class Upstream:
         """Wait for the runtime."""
         while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
             await self._channel.wait_for_state_change(state)
+        self._tells_progress = True  # it may be a new runtime

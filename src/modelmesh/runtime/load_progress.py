@@ -3,7 +3,7 @@
 A load that moves on is waited for beyond the runtime's time-out (`modelmesh.policy.load_patience`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -57,11 +57,11 @@ class LoadsAtWork:
             )
 
 
-def progress_methods(get: Callable[[str], LoadProgress | None]) -> dict[str, Method]:
+def progress_methods(get: Callable[[str], Awaitable[LoadProgress | None]]) -> dict[str, Method]:
     """The methods of `modelmesh.v1.RuntimeEvents` by path. `get`: how far the load of a model is; None: none runs."""
 
     async def load_progress(request: pb.LoadProgressRequest, _context: Context) -> pb.LoadProgressResponse:
-        found = get(request.model_id)
+        found = await get(request.model_id)
         if found is None:
             raise ModelNotLoadedError(request.model_id)
         return pb.LoadProgressResponse(

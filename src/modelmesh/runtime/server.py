@@ -20,6 +20,7 @@ from modelmesh.runtime.introspection import Health, Reflection
 from modelmesh.runtime.loaded import LoadedModels, call
 from modelmesh.runtime.management import Management
 from modelmesh.runtime.service import CallGate, model_service_methods
+from modelmesh.values.load_progress import LoadProgress
 
 _log = logging.getLogger("modelmesh.runtime")
 
@@ -133,7 +134,11 @@ async def serve(
         *(service.descriptor for service in own),
     ]
     if type(runtime).progress is not ModelRuntime.progress:
-        methods |= load_progress.progress_methods(runtime.progress)
+
+        async def progress(model_id: str) -> LoadProgress | None:
+            return runtime.progress(model_id)
+
+        methods |= load_progress.progress_methods(progress)
         descriptors.append(load_progress.DESCRIPTOR)
     quick = None
     if type(runtime).infer is not ModelRuntime.infer:
