@@ -36,6 +36,8 @@ class MemoryServer:
     log: list[str] = field(default_factory=list)
     model_bytes: int = 10 * MIB
     import_bytes: int = 50 * MIB
+    first_bytes: int = 0
+    """What the first load makes the server keep for itself."""
     keeps_memory: bool = False
     told_bytes: int | None = None
     memory_bytes: int | None = 100 * MIB
@@ -72,7 +74,8 @@ class MemoryServer:
         if self.refuses:
             raise ServerError(self.refuses, status=Status.INVALID_ARGUMENT)
         self.loaded.add(model_id)
-        self._grow(self.model_bytes)
+        self._grow(self.model_bytes + self.first_bytes)
+        self.first_bytes = 0
 
     async def unload(self, model_id: str, folder: Path) -> None:
         self._there()

@@ -160,6 +160,23 @@ async def test_memory_that_the_server_kept_is_not_taken_for_a_small_model(start_
     assert await adapter.client.load("c", "three") == 10 * MIB, "with nothing left over it is measured again"
 
 
+async def test_what_the_server_keeps_of_a_first_load_is_no_models(start_adapter: Start) -> None:
+    """The file of a scikit-learn model makes MLServer import more of the package, and it stays when the model has left."""
+    adapter = await start_adapter(MemoryServer(first_bytes=3 * MIB))
+    assert await adapter.client.load("m") == 13 * MIB, "what it grew by; nothing else is known"
+    await adapter.client.unload("m")
+    assert await adapter.client.load("m") == 10 * MIB, "it shrank by that, and grew by that again"
+    adapter.driver.model_bytes = 20 * MIB
+    assert await adapter.client.load("other", "elsewhere") == 20 * MIB, "the server's own room is nobody's: it is exact"
+
+
+async def test_a_model_that_mostly_lives_in_kept_room_is_what_it_was(start_adapter: Start) -> None:
+    adapter = await start_adapter(MemoryServer(keeps_memory=True))
+    for _ in range(3):
+        assert await adapter.client.load("m") == 10 * MIB
+        await adapter.client.unload("m")
+
+
 async def test_a_pull_beside_a_load_does_not_keep_it_from_being_measured(start_adapter: Start) -> None:
     adapter = await start_adapter(LOADING_CONCURRENCY="2")
     adapter.files.gates["slow"] = asyncio.Event()

@@ -21,7 +21,7 @@ from modelmesh.servers.layout import Given, Layout, empty, remove, write_layout
 from modelmesh.servers.names import folder_name, format_of
 from modelmesh.servers.schema import Schema, read_schema
 from modelmesh.servers.settings import AdapterSettings
-from modelmesh.servers.sizes import Growth, Sizes, Slack, judge
+from modelmesh.servers.sizes import Growth, Reason, Sizes, Slack, judge
 from modelmesh.servers.tree import Tree, scan
 from modelmesh.values.load_progress import LoadProgress
 
@@ -30,11 +30,13 @@ _log = logging.getLogger("modelmesh.servers")
 
 @dataclass(slots=True)
 class Placed:
-    """A model that the server has loaded."""
+    """A model that the server has loaded. `format` and `content` name its size among what is known of sizes."""
 
     id: str
     folder: Path
     size_bytes: int
+    format: str
+    content: str
 
 
 @dataclass(slots=True)
@@ -164,11 +166,14 @@ class AdapterRuntime(ModelRuntime[Placed]):
             growth = Growth(before, after, self._slack.left_bytes)
         predicted = self._sizes.predicted(model_format, brought.size_bytes)
         known = self._sizes.known(model_format, brought.content)
-        size = judge(predicted, told=told, growth=growth, known=known)
+        freed = self._sizes.freed(model_format, brought.content)
+        size = judge(predicted, told=told, growth=growth, known=known, freed=freed)
         self._sizes.learn(model_format, brought.content, brought.size_bytes, size)
         self._slack.moved_in(size.size_bytes, growth)
+        if size.reason is Reason.SETTLED:
+            self._slack.not_a_models((known or 0) - size.size_bytes)
         _log.info("loaded %r: %d bytes (%s)", source.id, size.size_bytes, size.reason.value)
-        return Placed(source.id, folder, size.size_bytes)
+        return Placed(source.id, folder, size.size_bytes, model_format, brought.content)
 
     async def _prepare(self, model_format: str) -> None:
         """Once for each format: what the server imports is not the first model's size."""
@@ -242,8 +247,11 @@ class AdapterRuntime(ModelRuntime[Placed]):
             before, begun = await self._memory(), self._turns.begun
             await self._let_go(model.id, model.folder)
             after = await self._memory()
-            seen = before is not None and after is not None and self._was_alone(begun)
-            self._slack.moved_out(model.size_bytes, freed=(before or 0) - (after or 0) if seen else 0)
+            if before is None or after is None or not self._was_alone(begun):
+                self._slack.moved_out(model.size_bytes, freed=0)
+                return
+            self._slack.moved_out(model.size_bytes, freed=before - after)
+            self._sizes.left(model.format, model.content, before - after)
 
     async def clear_away(self, model_id: str) -> None:
         """Unload a model that is not loaded as far as we know; the server may know better.

@@ -3,6 +3,9 @@
 A server in one process keeps memory that models have left, and gives it to the next one. So growth alone says too little:
 a model that moved into such room has grown the server by less than it takes. With `slack` bytes of such room before a load
 that grew the server by `grew` bytes, the model takes between `grew` and `grew + slack`; without any, exactly `grew`.
+
+The first load of a content can also grow the server by what that keeps for itself, such as packages that the file makes it
+import. This shows when the model leaves and comes back: the server shrinks and grows by the same, and by less than at first.
 """
 
 import enum
@@ -20,6 +23,12 @@ _EXACT_SHARE = 0.1
 _EXACT_BYTES = 1024 * 1024
 """Slack up to this share of the growth, or so many bytes, is none worth speaking of."""
 
+_SETTLED_SHARE = 0.1
+"""Shrinkage and growth that differ by up to this share of the growth are the same."""
+
+_SEEN_SHARE = 0.5
+"""A model of which less than this share shows in the server's memory lives in the room that the server keeps."""
+
 _AGREEING_SHARE = 0.75
 """Growth of this share of what was predicted is taken for the size, although some of the model may be in the slack."""
 
@@ -29,6 +38,7 @@ class Reason(enum.Enum):
 
     TOLD = "told"
     MEASURED = "measured"
+    SETTLED = "settled"
     REMEMBERED = "remembered"
     BOUNDED = "bounded"
     PREDICTED = "predicted"
@@ -80,7 +90,14 @@ class Growth:
         return self.slack <= max(_EXACT_BYTES, self.grew * _EXACT_SHARE)
 
 
-def judge(predicted: int, *, told: int | None = None, growth: Growth | None = None, known: int | None = None) -> Size:
+def judge(
+    predicted: int,
+    *,
+    told: int | None = None,
+    growth: Growth | None = None,
+    known: int | None = None,
+    freed: int | None = None,
+) -> Size:
     """The size of a model that was just loaded.
 
     Args:
@@ -88,12 +105,15 @@ def judge(predicted: int, *, told: int | None = None, growth: Growth | None = No
         told: What the server or the model's own process says.
         growth: What was measured around the load.
         known: What the same content took before.
+        freed: What the server shrank by when the same content left.
     """
     if told is not None and told > 0:
         return Size(max(told, LEAST_BYTES), Reason.TOLD)
     if growth is not None and growth.is_exact and growth.grew > 0:
         measured = growth.grew if known is None else (growth.grew + known) // 2
         return Size(max(measured, LEAST_BYTES), Reason.MEASURED)
+    if growth is not None and known is not None and freed is not None and _is_settled(growth.grew, freed, known):
+        return Size(max(growth.grew, LEAST_BYTES), Reason.SETTLED)
     if known is not None:
         return Size(known, Reason.REMEMBERED)
     if growth is not None:
@@ -101,6 +121,11 @@ def judge(predicted: int, *, told: int | None = None, growth: Growth | None = No
         bounded = growth.grew if agrees else min(predicted, growth.grew + growth.slack)
         return Size(max(bounded, LEAST_BYTES), Reason.BOUNDED)
     return Size(max(predicted, LEAST_BYTES), Reason.PREDICTED)
+
+
+def _is_settled(grew: int, freed: int, known: int) -> bool:
+    """Whether the server shrinks and grows by the same with a model, and by most of what the model was known to take."""
+    return min(grew, freed) >= _SEEN_SHARE * known and abs(grew - freed) <= max(_EXACT_BYTES, _SETTLED_SHARE * grew)
 
 
 @dataclass(slots=True)
@@ -117,11 +142,21 @@ class Sizes:
     default_bytes: int
     told: Callable[[Learned], None] | None = None
     _known: "OrderedDict[tuple[str, str], int]" = field(default_factory=OrderedDict)
+    _freed: dict[tuple[str, str], int] = field(default_factory=dict)
     _factors: dict[str, float] = field(default_factory=dict)
 
     def known(self, model_format: str, content: str) -> int | None:
         """What this content took."""
         return self._known.get((model_format, content))
+
+    def freed(self, model_format: str, content: str) -> int | None:
+        """What the server shrank by when this content last left, if that was seen."""
+        return self._freed.get((model_format, content))
+
+    def left(self, model_format: str, content: str, freed: int) -> None:
+        """A model left, alone, and the server shrank by so many bytes."""
+        if (model_format, content) in self._known:
+            self._freed[model_format, content] = max(0, freed)
 
     def predicted(self, model_format: str, disk_bytes: int) -> int:
         """What files of this size will take."""
@@ -145,9 +180,10 @@ class Sizes:
         self._known[key] = learned.size_bytes
         self._known.move_to_end(key)
         if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+            forgotten, _ = self._known.popitem(last=False)
+            self._freed.pop(forgotten, None)
         # Of small models the server's own share is most of the size, and no rule for larger ones.
-        if learned.reason in {Reason.TOLD, Reason.MEASURED} and disk_bytes >= 16 * LEAST_BYTES:
+        if learned.reason in {Reason.TOLD, Reason.MEASURED, Reason.SETTLED} and disk_bytes >= 16 * LEAST_BYTES:
             seen = learned.size_bytes / disk_bytes
             last = self._factors.get(model_format)
             self._factors[model_format] = seen if last is None else (seen + last) / 2
@@ -167,6 +203,10 @@ class Slack:
         """A model was loaded: what the server did not grow by came from here."""
         if growth is not None:
             self.left_bytes = max(0, self.left_bytes - max(0, size_bytes - growth.grew))
+
+    def not_a_models(self, size_bytes: int) -> None:
+        """So many bytes that were taken for a model's are the server's own: no model moves in there."""
+        self.left_bytes = max(0, self.left_bytes - max(0, size_bytes))
 
     def moved_out(self, size_bytes: int, *, freed: int) -> None:
         """A model has left, and the server shrank by so many bytes."""
