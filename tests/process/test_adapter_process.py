@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +16,35 @@ from modelmesh._proto import model_runtime_pb2 as pb
 from modelmesh.instance.local_cluster import free_port
 
 pytestmark = pytest.mark.process
+
+COMMANDS = Path(__file__).parents[2] / "deploy" / "image" / "commands.sh"
+
+OF_ALL = {
+    "CONTAINER_MEM_REQ_BYTES": "1073741824",
+    "MEM_BUFFER_BYTES": "134217728",
+    "LOADTIME_TIMEOUT": "90000",
+    "USE_EMBEDDED_PULLER": "true",
+}
+OLD_RUNTIMES = {
+    "mlserver": {"RUNTIME_PORT": "8001", "RUNTIME_DATA_ENDPOINT": "port:8001", "RUNTIME_VERSION": "1.3.2"},
+    "triton": {
+        "RUNTIME_PORT": "8001",
+        "RUNTIME_DATA_ENDPOINT": "port:8001",
+        "RUNTIME_VERSION": "23.04-py3",
+        "LOADING_CONCURRENCY": "2",
+    },
+    "ovms": {"RUNTIME_PORT": "8888", "RUNTIME_DATA_ENDPOINT": "port:8001", "RUNTIME_VERSION": "2022.2"},
+    "torchserve": {"RUNTIME_PORT": "7071", "RUNTIME_DATA_ENDPOINT": "port:7070", "RUNTIME_VERSION": "0.7.1-cpu"},
+}
+"""What the archived controller gave the adapters of its four shipped runtimes. Source: spec/runtime-adapters.md 1 and 10."""
+
+WAITED_FOR = {
+    "mlserver": "_mlserver_models",
+    "triton": "",  # it makes its folder itself
+    "ovms": "model_config_list.json",
+    "torchserve": "_torchserve_models/mmconfig.properties",
+}
+"""What the server's container finds in the volume that both share, before the server is there."""
 
 
 async def start(server: str, **variables: str) -> asyncio.subprocess.Process:
@@ -46,35 +76,39 @@ async def test_settings_that_make_no_sense_end_it_with_status_1_and_one_line(
     assert "Traceback" not in output.decode()
 
 
-@pytest.mark.parametrize("server", ["mlserver", "triton", "ovms"])
-async def test_without_its_server_it_is_starting_and_ends_when_it_is_told(server: str, tmp_path: Path) -> None:
-    port, away = free_port(), free_port()
-    process = await start(
-        server,
-        ADAPTER_PORT=str(port),
-        RUNTIME_PORT=str(away),
-        CONTAINER_MEM_REQ_BYTES=str(2**30),
-        ROOT_MODEL_DIR=str(tmp_path),
-        MODEL_CONFIG_FILE=str(tmp_path / "model_config_list.json"),
-        USE_EMBEDDED_PULLER="true",
-        LIMIT_PER_MODEL_CONCURRENCY="3",
+async def is_starting(channel: grpc.aio.Channel) -> bool:
+    call = channel.unary_unary(
+        "/mmesh.ModelRuntime/runtimeStatus",
+        request_serializer=pb.RuntimeStatusRequest.SerializeToString,
+        response_deserializer=pb.RuntimeStatusResponse.FromString,
+    )
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        return (await call(pb.RuntimeStatusRequest(), timeout=5)).status == pb.RuntimeStatusResponse.STARTING
+    return False
+
+
+@pytest.mark.parametrize("server", OLD_RUNTIMES)
+async def test_a_container_of_an_old_runtime_starts_it_by_the_old_name_and_environment(
+    server: str, tmp_path: Path
+) -> None:
+    """Of the old contract only ports and folders are other ones here. It waits for its server, and ends with status 0."""
+    modelmesh = Path(sys.executable).with_name("modelmesh")
+    await asyncio.to_thread(subprocess.run, [COMMANDS, tmp_path / "app", modelmesh], check=True)
+    port, root = free_port(), tmp_path / "models"
+    root.mkdir()  # the volume
+    own = {**OF_ALL, **OLD_RUNTIMES[server], "ADAPTER_PORT": str(port), "RUNTIME_PORT": str(free_port())}
+    own |= {"ROOT_MODEL_DIR": str(root), "STORAGE_CONFIG_DIR": str(tmp_path / "storage-config")}
+    own |= {"MODEL_CONFIG_FILE": str(root / "model_config_list.json")} if server == "ovms" else {}
+    process = await asyncio.create_subprocess_exec(
+        tmp_path / "app" / f"{server}-adapter",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={"PATH": os.environ["PATH"], **own},
     )
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = channel.unary_unary(
-                "/mmesh.ModelRuntime/runtimeStatus",
-                request_serializer=pb.RuntimeStatusRequest.SerializeToString,
-                response_deserializer=pb.RuntimeStatusResponse.FromString,
-            )
-
-            async def is_starting() -> bool:
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    return (
-                        await call(pb.RuntimeStatusRequest(), timeout=5)
-                    ).status == pb.RuntimeStatusResponse.STARTING
-                return False
-
-            await eventually(is_starting, within=30)
+            await eventually(lambda: is_starting(channel), within=30)
+        assert (root / WAITED_FOR[server]).exists()
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(30):
             output, _ = await process.communicate()

@@ -47,7 +47,13 @@ def mlserver(listen: Listen = None, models: Models = None) -> None:
     from modelmesh.servers.settings import Variables
 
     metrics_port = _checked(lambda: Variables(os.environ).number("MLSERVER_METRICS_PORT", 8082, least=1, most=65535))
-    _serve("mlserver", listen, models, lambda settings: MLServer(settings.server_port, metrics_port))
+
+    def driver(settings: "AdapterSettings") -> MLServer:
+        # The server's container may start at any time, and finds the folder that its own environment names.
+        (settings.root / MLServer.folder).mkdir(parents=True, exist_ok=True)
+        return MLServer(settings.server_port, metrics_port)
+
+    _serve("mlserver", listen, models, driver)
 
 
 @adapter.command()
