@@ -1,31 +1,19 @@
-"""A pull that is killed at any moment leaves no file that differs from its source, and the budget holds."""
+"""A pull or an eviction that is killed at any moment leaves no file that differs from its source, and the budget holds."""
 
 import asyncio
-import io
 import json
 import os
 import sys
-import tarfile
 from pathlib import Path
 from random import Random
 
 import pytest
 from aiohttp import web
-from doubles import Files, Hub, serving
+from doubles import Files, Hub, archive, serving
 
-KILLING = str(Path(__file__).parent / "killing.py")
+KILLING, EVICTING = (str(Path(__file__).parent / name) for name in ("killing.py", "evicting.py"))
 KILLS = int(os.environ.get("KILLS", "12"))
 """Rounds; `make test-storage` has two hundred."""
-
-
-def archive(files: dict[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return packed.getvalue()
 
 
 @pytest.mark.timeout(60 + KILLS)
@@ -64,6 +52,26 @@ async def test_no_kill_leaves_a_wrong_file_and_the_budget_holds(tmp_path: Path, 
     assert found["wrong"] == []
     assert found["failed"] == 0, err.decode()[-2000:]
     assert found["killed"] >= KILLS // 8, found
+    assert found["compared"] > 0
+    assert found["most_bytes"] <= budget, found
+    assert found["trash"] == 0, found
+
+
+@pytest.mark.timeout(60 + KILLS)
+async def test_no_killed_eviction_leaves_a_wrong_file_and_the_budget_holds(tmp_path: Path) -> None:
+    """Another process uses the same folder meanwhile, and takes no harm."""
+    budget = 500_000
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, EVICTING, str(tmp_path / "cache"), str(budget), str(KILLS), "1"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()[-2000:]
+    found = json.loads(out)
+    assert found["wrong"] == []
+    assert found["failed"] == 0, err.decode()[-2000:]
+    assert found["killed"] >= KILLS // 4, found
     assert found["compared"] > 0
     assert found["most_bytes"] <= budget, found
     assert found["trash"] == 0, found

@@ -1,6 +1,7 @@
 """S3 through a real client library and a server that answers as S3 does; and one that does not."""
 
 import asyncio
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -127,6 +128,92 @@ async def test_without_permission(puller: Puller, bucket: S3) -> None:
     with pytest.raises(StorageError) as error:
         await puller.pull(location)
     assert error.value.code is Status.PERMISSION_DENIED
+
+
+async def test_a_pull_that_fails_harms_no_other(puller: Puller, bucket: S3) -> None:
+    """With the credentials of one that had failed, every later pull of the old puller failed, until the hour was over."""
+    missing, there = bucket.location("s3://bkt/nothing"), bucket.location("s3://bkt/single.onnx")
+    for _ in range(2):
+        found = await asyncio.gather(*(puller.pull(at) for at in [missing, there] * 6), return_exceptions=True)
+        for failed, pulled in zip(found[::2], found[1::2], strict=True):
+            assert isinstance(failed, StorageError)
+            assert failed.code is Status.NOT_FOUND
+            assert not isinstance(pulled, BaseException)
+            pulled.release()
+
+
+async def test_more_refusals_than_streams_end_the_pull(puller: Puller) -> None:
+    """The old puller waited without end when every one of its workers had failed."""
+    keys = "".join(
+        f"<Contents><Key>m/{number}</Key><Size>9</Size><ETag>e</ETag>"
+        "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+        for number in range(40)
+    )
+    listing = f"<ListBucketResult><Name>bkt</Name><IsTruncated>false</IsTruncated>{keys}</ListBucketResult>"
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        if "list-type" in request.query:
+            return web.Response(text=listing, content_type="application/xml")
+        return web.Response(status=403)
+
+    async with serving(refuse) as url, asyncio.timeout(20):
+        with pytest.raises(StorageError) as error:
+            await puller.pull(S3(url).location("s3://bkt/m"))
+    await puller.cache.close()
+    assert error.value.code is Status.PERMISSION_DENIED
+    assert nothing_left(puller.cache)
+
+
+REFUSING = {
+    "s3": lambda url: S3(url).location("s3://bkt/m"),
+    "gs": lambda url: parse_location("gs://bkt/m").with_settings({"endpoint_url": url}),
+    "az": lambda url: Location(Kind.AZ, "account/bkt", "m").with_settings(
+        {"endpoint_url": url, "account_key": "a2V5a2V5"}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSING)
+async def test_no_store_takes_a_refusal_for_an_empty_folder(puller: Puller, kind: str) -> None:
+    async def refuse(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=403)
+
+    async with serving(refuse) as url:
+        with pytest.raises(StorageError) as error:
+            await puller.pull(REFUSING[kind](url))
+    assert error.value.code is Status.PERMISSION_DENIED
+
+
+async def test_a_session_token_is_sent(puller: Puller) -> None:
+    seen = []
+
+    async def note(request: web.Request) -> web.StreamResponse:
+        seen.append(request.headers.get("x-amz-security-token"))
+        return web.Response(status=403)
+
+    async with serving(note) as url:
+        with pytest.raises(StorageError):
+            await puller.pull(parse_location("s3://bkt/m").with_settings({**S3(url).settings, "session_token": "TOK"}))
+    assert set(seen) == {"TOK"}
+
+
+async def test_few_files_are_open_at_once(puller: Puller, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old puller opened all files of a model before the first was fetched."""
+    s3.put(**{f"open/{number}": b"x" * 1000 for number in range(60)})
+    most, opened = [0], os.open
+
+    def counted(path: str, *more: object, **options: object) -> int:
+        fd = opened(path, *more, **options)  # type: ignore[arg-type]
+        parts = 0
+        for link in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                parts += "/partial/" in str(link.readlink())
+        most[0] = max(most[0], parts)
+        return fd
+
+    monkeypatch.setattr(os, "open", counted)
+    (await puller.pull(s3.location("s3://bkt/open"))).release()
+    assert 1 <= most[0] <= 2 * 8, "eight streams"
 
 
 HOSTILE = ["h/../x", "h//x", "h/./x", "h/a%00b", "h/" + "n" * 300, "h/" + "/".join(["n" * 200] * 5)]

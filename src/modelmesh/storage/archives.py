@@ -60,7 +60,8 @@ class Unpacking:
         self.files_out += 1
         if self.files_out > self.limits.max_files:
             raise StorageError(
-                Status.RESOURCE_EXHAUSTED, f"{self.place}: the archive has more than {self.limits.max_files} files"
+                Status.RESOURCE_EXHAUSTED,
+                f"{self.place}: the archive has more than {self.limits.max_files} files; pack fewer",
             )
 
     def take(self, size_bytes: int, bound: int) -> None:
@@ -103,9 +104,13 @@ def unpack(archive: Path, name: str, into: Path, work: Unpacking, *, layer_below
         else:
             _untar(archive, into, work, bound, layer_below)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile, NotImplementedError) as error:
-        raise StorageError(Status.INVALID_ARGUMENT, f"{work.place}: the archive is damaged ({error})") from None
+        raise StorageError(
+            Status.INVALID_ARGUMENT, f"{work.place}: the archive is damaged ({error}); upload it again"
+        ) from None
     except RuntimeError as error:  # zipfile's error for encrypted archives
-        raise StorageError(Status.INVALID_ARGUMENT, f"{work.place}: the archive cannot be read ({error})") from None
+        raise StorageError(
+            Status.INVALID_ARGUMENT, f"{work.place}: the archive cannot be read ({error}); pack it without a password"
+        ) from None
 
 
 class _BoundedHeader(tarfile.TarInfo):
@@ -149,7 +154,7 @@ def _untar(archive: Path, into: Path, work: Unpacking, bound: int, below: str) -
                 else:
                     raise StorageError(
                         Status.INVALID_ARGUMENT,
-                        f"{work.place}: {shown(name)!r} in the archive is no file, but a device",
+                        f"{work.place}: {shown(name)!r} in the archive is no file, but a device; leave it out",
                     )
 
 
@@ -188,7 +193,8 @@ def _check_directory(archive: Path, work: Unpacking) -> None:
         told = int.from_bytes(end["size"], "little")
         if told > MAX_DIRECTORY_BYTES and (len(end["size"]) == 8 or told != 0xFFFFFFFF):
             raise StorageError(
-                Status.RESOURCE_EXHAUSTED, f"{work.place}: the archive's table of contents has {told} bytes, too many"
+                Status.RESOURCE_EXHAUSTED,
+                f"{work.place}: the archive's table of contents has {told} bytes, too many; store the model unpacked",
             )
 
 
@@ -254,5 +260,6 @@ def _taken_away(into: Path, name: str) -> bool:
 
 def _clash(name: str, work: Unpacking) -> StorageError:
     return StorageError(
-        Status.INVALID_ARGUMENT, f"{work.place}: {shown(name)!r} in the archive is a file and a folder at once"
+        Status.INVALID_ARGUMENT,
+        f"{work.place}: {shown(name)!r} in the archive is a file and a folder at once; rename one",
     )

@@ -136,7 +136,7 @@ class DiskCache:
             raise of_os_error(error, f"the disk cache {self.folder}") from error
         raise StorageError(
             Status.UNAVAILABLE,
-            f"the disk cache {self.folder} was emptied {ATTEMPTS} times while {plan.location} was pulled",
+            f"the disk cache {self.folder} was emptied {ATTEMPTS} times while {plan.location} was pulled; stop what empties it",
         )
 
     async def present(self, plan: Plan) -> bool:

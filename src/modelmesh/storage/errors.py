@@ -44,6 +44,27 @@ class StorageError(Exception):
         """Whether the same request may succeed in a moment."""
         return self.code in {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED}
 
+    def of(self, what: str) -> "StorageError":
+        """The same error, with what was pulled in its text."""
+        if what in self.message:
+            return self
+        return StorageError(self.code, f"{what}: {self.message}", retry_after_s=self.retry_after_s)
+
+
+_STEPS = {
+    Status.UNAUTHENTICATED: "give valid credentials in its storage configuration",
+    Status.PERMISSION_DENIED: "give these credentials the right to list and read there",
+    Status.NOT_FOUND: "check the path",
+    Status.ABORTED: "pull again when nothing writes there",
+    Status.UNAVAILABLE: "look after the store, and try again later",
+    Status.INVALID_ARGUMENT: "check the location and its storage configuration",
+}
+
+
+def next_step(code: Status) -> str:
+    """What to do when a store answers so, as the end of a message."""
+    return f"; {_STEPS[code]}" if code in _STEPS else ""
+
 
 def scrub(text: str, secrets: Iterable[str] = ()) -> str:
     """Text of another system on one line, without secrets, queries of URLs and signatures; bounded."""

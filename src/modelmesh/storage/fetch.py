@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from random import Random
 from typing import TypeVar
 
 from modelmesh.storage.disk_cache import Filling
-from modelmesh.storage.errors import StorageError
+from modelmesh.storage.errors import StorageError, next_step
 from modelmesh.storage.listing import Limits, Plan, SourceFile, too_many
 from modelmesh.storage.names import shown
 from modelmesh.storage.progress import Progress, Report, Stage
@@ -22,10 +22,16 @@ from modelmesh.values.status import Status
 
 MIB = 1024 * 1024
 REPORT_EVERY_S = 0.1
+SMALL_BYTES = 2 * MIB
+"""A file up to this size is in memory until it is whole, and is written, synced and named in one go."""
+
 GROWTH_BYTES = 64 * MIB
 """Room that is asked for at a time while the size of a file is not known."""
 
 T = TypeVar("T")
+
+_Put = Callable[[bytes, int], Awaitable[None]]
+"""Takes a piece that belongs at an offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,10 @@ class _Opened:
     part: Path
     left: int
     fd: int = -1
+
+    def open(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.fd = os.open(self.part, flags, 0o644)
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -146,6 +156,8 @@ class Fetcher:
         tracker.bytes_total = plan.size_bytes
         todo = [file for file in plan.files if not self._is_there(file, filling, tracker)]
         tracker.tell()
+        folders = {(filling.files / file.name).parent for file in todo}
+        await self._in_thread(lambda: _make(folders))
         reads = self._reads(todo, filling, ranged=source.ranged)
         opened: list[_Opened] = []
 
@@ -192,18 +204,32 @@ class Fetcher:
                 yield _Read(opened, start, min(start + size, file.size_bytes))
 
     async def _one(self, source: Source, read: _Read, filling: Filling, tracker: Tracker) -> None:
-        opened = read.opened
+        opened, target = read.opened, filling.files / read.opened.file.name
+        if read.start == 0 and read.end == opened.file.size_bytes and read.end is not None and read.end <= SMALL_BYTES:
+            pieces: list[bytes] = []
+
+            async def keep(piece: bytes, at: int) -> None:
+                if at == 0:  # also of a read that began again
+                    pieces.clear()
+                pieces.append(piece)
+
+            end = await self._stream(source, read, filling, tracker, keep)
+            await self._in_thread(lambda: _store(opened, pieces, target, end))
+            tracker.add(0, 1)
+            return
         if opened.fd < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            opened.fd = os.open(opened.part, flags, 0o644)
-        end = await self._stream(source, read, filling, tracker)
+            opened.open()
+
+        async def write(piece: bytes, at: int) -> None:
+            await self._in_thread(lambda: _write(opened.fd, piece, at))
+
+        end = await self._stream(source, read, filling, tracker, write)
         opened.left -= 1
         if opened.left == 0:
-            target = filling.files / opened.file.name
             await self._in_thread(lambda: _complete(opened, target, end))
             tracker.add(0, 1)
 
-    async def _stream(self, source: Source, read: _Read, filling: Filling, tracker: Tracker) -> int:
+    async def _stream(self, source: Source, read: _Read, filling: Filling, tracker: Tracker, put: _Put) -> int:
         """Read to the end, beginning again where it broke; returns where it ended."""
         file, at, since, failed = read.opened.file, read.start, read.start, 0
         while True:
@@ -214,7 +240,7 @@ class Fetcher:
                             raise _changed(file, tracker.plan, "it is longer than its store reported")
                         if read.end is None:
                             await self._grow(at + len(piece), filling, tracker)
-                        await self._write(read.opened.fd, piece, at)
+                        await put(piece, at)
                         at += len(piece)
                         tracker.add(len(piece))
                 if read.end is None or at == read.end:
@@ -239,19 +265,10 @@ class Fetcher:
         if at > self._limits.max_bytes:
             raise StorageError(
                 Status.RESOURCE_EXHAUSTED,
-                f"{tracker.plan.location}: has more than the {self._limits.max_bytes} bytes of one model",
+                f"{tracker.plan.location}: has more than the {self._limits.max_bytes} bytes of one model; store less in one file",
             )
         known = tracker.plan.size_bytes
         await filling.reserve(known + -(-at // GROWTH_BYTES) * GROWTH_BYTES)
-
-    async def _write(self, fd: int, piece: bytes, at: int) -> None:
-        def write() -> None:
-            view = memoryview(piece)
-            done = 0
-            while done < len(view):
-                done += os.pwrite(fd, view[done:], at + done)
-
-        await self._in_thread(write)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Do something on the disk. A cancellation waits for it: its descriptor is not closed under it."""
@@ -265,19 +282,40 @@ class Fetcher:
             raise
 
 
+def _make(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write(fd: int, piece: bytes, at: int) -> None:
+    view = memoryview(piece)
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], at + done)
+
+
+def _store(opened: _Opened, pieces: Iterable[bytes], target: Path, size_bytes: int) -> None:
+    """Write a file that is whole in memory."""
+    opened.open()
+    at = 0
+    for piece in pieces:
+        _write(opened.fd, piece, at)
+        at += len(piece)
+    _complete(opened, target, size_bytes)
+
+
 def _complete(opened: _Opened, target: Path, size_bytes: int) -> None:
     """Check what arrived, sync it, give it its name."""
     file = opened.file
     found = os.fstat(opened.fd).st_size
     expected = size_bytes if file.size_bytes is None else file.size_bytes
     if found != expected:
-        raise StorageError(Status.DATA_LOSS, f"{shown(file.name)}: {found} of {expected} bytes arrived")
+        raise StorageError(Status.DATA_LOSS, f"{shown(file.name)}: {found} of {expected} bytes arrived; pull again")
     if file.digest:
         check_digest(opened.part, file, found)
     os.fsync(opened.fd)
     os.fchmod(opened.fd, 0o444)
     opened.close()
-    target.parent.mkdir(parents=True, exist_ok=True)
     opened.part.rename(target)
 
 
@@ -324,9 +362,11 @@ async def all_or_none(work: list[Awaitable[None]]) -> None:
 
 def _short(file: SourceFile, plan: Plan, at: int) -> StorageError:
     return StorageError(
-        Status.UNAVAILABLE, f"{plan.location}: {shown(file.name)} ended after {at} of {file.size_bytes} bytes"
+        Status.UNAVAILABLE,
+        f"{plan.location}: {shown(file.name)} ended after {at} of {file.size_bytes} bytes{next_step(Status.UNAVAILABLE)}",
     )
 
 
 def _changed(file: SourceFile, plan: Plan, why: str) -> StorageError:
-    return StorageError(Status.ABORTED, f"{plan.location}: {shown(file.name)} changed while it was pulled: {why}")
+    text = f"{plan.location}: {shown(file.name)} changed while it was pulled: {why}{next_step(Status.ABORTED)}"
+    return StorageError(Status.ABORTED, text)

@@ -104,15 +104,14 @@ def make_plan(
     """
     ordered = sorted(files, key=lambda file: file.name)
     if not ordered:
-        raise StorageError(
-            Status.NOT_FOUND, f"{location}: no object is there, nor below it; look for a typing error in the path"
-        )
+        raise StorageError(Status.NOT_FOUND, f"{location}: no object is there, nor below it; check the path")
     if len(ordered) > limits.max_files:
         raise too_many(location, limits)
     total = sum(file.size_bytes or 0 for file in ordered)
     if total > limits.max_bytes:
         raise StorageError(
-            Status.RESOURCE_EXHAUSTED, f"{location}: has {total} bytes, more than the {limits.max_bytes} of one model"
+            Status.RESOURCE_EXHAUSTED,
+            f"{location}: has {total} bytes, more than the {limits.max_bytes} of one model; name a deeper path",
         )
     _check_places(location, ordered)
     identity = [

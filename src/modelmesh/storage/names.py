@@ -29,7 +29,9 @@ def check_name(name: str, place: str) -> str:
     try:
         encoded = name.encode()
     except UnicodeEncodeError:
-        raise StorageError(Status.INVALID_ARGUMENT, f"{place}: the name {shown(name)} is not UTF-8") from None
+        raise StorageError(
+            Status.INVALID_ARGUMENT, f"{place}: the name {shown(name)} is not UTF-8; rename the file"
+        ) from None
     segments = name.split("/")
     if _CONTROL.search(name):
         why = "has control characters"

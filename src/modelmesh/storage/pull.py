@@ -149,7 +149,7 @@ class Puller:
                     held = await self.cache.acquire(plan, self._fill(source, plan, report), report)
             except StorageError as error:
                 if error.code is not Status.ABORTED or attempt + 1 == REPLANS:
-                    raise
+                    raise error.of(str(location)) from error.__cause__
                 continue
             finally:
                 await source.close()

@@ -49,7 +49,9 @@ class FolderSource:
         try:
             return await asyncio.to_thread(self._plan, limits, unknown)
         except FileNotFoundError:
-            raise StorageError(Status.NOT_FOUND, f"{self._location}: there is no such file or folder") from None
+            raise StorageError(
+                Status.NOT_FOUND, f"{self._location}: there is no such file or folder; check the path"
+            ) from None
         except OSError as error:
             raise of_os_error(error, str(self._location)) from None
 
@@ -74,7 +76,7 @@ class FolderSource:
         elif stat.S_ISDIR(found.st_mode):
             files = self._below(limits)
         else:
-            raise StorageError(Status.INVALID_ARGUMENT, f"{self._location}: is neither a file nor a folder")
+            raise StorageError(Status.INVALID_ARGUMENT, f"{self._location}: is neither a file nor a folder; name one")
         return make_plan(
             self._location,
             files,
@@ -110,7 +112,7 @@ class FolderSource:
             files.append(SourceFile(name, str(path), found.st_size, _tag(found)))
         elif not stat.S_ISDIR(found.st_mode):
             raise StorageError(
-                Status.INVALID_ARGUMENT, f"{self._location}: {shown(name)!r} is neither a file nor a folder"
+                Status.INVALID_ARGUMENT, f"{self._location}: {shown(name)!r} is neither a file nor a folder; remove it"
             )
         elif (real := path.resolve()) not in seen:
             seen.add(real)
@@ -121,7 +123,7 @@ class FolderSource:
         try:
             real = path.resolve(strict=True)
         except RuntimeError:  # links in a circle, before Python 3.13
-            raise StorageError(Status.INVALID_ARGUMENT, f"{self._location}: has a link to itself") from None
+            raise StorageError(Status.INVALID_ARGUMENT, f"{self._location}: has a link to itself; remove it") from None
         if any(real.is_relative_to(root) for root in self._roots):
             return
         if self._location.kind is Kind.PVC:
@@ -132,7 +134,7 @@ class FolderSource:
         raise StorageError(
             Status.PERMISSION_DENIED,
             f"{self._location}: lies, or has a link that leads, outside of the folders that the operator named"
-            f" ({', '.join(map(str, self._roots)) or 'none'})",
+            f" ({', '.join(map(str, self._roots)) or 'none'}); move it there, or have its folder named",
         )
 
 

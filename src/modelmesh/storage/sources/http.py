@@ -7,7 +7,7 @@ from urllib.parse import quote
 import aiohttp
 
 from modelmesh.storage.credentials import secrets_of
-from modelmesh.storage.errors import StorageError
+from modelmesh.storage.errors import StorageError, next_step
 from modelmesh.storage.listing import Limits, Plan, SourceFile, make_plan
 from modelmesh.storage.locations import Location
 from modelmesh.storage.names import shown
@@ -60,7 +60,7 @@ class HttpSource:
         what = f"{self._location}: {shown(file.name)}"
         async with self._web.get(self._url, range_header(start, end, file.size_bytes)) as answer:
             if file.tag and _tag(answer) != file.tag:
-                raise StorageError(Status.ABORTED, f"{what} changed while it was pulled")
+                raise StorageError(Status.ABORTED, f"{what} changed while it was pulled{next_step(Status.ABORTED)}")
             self._check_plain(answer)
             sent_range(answer, start, end, file.size_bytes, what)
             async for piece in pieces(answer, None if end is None else end - start):

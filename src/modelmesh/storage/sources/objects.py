@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelmesh.storage.credentials import is_true, secrets_of
-from modelmesh.storage.errors import StorageError, of_http_status, scrub
+from modelmesh.storage.errors import StorageError, next_step, of_http_status, scrub
 from modelmesh.storage.listing import Limits, Plan, SourceFile, make_plan
 from modelmesh.storage.locations import Kind, Location
 from modelmesh.storage.names import base_name, shown
@@ -55,7 +55,7 @@ class ObjectSource:
             self._store, self._endpoint = _MAKERS[location.kind](location, environ)
         except (exceptions.BaseError, ValueError, TypeError) as error:
             raise StorageError(
-                Status.INVALID_ARGUMENT, f"{location}: the settings cannot be used: {self._words(error)}"
+                Status.INVALID_ARGUMENT, f"{location}: the settings cannot be used: {self._words(error)}; correct them"
             ) from None
 
     async def plan(self, limits: Limits, unknown: str) -> Plan:
@@ -86,6 +86,9 @@ class ObjectSource:
         try:
             answer = await self._obstore.get_async(self._store, file.key, options=options)
             self._check_tag(file, _tag(answer.meta))
+            if end is not None and end - start <= PIECE_BYTES:
+                yield await answer.bytes_async()
+                return
             async for piece in answer.stream(min_chunk_size=PIECE_BYTES):
                 yield piece
         except Exception as error:  # noqa: BLE001 - the library's errors have no common base
@@ -93,7 +96,8 @@ class ObjectSource:
 
     def _check_tag(self, file: SourceFile, tag: str) -> None:
         if file.tag and tag and tag != file.tag:
-            raise StorageError(Status.ABORTED, f"{self._location}: {shown(file.name)} changed while it was pulled")
+            text = f"{self._location}: {shown(file.name)} changed while it was pulled{next_step(Status.ABORTED)}"
+            raise StorageError(Status.ABORTED, text)
 
     async def close(self) -> None:
         """Connections end with the store."""
@@ -125,9 +129,9 @@ class ObjectSource:
         elif isinstance(error, errors.PreconditionError):
             kind, said = Status.ABORTED, "it changed while it was pulled"
         elif isinstance(error, errors.InvalidPathError):
-            kind, said = Status.INVALID_ARGUMENT, f"a name cannot be used ({self._words(error)}); rename the object"
+            kind, said = Status.INVALID_ARGUMENT, f"a name cannot be used ({self._words(error)}): rename the object"
         elif "redirect without LOCATION" in text:
-            kind, said = Status.INVALID_ARGUMENT, "the bucket is in another region; set `region`, or AWS_REGION"
+            kind, said = Status.INVALID_ARGUMENT, "the bucket is in another region: set `region`, or AWS_REGION"
         elif status is not None:
             kind = of_http_status(int(status[1]))
             said = f"the store answers {status[1]}"
@@ -136,7 +140,8 @@ class ObjectSource:
         if code is not None:
             kind = _S3_CODES.get(code[1], kind)
             said += f" ({code[1]})"
-        return StorageError(kind, f"{self._location} cannot be {what}: {scrub(said, self._secrets)}")
+        text = f"{self._location} cannot be {what}: {scrub(said, self._secrets)}"
+        return StorageError(kind, text + next_step(kind))
 
     def _words(self, error: Exception) -> str:
         """The first line: behind it stands what the library knows of itself."""

@@ -107,7 +107,9 @@ class OciSource:
         if len(body) > MAX_MANIFEST_BYTES:
             raise self._nonsense(f"its manifest is larger than {MAX_MANIFEST_BYTES} bytes")
         if _DIGEST.fullmatch(reference) and hashlib.sha256(body).hexdigest() != reference.partition(":")[2]:
-            raise StorageError(Status.DATA_LOSS, f"{self._location}: the manifest is not the one of its digest")
+            raise StorageError(
+                Status.DATA_LOSS, f"{self._location}: the manifest is not the one of its digest; pull again"
+            )
         try:
             manifest = json.loads(body)
         except (ValueError, RecursionError):
@@ -130,7 +132,8 @@ class OciSource:
             )
         if urlsplit(realm).scheme != "https" and self._scheme == "https":
             raise StorageError(
-                Status.FAILED_PRECONDITION, f"{self._location}: the registry wants credentials in clear text"
+                Status.FAILED_PRECONDITION,
+                f"{self._location}: the registry wants credentials in clear text; have it ask over https",
             )
         asked = {"scope": f"repository:{self._name}:pull"}
         if said.get("service"):

@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
-from modelmesh.storage.errors import StorageError, of_http_status, scrub
+from modelmesh.storage.errors import StorageError, next_step, of_http_status, scrub
 from modelmesh.storage.listing import SourceFile
 from modelmesh.storage.names import shown
 from modelmesh.values.status import Status
@@ -88,10 +88,12 @@ class Web:
             ) from None
         except TimeoutError:  # before OSError, its base; aiohttp's are both
             raise StorageError(
-                Status.UNAVAILABLE, f"{self.what}: the server was silent for 30 s, or unreachable"
+                Status.UNAVAILABLE,
+                f"{self.what}: the server was silent for 30 s, or unreachable{next_step(Status.UNAVAILABLE)}",
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise StorageError(Status.UNAVAILABLE, f"{self.what}: {self._words(error)}") from None
+            text = f"{self.what}: {self._words(error)}{next_step(Status.UNAVAILABLE)}"
+            raise StorageError(Status.UNAVAILABLE, text) from None
 
     async def read(self, file: SourceFile, start: int, end: int | None, what: str) -> AsyncGenerator[bytes, None]:
         """Bytes of a file whose key is its URL, as `Source.read`; `what` names it in errors."""
@@ -110,12 +112,14 @@ class Web:
                 body += piece
                 if len(body) > MAX_JSON_BYTES:
                     raise StorageError(
-                        Status.RESOURCE_EXHAUSTED, f"{self.what}: an answer is larger than {MAX_JSON_BYTES} bytes"
+                        Status.RESOURCE_EXHAUSTED,
+                        f"{self.what}: an answer is larger than {MAX_JSON_BYTES} bytes; name a deeper path",
                     )
             try:
                 return json.loads(body), answer.headers
             except (ValueError, RecursionError):
-                raise StorageError(Status.UNAVAILABLE, f"{self.what}: the server's answer is no JSON") from None
+                text = f"{self.what}: the server's answer is no JSON{next_step(Status.UNAVAILABLE)}"
+                raise StorageError(Status.UNAVAILABLE, text) from None
 
     async def _follow(self, url: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
         if self._session is None:
@@ -138,7 +142,8 @@ class Web:
             url, secure = urljoin(url, to), url.startswith("https://")
             if urlsplit(url).scheme not in {"http", "https"} or (secure and not url.startswith("https://")):
                 raise StorageError(
-                    Status.INVALID_ARGUMENT, f"{self.what}: the server redirects from https to something else"
+                    Status.INVALID_ARGUMENT,
+                    f"{self.what}: the server redirects from https to something else; correct the URL",
                 )
             if _origin(url) != origin:
                 # Credentials are for who was named; a redirect to a store carries its own signature.
@@ -154,7 +159,7 @@ class Web:
         if said:
             text += f" ({scrub(shown(said), self._secrets)})"
         code = self._codes.get(answer.headers.get("X-Error-Code", ""), of_http_status(answer.status))
-        return StorageError(code, text, retry_after_s=_retry_after_s(answer.headers))
+        return StorageError(code, text + next_step(code), retry_after_s=_retry_after_s(answer.headers))
 
     def _words(self, error: Exception) -> str:
         return scrub(f"{type(error).__name__}: {error}", self._secrets)
@@ -195,13 +200,14 @@ def sent_range(answer: aiohttp.ClientResponse, start: int, end: int | None, size
     """
     if not range_header(start, end, size_bytes):
         if answer.content_length is not None and size_bytes not in {None, answer.content_length}:
-            raise StorageError(Status.ABORTED, f"{what} changed while it was pulled")
+            raise StorageError(Status.ABORTED, f"{what} changed while it was pulled{next_step(Status.ABORTED)}")
         return
     found = RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if answer.status != 206 or found is None or found[1] != str(start):
-        raise StorageError(Status.UNAVAILABLE, f"{what}: the server does not answer with the range that was asked for")
+        text = f"{what}: the server does not answer with the range that was asked for{next_step(Status.UNAVAILABLE)}"
+        raise StorageError(Status.UNAVAILABLE, text)
     if found[3] != "*" and size_bytes not in {None, int(found[3])}:
-        raise StorageError(Status.ABORTED, f"{what} changed while it was pulled")
+        raise StorageError(Status.ABORTED, f"{what} changed while it was pulled{next_step(Status.ABORTED)}")
 
 
 def tls_context(authority: str, certificate: str, key: str) -> ssl.SSLContext | None:
