@@ -39,7 +39,7 @@ def test_every_source_has_a_section() -> None:
 
 def sources() -> str:
     """The code's texts, with those that are written in parts put together."""
-    folders = ("storage", "runtime", "control")
+    folders = ("storage", "runtime", "control", "servers")
     text = "\n".join(
         path.read_text() for folder in folders for path in sorted((ROOT / "src" / "modelmesh" / folder).rglob("*.py"))
     )

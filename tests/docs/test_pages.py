@@ -123,12 +123,33 @@ def test_the_table_of_changes_names_files_and_places_in_them() -> None:
     assert len(rows) >= 10
 
 
-def test_the_tests_named_for_each_behaviour_exist() -> None:
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """Files and tests in them that a table names."""
+    found = re.findall(r"`(tests/[\w/]+\.py)`: ((?:`test_\w+`(?:, )?)+)", text)
+    return [(file, name) for file, names in found for name in re.findall(r"test_\w+", names)]
+
+
+@pytest.mark.parametrize("page", ["behaviours.md", "files-and-servers.md"])
+def test_the_tests_that_a_page_names_exist(page: str) -> None:
+    named = named_tests((ROOT / "docs" / "development" / page).read_text())
+    assert named
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / file).read_text(), f"{file} has no {name}"
+
+
+def test_every_fault_and_every_old_defect_has_tests() -> None:
+    text = (ROOT / "docs" / "development" / "files-and-servers.md").read_text()
+    faults, defects = text.partition("## Defects")[::2]
+    rows = [row for row in faults.splitlines() if row.startswith("| ") and not row.startswith("| case ")]
+    assert len(rows) >= 24
+    assert all(named_tests(row) for row in rows), [row for row in rows if not named_tests(row)]
+    numbered = dict(re.findall(r"^\| (\d+) \|(.*)$", defects, flags=re.MULTILINE))
+    assert list(map(int, numbered)) == list(range(1, 30))
+    assert all(named_tests(row) for row in numbered.values())
+
+
+def test_the_scenarios_that_the_behaviours_name_exist() -> None:
     text = (ROOT / "docs" / "development" / "behaviours.md").read_text()
-    for file, names in re.findall(r"`(tests/[\w/]+\.py)`: ((?:`test_\w+`(?:, )?)+)", text):
-        source = (ROOT / file).read_text()
-        for name in re.findall(r"test_\w+", names):
-            assert f"def {name}(" in source, f"{file} has no {name}"
     scenarios = {path.name for path in (ROOT / "tests" / "scenarios").glob("*.txt")}
     named = set(re.findall(r"`(\w+\.txt)`", text))
     assert named

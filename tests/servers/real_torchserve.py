@@ -137,6 +137,11 @@ def environment(beings: Beings) -> Mapping[str, str]:
     }
 
 
+def inference_port(beings: Beings) -> int:
+    """Where it takes inference calls, once `environment` was asked for."""
+    return _ports[beings.grpc].inference
+
+
 def command(beings: Beings) -> list[str]:
     """As the shipped runtime starts it, when the adapter has written the configuration; without the launcher in Python, which
     ends without its server when it is told to."""
@@ -163,7 +168,7 @@ async def mesh(models: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
         environment,
         capacity_bytes=capacity,
         settings=settings,
-        data_port=lambda beings: _ports[beings.grpc].inference,
+        data_port=inference_port,
     ) as started:
         yield started
 
@@ -311,7 +316,7 @@ async def test_conformance(alone: Pair, channel: grpc.aio.Channel, models: Path)
         "model_path": str(models / "times-2.mar"),
         "broken_path": str(models / "no.mar"),
     }
-    target = f"127.0.0.1:{_ports[alone.ports.grpc].inference}"
+    target = f"127.0.0.1:{inference_port(alone.ports)}"
     verdicts = await run_all(Subject(alone.target, infer=infer, infer_target=target, **subject))
     keep("torchserve", {"server": "TorchServe", "version": "0.12.0", "formats": {"pytorch-mar": verdicts}})
     failed = {name: verdict for name, verdict in verdicts.items() if verdict.startswith("FAILED")}

@@ -41,6 +41,7 @@ class Double:
         self.failed: set[str] = set()
         self.leaving: dict[str, int] = {}
         self.reloads = 0
+        self.versions: dict[str, list[str]] = {}
         self.gate: asyncio.Event | None = None
         self.broken = False
 
@@ -70,14 +71,23 @@ class Double:
         for name in list(self.leaving):
             states[name] = ("UNLOADING" if self.leaving[name] else "END", "OK", "")
             self.leaving[name] = max(0, self.leaving[name] - 1)
-        return {
-            name: {
-                "model_version_status": [
-                    {"version": "1", "state": state, "status": {"error_code": code, "error_message": message}}
-                ]
+        return (
+            {
+                name: {
+                    "model_version_status": [
+                        {"version": "1", "state": state, "status": {"error_code": code, "error_message": message}}
+                    ]
+                }
+                for name, (state, code, message) in states.items()
             }
-            for name, (state, code, message) in states.items()
-        } | {"empty": {"model_version_status": []}}
+            | {"empty": {"model_version_status": []}}
+            | {
+                name: {
+                    "model_version_status": [{"version": str(n), "state": state} for n, state in enumerate(found, 1)]
+                }
+                for name, found in self.versions.items()
+            }
+        )
 
 
 @pytest.fixture
@@ -135,6 +145,50 @@ async def test_loads_that_come_during_a_reload_share_the_next(double, tmp_path: 
     await asyncio.gather(*loads)
     assert server.loaded == set("abcd")
     assert server.reloads <= 2
+
+
+async def test_any_version_that_is_available_will_do(double, tmp_path: Path) -> None:
+    """The old adapter looked at the first only."""
+    server, driver = double
+    server.versions["m"] = ["END", "AVAILABLE"]
+    await driver.load("m", folder(tmp_path, "m"))
+    assert await driver.holds("m")
+    server.versions["m"] = ["END", "LOADING"]
+    assert not await driver.holds("m")
+
+
+async def test_the_file_is_never_seen_half_written(double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server may read it at any time."""
+    _, driver = double
+    written: list[Path] = []
+    write = Path.write_text
+
+    def noted(path: Path, *more: object, **options: object) -> int:
+        written.append(path)
+        return write(path, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "write_text", noted)
+    await driver.load("a", folder(tmp_path, "a"))
+    config = tmp_path / "model_config_list.json"
+    assert written
+    assert config not in written, "it is written beside, and renamed"
+    assert [one["config"]["name"] for one in json.loads(config.read_text())["model_config_list"]] == ["a"]
+
+
+async def test_one_who_goes_away_takes_no_reload_from_others(double, tmp_path: Path) -> None:
+    server, driver = double
+    server.gate = asyncio.Event()
+    first = asyncio.create_task(driver.load("first", folder(tmp_path, "first")))
+    while not server.reloads:
+        await asyncio.sleep(0)
+    gone, stays = (asyncio.create_task(driver.load(name, folder(tmp_path, name))) for name in ("gone", "stays"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    server.gate.set()
+    await asyncio.gather(first, stays)
+    assert server.loaded == {"first", "stays"}, "the file of the next reload has not named it"
 
 
 async def test_a_file_that_was_removed_is_written_again(double, tmp_path: Path) -> None:

@@ -184,6 +184,13 @@ def test_settings_that_make_no_sense_are_named(variables: dict[str, str], said: 
         read_settings(given)
 
 
+@pytest.mark.parametrize("text", ["2", "x", ""])
+def test_a_setting_of_old_that_nothing_reads_ends_nothing(text: str) -> None:
+    """A valid number ended the old adapter for Triton, and another made its conversions of Keras files wait without end."""
+    given = {"CONTAINER_MEM_REQ_BYTES": str(1024 * MIB), "MAX_CONC_KERAS_CONV_PROCS": text}
+    assert read_settings(given).capacity_bytes == 768 * MIB
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("100ms", 0.1), ("3s", 3.0), ("1m30s", 90.0), ("1.5h", 5400.0), ("2us", 2e-6)]
 )
@@ -208,6 +215,11 @@ def test_other_durations_are_refused(text: str) -> None:
         ({"told": 0, "growth": Growth(0, 9 * MIB, 0)}, 9 * MIB, Reason.MEASURED),
         ({"growth": Growth(0, 9 * MIB, 0), "known": 11 * MIB}, 10 * MIB, Reason.MEASURED),
         ({"growth": Growth(0, 9 * MIB, 5 * MIB), "known": 11 * MIB}, 11 * MIB, Reason.REMEMBERED),
+        ({"growth": Growth(0, 9 * MIB, 5 * MIB), "known": 11 * MIB, "freed": 9 * MIB}, 9 * MIB, Reason.SETTLED),
+        ({"growth": Growth(0, 14 * MIB, 5 * MIB), "known": 11 * MIB, "freed": 14 * MIB}, 14 * MIB, Reason.SETTLED),
+        ({"growth": Growth(0, 9 * MIB, 5 * MIB), "known": 11 * MIB, "freed": 7 * MIB}, 11 * MIB, Reason.REMEMBERED),
+        ({"growth": Growth(0, 5 * MIB, 5 * MIB), "known": 11 * MIB, "freed": 5 * MIB}, 11 * MIB, Reason.REMEMBERED),
+        ({"growth": Growth(0, 0, 5 * MIB), "known": 1 * MIB, "freed": 0}, 1 * MIB, Reason.REMEMBERED),
         ({"growth": Growth(0, 8 * MIB, 5 * MIB)}, 12 * MIB, Reason.BOUNDED),
         ({"growth": Growth(0, 9 * MIB, 5 * MIB)}, 9 * MIB, Reason.BOUNDED),
         ({"growth": Growth(0, 2 * MIB, 5 * MIB)}, 7 * MIB, Reason.BOUNDED),

@@ -18,7 +18,7 @@ from modelmesh.runtime.errors import LoadError
 from modelmesh.servers.driver import ServerAwayError, ServerError
 from modelmesh.servers.layout import Given, Layout, clipped, remove, write_layout
 from modelmesh.servers.memory import ServerMemory
-from modelmesh.servers.repository import SERVICE, Calls, Repository, because
+from modelmesh.servers.repository import SERVICE, Calls, Repository, because, load_fault
 from modelmesh.values.status import Status
 
 SETTINGS = "model-settings.json"
@@ -42,6 +42,7 @@ WELL_KNOWN = {
 _UNSAFE = re.compile(r"[?#;\x00-\x1f]")
 """MLServer reads a path as a URI, in which these end it."""
 
+_BLAMED = frozenset({Status.INTERNAL, Status.UNKNOWN})
 _PREPARE = ".prepare"
 _METRICS_S = 2.0
 _RESIDENT = re.compile(rb"^process_resident_memory_bytes ([0-9.e+]+)", re.MULTILINE)
@@ -123,7 +124,7 @@ class MLServer:
                     " implementation for the model's type, or the package of that is not installed there",
                     status=Status.FAILED_PRECONDITION,
                 ) from error
-            raise ServerError(because(f"model {model_id!r}", error), status=_status(error)) from error
+            raise load_fault(f"model {model_id!r}", error, _BLAMED) from error
         if not await self._repository.model_ready(model_id):
             raise ServerError(
                 f"MLServer loaded model {model_id!r}, and reports that it is not ready", status=Status.INTERNAL
@@ -237,11 +238,6 @@ def _with_schema(settings: dict[str, Any], given: Given) -> dict[str, Any]:
 
 def _json(settings: Mapping[str, Any]) -> bytes:
     return json.dumps(settings, indent=2, sort_keys=True).encode()
-
-
-def _status(error: ServerError) -> Status:
-    """MLServer answers INTERNAL for a model that it cannot read: the model is the cause, not the server."""
-    return Status.INVALID_ARGUMENT if error.status in {Status.INTERNAL, Status.UNKNOWN} else error.status
 
 
 def _set_aside(folder: Path) -> None:

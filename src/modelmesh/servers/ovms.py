@@ -16,7 +16,7 @@ import aiohttp
 from modelmesh.servers.driver import READY_BOUND_S, UNLOAD_BOUND_S, ServerAwayError, ServerError
 from modelmesh.servers.layout import Given, Layout
 from modelmesh.servers.memory import ServerMemory
-from modelmesh.servers.repository import SERVICE, words
+from modelmesh.servers.repository import SERVICE, load_fault, words
 from modelmesh.servers.versions import chosen_version
 from modelmesh.values.status import Status
 
@@ -91,7 +91,8 @@ class Ovms:
             raise
         if fault is not None:
             self._desired.pop(model_id, None)
-            raise ServerError(f"{self.name}: model {model_id!r}: {fault}", status=Status.INVALID_ARGUMENT)
+            error = ServerError(f"model {model_id!r}: {fault}", status=Status.INVALID_ARGUMENT)
+            raise load_fault(self.name, error, frozenset())
 
     async def unload(self, model_id: str, folder: Path) -> None:
         """Take the model out of the file, and wait until the server has released it."""

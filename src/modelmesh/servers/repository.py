@@ -1,5 +1,6 @@
 """Calls of the Open Inference Protocol's repository extension: loads and unloads in MLServer and Triton."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -23,6 +24,9 @@ _CHANNEL = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # an index of many models
 )
+_OUT_OF_MEMORY = re.compile(r"(?i)MemoryError|out of memory|bad_alloc|(unable to|cannot|failed to) allocate")
+"""What Python, numpy, C++, torch and CUDA say."""
+
 MAX_WORDS = 2000
 """Characters of a server's message that we repeat."""
 
@@ -143,6 +147,23 @@ def because(prefix: str, error: ServerError) -> str:
     return f"{prefix}: {describe(error)}"
 
 
+def load_fault(prefix: str, error: ServerError, blamed: frozenset[Status]) -> ServerError:
+    """The error of a load that a server refused.
+
+    Args:
+        prefix: What was loaded.
+        error: The server's.
+        blamed: Statuses with which this server answers for a model that it cannot read: the model is the cause.
+    """
+    text = because(prefix, error)
+    if _OUT_OF_MEMORY.search(text):
+        more = (
+            "the server has too little memory for it; give the server more, or the models less of it (MEM_BUFFER_BYTES)"
+        )
+        return ServerError(f"{text}; {more}", status=Status.RESOURCE_EXHAUSTED)
+    return ServerError(text, status=Status.INVALID_ARGUMENT if error.status in blamed else error.status)
+
+
 @contextmanager
 def load_errors(model_id: str) -> Iterator[None]:
     """Raises the server's error of a load, with the model's name.
@@ -154,6 +175,5 @@ def load_errors(model_id: str) -> Iterator[None]:
     except ServerAwayError as error:
         raise ServerError(because(f"model {model_id!r}", error), status=Status.UNAVAILABLE) from error
     except ServerError as error:
-        blamed = {Status.INTERNAL, Status.UNKNOWN, Status.NOT_FOUND}
-        status = Status.INVALID_ARGUMENT if error.status in blamed else error.status
-        raise ServerError(because(f"model {model_id!r}", error), status=status) from error
+        blamed = frozenset({Status.INTERNAL, Status.UNKNOWN, Status.NOT_FOUND})
+        raise load_fault(f"model {model_id!r}", error, blamed) from error
