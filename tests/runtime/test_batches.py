@@ -11,12 +11,12 @@ import pytest
 from modelmesh._proto import open_inference_pb2 as oip
 from modelmesh.runtime import Batching, ModelRuntime, ModelSource, RequestError
 from modelmesh.runtime.batches import (
+    Asked,
     Batcher,
+    Last,
     NoBatchError,
-    Waiting,
     begins_in_s,
     divided,
-    joined,
     kind_of,
     rows_of,
     together,
@@ -28,7 +28,9 @@ def waiting(rows=1, kind="a", since_s=0.0, **inputs):
     loop = asyncio.new_event_loop()
     answer = loop.create_future()
     loop.close()
-    return Waiting(inputs, {}, rows, kind, answer, since_s)
+    request = Asked(inputs, {}, since_s, answer)
+    request.rows, request.kind = rows, kind
+    return request
 
 
 def ones(*shape, dtype=np.float32):
@@ -77,27 +79,38 @@ class TestRules:
     )
     def test_a_full_batch_takes_any_thread_and_another_waits_for_those_that_run(self, rows, running, begins):
         batching = Batching(8, max_wait_ms=5)
-        found = begins_in_s([waiting(rows, since_s=1.0)], batching, now_s=1.002, running=running, at_once=2)
+        chosen = [waiting(rows, since_s=1.0)]
+        found = begins_in_s(chosen, batching, now_s=1.002, running=running, at_once=2, waiting=1)
         assert found == (None if begins is None else pytest.approx(begins))
 
     def test_nobody_waits_longer_than_permitted(self):
-        assert (
-            begins_in_s([waiting(1, since_s=1.0)], Batching(8, max_wait_ms=5), now_s=9.0, running=0, at_once=1) == 0.0
+        chosen = [waiting(1, since_s=1.0)]
+        assert begins_in_s(chosen, Batching(8, max_wait_ms=5), now_s=9.0, running=0, at_once=1, waiting=1) == 0.0
+
+    @pytest.mark.parametrize(
+        ("crowd", "now_s", "begins"), [(1, 5.0, 0.0), (3, 5.0, 0.0), (4, 5.0, 0.01), (4, 5.004, 0.006), (4, 5.02, 0.0)]
+    )
+    def test_a_batch_lingers_for_those_that_were_answered_just_now(self, crowd, now_s, begins):
+        """As many as wait, more than wait; then the time for it is over."""
+        last = Last(ended_s=5.0, took_s=0.1, crowd=crowd)
+        found = begins_in_s(
+            [waiting(1, since_s=4.99)] * 3, Batching(8), now_s=now_s, running=0, at_once=1, waiting=3, last=last
         )
+        assert found == pytest.approx(begins)
 
     def test_joined_and_divided(self):
         requests = [waiting(2, a=ones(2, 3)), waiting(1, a=2 * ones(1, 3))]
-        arrays = joined(requests)
+        arrays = requests[0].joined(requests)
         assert arrays["a"].tolist() == [[1, 1, 1], [1, 1, 1], [2, 2, 2]]
         assert not arrays["a"].flags.writeable
-        parts = divided({"y": arrays["a"][:, 0], "z": arrays["a"]}, requests)
+        parts = divided({"y": arrays["a"][:, 0], "z": arrays["a"]}, [2, 1])
         assert [part["y"].tolist() for part in parts] == [[1, 1], [2]]
         assert [part["z"].shape for part in parts] == [(2, 3), (1, 3)]
 
     @pytest.mark.parametrize("output", [ones(2), np.float32(1)])
     def test_outputs_with_other_rows_cannot_be_divided(self, output):
         with pytest.raises(NoBatchError, match="output 'y' has shape"):
-            divided({"y": output}, [waiting(2), waiting(1)])
+            divided({"y": output}, [2, 1])
 
     @pytest.mark.parametrize("wrong", [(0, 0), (1, -1), (1, 10_001), (1, float("nan"))])
     def test_limits_that_make_no_sense(self, wrong):

@@ -317,7 +317,7 @@ async def test_a_model_that_becomes_slow_goes_back_to_threads(serve_one):
     assert threads[MOST_SLOW] != threading.get_ident()
 
 
-async def test_batches_are_made_in_python(serve_one):
+async def test_a_model_that_takes_batches_is_not_called_within_the_turn(serve_one):
     one = await serve_one(Echo())
     await one.load("m", "batched")
     for _ in range(4 * LOOKED_AT):

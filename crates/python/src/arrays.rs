@@ -1,10 +1,10 @@
 //! Tensors of messages as numpy arrays, and back. numpy is imported when `Arrays` is made.
 
-use modelmesh_core::infer::{Datatype, Input};
+use modelmesh_core::infer::{Datatype, Input, Output};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 /// What arrays are made with.
 pub struct Arrays {
@@ -40,9 +40,27 @@ impl Arrays {
         shape: &[usize],
         data: &[u8],
     ) -> PyResult<Bound<'py, PyAny>> {
+        self.joined(py, datatype, shape, &[data])
+    }
+
+    /// The same of bytes that lie in several places, one after the other.
+    pub fn joined<'py>(
+        &self,
+        py: Python<'py>,
+        datatype: Datatype,
+        shape: &[usize],
+        parts: &[&[u8]],
+    ) -> PyResult<Bound<'py, PyAny>> {
         // Bytes of Python are aligned, as those of a message are not.
-        let arguments = (PyTuple::new(py, shape)?, &self.types[datatype as usize], PyBytes::new(py, data));
-        self.array.bind(py).call1(arguments)
+        let data = PyBytes::new_with(py, parts.iter().map(|part| part.len()).sum(), |mut left| {
+            for part in parts {
+                let (place, rest) = left.split_at_mut(part.len());
+                place.copy_from_slice(part);
+                left = rest;
+            }
+            Ok(())
+        })?;
+        self.array.bind(py).call1((PyTuple::new(py, shape)?, &self.types[datatype as usize], data))
     }
 
     /// The inputs of a request by name.
@@ -54,9 +72,52 @@ impl Arrays {
         Ok(arrays)
     }
 
-    /// Whether it is an array, and of no class that only derives from it.
-    pub fn is_array(&self, object: &Bound<'_, PyAny>) -> bool {
-        object.get_type().is(&self.array)
+    /// What a model has returned, if that is a dict of arrays. None: there is something else among them.
+    pub fn returned<'py>(&self, outputs: &Bound<'py, PyAny>) -> Option<Returned<'py>> {
+        let mut arrays = Vec::new();
+        for (name, array) in outputs.cast_exact::<PyDict>().ok()? {
+            // Not of a class that only derives from it.
+            if !array.get_type().is(&self.array) {
+                return None;
+            }
+            // Fails for arrays without an axis, and for types that buffers have no format for.
+            arrays.push((name.cast_into_exact::<PyString>().ok()?, PyUntypedBuffer::get(&array).ok()?));
+        }
+        Some(Returned { arrays })
+    }
+}
+
+/// Arrays by name.
+pub struct Returned<'py> {
+    arrays: Vec<(Bound<'py, PyString>, PyUntypedBuffer)>,
+}
+
+impl Returned<'_> {
+    /// Each as messages have it. None: messages cannot have one, or it is not what is `said` of it (name and datatype).
+    ///
+    /// # Safety
+    /// Nothing changes the arrays while the outputs are used.
+    pub unsafe fn outputs(&self, said: &[(String, String)]) -> Option<Vec<Output<'_>>> {
+        let mut outputs = Vec::with_capacity(self.arrays.len());
+        for (name, buffer) in &self.arrays {
+            let name = name.to_str().ok()?;
+            let datatype = datatype_of(buffer)?;
+            let known = said.iter().find(|(of, _)| of == name);
+            if !buffer.is_c_contiguous() || known.is_some_and(|(_, known)| known != datatype.name()) {
+                return None;
+            }
+            // SAFETY: the caller's promise.
+            let data = unsafe { bytes_of(buffer) };
+            outputs.push(Output { name, datatype, shape: buffer.shape(), data });
+        }
+        Some(outputs)
+    }
+
+    /// Releases the arrays. Dropping them would look for the interpreter once for each.
+    pub fn release(self, py: Python<'_>) {
+        for (_, buffer) in self.arrays {
+            buffer.release(py);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod client;
 mod core;
 mod events;
 mod given;
+mod held;
 mod onnx;
 mod quick;
 mod server;
@@ -46,6 +47,8 @@ mod _native {
         Asked, AttemptFailed, CallMessage, Called, Cancelled, CopyIdle, LinkBack, LinkLost, Logged, Missed, Overdue,
         Span, Tapped, Traced, Wanted,
     };
+    #[pymodule_export]
+    use super::held::HeldCall;
     #[pymodule_export]
     use super::onnx::OnnxSession;
     #[pymodule_export]

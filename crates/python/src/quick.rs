@@ -1,5 +1,6 @@
-//! The class `QuickModels`: models whose calls are answered within the turn that reads them. Tensors become numpy arrays, and the
-//! arrays that a model returns an answer, without a message of Python's in between.
+//! The class `QuickModels`: models whose calls are read here. Tensors become numpy arrays, and the arrays that a model returns an
+//! answer, without a message of Python's in between. Calls of a quick model are answered within the turn that reads them; those of
+//! a model that takes batches are held.
 //!
 //! What is unusual is left to Python, before the model runs or after it.
 
@@ -12,11 +13,11 @@ use bytes::Bytes;
 use modelmesh_core::infer::{self, Datatype, Input, Output, Request};
 use modelmesh_core::{Opened, PREFIX, thread_cpu};
 use parking_lot::Mutex;
-use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyDict;
 
-use crate::arrays::{self, Arrays};
+use crate::arrays::Arrays;
+use crate::held::{self, HeldCall, Said};
 use crate::onnx::OnnxSession;
 
 /// How a call was answered.
@@ -25,6 +26,8 @@ pub enum Outcome {
     Answer(Bytes),
     /// No quick model was called.
     Unasked,
+    /// It waits for a batch, of which this object is told.
+    Held(Py<PyAny>, Py<HeldCall>),
     /// What the model returned or raised: Python makes the answer.
     Other(PyResult<Py<PyAny>>),
 }
@@ -53,17 +56,18 @@ impl Spec {
     }
 }
 
+/// Name, datatypes and shape of each.
+type Specs = Vec<(String, Vec<String>, Vec<i64>)>;
+
 /// What answers.
 enum Infer {
     Python(Py<PyAny>),
     Onnx(Py<OnnxSession>),
 }
 
-struct Model {
+/// A model whose calls are answered at once.
+struct Quick {
     infer: Infer,
-    /// None: requests are not checked.
-    inputs: Option<Vec<Spec>>,
-    outputs: Vec<(String, String)>,
     /// A call that takes longer is told.
     slow: Duration,
     was_slow: Py<PyAny>,
@@ -71,7 +75,30 @@ struct Model {
     calls: AtomicU64,
 }
 
+enum Way {
+    Now(Quick),
+    /// They are held, and this object is told of them.
+    Later(Py<PyAny>),
+}
+
+struct Model {
+    /// None: requests are not checked.
+    inputs: Option<Vec<Spec>>,
+    outputs: Said,
+    way: Way,
+}
+
 impl Model {
+    fn new(inputs: Specs, outputs: Vec<(String, String)>, way: Way) -> Self {
+        let spec = |(name, datatypes, shape): (String, Vec<String>, Vec<i64>)| Spec {
+            name,
+            datatypes: datatypes.iter().filter_map(|datatype| Datatype::named(datatype)).collect(),
+            shape,
+        };
+        let inputs = (!inputs.is_empty()).then(|| inputs.into_iter().map(spec).collect());
+        Self { inputs, outputs: outputs.into(), way }
+    }
+
     fn takes(&self, request: &Request<'_>) -> bool {
         let Some(specs) = &self.inputs else { return true };
         // No name comes twice on either side.
@@ -100,26 +127,26 @@ impl QuickModels {
         &self,
         model: String,
         infer: &Bound<'_, PyAny>,
-        inputs: Vec<(String, Vec<String>, Vec<i64>)>,
+        inputs: Specs,
         outputs: Vec<(String, String)>,
         slow_us: u64,
         was_slow: Py<PyAny>,
     ) {
-        let spec = |(name, datatypes, shape): (String, Vec<String>, Vec<i64>)| Spec {
-            name,
-            datatypes: datatypes.iter().filter_map(|datatype| Datatype::named(datatype)).collect(),
-            shape,
-        };
-        let inputs = (!inputs.is_empty()).then(|| inputs.into_iter().map(spec).collect());
-        let slow = Duration::from_micros(slow_us);
         let infer = match infer.cast::<OnnxSession>() {
             Ok(session) => Infer::Onnx(session.clone().unbind()),
             Err(_) => Infer::Python(infer.clone().unbind()),
         };
-        let put = Model { infer, inputs, outputs, slow, was_slow, calls: AtomicU64::new(0) };
-        let before = self.models.lock().insert(model, Arc::new(put));
-        // Not under the lock: its objects may run code when they go.
-        drop(before);
+        let quick = Quick { infer, slow: Duration::from_micros(slow_us), was_slow, calls: AtomicU64::new(0) };
+        self.insert(model, Model::new(inputs, outputs, Way::Now(quick)));
+    }
+
+    #[pyo3(signature = (model, *, inputs, outputs, take))]
+    fn hold(&self, model: String, inputs: Specs, outputs: Vec<(String, String)>, take: Py<PyAny>) {
+        self.insert(model, Model::new(inputs, outputs, Way::Later(take)));
+    }
+
+    fn joined<'py>(&self, py: Python<'py>, calls: Vec<Bound<'py, HeldCall>>) -> PyResult<Bound<'py, PyDict>> {
+        held::joined(py, &self.arrays, &calls)
     }
 
     fn remove(&self, model: &str) {
@@ -129,7 +156,13 @@ impl QuickModels {
 }
 
 impl QuickModels {
-    /// Answers a call, if its model is quick and the call is as most are.
+    fn insert(&self, id: String, model: Model) {
+        let before = self.models.lock().insert(id, Arc::new(model));
+        // Not under the lock: its objects may run code when they go.
+        drop(before);
+    }
+
+    /// Answers or holds a call, if its model is known here and the call is as most are.
     pub fn run(&self, py: Python<'_>, opened: &Opened, max_message: usize, turn: &mut Turn) -> Outcome {
         let Some(message) = opened.message.as_ref().filter(|message| !message.compressed) else {
             return Outcome::Unasked;
@@ -145,20 +178,27 @@ impl QuickModels {
         if !model.takes(&request) {
             return Outcome::Unasked;
         }
+        let quick = match &model.way {
+            Way::Now(quick) => quick,
+            Way::Later(take) => {
+                let held = HeldCall::of(py, opened, &message.payload, &request, id, &model.outputs);
+                return held.map_or(Outcome::Unasked, |held| Outcome::Held(take.clone_ref(py), held));
+            }
+        };
         let turn = *turn.0.get_or_insert_with(|| (Instant::now(), thread_cpu()));
         let began = Instant::now();
-        let outcome = match &model.infer {
-            Infer::Python(infer) => self.run_python(py, &request, id, &model, infer, max_message),
+        let outcome = match &quick.infer {
+            Infer::Python(infer) => self.run_python(py, &request, id, &model.outputs, infer, max_message),
             Infer::Onnx(session) => run_onnx(&request, id, session.get(), max_message),
         };
         let took = began.elapsed();
-        model.calls.fetch_add(1, Ordering::Relaxed);
-        if took > model.slow {
+        quick.calls.fetch_add(1, Ordering::Relaxed);
+        if took > quick.slow {
             // What ran before it in this turn has computed at most all the time.
             let computed = thread_cpu().saturating_sub(turn.1).saturating_sub(began - turn.0);
-            let calls = model.calls.swap(0, Ordering::Relaxed);
+            let calls = quick.calls.swap(0, Ordering::Relaxed);
             let told = (calls, took.as_secs_f64() * 1e6, computed.as_secs_f64() * 1e6);
-            if let Err(error) = model.was_slow.call1(py, told) {
+            if let Err(error) = quick.was_slow.call1(py, told) {
                 error.write_unraisable(py, None);
             }
         }
@@ -170,7 +210,7 @@ impl QuickModels {
         py: Python<'_>,
         request: &Request<'_>,
         id: &str,
-        model: &Model,
+        said: &[(String, String)],
         infer: &Py<PyAny>,
         max_message: usize,
     ) -> Outcome {
@@ -179,41 +219,33 @@ impl QuickModels {
             Ok(outputs) => outputs,
             Err(error) => return Outcome::Other(Err(error)),
         };
-        match self.written(request, id, model, &outputs) {
+        let answer = self.arrays.returned(&outputs).and_then(|returned| {
+            // SAFETY: nothing runs here that could change it.
+            let described = unsafe { returned.outputs(said) };
+            let answer = described.and_then(|outputs| infer::write(request, id, &outputs));
+            returned.release(py);
+            answer
+        });
+        match answer {
             Some(answer) if fits(&answer, max_message) => Outcome::Answer(answer),
             _ => Outcome::Other(Ok(outputs.unbind())),
         }
     }
 
-    /// The answer of arrays. None: there is something else among them, or something else is said of them.
-    fn written(&self, request: &Request<'_>, id: &str, model: &Model, outputs: &Bound<'_, PyAny>) -> Option<Bytes> {
-        let mut arrays = Vec::new();
-        for (name, array) in outputs.cast_exact::<PyDict>().ok()? {
-            if !self.arrays.is_array(&array) {
-                return None;
-            }
-            // Fails for arrays without an axis, and for types that buffers have no format for.
-            arrays.push((name.cast_into_exact::<PyString>().ok()?, PyUntypedBuffer::get(&array).ok()?));
-        }
-        let written = {
-            let mut described = Vec::with_capacity(arrays.len());
-            for (name, buffer) in &arrays {
-                let name = name.to_str().ok()?;
-                let datatype = arrays::datatype_of(buffer)?;
-                let said = model.outputs.iter().find(|(of, _)| of == name);
-                if !buffer.is_c_contiguous() || said.is_some_and(|(_, said)| said != datatype.name()) {
-                    return None;
-                }
-                // SAFETY: nothing runs here that could change it.
-                let data = unsafe { arrays::bytes_of(buffer) };
-                described.push(Output { name, datatype, shape: buffer.shape(), data });
-            }
-            infer::write(request, id, &described)
-        };
-        for (_, buffer) in arrays {
-            buffer.release(outputs.py());
-        }
-        written
+    /// The answers to held calls whose tensors were joined; None where Python has to make it.
+    pub fn divided(
+        &self,
+        calls: &[Bound<'_, HeldCall>],
+        outputs: &Bound<'_, PyAny>,
+        max_message: usize,
+    ) -> Vec<Option<Bytes>> {
+        let answers = self.arrays.returned(outputs).map(|returned| {
+            let answers = held::divided(calls, &returned);
+            returned.release(outputs.py());
+            answers
+        });
+        let answers = answers.flatten().unwrap_or_else(|| vec![None; calls.len()]);
+        answers.into_iter().map(|answer| answer.filter(|answer| fits(answer, max_message))).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::held::HeldCall;
 use crate::quick::{Outcome, QuickModels, Turn};
 
 /// A call that began.
@@ -73,6 +74,7 @@ impl OpenedCall {
 #[pyclass(frozen, get_all, module = "modelmesh._core._native")]
 pub struct Came {
     calls: Vec<Py<OpenedCall>>,
+    held: Vec<(Py<PyAny>, Vec<Py<HeldCall>>)>,
     news: Vec<CallId>,
     cancelled: Vec<CallId>,
 }
@@ -115,6 +117,7 @@ impl ServerSockets {
         let core::Came { calls, news, cancelled } = came;
         let mut turn = Turn::default();
         let mut left = Vec::new();
+        let mut held: Vec<(Py<PyAny>, Vec<Py<HeldCall>>)> = Vec::new();
         for opened in calls {
             let outcome = self
                 .quick
@@ -125,13 +128,20 @@ impl ServerSockets {
                     self.sockets.lock().answer(opened.call, framed);
                     continue;
                 }
+                Outcome::Held(take, call) => {
+                    match held.iter_mut().find(|(other, _)| other.is(&take)) {
+                        Some((_, calls)) => calls.push(call),
+                        None => held.push((take, vec![call])),
+                    }
+                    continue;
+                }
                 Outcome::Unasked => None,
                 Outcome::Other(returned) => Some(returned),
             };
             left.push(Py::new(py, OpenedCall::new(py, opened, outcome))?);
         }
-        let is_nothing = left.is_empty() && news.is_empty() && cancelled.is_empty();
-        Ok((!is_nothing).then_some(Came { calls: left, news, cancelled }))
+        let is_nothing = left.is_empty() && held.is_empty() && news.is_empty() && cancelled.is_empty();
+        Ok((!is_nothing).then_some(Came { calls: left, held, news, cancelled }))
     }
 }
 
@@ -188,6 +198,20 @@ impl ServerSockets {
 
     fn answer(&self, call: CallId, message: &[u8]) {
         self.sockets.lock().answer(call, framed(message));
+    }
+
+    fn answer_together(&self, calls: Vec<Bound<'_, HeldCall>>, outputs: &Bound<'_, PyAny>) -> Vec<usize> {
+        let Some(quick) = &self.quick else { return (0..calls.len()).collect() };
+        let answers = quick.get().divided(&calls, outputs, self.max_message);
+        let mut sockets = self.sockets.lock();
+        let mut left = Vec::new();
+        for (at, (call, answer)) in calls.iter().zip(answers).enumerate() {
+            match answer {
+                Some(framed) => sockets.answer(call.get().call(), framed),
+                None => left.push(at),
+            }
+        }
+        left
     }
 
     fn send(&self, call: CallId, message: &[u8]) -> bool {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, Final, final
 
-__all__ = ["Came", "OnnxSession", "OpenedCall", "QuickModels", "RequestPart", "ServerSockets"]
+__all__ = ["Came", "HeldCall", "OnnxSession", "OpenedCall", "QuickModels", "RequestPart", "ServerSockets"]
 
 @final
 class OpenedCall:
@@ -29,10 +29,29 @@ class OpenedCall:
         """What that model returned. Raises what it raised."""
 
 @final
+class HeldCall:
+    """A call of a model that takes batches. It was read, and fits the inputs of the model."""
+
+    call: Final[int]
+    path: Final[str]
+    model: Final[bytes | None]
+    """As `OpenedCall.model`."""
+    timeout_ms: Final[int | None]
+    rows: Final[int]
+    """Of each input, at least 1."""
+    kind: Final[bytes]
+    """Equal for calls whose inputs have the same names, datatypes, and shapes behind the first axis."""
+    @property
+    def message(self) -> bytes:
+        """The request."""
+
+@final
 class Came:
     """What has happened on the connections."""
 
     calls: Final[list[OpenedCall]]
+    held: Final[list[tuple[Any, list[HeldCall]]]]
+    """Calls of models that take batches: the `take` of each model, and its calls."""
     news: Final[list[int]]
     """Calls of which `next` has something, or for whose answer there is room."""
     cancelled: Final[list[int]]
@@ -74,7 +93,7 @@ class OnnxSession:
 
 @final
 class QuickModels:
-    """Models whose calls are answered within the turn that reads them. Needs numpy."""
+    """Models whose calls are read here. Needs numpy."""
 
     def __new__(cls, path: str) -> QuickModels:
         """`path`: of the method `ModelInfer`."""
@@ -88,7 +107,7 @@ class QuickModels:
         slow_us: int,
         was_slow: Callable[[int, float, float], None],
     ) -> None:
-        """Have calls of this model answered.
+        """Have calls of this model answered within the turn that reads them.
 
         Calls that are not as most are (typed contents, parameters, texts), and those that do not fit `inputs`, are left to
         Python.
@@ -102,6 +121,20 @@ class QuickModels:
             was_slow: Gets how many calls there were since the last that was told, how many microseconds this one took, and how
                 many of them it computed.
         """
+    def hold(
+        self,
+        model: str,
+        *,
+        inputs: Sequence[tuple[str, Sequence[str], Sequence[int]]],
+        outputs: Sequence[tuple[str, str]],
+        take: Any,
+    ) -> None:
+        """Have calls of this model read and held: `Came.held` has them, with `take`.
+
+        The others are left to Python as by `put`, and so are those whose inputs have no rows, or not equally many.
+        """
+    def joined(self, calls: Sequence[HeldCall]) -> dict[str, Any]:
+        """The inputs of held calls as one, row after row: read-only arrays. Raises ValueError: the calls are not of one kind."""
     def remove(self, model: str) -> None:
         """Leave its calls to Python again. Nothing happens if they are."""
 
@@ -132,6 +165,12 @@ class ServerSockets:
         """What comes next of a request; None: nothing yet, and there will be news of the call."""
     def answer(self, call: int, message: bytes) -> None:
         """Answer with one message and OK. Nothing happens if the client has gone; the same holds for `end`."""
+    def answer_together(self, calls: Sequence[HeldCall], outputs: Any) -> list[int]:
+        """Answer held calls from what their model returned for their joined inputs: each gets its rows, a lone one everything.
+
+        Returns the places of those that Python has to answer: an output is no contiguous array of numbers, has another number of
+        rows, or is not as the model said; or the call wants an output that there is not, or the answer is too large.
+        """
     def send(self, call: int, message: bytes) -> bool:
         """Send one message of several. False: the client has gone."""
     def has_room(self, call: int) -> bool:

@@ -243,12 +243,30 @@ def answer_now(method: Method, opened: "OpenedCall", max_message_bytes: int) -> 
     """
     if method.now is None or opened.compressed or (message := opened.message) is None:
         return None
-    request, context = read(method, message), Context(opened.model)
-    if opened.has_run and method.after is not None:
-        answer = method.after(request, context, opened.outputs)
-    else:
-        answer = method.now(request, context)
+    if opened.has_run:
+        return answer_after(method, message, opened.model, opened.outputs, max_message_bytes)
+    answer = method.now(read(method, message), Context(opened.model))
     return None if answer is None else written(method, answer, max_message_bytes)
+
+
+def answer_after(
+    method: Method, message: bytes, model: bytes | None, outputs: Callable[[], Any], max_message_bytes: int
+) -> bytes:
+    """The answer to a call whose model has run already.
+
+    Args:
+        method: Has `after`.
+        message: The request.
+        model: The id in the metadata.
+        outputs: Returns or raises as the model did.
+        max_message_bytes: Of the answer.
+
+    Raises:
+        RuntimeFault: How the call ends instead.
+    """
+    assert method.after is not None, "the native core runs models of such methods only"
+    answer = method.after(read(method, message), Context(model), outputs)
+    return written(method, answer, max_message_bytes)
 
 
 def read(method: Method, message: bytes) -> Any:

@@ -20,7 +20,8 @@ from modelmesh.runtime.errors import RuntimeFault, describe
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
-    from modelmesh._core._server import Came, OpenedCall, QuickModels
+    from modelmesh._core._server import Came, HeldCall, OpenedCall, QuickModels
+    from modelmesh.runtime.held import Held  # needs numpy, which a runtime without tensors has not
 
 _log = logging.getLogger("modelmesh.runtime")
 
@@ -53,13 +54,18 @@ class GrpcServer:
     def __init__(self, methods: Methods, *, max_message_bytes: int, quick: "QuickModels | None" = None) -> None:
         self._methods = methods
         self._max_message_bytes = max_message_bytes
+        self._quick = quick
+        if quick is not None:
+            from modelmesh.runtime.held import Held  # noqa: PLC0415 - needs numpy, which is there where such models are
+
+            self._held = Held
         self._native = ServerSockets(
             max_message_bytes=max_message_bytes,
             max_unfinished_bytes=MOST_UNFINISHED * max_message_bytes,
             quick=quick,
         )
         self._listeners: list[socket.socket] = []
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, Call | Held] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._empty = asyncio.Event()
@@ -172,6 +178,8 @@ class GrpcServer:
             return
         for opened in came.calls:
             self._begin(opened)
+        for take, calls in came.held:
+            take([held for call in calls if (held := self._hold(call)) is not None])
         for id_ in came.news:
             if (call := self._calls.get(id_)) is not None:
                 call.hear()
@@ -186,8 +194,7 @@ class GrpcServer:
             return
         if method.now is not None and self._answered_now(method, opened):
             return
-        if len(self._calls) >= MOST_CALLS:
-            self._native.end(opened.call, Status.RESOURCE_EXHAUSTED, f"{MOST_CALLS} calls run; repeat later")
+        if self._is_full(opened.call):
             return
         call = Call(
             opened,
@@ -201,6 +208,30 @@ class GrpcServer:
         self._idle.clear()
         call.start()
 
+    def _hold(self, call: "HeldCall") -> "Held | None":
+        """A call of a model that takes batches; None: it was refused."""
+        if self._is_full(call.call):
+            return None
+        assert self._quick is not None, "it is what has read the call"
+        held = self._calls[call.call] = self._held(
+            call,
+            self._methods[call.path],
+            self._native,
+            self._quick,
+            flush=self._flush_soon,
+            ended=self._ended,
+            max_message_bytes=self._max_message_bytes,
+        )
+        self._idle.clear()
+        return held
+
+    def _is_full(self, call: int) -> bool:
+        """Whether no more calls can be taken; this one is refused then."""
+        if len(self._calls) < MOST_CALLS:
+            return False
+        self._native.end(call, Status.RESOURCE_EXHAUSTED, f"{MOST_CALLS} calls run; repeat later")
+        return True
+
     def _answered_now(self, method: Method, opened: "OpenedCall") -> bool:
         try:
             message = answer_now(method, opened, self._max_message_bytes)
@@ -211,7 +242,7 @@ class GrpcServer:
             self._native.answer(opened.call, message)
         return message is not None
 
-    def _ended(self, call: Call) -> None:
+    def _ended(self, call: "Call | Held") -> None:
         del self._calls[call.id]
         if not self._calls:
             self._idle.set()

@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from functools import partial
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from modelmesh._core._server import QuickModels
 from modelmesh._proto import open_inference_pb2 as pb
 from modelmesh.runtime import tensors
-from modelmesh.runtime.batches import Batcher
+from modelmesh.runtime.batches import Batcher, only
 from modelmesh.runtime.calls import Context, Method
 from modelmesh.runtime.contract import Batching, ModelRuntime
-from modelmesh.runtime.errors import RequestError, describe
+from modelmesh.runtime.errors import RequestError, RuntimeFault, describe
+from modelmesh.runtime.held import Held
 from modelmesh.runtime.loaded import LoadedModels, Use, call, call_now
 from modelmesh.runtime.pace import SLOW_US
 from modelmesh.runtime.service import CallGate, service_methods
@@ -41,7 +42,7 @@ class Inference:
         self._threads = threads
         self._gate = gate
         self.quick = QuickModels(f"/{self.descriptor.full_name}/ModelInfer")
-        """Those whose calls run on the event loop: the native core calls them itself."""
+        """Those whose calls the native core reads: it calls quick models itself, and holds the calls of those that take batches."""
         models.on_leave = self.quick.remove
 
     def methods(self) -> dict[str, Method]:
@@ -92,10 +93,7 @@ class Inference:
 
     async def _infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         with self._gate, self._models.use(_id(context, request.model_name)) as use:
-            outputs = await self._outputs(request, use)
-            if isinstance(outputs, AsyncGenerator):
-                outputs = await _only(outputs)
-            return _response(request, use, outputs)
+            return _response(request, use, await only(await self._outputs(request, use)))
 
     async def _stream(
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
@@ -128,21 +126,21 @@ class Inference:
     def _after(
         self, request: pb.ModelInferRequest, context: Context, outputs: Callable[[], Any]
     ) -> pb.ModelInferResponse:
-        """The answer of a quick model that has run."""
-        with self._models.use(_id(context, request.model_name)) as use:
+        """The answer of a model that the native core has had run."""
+        with self._models.used(_id(context, request.model_name)) as use:
             return _response(request, use, call_now(outputs))
 
     def _note(self, use: Use[Any], took: tuple[float, float]) -> None:
         """A call of the model took that long: where does its next one run?"""
         was_on_loop = use.pace.on_loop
         use.pace.note(*took)
-        if use.pace.on_loop != was_on_loop:
+        if use.pace.on_loop != was_on_loop and use.batching is None:
             self._place(use)
 
     def _place(self, use: Use[Any]) -> None:
         """Have the native core call the model, or not."""
         pace, id_ = use.pace, use.id
-        if not pace.on_loop or use.batching is not None or not use.stays:
+        if not pace.on_loop or not use.stays:
             self.quick.remove(id_)
             return
 
@@ -152,12 +150,12 @@ class Inference:
                 self.quick.remove(id_)
 
         native = getattr(self._runtime, "native", lambda _: None)(use.model)
-        signature = use.signature
+        inputs, outputs = _specs(use)
         self.quick.put(
             id_,
             infer=native or partial(self._runtime.infer, use.model),
-            inputs=[(spec.name, (spec.datatype, *spec.accepts), spec.shape) for spec in signature.inputs],
-            outputs=[(spec.name, spec.datatype) for spec in signature.outputs],
+            inputs=inputs,
+            outputs=outputs,
             slow_us=int(SLOW_US),
             was_slow=was_slow,
         )
@@ -173,13 +171,37 @@ class Inference:
         return await self._answered(use, inputs, parameters)
 
     def _batcher(self, use: Use[Any], batching: Batching) -> Batcher:
-        again = use.again
+        id_, again = use.id, use.again
 
         async def run(inputs: "Mapping[str, Tensor]", parameters: Mapping[str, Any]) -> Any:
             with again() as own:  # the callers of a batch may all go while it runs
                 return await self._answered(own, inputs, parameters)
 
-        return Batcher(use.id, run, batching, self._threads)
+        def take(calls: Sequence[Held]) -> None:
+            batcher.add([call for call in calls if self._enter(call, again())])
+
+        batcher = Batcher(id_, run, batching, self._threads, turned_off=lambda: self.quick.remove(id_))
+        if use.stays:
+            inputs, outputs = _specs(use)
+            self.quick.hold(id_, inputs=inputs, outputs=outputs, take=take)
+        return batcher
+
+    def _enter(self, call: Held, use: Use[Any]) -> bool:
+        """Have a call count as one that uses the model, until it is over. False: there are too many, and it was refused."""
+        gate = self._gate
+        try:
+            gate.__enter__()
+        except RuntimeFault as error:
+            call.stop(error.status, describe(error))
+            return False
+
+        def left() -> None:
+            use.__exit__()
+            gate.__exit__()
+
+        use.__enter__()
+        call.left = left
+        return True
 
     async def _answered(
         self, use: Use[Any], inputs: "Mapping[str, Tensor]", parameters: Mapping[str, Any]
@@ -188,7 +210,9 @@ class Inference:
         if use.is_async:
             outputs = infer(use.model, inputs, parameters)
         else:
-            outputs, took = await call(self._pool, _timed, infer, use.model, inputs, parameters)
+            timed = (_timed, infer, use.model, inputs, parameters)
+            on_loop = use.pace.on_loop and use.batching is not None
+            outputs, took = call_now(*timed) if on_loop else await call(self._pool, *timed)
             use.pace.never_on_loop |= not isinstance(outputs, Mapping)
             self._note(use, took)
         if inspect.isgenerator(outputs):
@@ -207,20 +231,17 @@ class Inference:
             await call(self._pool, answers.close)
 
 
-async def _only(answers: "AsyncGenerator[Mapping[str, Tensor], None]") -> "Mapping[str, Tensor]":
-    """The one answer of a model that may give several. Raises RequestError: it gives another number of them."""
-    async with aclosing(answers):
-        found = await anext(answers, None)
-        if found is None or await anext(answers, None) is not None:
-            raise RequestError("the model answers more than once, or not at all: call it by ModelStreamInfer")
-        return found
-
-
 def _timed(infer: Callable[..., Any], *arguments: object) -> tuple[Any, tuple[float, float]]:
     """What the method returns, how many microseconds it took, and how many of them its thread computed."""
     began_ns, computed_ns = time.perf_counter_ns(), time.thread_time_ns()
     outputs = infer(*arguments)
     return outputs, ((time.perf_counter_ns() - began_ns) / 1000, (time.thread_time_ns() - computed_ns) / 1000)
+
+
+def _specs(use: Use[Any]) -> tuple[list[tuple[str, tuple[str, ...], tuple[int, ...]]], list[tuple[str, str]]]:
+    """The inputs and outputs of a model, as the native core takes them."""
+    inputs = [(spec.name, (spec.datatype, *spec.accepts), spec.shape) for spec in use.signature.inputs]
+    return inputs, [(spec.name, spec.datatype) for spec in use.signature.outputs]
 
 
 def _inputs(request: pb.ModelInferRequest, use: Use[Any]) -> "dict[str, Tensor]":

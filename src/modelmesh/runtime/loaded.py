@@ -241,6 +241,13 @@ class LoadedModels(Generic[M]):
         """
         return Use(self._ready(id_))
 
+    def used(self, id_: str) -> Use[M]:
+        """Use a model that a call of the caller's uses already, also if it is about to be unloaded. Raises as `use`."""
+        entry = self._entries.get(id_)
+        if entry is None or entry.state is _State.LOADING:
+            raise ModelNotLoadedError(id_)
+        return Use(entry)
+
     def _ready(self, id_: str) -> _Entry[M]:
         entry = self._entries.get(id_)
         if entry is None or entry.state is not _State.READY:
