@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from modelmesh._core._server import OnnxSession
 from modelmesh.runtime import LoadError, RequestError
 from modelmesh.runtime.onnx import NativeSession, OnnxFormat, shared_library
+from modelmesh.tensors import LITTLE
 
 KINDS = {
     TensorProto.FLOAT: np.float32,
@@ -41,6 +42,11 @@ def value(name, kind=TensorProto.FLOAT, shape=("n", 2)):
 def same(path, kind=TensorProto.FLOAT, shape=("n", 2)):
     node = helper.make_node("Identity", ["x"], ["y"])
     return written(path, [node], [value("x", kind, shape)], [value("y", kind, shape)])
+
+
+def test_every_datatype_with_elements_as_numpy_has_them_is_among_them():
+    """Three tables have them: of the core's messages, of the library and of numpy."""
+    assert {np.dtype(kind) for kind in KINDS.values()} == {np.dtype(kind) for kind in LITTLE.values()}
 
 
 def test_the_installed_package_has_the_library():

@@ -7,7 +7,7 @@ import lightgbm
 import numpy as np
 import pytest
 import xgboost
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_iris
 
@@ -167,6 +167,7 @@ def test_no_cut_off_file_ends_the_process(tmp_path, trained):
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["whole"]), done.stderr[-2000:]
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.data())
 def test_a_good_ubjson_is_whole_and_each_part_of_it_is_not(data):
     def encode(value):

@@ -311,3 +311,19 @@ fn element_of(datatype: Datatype) -> ONNXTensorElementDataType {
     let found = ELEMENTS.iter().find(|(_, known)| *known == datatype);
     found.map_or(ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, |(element, _)| *element)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_datatype_of_messages_is_an_element_of_the_library() {
+        for datatype in Datatype::ALL {
+            let element = element_of(datatype);
+            assert_ne!(element, ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, "{datatype:?}");
+            assert_eq!(datatype_of(element as i32), Some(datatype));
+        }
+        assert_eq!(datatype_of(ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING as i32), None);
+        assert_eq!(datatype_of(i32::MAX), None);
+    }
+}
