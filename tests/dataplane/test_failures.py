@@ -58,6 +58,21 @@ async def test_what_another_copy_may_cure_is_repeated(
     assert b"".join(bodies) == b"\x00\x00\x00\x00\x01x" * 2
 
 
+async def test_each_answer_of_the_runtime_is_counted_for_its_model(make: Make, forged: ForgedServer) -> None:
+    """So that metrics name the model whose calls the runtime could not serve, though another copy did."""
+    forged.script = first_then_answer(lambda connection, stream: connection.fail(stream, 14, "its process has ended"))
+    one = make(runtime=forged.address, metrics_per_model=True)
+    one.local()
+    call = one.unary()(b"", metadata=ID)
+    failed = await one.brain.next(AttemptFailed)
+    one.plane.resolve([(failed.token, Serve())])
+    await call
+    await until(lambda: not one.plane.busy())
+    for code in ("UNAVAILABLE", "OK"):
+        labels = f'method="Echo",code="{code}",modelId="m",vModelId=""'
+        assert f"modelmesh_invoke_model_milliseconds_count{{{labels}}} 1" in one.plane.metrics().decode()
+
+
 async def test_the_failed_attempts_own_answer(make: Make, runtime: Runtime) -> None:
     one = make()
     one.local()

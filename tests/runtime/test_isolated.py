@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import grpc.aio
@@ -174,7 +176,7 @@ async def server(tmp_path, served):
         isolated=["python"],
         isolated_threads=1,
     )
-    runtime._workers._hung_s = 0.2
+    runtime._workers.limits = replace(runtime._workers.limits, hung_s=0.2)
     return await served(runtime, listen="127.0.0.1:0")
 
 
@@ -285,14 +287,15 @@ async def test_a_process_whose_threads_all_hang_is_ended_and_started_again(serve
     assert (await refused(ask("a", do="sleep", timeout=0.2)))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: model._worker is not first)
     assert await ask("a", 2.0) == 4.0
-    assert "model a: all 1 threads of its process run calls that were given up" in caplog.text
+    how = "was ended: all its 1 threads ran calls that had been given up 0 s before"
+    assert f"the process of model a {how}; its 0 calls fail" in caplog.text
 
 
 async def test_a_call_that_waits_in_the_process_and_is_given_up_never_runs(server, folder, ask):
     await server.models.load(folder("a"))
-    server.models._entries["a"].model._worker._hung_s = 60.0
-    asleep = asyncio.create_task(refused(ask("a", do="sleep", timeout=20)))
     worker = server.models._entries["a"].model._worker
+    worker._limits = replace(worker._limits, hung_s=60.0)
+    asleep = asyncio.create_task(refused(ask("a", do="sleep", timeout=20)))
     await until(lambda: len(worker._calls) == 1)
     assert (await refused(ask("a", do="exit", timeout=0.2)))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: not worker._given_up)
@@ -317,7 +320,8 @@ async def test_a_model_that_cannot_be_loaded(do, code, message, server, folder):
     assert server.models.accounted_bytes() == 0
 
 
-async def test_a_model_that_streams_waits_for_its_caller_and_ends_with_it(server, folder, ask, capfd):
+async def test_a_model_that_streams_waits_for_its_caller_and_ends_with_it(server, folder, ask, caplog):
+    caplog.set_level(logging.INFO, "modelmesh.runtime")
     await server.models.load(folder("a"))
     async with grpc.aio.insecure_channel(server.address) as channel:
         rpc = channel.stream_stream(
@@ -331,7 +335,7 @@ async def test_a_model_that_streams_waits_for_its_caller_and_ends_with_it(server
             assert np.frombuffer(answer.infer_response.raw_output_contents[0])[0] == 10.0 + number
         call.cancel()
     assert await ask("a", 2.0) == 4.0, "the only thread of the process is free again"
-    assert "model says 2" in capfd.readouterr().err
+    await until(lambda: "model a: model says 2" in caplog.text)
 
 
 async def test_a_load_that_is_given_up_leaves_no_process(server, folder, tmp_path):
@@ -351,8 +355,8 @@ async def test_a_process_that_has_ended_before_its_start_is_noticed():
     server = ForkServer([])
     with contextlib.ExitStack() as sockets:
         pairs = [*socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET), *socket.socketpair()]
-        server._commands, other, connection, _ = (sockets.enter_context(one) for one in pairs)
-        starting = asyncio.create_task(server.start(connection, "module:Class", "path", 1))
+        server._commands, other, connection, output = (sockets.enter_context(one) for one in pairs)
+        starting = asyncio.create_task(server.start(connection, output.fileno(), "module:Class", "path", 1))
         await asyncio.sleep(0)
         other.send(b'{"started": 7}')
         other.send(b'{"ended": 7, "code": 3}')

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from modelmesh.values.exit_codes import how_it_ended
+
 STOP_S = 15.0
 QUOTED_LINES = 15
 _LAUNCH = """
@@ -88,9 +90,7 @@ class Child:
     @property
     def epitaph(self) -> str:
         """That it ended, and how."""
-        status = self._process.returncode or 0
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        return f"{self.name} {how} ({self.log})"
+        return f"{self.name} {how_it_ended(self._process.returncode or 0)} ({self.log})"
 
     def check(self) -> None:
         """Raise ChildEndedError if it has ended."""

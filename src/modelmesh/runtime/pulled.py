@@ -13,7 +13,8 @@ from modelmesh.runtime.files import FileRuntime, type_name
 from modelmesh.runtime.formats import Format, Formats, LoadedFile, runs_code
 from modelmesh.runtime.load_progress import LoadsAtWork
 from modelmesh.runtime.places import TrustedPlaces
-from modelmesh.runtime.workers.parent import Workers
+from modelmesh.runtime.workers.memory import limit_bytes
+from modelmesh.runtime.workers.parent import Limits, Origin, Workers
 from modelmesh.runtime.workers.processes import ForkServer
 from modelmesh.storage import (
     DiskCache,
@@ -96,7 +97,10 @@ class PullingRuntime(FileRuntime):
             )
         self._isolated = frozenset(isolated)
         self._fork_server = ForkServer([self._formats.module_of(name) for name in sorted(self._isolated)])
-        self._workers = Workers(self._fork_server, isolated_threads)
+        limits = Limits.of(
+            isolated_threads, load_timeout_ms / 1000, capacity_bytes=capacity_bytes, machine_bytes=limit_bytes()
+        )
+        self._workers = Workers({"": self._fork_server}, limits)
         self._configs = configs or (lambda _name: None)
         self._trusted = TrustedPlaces(trusted)
         self._puller = puller or Puller(cache, places=Places(claims=claims))
@@ -187,8 +191,8 @@ class PullingRuntime(FileRuntime):
     async def _load_file(self, source: ModelSource, form: Format, path: Path) -> LoadedFile:
         if not self._is_isolated(form):
             return await _in_thread(form.load, path)
-        reference = f"{type(form).__module__}:{type(form).__qualname__}"
-        return await self._workers.load(source.id, reference, path)  # type: ignore[return-value] # infer is async
+        origin = Origin(f"{type(form).__module__}:{type(form).__qualname__}", path)
+        return await self._workers.load(source.id, origin)  # type: ignore[return-value] # infer is async
 
     def _is_isolated(self, form: Format) -> bool:
         return self._formats.name_of(form) in self._isolated

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from modelmesh.runtime.errors import LoadError
 from modelmesh.runtime.workers.frames import (
@@ -116,11 +116,16 @@ def own_bytes() -> int:
 
 
 def _settle() -> None:
-    """Have the system end this process before its runtime if memory runs out; what a model prints goes to the log."""
+    """Have the system end this process before its runtime if memory runs out; what a model prints goes out line by line."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    os.dup2(2, 1)
+    # Those that are there were made for other files, which perhaps were no pipes.
+    sys.stdout, sys.stderr = (_lines_to(descriptor) for descriptor in (1, 2))
+
+
+def _lines_to(descriptor: int) -> TextIO:
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 class _Side:

@@ -7,10 +7,11 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import signal
+import os
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,12 @@ from modelmesh.runtime.workers.frames import (
     read_loaded,
     write_request,
 )
+from modelmesh.runtime.workers.memory import LOOK_S, may_grow_bytes, taken_bytes, takes_too_much
+from modelmesh.runtime.workers.output import Output
 from modelmesh.runtime.workers.processes import ForkServer, Process
 from modelmesh.runtime.workers.restarts import hangs, starts_again_in_s
+from modelmesh.values.exit_codes import how_it_ended
+from modelmesh.values.sizes import format_size
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
@@ -50,54 +55,114 @@ HasEnded = Callable[[str | None], None]
 Frames = asyncio.Queue["tuple[Kind, bytes] | RuntimeFault"]
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of the processes of models.
+
+    Attributes:
+        threads: Calls that one model answers at once.
+        load_s: How long a process that is started again may take to load. The first load is bounded by who asks for it.
+        load_bytes: What a process may take while it loads.
+        growth_bytes: What all processes together may take beyond what each took after its load.
+        hung_s: How long calls may run on that their callers gave up, before the process is ended.
+        look_s: How often the memory of a process is looked at.
+    """
+
+    threads: int
+    load_s: float
+    load_bytes: int
+    growth_bytes: int
+    hung_s: float = HUNG_S
+    look_s: float = LOOK_S
+
+    @classmethod
+    def of(cls, threads: int, load_s: float, *, capacity_bytes: int, machine_bytes: int) -> "Limits":
+        """Those of a runtime with so much memory for models, on a machine with so much memory."""
+        growth_bytes = may_grow_bytes(capacity_bytes, machine_bytes)
+        return cls(threads, load_s, load_bytes=capacity_bytes + growth_bytes, growth_bytes=growth_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the process of a model is made of.
+
+    Attributes:
+        reference: Of the format, as `module:Class`.
+        path: Of the file.
+        environment: In which it runs; empty: that of this process.
+    """
+
+    reference: str
+    path: Path
+    environment: str = ""
+
+
 class Workers:
     """Loads models in processes of their own.
 
     Args:
-        server: Starts the processes.
-        threads: Calls that one model answers at once.
-        hung_s: How long calls may run on that their callers gave up, before the process is ended.
+        servers: What starts the processes, by the name of the environment.
+        limits: Of each process.
     """
 
-    def __init__(self, server: ForkServer, threads: int, *, hung_s: float = HUNG_S) -> None:
-        self._server = server
-        self._threads = threads
-        self._hung_s = hung_s
+    def __init__(self, servers: Mapping[str, ForkServer], limits: Limits) -> None:
+        self._servers = servers
+        self.limits = limits
+        self._loaded: set[Worker] = set()
 
-    async def load(self, model: str, reference: str, path: Path) -> "IsolatedModel":
-        """Load a file in a process of its own. Given up, the process is ended.
-
-        Args:
-            model: Its id, for messages.
-            reference: Of the format, as `module:Class`.
-            path: Of the file.
+    async def load(self, model: str, origin: Origin) -> "IsolatedModel":
+        """Load a file in a process of its own. Given up, the process is ended. `model`: its id, for messages.
 
         Raises:
             LoadError: As the format's `load`. INTERNAL: the process ended while it loaded.
         """
-        isolated = IsolatedModel(self, model, (reference, path))
+        isolated = IsolatedModel(self, model, origin)
         await isolated.load()
         return isolated
 
-    async def start(self, model: str, reference: str, path: Path, has_ended: HasEnded) -> "Worker":
+    async def start(self, model: str, origin: Origin, has_ended: HasEnded) -> "Worker":
         """A process that has loaded the file. Raises as `load`."""
-        own, other = socket.socketpair()
-        with other:
-            try:
-                process = await self._server.start(other, reference, str(path), self._threads)
-            except BaseException as error:
-                own.close()
-                if isinstance(error, OSError):
-                    raise LoadError(f"no process for model {model}: {error}", status=Status.INTERNAL) from error
-                raise
-        reader, writer = await asyncio.open_unix_connection(sock=own)
-        worker = Worker(model, process, (reader, writer), (self._threads, self._hung_s), has_ended)
+        try:
+            process, own, output = await self._forked(model, origin)
+        except OSError as error:
+            raise LoadError(f"no process for model {model}: {error}", status=Status.INTERNAL) from error
+        worker = Worker(model, process, await asyncio.open_unix_connection(sock=own), output, self, has_ended)
         try:
             await worker.loaded()
         except BaseException:
+            process.kill()  # what it loads is not wanted any more
             await worker.end()
             raise
+        self._loaded.add(worker)
         return worker
+
+    async def _forked(self, model: str, origin: Origin) -> tuple[Process, socket.socket, Output]:
+        """A process, the socket to it, and what it prints. Raises OSError."""
+        server = self._servers[origin.environment]
+        with contextlib.ExitStack() as kept, contextlib.ExitStack() as given:
+            own, other = socket.socketpair()
+            kept.callback(own.close)
+            given.callback(other.close)
+            printed, output = os.pipe()
+            kept.callback(os.close, printed)
+            given.callback(os.close, output)
+            process = await server.start(other, output, origin.reference, str(origin.path), self.limits.threads)
+            kept.pop_all()
+        return process, own, Output(model, printed)
+
+    def has_grown(self) -> None:
+        """A process has grown: end one, if all together take too much."""
+        most_bytes = self.limits.growth_bytes
+        worker = takes_too_much({worker: worker.grown_bytes for worker in self._loaded}, most_bytes)
+        if worker is not None:
+            worker.kill(
+                f"was ended: it had grown by {format_size(worker.grown_bytes)} since its load, and all processes together"
+                f" may grow by {format_size(most_bytes)}"
+            )
+
+    def forget(self, worker: "Worker") -> None:
+        """Its process has ended."""
+        self._loaded.discard(worker)
 
 
 class Worker:
@@ -108,23 +173,32 @@ class Worker:
         model: str,
         process: Process,
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        limits: tuple[int, float],
+        output: Output,
+        workers: Workers,
         has_ended: HasEnded,
     ) -> None:
         self.signature = ModelSignature()
         self.batching: Batching | None = None
         self.size_bytes = 0
+        self.grown_bytes = 0
+        """What it takes beyond what it took after the load."""
         self._model = model
         self._process = process
         self._reader, self._writer = streams
-        self._threads, self._hung_s = limits
+        self._output = output
+        self._workers = workers
+        self._limits = workers.limits
         self._has_ended = has_ended
         self._why: str | None = None
         """How it has ended."""
+        self._killed: str | None = None
+        """What is said of it if this side has ended it."""
         self._ids = itertools.count(1)
         self._calls: dict[int, Frames] = {}
         self._given_up: dict[int, float] = {}
         self._reading: asyncio.Task[None] | None = None
+        self._began_with_bytes = taken_bytes(process.pid)
+        self._looking = asyncio.get_running_loop().call_later(self._limits.look_s, self._look_at_memory)
 
     async def loaded(self) -> None:
         """Wait until the model is there. Raises LoadError."""
@@ -135,10 +209,27 @@ class Worker:
                 raise LoadError(str(fault), status=fault.status)
             self.signature, self.batching, self.size_bytes = read_loaded(payload)
         except (BadFrameError, EOFError, OSError) as error:
-            why = await _how_it_ended(self._process, error)
+            why = await self._how_it_ended(error)
             message = f"the process of model {self._model} {why} while it loaded"
             raise LoadError(message, status=Status.INTERNAL) from None
+        self._began_with_bytes = taken_bytes(self._process.pid)
         self._reading = asyncio.create_task(self._read(), name=f"process of model {self._model}")
+
+    def kill(self, why: str) -> None:
+        """End the process because of what it does. `why` follows its name, in the log and in the errors of its calls."""
+        if self._killed is None:
+            self._killed = why
+            self._process.kill()
+
+    def _look_at_memory(self) -> None:
+        limits = self._limits
+        self._looking = asyncio.get_running_loop().call_later(limits.look_s, self._look_at_memory)
+        grown_bytes = taken_bytes(self._process.pid) - self._began_with_bytes
+        if self._reading is not None:
+            self.grown_bytes = grown_bytes
+            self._workers.has_grown()
+        elif grown_bytes > limits.load_bytes:
+            self.kill(f"was ended: it took {format_size(grown_bytes)}, and may take {format_size(limits.load_bytes)}")
 
     async def infer(
         self, inputs: "Mapping[str, Tensor]", parameters: Mapping[str, bool | int | float | str]
@@ -179,40 +270,38 @@ class Worker:
         self._given_up[call] = loop.time()
         with contextlib.suppress(OSError):
             self._writer.write(frame(Kind.CANCEL, call))
-        loop.call_later(self._hung_s + LATE_S, self._look)
+        loop.call_later(self._limits.hung_s + LATE_S, self._look_at_calls)
 
-    def _look(self) -> None:
+    def _look_at_calls(self) -> None:
         now_s = asyncio.get_running_loop().time()
-        calls = self._given_up.values()
-        if self._why is None and hangs(calls, now_s, threads=self._threads, hung_s=self._hung_s):
-            _log.error(
-                "model %s: all %d threads of its process run calls that were given up %.0f s ago; it is ended",
-                self._model,
-                self._threads,
-                self._hung_s,
-            )
-            self._process.kill()
+        threads, hung_s = self._limits.threads, self._limits.hung_s
+        if self._why is None and hangs(self._given_up.values(), now_s, threads=threads, hung_s=hung_s):
+            self.kill(f"was ended: all its {threads} threads ran calls that had been given up {hung_s:.0f} s before")
 
     async def _read(self) -> None:
         try:
             while True:
                 kind, call, payload = await self._frame()
+                found = read_error(payload) if kind is Kind.ERROR else (kind, payload)
                 frames = self._calls.get(call)
                 if kind in {Kind.ANSWER, Kind.END, Kind.ERROR}:
                     self._given_up.pop(call, None)
                     self._calls.pop(call, None)
                 if frames is not None:
-                    frames.put_nowait(read_error(payload) if kind is Kind.ERROR else (kind, payload))
+                    frames.put_nowait(found)
         except (BadFrameError, EOFError, OSError) as error:
             self._why = "ends"
             self._has_ended(None)
-            why = await _how_it_ended(self._process, error)
+            why = await self._how_it_ended(error)
             _log.error("the process of model %s %s; its %d calls fail", self._model, why, len(self._calls))
+            self._output.close()
             self._fail(why)
             self._has_ended(why)
 
     def _fail(self, why: str) -> None:
         self._why = why
+        self._workers.forget(self)
+        self._looking.cancel()
         self._writer.close()
         for frames in self._calls.values():
             frames.put_nowait(self._fault())
@@ -226,6 +315,15 @@ class Worker:
     def _fault(self) -> RuntimeFault:
         return RuntimeFault(f"the process of model {self._model} {self._why}", status=Status.UNAVAILABLE)
 
+    async def _how_it_ended(self, error: Exception) -> str:
+        """What happened to the process, which says nothing more, or nonsense. It has ended then."""
+        if isinstance(error, BadFrameError):
+            self.kill(f"sent {error}, and was ended")
+        code = await self._process.wait()
+        if self._killed is not None:
+            return self._killed
+        return "closed its connection, and was ended" if code is None else how_it_ended(code)
+
     async def end(self) -> None:
         """End the process; calls that are in it fail."""
         if self._reading is not None:
@@ -233,15 +331,16 @@ class Worker:
             await asyncio.wait([self._reading])
         self._fail("was ended with its model")
         await self._process.wait()
+        self._output.close()
 
 
 class IsolatedModel:
     """A model in a process of its own. If that ends, the calls in it fail, and another is started."""
 
-    def __init__(self, workers: Workers, model: str, file: tuple[str, Path]) -> None:
+    def __init__(self, workers: Workers, model: str, origin: Origin) -> None:
         self._workers = workers
         self._model = model
-        self._file = file
+        self._origin = origin
         self._worker: Worker | None = None
         self._is_closed = False
         self._why = ""
@@ -257,7 +356,7 @@ class IsolatedModel:
 
     async def load(self) -> None:
         """Load it for the first time. Raises as `Workers.load`."""
-        self._worker = worker = await self._workers.start(self._model, *self._file, self._has_ended)
+        self._worker = worker = await self._workers.start(self._model, self._origin, self._has_ended)
         self.signature, self.batching, self.size_bytes = worker.signature, worker.batching, worker.size_bytes
 
     async def infer(
@@ -297,7 +396,12 @@ class IsolatedModel:
         await asyncio.sleep(in_s)
         attempt = self._attempt
         try:
-            self._worker = await self._workers.start(self._model, *self._file, self._has_ended)
+            async with asyncio.timeout(self._workers.limits.load_s):
+                self._worker = await self._workers.start(self._model, self._origin, self._has_ended)
+        except TimeoutError:
+            why = f"could not be started again: its load took more than {self._workers.limits.load_s:.0f} s"
+            _log.error("the process of model %s %s", self._model, why)
+            self._has_ended(why)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next start may do better
             _log.exception("the process of model %s could not be started again", self._model)
             self._has_ended(f"could not be started again: {error}")
@@ -332,19 +436,3 @@ async def _next(frames: Frames) -> tuple[Kind, bytes]:
     if isinstance(found, RuntimeFault):
         raise found
     return found
-
-
-async def _how_it_ended(process: Process, error: Exception) -> str:
-    """What happened to a process that says nothing more, or nonsense. It has ended then."""
-    if isinstance(error, BadFrameError):
-        process.kill()
-        await process.wait()
-        return f"sent {error}, and was ended"
-    code = await process.wait()
-    if code is None:
-        return "closed its connection, and was ended"
-    if code >= 0:
-        return f"ended with exit status {code}"
-    with contextlib.suppress(ValueError):
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"was ended by signal {-code}"

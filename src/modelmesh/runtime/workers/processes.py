@@ -4,12 +4,16 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
+
+from modelmesh import __version__
 
 _log = logging.getLogger("modelmesh.runtime")
 
@@ -18,6 +22,7 @@ START_S = 60.0
 """How long the fork server may take to import packages and to start a process."""
 END_S = 3.0
 """How long a process may take to end by itself."""
+LEADING = frozenset({"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"})
 
 
 class Process:
@@ -48,17 +53,19 @@ class ForkServer:
 
     Args:
         modules: Imported before a process is forked.
+        python: The interpreter of another environment, which has this package installed, too; None: that of this process.
     """
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, modules: Sequence[str], python: Path | None = None) -> None:
         self._modules = tuple(modules)
+        self._python = python
         self._popen: subprocess.Popen[bytes] | None = None
         self._commands: socket.socket | None = None
         self._started: deque[asyncio.Future[Process]] = deque()
         self._alive: dict[int, Process] = {}
 
     def ensure_running(self) -> None:
-        """Start its process, if none runs. Returns before it has imported what it has to."""
+        """Start its process, if none runs. Returns before it has imported what it has to. Raises OSError."""
         if self._commands is not None:
             return
         loop = asyncio.get_running_loop()
@@ -66,17 +73,38 @@ class ForkServer:
         self._commands.setblocking(False)  # noqa: FBT003 - its only argument
         with other:
             command = [
-                sys.executable,
+                sys.executable if self._python is None else str(self._python),
                 "-m",
                 "modelmesh.runtime.workers.forkserver",
                 str(other.fileno()),
+                __version__,
                 *self._modules,
             ]
-            self._popen = subprocess.Popen(command, pass_fds=[other.fileno()], stdin=subprocess.DEVNULL, stdout=2)  # noqa: S603
+            try:
+                self._popen = subprocess.Popen(  # noqa: S603
+                    command, pass_fds=[other.fileno()], stdin=subprocess.DEVNULL, stdout=2, env=self._variables()
+                )
+            except OSError:
+                self._commands.close()
+                self._commands = None
+                raise
         loop.add_reader(self._commands, self._hear)
 
-    async def start(self, connection: socket.socket, reference: str, path: str, threads: int) -> Process:
-        """A process that runs `child.main` with these arguments.
+    def _variables(self) -> dict[str, str] | None:
+        """Environment variables of its process. What leads to the packages of this one leads away from those of another."""
+        if self._python is None:
+            return None
+        return {name: value for name, value in os.environ.items() if name not in LEADING}
+
+    async def start(self, connection: socket.socket, output: int, reference: str, path: str, threads: int) -> Process:
+        """A process that runs `child.main`.
+
+        Args:
+            connection: To the new process, its end. The caller closes it, and `output`.
+            output: Where it prints.
+            reference: Of the format, as `module:Class`.
+            path: Of the file.
+            threads: Calls at once.
 
         Raises:
             OSError: It cannot be started.
@@ -85,7 +113,7 @@ class ForkServer:
         assert self._commands is not None
         started: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
         packet = json.dumps({"start": [reference, path, threads]}).encode()
-        socket.send_fds(self._commands, [packet], [connection.fileno()])
+        socket.send_fds(self._commands, [packet], [connection.fileno(), output])
         self._started.append(started)
         try:
             return await asyncio.wait_for(asyncio.shield(started), START_S)
@@ -113,11 +141,16 @@ class ForkServer:
         self._commands = self._popen = None
         for started in self._started:
             if not started.done():
-                started.set_exception(OSError("the process that forks others has ended"))
+                started.set_exception(OSError(self._ended()))
         self._started.clear()
         for process in self._alive.values():
             process.code.set_result(-signal.SIGKILL)
         self._alive.clear()
+
+    def _ended(self) -> str:
+        if self._python is None:
+            return "the process that forks others has ended"
+        return f"{self._python} has ended; is pymodelmesh {__version__} installed for it?"
 
     def _hear(self) -> None:
         assert self._commands is not None
@@ -128,7 +161,7 @@ class ForkServer:
         except OSError:
             packet = b""
         if not packet:
-            _log.error("the process that forks those of models has ended; it is started again by the next load")
+            _log.error("%s; it is started again by the next load", self._ended())
             self.close()
             return
         answer = json.loads(packet)
