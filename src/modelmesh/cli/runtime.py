@@ -102,6 +102,14 @@ def runtime(
             rich_help_panel=_PANEL,
         ),
     ] = None,
+    environment: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PYTHON",
+            help="An environment with packages of its own, by its Python: models of types like sklearn@NAME run in it, in a process"
+            " each; again for more.",
+        ),
+    ] = None,
     batch_rows: Annotated[
         int,
         typer.Option(
@@ -130,6 +138,7 @@ def runtime(
     cache_bytes = _bytes(cache_size)
     try:
         from modelmesh.runtime.contract import Batching
+        from modelmesh.runtime.environments import Environment
         from modelmesh.runtime.pulled import PullingRuntime
         from modelmesh.runtime.server import run
         from modelmesh.storage import ConfigFolder, DiskCache, default_cache_folder
@@ -145,6 +154,7 @@ def runtime(
             loading_concurrency=loading_concurrency,
             load_timeout_ms=int(load_timeout * 1000),
             isolated=isolate or (),
+            environments=[Environment.parse(text) for text in environment or ()],
             isolated_threads=threads or os.cpu_count() or 1,
             batching=Batching(batch_rows, batch_wait) if batch_rows > 1 else None,
         )

@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -71,6 +72,13 @@ def up(
             help="Models of this format run in a process each, in the built-in runtime; again for more.",
         ),
     ] = None,
+    environment: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PYTHON",
+            help="An environment of the built-in runtime, by its Python: models of types like sklearn@NAME run in it; again for more.",
+        ),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option("--state", help="Folder that keeps registrations. Default: nothing is kept.")
     ] = None,
@@ -118,8 +126,9 @@ def up(
     own = None if runtime is None else _own_runtime(runtime)
     if own is not None and (models is not None or manifests):
         raise typer.BadParameter("give only one of --runtime, --models and --file", param_hint="--runtime")
-    if isolate and (own is not None or manifests):
-        raise typer.BadParameter("only the built-in runtime of --models has it", param_hint="--isolate")
+    for option, values in (("--isolate", isolate), ("--environment", environment)):
+        if values and (own is not None or manifests):
+            raise typer.BadParameter("only the built-in runtime of --models has it", param_hint=option)
     if manifests:
         if models is not None:
             raise typer.BadParameter("give --models or --file, not both", param_hint="--file")
@@ -133,7 +142,8 @@ def up(
         cluster.runtime_environment = lambda _: dict(os.environ)  # as in the shell in which the command was tried
     else:
         source = FolderSource(models)
-        built_in = _built_in_runtime(models, (capacity_bytes, default_bytes), trust or [], isolate or [])
+        passed = {"--trust": trust, "--isolate": isolate, "--environment": environment}
+        built_in = _built_in_runtime(models, (capacity_bytes, default_bytes), passed)
         cluster = _cluster(instances, built_in, port, state)
     cluster.first_rest_port = _first_rest_port(rest_port, port, cluster.count)
     raise typer.Exit(asyncio.run(_run(cluster, source)))
@@ -185,15 +195,15 @@ def _own_runtime(command: str) -> "RuntimeCommand":
 
 
 def _built_in_runtime(
-    models: Path | None, limits: tuple[int, int], trust: list[str], isolate: list[str]
+    models: Path | None, limits: tuple[int, int], passed: Mapping[str, list[str] | None]
 ) -> "RuntimeCommand":
+    """The command of the built-in runtime. `passed`: values of its options that may be given several times."""
     capacity_bytes, default_bytes = limits
 
     def runtime(_: int, listen: str) -> list[str]:
         command = [sys.executable, "-m", "modelmesh.cli", "runtime", "--listen", listen]
         command += ["--capacity", str(capacity_bytes), "--default-size", str(default_bytes)]
-        command += [word for pattern in trust for word in ("--trust", pattern)]
-        command += [word for form in isolate for word in ("--isolate", form)]
+        command += [word for option, values in passed.items() for value in values or () for word in (option, value)]
         return command + (["--models", str(models.absolute())] if models is not None else [])
 
     return runtime

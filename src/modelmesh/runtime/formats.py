@@ -11,12 +11,13 @@ The name is the model type. A name that is built in is replaced.
 
 import importlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from modelmesh.runtime.contract import ModelSignature
+from modelmesh.runtime.environments import MARK, FormatElsewhere
 from modelmesh.runtime.errors import LoadError
 from modelmesh.values.status import Status
 
@@ -112,11 +113,21 @@ def runs_code(form: Format) -> bool:
 
 
 class Formats:
-    """The formats at hand, made when first used."""
+    """The formats at hand, made when first used.
 
-    def __init__(self, references: Mapping[str, str]) -> None:
+    Args:
+        references: As `module:Class`, by name.
+        environments: Names of environments. Each has all formats, as `format@environment`.
+    """
+
+    def __init__(self, references: Mapping[str, str], environments: Sequence[str] = ()) -> None:
         self._references = dict(references)
+        self._environments = tuple(environments)
         self._made: dict[str, Format] = {}
+
+    def within(self, environments: Sequence[str]) -> "Formats":
+        """The same, with these environments."""
+        return Formats(self._references, environments)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -131,9 +142,16 @@ class Formats:
         """
         if name in self._made:
             return self._made[name]
-        reference = self._references.get(name)
+        base, mark, environment = name.partition(MARK)
+        reference = self._references.get(base)
         if reference is None:
             raise LoadError(f"model type {name!r} is not known here; known are auto, {', '.join(self.names)}")
+        if mark:
+            if environment not in self._environments:
+                known = ", ".join(self._environments) or "none"
+                raise LoadError(f"model type {name!r} names environment {environment!r}; this runtime has {known}")
+            self._made[name] = FormatElsewhere(reference, environment)
+            return self._made[name]
         module, _, attribute = reference.partition(":")
         try:
             made: Format = getattr(importlib.import_module(module), attribute)()
@@ -169,6 +187,7 @@ class Formats:
 
     def may_be(self, name: str, path: Path) -> bool:
         """Whether a file beside others, by its suffix, is the one of a model whose type names this format."""
+        name = name.partition(MARK)[0]
         if self._is_built_in(name):
             named = BUILT_IN_NAMED_SUFFIXES.get(name, ())
         else:

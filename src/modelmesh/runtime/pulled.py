@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modelmesh.runtime.contract import MIB, Batching, ModelSource
+from modelmesh.runtime.environments import Environment, FormatElsewhere
 from modelmesh.runtime.errors import LoadError
 from modelmesh.runtime.files import FileRuntime, type_name
-from modelmesh.runtime.formats import Format, Formats, LoadedFile, runs_code
+from modelmesh.runtime.formats import Format, Formats, LoadedFile, discovered, runs_code
 from modelmesh.runtime.load_progress import LoadsAtWork
 from modelmesh.runtime.places import TrustedPlaces
 from modelmesh.runtime.workers.memory import limit_bytes
@@ -57,6 +58,7 @@ class PullingRuntime(FileRuntime):
         trusted: Patterns of locations whose files may run code.
         claims: Folder of mounted claims, for `pvc://`, and for links of a puller before this runtime.
         isolated: Formats whose models run in a process each.
+        environments: Models of types `format@name` run in a process each, of that environment.
         isolated_threads: Calls that such a process answers at once.
         puller: For tests.
         models, capacity_bytes, default_size_bytes, loading_concurrency, load_timeout_ms, batching, formats: As in `FileRuntime`.
@@ -78,6 +80,7 @@ class PullingRuntime(FileRuntime):
         batching: Batching | None = None,
         isolated: Sequence[str] = (),
         isolated_threads: int = 1,
+        environments: Sequence[Environment] = (),
         formats: Formats | None = None,
     ) -> None:
         super().__init__(
@@ -88,7 +91,7 @@ class PullingRuntime(FileRuntime):
             loading_concurrency=loading_concurrency,
             load_timeout_ms=load_timeout_ms,
             batching=batching,
-            formats=formats,
+            formats=(formats or discovered()).within([one.name for one in environments]),
         )
         unknown = set(isolated) - set(self._formats.names)
         if unknown:
@@ -97,10 +100,11 @@ class PullingRuntime(FileRuntime):
             )
         self._isolated = frozenset(isolated)
         self._fork_server = ForkServer([self._formats.module_of(name) for name in sorted(self._isolated)])
+        self._elsewhere = {one.name: ForkServer([], one.python) for one in environments}
         limits = Limits.of(
             isolated_threads, load_timeout_ms / 1000, capacity_bytes=capacity_bytes, machine_bytes=limit_bytes()
         )
-        self._workers = Workers({"": self._fork_server}, limits)
+        self._workers = Workers({"": self._fork_server, **self._elsewhere}, limits)
         self._configs = configs or (lambda _name: None)
         self._trusted = TrustedPlaces(trusted)
         self._puller = puller or Puller(cache, places=Places(claims=claims))
@@ -161,7 +165,8 @@ class PullingRuntime(FileRuntime):
 
     async def close(self) -> None:
         """End what starts the processes of models."""
-        self._fork_server.close()
+        for server in (self._fork_server, *self._elsewhere.values()):
+            server.close()
 
     def unload(self, model: LoadedFile) -> None:
         """Close the file's model, and release its files."""
@@ -189,13 +194,16 @@ class PullingRuntime(FileRuntime):
             raise LoadError(error.message, status=error.code) from None
 
     async def _load_file(self, source: ModelSource, form: Format, path: Path) -> LoadedFile:
-        if not self._is_isolated(form):
+        if isinstance(form, FormatElsewhere):
+            origin = Origin(form.reference, path, form.environment)
+        elif self._is_isolated(form):
+            origin = Origin(f"{type(form).__module__}:{type(form).__qualname__}", path)
+        else:
             return await _in_thread(form.load, path)
-        origin = Origin(f"{type(form).__module__}:{type(form).__qualname__}", path)
         return await self._workers.load(source.id, origin)  # type: ignore[return-value] # infer is async
 
     def _is_isolated(self, form: Format) -> bool:
-        return self._formats.name_of(form) in self._isolated
+        return isinstance(form, FormatElsewhere) or self._formats.name_of(form) in self._isolated
 
     def _predict(self, form: Format, path: Path) -> int:
         return form.predict_size(path) + PROCESS_BYTES * self._is_isolated(form)
