@@ -59,7 +59,7 @@ class Batching:
     """How the requests for a model may be put together. The first axis of all its inputs and outputs counts rows.
 
     `max_rows` bounds what one call of `infer` gets. `max_wait_ms` is how long a request waits for others while no call
-    of the model runs.
+    of the model runs. After a call it may wait for the callers of that one besides, for a tenth of the time that it took.
     """
 
     max_rows: int
