@@ -21,9 +21,11 @@ from modelmesh._proto import admin_pb2, model_mesh_pb2
 from modelmesh.adapters.store import open_store
 from modelmesh.control.view.keys import Keys
 from modelmesh.instance.local_cluster import SERVICE, LocalCluster, LocalInstance, free_port
+from modelmesh.policy.failure import LOSSES, MOST_LOSSES
 from modelmesh.ports import Delete, Store, Transaction
 from modelmesh.testing.etcd import FaultyEtcd
 from modelmesh.values.ids import ModelId
+from modelmesh.values.records import FailureRecord
 
 ROOT = Path(__file__).parents[2]
 ECHO = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "echo-runtime"
@@ -93,9 +95,15 @@ class Fleet:
             found.setdefault(parsed.model, []).append(parsed.instance)
         return found
 
-    async def failures(self) -> int:
-        """Remembered failures."""
-        return len((await self.store.range(KEYS.failures)).items)
+    async def failed_models(self) -> list[str]:
+        """Models with a remembered failure. The first loss of a runtime under a model's calls is remembered, and is none yet."""
+        found = []
+        for item in (await self.store.range(KEYS.failures)).items:
+            record = FailureRecord.decode(item.value)
+            if record.kind not in LOSSES or record.count >= MOST_LOSSES:
+                parsed: Any = KEYS.parse(item.key)
+                found.append(f"{parsed.model}: {record.message}")
+        return found
 
     async def empty_store(self) -> None:
         """Delete everything, the store's identity included."""

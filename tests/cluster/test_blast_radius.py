@@ -178,3 +178,82 @@ def test_a_popular_model_is_not_blamed_for_a_runtime_that_is_restarted() -> None
         return answers
 
     assert set(run_virtual(main())) == {Status.OK}
+
+
+class Hangs:
+    """Runtimes that stop answering under a call with the poison; restarted after a time, if at all."""
+
+    def __init__(self, cluster: SimulatedCluster, *, restarted_after_s: float | None) -> None:
+        self.cluster = cluster
+        self.count = 0
+        self._restarted_after_s = restarted_after_s
+        self._restarts: list[asyncio.Task[None]] = []
+
+    async def infer(self, runtime: FakeRuntime, model: ModelId, payload: object) -> object:
+        if payload == POISON:
+            self.count += 1
+            runtime.freeze()
+            if self._restarted_after_s is not None:
+                self._restarts.append(asyncio.create_task(self._restart(runtime, self._restarted_after_s)))
+        return await infer_after(lambda: 2)(runtime, model, payload)
+
+    async def _restart(self, runtime: FakeRuntime, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        runtime.restart()
+        next(
+            instance for instance in self.cluster.instances.values() if instance.runtime is runtime
+        ).dataplane.runtime_link(up=True)
+
+
+@pytest.mark.parametrize("restarted_after_s", [30.0, None])
+def test_a_model_under_whose_calls_two_runtimes_hung_and_did_not_recover_rests(
+    restarted_after_s: float | None,
+) -> None:
+    """Each call hung two runtimes, and nothing was remembered."""
+
+    async def main() -> tuple[int, list, set[Status]]:
+        cluster = SimulatedCluster(seed=1)
+        hangs = Hangs(cluster, restarted_after_s=restarted_after_s)
+        for number in range(6):
+            await cluster.add(f"i{number}", infer=hangs.infer)
+        first = cluster.instances[InstanceId("i0")]
+        for model in ("good-0", "good-1", "good-2", POISON):
+            await register(first, model)
+        await cluster.call(POISON, via="i0", payload=POISON, timeout_ms=20_000)
+        # Until the runtimes were restarted, or are taken to have ended.
+        await asyncio.sleep(20 if restarted_after_s else 130)
+        answers = []
+        good: set[Status] = set()
+        for turn in range(8):
+            answers.append(await cluster.call(POISON, via=f"i{turn % 2 + 4}", payload=POISON, timeout_ms=20_000))
+            good.add((await cluster.call(f"good-{turn % 3}", via="i0")).status)
+            await asyncio.sleep(5)
+        await cluster.stop()
+        return hangs.count, answers, good
+
+    count, answers, good = run_virtual(main())
+    assert count == 2
+    assert {answer.status for answer in answers} == {Status.INTERNAL}
+    assert "is not loaded for" in answers[-1].message
+    assert good == {Status.OK}
+
+
+def test_a_runtime_that_answers_again_within_two_minutes_blames_nobody() -> None:
+    """Some runtimes answer nothing while they work at a long call."""
+
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=1)
+        hangs = Hangs(cluster, restarted_after_s=None)
+        instance = await cluster.add("a", infer=hangs.infer)
+        await register(instance, POISON)
+        for _ in range(3):
+            call = asyncio.create_task(cluster.call(POISON, via="a", payload=POISON, timeout_ms=300_000))
+            await asyncio.sleep(100)
+            instance.runtime.thaw()
+            assert (await call).status in {Status.OK, Status.UNAVAILABLE}
+            await asyncio.sleep(60)
+        assert not instance.plane.state.model(ModelId(POISON)).failures
+        assert (await cluster.call(POISON, via="a")).status is Status.OK
+        await cluster.stop()
+
+    run_virtual(main())

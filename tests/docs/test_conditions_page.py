@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reference" / "kubernetes-conditions.md").read_text()
 SOURCES = ROOT / "src" / "modelmesh" / "kubernetes"
 CONDITION = re.compile(r'Condition\(\s*"(\w+)",[^")]*"(\w+)"(?: if [^"]*? else "(\w+)")?(?: if [^"]*? else "(\w+)")?')
-EVENT = re.compile(r'Told\(\s*(?:warning=)?(?:True|False|problem\.fatal), (?:reason=)?"(\w+)"')
+EVENT = re.compile(r'Notice\(\s*(?:warning=)?(?:True|False|problem\.fatal), (?:reason=)?"(\w+)"')
 
 
 def written() -> set[str]:

@@ -80,12 +80,12 @@ def _once(
     client: "Client", files: Sequence[Path], *, dry_run: bool, prune: bool, load: bool, wait: bool, as_json: bool
 ) -> bool:
     """Apply the files as they are now; returns whether all succeeded."""
-    from modelmesh.cli.manifests import read_manifests, tell
+    from modelmesh.cli.manifests import read_manifests, show_problems
     from modelmesh.declared import plan
 
     declared = read_manifests(files)
     if not as_json:
-        tell(declared)
+        show_problems(declared)
     found = plan(declared.wanted, standing(client), prune=prune)
     problems = [*declared.problems, *found.problems]
     if not as_json:

@@ -175,10 +175,10 @@ def build(model: str, given: Any, described: "pb.ModelMetadataResponse") -> "pb.
     from modelmesh.cli.tensors import flat, pack, shape_of
 
     request = pb.ModelInferRequest(model_name=model)
-    for name, value, datatype, told in _inputs(given, described):
+    for name, value, datatype, known in _inputs(given, described):
         try:
             shape = shape_of(value)
-            missing = told[: len(told) - len(shape)]
+            missing = known[: len(known) - len(shape)]
             if missing and all(dimension in {-1, 1} for dimension in missing):
                 shape = [1] * len(missing) + shape
             raw = pack(datatype, list(flat(value)))
@@ -191,27 +191,27 @@ def build(model: str, given: Any, described: "pb.ModelMetadataResponse") -> "pb.
 
 def _inputs(given: Any, described: "pb.ModelMetadataResponse") -> list[tuple[str, Any, str, list[int]]]:
     """Name, value, datatype and described shape of each input."""
-    told = {tensor.name: (tensor.datatype, list(tensor.shape)) for tensor in described.inputs}
-    if isinstance(given, dict) and isinstance(given.get("inputs"), list) and "inputs" not in told:
+    known = {tensor.name: (tensor.datatype, list(tensor.shape)) for tensor in described.inputs}
+    if isinstance(given, dict) and isinstance(given.get("inputs"), list) and "inputs" not in known:
         return [_from_protocol(one) for one in given["inputs"]]
     if not isinstance(given, dict):
-        if len(told) != 1:
-            names = ", ".join(told) or "none"
+        if len(known) != 1:
+            names = ", ".join(known) or "none"
             raise typer.BadParameter(f"name the input; the model has {names}")
-        given = {next(iter(told)): given}
-    unknown = sorted(given.keys() - told.keys())
-    if told and unknown:
-        raise typer.BadParameter(f"the model has no input {unknown[0]}; it has {', '.join(told)}")
+        given = {next(iter(known)): given}
+    unknown = sorted(given.keys() - known.keys())
+    if known and unknown:
+        raise typer.BadParameter(f"the model has no input {unknown[0]}; it has {', '.join(known)}")
     if not given:
-        wanted = ", ".join(f"{name}: {datatype} {shape}" for name, (datatype, shape) in told.items())
+        wanted = ", ".join(f"{name}: {datatype} {shape}" for name, (datatype, shape) in known.items())
         raise typer.BadParameter(
             f"give its inputs as NAME=VALUE or with --data: {wanted or 'the model describes none'}"
         )
-    if not told:
+    if not known:
         raise typer.BadParameter(
             "the model does not describe its inputs; give them with --data as a request of the protocol"
         )
-    return [(name, value, *told[name]) for name, value in given.items()]
+    return [(name, value, *known[name]) for name, value in given.items()]
 
 
 def _from_protocol(tensor: Any) -> tuple[str, Any, str, list[int]]:

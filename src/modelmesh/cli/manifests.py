@@ -62,7 +62,7 @@ def fingerprint(paths: Sequence[Path]) -> object:
     return tuple(seen)
 
 
-def tell(declared: Declared) -> None:
+def show_problems(declared: Declared) -> None:
     """Print everything that is wrong, and what is passed over, to standard error."""
     for problem in declared.passed_over:
         say(f"note: {problem}", error=True)

@@ -261,9 +261,9 @@ def _show(
     else:
         say(f"{model}: {names(info.status)}")
         for copy in info.modelCopyInfos:
-            told = f" ({progress[copy.location]})" if progress and copy.location in progress else ""
+            stage = f" ({progress[copy.location]})" if progress and copy.location in progress else ""
             age = f" for {_ago(copy.time).removesuffix(' ago')}" if copy.time else ""
-            say(f"  {copy.location}: {names(copy.copyStatus)}{age}{told}")
+            say(f"  {copy.location}: {names(copy.copyStatus)}{age}{stage}")
         for error in dict.fromkeys(info.errors):
             say(f"  error: {error}")
     if info.status in {pb.ModelStatusInfo.LOADING_FAILED, pb.ModelStatusInfo.NOT_FOUND}:

@@ -32,7 +32,7 @@ class ManifestSource:
     """
 
     def __init__(self, paths: Sequence[Path], storage_configs: Path | None, trust: Sequence[str] = ()) -> None:
-        from modelmesh.cli.manifests import fingerprint, read_manifests, tell
+        from modelmesh.cli.manifests import fingerprint, read_manifests, show_problems
         from modelmesh.instance.local_runtimes import shipped_runtimes, wanted_runtimes
 
         self._paths = paths
@@ -41,7 +41,7 @@ class ManifestSource:
         self._known = shipped_runtimes()
         self._seen = fingerprint(paths)
         self._declared = read_manifests(paths, known=self._known)
-        tell(self._declared)
+        show_problems(self._declared)
         if self._declared.problems:
             raise typer.Exit(1)
         self.folder = _folder(paths)

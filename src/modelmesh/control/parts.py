@@ -209,6 +209,27 @@ def copy_parts(
         idle_of=cache.idle_of,
     )
     steps.decide_with(decider)
+    losses = Losses(
+        own=own,
+        steps=steps,
+        in_flight=rates.in_flight,
+        decider=decider,
+        clock=base.clock,
+        tasks=base.tasks,
+    )
+
+    def opened() -> None:
+        losses.runtime_ready()
+        steps.runtime_opened()
+
+    def hung() -> None:
+        losses.runtime_hung()
+        base.dataplane.runtime_hangs()
+
+    def emptied() -> None:
+        losses.runtime_restarted()
+        steps.runtime_emptied()
+
     return CopyParts(
         writer=writer,
         steps=steps,
@@ -216,18 +237,18 @@ def copy_parts(
         rates=rates,
         routing=routing,
         decider=decider,
-        losses=Losses(own=own, cache=cache, listing=steps.listing, decider=decider, clock=base.clock, tasks=base.tasks),
+        losses=losses,
         link=RuntimeLink(
             runtime=runtime,
             clock=base.clock,
             journal=base.journal,
             tasks=base.tasks,
             held=cache.held,
-            opened=steps.runtime_opened,
+            opened=opened,
             loads=lambda: len(steps.slots.taken()),
             closed=steps.runtime_closed,
-            hung=base.dataplane.runtime_hangs,
-            emptied=steps.runtime_emptied,
+            hung=hung,
+            emptied=emptied,
             reported=runtime_reported,
         ),
     )
@@ -320,7 +341,7 @@ def duty_parts(
         requests: Has copies loaded, here or elsewhere.
         mover: Has copies moved away from here.
         membership: This instance's entry.
-        viewed: Called for changes that the watch did not tell.
+        viewed: Called for changes that did not come by the watch.
         cut_off_since_ms: Since when the view may be old, as epoch milliseconds; None: it is not.
         turned: Called for every round.
     """

@@ -135,7 +135,7 @@ def parse_access(text: str) -> AccessRules:
     )
     for number, grant in enumerate(document.grants):
         _check_grant(f"grants.{number}", grant, known, problems)
-    problems.tell()
+    problems.raise_if_any()
     return AccessRules(
         principals,
         keys,
@@ -170,12 +170,12 @@ class _Problems:
         if tenant is not None and tenant not in tenants:
             self.add(f"{where}.tenant", f"there is no tenant {tenant}; list it under tenants")
 
-    def tell(self) -> None:
+    def raise_if_any(self) -> None:
         """Raises ValueError if there are any."""
-        _tell(self._found)
+        _raise_if_any(self._found)
 
 
-def _tell(problems: list[str]) -> None:
+def _raise_if_any(problems: list[str]) -> None:
     if problems:
         rest = len(problems) - MAX_PROBLEMS
         raise ValueError("; ".join(problems[:MAX_PROBLEMS]) + (f"; and {rest} more" if rest > 0 else ""))
@@ -228,7 +228,7 @@ def _validated(body: object) -> _Document:
     try:
         return _DOCUMENT.validate_python(body or {})
     except ValidationError as error:
-        _tell(
+        _raise_if_any(
             [
                 f"{'.'.join(str(part) for part in one['loc']) or 'the document'}: {one['msg']}"
                 for one in error.errors(include_input=False, include_url=False)

@@ -83,15 +83,15 @@ def _check(what: str, names: Sequence[str], most: int, *, sync: bool) -> None:
 
 async def _each(asked: Sequence[Asked], one: Callable[[Asked], Awaitable[Result]]) -> list[Result]:
     """The answer to each, in their order; some are worked at a time, and none has a task before its turn."""
-    told: dict[int, Result] = {}
+    results: dict[int, Result] = {}
     waiting = iter(enumerate(asked))
 
     async def work() -> None:
         for number, wanted in waiting:
-            told[number] = await one(wanted)
+            results[number] = await one(wanted)
 
     await asyncio.gather(*(work() for _ in range(min(AT_ONCE, len(asked)))))
-    return [told[number] for number in range(len(asked))]
+    return [results[number] for number in range(len(asked))]
 
 
 async def _tried(work: Awaitable[Result]) -> tuple[Result | None, CallError | None]:

@@ -48,11 +48,11 @@ class Health:
         if request is None:
             raise CallError(Status.INTERNAL, "Half-closed without a request")
         known = self._known(request.service)
-        told = None
+        sent = None
         while True:
             state = self._state() if known else _Answer.SERVICE_UNKNOWN
-            if state != told:
-                told = state
+            if state != sent:
+                sent = state
                 call.send(_Answer(status=state))
             await self._clock.sleep(POLL_MS)
 

@@ -82,7 +82,7 @@ def loads_now(
 
 def wire(number: int, event: Event) -> dict[str, Any]:
     """An event."""
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "n": number,
         "ms": event.time_ms,
         "kind": event.kind,
@@ -90,4 +90,4 @@ def wire(number: int, event: Event) -> dict[str, Any]:
         "reason": event.reason,
         "detail": event.detail,
     }
-    return told | ({"cause": event.cause} if event.cause is not None else {})
+    return fields | ({"cause": event.cause} if event.cause is not None else {})

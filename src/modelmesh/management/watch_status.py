@@ -223,7 +223,7 @@ class _Stream:
     async def _read_vmodels(self, names: Collection[VModelId]) -> list[pb.VModelStatus]:
         """The statuses to send to the reader: those of its owners, and removed vmodels."""
         records, statuses = await read_vmodels(self._plane, names)
-        told = []
+        answered = []
         for status in statuses:
             name = VModelId(status.id)
             stored = records.get(name)
@@ -231,11 +231,11 @@ class _Stream:
                 status.status.CopyFrom(mesh.VModelStatusInfo(status=mesh.VModelStatusInfo.NOT_FOUND))
                 self._forget(name)
                 if stored is None:
-                    told.append(status)
+                    answered.append(status)
             else:
                 self._know(name, stored.record)
-                told.append(status)
-        return told
+                answered.append(status)
+        return answered
 
     def _know(self, name: VModelId, record: VModelRecord) -> None:
         self._forget(name)

@@ -1,4 +1,4 @@
-"""Whether a tenant may have one more model registered or loaded, and what its caller is told if not.
+"""Whether a tenant may have one more model registered or loaded, and the error for its caller if not.
 
 Called by `modelmesh.control.view.tenants` at registrations, and by `modelmesh.policy.attempt` where a load is placed. Quotas of
 calls are the core's (`crates/core/src/access/tenant.rs`).

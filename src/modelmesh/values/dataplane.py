@@ -312,7 +312,7 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """No copy of a model is ready, and the fallback of a vmodel answers its calls meanwhile. Told once a second."""
+    """No copy of a model is ready, and the fallback of a vmodel answers its calls meanwhile. Reported once a second."""
 
     model: ModelId
     vmodel: VModelId

@@ -158,7 +158,7 @@ class GrpcRuntime:
         data = events_pb.LoadProgressRequest(model_id=model).SerializeToString()
         try:
             answer = await self._channel.unary(PROGRESS, data, timeout_s=PROGRESS_TIMEOUT_S)
-            told = events_pb.LoadProgressResponse.FromString(answer)
+            progress = events_pb.LoadProgressResponse.FromString(answer)
         except CallError as error:
             self._tells_progress = error.status is not Status.UNIMPLEMENTED
             return None
@@ -166,11 +166,11 @@ class GrpcRuntime:
             self._tells_progress = False
             return None
         return LoadProgress.decoded(
-            told.stage,
-            bytes_done=told.bytes_done,
-            bytes_total=told.bytes_total,
-            files_done=told.files_done,
-            files_total=told.files_total,
+            progress.stage,
+            bytes_done=progress.bytes_done,
+            bytes_total=progress.bytes_total,
+            files_done=progress.files_done,
+            files_total=progress.files_total,
         )
 
     async def close(self) -> None:

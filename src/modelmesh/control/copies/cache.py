@@ -223,11 +223,6 @@ class Cache:
         entry = self._entries.get(model)
         return entry.max_concurrency if entry is not None else 0
 
-    def requests(self, model: ModelId, load_id: LoadId) -> int:
-        """Calls that the copy of a load has had; 0 if there is no such copy."""
-        entry = self._entries.get(model)
-        return entry.requests if entry is not None and entry.load_id == load_id else 0
-
     def states(self) -> dict[ModelId, CopyState]:
         """The state of every copy; for tests, status and invariants."""
         return {model: entry.state for model, entry in self._entries.items()}

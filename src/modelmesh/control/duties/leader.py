@@ -35,7 +35,7 @@ class Leader:
     """The leader's writes about others.
 
     Failures that are void or expired are removed; they live without a lease. Copies that went with
-    their instance are told of: the model's record is touched, which is what existing controllers watch,
+    their instance are reported: the model's record is touched, which is what existing controllers watch,
     and a load that was running counts as a failure of the instance that left.
     """
 

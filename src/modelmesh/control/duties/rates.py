@@ -110,6 +110,10 @@ class RateBook:
         """Models with requests in the window, in flight or waiting."""
         return tuple(model for model, use in self._uses.items() if use.requests or use.in_flight or use.waiting)
 
+    def in_flight(self) -> dict[ModelId, int]:
+        """Calls at the runtime by model, at the last look."""
+        return {model: use.in_flight for model, use in self._uses.items() if use.in_flight}
+
     def rate(self, model: ModelId) -> int:
         """Requests per minute over the window."""
         use = self._uses.get(model)

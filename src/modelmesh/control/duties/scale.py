@@ -157,13 +157,13 @@ class Scaler:
 
     def _hot_elsewhere(self, cluster: ClusterView) -> dict[ModelId, tuple[int, bool]]:
         """What other instances publish about their hot copies: requests per minute, and whether some wait."""
-        told: dict[ModelId, tuple[int, bool]] = {}
+        known: dict[ModelId, tuple[int, bool]] = {}
         for place in cluster.instances:
             if place.instance != self._own:
                 for hot in place.record.hot:
-                    rate, waiting = told.get(hot.model, (0, False))
-                    told[hot.model] = (rate + hot.rate, waiting or hot.waiting > 0)
-        return told
+                    rate, waiting = known.get(hot.model, (0, False))
+                    known[hot.model] = (rate + hot.rate, waiting or hot.waiting > 0)
+        return known
 
     def _add_if_wanted(self, model: ModelId, cluster: ClusterView, room: ClusterRoom) -> None:
         registered = self._models.cached(model)

@@ -68,7 +68,7 @@ class Tenants:
             self._begun[tenant] -= 1
 
     def wrote(self, tenant: str, model: ModelId, revision: Revision) -> None:
-        """A model was registered here at a revision, which the watch may not have told yet."""
+        """A model was registered here at a revision, which the watch may not have delivered yet."""
         if tenant and revision > self._seen:
             self._written[tenant, model] = revision
 

@@ -68,12 +68,12 @@ class ExternalScaler:
 
     async def stream_active(self, reference: pb.ScaledObjectRef) -> AsyncIterator[pb.IsActiveResponse]:
         """Whether it is active, at first and whenever that changes."""
-        told: bool | None = None
+        sent: bool | None = None
         while True:
             active = self._needed(reference)
-            if active is not told:
+            if active is not sent:
                 yield pb.IsActiveResponse(result=active)
-                told = active
+                sent = active
             await self._working().demands.next_turn()
 
     def _working(self) -> Controller:

@@ -33,7 +33,7 @@ from modelmesh.kubernetes.ports import Api, ApiError, MeshCalls, MeshError, NotF
 from modelmesh.kubernetes.render import Owner
 from modelmesh.kubernetes.render.objects import CONTROLLER, SERVICE_LABEL, TYPE_CONSTRAINTS
 from modelmesh.kubernetes.settings import Settings
-from modelmesh.kubernetes.status.events import Told
+from modelmesh.kubernetes.status.events import Notice
 from modelmesh.ports import Clock
 
 MODELS_AT_ONCE = 64
@@ -373,8 +373,8 @@ class Controller:
         reading = self.world.reading(key.namespace)
         for problem in reading.problems if now is not None else ():
             self._log("configuration", source=problem.source, path=problem.path, problem=problem.message)
-            told = Told(problem.fatal, "Configuration", f"{problem.path}: {problem.message}")
-            self.recorder.tell(kinds.CONFIG_MAP, now or {}, told)
+            notice = Notice(problem.fatal, "Configuration", f"{problem.path}: {problem.message}")
+            self.recorder.record(kinds.CONFIG_MAP, now or {}, notice)
         self._read_names()
 
     def _namespace_seen(self, key: Key, before: Object | None, now: Object | None) -> None:

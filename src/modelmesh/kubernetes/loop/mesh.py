@@ -30,7 +30,7 @@ ASK_MS = 10
 """For instances without that stream: calls at a time, and from one turn to the next, at least and for each vmodel."""
 
 SILENCE_S = 75.0
-"""An instance that has nothing to tell says so every 30 s."""
+"""An instance that without news sends an empty message every 30 s."""
 
 PAUSE_MS = 250
 PAUSE_MAX_MS = 5_000
@@ -112,12 +112,12 @@ class Mesh:
         found = tuple(sorted(set(addresses)))
         if found == self._addresses:
             return
-        told = bool(found) != self.reachable
+        changed = bool(found) != self.reachable
         came = not set(found) <= set(self._addresses)
         self._addresses = found
         self._moved.set()
         self.arrivals += came
-        if told:
+        if changed:
             self._changed(None)
         elif came:
             for name in [name for name, vmodel in self._vmodels.items() if _has_failed(vmodel)]:

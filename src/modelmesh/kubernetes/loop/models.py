@@ -152,8 +152,8 @@ class Models:
             now_ms=self._services.clock.now_ms(),
         )
         if await self._services.statuses.write(kind, item, status):
-            for told in model_events(old, new):
-                self._services.recorder.tell(kind, item, told)
+            for notice in model_events(old, new):
+                self._services.recorder.record(kind, item, notice)
         return self._again((kind, Key(namespace, name)), new)
 
     def _again(self, key: tuple[Kind, Key], new: ModelStatus) -> float | None:

@@ -9,7 +9,7 @@ from modelmesh.kubernetes.loop.services import Services
 from modelmesh.kubernetes.loop.world import owner_of
 from modelmesh.kubernetes.render import Owner, StoreSecretError, render_namespace
 from modelmesh.kubernetes.render.objects import CONTROLLER, SERVICE_LABEL, TYPE_CONSTRAINTS
-from modelmesh.kubernetes.status.events import Told
+from modelmesh.kubernetes.status.events import Notice
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 
@@ -62,7 +62,7 @@ class Namespaces:
         except StoreSecretError as error:
             message = f"Secret {self._world.settings.namespace}/{config.store_secret} {error}"
             if item is not None:
-                self._services.recorder.tell(kinds.NAMESPACE, item, Told(True, "StoreSecret", message))  # noqa: FBT003
+                self._services.recorder.record(kinds.NAMESPACE, item, Notice(True, "StoreSecret", message))  # noqa: FBT003
             self._services.log("store secret", namespace=namespace, error=message)
             return None
 

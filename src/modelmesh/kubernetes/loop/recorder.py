@@ -8,7 +8,7 @@ from itertools import count
 from modelmesh.kubernetes.kinds import EVENT, Key, Kind, Object
 from modelmesh.kubernetes.ports import Api, ApiError
 from modelmesh.kubernetes.status.conditions import shortened, time_text
-from modelmesh.kubernetes.status.events import Told
+from modelmesh.kubernetes.status.events import Notice
 from modelmesh.ports import Clock
 
 COMPONENT = "modelmesh-controller"
@@ -37,27 +37,27 @@ class Recorder:
         self._api = api
         self._clock = clock
         self._failed = failed
-        self._queue: asyncio.Queue[tuple[Kind, Object, Told, int]] = asyncio.Queue(WAITING)
+        self._queue: asyncio.Queue[tuple[Kind, Object, Notice, int]] = asyncio.Queue(WAITING)
         self._tokens: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._numbers = count()
         self.dropped = 0
 
-    def tell(self, kind: Kind, item: Object, told: Told) -> None:
+    def record(self, kind: Kind, item: Object, notice: Notice) -> None:
         """Write an Event of an object, soon."""
         now_ms = self._clock.now_ms()
         if not self._take_token(item["metadata"].get("uid", ""), now_ms):
             self.dropped += 1
             return
         try:
-            self._queue.put_nowait((kind, item, told, now_ms))
+            self._queue.put_nowait((kind, item, notice, now_ms))
         except asyncio.QueueFull:
             self.dropped += 1
 
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
-            kind, item, told, now_ms = await self._queue.get()
-            event = self._event(kind, item, told, now_ms)
+            kind, item, notice, now_ms = await self._queue.get()
+            event = self._event(kind, item, notice, now_ms)
             try:
                 await self._api.create(EVENT, event)
             except ApiError as error:
@@ -73,7 +73,7 @@ class Recorder:
             self._tokens.popitem(last=False)
         return allowed
 
-    def _event(self, kind: Kind, item: Object, told: Told, now_ms: int) -> Object:
+    def _event(self, kind: Kind, item: Object, notice: Notice, now_ms: int) -> Object:
         metadata = item["metadata"]
         key = Key(metadata.get("namespace") or CLUSTER_NAMESPACE, metadata["name"])
         time = time_text(now_ms)
@@ -89,9 +89,9 @@ class Recorder:
                 "uid": metadata.get("uid", ""),
                 "resourceVersion": metadata.get("resourceVersion", ""),
             },
-            "type": "Warning" if told.warning else "Normal",
-            "reason": told.reason,
-            "message": shortened(told.message),
+            "type": "Warning" if notice.warning else "Normal",
+            "reason": notice.reason,
+            "message": shortened(notice.message),
             "source": {"component": COMPONENT},
             "reportingComponent": COMPONENT,
             "reportingInstance": COMPONENT,

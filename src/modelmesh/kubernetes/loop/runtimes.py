@@ -27,7 +27,7 @@ from modelmesh.kubernetes.render import (
 )
 from modelmesh.kubernetes.replicas import EMPTY_SINCE, Pods, Standing, decide_pods
 from modelmesh.kubernetes.status.conditions import time_ms, time_text
-from modelmesh.kubernetes.status.events import Told
+from modelmesh.kubernetes.status.events import Notice
 from modelmesh.kubernetes.status.runtimes import RuntimeState, read_pods, write_runtime
 
 ROLL = "modelmesh.io/roll"
@@ -247,23 +247,23 @@ class Runtimes:
         before = live["spec"].get("replicas") if live is not None else None
         scaler = scaled_by(declared.runtime) if declared.runtime is not None else None
         if scaler is ScaledBy.CONTROLLER and before and pods.replicas and before != pods.replicas:
-            told = Told(False, "Scaled", f"from {before} to {pods.replicas} pods: {pods.why}")  # noqa: FBT003
-            self._services.recorder.tell(declared.kind, declared.item, told)
+            notice = Notice(False, "Scaled", f"from {before} to {pods.replicas} pods: {pods.why}")  # noqa: FBT003
+            self._services.recorder.record(declared.kind, declared.item, notice)
 
     def _tell(self, declared: DeclaredRuntime, before: RuntimeState | None, state: RuntimeState) -> None:
         """Events of what is new."""
         known = set(before.problems) if before is not None else set()
-        told = [
-            Told(True, "InvalidSpec", f"{problem.path}: {problem.message}")  # noqa: FBT003
+        notices = [
+            Notice(True, "InvalidSpec", f"{problem.path}: {problem.message}")  # noqa: FBT003
             for problem in state.problems
             if problem.fatal and problem not in known
         ]
         notes = before.notes if before is not None else ()
-        told += [Told(True, "StorageConfig", note) for note in state.notes if note not in notes]  # noqa: FBT003
+        notices += [Notice(True, "StorageConfig", note) for note in state.notes if note not in notes]  # noqa: FBT003
         if state.held and (before is None or before.held != state.held):
-            told.append(Told(True, "HeldBack", state.held))  # noqa: FBT003
-        for one in told:
-            self._services.recorder.tell(declared.kind, declared.item, one)
+            notices.append(Notice(True, "HeldBack", state.held))  # noqa: FBT003
+        for notice in notices:
+            self._services.recorder.record(declared.kind, declared.item, notice)
 
 
 def _annotated(item: Object, name: str, value: str) -> Object:
