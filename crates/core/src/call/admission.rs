@@ -15,7 +15,7 @@ use crate::call::caller::Caller;
 use crate::call::deadline::Deadline;
 use crate::call::identify::{self, Hopped};
 use crate::call::rejection::Rejection;
-use crate::call::rules::{Answerer, MethodRule};
+use crate::call::rules::{Answerer, MethodRule, method_in};
 use crate::call::subject::Subject;
 use crate::call::who::Who;
 use crate::ledger::Account;
@@ -38,7 +38,7 @@ impl Asked<'_> {
     /// Full name of the gRPC method.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.path.path().trim_start_matches('/')
+        method_in(self.path.path())
     }
 }
 

@@ -76,6 +76,12 @@ impl Caller {
         }
     }
 
+    /// Whether another instance of ours calls.
+    #[must_use]
+    pub fn is_instance(&self) -> bool {
+        self.is_instance
+    }
+
     /// Whether anything of an answer, headers included, has gone out.
     #[must_use]
     pub fn has_begun(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::call::caller::Caller;
 use crate::call::entry::{self, Arrival, Known};
 use crate::call::inference::Call;
 use crate::call::replay::Body;
-use crate::call::rules::Answerer;
+use crate::call::rules::{Answerer, method_in};
 use crate::call::who::Who;
 use crate::call::whole::Whole;
 use crate::ledger::Account;
@@ -37,7 +37,7 @@ pub struct Request<'a> {
 /// Whether models answer this method, so that `begin` takes a call of it.
 #[must_use]
 pub fn is_for_models(shared: &Shared, path: &PathAndQuery) -> bool {
-    let method = path.path().trim_start_matches('/');
+    let method = method_in(path.path());
     matches!(shared.rules.read().answerer(Port::Serving, method), Ok(Answerer::Model(_)))
 }
 

@@ -20,7 +20,7 @@ use crate::call::inference::Call;
 use crate::call::multi;
 use crate::call::rejection::Rejection;
 use crate::call::replay::Body;
-use crate::call::rules::MethodRule;
+use crate::call::rules::{MethodRule, method_in};
 use crate::call::subject::Subject;
 use crate::call::who::Who;
 use crate::ledger::{Account, Holder};
@@ -70,7 +70,7 @@ pub fn begin(worker: &Arc<Worker>, arrival: &Arrival<'_>, account: &Account, (he
     let body = Body::new(stream, max_message, shared.replay.share(), keep);
     let open = worker.load.count_call();
     let Some(rule) = rule else {
-        let method = path.path().trim_start_matches('/').to_owned();
+        let method = method_in(path.path()).to_owned();
         let holder = Arc::clone(account.holder());
         let listener = origin.listener;
         let opening = Opening { port, listener, peer_address: address.to_string(), holder, method, headers, deadline };
@@ -113,7 +113,7 @@ pub fn call_of(
     holder: Arc<Holder>,
 ) -> Call {
     let shared = &worker.shared;
-    let notes = notes::begin(shared, port, path.path().trim_start_matches('/'), &headers);
+    let notes = notes::begin(shared, port, method_in(path.path()), &headers);
     if let Some(notes) = &notes {
         let (request, answer) = notes.copies(shared);
         body.copy_to(request);

@@ -21,7 +21,7 @@ use crate::call::identify::Hopped;
 use crate::call::outcome::{Failure, Outcome};
 use crate::call::patience::Patience;
 use crate::call::replay::{Body, BodyError};
-use crate::call::rules::MethodRule;
+use crate::call::rules::{MethodRule, method_in};
 use crate::call::stopped::{poll_stopped, unless_stopped};
 use crate::call::subject::{Hop, Subject};
 use crate::events::Event;
@@ -87,7 +87,7 @@ impl Call {
 
     #[must_use]
     pub fn method(&self) -> &str {
-        self.path.path().trim_start_matches('/')
+        method_in(self.path.path())
     }
 
     pub fn known_token(&mut self) -> u64 {

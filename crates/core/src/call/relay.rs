@@ -216,9 +216,7 @@ impl Relay<'_> {
         if status != StatusCode::OK || !is_grpc(&headers) {
             return Some(self.end_with_trailers(None, Some(not_grpc(status, &headers))));
         }
-        if self.copy.is_some() {
-            strip_mesh_headers(&mut headers);
-        }
+        self.strip(&mut headers);
         if self.upstream.answer.is_head_only() {
             return Some(self.end_with_trailers(None, Some(headers)));
         }
@@ -226,10 +224,17 @@ impl Relay<'_> {
         None
     }
 
+    /// What instances say to each other is not believed of a runtime. Clients are given none of it in any case.
+    fn strip(&self, headers: &mut HeaderMap) {
+        if self.copy.is_some() && self.caller.is_instance() {
+            strip_mesh_headers(headers);
+        }
+    }
+
     /// The end of an answer. If nothing of it has been passed on it may fail the attempt.
     fn end_with_trailers(&mut self, head: Option<HeaderMap>, trailers: Option<HeaderMap>) -> End {
-        let trailers = whole(trailers, self.copy.is_some());
-        let code = status::code_of(&trailers).unwrap_or(Code::Unknown);
+        let (mut trailers, code) = whole(trailers);
+        self.strip(&mut trailers);
         if !self.caller.has_begun()
             && let Some(mut failure) = outcome::of_trailers(&trailers, code, self.copy.is_none())
         {
@@ -288,13 +293,12 @@ fn not_grpc(status: StatusCode, headers: &HeaderMap) -> HeaderMap {
     Status::new(code, format!("the answer is not gRPC: HTTP status {}", status.as_u16())).into_trailers_only()
 }
 
-/// Trailers as they came, or what their absence means.
-fn whole(trailers: Option<HeaderMap>, from_runtime: bool) -> HeaderMap {
-    let mut trailers = trailers
-        .filter(|trailers| status::code_of(trailers).is_some())
-        .unwrap_or_else(|| Status::new(Code::Unknown, "the answer ended without a gRPC status").into_trailers());
-    if from_runtime {
-        strip_mesh_headers(&mut trailers);
+/// Trailers as they came, or what their absence means; and the code that they have.
+fn whole(trailers: Option<HeaderMap>) -> (HeaderMap, Code) {
+    if let Some(trailers) = trailers
+        && let Some(code) = status::code_of(&trailers)
+    {
+        return (trailers, code);
     }
-    trailers
+    (Status::new(Code::Unknown, "the answer ended without a gRPC status").into_trailers(), Code::Unknown)
 }

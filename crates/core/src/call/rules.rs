@@ -91,11 +91,32 @@ impl Rules {
     }
 }
 
+/// Which bytes of a method mean themselves to every server.
+static PLAIN: [bool; 256] = plain_bytes();
+
+const fn plain_bytes() -> [bool; 256] {
+    let mut plain = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        plain[byte as usize] = !matches!(byte, b'/' | b'\\' | b'%' | b'?' | b'#' | b';');
+        byte += 1;
+    }
+    plain
+}
+
 /// Whether a part of a path means itself to every server. One that folds `//`, `.` or `%2E` would take another path for
 /// a service that is not allowed.
 fn is_plain(part: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'\\' | b'%' | b'?' | b'#' | b';');
-    !part.is_empty() && part.bytes().all(plain) && part.bytes().any(|byte| byte != b'.')
+    part.bytes().any(|byte| byte != b'.') && part.bytes().all(|byte| PLAIN[usize::from(byte)])
+}
+
+/// The name of a method in the path of its call.
+#[must_use]
+pub fn method_in(path: &str) -> &str {
+    match path.strip_prefix('/') {
+        Some(method) if !method.starts_with('/') => method,
+        _ => path.trim_start_matches('/'),
+    }
 }
 
 #[cfg(test)]
