@@ -142,7 +142,7 @@ class AsyncClient:
             try:
                 answer = await method(call.request, timeout=max(deadline - time.monotonic(), 0), metadata=headers)
             except grpc.RpcError as failure:
-                error = error_of(failure.code().value[0], failure.details() or "", failure.trailing_metadata() or ())
+                error = error_of(failure)
                 pause = pause_s(error, deadline - time.monotonic())
                 if pause is None:
                     raise error from failure
@@ -167,7 +167,7 @@ class AsyncClient:
                     has_begun = True
                     yield call.result(answer)
             except grpc.RpcError as failure:
-                error = error_of(failure.code().value[0], failure.details() or "", failure.trailing_metadata() or ())
+                error = error_of(failure)
                 pause = None if has_begun else pause_s(error, deadline - time.monotonic())
                 if pause is None:
                     raise error from failure

@@ -63,10 +63,11 @@ _KINDS: dict[Status, type[ModelMeshError]] = {
 }
 
 
-def error_of(code: int, message: str, trailers: Iterable[Any]) -> ModelMeshError:
-    """The error of a call that ended with a gRPC code, a message and trailers, which are pairs of name and value."""
-    status = Status(code)
-    return _KINDS.get(status, ModelMeshError)(status, message, retry_after_s=retry_after_s(trailers))
+def error_of(failure: Any) -> ModelMeshError:
+    """Our error for a `grpc.RpcError` of a call, which has the methods of a `grpc.Call`."""
+    status = Status(failure.code().value[0])
+    retry_s = retry_after_s(failure.trailing_metadata() or ())
+    return _KINDS.get(status, ModelMeshError)(status, failure.details() or "", retry_after_s=retry_s)
 
 
 def retry_after_s(trailers: Iterable[Any]) -> float | None:

@@ -200,19 +200,17 @@ class Room:
             gained += entry.size
 
     def _idle_entries(self, tenant: str) -> Iterator[Entry]:
+        """Copies of a tenant that may leave now. That `_oldest_first` asks about each copy elsewhere is too dear here."""
         now_ms = self._clock.monotonic_ms()
         for model in islice(self._usage.leaving_order(), LOOKED_AT):
             entry = self._entries[model]
             record = entry.registered.record
-            is_settled = settled(loaded_ago_ms=now_ms - entry.ready_ms, load_ms=self._learned.load_ms(model))
-            if (
-                entry.state in OPEN
-                and record.tenant == tenant
-                and not record.pinned
-                and not self._usage.busy(model)
-                and is_settled
-            ):
+            may_leave = not record.pinned and not self._usage.busy(model) and self._is_settled(entry, now_ms)
+            if entry.state in OPEN and record.tenant == tenant and may_leave:
                 yield entry
+
+    def _is_settled(self, entry: Entry, now_ms: int) -> bool:
+        return settled(loaded_ago_ms=now_ms - entry.ready_ms, load_ms=self._learned.load_ms(entry.model))
 
     def rehearse(self, size: Memory) -> Rehearsal:
         """What a load of this size would evict."""
@@ -292,7 +290,7 @@ class Room:
                     busy=self._usage.busy(model),
                     redundant=bool(self.others(model)),
                     pinned=entry.registered.record.pinned,
-                    settled=settled(loaded_ago_ms=now_ms - entry.ready_ms, load_ms=self._learned.load_ms(model)),
+                    settled=self._is_settled(entry, now_ms),
                 )
 
     def others(self, model: ModelId) -> tuple[tuple[InstanceId, Revision], ...]:
