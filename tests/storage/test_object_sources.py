@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 from pathlib import Path
@@ -214,6 +215,20 @@ async def test_few_files_are_open_at_once(puller: Puller, s3: S3, monkeypatch: p
     monkeypatch.setattr(os, "open", counted)
     (await puller.pull(s3.location("s3://bkt/open"))).release()
     assert 1 <= most[0] <= 2 * 8, "eight streams"
+
+
+async def test_a_file_that_is_done_is_forgotten(puller: Puller, s3: S3) -> None:
+    """Of a model with many files nothing grows with those that are there already."""
+    s3.put(**{f"done/{number:03}": b"x" * 10 for number in range(120)})
+    kept = []
+
+    def count(progress: Progress) -> None:
+        if progress.stage is Stage.PUBLISHING:
+            kept.append(sum(type(one).__name__ == "_Opened" for one in gc.get_objects()))
+
+    (await puller.pull(s3.location("s3://bkt/done"), count)).release()
+    assert kept
+    assert max(kept) <= 2 * 8, "eight streams"
 
 
 HOSTILE = ["h/../x", "h//x", "h/./x", "h/a%00b", "h/" + "n" * 300, "h/" + "/".join(["n" * 200] * 5)]

@@ -17,7 +17,7 @@ from modelmesh.storage.locations import Kind, Location
 from modelmesh.storage.names import base_name, shown
 from modelmesh.values.status import Status
 
-PIECE_BYTES = 2 * 1024 * 1024
+PIECE_BYTES = 1024 * 1024
 SILENCE_S = 30
 """How long a store may send nothing."""
 
