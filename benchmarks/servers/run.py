@@ -1,9 +1,9 @@
-"""What an adapter adds to a load, and how near the sizes are that it measures. `make bench-servers`.
+"""What an adapter adds to a load, how near the sizes are that it measures, and what calls cost. `make bench-servers`.
 
-Each server is the real one, alone on loopback, and the adapter's runtime is in this process, with its driver's calls timed: the
+Each server is the real one on loopback. For loads the adapter's runtime is in this process, with its driver's calls timed: the
 adapter's own share is what a load takes beyond them (files found and laid out, memory read, sizes judged). Twenty loads and
-unloads of one model; the server's memory is what the kernel counts for its processes. `tests/servers`, which the target puts on
-the path, knows how the servers are started.
+unloads of one model, then four copies of it side by side; the server's memory is what the kernel counts for its processes.
+`tests/servers`, which the target puts on the path, knows how the servers are started.
 """
 
 import asyncio
@@ -11,21 +11,18 @@ import contextlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import real_mlserver
-import real_torchserve
-import real_triton
 from benchmarks.environment import environment
+from benchmarks.servers.inference import inference
 from benchmarks.servers.page import render
-from real_kit import Beings, adapter_environment, python_of
+from benchmarks.servers.subject import Subject, subjects
+from real_kit import Beings, adapter_environment
 
 from modelmesh.instance.local_cluster import free_port
 from modelmesh.instance.processes import start_child
@@ -34,27 +31,14 @@ from modelmesh.runtime.errors import RuntimeFault
 from modelmesh.servers.adapter import AdapterRuntime
 from modelmesh.servers.driver import Driver
 from modelmesh.servers.files import LocalFiles
-from modelmesh.servers.mlserver import MLServer
 from modelmesh.servers.settings import read_settings
 from modelmesh.servers.sizes import Sizes
-from modelmesh.servers.torchserve import TorchServe
-from modelmesh.servers.triton import Triton
 
 ROOT = Path(__file__).parents[2]
 MIB = 1024 * 1024
 RESULTS = ROOT / "benchmarks" / "results"
 CYCLES = 20
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A server with one model of each format."""
-
-    name: str
-    command: Callable[[Beings], list[str]]
-    environment: Callable[[Beings], Mapping[str, str]]
-    driver: Callable[[Beings], Driver]
-    models: Mapping[str, Path]
+SIDE_BY_SIDE = 4
 
 
 class Timed:
@@ -128,64 +112,36 @@ async def cycles(runtime: AdapterRuntime, driver: Timed, model_format: str, path
     return found
 
 
-def subjects(folder: Path) -> list[Subject]:
-    """The servers that are installed, with their models."""
-    made = folder / "models"
-    made.mkdir()
-    found = []
-    with contextlib.suppress(AssertionError):
-        subprocess.run([python_of("mlserver"), str(Path(__file__).with_name("models.py")), str(made)], check=True)
-        models = {"sklearn": made / "k.joblib", "xgboost": made / "b.ubj", "lightgbm": made / "l.bst"}
-        found.append(
-            Subject(
-                "mlserver",
-                real_mlserver.command,
-                real_mlserver.environment,
-                lambda ports: MLServer(ports.grpc, ports.metrics),
-                models,
-            )
-        )
-    with contextlib.suppress(AssertionError):
-        python_of("triton")
-        real_triton.write_model(made / "python", 2)
-        backends = real_triton.copy_backends(folder)
-        command = real_triton.command_with(backends)
-        found.append(
-            Subject(
-                "triton",
-                command,
-                real_triton.environment,
-                lambda ports: Triton(ports.grpc),
-                {"python": made / "python"},
-            )
-        )
-    with contextlib.suppress(AssertionError):
-        python_of("torchserve")
-        real_torchserve.write_archive(made / "t.mar", 2)
-        found.append(
-            Subject(
-                "torchserve",
-                real_torchserve.command,
-                real_torchserve.environment,
-                lambda ports: TorchServe(ports.grpc, ports.folder / TorchServe.folder),
-                {"pytorch-mar": made / "t.mar"},
-            )
-        )
-    return found
+async def side_by_side(runtime: AdapterRuntime, driver: Timed, model_format: str, path: Path) -> float:
+    """MB that the server grows by for each of several copies at once: more than one does not fit into what the server kept."""
+    before = await driver.memory() or 0
+    sources = [ModelSource(f"bench-{number}", f"mt:{model_format}", str(path)) for number in range(SIDE_BY_SIDE)]
+    placed = [await runtime.load(source) for source in sources]
+    grew = (await driver.memory() or 0) - before
+    for one in placed:
+        await runtime.unload(one)
+    return grew / SIDE_BY_SIDE / 1e6
 
 
 async def measure() -> dict[str, Any]:
     """Every format of every server."""
-    found: dict[str, Any] = {}
+    loads: dict[str, Any] = {}
+    calls: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-servers-") as text:
-        for subject in subjects(Path(text)):
-            async with running(subject, Path(text)) as (runtime, driver):
+        folder = Path(text)
+        for subject in subjects(folder):
+            async with running(subject, folder) as (runtime, driver):
                 for model_format, path in subject.models.items():
                     runs = await cycles(runtime, driver, model_format, path)
-                    found[f"{subject.name}, {model_format}"] = runs
+                    beside = await side_by_side(runtime, driver, model_format, path)
+                    loads[f"{subject.name}, {model_format}"] = {"cycles": runs, "side_by_side_mb": beside}
                     own = statistics.median(run["own_ms"] for run in runs)
                     print(f"{subject.name}, {model_format}: {own:.1f} ms of our own in a load")
-    return found
+            called = f"{subject.name}, {subject.call.model_format}"
+            calls[called] = await inference(subject, subject.call, folder / f"{subject.name}-called")
+            over = statistics.median(run["instance_us"] / run["echo_instance_us"] for run in calls[called])
+            print(f"{called}: a call costs the instance {over:.2f} times what it costs in front of an echo")
+    return {"loads": loads, "calls": calls}
 
 
 def main() -> int:
@@ -195,7 +151,7 @@ def main() -> int:
     result = {
         **environment(),
         "load_average": [load_before, os.getloadavg()[0]],
-        "results": found,
+        **found,
     }
     (RESULTS / "servers.json").write_text(json.dumps(result, indent=1) + "\n")
     (RESULTS / "servers.md").write_text(render(result))
