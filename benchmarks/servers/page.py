@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MOST_APART = 0.15
+LEAST_SEEN = 0.05
+"""Growth below this share of the size is none."""
+
 MOST_OWN_MS = 20
 MOST_OVER = 1.10
 
@@ -20,6 +23,7 @@ def render(result: Mapping[str, Any]) -> str:
         "",
         f"{result['date']}, commit {result['commit']}, {machine['cpu']}, {machine['cpus']} CPUs, Linux {machine['kernel']}. Load average of the machine",
         f"before and after: {busy}; above the number of CPUs other programs took their part.",
+        *_missing(result),
         "",
         "## Loads",
         "",
@@ -32,8 +36,9 @@ def render(result: Mapping[str, Any]) -> str:
         "The size is that of the last cycle, the growth the median of all. Triton and TorchServe run a model in processes of its own, whose memory is",
         "its size. MLServer has one process, which keeps memory that models have left. A model of one large array (sklearn here) gives it back, and its size is",
         "what the server shrinks and grows by. Models of many small pieces (XGBoost, LightGBM) do not: one that comes back moves into what it left and grows the",
-        "server by nothing. Their size is what was measured at the first load, and what can be compared with it is the growth for several side by side, which",
-        "cannot all move into that room. That growth is less than the size by the room and by what the server keeps of a first load for itself.",
+        "server by nothing. So their size is that of the first load, in which the library also takes memory for itself: the first model of such a format is",
+        "said to be larger than it is. What several of them grow the server by, side by side, shows the difference; the first of those four still moves into the",
+        "room of the one before.",
         "",
         "## Calls",
         "",
@@ -50,11 +55,16 @@ def render(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _missing(result: Mapping[str, Any]) -> list[str]:
+    seen = {name.partition(",")[0] for name in result["loads"]}
+    return [f"Not installed in this run: {name}." for name in ("mlserver", "triton", "torchserve") if name not in seen]
+
+
 def _load_row(name: str, runs: Sequence[Mapping[str, float]], beside: float) -> str:
     load, own, grew = (statistics.median(run[key] for run in runs) for key in ("load_ms", "own_ms", "grew_mb"))
     size, left = runs[-1]["size_mb"], sum(run["left_mb"] for run in runs)
-    told = "it did not grow"
-    if grew > 0:
+    told = "it did not grow (NO)"
+    if grew > LEAST_SEEN * size:
         differ = abs(size - grew) / grew
         told = f"{differ:.0%}{'' if differ <= MOST_APART else ' (NO)'}"
     slow = "" if own <= MOST_OWN_MS else " (NO)"

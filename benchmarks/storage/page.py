@@ -7,6 +7,7 @@ from typing import Any
 TOOLS = ("s5cmd", "boto3")
 PLAIN = (*TOOLS, "obstore", "obstore, synced")
 MOST_OVER = 1.2
+MOST_AGAIN_MS = 30
 
 
 def _judged(downloads: Mapping[str, Any]) -> list[str]:
@@ -18,6 +19,11 @@ def _judged(downloads: Mapping[str, Any]) -> list[str]:
         over = medians["modelmesh"] / medians[fastest]
         lines.append(f"{shape}: {over:.2f} times {fastest}{'' if over <= MOST_OVER else ' (NO)'}.")
     return lines
+
+
+def _again(found: Mapping[str, float]) -> str:
+    missed = "" if found["median_ms"] <= MOST_AGAIN_MS else " (NO)"
+    return f"{found['median_ms']:.1f}{missed}; over the plain listing {found['own_ms']:.1f}"
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -65,8 +71,8 @@ def render(result: Mapping[str, Any]) -> str:
         "",
         "| what | seen | must |",
         "|---|---|---|",
-        f"| the same file again: milliseconds, median of 20 (it is listed, nothing is fetched) | {second['large']['median_ms']:.1f} | 30 |",
-        f"| the same 500 files again: milliseconds | {second['many']['median_ms']:.1f} | 30 |",
+        f"| the same file again: milliseconds, median of 20 (it is listed, nothing is fetched) | {_again(second['large'])} | 30 |",
+        f"| the same 500 files again: milliseconds | {_again(second['many'])} | 30 |",
         f"| {shared['callers']} callers of one cold content in {shared['processes']} processes on one cache: times its bytes were sent | {once:.4f} | 1 |",
         f"| peak memory of a process that pulls 2 GB: MB (before the pull {memory['before_mb']:.0f}) | {memory['peak_mb']:.0f} | 150 |",
         "",

@@ -120,10 +120,8 @@ def ours(store: Store, names: list[str], prefix: str, into: Path) -> None:
     asyncio.run(main())
 
 
-def plain_obstore(store: Store, names: list[str], prefix: str, into: Path, *, sync: bool = False) -> None:
-    """The library under ours, used by hand: one stream an object, 16 objects at once. `sync`: each file reaches the disk."""
-    del prefix
-    s3 = S3Store(
+def _obstore(store: Store) -> S3Store:
+    return S3Store(
         BUCKET,
         endpoint=store.url,
         access_key_id=KEY,
@@ -131,6 +129,12 @@ def plain_obstore(store: Store, names: list[str], prefix: str, into: Path, *, sy
         region="us-east-1",
         client_options={"allow_http": True},
     )
+
+
+def plain_obstore(store: Store, names: list[str], prefix: str, into: Path, *, sync: bool = False) -> None:
+    """The library under ours, used by hand: one stream an object, 16 objects at once. `sync`: each file reaches the disk."""
+    del prefix
+    s3 = _obstore(store)
 
     def one(name: str) -> None:
         target = into / name
@@ -227,9 +231,11 @@ def downloads(store: Store, scratch: Path, rounds: int) -> dict[str, Any]:
 
 
 def second_pulls(store: Store, scratch: Path) -> dict[str, Any]:
-    """The same content again, in a new process's puller: what is listed, and nothing else."""
+    """The same content again: what is listed, and nothing else; and in turn the plain listing of the same objects."""
     cache = scratch / "again"
     times: dict[str, list[float]] = {"large": [], "many": []}
+    listed: dict[str, list[float]] = {"large": [], "many": []}
+    s3 = _obstore(store)
 
     async def main() -> None:
         for prefix, taken in times.items():
@@ -240,9 +246,21 @@ def second_pulls(store: Store, scratch: Path) -> dict[str, Any]:
                     began = time.perf_counter()
                     (await puller.pull(location)).release()
                     taken.append((time.perf_counter() - began) * 1000)
+                    began = time.perf_counter()
+                    async for _chunk in obstore.list(s3, prefix, chunk_size=1000):
+                        pass
+                    listed[prefix].append((time.perf_counter() - began) * 1000)
 
     asyncio.run(main())
-    return {prefix: {"median_ms": statistics.median(taken), "all_ms": taken} for prefix, taken in times.items()}
+    return {
+        prefix: {
+            "median_ms": statistics.median(taken),
+            "listing_ms": statistics.median(listed[prefix]),
+            "own_ms": statistics.median(map(float.__sub__, taken, listed[prefix])),
+            "all_ms": taken,
+        }
+        for prefix, taken in times.items()
+    }
 
 
 def shared(scratch: Path) -> dict[str, Any]:
