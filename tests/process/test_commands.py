@@ -239,6 +239,17 @@ async def test_vmodels_from_creation_to_the_end(start_mesh: StartMesh) -> None:
     status, output, _ = await command("vmodels", "fallback", "best", "--end", "--json", *at)
     assert (status, json.loads(output)["fallback"]) == (0, None)
     assert (await command("vmodels", "fallback", "best", "a", "--end", *at))[0] == 2
+    status, output, error = await command("vmodels", "shadow", "best", "a=20", "--compare", *at)
+    said = "copies of 20 % of the calls to a, answers are compared"
+    assert (status, output) == (0, f"best: {said}\n"), error
+    status, output, _ = await command("vmodels", "status", "best", *at)
+    assert output.splitlines()[-1] == f"  {said}"
+    status, output, _ = await command("vmodels", "status", "best", "--json", *at)
+    described = json.loads(output)
+    assert described["shadow"] == {"model": "a", "percent": 20, "compares": True}
+    assert (described["shadow_counts"], described["silent_instances"]) == ({}, [])
+    assert (await command("vmodels", "shadow", "best", "--end", *at))[:2] == (0, "best: no calls are copied\n")
+    assert (await command("vmodels", "shadow", "best", "a=20", "--end", *at))[0] == 2
     status, output, _ = await command("vmodels", "list", *at)
     assert [line.split() for line in output.splitlines()] == [
         ["VMODEL", "ACTIVE", "TARGET", "SPLIT", "OWNER"],

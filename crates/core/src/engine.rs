@@ -18,6 +18,7 @@ use crate::events::Event;
 use crate::ledger::Side;
 use crate::observe::metrics::{Counts, Series};
 use crate::observe::observing::Observing;
+use crate::observe::shadows::ShadowCounts;
 use crate::observe::usage::Consumed;
 use crate::routing::accounting;
 use crate::routing::naming::Naming;
@@ -322,6 +323,8 @@ impl Engine {
             sides: Side::ALL.map(|side| (shared.ledger.held(side), shared.ledger.expelled(side))),
             tenants: shared.access.used(),
             usage: if shared.settings.counted.per_model { shared.usage.all() } else { Vec::new() },
+            shadow_bytes: shared.shadow_budgets.bytes.used(),
+            shadows: shared.shadows.all(),
         }
     }
 
@@ -335,6 +338,7 @@ impl Engine {
     pub fn forget_series(&self, model: &str) {
         self.shared.metrics.forget(model);
         self.shared.usage.forget(model);
+        self.shared.shadows.forget(model);
     }
 
     /// A model has been loaded here that a tenant registered; empty: none.
@@ -346,6 +350,12 @@ impl Engine {
     #[must_use]
     pub fn consumption(&self) -> Vec<(String, String, Consumed)> {
         self.shared.usage.all()
+    }
+
+    /// How copies of calls ended since the core began, by vmodel and model that got them.
+    #[must_use]
+    pub fn shadows(&self) -> Vec<(String, String, ShadowCounts)> {
+        self.shared.shadows.all()
     }
 
     /// Milliseconds since each thread last turned: data threads, those of doors, and the acceptor as the last one.

@@ -38,10 +38,11 @@ pub enum Event {
         subject: Subject,
         until_deadline: bool,
     },
-    /// No copy of a model is ready, and the fallback of a vmodel answers its calls meanwhile.
+    /// No copy of a model is ready, and the fallback of a vmodel answers its calls meanwhile; without one: the model is the shadow
+    /// of the vmodel, and copies of calls are dropped.
     Wanted {
         subject: Subject,
-        fallback: String,
+        fallback: Option<String>,
     },
     AttemptFailed {
         token: u64,

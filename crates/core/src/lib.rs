@@ -9,14 +9,14 @@
 //!   its request holds) and `refused` (what it is told);
 //! - `call`: `entry` (request to call), `admission` (may it begin), `who` (calls), `rejection` (why not), `rules` (may it be called),
 //!   `identify` (whose is it), `extraction` (ids inside messages), `inference` (the decision loop), `attempt`, `relay`, `replay`
-//!   (request body), `caller` (answer), `direct` (a call without a stream) and `whole` (its answer), `multi` (several ids in one call) and its `part`s, `held` (what waits for Python), `patience` (how long it waits for a load), `route` (where it goes),
+//!   (request body), `caller` (answer), `direct` (a call without a stream) and `whole` (its answer), `multi` (several ids in one call) and its `part`s, `held` (what waits for Python), `patience` (how long it waits for a load), `route` (where it goes), `shadow` (a copy of it),
 //!   `outcome` (why an attempt failed), `end` (how it ended), `deadline` and `stopped` (who does not wait any more);
 //! - `access`: `credential` (what a call shows), `table` (whose it is), `principal` and `patterns` (what they may), `tenant`;
 //! - `routing`: `table`, `copy`, `gate`, `naming`, `resolve` (which known copy), `local` and `peer` (a call at one);
 //! - `services`, that Python answers: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is);
 //! - `wire`: `headers`, `status`, `timeout`, `framing`, `compression`, `protobuf`, `splice` (ids in messages), `infer` (tensors);
 //! - `observe`: `metrics`, `histogram`, `observing` (what is wanted), `notes` (who gets it), `told` (payloads and log lines),
-//!   `trace`, `usage` (who has used which model how much);
+//!   `trace`, `usage` (who has used which model how much), `shadows` (how copies of calls ended);
 //! - around it: `engine` (composition root), `settings`, `shared`, `events`, `memory`; what is held for each client: `ledger`
 //!   (connections), `budget` (kinds of bytes).
 
@@ -48,12 +48,13 @@ pub use engine::Engine;
 pub use events::Event;
 pub use observe::metrics::{Counted, Series};
 pub use observe::observing::{Observing, TapRule};
+pub use observe::shadows::ShadowCounts;
 pub use observe::told::{Logged, Messages, Tapped};
 pub use observe::trace::Span;
 pub use observe::usage::Consumed;
 pub use routing::copy::choose_copy;
 pub use routing::gate::Bounds;
-pub use routing::naming::Naming;
+pub use routing::naming::{Naming, Shadow};
 pub use routing::table::{NO_SLOT, NewLocal, NewRoute};
 pub use settings::Settings;
 pub use transport::client::{ClientConnection, Next};

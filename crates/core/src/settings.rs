@@ -30,6 +30,8 @@ pub struct Settings {
     pub events_max: usize,
     pub multi_parallelism: usize,
     pub tapped_bytes_max: usize,
+    /// Bytes that copies of calls for shadows may hold.
+    pub shadow_bytes_max: usize,
     pub counted: Counted,
     /// Called about once a second on each thread, so that memory that a busy time has freed goes back to the system. An
     /// allocator may do so only while a thread allocates, and an idle thread does not.
@@ -58,6 +60,7 @@ impl Default for Settings {
             events_max: 65_536,
             multi_parallelism: 4,
             tapped_bytes_max: 64 << 20,
+            shadow_bytes_max: 64 << 20,
             counted: Counted::default(),
             give_back_memory: || {},
         }

@@ -14,6 +14,7 @@ use crate::ledger::Ledger;
 use crate::memory::share_of_memory;
 use crate::observe::metrics::Metrics;
 use crate::observe::observing::Choice;
+use crate::observe::shadows::{ShadowBudgets, Shadows};
 use crate::observe::usage::Usage;
 use crate::routing::table::{Idle, Table};
 use crate::services::mailbox::Calls;
@@ -44,6 +45,9 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Who has used which model how much.
     pub usage: Usage,
+    /// How copies of calls ended.
+    pub shadows: Shadows,
+    pub shadow_budgets: ShadowBudgets,
     client_connections: Arc<Connections>,
     peer_connections: Arc<Connections>,
     pub serving_tls: tls::Slot,
@@ -72,6 +76,8 @@ impl Shared {
             observed: Choice::default(),
             metrics: Metrics::new(settings.counted.clone()),
             usage: Usage::default(),
+            shadows: Shadows::default(),
+            shadow_budgets: ShadowBudgets::new(settings.shadow_bytes_max.min(memory)),
             client_connections: Connections::new(settings.connections_max.unwrap_or_else(Connections::most)),
             peer_connections: Connections::new(Connections::most_of_peers()),
             serving_tls: tls::Slot::new(settings.serving_tls.clone()),

@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::process;
 use std::time::Duration;
 
-use modelmesh_core::{Consumed, Counted, Engine, Identity, Series, Settings, Verdict};
+use modelmesh_core::{Consumed, Counted, Engine, Identity, Series, Settings, ShadowCounts, Verdict};
 use modelmesh_rest::Front;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
@@ -52,7 +52,7 @@ impl Core {
         *, instance, runtime, serving, peer, rest = None, rest_origins = Vec::new(), console = false, serving_tls = None, peer_tls = None, threads = 0,
         max_message_bytes = 16_777_216, max_header_bytes = 65_536, connections_max = None,
         max_connection_age_ms = None, max_connection_age_grace_ms = None, memory_max = None, held_requests_max = 4096, held_bytes_max = 268_435_456,
-        replay_bytes_max = 268_435_456, events_max = 65_536, multi_parallelism = 4, tapped_bytes_max = 67_108_864,
+        replay_bytes_max = 268_435_456, events_max = 65_536, multi_parallelism = 4, tapped_bytes_max = 67_108_864, shadow_bytes_max = 67_108_864,
         metrics = true, metrics_per_model = false, metrics_full_names = false, metrics_models_max = 1000
     ))]
     #[expect(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "keyword arguments of Python")]
@@ -79,6 +79,7 @@ impl Core {
         events_max: usize,
         multi_parallelism: usize,
         tapped_bytes_max: usize,
+        shadow_bytes_max: usize,
         metrics: bool,
         metrics_per_model: bool,
         metrics_full_names: bool,
@@ -104,6 +105,7 @@ impl Core {
             events_max,
             multi_parallelism,
             tapped_bytes_max,
+            shadow_bytes_max,
             counted: Counted {
                 enabled: metrics,
                 per_model: metrics_per_model,
@@ -325,6 +327,11 @@ impl Core {
             (tenant, model, used.calls, used.failed, used.time_us, used.bytes, used.loads)
         };
         Ok(consumption.into_iter().map(tuple).collect())
+    }
+
+    fn shadows(&self, py: Python<'_>) -> PyResult<Vec<(String, String, ShadowCounts)>> {
+        let engine = self.engine()?;
+        Ok(py.detach(|| engine.shadows()))
     }
 
     fn thread_ages_ms(&self, py: Python<'_>) -> PyResult<Vec<u64>> {

@@ -33,7 +33,7 @@ classes! {
         balanced: bool,
     }
     Overdue { token: u64, model: String, vmodel: Option<String>, until_deadline: bool }
-    Wanted { model: String, vmodel: Option<String>, fallback: String }
+    Wanted { model: String, vmodel: Option<String>, fallback: Option<String> }
     AttemptFailed {
         token: u64,
         model: String,

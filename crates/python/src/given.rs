@@ -43,6 +43,13 @@ impl From<Route> for modelmesh_core::NewRoute {
 }
 
 #[derive(FromPyObject)]
+pub struct Shadow {
+    model: String,
+    percent: u8,
+    compares: bool,
+}
+
+#[derive(FromPyObject)]
 pub struct Naming {
     active: String,
     split: Vec<(String, u8)>,
@@ -50,6 +57,7 @@ pub struct Naming {
     labels: Vec<(String, String)>,
     kept: Vec<String>,
     fallback: Option<String>,
+    shadow: Option<Shadow>,
 }
 
 impl From<Naming> for modelmesh_core::Naming {
@@ -58,6 +66,7 @@ impl From<Naming> for modelmesh_core::Naming {
         Self::new(&naming.active, &naming.split)
             .with_versions(target, &naming.labels, &naming.kept)
             .with_fallback(naming.fallback.as_deref())
+            .with_shadow(naming.shadow.map(|one| modelmesh_core::Shadow::new(&one.model, one.percent, one.compares)))
     }
 }
 

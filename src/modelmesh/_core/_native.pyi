@@ -46,11 +46,12 @@ class Overdue:
 
 @final
 class Wanted:
-    """No copy of `model` is ready, and `fallback` answers the calls of `vmodel` meanwhile. Told once a second."""
+    """No copy of `model` is ready, and `fallback` answers the calls of `vmodel` meanwhile. Told once a second. `fallback` None: the
+    model is the shadow of the vmodel, and copies of calls are dropped."""
 
     model: Final[str]
     vmodel: Final[str | None]
-    fallback: Final[str]
+    fallback: Final[str | None]
 
 @final
 class AttemptFailed:
@@ -273,6 +274,7 @@ class Core:
         events_max: int = 65_536,
         multi_parallelism: int = 4,
         tapped_bytes_max: int = 67_108_864,
+        shadow_bytes_max: int = 67_108_864,
         metrics: bool = True,
         metrics_per_model: bool = False,
         metrics_full_names: bool = False,
@@ -300,6 +302,8 @@ class Core:
             replay_bytes_max: Bytes of replay copies in all; a call beyond that is not replayed. At most `memory_max`.
             events_max: Bound of the event queue. A miss that finds it full is RESOURCE_EXHAUSTED.
             tapped_bytes_max: Bytes of payloads that wait for `events`; calls beyond that are not told.
+            shadow_bytes_max: Bytes that copies of calls for shadows of vmodels hold; beyond that they are dropped. At most
+                `memory_max`.
             metrics: Whether calls are counted.
             metrics_per_model: Labels `modelId` and `vModelId`.
             metrics_full_names: The label `method` is `package.Service/Method`, else the part after the slash.
@@ -398,6 +402,9 @@ class Core:
         """Since the core began, for each tenant and model: (tenant, model, calls that ended, those of them that did not end well,
         how long they took in µs, bytes of their messages, loads). What is beyond the bound of 4,096 is told of the model `(other)`, and so is
         what was used of a model before `forget_series`."""
+    def shadows(self) -> list[tuple[str, str, list[int]]]:
+        """Since the core began, for each vmodel and the model that was to get copies of its calls: (vmodel, model, how many copies
+        ended so): answered, equal, different, failed, cold, dropped, stream. At most 4,096 are told apart; `forget_series` ends one."""
     def thread_ages_ms(self) -> list[int]:
         """Milliseconds since each core thread last turned; for `/live`."""
     def drain(self) -> None:

@@ -339,6 +339,7 @@ class VModel(_message.Message):
     KEEP_FIELD_NUMBER: _builtins.int
     KEPT_MODEL_IDS_FIELD_NUMBER: _builtins.int
     FALLBACK_MODEL_ID_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     active_model_id: _builtins.str
     """Gets the calls that `split` leaves."""
@@ -359,6 +360,10 @@ class VModel(_message.Message):
     def kept_model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Those, the latest first."""
 
+    @_builtins.property
+    def shadow(self) -> Global___Shadow:
+        """Gets copies of calls; not given: no model does."""
+
     def __init__(
         self,
         *,
@@ -372,14 +377,42 @@ class VModel(_message.Message):
         keep: _builtins.int = ...,
         kept_model_ids: _abc.Iterable[_builtins.str] | None = ...,
         fallback_model_id: _builtins.str = ...,
+        shadow: Global___Shadow | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_model_id", b"active_model_id", "failed", b"failed", "fallback_model_id", b"fallback_model_id", "id", b"id", "keep", b"keep", "kept_model_ids", b"kept_model_ids", "labels", b"labels", "owner", b"owner", "split", b"split", "target_model_id", b"target_model_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_model_id", b"active_model_id", "failed", b"failed", "fallback_model_id", b"fallback_model_id", "id", b"id", "keep", b"keep", "kept_model_ids", b"kept_model_ids", "labels", b"labels", "owner", b"owner", "shadow", b"shadow", "split", b"split", "target_model_id", b"target_model_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VModel: _TypeAlias = VModel  # noqa: Y015
+
+@_typing.final
+class Shadow(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    COMPARES_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    percent: _builtins.int
+    """Of the calls; 1 to 100."""
+    compares: _builtins.bool
+    """Its answers are compared with those that the callers got."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        percent: _builtins.int = ...,
+        compares: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compares", b"compares", "model_id", b"model_id", "percent", b"percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shadow: _TypeAlias = Shadow  # noqa: Y015
 
 @_typing.final
 class Share(_message.Message):
@@ -520,6 +553,131 @@ class SetFallbackRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetFallbackRequest: _TypeAlias = SetFallbackRequest  # noqa: Y015
+
+@_typing.final
+class SetShadowRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VMODEL_ID_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    vmodel_id: _builtins.str
+    owner: _builtins.str
+    """If given, of the vmodel."""
+    @_builtins.property
+    def shadow(self) -> Global___Shadow:
+        """Not given: no calls are copied."""
+
+    def __init__(
+        self,
+        *,
+        vmodel_id: _builtins.str = ...,
+        shadow: Global___Shadow | None = ...,
+        owner: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shadow", b"shadow"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "shadow", b"shadow", "vmodel_id", b"vmodel_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetShadowRequest: _TypeAlias = SetShadowRequest  # noqa: Y015
+
+@_typing.final
+class CountVModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VMODEL_ID_FIELD_NUMBER: _builtins.int
+    vmodel_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        vmodel_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vmodel_id", b"vmodel_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountVModelRequest: _TypeAlias = CountVModelRequest  # noqa: Y015
+
+@_typing.final
+class CountVModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHADOWS_FIELD_NUMBER: _builtins.int
+    SILENT_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowCount]:
+        """For each model that was to get copies of calls, since the instances started."""
+
+    @_builtins.property
+    def silent_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Instances that did not answer: what they counted is not here."""
+
+    def __init__(
+        self,
+        *,
+        shadows: _abc.Iterable[Global___ShadowCount] | None = ...,
+        silent_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shadows", b"shadows", "silent_instance_ids", b"silent_instance_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountVModelResponse: _TypeAlias = CountVModelResponse  # noqa: Y015
+
+@_typing.final
+class ShadowCount(_message.Message):
+    """Calls that were to be copied to a model, by result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    EQUAL_FIELD_NUMBER: _builtins.int
+    DIFFERENT_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    COLD_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    answered: _builtins.int
+    """The model answered; its answer was not compared."""
+    equal: _builtins.int
+    """It answered as the caller was answered."""
+    different: _builtins.int
+    """It answered otherwise."""
+    failed: _builtins.int
+    """Its call ended with another status than OK, or not in time."""
+    cold: _builtins.int
+    """No copy of the model was ready."""
+    dropped: _builtins.int
+    """There was no room for it."""
+    stream: _builtins.int
+    """The call was no single message, so it was not copied."""
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        answered: _builtins.int = ...,
+        equal: _builtins.int = ...,
+        different: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        cold: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+        stream: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "cold", b"cold", "different", b"different", "dropped", b"dropped", "equal", b"equal", "failed", b"failed", "model_id", b"model_id", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowCount: _TypeAlias = ShadowCount  # noqa: Y015
 
 @_typing.final
 class ListTenantsRequest(_message.Message):

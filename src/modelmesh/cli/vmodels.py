@@ -8,6 +8,7 @@ import typer
 
 from modelmesh.cli.models import LOCAL, Address, AsJson, Authority, table
 from modelmesh.cli.text import say, word_of
+from modelmesh.cli.vmodel_counts import copies_to, counts_as_json, counts_of, print_counts, shadow_as_json
 
 if TYPE_CHECKING:
     from modelmesh._proto import admin_pb2, model_mesh_pb2
@@ -168,6 +169,40 @@ def fallback(
     say(f"{vmodel}: {f'fallback {model}' if model else 'no fallback'}")
 
 
+@vmodels.command()
+def shadow(
+    vmodel: VModelArgument,
+    share: Annotated[
+        str,
+        typer.Argument(
+            metavar="[MODEL=PERCENT]", help="The model, and the percent of the calls that it gets copies of."
+        ),
+    ] = "",
+    compare: Annotated[bool, typer.Option("--compare", help="Compare its answers with those of the callers.")] = False,
+    end: Annotated[bool, typer.Option("--end", help="No calls are copied any more.")] = False,
+    owner: Owner = "",
+    address: Address = LOCAL,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send copies of a part of a vmodel's calls to another model. Callers do not wait for it and do not get its answers."""
+    from modelmesh._proto import admin_pb2 as pb
+    from modelmesh.cli.client import connect
+
+    if bool(share) is end:
+        raise typer.BadParameter("name MODEL=PERCENT, or --end")
+    request = pb.SetShadowRequest(vmodel_id=vmodel, owner=owner)
+    if share:
+        wanted = _share(share)
+        request.shadow.CopyFrom(pb.Shadow(model_id=wanted.model_id, percent=wanted.percent, compares=compare))
+    with connect(address, ca) as client:
+        answer = client.call("modelmesh.v1.Admin/SetShadow", request, pb.VModel)
+    if as_json:
+        typer.echo(json.dumps(_as_json(answer)))
+        return
+    say(f"{vmodel}: {copies_to(answer.shadow) if share else 'no calls are copied'}")
+
+
 @vmodels.command("list")
 def list_vmodels(
     prefix: Annotated[str, typer.Option("--prefix", help="Only ids that start so.")] = "",
@@ -213,7 +248,8 @@ def status(
     with connect(address, ca) as client:
         info = client.call("mmesh.ModelMesh/getVModelStatus", request, pb.VModelStatusInfo)
         entry = _entry(client, vmodel)
-    _show(vmodel, info, entry, as_json=as_json)
+        counts = counts_of(client, entry)
+    _show(vmodel, info, entry, counts, as_json=as_json)
 
 
 @vmodels.command()
@@ -326,10 +362,29 @@ def _versions(vmodel: "admin_pb2.VModel") -> dict[str, object]:
         "keep": vmodel.keep,
         "kept": list(vmodel.kept_model_ids),
         "fallback": vmodel.fallback_model_id or None,
+        "shadow": shadow_as_json(vmodel.shadow) if vmodel.HasField("shadow") else None,
     }
 
 
-def _show(vmodel: str, info: "model_mesh_pb2.VModelStatusInfo", entry: "admin_pb2.VModel", *, as_json: bool) -> None:
+def _print_others(entry: "admin_pb2.VModel") -> None:
+    """The models that may answer beside the active one."""
+    _print_shares(entry.split)
+    for label in entry.labels:
+        say(f"  {label.label}: {label.model_id}")
+    if entry.kept_model_ids:
+        say(f"  kept: {', '.join(entry.kept_model_ids)}")
+    if entry.fallback_model_id:
+        say(f"  fallback: {entry.fallback_model_id}")
+
+
+def _show(
+    vmodel: str,
+    info: "model_mesh_pb2.VModelStatusInfo",
+    entry: "admin_pb2.VModel",
+    counts: "admin_pb2.CountVModelResponse | None" = None,
+    *,
+    as_json: bool,
+) -> None:
     from modelmesh._proto import model_mesh_pb2 as pb
 
     status_name = word_of(pb.VModelStatusInfo.VModelStatus, info.status)
@@ -352,6 +407,7 @@ def _show(vmodel: str, info: "model_mesh_pb2.VModelStatusInfo", entry: "admin_pb
                     "target_status": of_model(info.targetModelStatus.status) if moving else None,
                     "split": {share.model_id: share.percent for share in entry.split},
                     **_versions(entry),
+                    **({} if counts is None else counts_as_json(counts)),
                     "errors": errors,
                 }
             )
@@ -362,13 +418,9 @@ def _show(vmodel: str, info: "model_mesh_pb2.VModelStatusInfo", entry: "admin_pb
             say(f"  active {info.activeModelId}: {of_model(info.activeModelStatus.status)}")
         if moving:
             say(f"  target {info.targetModelId}: {of_model(info.targetModelStatus.status)}")
-        _print_shares(entry.split)
-        for label in entry.labels:
-            say(f"  {label.label}: {label.model_id}")
-        if entry.kept_model_ids:
-            say(f"  kept: {', '.join(entry.kept_model_ids)}")
-        if entry.fallback_model_id:
-            say(f"  fallback: {entry.fallback_model_id}")
+        _print_others(entry)
+        if counts is not None:
+            print_counts(entry, counts)
         for error in errors:
             say(f"  error: {error}")
     if info.status in {pb.VModelStatusInfo.NOT_FOUND, pb.VModelStatusInfo.TRANSITION_FAILED}:

@@ -22,6 +22,7 @@ from modelmesh.control.duties.rates import RateBook
 from modelmesh.control.duties.recall import Recall
 from modelmesh.control.duties.rounds import Rounds
 from modelmesh.control.duties.scale import Scaler
+from modelmesh.control.duties.tallies import Tallies
 from modelmesh.control.duties.vmodel_moves import Transitions
 from modelmesh.control.journal import Journal
 from modelmesh.control.life.drain import Drain
@@ -314,6 +315,7 @@ class DutyParts:
     recall: Recall
     leader: Leader
     transitions: Transitions
+    tallies: Tallies
     scaler: Scaler
     put_back: PutBack
     missing: Missing
@@ -367,6 +369,13 @@ def duty_parts(
         clock=clock,
         journal=journal,
         tasks=tasks,
+    )
+    tallies = Tallies(
+        own=base.own,
+        dataplane=base.dataplane,
+        decider=copies.decider,
+        routing=copies.routing,
+        peers=base.peers,
     )
     scaler = Scaler(
         own=base.own,
@@ -428,6 +437,7 @@ def duty_parts(
         recall=Recall(journal=journal, cache=copies.cache),
         leader=leader,
         transitions=transitions,
+        tallies=tallies,
         scaler=scaler,
         put_back=put_back,
         missing=missing,

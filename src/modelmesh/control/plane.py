@@ -148,7 +148,7 @@ class ControlPlane:
         )
         self.recall = duties.recall
         self.leader = duties.leader
-        self.transitions = duties.transitions
+        self.transitions, self.tallies = duties.transitions, duties.tallies
         self.scaler = duties.scaler
         self.rounds = duties.rounds
         self._put_back = duties.put_back

@@ -40,8 +40,8 @@ class Labels:
             raise CallError(Status.INVALID_ARGUMENT, "a label is in the call twice")
         keep = request.keep if request.HasField("keep") else None
         for model in {model for model in labels.values() if model is not None}:
-            await self._check(model)
-        wanted = await self._change(
+            await self.check(model)
+        wanted = await self.change(
             vmodel, lambda record: relabel(vmodel, record, labels, keep=keep, owner=request.owner)
         )
         said = ", ".join(f"{label}={model or ''}" for label, model in labels.items())
@@ -53,16 +53,17 @@ class Labels:
         vmodel = checked_vmodel(request.vmodel_id)
         fallback = ModelId(request.model_id) if request.model_id else None
         if fallback is not None:
-            await self._check(fallback)
-        wanted = await self._change(vmodel, lambda record: refallback(vmodel, record, fallback, owner=request.owner))
+            await self.check(fallback)
+        wanted = await self.change(vmodel, lambda record: refallback(vmodel, record, fallback, owner=request.owner))
         self._plane.journal.note("fallback_set", detail=f"{vmodel}: {fallback or 'none'}")
         return describe(vmodel, wanted)
 
-    async def _check(self, model: ModelId) -> None:
+    async def check(self, model: ModelId) -> None:
+        """Refuse a model that is not registered."""
         if await self._models.read(model, fresh=True) is None:
             raise not_registered(model)
 
-    async def _change(
+    async def change(
         self, vmodel: VModelId, decide: Callable[[VModelRecord | None], VModelRecord | VModelRefused]
     ) -> VModelRecord:
         """Decide on what stands and write; again if somebody else was faster. The record."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from modelmesh._proto import admin_pb2 as admin
 from modelmesh._proto import peer_pb2 as pb
 from modelmesh.control.copies.entry import (
     Accepted,
@@ -17,6 +18,8 @@ from modelmesh.control.view.records import NotReadError
 from modelmesh.management.calls import Call, Method, named_model
 from modelmesh.management.explain import victims, wire_event
 from modelmesh.management.usage import wire_usage
+from modelmesh.management.vmodel_counts import wire_counts
+from modelmesh.management.vmodels import checked_vmodel
 from modelmesh.policy.attempt import Journey, LoadHere, Refuse
 from modelmesh.ports import StoreError
 from modelmesh.values import bounds
@@ -39,6 +42,7 @@ class Peer:
             "modelmesh.v1.Peer/EnsureLoaded": Method(pb.EnsureLoadedRequest, self.ensure_loaded),
             "modelmesh.v1.Peer/Recall": Method(pb.RecallRequest, self.recall),
             "modelmesh.v1.Peer/CountUsage": Method(pb.CountUsageRequest, self.count_usage),
+            "modelmesh.v1.Peer/CountVModel": Method(admin.CountVModelRequest, self.count_vmodel),
             "modelmesh.v1.Peer/Ping": Method(pb.PingRequest, self.ping),
         }
 
@@ -60,6 +64,10 @@ class Peer:
         plane = self._plane
         usages = [wire_usage(one) for one in plane.dataplane.consumption()]
         return pb.CountUsageResponse(usages=usages, since_ms=plane.started_ms)
+
+    async def count_vmodel(self, _: Call, request: admin.CountVModelRequest) -> admin.CountVModelResponse:
+        """Answer with what was counted at this instance of the calls of a vmodel."""
+        return wire_counts(self._plane.tallies.here(checked_vmodel(request.vmodel_id)))
 
     async def ping(self, _: Call, request: pb.PingRequest) -> pb.PingResponse:
         """Answer with the id of this instance."""

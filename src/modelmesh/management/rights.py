@@ -76,6 +76,11 @@ NEEDS: Mapping[str, Callable[[Any], Sequence[Need]]] = {
         Need(Verb.ADMIN, request.vmodel_id, _VMODEL),
         *((Need(Verb.ADMIN, request.model_id),) if request.model_id else ()),
     ),
+    "modelmesh.v1.Admin/SetShadow": lambda request: (
+        Need(Verb.ADMIN, request.vmodel_id, _VMODEL),
+        *((Need(Verb.ADMIN, request.shadow.model_id),) if request.HasField("shadow") else ()),
+    ),
+    "modelmesh.v1.Admin/CountVModel": lambda request: (Need(Verb.STATUS, request.vmodel_id, _VMODEL),),
     "modelmesh.v1.Admin/ListTenants": lambda _: _ALL,
     "modelmesh.v1.Admin/GetUsage": lambda _: _ALL,
     "modelmesh.v1.Admin/ListInstances": lambda _: _ALL,

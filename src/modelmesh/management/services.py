@@ -16,9 +16,11 @@ from modelmesh.management.peer import Peer
 from modelmesh.management.reflection import AskRuntime, Reflection
 from modelmesh.management.repository import Repository
 from modelmesh.management.server import Server
+from modelmesh.management.shadows import Shadows
 from modelmesh.management.splits import Splits
 from modelmesh.management.tenants import TenantCalls
 from modelmesh.management.usage import UsageCalls
+from modelmesh.management.vmodel_counts import CountCalls
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.management.watch_status import WatchStatus
 from modelmesh.values.dataplane import Headers
@@ -44,7 +46,7 @@ def serve(
         entered: Called for each call's headers, in the task that answers it.
     """
     models, admin = Models(plane), Admin(plane)
-    splits, vmodels = Splits(plane, models), VModelCalls(plane, models)
+    splits, vmodels, labels = Splits(plane, models), VModelCalls(plane, models), Labels(plane, models)
     serving = {
         **models.methods(),
         **vmodels.methods(),
@@ -54,7 +56,9 @@ def serve(
         **splits.methods(),
         **TenantCalls(plane).methods(),
         **UsageCalls(plane).methods(),
-        **Labels(plane, models).methods(),
+        **labels.methods(),
+        **Shadows(plane, labels).methods(),
+        **CountCalls(plane).methods(),
         **Reflection(ask_runtime).methods(),
     }
     serving |= Console(plane, serving).methods()

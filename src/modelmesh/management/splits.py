@@ -16,6 +16,7 @@ from modelmesh.ports import KeyValue
 from modelmesh.values.access import Kind
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import VModelRecord
+from modelmesh.values.shadow import Shadow
 from modelmesh.values.status import Status
 from modelmesh.values.stored import RecordError
 
@@ -121,4 +122,11 @@ def describe(vmodel: VModelId, record: VModelRecord) -> pb.VModel:
         keep=record.keep,
         kept_model_ids=record.kept,
         fallback_model_id=record.fallback or "",
+        shadow=_shadow(record.shadow),
+    )
+
+
+def _shadow(shadow: Shadow | None) -> pb.Shadow | None:
+    return (
+        None if shadow is None else pb.Shadow(model_id=shadow.model, percent=shadow.percent, compares=shadow.compares)
     )

@@ -16,6 +16,7 @@ from modelmesh.values.dataplane import (
     Verdict,
 )
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Token, VModelId
+from modelmesh.values.shadow import ShadowCounts
 from modelmesh.values.status import Status
 
 
@@ -103,6 +104,10 @@ class DataPlane(Protocol):
 
     def consumption(self) -> Sequence[Consumption]:
         """What was used here since the start. Bounded: what exceeds the bound, and what was used of models that are not registered any more, is counted for the model `(other)`."""
+        ...
+
+    def shadows(self) -> Sequence[tuple[VModelId, ShadowCounts]]:
+        """Results of calls of each vmodel that were to be copied to a model, since the start."""
         ...
 
     def held(self) -> tuple[int, int]:

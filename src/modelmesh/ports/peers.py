@@ -7,8 +7,9 @@ from typing import Protocol
 
 from modelmesh.values.dataplane import Consumption, PeerAddress
 from modelmesh.values.explanation import ModelHistory
-from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
 from modelmesh.values.memory import Memory
+from modelmesh.values.vmodel_counts import VModelCounts
 
 
 class PeerState(enum.Enum):
@@ -64,6 +65,10 @@ class Peers(Protocol):
 
     async def count_usage(self, address: PeerAddress, *, timeout_ms: int) -> tuple[Sequence[Consumption], int]:
         """Ask what was used at a peer, and since when (epoch milliseconds). Raises PeerUnreachableError."""
+        ...
+
+    async def count_vmodel(self, address: PeerAddress, vmodel: VModelId, *, timeout_ms: int) -> VModelCounts:
+        """Ask what was counted at a peer of the calls of a vmodel. Raises PeerUnreachableError."""
         ...
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from modelmesh._proto import admin_pb2, model_mesh_pb2, peer_pb2
-from modelmesh.adapters.peers import model_history, peer_answer, peer_usage
+from modelmesh.adapters.peers import model_history, peer_answer, peer_counts, peer_usage
 from modelmesh.adapters.store.sqlite import SqliteStore
 from modelmesh.control.life.drain import Drained
 from modelmesh.control.plane import ControlPlane
@@ -34,10 +34,11 @@ from modelmesh.testing.network import FUTURE_WORD, FakeNetwork
 from modelmesh.values.dataplane import Consumption, PeerAddress
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import ModelHistory
-from modelmesh.values.ids import InstanceId, ModelId, Revision, Token
+from modelmesh.values.ids import InstanceId, ModelId, Revision, Token, VModelId
 from modelmesh.values.memory import Memory
 from modelmesh.values.records import CopyRecord
 from modelmesh.values.status import Status
+from modelmesh.values.vmodel_counts import VModelCounts
 
 KEYS = Keys(root="", prefix="mm", service="sim")
 
@@ -97,6 +98,15 @@ class FakePeers:
             Call(Token(0), "modelmesh.v1.Peer/CountUsage", {}, send=lambda _: None), peer_pb2.CountUsageRequest()
         )
         return peer_usage(answer)
+
+    async def count_vmodel(self, address: PeerAddress, vmodel: VModelId, *, timeout_ms: int) -> VModelCounts:
+        """Ask the instance at `address` what was counted there."""
+        del timeout_ms
+        answer = await Peer(self._peer(address).plane).count_vmodel(
+            Call(Token(0), "modelmesh.v1.Peer/CountVModel", {}, send=lambda _: None),
+            admin_pb2.CountVModelRequest(vmodel_id=vmodel),
+        )
+        return peer_counts(answer)
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who is there."""

@@ -92,6 +92,7 @@ class SimulatedDataPlane(Consumed):
         self.tenants: Sequence[TenantLimits] | None = None
         self.verdicts: dict[Token, Verdict] = {}
         self.consumed = {}
+        self.shadowed = {}
 
     # --- ports.DataPlane ------------------------------------------------------------------------
 

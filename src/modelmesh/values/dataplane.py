@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from modelmesh.values import legacy
 from modelmesh.values.access import Identity, InferRight, Listener
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
+from modelmesh.values.shadow import Shadow
 from modelmesh.values.status import Status
 
 
@@ -52,7 +53,7 @@ class Naming:
     """The models of a vmodel: `active`, and in `split` other models with their percent of the calls.
 
     A call may choose another: by a label, or by the id of one of its models. `target` None: the vmodel does not move. `fallback`
-    answers while no copy of the wanted model is ready; None: no model does.
+    answers while no copy of the wanted model is ready; None: no model does. `shadow` gets copies of calls.
     """
 
     active: ModelId
@@ -61,6 +62,7 @@ class Naming:
     labels: tuple[tuple[str, ModelId], ...] = ()
     kept: tuple[ModelId, ...] = ()
     fallback: ModelId | None = None
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,11 +314,14 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """No copy of a model is ready, and the fallback of a vmodel answers its calls meanwhile. Reported once a second."""
+    """No copy of a model is ready, and the fallback of a vmodel answers its calls meanwhile. Reported once a second.
+
+    `fallback` None: the model is the shadow of the vmodel, and the copies of calls that it was to get are dropped.
+    """
 
     model: ModelId
     vmodel: VModelId
-    fallback: ModelId
+    fallback: ModelId | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,13 @@ FAMILIES: tuple[Family, ...] = (
         ("status",),
     ),
     _core(
+        "modelmesh_shadow_calls",
+        _COUNTER,
+        "Calls of vmodels that were to be copied to their shadows, by the result of the copy.",
+        ("result",),
+        per_model=True,
+    ),
+    _core(
         "modelmesh_tenant_calls",
         _COUNTER,
         "Inference calls of a tenant that have ended.",
@@ -354,6 +361,7 @@ FAMILIES: tuple[Family, ...] = (
     _core("modelmesh_held_requests_refused", _COUNTER, "Requests refused because too many wait for a decision."),
     _core("modelmesh_replay_bytes", _GAUGE, "Bytes of replay copies."),
     _core("modelmesh_tapped_bytes", _GAUGE, "Bytes of payloads that wait for the control plane to take them."),
+    _core("modelmesh_shadow_bytes", _GAUGE, "Bytes that copies of calls for shadows of vmodels hold."),
     _core("modelmesh_core_events", _GAUGE, "Events that wait for the control plane to take them."),
     _core("modelmesh_core_events_refused", _COUNTER, "Events refused because the control plane is behind."),
     _core(

@@ -16,6 +16,7 @@ from typing import Any
 from modelmesh.values import bounds
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.memory import NOTHING, Memory
+from modelmesh.values.shadow import Shadow
 from modelmesh.values.stored import (
     RecordError,
     decode_fields,
@@ -126,9 +127,10 @@ class ModelRecord:
 class VModelRecord:
     """A movable name. A transition is in progress iff `active` and `target` differ.
 
-    `split`, `labels`, `keep`, `kept` and `fallback` are ours. `split`: other models, each with the percent of the calls that it gets;
+    `split`, `labels`, `keep`, `kept`, `fallback` and `shadow` are ours. `split`: other models, each with the percent of the calls that it gets;
     `active` gets the rest. `labels`: names of models that a call can choose. `kept`: the models that were active before, the
-    latest first, at most `keep`. `fallback`: the model that answers while no copy of the wanted one is ready. The old system keeps them as it keeps all fields that it does not know.
+    latest first, at most `keep`. `fallback`: the model that answers while no copy of the wanted one is ready.
+    `shadow`: the model that gets copies of calls. The old system keeps them as it keeps all fields that it does not know.
     """
 
     active: ModelId
@@ -140,6 +142,7 @@ class VModelRecord:
     keep: int = 0
     kept: tuple[ModelId, ...] = ()
     fallback: ModelId | None = None
+    shadow: Shadow | None = None
     extras: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
@@ -156,6 +159,7 @@ class VModelRecord:
                 "keep": self.keep,
                 "kept": self.kept,
                 "fallback": self.fallback,
+                "shadow": self.shadow.fields() if self.shadow is not None else None,
             }
         )
 
@@ -174,6 +178,7 @@ class VModelRecord:
             keep=measure(known, "keep", bounds.COUNT),
             kept=_models(known.pop("kept", None) or []),
             fallback=ModelId(fallback) if (fallback := take(known, "fallback", str, "")) else None,
+            shadow=Shadow.of_fields(known.pop("shadow", None)),
             extras=MappingProxyType(known),
         )
 
@@ -182,13 +187,17 @@ class VModelRecord:
         """Those that it names, each once."""
         chosen = (*(model for model, _ in self.split), *(model for _, model in self.labels), *self.kept)
         fallback = (self.fallback,) if self.fallback is not None else ()
-        return tuple(dict.fromkeys((self.active, self.target, *chosen, *fallback)))
+        shadow = (self.shadow.model,) if self.shadow is not None else ()
+        return tuple(dict.fromkeys((self.active, self.target, *chosen, *fallback, *shadow)))
 
     def moved(self, model: ModelId) -> "VModelRecord":
-        """With another active model, which gets what the others leave and no share of its own."""
+        """With another active model, which gets what the others leave, no share of its own and no copies."""
         before = (self.active, *self.kept) if model != self.active else self.kept
         kept = tuple(dict.fromkeys(one for one in before if one != model))[: self.keep]
-        return replace(self, active=model, target=model, failed=False, split=self.split_without(model), kept=kept)
+        shadow = self.shadow if self.shadow is not None and self.shadow.model != model else None
+        return replace(
+            self, active=model, target=model, failed=False, split=self.split_without(model), kept=kept, shadow=shadow
+        )
 
     def split_without(self, model: ModelId) -> tuple[tuple[ModelId, int], ...]:
         """The shares of all other models."""

@@ -36,6 +36,10 @@ enum Side {
     Part(Box<Part>),
     /// Whoever runs the call takes its answer as a whole.
     Whole(Box<Whole>),
+    /// The call is a copy of another one: its answer goes nowhere.
+    Unheard {
+        has_begun: bool,
+    },
 }
 
 impl Caller {
@@ -54,6 +58,12 @@ impl Caller {
         Self::on(Side::Whole(Box::new(whole)), false)
     }
 
+    /// Of a call that is a copy of another one.
+    #[must_use]
+    pub fn of_copy() -> Self {
+        Self::on(Side::Unheard { has_begun: false }, false)
+    }
+
     fn on(side: Side, is_instance: bool) -> Self {
         Self { side, ended: None, message: None, message_bytes: 0, copied: None, is_instance, fallback: None }
     }
@@ -63,7 +73,7 @@ impl Caller {
     pub fn into_part(self) -> Option<Part> {
         match self.side {
             Side::Part(part) => Some(*part),
-            Side::Stream(_) | Side::Whole(_) => None,
+            Side::Stream(_) | Side::Whole(_) | Side::Unheard { .. } => None,
         }
     }
 
@@ -72,7 +82,7 @@ impl Caller {
     pub fn into_whole(self) -> Option<Whole> {
         match self.side {
             Side::Whole(whole) => Some(*whole),
-            Side::Stream(_) | Side::Part(_) => None,
+            Side::Stream(_) | Side::Part(_) | Side::Unheard { .. } => None,
         }
     }
 
@@ -80,6 +90,12 @@ impl Caller {
     #[must_use]
     pub fn is_instance(&self) -> bool {
         self.is_instance
+    }
+
+    /// Whether the call is a copy of another one.
+    #[must_use]
+    pub fn is_copy(&self) -> bool {
+        matches!(self.side, Side::Unheard { .. })
     }
 
     /// Whether anything of an answer, headers included, has gone out.
@@ -90,6 +106,7 @@ impl Caller {
                 Side::Stream(answer) => answer.has_begun(),
                 Side::Part(part) => part.head.is_some(),
                 Side::Whole(whole) => whole.head.is_some(),
+                Side::Unheard { has_begun } => *has_begun,
             }
     }
 
@@ -98,7 +115,7 @@ impl Caller {
         match &mut self.side {
             Side::Stream(answer) => answer.poll_gone(cx),
             // Whoever runs the call watches its client, and drops it.
-            Side::Part(_) | Side::Whole(_) => Poll::Pending,
+            Side::Part(_) | Side::Whole(_) | Side::Unheard { .. } => Poll::Pending,
         }
     }
 
@@ -130,6 +147,10 @@ impl Caller {
                 whole.head = Some(headers);
                 Ok(())
             }
+            Side::Unheard { has_begun } => {
+                *has_begun = true;
+                Ok(())
+            }
         }
     }
 
@@ -150,6 +171,10 @@ impl Caller {
                 let chunk = std::mem::take(chunk);
                 sent(chunk.len());
                 Poll::Ready(whole.collect(&chunk))
+            }
+            Side::Unheard { .. } => {
+                sent(std::mem::take(chunk).len());
+                Poll::Ready(Ok(()))
             }
         }
     }
@@ -198,6 +223,7 @@ impl Caller {
             Side::Stream(answer) => drop(answer.begin(StatusCode::OK, &trailers, true)),
             Side::Part(part) => part.trailers = trailers,
             Side::Whole(whole) => whole.trailers = trailers,
+            Side::Unheard { .. } => {}
         }
     }
 

@@ -21,11 +21,13 @@ use crate::call::multi;
 use crate::call::rejection::Rejection;
 use crate::call::replay::Body;
 use crate::call::rules::{MethodRule, method_in};
+use crate::call::shadow;
 use crate::call::subject::Subject;
 use crate::call::who::Who;
 use crate::ledger::{Account, Holder};
 use crate::observe::metrics::Ended;
 use crate::observe::notes;
+use crate::routing::naming::Shadowed;
 use crate::services::calls::{self, Opening};
 use crate::transport::port::Port;
 use crate::transport::thread::Worker;
@@ -139,6 +141,7 @@ pub fn call_of(
         notes,
         loading: None,
         fell_back: false,
+        shadowed: Shadowed::Undecided,
         principal: None,
         holder,
     }
@@ -172,6 +175,7 @@ pub async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener
         Subjects::One(subject) => {
             call.identified(subject);
             call.run().await;
+            shadow::send(call);
         }
         Subjects::Many(subjects) => Box::pin(multi::run(call, subjects)).await,
     }

@@ -33,6 +33,7 @@ use crate::observe::trace::{self, Begun, Stage};
 use crate::routing::copy::Ending;
 use crate::routing::gate::NO_TENANT;
 use crate::routing::local::LocalUse;
+use crate::routing::naming::Shadowed;
 use crate::routing::peer::RemoteUse;
 use crate::routing::resolve::{self, Choice};
 use crate::shared::Shared;
@@ -68,6 +69,8 @@ pub struct Call {
     pub loading: Option<Arc<AtomicBool>>,
     /// Whether the fallback of its vmodel has been tried.
     pub fell_back: bool,
+    /// Whether it is copied to the shadow of its vmodel.
+    pub shadowed: Shadowed,
     /// Who calls, if that has a tenant.
     pub principal: Option<Arc<Principal>>,
     /// Who pays for what it holds beside its stream.
@@ -75,7 +78,7 @@ pub struct Call {
 }
 
 /// What an attempt was made with, as `AttemptFailed` names it.
-struct Tried {
+pub struct Tried {
     instance: Arc<str>,
     load_id: u64,
 }
@@ -233,7 +236,7 @@ impl Call {
     }
 
     /// One attempt at the local copy.
-    async fn serve(&mut self, used: Option<LocalUse>) -> (End, Tried) {
+    pub async fn serve(&mut self, used: Option<LocalUse>) -> (End, Tried) {
         self.attempts += 1;
         let instance = Arc::clone(&self.shared().settings.instance);
         let Some(mut used) = used else {
@@ -300,7 +303,7 @@ impl Call {
     }
 
     /// One attempt over a hop.
-    async fn forward(&mut self, used: RemoteUse, hop: Hop, tried: &[String], view: Option<u64>) -> (End, Tried) {
+    pub async fn forward(&mut self, used: RemoteUse, hop: Hop, tried: &[String], view: Option<u64>) -> (End, Tried) {
         self.attempts += 1;
         let who = Tried { instance: Arc::clone(&used.peer.instance), load_id: used.load_id() };
         let Some(destination) = used.peer.destination() else {
@@ -333,8 +336,9 @@ impl Call {
     }
 
     /// Python hears of the failure; if the request can be repeated, it decides what is next.
-    async fn attempt_failed(&mut self, failure: Failure, tried: Tried) -> Result<(Resolution, Failure), End> {
+    pub async fn attempt_failed(&mut self, failure: Failure, tried: Tried) -> Result<(Resolution, Failure), End> {
         let replayable = self.is_ingress()
+            && !self.caller.is_copy()
             && !self.caller.has_begun()
             && self.body.can_replay()
             && (self.rule.idempotent || failure.unprocessed);

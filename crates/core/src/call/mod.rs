@@ -20,6 +20,7 @@ pub mod relay;
 pub mod replay;
 pub mod route;
 pub mod rules;
+pub mod shadow;
 pub mod stopped;
 pub mod subject;
 pub mod who;

@@ -23,6 +23,7 @@ use crate::call::part::{Part, is_joined, too_large};
 use crate::call::replay::Body;
 use crate::call::stopped::{poll_stopped, unless_stopped};
 use crate::call::subject::Subject;
+use crate::routing::naming::Shadowed;
 use crate::transport::flow::Gone;
 use crate::wire::compression::Purse;
 use crate::wire::framing::{PREFIX, framed};
@@ -166,6 +167,8 @@ fn sub_call(
         notes: None,
         loading: None,
         fell_back: false,
+        // What its parts are copies of could not be compared.
+        shadowed: Shadowed::No,
         principal: call.principal.clone(),
         holder: Arc::clone(&call.holder),
     }

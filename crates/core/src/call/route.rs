@@ -29,8 +29,16 @@ impl Call {
             // Looked up each time: the vmodel may have moved while the request was held.
             let (draw, headers) = (&mut self.draw, &self.headers);
             let table = &self.worker.shared.table;
+            // Some: it is known now whether the vmodel has one.
+            let mut shadow = None;
             let model = match headers.get(MM_VERSION) {
-                None => table.model_of(vmodel, || *draw.get_or_insert_with(|| naming::draw(vmodel, headers))),
+                None => {
+                    let of = table.model_of(vmodel, || *draw.get_or_insert_with(|| naming::draw(vmodel, headers)));
+                    of.map(|(model, found)| {
+                        shadow = Some(found);
+                        model
+                    })
+                }
                 Some(version) => {
                     let version = String::from_utf8_lossy(version.as_bytes());
                     table.version_of(vmodel, &version).map_err(|NoSuchVersion| {
@@ -39,7 +47,12 @@ impl Call {
                 }
             };
             match model {
-                Some(model) => self.subject.model = model.to_string(),
+                Some(model) => {
+                    self.subject.model = model.to_string();
+                    if let Some(shadow) = shadow {
+                        self.choose_shadow(shadow);
+                    }
+                }
                 None => {
                     self.subject.model.clear();
                     return Ok(Choice::Miss);
@@ -66,7 +79,7 @@ impl Call {
             return None;
         }
         if is_to_be_told {
-            let event = Event::Wanted { subject: self.subject.clone(), fallback: fallback.to_string() };
+            let event = Event::Wanted { subject: self.subject.clone(), fallback: Some(fallback.to_string()) };
             // If the queue is full it is dropped and counted there; it is sent again.
             let _ = self.shared().events.offer(event);
         }

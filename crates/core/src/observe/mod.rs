@@ -4,6 +4,7 @@ pub mod histogram;
 pub mod metrics;
 pub mod notes;
 pub mod observing;
+pub mod shadows;
 pub mod told;
 pub mod trace;
 pub mod usage;

@@ -61,6 +61,12 @@ impl Notes {
 }
 
 impl Notes {
+    /// Whether payloads are wanted.
+    #[must_use]
+    pub fn wants_payloads(&self) -> bool {
+        self.taps != 0
+    }
+
     /// Whether payloads are still wanted, now that it is known what the call is about.
     pub fn wants_payloads_of(&mut self, shared: &Shared, subject: &Subject) -> bool {
         if self.taps != 0 {

@@ -5,7 +5,7 @@ use http::HeaderMap;
 
 use crate::budget::Share;
 use crate::call::subject::Subject;
-use crate::wire::framing::Deframer;
+use crate::wire::framing::{Deframer, Message};
 use crate::wire::status::Code;
 
 /// One direction of a call, copied by reference count.
@@ -13,6 +13,8 @@ pub struct Copied {
     pub headers: HeaderMap,
     chunks: Vec<Bytes>,
     share: Share,
+    /// Bytes that may still come.
+    left: usize,
     whole: bool,
 }
 
@@ -20,7 +22,39 @@ impl Copied {
     /// `share`: of the budget for such copies.
     #[must_use]
     pub fn new(share: Share) -> Box<Self> {
-        Box::new(Self { headers: HeaderMap::new(), chunks: Vec::new(), share, whole: true })
+        Self::up_to(usize::MAX, share)
+    }
+
+    /// As `new`, of at most `max` bytes.
+    #[must_use]
+    pub fn up_to(max: usize, share: Share) -> Box<Self> {
+        Box::new(Self { headers: HeaderMap::new(), chunks: Vec::new(), share, left: max, whole: true })
+    }
+
+    /// Another copy of the same, of at most `max` bytes.
+    #[must_use]
+    pub fn again(&self, max: usize, share: Share) -> Box<Self> {
+        let mut again = Self::up_to(max, share);
+        again.headers = self.headers.clone();
+        again.whole = self.whole;
+        for chunk in &self.chunks {
+            again.push(chunk);
+        }
+        again
+    }
+
+    pub fn chunks(&self) -> impl Iterator<Item = &Bytes> {
+        self.chunks.iter()
+    }
+
+    /// Cut into messages.
+    #[must_use]
+    pub fn messages(&self) -> Vec<Message> {
+        let mut deframer = Deframer::default();
+        for chunk in &self.chunks {
+            deframer.push(chunk);
+        }
+        std::iter::from_fn(|| deframer.next_message()).collect()
     }
 
     /// Whether nothing is missing.
@@ -30,7 +64,8 @@ impl Copied {
     }
 
     pub fn push(&mut self, chunk: &Bytes) {
-        if self.whole && self.share.grow(chunk.len()) {
+        if self.whole && chunk.len() <= self.left && self.share.grow(chunk.len()) {
+            self.left -= chunk.len();
             self.chunks.push(chunk.clone());
         } else {
             self.whole = false;
@@ -76,11 +111,7 @@ impl Tapped {
 }
 
 fn messages(copied: &Copied) -> Messages {
-    let mut deframer = Deframer::default();
-    for chunk in &copied.chunks {
-        deframer.push(chunk);
-    }
-    std::iter::from_fn(|| deframer.next_message()).map(|message| (message.compressed, message.payload)).collect()
+    copied.messages().into_iter().map(|message| (message.compressed, message.payload)).collect()
 }
 
 /// A call that is told for the log.

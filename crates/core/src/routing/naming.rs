@@ -14,8 +14,61 @@ pub const WHOLE: u8 = 100;
 const STABLE: &str = "stable";
 const LATEST: &str = "latest";
 
-/// Of calls that a fallback answers, the control plane hears so often.
+/// That no copy of a wanted model is ready, the control plane hears so often.
 const TOLD_EVERY_MS: u64 = 1_000;
+
+/// When the control plane was told something last; 0: never.
+#[derive(Debug, Default)]
+struct Told(AtomicU64);
+
+impl Told {
+    /// Whether it should hear it again; `now_ms` is monotonic and above 0.
+    fn is_due(&self, now_ms: u64) -> bool {
+        let told_ms = self.0.load(Ordering::Relaxed);
+        let is_due = told_ms == 0 || now_ms.saturating_sub(told_ms) >= TOLD_EVERY_MS;
+        // Of calls at the same time one tells.
+        is_due && self.0.compare_exchange(told_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// A model that gets copies of a part of a vmodel's calls.
+#[derive(Debug)]
+pub struct Shadow {
+    pub model: Arc<str>,
+    /// Of a hundred calls, so many are copied.
+    percent: u8,
+    /// Whether its answers are compared with those that the callers got.
+    pub compares: bool,
+    told: Told,
+}
+
+impl Shadow {
+    #[must_use]
+    pub fn new(model: &str, percent: u8, compares: bool) -> Self {
+        Self { model: model.into(), percent, compares, told: Told::default() }
+    }
+
+    /// Whether a call is copied; `draw` is below `WHOLE`.
+    #[must_use]
+    pub fn takes(&self, draw: u8) -> bool {
+        draw < self.percent
+    }
+
+    /// Whether the control plane should hear now that no copy of the model is ready; `now_ms` is monotonic and above 0.
+    pub fn is_to_be_told(&self, now_ms: u64) -> bool {
+        self.told.is_due(now_ms)
+    }
+}
+
+/// Whether a call is copied to the shadow of its vmodel.
+#[derive(Default)]
+pub enum Shadowed {
+    /// It is not known yet whether the vmodel has one.
+    Undecided,
+    #[default]
+    No,
+    Yes(Arc<Shadow>),
+}
 
 /// The models of a vmodel.
 #[derive(Debug)]
@@ -31,8 +84,10 @@ pub struct Naming {
     kept: Box<[Arc<str>]>,
     /// Answers while no copy of the wanted model is ready.
     fallback: Option<Arc<str>>,
-    /// When the control plane was told last that it does.
-    told_ms: AtomicU64,
+    /// That it does.
+    told: Told,
+    /// Gets copies of a part of the calls.
+    shadow: Option<Arc<Shadow>>,
 }
 
 impl Naming {
@@ -46,7 +101,8 @@ impl Naming {
             labels: Box::default(),
             kept: Box::default(),
             fallback: None,
-            told_ms: AtomicU64::new(0),
+            told: Told::default(),
+            shadow: None,
         }
     }
 
@@ -64,10 +120,19 @@ impl Naming {
 
     /// Whether the control plane should hear now that the fallback answers; `now_ms` is monotonic and above 0.
     pub fn is_to_be_told(&self, now_ms: u64) -> bool {
-        let told_ms = self.told_ms.load(Ordering::Relaxed);
-        let is_due = told_ms == 0 || now_ms.saturating_sub(told_ms) >= TOLD_EVERY_MS;
-        // Of calls at the same time one tells.
-        is_due && self.told_ms.compare_exchange(told_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.told.is_due(now_ms)
+    }
+
+    /// With a model that gets copies of a part of the calls.
+    #[must_use]
+    pub fn with_shadow(mut self, shadow: Option<Shadow>) -> Self {
+        self.shadow = shadow.map(Arc::new);
+        self
+    }
+
+    #[must_use]
+    pub fn shadow(&self) -> Option<&Arc<Shadow>> {
+        self.shadow.as_ref()
     }
 
     /// With what else a call can choose.
@@ -174,6 +239,15 @@ mod tests {
         assert_eq!(naming.fallback().map(|model| &**model), Some("b"));
         let told: Vec<_> = [1, 2, 1000, 1001, 1002, 5000].into_iter().filter(|ms| naming.is_to_be_told(*ms)).collect();
         assert_eq!(told, [1, 1001, 5000]);
+    }
+
+    #[test]
+    fn a_shadow_takes_its_part_of_the_calls() {
+        let naming = Naming::new("a", &[]).with_shadow(Some(Shadow::new("b", 7, true)));
+        let shadow = naming.shadow().unwrap();
+        assert_eq!((0..WHOLE).filter(|draw| shadow.takes(*draw)).count(), 7);
+        assert!(shadow.is_to_be_told(1) && !shadow.is_to_be_told(2) && shadow.is_to_be_told(1001));
+        assert!((0..WHOLE).all(|draw| &**naming.model(|| draw) == "a"), "it answers no caller");
     }
 
     #[test]

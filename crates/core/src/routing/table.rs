@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::routing::copy::{LocalCopy, RemoteCopy};
 use crate::routing::gate::Bounds;
-use crate::routing::naming::Naming;
+use crate::routing::naming::{Naming, Shadow};
 use crate::transport::peers::Peers;
 
 /// Slot of a dropped route.
@@ -124,9 +124,11 @@ impl Table {
         self.shard(hash).read().find(hash, |route| *route.model == *model).cloned()
     }
 
-    /// The model that a vmodel stands for in a call; as `Naming::model`.
-    pub fn model_of(&self, vmodel: &str, draw: impl FnOnce() -> u8) -> Option<Arc<str>> {
-        self.vmodels.read().get(vmodel).map(|naming| Arc::clone(naming.model(draw)))
+    /// The model that a vmodel stands for in a call, as `Naming::model`, and its shadow.
+    pub fn model_of(&self, vmodel: &str, draw: impl FnOnce() -> u8) -> Option<(Arc<str>, Option<Arc<Shadow>>)> {
+        let vmodels = self.vmodels.read();
+        let naming = vmodels.get(vmodel)?;
+        Some((Arc::clone(naming.model(draw)), naming.shadow().cloned()))
     }
 
     /// The model that a call of a vmodel chooses, as `Naming::version`; None: nothing is known of the vmodel.

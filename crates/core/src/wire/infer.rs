@@ -145,6 +145,27 @@ pub fn read(message: &[u8]) -> Option<Request<'_>> {
     Some(request)
 }
 
+/// Whether two `ModelInferResponse` have the same outputs. Names of models, versions, ids and parameters may differ.
+#[must_use]
+pub fn says_the_same(one: &[u8], other: &[u8]) -> bool {
+    match (outputs(one), outputs(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// Tensors and raw contents of an answer, as they are written. None: it is malformed.
+fn outputs(message: &[u8]) -> Option<Vec<(u32, &[u8])>> {
+    let mut outputs = Vec::new();
+    for field in Fields::new(message) {
+        let field = field.ok()?;
+        if matches!(field.number, 5 | 6) {
+            outputs.push((field.number, content(message, &field)?));
+        }
+    }
+    Some(outputs)
+}
+
 fn content<'a>(message: &'a [u8], field: &Field) -> Option<&'a [u8]> {
     (field.wire_type == LENGTH_DELIMITED).then(|| &message[field.content..field.end])
 }
@@ -344,6 +365,23 @@ mod tests {
             let read = read(&message).expect("one tensor");
             assert_eq!((&read.inputs[0].shape[..], read.inputs[0].data), (&[1, 3][..], &[1, 0, 1][..]));
         }
+    }
+
+    #[test]
+    fn answers_say_the_same_whoever_gave_them() {
+        let answer = |model: &str, raw: u8| {
+            let tensor = Tensor { name: "y".into(), datatype: "FP32".into(), shape: vec![1], contents: None };
+            let (outputs, raw) = (vec![tensor], vec![vec![raw; 4]]);
+            Answer { model_name: model.into(), outputs, raw, ..Answer::default() }
+        };
+        let [one, two] = [answer("a", 1), answer("b", 1)].map(|answer| answer.encode_to_vec());
+        assert!(says_the_same(&one, &two));
+        let mut renamed = answer("a", 1);
+        renamed.outputs[0].name = "z".into();
+        for other in [answer("a", 2), renamed, Answer { raw: vec![], ..answer("a", 1) }] {
+            assert!(!says_the_same(&one, &other.encode_to_vec()));
+        }
+        assert!(!says_the_same(&one, &one[1..]), "what is malformed is not the same");
     }
 
     proptest! {

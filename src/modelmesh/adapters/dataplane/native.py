@@ -30,6 +30,7 @@ from modelmesh.values.dataplane import (
     Verdict,
 )
 from modelmesh.values.ids import InstanceId, ModelId, Token, VModelId
+from modelmesh.values.shadow import ShadowCounts
 from modelmesh.values.status import Status
 
 _log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class NativeDataPlane:
         events_max: int = 65_536,
         multi_parallelism: int = 4,
         tapped_bytes_max: int = 67_108_864,
+        shadow_bytes_max: int = 67_108_864,
         metrics: bool = True,
         metrics_per_model: bool = False,
         metrics_full_names: bool = False,
@@ -121,6 +123,7 @@ class NativeDataPlane:
             events_max=events_max,
             multi_parallelism=multi_parallelism,
             tapped_bytes_max=tapped_bytes_max,
+            shadow_bytes_max=shadow_bytes_max,
             metrics=metrics,
             metrics_per_model=metrics_per_model,
             metrics_full_names=metrics_full_names,
@@ -296,6 +299,12 @@ class NativeDataPlane:
     def consumption(self) -> Sequence[Consumption]:
         """What was used here since the start."""
         return [Consumption(tenant, ModelId(model), *numbers) for tenant, model, *numbers in self._core.consumption()]
+
+    def shadows(self) -> Sequence[tuple[VModelId, ShadowCounts]]:
+        """Results of copies of calls since the start."""
+        return [
+            (VModelId(vmodel), ShadowCounts(ModelId(model), *counts)) for vmodel, model, counts in self._core.shadows()
+        ]
 
     def held(self) -> tuple[int, int]:
         """Held requests and their bytes."""

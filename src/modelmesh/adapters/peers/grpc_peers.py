@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from modelmesh._proto import admin_pb2 as admin
 from modelmesh._proto import peer_pb2 as pb
 from modelmesh.adapters.channel import CallError, Channel, ClientTls, Target
 from modelmesh.ports import PeerAnswer, PeerState, PeerUnreachableError
@@ -15,8 +16,10 @@ from modelmesh.values import bounds
 from modelmesh.values.dataplane import Consumption, PeerAddress
 from modelmesh.values.events import Event
 from modelmesh.values.explanation import ModelHistory, Rehearsal, RehearsedVictim
-from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
 from modelmesh.values.memory import Memory
+from modelmesh.values.shadow import ShadowCounts
+from modelmesh.values.vmodel_counts import VModelCounts
 
 CHANNELS = 64
 """Peers with an open connection for control calls; the one unused longest is closed beyond that."""
@@ -96,6 +99,11 @@ class GrpcPeers:
         """Ask what was used at a peer."""
         answer = await self._call(address, "CountUsage", pb.CountUsageRequest(), pb.CountUsageResponse, timeout_ms)
         return peer_usage(answer)
+
+    async def count_vmodel(self, address: PeerAddress, vmodel: VModelId, *, timeout_ms: int) -> VModelCounts:
+        """Ask what was counted at a peer of the calls of a vmodel."""
+        request = admin.CountVModelRequest(vmodel_id=vmodel)
+        return peer_counts(await self._call(address, "CountVModel", request, admin.CountVModelResponse, timeout_ms))
 
     async def ping(self, address: PeerAddress, *, timeout_ms: int) -> InstanceId:
         """Ask who answers at an address."""
@@ -195,6 +203,26 @@ def peer_usage(answer: pb.CountUsageResponse) -> tuple[Sequence[Consumption], in
         for one in answer.usages
     ]
     return found, bounds.TIME_MS.clamp(answer.since_ms)
+
+
+def peer_counts(answer: admin.CountVModelResponse) -> VModelCounts:
+    """The wire form as a value."""
+    count = bounds.TOTAL.clamp
+    return VModelCounts(
+        tuple(
+            ShadowCounts(
+                ModelId(one.model_id),
+                answered=count(one.answered),
+                equal=count(one.equal),
+                different=count(one.different),
+                failed=count(one.failed),
+                cold=count(one.cold),
+                dropped=count(one.dropped),
+                stream=count(one.stream),
+            )
+            for one in answer.shadows
+        )
+    )
 
 
 def model_history(answer: pb.RecallResponse, *, asked: bool) -> ModelHistory:

@@ -87,6 +87,8 @@ COMPONENTS: dict[str, frozenset[str]] = {
             "labels_set",
             "fallback_set",
             "fell_back",
+            "shadow_set",
+            "shadow_cold",
             "split_without",
             "vmodel_moved",
             "vmodel_stuck",

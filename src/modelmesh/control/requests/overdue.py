@@ -1,6 +1,6 @@
 """Answers callers that stop waiting for a load with its state and when to retry. The load continues.
 
-So does the load of a model for which a fallback answers.
+So does the load of a model for which a fallback answers, and of a shadow that gets copies of calls.
 """
 
 from modelmesh.control.copies.cache import Cache
@@ -62,9 +62,12 @@ class OverdueCalls:
         self._dataplane.resolve([(event.token, retry_later(status, text, self._decider.spread_ms(retry_ms)))])
 
     def wanted(self, event: Wanted) -> None:
-        """A fallback answers in the place of a model, which is to be loaded meanwhile."""
-        self._journal.note("fell_back", event.model, detail=f"{event.vmodel}: {event.fallback} answers")
-        self._tasks.start(self._go_on(event.model), f"load {event.model}, for which {event.fallback} answers")
+        """A fallback answers in the place of a model, or copies of calls for it are dropped: it is to be loaded meanwhile."""
+        if event.fallback is not None:
+            self._journal.note("fell_back", event.model, detail=f"{event.vmodel}: {event.fallback} answers")
+        else:
+            self._journal.note("shadow_cold", event.model, detail=f"{event.vmodel}: copies of its calls are dropped")
+        self._tasks.start(self._go_on(event.model), f"load {event.model}, which calls of {event.vmodel} want")
 
     async def _go_on(self, model: ModelId) -> None:
         """A load without a caller ends after a while; a caller that retries expects it to continue."""

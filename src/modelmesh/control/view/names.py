@@ -15,7 +15,9 @@ from modelmesh.values.records import VModelRecord
 
 def naming_of(record: VModelRecord) -> Naming:
     """What the data plane needs to know of a vmodel."""
-    return Naming(record.active, record.split, record.target, record.labels, record.kept, record.fallback)
+    return Naming(
+        record.active, record.split, record.target, record.labels, record.kept, record.fallback, record.shadow
+    )
 
 
 class Names:

@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 
 use crate::access::tenant::Used;
 use crate::ledger::Side;
+use crate::observe::shadows::{SHADOW_ENDS, ShadowCounts};
 use crate::observe::usage::Consumed;
 
 use super::{
@@ -24,11 +25,12 @@ const HISTOGRAMS: [(&str, &str); 8] = [
     (MANAGED, "Calls of the services that the control plane answers."),
     (HELD, "Requests that waited for a decision of the control plane, and how long."),
 ];
-const GAUGES: [(&str, &str); 10] = [
+const GAUGES: [(&str, &str); 11] = [
     ("modelmesh_held_requests", "Requests that wait for a decision."),
     ("modelmesh_held_bytes", "Bytes of requests that wait for a decision."),
     ("modelmesh_replay_bytes", "Bytes of replay copies."),
     ("modelmesh_tapped_bytes", "Bytes of payloads that wait for the control plane to take them."),
+    ("modelmesh_shadow_bytes", "Bytes that copies of calls for shadows of vmodels hold."),
     ("modelmesh_core_events", "Events that wait for the control plane to take them."),
     ("modelmesh_connections", "Open connections of clients and instances."),
     ("modelmesh_open_calls", "Calls that run, wait, or are being answered by the control plane."),
@@ -66,6 +68,8 @@ const OF_USAGE: [(&str, &str); 5] = [
     ("modelmesh_usage_bytes", "Message bytes of them and of their answers."),
     ("modelmesh_usage_loads", "Loads at this instance that ended well, by the tenant that registered the model."),
 ];
+const SHADOWS: (&str, &str) =
+    ("modelmesh_shadow_calls", "Calls of vmodels that were to be copied to their shadows, by the result of the copy.");
 const COUNTER_LABELS: [&str; COUNTERS.len()] = ["reason", "status", "", "", "", "", "", "side"];
 
 /// Counts that are kept elsewhere, at the time of rendering.
@@ -87,6 +91,9 @@ pub struct Counts {
     pub tenants: Vec<(String, Used)>,
     /// What was used by tenant and model, where models have series of their own.
     pub usage: Vec<(String, String, Consumed)>,
+    pub shadow_bytes: usize,
+    /// How copies of calls ended, by vmodel and model.
+    pub shadows: Vec<(String, String, ShadowCounts)>,
 }
 
 impl Metrics {
@@ -119,6 +126,7 @@ impl Metrics {
             number(counts.held_bytes),
             number(counts.replay_bytes),
             number(counts.tapped_bytes),
+            number(counts.shadow_bytes),
             number(counts.waiting_events),
             number(counts.connections),
             number(counts.open_calls),
@@ -183,7 +191,27 @@ impl Metrics {
                 let _ = writeln!(text, "{family}_total{{tenant=\"{tenant}\",modelId=\"{model}\"}} {value}");
             }
         }
+        let (family, help) = SHADOWS;
+        if wanted(family) {
+            let suffix = if open_metrics { "" } else { "_total" };
+            let _ = writeln!(text, "# HELP {family}{suffix} {help}\n# TYPE {family}{suffix} counter");
+            for (labels, ends) in self.shadows(&counts.shadows) {
+                for (end, count) in SHADOW_ENDS.iter().zip(ends) {
+                    let _ = writeln!(text, "{family}_total{{result=\"{end}\"{labels}}} {count}");
+                }
+            }
+        }
         text
+    }
+
+    /// Labels and counts of each series: of all shadows together, or of each.
+    fn shadows(&self, shadows: &[(String, String, ShadowCounts)]) -> Vec<(String, ShadowCounts)> {
+        if !self.counted.per_model {
+            let sum = |end: usize| shadows.iter().map(|(_, _, counts)| counts[end]).sum();
+            return vec![(String::new(), std::array::from_fn(sum))];
+        }
+        let labels = |vmodel, model| format!(",modelId=\"{}\",vModelId=\"{}\"", escaped(model), escaped(vmodel));
+        shadows.iter().map(|(vmodel, model, counts)| (labels(vmodel, model), *counts)).collect()
     }
 }
 
@@ -204,6 +232,20 @@ mod tests {
 
     use super::*;
     use crate::observe::metrics::{Counted, HoldEnd};
+
+    #[test]
+    fn copies_of_calls_are_counted_together_or_by_vmodel_and_model() {
+        let one = |vmodel: &str| (vmodel.to_owned(), "m".to_owned(), [0, 3, 1, 0, 0, 0, 0]);
+        let counts = Counts { shadows: vec![one("v"), one("w")], ..Counts::default() };
+        let names = ["modelmesh_shadow_calls_total".to_owned()];
+        let has = |per_model, line: &str| {
+            let metrics = Metrics::new(Counted { per_model, ..Counted::default() });
+            let text = metrics.render(&counts, false, &names);
+            assert!(text.lines().any(|other| other == line), "{line} in\n{text}");
+        };
+        has(false, r#"modelmesh_shadow_calls_total{result="equal"} 6"#);
+        has(true, r#"modelmesh_shadow_calls_total{result="different",modelId="m",vModelId="w"} 1"#);
+    }
 
     #[test]
     fn names_pick_families_and_open_metrics_names_counters_its_way() {
