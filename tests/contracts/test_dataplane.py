@@ -467,3 +467,30 @@ async def test_a_call_stays_in_its_share_however_often_it_is_looked_up(pair: tup
     assert {event.token: event.model for event in again} == {event.token: event.model for event in missed}
     a.plane.resolve([(event.token, Fail(Status.UNAVAILABLE, "enough")) for event in again])
     assert {(await call)[0] for call in calls} == {Status.UNAVAILABLE}
+
+
+async def test_how_the_models_of_a_trial_answer_is_counted(pair: tuple[Side, Side]) -> None:
+    a, _ = pair
+    v = VModelId("v")
+    a.local()
+    a.plane.set_vmodels([(v, Naming(M, trial=7))])
+    assert await a.call("v", vmodel=True) == (Status.OK, "", b"hello")
+    a.behaviour = Status.INVALID_ARGUMENT
+    assert (await a.call("v", vmodel=True))[0] is Status.INVALID_ARGUMENT
+
+    def counted() -> tuple[int, list[tuple[str, int, int, int]]] | None:
+        found = a.plane.tallies_of(v)
+        return found and (found[0], [(one.model, one.calls, one.failed, sum(one.times)) for one in found[1]])
+
+    async with asyncio.timeout(WAIT):
+        while counted() != (7, [(M, 2, 1, 1)]):
+            await asyncio.sleep(0.002)
+    a.plane.set_vmodels([(v, Naming(M, trial=7, fallback=ModelId("f")))])
+    assert counted() == (7, [(M, 2, 1, 1)]), "it goes on"
+    a.plane.set_vmodels([(v, Naming(M, ((ModelId("n"), 1),), trial=7))])
+    assert counted() == (7, [(M, 0, 0, 0), ("n", 0, 0, 0)]), "other models"
+    a.plane.set_vmodels([(v, Naming(M, trial=8))])
+    assert counted() == (8, [(M, 0, 0, 0)])
+    for naming in (Naming(M), None):
+        a.plane.set_vmodels([(v, naming)])
+        assert a.plane.tallies_of(v) is None

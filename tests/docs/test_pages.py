@@ -21,6 +21,7 @@ from modelmesh.policy.balance import BalanceReason
 from modelmesh.policy.copies import CopiesReason
 from modelmesh.policy.drain import DrainReason
 from modelmesh.policy.promotion import PromotionReason
+from modelmesh.policy.rollout import RolloutReason
 from modelmesh.policy.victims import EvictionReason
 from modelmesh.runtime.formats import BUILT_IN, BUILT_IN_NAMED_SUFFIXES, BUILT_IN_SUFFIXES, runs_code
 from modelmesh.values.dataplane import Outcome
@@ -312,6 +313,7 @@ def test_the_page_of_events_names_them_all_and_their_reasons() -> None:
         "dropped": {reason.value for reason in DropReason},
         "adds_copies drops_copy": {reason.value for reason in CopiesReason if reason not in quiet},
         "moved": {reason.value for reason in (BalanceReason.JOINED_EMPTY, DrainReason.IN_USE, DrainReason.LOADED)},
+        "rollout_rolled_back": {RolloutReason.ERRORS.value, RolloutReason.SLOWER.value},
         "vmodel_moved": {
             reason.value
             for reason in (PromotionReason.ACTIVE_UNUSED, PromotionReason.PARITY, PromotionReason.AS_MANY_AS_FIT)

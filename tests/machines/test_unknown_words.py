@@ -83,6 +83,7 @@ PROTOS: dict[str, object] = {
     "mmesh.VModelStatusInfo.VModelStatus": lambda: (
         word_of(model_mesh_pb2.VModelStatusInfo.VModelStatus, NUMBER) == "UNKNOWN_99"
     ),
+    "modelmesh.v1.Rollout.State": lambda: word_of(admin_pb2.Rollout.State, NUMBER) == "UNKNOWN_99",
     "modelmesh.v1.Copy.State": "the command line shows what is not LOADED as loading",
     "modelmesh.v1.StatusUpdate.Part": "the controller takes what is not known as a part of a snapshot",
     "grpc.health.v1.HealthCheckResponse.ServingStatus": SENT_ONLY,

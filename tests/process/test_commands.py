@@ -262,6 +262,24 @@ async def test_vmodels_from_creation_to_the_end(start_mesh: StartMesh) -> None:
         status, _, error = await command("vmodels", "split", "best", *shares, *at)
         assert status == 2
         assert said in " ".join(error.split())
+    status, output, error = await command("vmodels", "rollout", "best", "a", "--steps", "5,50", "--calls", "10", *at)
+    assert (status, output) == (0, "best: 5 % to a, then 50 %, all\n"), error
+    status, output, _ = await command("vmodels", "status", "best", *at)
+    assert output.splitlines()[2:] == [
+        "  5 % to a",
+        "  rollout of a: step 1 of 2, 5 % of the calls",
+        "    a: 0 calls, 0 failed, 95 % within 0 ms",
+        "    b: 0 calls, 0 failed, 95 % within 0 ms",
+        "    a answered 0 calls and b 0, 10 of each are compared",
+    ]
+    status, output, _ = await command("vmodels", "status", "best", "--json", *at)
+    described = json.loads(output)
+    assert (described["rollout"]["steps"], described["rollout"]["state"]) == ([5, 50], "RUNNING")
+    assert set(described["rollout_counts"]) == {"a", "b"}
+    status, _, error = await command("vmodels", "split", "best", "a=10", *at)
+    assert (status, "model a is being rolled out for vmodel best" in error) == (1, True)
+    assert (await command("vmodels", "rollout", "best", "a", "--steps", "5,100", *at))[0] == 2
+    assert (await command("vmodels", "rollout", "best", "--end", *at))[:2] == (0, "best: no rollout\n")
     assert (await command("vmodels", "delete", "best", *at))[:2] == (0, "best: deleted\n")
     assert (await command("vmodels", "status", "best", *at))[:2] == (1, "best: NOT_FOUND\n")
 

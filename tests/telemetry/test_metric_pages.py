@@ -64,6 +64,7 @@ def test_every_metric_of_calls_loads_and_queues_is_on_the_dashboard() -> None:
         "modelmesh_held_bytes",
         "modelmesh_replay_bytes",
         "modelmesh_tapped_bytes",
+        "modelmesh_shadow_bytes",
         "modelmesh_client_bytes",  # who had to go because of it is shown
         "modelmesh_peer_bytes",
         "modelmesh_neighbour_bytes",

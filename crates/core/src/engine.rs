@@ -23,6 +23,7 @@ use crate::observe::usage::Consumed;
 use crate::routing::accounting;
 use crate::routing::naming::Naming;
 use crate::routing::table::NewRoute;
+use crate::routing::trial::Tally;
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::transport::door::{Desks, Door};
@@ -356,6 +357,12 @@ impl Engine {
     #[must_use]
     pub fn shadows(&self) -> Vec<(String, String, ShadowCounts)> {
         self.shared.shadows.all()
+    }
+
+    /// What is counted of the models of a vmodel, and under which id; None: nothing is.
+    #[must_use]
+    pub fn tallies_of(&self, vmodel: &str) -> Option<(u64, Vec<Tally>)> {
+        self.shared.table.tallies_of(vmodel)
     }
 
     /// Milliseconds since each thread last turned: data threads, those of doors, and the acceptor as the last one.

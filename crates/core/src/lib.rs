@@ -12,7 +12,7 @@
 //!   (request body), `caller` (answer), `direct` (a call without a stream) and `whole` (its answer), `multi` (several ids in one call) and its `part`s, `held` (what waits for Python), `patience` (how long it waits for a load), `route` (where it goes), `shadow` (a copy of it),
 //!   `outcome` (why an attempt failed), `end` (how it ended), `deadline` and `stopped` (who does not wait any more);
 //! - `access`: `credential` (what a call shows), `table` (whose it is), `principal` and `patterns` (what they may), `tenant`;
-//! - `routing`: `table`, `copy`, `gate`, `naming`, `resolve` (which known copy), `local` and `peer` (a call at one);
+//! - `routing`: `table`, `copy`, `gate`, `naming`, `trial` (how its models answer), `resolve` (which known copy), `local` and `peer` (a call at one);
 //! - `services`, that Python answers: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is);
 //! - `wire`: `headers`, `status`, `timeout`, `framing`, `compression`, `protobuf`, `splice` (ids in messages), `infer` (tensors);
 //! - `observe`: `metrics`, `histogram`, `observing` (what is wanted), `notes` (who gets it), `told` (payloads and log lines),
@@ -56,6 +56,7 @@ pub use routing::copy::choose_copy;
 pub use routing::gate::Bounds;
 pub use routing::naming::{Naming, Shadow};
 pub use routing::table::{NO_SLOT, NewLocal, NewRoute};
+pub use routing::trial::Tally;
 pub use settings::Settings;
 pub use transport::client::{ClientConnection, Next};
 pub use transport::door::{Desk, Door};

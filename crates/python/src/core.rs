@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::process;
 use std::time::Duration;
 
-use modelmesh_core::{Consumed, Counted, Engine, Identity, Series, Settings, ShadowCounts, Verdict};
+use modelmesh_core::{Consumed, Counted, Engine, Identity, Series, Settings, ShadowCounts, Tally, Verdict};
 use modelmesh_rest::Front;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
@@ -18,6 +18,8 @@ use crate::tls::Tls;
 
 /// (tenant, model, calls, those that failed, µs, bytes, loads).
 type ConsumedTuple = (String, String, u64, u64, u64, u64, u64);
+/// (model, calls, those that failed, how many of the others took how long).
+type TallyTuple = (String, u64, u64, Vec<u64>);
 /// (name, labels, (observations, sum) of each bucket that has any).
 type SeriesTuple = (&'static str, Vec<(&'static str, String)>, Vec<(u64, f64)>);
 
@@ -332,6 +334,13 @@ impl Core {
     fn shadows(&self, py: Python<'_>) -> PyResult<Vec<(String, String, ShadowCounts)>> {
         let engine = self.engine()?;
         Ok(py.detach(|| engine.shadows()))
+    }
+
+    fn tallies_of(&self, py: Python<'_>, vmodel: &str) -> PyResult<Option<(u64, Vec<TallyTuple>)>> {
+        let engine = self.engine()?;
+        let tuple = |tally: Tally| (tally.model, tally.calls, tally.failed, tally.times);
+        let found = py.detach(|| engine.tallies_of(vmodel));
+        Ok(found.map(|(id, tallies)| (id, tallies.into_iter().map(tuple).collect())))
     }
 
     fn thread_ages_ms(&self, py: Python<'_>) -> PyResult<Vec<u64>> {

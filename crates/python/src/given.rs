@@ -58,6 +58,7 @@ pub struct Naming {
     kept: Vec<String>,
     fallback: Option<String>,
     shadow: Option<Shadow>,
+    trial: Option<u64>,
 }
 
 impl From<Naming> for modelmesh_core::Naming {
@@ -66,6 +67,7 @@ impl From<Naming> for modelmesh_core::Naming {
         Self::new(&naming.active, &naming.split)
             .with_versions(target, &naming.labels, &naming.kept)
             .with_fallback(naming.fallback.as_deref())
+            .with_trial(naming.trial)
             .with_shadow(naming.shadow.map(|one| modelmesh_core::Shadow::new(&one.model, one.percent, one.compares)))
     }
 }

@@ -405,6 +405,10 @@ class Core:
     def shadows(self) -> list[tuple[str, str, list[int]]]:
         """Since the core began, for each vmodel and the model that was to get copies of its calls: (vmodel, model, how many copies
         ended so): answered, equal, different, failed, cold, dropped, stream. At most 4,096 are told apart; `forget_series` ends one."""
+    def tallies_of(self, vmodel: str) -> tuple[int, list[tuple[str, int, int, list[int]]]] | None:
+        """What was counted of the models of a vmodel since its `trial` has this id: (id, [(model, calls of clients that ended, those of
+        them that did not end well, how many of the others took how long)]). Calls that were given up do not count, nor do those that
+        chose a version. `modelmesh.values.rollout` has the bounds of the times. None: nothing is counted."""
     def thread_ages_ms(self) -> list[int]:
         """Milliseconds since each core thread last turned; for `/live`."""
     def drain(self) -> None:

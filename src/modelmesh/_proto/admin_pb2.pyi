@@ -340,6 +340,7 @@ class VModel(_message.Message):
     KEPT_MODEL_IDS_FIELD_NUMBER: _builtins.int
     FALLBACK_MODEL_ID_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     active_model_id: _builtins.str
     """Gets the calls that `split` leaves."""
@@ -364,6 +365,10 @@ class VModel(_message.Message):
     def shadow(self) -> Global___Shadow:
         """Gets copies of calls; not given: no model does."""
 
+    @_builtins.property
+    def rollout(self) -> Global___Rollout:
+        """The one that runs, or the last one."""
+
     def __init__(
         self,
         *,
@@ -378,14 +383,91 @@ class VModel(_message.Message):
         kept_model_ids: _abc.Iterable[_builtins.str] | None = ...,
         fallback_model_id: _builtins.str = ...,
         shadow: Global___Shadow | None = ...,
+        rollout: Global___Rollout | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["shadow", b"shadow"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout", "shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_model_id", b"active_model_id", "failed", b"failed", "fallback_model_id", b"fallback_model_id", "id", b"id", "keep", b"keep", "kept_model_ids", b"kept_model_ids", "labels", b"labels", "owner", b"owner", "shadow", b"shadow", "split", b"split", "target_model_id", b"target_model_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_model_id", b"active_model_id", "failed", b"failed", "fallback_model_id", b"fallback_model_id", "id", b"id", "keep", b"keep", "kept_model_ids", b"kept_model_ids", "labels", b"labels", "owner", b"owner", "rollout", b"rollout", "shadow", b"shadow", "split", b"split", "target_model_id", b"target_model_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VModel: _TypeAlias = VModel  # noqa: Y015
+
+@_typing.final
+class Rollout(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Rollout._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Rollout._State.ValueType  # 0
+        RUNNING: Rollout._State.ValueType  # 1
+        PROMOTED: Rollout._State.ValueType  # 2
+        """The vmodel moves, or has moved, to the model."""
+        ROLLED_BACK: Rollout._State.ValueType  # 3
+        """The model gets no calls any more."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    STATE_UNSPECIFIED: Rollout.State.ValueType  # 0
+    RUNNING: Rollout.State.ValueType  # 1
+    PROMOTED: Rollout.State.ValueType  # 2
+    """The vmodel moves, or has moved, to the model."""
+    ROLLED_BACK: Rollout.State.ValueType  # 3
+    """The model gets no calls any more."""
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    MINIMUM_CALLS_FIELD_NUMBER: _builtins.int
+    MINIMUM_MS_FIELD_NUMBER: _builtins.int
+    ERROR_HUNDREDTHS_FIELD_NUMBER: _builtins.int
+    SLOWER_PERCENT_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    minimum_calls: _builtins.int
+    """So many calls of each of both models are compared in each step, at least; 1 to 1,000,000."""
+    minimum_ms: _builtins.int
+    """A step takes at least so long; up to 30 days."""
+    error_hundredths: _builtins.int
+    """So many more of its calls may fail than of the active model's, in hundredths of a percent of the calls."""
+    slower_percent: _builtins.int
+    """So much longer than the active model it may take, at most: of 95 % of the calls that did not fail."""
+    step: _builtins.int
+    """In answers: the number of the step, from 0, and since when."""
+    since_ms: _builtins.int
+    state: Global___Rollout.State.ValueType
+    why: _builtins.str
+    """Why the step began, or the rollout ended."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Percents of the calls that the model gets, one after the other: 1 to 99, each larger than the one before. At most 32."""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        steps: _abc.Iterable[_builtins.int] | None = ...,
+        minimum_calls: _builtins.int = ...,
+        minimum_ms: _builtins.int = ...,
+        error_hundredths: _builtins.int = ...,
+        slower_percent: _builtins.int = ...,
+        step: _builtins.int = ...,
+        since_ms: _builtins.int = ...,
+        state: Global___Rollout.State.ValueType = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_hundredths", b"error_hundredths", "minimum_calls", b"minimum_calls", "minimum_ms", b"minimum_ms", "model_id", b"model_id", "since_ms", b"since_ms", "slower_percent", b"slower_percent", "state", b"state", "step", b"step", "steps", b"steps", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
 
 @_typing.final
 class Shadow(_message.Message):
@@ -584,6 +666,35 @@ class SetShadowRequest(_message.Message):
 Global___SetShadowRequest: _TypeAlias = SetShadowRequest  # noqa: Y015
 
 @_typing.final
+class SetRolloutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VMODEL_ID_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    vmodel_id: _builtins.str
+    owner: _builtins.str
+    """If given, of the vmodel."""
+    @_builtins.property
+    def plan(self) -> Global___Rollout:
+        """Not given: no rollout any more. The model of one that runs gets no calls any more."""
+
+    def __init__(
+        self,
+        *,
+        vmodel_id: _builtins.str = ...,
+        plan: Global___Rollout | None = ...,
+        owner: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "plan", b"plan", "vmodel_id", b"vmodel_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRolloutRequest: _TypeAlias = SetRolloutRequest  # noqa: Y015
+
+@_typing.final
 class CountVModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -608,6 +719,12 @@ class CountVModelResponse(_message.Message):
 
     SHADOWS_FIELD_NUMBER: _builtins.int
     SILENT_INSTANCE_IDS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    STEP_SINCE_MS_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    step_since_ms: _builtins.int
+    verdict: _builtins.str
+    """While a rollout runs: what these counts mean for it."""
     @_builtins.property
     def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowCount]:
         """For each model that was to get copies of calls, since the instances started."""
@@ -616,19 +733,63 @@ class CountVModelResponse(_message.Message):
     def silent_instance_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Instances that did not answer: what they counted is not here."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelCount]:
+        """How the models answered since this step of the rollout began."""
+
     def __init__(
         self,
         *,
         shadows: _abc.Iterable[Global___ShadowCount] | None = ...,
         silent_instance_ids: _abc.Iterable[_builtins.str] | None = ...,
+        models: _abc.Iterable[Global___ModelCount] | None = ...,
+        step_since_ms: _builtins.int = ...,
+        verdict: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["shadows", b"shadows", "silent_instance_ids", b"silent_instance_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "shadows", b"shadows", "silent_instance_ids", b"silent_instance_ids", "step_since_ms", b"step_since_ms", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CountVModelResponse: _TypeAlias = CountVModelResponse  # noqa: Y015
+
+@_typing.final
+class ModelCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    P95_US_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    calls: _builtins.int
+    """Calls of clients that ended. Those that clients gave up, or that chose a version, do not count."""
+    failed: _builtins.int
+    """Those of them that ended with another status than OK."""
+    p95_us: _builtins.int
+    """How long 95 % of them took at most."""
+    @_builtins.property
+    def times(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many of the others took how long: below 64 us, then four classes for each power of two."""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        calls: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        times: _abc.Iterable[_builtins.int] | None = ...,
+        p95_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "failed", b"failed", "model_id", b"model_id", "p95_us", b"p95_us", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelCount: _TypeAlias = ModelCount  # noqa: Y015
 
 @_typing.final
 class ShadowCount(_message.Message):

@@ -30,6 +30,7 @@ from modelmesh.cli.stop import stop
 from modelmesh.cli.tenants import tenants
 from modelmesh.cli.up import up
 from modelmesh.cli.usage import usage
+from modelmesh.cli.vmodel_rollouts import rollout
 from modelmesh.cli.vmodels import vmodels
 
 app = typer.Typer(
@@ -60,6 +61,7 @@ app.command()(simulate)
 app.add_typer(access, name="access")
 app.add_typer(adapter, name="adapter")
 models.command("register-many")(register_many)
+vmodels.command()(rollout)
 app.add_typer(migrate, name="migrate")
 app.add_typer(models, name="models")
 app.add_typer(vmodels, name="vmodels")

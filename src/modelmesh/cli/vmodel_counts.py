@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from modelmesh.cli.text import say
+from modelmesh.cli.vmodel_rollouts import print_rollout
 
 if TYPE_CHECKING:
     from modelmesh._proto import admin_pb2
@@ -16,7 +17,7 @@ def counts_of(client: "Client", entry: "admin_pb2.VModel") -> "admin_pb2.CountVM
     """What the instances counted; None: they count nothing of the vmodel."""
     from modelmesh._proto import admin_pb2 as pb
 
-    if not entry.HasField("shadow"):
+    if not entry.HasField("shadow") and not entry.HasField("rollout"):
         return None
     request = pb.CountVModelRequest(vmodel_id=entry.id)
     return client.call("modelmesh.v1.Admin/CountVModel", request, pb.CountVModelResponse)
@@ -24,7 +25,10 @@ def counts_of(client: "Client", entry: "admin_pb2.VModel") -> "admin_pb2.CountVM
 
 def print_counts(entry: "admin_pb2.VModel", counts: "admin_pb2.CountVModelResponse") -> None:
     """As lines below the status of the vmodel."""
-    say(f"  {copies_to(entry.shadow)}")
+    if entry.HasField("rollout"):
+        print_rollout(entry, counts)
+    if entry.HasField("shadow"):
+        say(f"  {copies_to(entry.shadow)}")
     for one in counts.shadows:
         ends = ", ".join(f"{count} {end}" for end in ENDS if (count := getattr(one, end)))
         say(f"    {one.model_id}: {ends or 'none yet'}")
@@ -36,6 +40,10 @@ def counts_as_json(counts: "admin_pb2.CountVModelResponse") -> dict[str, object]
     """Fields of the status of the vmodel."""
     return {
         "shadow_counts": {one.model_id: {end: getattr(one, end) for end in ENDS} for one in counts.shadows},
+        "rollout_counts": {
+            one.model_id: {"calls": one.calls, "failed": one.failed, "p95_us": one.p95_us} for one in counts.models
+        },
+        "rollout_verdict": counts.verdict,
         "silent_instances": list(counts.silent_instance_ids),
     }
 

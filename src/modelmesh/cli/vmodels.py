@@ -9,6 +9,7 @@ import typer
 from modelmesh.cli.models import LOCAL, Address, AsJson, Authority, table
 from modelmesh.cli.text import say, word_of
 from modelmesh.cli.vmodel_counts import copies_to, counts_as_json, counts_of, print_counts, shadow_as_json
+from modelmesh.cli.vmodel_rollouts import rollout_as_json
 
 if TYPE_CHECKING:
     from modelmesh._proto import admin_pb2, model_mesh_pb2
@@ -363,6 +364,7 @@ def _versions(vmodel: "admin_pb2.VModel") -> dict[str, object]:
         "kept": list(vmodel.kept_model_ids),
         "fallback": vmodel.fallback_model_id or None,
         "shadow": shadow_as_json(vmodel.shadow) if vmodel.HasField("shadow") else None,
+        "rollout": rollout_as_json(vmodel),
     }
 
 

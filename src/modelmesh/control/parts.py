@@ -20,6 +20,7 @@ from modelmesh.control.duties.missing import Missing
 from modelmesh.control.duties.put_back import PutBack
 from modelmesh.control.duties.rates import RateBook
 from modelmesh.control.duties.recall import Recall
+from modelmesh.control.duties.rollouts import Rollouts
 from modelmesh.control.duties.rounds import Rounds
 from modelmesh.control.duties.scale import Scaler
 from modelmesh.control.duties.tallies import Tallies
@@ -316,6 +317,7 @@ class DutyParts:
     leader: Leader
     transitions: Transitions
     tallies: Tallies
+    rollouts: Rollouts
     scaler: Scaler
     put_back: PutBack
     missing: Missing
@@ -377,6 +379,16 @@ def duty_parts(
         routing=copies.routing,
         peers=base.peers,
     )
+    rollouts = Rollouts(
+        store=base.store,
+        keys=base.keys,
+        vmodels=view.vmodels,
+        tallies=tallies,
+        fence=leader.fence,
+        clock=clock,
+        journal=journal,
+        tasks=tasks,
+    )
     scaler = Scaler(
         own=base.own,
         cache=copies.cache,
@@ -424,6 +436,7 @@ def duty_parts(
         leader=leader,
         census=view.census,
         transitions=transitions,
+        rollouts=rollouts,
         clock=clock,
         journal=journal,
         tasks=tasks,
@@ -438,6 +451,7 @@ def duty_parts(
         leader=leader,
         transitions=transitions,
         tallies=tallies,
+        rollouts=rollouts,
         scaler=scaler,
         put_back=put_back,
         missing=missing,

@@ -148,7 +148,7 @@ class ControlPlane:
         )
         self.recall = duties.recall
         self.leader = duties.leader
-        self.transitions, self.tallies = duties.transitions, duties.tallies
+        self.transitions, self.tallies, self.rollouts = duties.transitions, duties.tallies, duties.rollouts
         self.scaler = duties.scaler
         self.rounds = duties.rounds
         self._put_back = duties.put_back
@@ -323,10 +323,12 @@ class ControlPlane:
     def _vmodel_changed(self, vmodel: VModelId, change: Change) -> None:
         self.vmodels.changed(vmodel)
         self.transitions.changed(vmodel, change)
+        self.rollouts.changed(vmodel, change)
 
     def _vmodels_relisted(self) -> None:
         self.vmodels.relisted()
         self.transitions.relisted()
+        self.rollouts.relisted()
 
     def _linked(self, instance: InstanceId, *, lost: bool) -> None:
         if instance == self.identity.instance:

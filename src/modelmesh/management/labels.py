@@ -63,6 +63,17 @@ class Labels:
         if await self._models.read(model, fresh=True) is None:
             raise not_registered(model)
 
+    async def check_change(
+        self, vmodel: VModelId, decide: Callable[[VModelRecord | None], VModelRecord | VModelRefused]
+    ) -> None:
+        """Refuse what `change` would refuse now."""
+        with reading():
+            found = await self._plane.vmodels.read(vmodel)
+        wanted = decide(found.record if found is not None else None)
+        if isinstance(wanted, VModelRefused):
+            raise CallError(wanted.status, wanted.message)
+        refuse_read_only(self._plane.limits.read_only)
+
     async def change(
         self, vmodel: VModelId, decide: Callable[[VModelRecord | None], VModelRecord | VModelRefused]
     ) -> VModelRecord:

@@ -80,6 +80,10 @@ NEEDS: Mapping[str, Callable[[Any], Sequence[Need]]] = {
         Need(Verb.ADMIN, request.vmodel_id, _VMODEL),
         *((Need(Verb.ADMIN, request.shadow.model_id),) if request.HasField("shadow") else ()),
     ),
+    "modelmesh.v1.Admin/SetRollout": lambda request: (
+        Need(Verb.ADMIN, request.vmodel_id, _VMODEL),
+        *((Need(Verb.ADMIN, request.plan.model_id),) if request.HasField("plan") else ()),
+    ),
     "modelmesh.v1.Admin/CountVModel": lambda request: (Need(Verb.STATUS, request.vmodel_id, _VMODEL),),
     "modelmesh.v1.Admin/ListTenants": lambda _: _ALL,
     "modelmesh.v1.Admin/GetUsage": lambda _: _ALL,

@@ -15,6 +15,7 @@ from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
 from modelmesh.management.reflection import AskRuntime, Reflection
 from modelmesh.management.repository import Repository
+from modelmesh.management.rollouts import Rollouts
 from modelmesh.management.server import Server
 from modelmesh.management.shadows import Shadows
 from modelmesh.management.splits import Splits
@@ -58,6 +59,7 @@ def serve(
         **UsageCalls(plane).methods(),
         **labels.methods(),
         **Shadows(plane, labels).methods(),
+        **Rollouts(plane, labels, splits).methods(),
         **CountCalls(plane).methods(),
         **Reflection(ask_runtime).methods(),
     }

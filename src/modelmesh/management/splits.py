@@ -16,6 +16,7 @@ from modelmesh.ports import KeyValue
 from modelmesh.values.access import Kind
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import VModelRecord
+from modelmesh.values.rollout import Rollout, RolloutState
 from modelmesh.values.shadow import Shadow
 from modelmesh.values.status import Status
 from modelmesh.values.stored import RecordError
@@ -65,7 +66,7 @@ class Splits:
             refuse_read_only(self._plane.limits.read_only)
             new = [model for model in wanted.models if model not in found.record.models and model not in loaded]
             if new:
-                await self._prepare(vmodel, new, load=not request.force)
+                await self.prepare(vmodel, new, load=not request.force)
                 loaded |= dict.fromkeys(new)
                 continue  # it may have changed meanwhile
             if await self._plane.vmodels.write(vmodel, found, wanted) is not None:
@@ -74,7 +75,7 @@ class Splits:
                 return describe(vmodel, wanted)
         raise contended(vmodel)
 
-    async def _prepare(self, vmodel: VModelId, models: Sequence[ModelId], *, load: bool) -> None:
+    async def prepare(self, vmodel: VModelId, models: Sequence[ModelId], *, load: bool) -> None:
         """Make sure that the models exist and, if wanted, that each has a copy."""
         for model in models:
             if await self._models.read(model, fresh=True) is None:
@@ -123,10 +124,35 @@ def describe(vmodel: VModelId, record: VModelRecord) -> pb.VModel:
         kept_model_ids=record.kept,
         fallback_model_id=record.fallback or "",
         shadow=_shadow(record.shadow),
+        rollout=_rollout(record.rollout),
     )
 
 
 def _shadow(shadow: Shadow | None) -> pb.Shadow | None:
     return (
         None if shadow is None else pb.Shadow(model_id=shadow.model, percent=shadow.percent, compares=shadow.compares)
+    )
+
+
+_STATES = {
+    RolloutState.RUNNING: pb.Rollout.RUNNING,
+    RolloutState.PROMOTED: pb.Rollout.PROMOTED,
+    RolloutState.ROLLED_BACK: pb.Rollout.ROLLED_BACK,
+}
+
+
+def _rollout(rollout: Rollout | None) -> pb.Rollout | None:
+    if rollout is None:
+        return None
+    return pb.Rollout(
+        model_id=rollout.model,
+        steps=rollout.steps,
+        minimum_calls=rollout.minimum_calls,
+        minimum_ms=rollout.minimum_ms,
+        error_hundredths=rollout.error_hundredths,
+        slower_percent=rollout.slower_percent,
+        step=rollout.step,
+        since_ms=rollout.since_ms,
+        state=_STATES[rollout.state],
+        why=rollout.why,
     )

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh.control.plane import ControlPlane
-from modelmesh.management.calls import Call, Method
+from modelmesh.management.calls import Call, Method, reading
 from modelmesh.management.vmodels import checked_vmodel
+from modelmesh.policy.rollout import judge, time_us
+from modelmesh.values.rollout import ModelCounts
 from modelmesh.values.shadow import ShadowCounts
 from modelmesh.values.vmodel_counts import VModelCounts
 
@@ -22,15 +24,32 @@ class CountCalls:
 
     async def count_vmodel(self, _: Call, request: pb.CountVModelRequest) -> pb.CountVModelResponse:
         """Add up what the instances counted."""
-        counts, silent = await self._plane.tallies.everywhere(checked_vmodel(request.vmodel_id))
+        vmodel = checked_vmodel(request.vmodel_id)
+        with reading():
+            found = await self._plane.vmodels.read(vmodel)
+        counts, silent = await self._plane.tallies.everywhere(vmodel)
         answer = wire_counts(counts)
         answer.silent_instance_ids.extend(silent)
+        for model, one in zip(counts.models, answer.models, strict=True):
+            one.p95_us = time_us(model)
+        if found is not None and (rollout := found.record.rollout) is not None and rollout.running:
+            now_ms = self._plane.clock.now_ms()
+            counted = counts.of_step(rollout.since_ms)
+            answer.verdict = judge(rollout, found.record, counted, silent=len(silent), now_ms=now_ms).text
         return answer
 
 
 def wire_counts(counts: VModelCounts) -> pb.CountVModelResponse:
     """In wire form."""
-    return pb.CountVModelResponse(shadows=[_wire_shadow(one) for one in counts.shadows])
+    return pb.CountVModelResponse(
+        shadows=[_wire_shadow(one) for one in counts.shadows],
+        models=[_wire_model(one) for one in counts.models],
+        step_since_ms=counts.step,
+    )
+
+
+def _wire_model(counts: ModelCounts) -> pb.ModelCount:
+    return pb.ModelCount(model_id=counts.model, calls=counts.calls, failed=counts.failed, times=counts.times)
 
 
 def _wire_shadow(counts: ShadowCounts) -> pb.ShadowCount:

@@ -38,6 +38,9 @@ def resplit(
         return SplitRefused(Status.NOT_FOUND, f"vmodel {vmodel} not found")
     if owner and owner != existing.owner:
         return SplitRefused(Status.FAILED_PRECONDITION, f'vmodel {vmodel} has another owner, "{existing.owner}"')
+    if existing.rollout is not None and existing.rollout.running:
+        message = f"model {existing.rollout.model} is being rolled out for vmodel {vmodel}, which sets its shares; end that first"
+        return SplitRefused(Status.FAILED_PRECONDITION, message)
     wrong = _wrong(vmodel, existing, split)
     return SplitRefused(Status.INVALID_ARGUMENT, wrong) if wrong else replace(existing, split=tuple(split))
 

@@ -16,6 +16,7 @@ from modelmesh.values.dataplane import (
     Verdict,
 )
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Token, VModelId
+from modelmesh.values.rollout import ModelCounts
 from modelmesh.values.shadow import ShadowCounts
 from modelmesh.values.status import Status
 
@@ -108,6 +109,10 @@ class DataPlane(Protocol):
 
     def shadows(self) -> Sequence[tuple[VModelId, ShadowCounts]]:
         """Results of calls of each vmodel that were to be copied to a model, since the start."""
+        ...
+
+    def tallies_of(self, vmodel: VModelId) -> tuple[int, Sequence[ModelCounts]] | None:
+        """What was counted of the models of a vmodel, and under which id (`Naming.trial`); None: nothing is counted."""
         ...
 
     def held(self) -> tuple[int, int]:

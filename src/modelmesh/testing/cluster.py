@@ -20,8 +20,10 @@ from modelmesh.control.view.keys import CopyKey, Keys
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.management.admin import Admin
 from modelmesh.management.calls import Call
+from modelmesh.management.labels import Labels
 from modelmesh.management.models import Models
 from modelmesh.management.peer import Peer
+from modelmesh.management.rollouts import Rollouts
 from modelmesh.management.splits import Splits
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.ports import PeerAnswer, PeerUnreachableError, RuntimeCallError, Store, StoreError
@@ -397,6 +399,31 @@ async def set_split(
     split = [admin_pb2.Share(model_id=model, percent=percent) for model, percent in shares.items()]
     request = admin_pb2.SetSplitRequest(vmodel_id=vmodel, split=split, force=force)
     await instance.splits.set_split(Call(Token(0), "", {}, send=lambda _: None), request)
+
+
+async def set_rollout(
+    instance: SimulatedInstance,
+    vmodel: str,
+    model: str,
+    steps: Sequence[int] = (),
+    *,
+    minimum_calls: int = 20,
+    minimum_ms: int = 20_000,
+    error_hundredths: int = 100,
+    slower_percent: int = 50,
+) -> admin_pb2.VModel:
+    """Roll a model out; "": end what runs."""
+    rollouts = Rollouts(instance.plane, Labels(instance.plane, instance.models), instance.splits)
+    plan = admin_pb2.Rollout(
+        model_id=model,
+        steps=steps,
+        minimum_calls=minimum_calls,
+        minimum_ms=minimum_ms,
+        error_hundredths=error_hundredths,
+        slower_percent=slower_percent,
+    )
+    request = admin_pb2.SetRolloutRequest(vmodel_id=vmodel, plan=plan if model else None)
+    return await rollouts.set_rollout(Call(Token(0), "", {}, send=lambda _: None), request)
 
 
 def _script(size_bytes: int, load_ms: int) -> ModelScript:

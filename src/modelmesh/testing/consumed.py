@@ -1,21 +1,16 @@
-"""What the small data plane in Python tells of what was used, and of copies of calls."""
+"""What the small data plane in Python tells of what was used."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from modelmesh.values.dataplane import Consumption
-from modelmesh.values.ids import ModelId, VModelId
-from modelmesh.values.shadow import ShadowCounts
+from modelmesh.values.ids import ModelId
 
 
 class Consumed:
-    """The parts of `ports.DataPlane` on consumption and shadows.
-
-    `consumed` has loads, and the calls that a test puts into it. `shadowed` has what a test puts into it: no calls are copied.
-    """
+    """The part of `ports.DataPlane` on consumption. `consumed` has loads, and the calls that a test puts into it."""
 
     consumed: dict[tuple[str, ModelId], Consumption]
-    shadowed: dict[VModelId, ShadowCounts]
 
     def count_load(self, tenant: str, model: ModelId) -> None:
         """See `ports.DataPlane`."""
@@ -25,7 +20,3 @@ class Consumed:
     def consumption(self) -> Sequence[Consumption]:
         """See `ports.DataPlane`."""
         return [self.consumed[key] for key in sorted(self.consumed)]
-
-    def shadows(self) -> Sequence[tuple[VModelId, ShadowCounts]]:
-        """See `ports.DataPlane`."""
-        return sorted(self.shadowed.items())

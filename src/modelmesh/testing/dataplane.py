@@ -14,6 +14,7 @@ from random import Random
 from modelmesh.policy.attempt import GONE
 from modelmesh.policy.route import choose_copy
 from modelmesh.testing.attempts import Answer, AttemptEnded, refused
+from modelmesh.testing.called_names import CalledNames
 from modelmesh.testing.consumed import Consumed
 from modelmesh.testing.dataplane_checks import refuse_malformed, refuse_out_of_range
 from modelmesh.testing.local_copies import Infer, LocalCopies
@@ -31,7 +32,6 @@ from modelmesh.values.dataplane import (
     LinkLost,
     LocalCopy,
     Missed,
-    Naming,
     Outcome,
     PeerAddress,
     RemoteCopy,
@@ -61,7 +61,7 @@ class _HeldCall:
     answer: Answer | None = None
 
 
-class SimulatedDataPlane(Consumed):
+class SimulatedDataPlane(Consumed, CalledNames):
     """Implements `ports.DataPlane` for one simulated instance."""
 
     def __init__(
@@ -81,7 +81,6 @@ class SimulatedDataPlane(Consumed):
         self._rng = rng
         self._receive: Callable[[Sequence[DataPlaneEvent]], None] | None = None
         self._routes: dict[ModelId, Route] = {}
-        self._vmodels: dict[VModelId, Naming] = {}
         self._tokens = count(1)
         self._held: dict[Token, _HeldCall] = {}
         self._answered: dict[Token, None] = {}
@@ -92,7 +91,8 @@ class SimulatedDataPlane(Consumed):
         self.tenants: Sequence[TenantLimits] | None = None
         self.verdicts: dict[Token, Verdict] = {}
         self.consumed = {}
-        self.shadowed = {}
+        self.shadowed, self.tallied, self._vmodels = {}, {}, {}
+        self._now_ms = now_ms
 
     # --- ports.DataPlane ------------------------------------------------------------------------
 
@@ -130,14 +130,6 @@ class SimulatedDataPlane(Consumed):
                 closed = after is None or not after.ready or after.load_id != before.local.load_id
                 if before.local.ready and closed and not self._copies.running(model, before.local.load_id):
                     self._emit_soon(CopyIdle(model, before.local.load_id))
-
-    def set_vmodels(self, vmodels: Sequence[tuple[VModelId, Naming | None]]) -> None:
-        """See `ports.DataPlane`."""
-        for vmodel, naming in vmodels:
-            if naming is None:
-                self._vmodels.pop(vmodel, None)
-            else:
-                self._vmodels[vmodel] = naming
 
     def set_peers(self, peers: Sequence[tuple[InstanceId, PeerAddress | None]]) -> None:
         """See `ports.DataPlane`."""
@@ -242,10 +234,6 @@ class SimulatedDataPlane(Consumed):
         """The route of a model, as told last."""
         return self._routes.get(model)
 
-    def namings(self) -> dict[VModelId, Naming]:
-        """What vmodels stand for, as told last."""
-        return dict(self._vmodels)
-
     def runtime_link(self, *, up: bool) -> None:
         """The connection to the runtime breaks or is back."""
         if up != self._copies.runtime_up:
@@ -293,12 +281,13 @@ class SimulatedDataPlane(Consumed):
         was_held = False
         draw = self._rng.randrange(100) if vmodel else 0
         failures = 0
+        began_ms = self._now_ms()
         for turn in count(1):
             if turn == ENDLESS:
                 self._network.problems.append(f"{self.instance}: call {token} for {name} goes round without end")
             try:
                 if isinstance(resolution, Reroute):  # only then: a decision is about the model that it was asked for
-                    model = self._named(VModelId(name), draw) if vmodel else ModelId(name)
+                    model = self.named(VModelId(name), draw) if vmodel else ModelId(name)
                     attempt = self._hit(model, payload, balanced=balanced, may_move=not failures)
                     if attempt is None:
                         was_held = True
@@ -310,27 +299,17 @@ class SimulatedDataPlane(Consumed):
                         )
                         continue
                     answer = await attempt
-                    return replace(answer, held=was_held)
-                answer = await self._perform(model, payload, resolution, token, may_move=not failures)
+                else:
+                    answer = await self._perform(model, payload, resolution, token, may_move=not failures)
             except AttemptEnded as failure:
                 was_held = True
                 failures += 1
                 resolution = await self._failed(token, model, label, failure)
             else:
+                if label is not None:
+                    self.tally_call(label, model, answer.status, self._now_ms() - began_ms)
                 return replace(answer, held=was_held)
         raise AssertionError("unreachable")
-
-    def _named(self, vmodel: VModelId, draw: int) -> ModelId:
-        """The model of a call; empty if the vmodel is not known."""
-        naming = self._vmodels.get(vmodel)
-        if naming is None:
-            return ModelId("")
-        below = 0
-        for model, percent in naming.split:
-            below += percent
-            if draw < below:
-                return model
-        return naming.active
 
     async def _failed(self, token: Token, model: ModelId, vmodel: VModelId | None, failure: AttemptEnded) -> Resolution:
         assert failure.answer.served_by is not None

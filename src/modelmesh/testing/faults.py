@@ -14,6 +14,7 @@ from modelmesh.testing.cluster import SimulatedInstance, set_split, set_vmodel
 from modelmesh.testing.extreme_faults import ExtremeFaults
 from modelmesh.testing.poison import PoisonedCall
 from modelmesh.testing.raising_faults import RaisingFaults
+from modelmesh.testing.rollout_faults import RolloutFaults
 from modelmesh.testing.store import FaultyStore
 from modelmesh.testing.view_faults import ViewFaults
 from modelmesh.testing.world import CONSTRAINED, MOST_INSTANCES, UNCONSTRAINED, UNIT_BYTES, Artefact, DiedError, World
@@ -74,6 +75,7 @@ class Faults:
         }
         self.kinds.update(ViewFaults(world, meanwhile=self._move_vmodel).kinds)
         self.kinds.update(ExtremeFaults(world).kinds)
+        self.kinds.update(RolloutFaults(world, VMODELS).kinds)
         self.kinds.update(RaisingFaults(world, start=self._start).kinds)
 
     async def inject(self, until_ms: int) -> None:

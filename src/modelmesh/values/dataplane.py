@@ -54,6 +54,7 @@ class Naming:
 
     A call may choose another: by a label, or by the id of one of its models. `target` None: the vmodel does not move. `fallback`
     answers while no copy of the wanted model is ready; None: no model does. `shadow` gets copies of calls.
+    `trial`: how `active` and the models of `split` answer is counted, and goes on as long as this id is the same; None: it is not.
     """
 
     active: ModelId
@@ -63,6 +64,7 @@ class Naming:
     kept: tuple[ModelId, ...] = ()
     fallback: ModelId | None = None
     shadow: Shadow | None = None
+    trial: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

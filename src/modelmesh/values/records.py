@@ -16,6 +16,7 @@ from typing import Any
 from modelmesh.values import bounds
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.memory import NOTHING, Memory
+from modelmesh.values.rollout import Rollout, RolloutState
 from modelmesh.values.shadow import Shadow
 from modelmesh.values.stored import (
     RecordError,
@@ -127,10 +128,10 @@ class ModelRecord:
 class VModelRecord:
     """A movable name. A transition is in progress iff `active` and `target` differ.
 
-    `split`, `labels`, `keep`, `kept`, `fallback` and `shadow` are ours. `split`: other models, each with the percent of the calls that it gets;
+    `split`, `labels`, `keep`, `kept`, `fallback`, `shadow` and `rollout` are ours. `split`: other models, each with the percent of the calls that it gets;
     `active` gets the rest. `labels`: names of models that a call can choose. `kept`: the models that were active before, the
     latest first, at most `keep`. `fallback`: the model that answers while no copy of the wanted one is ready.
-    `shadow`: the model that gets copies of calls. The old system keeps them as it keeps all fields that it does not know.
+    `shadow`: the model that gets copies of calls. `rollout`: the model whose share is set step by step. The old system keeps them as it keeps all fields that it does not know.
     """
 
     active: ModelId
@@ -143,6 +144,7 @@ class VModelRecord:
     kept: tuple[ModelId, ...] = ()
     fallback: ModelId | None = None
     shadow: Shadow | None = None
+    rollout: Rollout | None = None
     extras: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
@@ -160,6 +162,7 @@ class VModelRecord:
                 "kept": self.kept,
                 "fallback": self.fallback,
                 "shadow": self.shadow.fields() if self.shadow is not None else None,
+                "rollout": self.rollout.fields() if self.rollout is not None else None,
             }
         )
 
@@ -179,6 +182,7 @@ class VModelRecord:
             kept=_models(known.pop("kept", None) or []),
             fallback=ModelId(fallback) if (fallback := take(known, "fallback", str, "")) else None,
             shadow=Shadow.of_fields(known.pop("shadow", None)),
+            rollout=Rollout.of_fields(known.pop("rollout", None)),
             extras=MappingProxyType(known),
         )
 
@@ -195,9 +199,20 @@ class VModelRecord:
         before = (self.active, *self.kept) if model != self.active else self.kept
         kept = tuple(dict.fromkeys(one for one in before if one != model))[: self.keep]
         shadow = self.shadow if self.shadow is not None and self.shadow.model != model else None
-        return replace(
+        moved = replace(
             self, active=model, target=model, failed=False, split=self.split_without(model), kept=kept, shadow=shadow
         )
+        return moved.after_rollout_to(model)
+
+    def after_rollout_to(self, model: ModelId) -> "VModelRecord":
+        """A rollout ends when the vmodel has moved to a model; that of another one is forgotten, with the share that it has."""
+        if self.rollout is None:
+            return self
+        if self.rollout.model == model:
+            promoted = self.rollout.ended(RolloutState.PROMOTED, "the vmodel was moved there")
+            return replace(self, rollout=promoted if self.rollout.running else self.rollout)
+        split = self.split_without(self.rollout.model) if self.rollout.running else self.split
+        return replace(self, split=split, rollout=None)
 
     def split_without(self, model: ModelId) -> tuple[tuple[ModelId, int], ...]:
         """The shares of all other models."""

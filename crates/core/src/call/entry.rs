@@ -142,6 +142,7 @@ pub fn call_of(
         loading: None,
         fell_back: false,
         shadowed: Shadowed::Undecided,
+        trial: None,
         principal: None,
         holder,
     }
@@ -190,6 +191,9 @@ pub fn count(call: &mut Call, began: Instant) {
     let code = call.caller.ended.unwrap_or(Code::Cancelled);
     let time = began.elapsed();
     use_up(call, code, time);
+    if let Some(trial) = call.trial.take() {
+        trial.ended(&call.subject.model, code, time);
+    }
     if call.is_ingress() {
         call.worker.shared.metrics.requested(&Ended {
             method: call.method(),

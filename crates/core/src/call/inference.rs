@@ -36,6 +36,7 @@ use crate::routing::local::LocalUse;
 use crate::routing::naming::Shadowed;
 use crate::routing::peer::RemoteUse;
 use crate::routing::resolve::{self, Choice};
+use crate::routing::trial::Trial;
 use crate::shared::Shared;
 use crate::transport::thread::Worker;
 use crate::wire::headers::MM_REFUSED;
@@ -71,6 +72,8 @@ pub struct Call {
     pub fell_back: bool,
     /// Whether it is copied to the shadow of its vmodel.
     pub shadowed: Shadowed,
+    /// Counts how the models of its vmodel answer.
+    pub trial: Option<Arc<Trial>>,
     /// Who calls, if that has a tenant.
     pub principal: Option<Arc<Principal>>,
     /// Who pays for what it holds beside its stream.

@@ -169,6 +169,7 @@ fn sub_call(
         fell_back: false,
         // What its parts are copies of could not be compared.
         shadowed: Shadowed::No,
+        trial: None,
         principal: call.principal.clone(),
         holder: Arc::clone(&call.holder),
     }

@@ -33,10 +33,11 @@ impl Call {
             let mut shadow = None;
             let model = match headers.get(MM_VERSION) {
                 None => {
-                    let of = table.model_of(vmodel, || *draw.get_or_insert_with(|| naming::draw(vmodel, headers)));
-                    of.map(|(model, found)| {
-                        shadow = Some(found);
-                        model
+                    let named = table.model_of(vmodel, || *draw.get_or_insert_with(|| naming::draw(vmodel, headers)));
+                    named.map(|named| {
+                        shadow = Some(named.shadow);
+                        self.trial = named.trial;
+                        named.model
                     })
                 }
                 Some(version) => {

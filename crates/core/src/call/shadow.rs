@@ -131,6 +131,7 @@ pub fn send(call: &mut Call) {
             loading: None,
             fell_back: false,
             shadowed: Shadowed::No,
+            trial: None,
             principal: None,
             holder,
         },

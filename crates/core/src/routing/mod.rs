@@ -8,3 +8,4 @@ pub mod naming;
 pub mod peer;
 pub mod resolve;
 pub mod table;
+pub mod trial;

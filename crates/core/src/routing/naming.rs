@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::HeaderMap;
 
+use crate::routing::trial::Trial;
 use crate::wire::headers::MM_SPLIT_KEY;
 
 /// Shares are in hundredths of the calls.
@@ -88,6 +89,8 @@ pub struct Naming {
     told: Told,
     /// Gets copies of a part of the calls.
     shadow: Option<Arc<Shadow>>,
+    /// Counts how its models answer.
+    trial: Option<Arc<Trial>>,
 }
 
 impl Naming {
@@ -103,6 +106,7 @@ impl Naming {
             fallback: None,
             told: Told::default(),
             shadow: None,
+            trial: None,
         }
     }
 
@@ -128,6 +132,28 @@ impl Naming {
     pub fn with_shadow(mut self, shadow: Option<Shadow>) -> Self {
         self.shadow = shadow.map(Arc::new);
         self
+    }
+
+    /// Counts how the models answer, under this id.
+    #[must_use]
+    pub fn with_trial(mut self, id: Option<u64>) -> Self {
+        let models = std::iter::once(&self.active).chain(self.split.iter().map(|(model, _)| model));
+        self.trial = id.map(|id| Arc::new(Trial::new(id, models.cloned())));
+        self
+    }
+
+    #[must_use]
+    pub fn trial(&self) -> Option<&Arc<Trial>> {
+        self.trial.as_ref()
+    }
+
+    /// Goes on with what the one before it has counted, if it is to count the same.
+    pub fn go_on(&mut self, before: &Self) {
+        if let (Some(trial), Some(before)) = (&mut self.trial, &before.trial)
+            && trial.is_same(before)
+        {
+            *trial = Arc::clone(before);
+        }
     }
 
     #[must_use]
@@ -239,6 +265,19 @@ mod tests {
         assert_eq!(naming.fallback().map(|model| &**model), Some("b"));
         let told: Vec<_> = [1, 2, 1000, 1001, 1002, 5000].into_iter().filter(|ms| naming.is_to_be_told(*ms)).collect();
         assert_eq!(told, [1, 1001, 5000]);
+    }
+
+    #[test]
+    fn a_trial_goes_on_when_the_vmodel_is_set_again() {
+        let naming = |id| naming().with_trial(Some(id));
+        let (first, mut same, mut next) = (naming(1), naming(1), naming(2));
+        for other in [&mut same, &mut next] {
+            other.go_on(&first);
+        }
+        let is_first = |other: &Naming| Arc::ptr_eq(first.trial().unwrap(), other.trial().unwrap());
+        assert!(is_first(&same) && !is_first(&next));
+        let models: Vec<_> = first.trial().unwrap().tallies().into_iter().map(|tally| tally.model).collect();
+        assert_eq!(models, ["a", "b", "c"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::routing::copy::{LocalCopy, RemoteCopy};
 use crate::routing::gate::Bounds;
 use crate::routing::naming::{Naming, Shadow};
+use crate::routing::trial::{Tally, Trial};
 use crate::transport::peers::Peers;
 
 /// Slot of a dropped route.
@@ -67,6 +68,14 @@ pub struct NewLocal {
 pub struct Idle {
     pub model: String,
     pub load_id: u64,
+}
+
+/// The model of a call of a vmodel, and what else is done with it.
+#[derive(Debug)]
+pub struct Named {
+    pub model: Arc<str>,
+    pub shadow: Option<Arc<Shadow>>,
+    pub trial: Option<Arc<Trial>>,
 }
 
 /// A vmodel has no version of a name.
@@ -124,11 +133,19 @@ impl Table {
         self.shard(hash).read().find(hash, |route| *route.model == *model).cloned()
     }
 
-    /// The model that a vmodel stands for in a call, as `Naming::model`, and its shadow.
-    pub fn model_of(&self, vmodel: &str, draw: impl FnOnce() -> u8) -> Option<(Arc<str>, Option<Arc<Shadow>>)> {
+    /// The model that a vmodel stands for in a call; as `Naming::model`.
+    pub fn model_of(&self, vmodel: &str, draw: impl FnOnce() -> u8) -> Option<Named> {
         let vmodels = self.vmodels.read();
         let naming = vmodels.get(vmodel)?;
-        Some((Arc::clone(naming.model(draw)), naming.shadow().cloned()))
+        let (shadow, trial) = (naming.shadow().cloned(), naming.trial().cloned());
+        Some(Named { model: Arc::clone(naming.model(draw)), shadow, trial })
+    }
+
+    /// What is counted of the models of a vmodel, and under which id; None: nothing is.
+    #[must_use]
+    pub fn tallies_of(&self, vmodel: &str) -> Option<(u64, Vec<Tally>)> {
+        let trial = self.vmodels.read().get(vmodel)?.trial().cloned()?;
+        Some((trial.id, trial.tallies()))
     }
 
     /// The model that a call of a vmodel chooses, as `Naming::version`; None: nothing is known of the vmodel.
@@ -161,7 +178,12 @@ impl Table {
         let mut vmodels = self.vmodels.write();
         for (vmodel, naming) in changes {
             match naming {
-                Some(naming) => vmodels.insert(vmodel, naming),
+                Some(mut naming) => {
+                    if let Some(before) = vmodels.get(&vmodel) {
+                        naming.go_on(before);
+                    }
+                    vmodels.insert(vmodel, naming)
+                }
                 None => vmodels.remove(&vmodel),
             };
         }

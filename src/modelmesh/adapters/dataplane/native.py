@@ -30,6 +30,7 @@ from modelmesh.values.dataplane import (
     Verdict,
 )
 from modelmesh.values.ids import InstanceId, ModelId, Token, VModelId
+from modelmesh.values.rollout import ModelCounts
 from modelmesh.values.shadow import ShadowCounts
 from modelmesh.values.status import Status
 
@@ -304,6 +305,16 @@ class NativeDataPlane:
         """Results of copies of calls since the start."""
         return [
             (VModelId(vmodel), ShadowCounts(ModelId(model), *counts)) for vmodel, model, counts in self._core.shadows()
+        ]
+
+    def tallies_of(self, vmodel: VModelId) -> tuple[int, Sequence[ModelCounts]] | None:
+        """What was counted of the models of a vmodel."""
+        found = self._core.tallies_of(vmodel)
+        if found is None:
+            return None
+        trial, tallies = found
+        return trial, [
+            ModelCounts(ModelId(model), calls, failed, tuple(times)) for model, calls, failed, times in tallies
         ]
 
     def held(self) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from modelmesh.values.events import Event
 from modelmesh.values.explanation import ModelHistory, Rehearsal, RehearsedVictim
 from modelmesh.values.ids import InstanceId, ModelId, Revision, VModelId
 from modelmesh.values.memory import Memory
+from modelmesh.values.rollout import BUCKETS, ModelCounts
 from modelmesh.values.shadow import ShadowCounts
 from modelmesh.values.vmodel_counts import VModelCounts
 
@@ -221,7 +222,17 @@ def peer_counts(answer: admin.CountVModelResponse) -> VModelCounts:
                 stream=count(one.stream),
             )
             for one in answer.shadows
-        )
+        ),
+        tuple(
+            ModelCounts(
+                ModelId(one.model_id),
+                calls=count(one.calls),
+                failed=count(one.failed),
+                times=tuple(map(count, one.times[:BUCKETS])),
+            )
+            for one in answer.models
+        ),
+        bounds.TIME_MS.clamp(answer.step_since_ms),
     )
 
 

@@ -16,6 +16,7 @@ from modelmesh.control.duties.put_back import PutBack
 from modelmesh.control.duties.rates import RateBook
 from modelmesh.control.duties.reconcile import Reconciler
 from modelmesh.control.duties.requeue import Requeue
+from modelmesh.control.duties.rollouts import Rollouts
 from modelmesh.control.duties.scale import Scaler
 from modelmesh.control.duties.survey import Survey
 from modelmesh.control.duties.vmodel_moves import Transitions
@@ -38,7 +39,7 @@ SWEEP_TICKS = 5
 """How often the leader removes failures that expired."""
 
 TRANSITION_TICKS = 60
-"""How often the leader looks through all vmodels for transitions that it may have missed."""
+"""How often the leader looks through all vmodels for transitions and rollouts that it may have missed."""
 
 SURVEY_TICKS = 420
 FIRST_SURVEY_TICKS = 120
@@ -78,6 +79,7 @@ class Rounds:
         leader: Leader,
         census: Census,
         transitions: Transitions,
+        rollouts: Rollouts,
         clock: Clock,
         journal: Journal,
         tasks: Tasks,
@@ -98,7 +100,7 @@ class Rounds:
         self._missing = missing
         self._leader = leader
         self._census = census
-        self._transitions = transitions
+        self._led = (transitions, rollouts)
         self._tasks = tasks
         self._read_only = read_only
         self._cut_off_since_ms = cut_off_since_ms
@@ -190,11 +192,13 @@ class Rounds:
         """The leader's duties; nothing at the others."""
         won = self._leader.changed_hands() and self._leader.leads
         if not self._leader.leads:
-            self._transitions.stop()
+            for work in self._led:
+                work.stop()
             self._census.stop()
             return
         if won:
-            self._transitions.due = True
+            for work in self._led:
+                work.due = True
         for duty in (self._count, self._sweep_transitions, self._sweep_failures, self._begin_survey):
             await self._do(duty)
 
@@ -203,9 +207,10 @@ class Rounds:
             self._tasks.start(self._census.take(), "count the models")
 
     async def _sweep_transitions(self) -> None:
-        if self._transitions.due or self._ticks % TRANSITION_TICKS == 0:
-            with suppress(StoreError):
-                await self._transitions.sweep()
+        for work in self._led:
+            if work.due or self._ticks % TRANSITION_TICKS == 0:
+                with suppress(StoreError):
+                    await work.sweep()
 
     async def _sweep_failures(self) -> None:
         if self._ticks % SWEEP_TICKS == 0:

@@ -31,7 +31,9 @@ class Tallies:
 
     def here(self, vmodel: VModelId) -> VModelCounts:
         """What this instance counted."""
-        return VModelCounts(tuple(counts for one, counts in self._dataplane.shadows() if one == vmodel))
+        shadows = tuple(counts for one, counts in self._dataplane.shadows() if one == vmodel)
+        step, models = self._dataplane.tallies_of(vmodel) or (0, ())
+        return VModelCounts(shadows, tuple(models), step)
 
     async def everywhere(self, vmodel: VModelId) -> tuple[VModelCounts, Sequence[InstanceId]]:
         """What all instances counted, and those that did not answer. Each is asked for two seconds at most."""

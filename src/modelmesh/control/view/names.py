@@ -15,8 +15,16 @@ from modelmesh.values.records import VModelRecord
 
 def naming_of(record: VModelRecord) -> Naming:
     """What the data plane needs to know of a vmodel."""
+    rollout = record.rollout
     return Naming(
-        record.active, record.split, record.target, record.labels, record.kept, record.fallback, record.shadow
+        record.active,
+        record.split,
+        record.target,
+        record.labels,
+        record.kept,
+        record.fallback,
+        record.shadow,
+        rollout.since_ms if rollout is not None and rollout.running else None,
     )
 
 

@@ -1,0 +1,152 @@
+"""Looks at the rollouts of vmodels, and writes their next steps. At the leader alone.
+
+What was counted in a step is at the instances, under the time at which the step began. So a new leader goes on where the last one was,
+and of two that both believe to lead only one writes.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from modelmesh.control.duties.tallies import Tallies
+from modelmesh.control.journal import Journal
+from modelmesh.control.tasks import Tasks
+from modelmesh.control.view.keys import Keys, VModelKey
+from modelmesh.control.view.records import TooManyReadsError, UnreadableRecordError
+from modelmesh.control.view.vmodels import VModels
+from modelmesh.policy.rollout import NextStep, PromoteModel, RollBack, Wait, apply, judge
+from modelmesh.ports import Change, ChangeKind, Clock, Compare, Store, StoreError
+from modelmesh.values.ids import ModelId, VModelId
+from modelmesh.values.records import VModelRecord
+from modelmesh.values.stored import RecordError
+
+LOOK_MS = 5_000
+"""How often each rollout is looked at."""
+
+AT_ONCE = 8
+"""Rollouts whose counts are asked for at a time; the others wait."""
+
+PAGE = 500
+
+
+class Rollouts:
+    """The rollouts of all vmodels; idle at every instance but the leader.
+
+    Args:
+        fence: The condition that this instance is still the leader; None: it is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        keys: Keys,
+        vmodels: VModels,
+        tallies: Tallies,
+        fence: Callable[[], Compare | None],
+        clock: Clock,
+        journal: Journal,
+        tasks: Tasks,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._vmodels = vmodels
+        self._tallies = tallies
+        self._fence = fence
+        self._clock = clock
+        self._journal = journal
+        self._tasks = tasks
+        self._running: dict[VModelId, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self.due = False
+        """Whether rollouts may have begun unseen: `sweep` finds them."""
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def changed(self, vmodel: VModelId, change: Change) -> None:
+        """The watch brought a new record, or its deletion."""
+        if change.kind is ChangeKind.PUT and _is_rolled_out(change.item.value) and self._fence() is not None:
+            self._start(vmodel)
+
+    def relisted(self) -> None:
+        """Any record may have changed unseen."""
+        self.due = True
+
+    async def sweep(self) -> None:
+        """Take up every rollout there is; on becoming leader, and now and then. Raises StoreError."""
+        after = ""
+        while True:
+            page = await self._store.range(self._keys.vmodels, start_after=after, limit=PAGE)
+            for item in page.items:
+                parsed = self._keys.parse(item.key)
+                if isinstance(parsed, VModelKey) and _is_rolled_out(item.value):
+                    self._start(parsed.vmodel)
+            if not page.more:
+                self.due = False
+                return
+            after = page.items[-1].key
+
+    def stop(self) -> None:
+        """Another instance leads."""
+        for task in tuple(self._running.values()):
+            task.cancel()
+
+    def _start(self, vmodel: VModelId) -> None:
+        if vmodel in self._running:
+            return
+        task = self._tasks.start(
+            self._run(vmodel), f"roll out for vmodel {vmodel}", failed=lambda _: setattr(self, "due", True)
+        )
+        self._running[vmodel] = task
+        task.add_done_callback(lambda _: self._running.pop(vmodel, None))
+
+    async def _run(self, vmodel: VModelId) -> None:
+        while (fence := self._fence()) is not None:
+            try:
+                async with self._slots:
+                    if not await self.look(vmodel, fence):
+                        return
+            except (StoreError, TooManyReadsError):
+                pass  # the next look tries again
+            except UnreadableRecordError as error:
+                self._journal.note("vmodel_unreadable", detail=f"{vmodel}: {error}")
+                return
+            await self._clock.sleep(LOOK_MS)
+
+    async def look(self, vmodel: VModelId, fence: Compare) -> bool:
+        """Decide on the step under way, and write what is decided. False: there is no rollout any more."""
+        found = await self._vmodels.read(vmodel)
+        rollout = found.record.rollout if found is not None else None
+        if found is None or rollout is None or not rollout.running:
+            return False
+        counts, silent = await self._tallies.everywhere(vmodel)
+        now_ms = self._clock.now_ms()
+        verdict = judge(rollout, found.record, counts.of_step(rollout.since_ms), silent=len(silent), now_ms=now_ms)
+        if isinstance(verdict, Wait):
+            return True
+        wanted = apply(verdict, rollout, found.record, now_ms=now_ms)
+        # It changed since it was read, or another instance leads: the next look decides again.
+        if await self._vmodels.write(vmodel, found, wanted, fence=fence) is not None:
+            self._tell(vmodel, rollout.model, verdict, wanted)
+        return True
+
+    def _tell(
+        self, vmodel: VModelId, model: ModelId, verdict: NextStep | PromoteModel | RollBack, after: VModelRecord
+    ) -> None:
+        detail, reason = f"{vmodel}: {verdict.text}", verdict.reason.value
+        match verdict:
+            case NextStep():
+                percent = dict(after.split)[model]
+                self._journal.note("rollout_step", model, reason, f"{vmodel}: {percent} % of the calls; {verdict.text}")
+            case PromoteModel():
+                self._journal.note("rollout_promoted", model, reason, detail)
+            case RollBack():
+                self._journal.note("rollout_rolled_back", model, reason, detail)
+
+
+def _is_rolled_out(value: bytes) -> bool:
+    try:
+        record = VModelRecord.decode(value)
+    except RecordError:
+        return False
+    return record.rollout is not None and record.rollout.running
