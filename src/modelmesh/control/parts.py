@@ -361,8 +361,6 @@ def duty_parts(
         read_only=limits.read_only,
     )
     transitions = Transitions(
-        store=base.store,
-        keys=base.keys,
         vmodels=view.vmodels,
         models=view.models,
         decider=copies.decider,
@@ -380,8 +378,6 @@ def duty_parts(
         peers=base.peers,
     )
     rollouts = Rollouts(
-        store=base.store,
-        keys=base.keys,
         vmodels=view.vmodels,
         tallies=tallies,
         fence=leader.fence,

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from modelmesh.control.duties.tallies import Tallies
 from modelmesh.control.journal import Journal
 from modelmesh.control.tasks import Tasks
-from modelmesh.control.view.keys import Keys, VModelKey
 from modelmesh.control.view.records import TooManyReadsError, UnreadableRecordError
 from modelmesh.control.view.vmodels import VModels
 from modelmesh.policy.rollout import NextStep, PromoteModel, RollBack, Wait, apply, judge
-from modelmesh.ports import Change, ChangeKind, Clock, Compare, Store, StoreError
+from modelmesh.ports import Change, ChangeKind, Clock, Compare, StoreError
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import VModelRecord
 from modelmesh.values.stored import RecordError
@@ -24,8 +23,6 @@ LOOK_MS = 5_000
 
 AT_ONCE = 8
 """Rollouts whose counts are asked for at a time; the others wait."""
-
-PAGE = 500
 
 
 class Rollouts:
@@ -38,8 +35,6 @@ class Rollouts:
     def __init__(
         self,
         *,
-        store: Store,
-        keys: Keys,
         vmodels: VModels,
         tallies: Tallies,
         fence: Callable[[], Compare | None],
@@ -47,8 +42,6 @@ class Rollouts:
         journal: Journal,
         tasks: Tasks,
     ) -> None:
-        self._store = store
-        self._keys = keys
         self._vmodels = vmodels
         self._tallies = tallies
         self._fence = fence
@@ -74,17 +67,9 @@ class Rollouts:
 
     async def sweep(self) -> None:
         """Take up every rollout there is; on becoming leader, and now and then. Raises StoreError."""
-        after = ""
-        while True:
-            page = await self._store.range(self._keys.vmodels, start_after=after, limit=PAGE)
-            for item in page.items:
-                parsed = self._keys.parse(item.key)
-                if isinstance(parsed, VModelKey) and _is_rolled_out(item.value):
-                    self._start(parsed.vmodel)
-            if not page.more:
-                self.due = False
-                return
-            after = page.items[-1].key
+        async for vmodel in self._vmodels.every(_is_rolled_out):
+            self._start(vmodel)
+        self.due = False
 
     def stop(self) -> None:
         """Another instance leads."""

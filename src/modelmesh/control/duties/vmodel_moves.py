@@ -13,7 +13,6 @@ from typing import Protocol
 from modelmesh.control.decide import Decider
 from modelmesh.control.journal import Journal
 from modelmesh.control.tasks import Tasks
-from modelmesh.control.view.keys import Keys, VModelKey
 from modelmesh.control.view.records import (
     RecordCache,
     Registered,
@@ -28,7 +27,7 @@ from modelmesh.policy.promotion import (
     Promote,
     promote,
 )
-from modelmesh.ports import Change, ChangeKind, Clock, Compare, Store, StoreError
+from modelmesh.ports import Change, ChangeKind, Clock, Compare, StoreError
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import ModelRecord, VModelRecord
 from modelmesh.values.stored import RecordError
@@ -45,8 +44,6 @@ REFUSED_AGAIN_MS = 100
 
 AT_ONCE = 32
 """Transitions being worked on at a time; the others wait."""
-
-PAGE = 500
 
 
 class AddCopy(Protocol):
@@ -68,8 +65,6 @@ class Transitions:
     def __init__(
         self,
         *,
-        store: Store,
-        keys: Keys,
         vmodels: VModels,
         models: RecordCache[ModelId, ModelRecord],
         decider: Decider,
@@ -79,8 +74,6 @@ class Transitions:
         journal: Journal,
         tasks: Tasks,
     ) -> None:
-        self._store = store
-        self._keys = keys
         self._vmodels = vmodels
         self._models = models
         self._decider = decider
@@ -120,17 +113,9 @@ class Transitions:
 
     async def sweep(self) -> None:
         """Take up every transition there is; on becoming leader, and now and then. Raises StoreError."""
-        after = ""
-        while True:
-            page = await self._store.range(self._keys.vmodels, start_after=after, limit=PAGE)
-            for item in page.items:
-                parsed = self._keys.parse(item.key)
-                if isinstance(parsed, VModelKey) and _in_transition(item.value):
-                    self._start(parsed.vmodel)
-            if not page.more:
-                self.due = False
-                return
-            after = page.items[-1].key
+        async for vmodel in self._vmodels.every(_in_transition):
+            self._start(vmodel)
+        self.due = False
 
     def stop(self) -> None:
         """Another instance leads."""

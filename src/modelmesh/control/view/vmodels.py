@@ -6,11 +6,11 @@ under every order of calls.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from modelmesh.control.journal import Journal
-from modelmesh.control.view.keys import Keys
+from modelmesh.control.view.keys import Keys, VModelKey
 from modelmesh.control.view.records import RecordCache, Registered, Stored
 from modelmesh.policy.retarget import reference_changes
 from modelmesh.ports import Compare, Delete, Operation, Put, Store, Transaction
@@ -18,6 +18,8 @@ from modelmesh.values.ids import ModelId, Revision, VModelId
 from modelmesh.values.records import ModelRecord, VModelRecord
 
 StoredVModel = Stored[VModelRecord]
+
+PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,19 @@ class VModels:
     async def read(self, vmodel: VModelId) -> StoredVModel | None:
         """The record, past the cache; raises as `RecordCache.get`."""
         return await self._vmodels.read(vmodel)
+
+    async def every(self, wanted: Callable[[bytes], bool]) -> AsyncIterator[VModelId]:
+        """All vmodels whose stored record is wanted, read page by page. Raises StoreError."""
+        after = ""
+        while True:
+            page = await self._store.range(self._keys.vmodels, start_after=after, limit=PAGE)
+            for item in page.items:
+                parsed = self._keys.parse(item.key)
+                if isinstance(parsed, VModelKey) and wanted(item.value):
+                    yield parsed.vmodel
+            if not page.more:
+                return
+            after = page.items[-1].key
 
     async def write(
         self,
