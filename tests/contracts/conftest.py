@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from sides import pair
 
 from modelmesh.adapters.store.etcd import EtcdStore
 from modelmesh.adapters.store.etcd_settings import EtcdSettings
 from modelmesh.adapters.store.sqlite import MEMORY, SqliteStore
 from modelmesh.testing.etcd import FaultyEtcd, running_etcd
+
+__all__ = ["pair"]
 
 _roots = itertools.count()
 

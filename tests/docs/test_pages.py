@@ -20,6 +20,7 @@ from modelmesh.policy.attempt import AttemptReason
 from modelmesh.policy.balance import BalanceReason
 from modelmesh.policy.copies import CopiesReason
 from modelmesh.policy.drain import DrainReason
+from modelmesh.policy.fallback import FallbackReason
 from modelmesh.policy.promotion import PromotionReason
 from modelmesh.policy.rollout import RolloutReason
 from modelmesh.policy.victims import EvictionReason
@@ -313,6 +314,7 @@ def test_the_page_of_events_names_them_all_and_their_reasons() -> None:
         "dropped": {reason.value for reason in DropReason},
         "adds_copies drops_copy": {reason.value for reason in CopiesReason if reason not in quiet},
         "moved": {reason.value for reason in (BalanceReason.JOINED_EMPTY, DrainReason.IN_USE, DrainReason.LOADED)},
+        "fell_back": {reason.value for reason in FallbackReason},
         "rollout_rolled_back": {RolloutReason.ERRORS.value, RolloutReason.SLOWER.value},
         "vmodel_moved": {
             reason.value

@@ -38,11 +38,12 @@ pub enum Event {
         subject: Subject,
         until_deadline: bool,
     },
-    /// No copy of a model is ready, and the fallback of a vmodel answers its calls meanwhile; without one: the model is the shadow
-    /// of the vmodel, and copies of calls are dropped.
+    /// No copy of a model is ready, or it failed (`failure`: the code and the message), and the fallback of a vmodel answers its
+    /// calls meanwhile. Without a fallback: the model is the shadow of the vmodel, and copies of calls are dropped.
     Wanted {
         subject: Subject,
         fallback: Option<String>,
+        failure: Option<String>,
     },
     AttemptFailed {
         token: u64,

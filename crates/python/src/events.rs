@@ -33,7 +33,7 @@ classes! {
         balanced: bool,
     }
     Overdue { token: u64, model: String, vmodel: Option<String>, until_deadline: bool }
-    Wanted { model: String, vmodel: Option<String>, fallback: Option<String> }
+    Wanted { model: String, vmodel: Option<String>, fallback: Option<String>, failure: Option<String> }
     AttemptFailed {
         token: u64,
         model: String,
@@ -115,8 +115,8 @@ pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
         Event::Overdue { token, subject: Subject { model, vmodel }, until_deadline } => {
             object(py, Overdue { token, model, vmodel, until_deadline })
         }
-        Event::Wanted { subject: Subject { model, vmodel }, fallback } => {
-            object(py, Wanted { model, vmodel, fallback })
+        Event::Wanted { subject: Subject { model, vmodel }, fallback, failure } => {
+            object(py, Wanted { model, vmodel, fallback, failure })
         }
         Event::AttemptFailed {
             token,

@@ -46,12 +46,13 @@ class Overdue:
 
 @final
 class Wanted:
-    """No copy of `model` is ready, and `fallback` answers the calls of `vmodel` meanwhile. Told once a second. `fallback` None: the
-    model is the shadow of the vmodel, and copies of calls are dropped."""
+    """No copy of `model` is ready, or it failed (`failure`: the code and the message), and `fallback` answers the calls of `vmodel`
+    meanwhile. Told once a second. `fallback` None: the model is the shadow of the vmodel, and copies of calls are dropped."""
 
     model: Final[str]
     vmodel: Final[str | None]
     fallback: Final[str | None]
+    failure: Final[str | None]
 
 @final
 class AttemptFailed:

@@ -148,14 +148,16 @@ def label(
 @vmodels.command()
 def fallback(
     vmodel: VModelArgument,
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="Answers while the wanted model is not loaded.")] = "",
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="Answers while the wanted model is not loaded, or fails.")
+    ] = "",
     end: Annotated[bool, typer.Option("--end", help="Calls wait for the wanted model again.")] = False,
     owner: Owner = "",
     address: Address = LOCAL,
     ca: Authority = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let another model answer while no copy of the wanted one is ready: it is cold, or cannot be loaded."""
+    """Let another model answer while the wanted one is cold, cannot be loaded, or fails the call."""
     from modelmesh._proto import admin_pb2 as pb
     from modelmesh.cli.client import connect
 

@@ -1,14 +1,22 @@
-"""How SetFallback changes the record of a vmodel: which model answers while no copy of the wanted one is ready.
+"""How SetFallback changes the record of a vmodel: which model answers while the wanted one is cold or fails.
 
 Called by `modelmesh.management.labels` on freshly read facts; a write that loses a race is decided again.
 """
 
+import enum
 from dataclasses import replace
 
 from modelmesh.policy.labels import VModelRefused
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import VModelRecord
 from modelmesh.values.status import Status
+
+
+class FallbackReason(enum.Enum):
+    """Why a fallback answers."""
+
+    COLD = "cold"
+    FAILED = "failed"
 
 
 def refallback(

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from modelmesh.ports import RuntimeCallError
 from modelmesh.values.dataplane import Outcome
-from modelmesh.values.ids import InstanceId, Revision
+from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.status import Status
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a call ended. `held`: it found no ready copy, or its first attempt failed."""
+    """How a call ended. `held`: it found no ready copy, or its first attempt failed. `fallback`: it answered for another model."""
 
     status: Status
     message: str = ""
@@ -18,6 +18,7 @@ class Answer:
     trailers: tuple[tuple[str, bytes], ...] = ()
     served_by: InstanceId | None = None
     held: bool = False
+    fallback: ModelId | None = None
 
 
 class AttemptEnded(Exception):  # noqa: N818 - carries an outcome, it is no error of ours

@@ -55,6 +55,11 @@ class CalledNames:
                 return model
         return naming.active
 
+    def fallback_of(self, vmodel: VModelId | None, model: ModelId) -> ModelId | None:
+        """The other model that answers a call of a vmodel if `model` is cold or fails."""
+        naming = self._vmodels.get(vmodel) if vmodel is not None else None
+        return naming.fallback if naming is not None and naming.fallback != model else None
+
     def tally_call(self, vmodel: VModelId, model: ModelId, status: Status, took_ms: int) -> None:
         """A call of a vmodel has ended."""
         _, counts = self.tallied.get(vmodel, (0, {}))

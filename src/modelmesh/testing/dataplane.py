@@ -14,9 +14,9 @@ from random import Random
 from modelmesh.policy.attempt import GONE
 from modelmesh.policy.route import choose_copy
 from modelmesh.testing.attempts import Answer, AttemptEnded, refused
-from modelmesh.testing.called_names import CalledNames
 from modelmesh.testing.consumed import Consumed
 from modelmesh.testing.dataplane_checks import refuse_malformed, refuse_out_of_range
+from modelmesh.testing.fallbacks import CalledModels, Fallback
 from modelmesh.testing.local_copies import Infer, LocalCopies
 from modelmesh.testing.network import FakeNetwork
 from modelmesh.testing.peer_links import PeerLinks
@@ -61,7 +61,7 @@ class _HeldCall:
     answer: Answer | None = None
 
 
-class SimulatedDataPlane(Consumed, CalledNames):
+class SimulatedDataPlane(Consumed, CalledModels):
     """Implements `ports.DataPlane` for one simulated instance."""
 
     def __init__(
@@ -281,14 +281,15 @@ class SimulatedDataPlane(Consumed, CalledNames):
         was_held = False
         draw = self._rng.randrange(100) if vmodel else 0
         failures = 0
+        fallback = Fallback()
+        model = ModelId("")
         began_ms = self._now_ms()
         for turn in count(1):
             if turn == ENDLESS:
                 self._network.problems.append(f"{self.instance}: call {token} for {name} goes round without end")
             try:
                 if isinstance(resolution, Reroute):  # only then: a decision is about the model that it was asked for
-                    model = self.named(VModelId(name), draw) if vmodel else ModelId(name)
-                    attempt = self._hit(model, payload, balanced=balanced, may_move=not failures)
+                    model, attempt = self._routed(name, label, draw, fallback, payload, balanced, may_move=not failures)
                     if attempt is None:
                         was_held = True
                         resolution = await self._hold(
@@ -304,11 +305,19 @@ class SimulatedDataPlane(Consumed, CalledNames):
             except AttemptEnded as failure:
                 was_held = True
                 failures += 1
+                if failure.outcome in GONE and failure.begun:
+                    fallback.suspect()
                 resolution = await self._failed(token, model, label, failure)
             else:
-                if label is not None:
+                failed = isinstance(resolution, Fail) or answer.status is Status.INTERNAL
+                if failed and label is not None and fallback.goes_on(answer, self.fallback_of(label, model)):
+                    model = self._told_of_failure(label, model, answer, fallback)
+                    self._answered.pop(token, None)  # to the control plane it is another call
+                    resolution = Reroute()
+                    continue
+                if label is not None and fallback.instead is None:
                     self.tally_call(label, model, answer.status, self._now_ms() - began_ms)
-                return replace(answer, held=was_held)
+                return replace(fallback.told(answer, failed=failed), held=was_held)
         raise AssertionError("unreachable")
 
     async def _failed(self, token: Token, model: ModelId, vmodel: VModelId | None, failure: AttemptEnded) -> Resolution:

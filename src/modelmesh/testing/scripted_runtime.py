@@ -86,6 +86,7 @@ class ScriptedRuntime:
         loaded: What is loaded, in the order of loading.
         garbage: Methods that answer bytes which are no message.
         load_failures: Errors for every load of a model.
+        predict_failures: Errors for every inference call of a model.
         progress: What `LoadProgress` tells of a model's load; NOT_FOUND for others.
         tells_progress: Without it `LoadProgress` is UNIMPLEMENTED.
     """
@@ -149,6 +150,7 @@ class ScriptedRuntime:
         self.loaded: dict[str, ModelScript] = {}
         self.garbage: set[str] = set()
         self.load_failures: dict[str, ScriptedError] = {}
+        self.predict_failures: dict[str, ScriptedError] = {}
         self.progress: dict[str, events_pb.LoadProgressResponse] = {}
         self.tells_progress = False
         self._failures: dict[str, list[ScriptedError]] = {}
@@ -362,6 +364,8 @@ class ScriptedRuntime:
             delay_ms = self.predict_ms + (self._random.randrange(200) if self.slow else 0)
             await asyncio.sleep(delay_ms / 1000)
             await self._pass(method)
+        if model in self.predict_failures:
+            raise self.predict_failures[model]
         if request.text == "test:purge-models":
             self.loaded.clear()
         wanted = re.fullmatch(r"test:error:code=(\w+):message=(.*)", request.text, re.DOTALL)

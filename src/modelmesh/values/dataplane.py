@@ -316,14 +316,16 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """No copy of a model is ready, and the fallback of a vmodel answers its calls meanwhile. Reported once a second.
+    """No copy of a model is ready, or it failed, and the fallback of a vmodel answers its calls meanwhile. Reported once a second.
 
-    `fallback` None: the model is the shadow of the vmodel, and the copies of calls that it was to get are dropped.
+    `fallback` None: the model is the shadow of the vmodel, and the copies of calls that it was to get are dropped. `failure`: what
+    the model ended a call with, a status code and a message; None: no copy of it was ready.
     """
 
     model: ModelId
     vmodel: VModelId
     fallback: ModelId | None
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>
     let works = (matches!(towards, Towards::Runtime(_)), checks);
     let purse = || Purse::of_requests(&call.worker.shared.replay, &call.holder);
     let injector = Injector::new(&call.rule, &call.headers, &call.subject, works, max_message, purse);
-    let (may_move, is_ingress) = (call.may_move(), call.is_ingress());
+    let (may_move, is_ingress, is_of_vmodel) = (call.may_move(), call.is_ingress(), call.subject.vmodel.is_some());
     let mut relay = Relay {
         caller: &mut call.caller,
         body: &mut call.body,
@@ -126,6 +126,7 @@ async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>
         },
         may_move,
         is_ingress,
+        is_of_vmodel,
         place,
         deadline: call.deadline.as_ref().map(|deadline| deadline.at),
         injector: injector.map(Box::new),

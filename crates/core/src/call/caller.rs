@@ -209,6 +209,9 @@ impl Caller {
         if !self.is_instance {
             strip_mesh_headers(&mut trailers);
         }
+        if let Some(model) = self.fallback.as_deref().filter(|_| !self.has_begun()) {
+            trailers.insert(MM_FALLBACK, model.clone());
+        }
         if let Some(status) = self.too_many(&trailers) {
             code = status.code;
             trailers = self.last_block(status);

@@ -15,6 +15,7 @@ use crate::call::caller::Caller;
 use crate::call::deadline::Deadline;
 use crate::call::end::End;
 use crate::call::extraction;
+use crate::call::fallback::Fallback;
 use crate::call::identify::{self, Hopped, Ids};
 use crate::call::inference::Call;
 use crate::call::multi;
@@ -140,7 +141,7 @@ pub fn call_of(
         attempts: 0,
         notes,
         loading: None,
-        fell_back: false,
+        fallback: Fallback::Untried,
         shadowed: Shadowed::Undecided,
         trial: None,
         principal: None,

@@ -16,6 +16,7 @@ use crate::call::attempt::{self, Towards};
 use crate::call::caller::Caller;
 use crate::call::deadline::{Deadline, deadline_exceeded, timeout_ms};
 use crate::call::end::{End, read_too_slowly};
+use crate::call::fallback::Fallback;
 use crate::call::held::Resolution;
 use crate::call::identify::Hopped;
 use crate::call::outcome::{Failure, Outcome};
@@ -68,8 +69,8 @@ pub struct Call {
     pub notes: Option<Box<Notes>>,
     /// Whether it waits for a load now, where there is a bound for that.
     pub loading: Option<Arc<AtomicBool>>,
-    /// Whether the fallback of its vmodel has been tried.
-    pub fell_back: bool,
+    /// How far it has come with the fallback of its vmodel.
+    pub fallback: Fallback,
     /// Whether it is copied to the shadow of its vmodel.
     pub shadowed: Shadowed,
     /// Counts how the models of its vmodel answer.
@@ -196,18 +197,23 @@ impl Call {
                     self.forward(used, hop, &tried, view).await
                 }
                 Resolution::Return => {
-                    self.give_answer(failed.take());
-                    return None;
+                    resolution = self.goes_on_after(failed.take().map_or_else(no_answer, End::Failed))?;
+                    continue;
                 }
                 Resolution::Fail(status) => {
-                    self.caller.end(status);
-                    return None;
+                    resolution = self.goes_on_after(End::Refused(status))?;
+                    continue;
                 }
             };
             let End::Failed(failure) = end else {
                 self.finish(end);
                 return None;
             };
+            if failure.outcome == Outcome::Internal {
+                resolution = self.goes_on_after(End::Failed(failure))?;
+                continue;
+            }
+            self.suspect(&failure);
             match Box::pin(self.attempt_failed(failure, tried)).await {
                 Ok((next, failure)) => {
                     resolution = next;
@@ -340,11 +346,7 @@ impl Call {
 
     /// Python hears of the failure; if the request can be repeated, it decides what is next.
     pub async fn attempt_failed(&mut self, failure: Failure, tried: Tried) -> Result<(Resolution, Failure), End> {
-        let replayable = self.is_ingress()
-            && !self.caller.is_copy()
-            && !self.caller.has_begun()
-            && self.body.can_replay()
-            && (self.rule.idempotent || failure.unprocessed);
+        let replayable = self.may_repeat(failure.unprocessed);
         // The text clients of the old system match on names the method.
         let message = match failure.outcome {
             Outcome::Unavailable => format!("{}: UNAVAILABLE: {}", self.method(), failure.message),
@@ -365,19 +367,14 @@ impl Call {
         if !replayable {
             // Only to know: if the queue is full it is dropped, and counted there.
             let _ = self.shared().events.offer(event);
-            self.give_answer(Some(failure));
+            self.give_answer(failure);
             return Err(End::Answered);
         }
         self.hold(event).await.map(|resolution| (resolution, failure))
     }
 
     /// Gives the client a failed attempt's own answer, or what stands for it.
-    fn give_answer(&mut self, failure: Option<Failure>) {
-        let Some(failure) = failure else {
-            return self
-                .caller
-                .end(Status::new(Code::Internal, "there is no failed attempt whose answer could be given"));
-        };
+    pub fn give_answer(&mut self, failure: Failure) {
         let not_here = matches!(
             failure.outcome,
             Outcome::NotHere | Outcome::Moved | Outcome::Busy | Outcome::Draining | Outcome::NoRoom | Outcome::Ended
@@ -459,6 +456,11 @@ impl Call {
         self.staged(stage, None, detail);
         outcome
     }
+}
+
+/// What a call ends with if Python wants the answer of an attempt that was not made.
+fn no_answer() -> End {
+    End::Refused(Status::new(Code::Internal, "there is no failed attempt whose answer could be given"))
 }
 
 /// Tells Python of a held request that it has gone, also when its task is dropped as a part of a whole.

@@ -18,6 +18,7 @@ use crate::call::deadline::Deadline;
 use crate::call::end::End;
 use crate::call::entry;
 use crate::call::extraction;
+use crate::call::fallback::Fallback;
 use crate::call::inference::Call;
 use crate::call::part::{Part, is_joined, too_large};
 use crate::call::replay::Body;
@@ -166,7 +167,7 @@ fn sub_call(
         attempts: 0,
         notes: None,
         loading: None,
-        fell_back: false,
+        fallback: Fallback::Untried,
         // What its parts are copies of could not be compared.
         shadowed: Shadowed::No,
         trial: None,

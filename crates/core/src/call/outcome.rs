@@ -21,6 +21,9 @@ pub enum Outcome {
     /// The other side stands still: as `Lost`, but nothing says that the call was the reason.
     Hung,
     Ended,
+    /// The model answered INTERNAL. Another copy of it would do the same, but the fallback of the vmodel may not; Python does not
+    /// hear of it.
+    Internal,
 }
 
 /// All but `Lost` say that nothing was done.
@@ -51,6 +54,7 @@ impl Outcome {
             Self::Lost => "lost",
             Self::Hung => "hung",
             Self::Ended => "ended",
+            Self::Internal => "internal",
         }
     }
 }
@@ -109,6 +113,12 @@ pub fn of_trailers(trailers: &HeaderMap, code: Code, from_peer: bool) -> Option<
         _ => return None,
     };
     Some(failure(outcome, trailers, code))
+}
+
+/// An answer of INTERNAL without a body, to a call that the fallback of its vmodel may answer.
+#[must_use]
+pub fn of_internal(trailers: &HeaderMap, code: Code) -> Option<Failure> {
+    (code == Code::Internal).then(|| failure(Outcome::Internal, trailers, code))
 }
 
 fn failure(outcome: Outcome, trailers: &HeaderMap, code: Code) -> Failure {

@@ -38,6 +38,8 @@ pub struct Relay<'a> {
     /// instance from which it came.
     pub may_move: bool,
     pub is_ingress: bool,
+    /// Whether another model may answer if this one cannot.
+    pub is_of_vmodel: bool,
     pub place: &'a Place,
     pub deadline: Option<Instant>,
     /// Rare and large, so not a part of every task.
@@ -235,8 +237,12 @@ impl Relay<'_> {
     fn end_with_trailers(&mut self, head: Option<HeaderMap>, trailers: Option<HeaderMap>) -> End {
         let (mut trailers, code) = whole(trailers);
         self.strip(&mut trailers);
+        let failure = || {
+            let failure = outcome::of_trailers(&trailers, code, self.copy.is_none());
+            failure.or_else(|| outcome::of_internal(&trailers, code).filter(|_| self.is_of_vmodel && self.is_ingress))
+        };
         if !self.caller.has_begun()
-            && let Some(mut failure) = outcome::of_trailers(&trailers, code, self.copy.is_none())
+            && let Some(mut failure) = failure()
         {
             failure.answer = Some(Answer { head, trailers });
             return End::Failed(failure);

@@ -1,12 +1,8 @@
 //! Where a call goes, by the routing table.
 
-use http::HeaderValue;
-
 use crate::call::inference::{Call, refusal};
 use crate::call::outcome::Outcome;
 use crate::call::subject::Hop;
-use crate::clock;
-use crate::events::Event;
 use crate::routing::naming;
 use crate::routing::resolve::{self, Choice};
 use crate::routing::table::NoSuchVersion;
@@ -24,8 +20,13 @@ impl Call {
                 (None, Hop::Hit) => Err(refusal(Outcome::NotHere)),
             };
         }
+        if self.subject.vmodel.is_some() {
+            if let Some(choice) = self.route_to_fallback() {
+                return Ok(choice);
+            }
+            self.leave_fallback();
+        }
         if let Some(vmodel) = &self.subject.vmodel {
-            self.caller.fallback = None;
             // Looked up each time: the vmodel may have moved while the request was held.
             let (draw, headers) = (&mut self.draw, &self.headers);
             let table = &self.worker.shared.table;
@@ -62,32 +63,8 @@ impl Call {
         }
         let choice = resolve::choose(self.shared(), &self.subject.model, self.balanced);
         if matches!(choice, Choice::Miss) && self.subject.vmodel.is_some() {
-            return Ok(self.fall_back().unwrap_or(Choice::Miss));
+            return Ok(self.fall_back_from_cold().unwrap_or(Choice::Miss));
         }
         Ok(choice)
-    }
-
-    /// A ready copy of the vmodel's fallback, once, and unless the client chose a version.
-    #[cold]
-    fn fall_back(&mut self) -> Option<Choice> {
-        if self.fell_back || self.headers.contains_key(MM_VERSION) {
-            return None;
-        }
-        let vmodel = self.subject.vmodel.as_deref()?;
-        let (fallback, is_to_be_told) = self.shared().table.fallback_of(vmodel, clock::monotonic_ms().max(1))?;
-        let choice = resolve::choose(self.shared(), &fallback, self.balanced);
-        if matches!(choice, Choice::Miss) {
-            return None;
-        }
-        if is_to_be_told {
-            let event = Event::Wanted { subject: self.subject.clone(), fallback: Some(fallback.to_string()) };
-            // If the queue is full it is dropped and counted there; it is sent again.
-            let _ = self.shared().events.offer(event);
-        }
-        self.fell_back = true;
-        // Boxed, because few calls have one and every call has room for it.
-        self.caller.fallback = HeaderValue::from_bytes(fallback.as_bytes()).ok().map(Box::new);
-        self.subject.model = fallback.to_string();
-        Some(choice)
     }
 }

@@ -12,6 +12,7 @@ use crate::budget::Share;
 use crate::call::caller::Caller;
 use crate::call::deadline::Deadline;
 use crate::call::end::End;
+use crate::call::fallback::Fallback;
 use crate::call::inference::Call;
 use crate::call::replay::Body;
 use crate::call::subject::{Hop, Subject};
@@ -129,7 +130,7 @@ pub fn send(call: &mut Call) {
             attempts: 0,
             notes: None,
             loading: None,
-            fell_back: false,
+            fallback: Fallback::Over,
             shadowed: Shadowed::No,
             trial: None,
             principal: None,
@@ -187,7 +188,7 @@ impl Copy {
         if self.shadow.is_to_be_told(clock::monotonic_ms().max(1)) {
             let subject = Subject { model: self.shadow.model.to_string(), vmodel: Some(self.vmodel.clone()) };
             // If the queue is full it is dropped and counted there; it is sent again.
-            let _ = shared.events.offer(Event::Wanted { subject, fallback: None });
+            let _ = shared.events.offer(Event::Wanted { subject, fallback: None, failure: None });
         }
     }
 }

@@ -83,7 +83,7 @@ pub struct Naming {
     labels: Box<[(Box<str>, Arc<str>)]>,
     /// Models that were active before and can still be chosen.
     kept: Box<[Arc<str>]>,
-    /// Answers while no copy of the wanted model is ready.
+    /// Answers while the wanted model is cold or fails.
     fallback: Option<Arc<str>>,
     /// That it does.
     told: Told,
@@ -110,7 +110,7 @@ impl Naming {
         }
     }
 
-    /// With a model that answers while no copy of the wanted one is ready.
+    /// With a model that answers while the wanted one is cold or fails.
     #[must_use]
     pub fn with_fallback(mut self, fallback: Option<&str>) -> Self {
         self.fallback = fallback.map(Into::into);

@@ -159,14 +159,16 @@ impl Table {
         }
     }
 
-    /// The model that answers calls of a vmodel while no copy of the wanted one is ready, and whether the control plane should
-    /// hear of it now.
+    /// The model that answers calls of a vmodel while the wanted one is cold or fails.
     #[must_use]
-    pub fn fallback_of(&self, vmodel: &str, now_ms: u64) -> Option<(Arc<str>, bool)> {
-        let vmodels = self.vmodels.read();
-        let naming = vmodels.get(vmodel)?;
-        let fallback = Arc::clone(naming.fallback()?);
-        Some((fallback, naming.is_to_be_told(now_ms)))
+    pub fn fallback_of(&self, vmodel: &str) -> Option<Arc<str>> {
+        self.vmodels.read().get(vmodel)?.fallback().cloned()
+    }
+
+    /// Whether the control plane should hear now that the fallback of a vmodel answers; `now_ms` is monotonic and above 0.
+    #[must_use]
+    pub fn is_fallback_to_be_told(&self, vmodel: &str, now_ms: u64) -> bool {
+        self.vmodels.read().get(vmodel).is_some_and(|naming| naming.is_to_be_told(now_ms))
     }
 
     #[must_use]

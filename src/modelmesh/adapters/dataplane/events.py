@@ -57,7 +57,7 @@ def value_of(event: NativeEvent) -> DataPlaneEvent:  # noqa: C901, PLR0912 - one
             return Overdue(Token(event.token), ModelId(event.model), _vmodel(event.vmodel), event.until_deadline)
         case _native.Wanted():
             fallback = ModelId(event.fallback) if event.fallback is not None else None
-            return Wanted(ModelId(event.model), VModelId(event.vmodel or ""), fallback)
+            return Wanted(ModelId(event.model), VModelId(event.vmodel or ""), fallback, event.failure)
         case _native.AttemptFailed():
             return _attempt_failed(event)
         case _native.Called():

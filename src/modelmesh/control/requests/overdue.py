@@ -10,6 +10,7 @@ from modelmesh.control.requests.answers import RETRY_HINT_MS, retry_later
 from modelmesh.control.requests.ensure import Ensurer
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.view.records import NotReadError, RecordCache
+from modelmesh.policy.fallback import FallbackReason
 from modelmesh.policy.load_wait import describe_wait
 from modelmesh.ports import Clock, DataPlane, StoreError
 from modelmesh.values.dataplane import Overdue, Wanted
@@ -64,7 +65,10 @@ class OverdueCalls:
     def wanted(self, event: Wanted) -> None:
         """A fallback answers in the place of a model, or copies of calls for it are dropped: it is to be loaded meanwhile."""
         if event.fallback is not None:
-            self._journal.note("fell_back", event.model, detail=f"{event.vmodel}: {event.fallback} answers")
+            reason = FallbackReason.COLD if event.failure is None else FallbackReason.FAILED
+            why = f", as the model ended with {event.failure}" if event.failure is not None else ""
+            detail = f"{event.vmodel}: {event.fallback} answers{why}"
+            self._journal.note("fell_back", event.model, reason.value, detail)
         else:
             self._journal.note("shadow_cold", event.model, detail=f"{event.vmodel}: copies of its calls are dropped")
         self._tasks.start(self._go_on(event.model), f"load {event.model}, which calls of {event.vmodel} want")
