@@ -1,7 +1,7 @@
 """A server in memory, as scripted as a test needs it, behind the real adapter and its real gRPC service."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class MemoryServer:
     name: str = "Memory"
     folder: str = "_memory_models"
     texts: tuple[str, ...] = ()
+    loads_one_version: bool = False
     methods: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"a.B/C": (1,)})
 
     def layout(self, given: Given) -> Layout:
@@ -129,8 +130,8 @@ class MemoryFiles:
     async def drop(self, model_id: str) -> None:
         (self.folder / model_id).unlink(missing_ok=True)
 
-    async def predicted_bytes(self, source: ModelSource) -> int | None:
-        return self.disk_bytes
+    async def sizes(self, source: ModelSource) -> Mapping[str, int]:
+        return {source.id: self.disk_bytes}
 
     async def clear(self) -> None:
         for path in self.folder.iterdir():

@@ -9,8 +9,10 @@ import grpc.aio
 import pytest
 from memory_server import MIB, Adapter, Client, MemoryFiles, MemoryServer, code_of, settings_in
 
+from modelmesh.runtime.contract import ModelSource
 from modelmesh.servers.adapter import AdapterRuntime
 from modelmesh.servers.epochs import serve_lives
+from modelmesh.servers.files import LocalFiles
 from modelmesh.servers.sizes import Sizes
 
 Start = Callable[..., Awaitable[Adapter]]
@@ -191,6 +193,29 @@ async def test_a_pull_beside_a_load_does_not_keep_it_from_being_measured(start_a
 async def test_without_a_look_at_the_memory_files_times_a_factor_count(start_adapter: Start) -> None:
     adapter = await start_adapter(MemoryServer(memory_bytes=None), MODELSIZE_MULTIPLIER="1.5")
     assert await adapter.client.load("m") == 12 * MIB
+
+
+@pytest.mark.parametrize(("loads_one_version", "disk_mib"), [(True, 2), (False, 10)])
+async def test_of_a_folder_of_versions_the_one_that_is_loaded_counts(
+    tmp_path: Path, *, loads_one_version: bool, disk_mib: int
+) -> None:
+    for version, mib in (("1", 8), ("3", 2)):
+        file = tmp_path / "files" / "versions" / version / "model.onnx"
+        file.parent.mkdir(parents=True)
+        with file.open("wb") as opened:
+            opened.truncate(mib * MIB)
+    settings = settings_in(tmp_path, MODELSIZE_MULTIPLIER="1.5")
+    driver = MemoryServer(memory_bytes=None, loads_one_version=loads_one_version)
+    sizes = Sizes(settings.factor, settings.default_size_bytes)
+    runtime = AdapterRuntime(driver, LocalFiles((tmp_path / "files",)), settings, sizes)
+    await runtime.open()
+    source = ModelSource("m", "onnx", "versions", "")
+    assert await runtime.predict_size(source) == disk_mib * 3 * MIB // 2
+    assert runtime.size(await runtime.load(source)) == disk_mib * 3 * MIB // 2
+    file.unlink()
+    file.parent.rmdir()
+    (tmp_path / "files" / "versions" / "1" / "model.onnx").unlink()
+    assert await runtime.predict_size(source) is None, "nothing is there to be predicted from"
 
 
 # --- lives of the server --------------------------------------------------------------------------

@@ -27,7 +27,7 @@ async def test_files_are_brought_dropped_and_cleared(tmp_path: Path) -> None:
         assert one.schema.read_text() == "{}"
         other = await files.bring(ModelSource("other", "t", f"file://{kept}", ""), silent)
         assert other.content == one.content, "sizes are kept by content"
-        assert await files.predicted_bytes(ModelSource("x", "t", f"file://{kept}", "")) == 5
+        assert await files.sizes(ModelSource("x", "t", f"file://{kept}", "")) == {"weights": 5}
         await files.drop("one")
         await files.drop("one")
         assert not (settings.root / "one").exists()

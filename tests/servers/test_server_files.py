@@ -211,8 +211,8 @@ def test_other_durations_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "size", "reason"),
     [
-        ({"told": 5 * MIB, "growth": Growth(0, 9 * MIB, 0)}, 5 * MIB, Reason.TOLD),
-        ({"told": 0, "growth": Growth(0, 9 * MIB, 0)}, 9 * MIB, Reason.MEASURED),
+        ({"reported": 5 * MIB, "growth": Growth(0, 9 * MIB, 0)}, 5 * MIB, Reason.REPORTED),
+        ({"reported": 0, "growth": Growth(0, 9 * MIB, 0)}, 9 * MIB, Reason.MEASURED),
         ({"growth": Growth(0, 9 * MIB, 0), "known": 11 * MIB}, 10 * MIB, Reason.MEASURED),
         ({"growth": Growth(0, 9 * MIB, 5 * MIB), "known": 11 * MIB}, 11 * MIB, Reason.REMEMBERED),
         ({"growth": Growth(0, 9 * MIB, 5 * MIB), "known": 11 * MIB, "freed": 9 * MIB}, 9 * MIB, Reason.SETTLED),
@@ -243,11 +243,11 @@ def test_a_formats_factor_is_learned_from_what_was_measured() -> None:
     sizes = Sizes(factor=1.25, default_bytes=7)
     assert sizes.predicted("a", 100 * MIB) == 125 * MIB
     assert sizes.predicted("a", 0) == 7
-    sizes.learn("a", "one", 100 * MIB, judge(0, told=300 * MIB))
+    sizes.learn("a", "one", 100 * MIB, judge(0, reported=300 * MIB))
     assert sizes.predicted("a", 10 * MIB) == 30 * MIB
     assert sizes.predicted("b", 100 * MIB) == 125 * MIB
     assert sizes.known("a", "one") == 300 * MIB
-    sizes.learn("a", "tiny", 1000, judge(0, told=5 * MIB))
+    sizes.learn("a", "tiny", 1000, judge(0, reported=5 * MIB))
     assert sizes.predicted("a", 10 * MIB) == 30 * MIB, "a small model tells of the server's own share"
     sizes.learn("a", "guess", 100 * MIB, judge(5 * MIB))
     assert sizes.known("a", "guess") is None
@@ -311,7 +311,8 @@ async def test_files_on_this_machine_lie_in_their_folders(tmp_path: Path) -> Non
     assert await bring("dir") == (models / "dir", 5)
     assert await bring(f"file://{models}/dir/a") == (models / "dir" / "a", 5)
     assert await bring("dir", '{"disk_size_bytes": 60}') == (models / "dir", 60)
-    assert await files.predicted_bytes(ModelSource("m", "t", "dir", "")) == 5
+    assert await files.sizes(ModelSource("m", "t", "dir", "")) == {"a": 5}
+    assert await files.sizes(ModelSource("m", "t", "dir/a", "")) == {"a": 5}
     for path, code in {
         "../secret": "PERMISSION_DENIED",
         "out": "PERMISSION_DENIED",

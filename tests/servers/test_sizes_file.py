@@ -52,23 +52,23 @@ def test_the_last_size_of_a_content_counts_and_one_that_is_known_is_not_written_
         b'{"model_format": "onnx", "content": "a", "disk_bytes": 1, "size_bytes": true, "reason": "measured"}',
         b'{"model_format": "onnx", "content": "a", "disk_bytes": 1.5, "size_bytes": 1, "reason": "measured"}',
         b'{"model_format": "onnx", "content": "a", "disk_bytes": 1, "size_bytes": 1e999, "reason": "measured"}',
-        b'{"model_format": "onnx", "content": "a", "disk_bytes": 1, "size_bytes": 9999999999999999, "reason": "told"}',
+        b'{"model_format": "onnx", "content": "a", "disk_bytes": 1, "size_bytes": 9999999999999999, "reason": "reported"}',
         b'{"model_format": "onnx", "content": "a", "disk_bytes": 1, "size_bytes": 1, "reason": "predicted"}',
-        b'{"model_format": "onnx", "content": "a", "disk_bytes": 1, "size_bytes": 1, "reason": ["told"]}',
+        b'{"model_format": "onnx", "content": "a", "disk_bytes": 1, "size_bytes": 1, "reason": ["reported"]}',
         json.dumps(
-            {"model_format": "o", "content": "a" * 5000, "disk_bytes": 1, "size_bytes": 1, "reason": "told"}
+            {"model_format": "o", "content": "a" * 5000, "disk_bytes": 1, "size_bytes": 1, "reason": "reported"}
         ).encode(),
     ],
 )
 def test_lines_that_say_what_cannot_be_are_passed_over(tmp_path: Path, line: bytes) -> None:
     assert parse_line(line) is None
     path = tmp_path / "sizes.jsonl"
-    opened(path).learn("onnx", "good", MIB, Size(MIB, Reason.TOLD))
+    opened(path).learn("onnx", "good", MIB, Size(MIB, Reason.REPORTED))
     path.write_bytes(line + b"\n" + path.read_bytes() + line)
     sizes = opened(path)
     assert sizes.known("onnx", "good") == MIB
     assert sizes.known("onnx", "a") is None
-    sizes.learn("onnx", "next", MIB, Size(2 * MIB, Reason.TOLD))
+    sizes.learn("onnx", "next", MIB, Size(2 * MIB, Reason.REPORTED))
     assert opened(path).known("onnx", "next") == 2 * MIB, "a line that was cut off takes no later one with it"
 
 
@@ -93,7 +93,7 @@ def test_a_disk_that_does_not_take_it_hurts_no_load(tmp_path: Path, caplog: pyte
     (tmp_path / "file").write_text("no folder")
     sizes = opened(tmp_path / "file" / "sizes.jsonl")
     for size in range(1, 4):
-        sizes.learn("onnx", "a", MIB, Size(size * MIB, Reason.TOLD))
+        sizes.learn("onnx", "a", MIB, Size(size * MIB, Reason.REPORTED))
     assert sizes.known("onnx", "a") == 3 * MIB
     assert sum("are not kept" in record.message for record in caplog.records) == 1
     (tmp_path / "folder.jsonl").mkdir()

@@ -145,4 +145,4 @@ async def test_what_an_earlier_process_left_is_named_and_dropped(folders: ModelF
 
 
 async def test_how_much_a_model_will_be(folders: ModelFolders) -> None:
-    assert await folders.predicted_bytes("m/model", json.dumps({"storage_key": "web"})) == 7
+    assert (await folders.plan("m/model", json.dumps({"storage_key": "web"}))).size_bytes == 7

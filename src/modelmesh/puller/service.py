@@ -109,7 +109,7 @@ class PullerService:
         """What the runtime predicts; from the bytes that would be pulled, where it predicts nothing."""
         left = context.remaining_s()
         try:
-            disk_bytes = await self._folders.predicted_bytes(request.modelPath, request.modelKey)
+            disk_bytes = (await self._folders.plan(request.modelPath, request.modelKey)).size_bytes
         except StorageError as error:
             raise RuntimeFault(error.message, status=error.code) from None
         forwarded = self._folders.planned(request.modelId, request.modelPath, request.modelKey, disk_bytes)

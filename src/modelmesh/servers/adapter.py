@@ -22,7 +22,8 @@ from modelmesh.servers.names import folder_name, format_of
 from modelmesh.servers.schema import Schema, read_schema
 from modelmesh.servers.settings import AdapterSettings
 from modelmesh.servers.sizes import Growth, Reason, Sizes, Slack, judge
-from modelmesh.servers.tree import Tree, scan
+from modelmesh.servers.tree import Tree, listed, scan
+from modelmesh.servers.versions import chosen_version
 from modelmesh.values.load_progress import LoadProgress
 
 _log = logging.getLogger("modelmesh.servers")
@@ -159,16 +160,17 @@ class AdapterRuntime(ModelRuntime[Placed]):
         await asyncio.to_thread(_write, folder, layout)
         before, begun = await self._memory(), self._turns.begun
         await self._undisturbed(self.driver.load(source.id, folder))
-        told = await self.driver.size(source.id)
-        after = await self._memory() if told is None else None
+        reported = await self.driver.size(source.id)
+        after = await self._memory() if reported is None else None
         growth = None
         if before is not None and after is not None and self._was_alone(begun):
             growth = Growth(before, after, self._slack.left_bytes)
-        predicted = self._sizes.predicted(model_format, brought.size_bytes)
+        disk_bytes = self._loaded_bytes(tree) or brought.size_bytes
+        predicted = self._sizes.predicted(model_format, disk_bytes)
         known = self._sizes.known(model_format, brought.content)
         freed = self._sizes.freed(model_format, brought.content)
-        size = judge(predicted, told=told, growth=growth, known=known, freed=freed)
-        self._sizes.learn(model_format, brought.content, brought.size_bytes, size)
+        size = judge(predicted, reported=reported, growth=growth, known=known, freed=freed)
+        self._sizes.learn(model_format, brought.content, disk_bytes, size)
         self._slack.moved_in(size.size_bytes, growth)
         if size.reason is Reason.SETTLED:
             self._slack.not_a_models((known or 0) - size.size_bytes)
@@ -219,10 +221,14 @@ class AdapterRuntime(ModelRuntime[Placed]):
 
     async def predict_size(self, source: ModelSource) -> int | None:
         """From the size of its files, if it is known without pulling them."""
-        disk_bytes = await self._files.predicted_bytes(source)
-        if disk_bytes is None:
-            return None
-        return self._sizes.predicted(format_of(source.type, source.key), disk_bytes)
+        sizes = await self._files.sizes(source)
+        disk_bytes = self._loaded_bytes(listed(sizes)) or sum(sizes.values())
+        return self._sizes.predicted(format_of(source.type, source.key), disk_bytes) if disk_bytes else None
+
+    def _loaded_bytes(self, tree: Tree) -> int:
+        """Of the version that the server loads of several; 0: it loads all there is."""
+        version = chosen_version(tree)[1] if self.driver.loads_one_version else ""
+        return tree.size_bytes(version) if version else 0
 
     def max_concurrency(self, model: Placed) -> int:
         """As it is set for all models."""

@@ -35,12 +35,14 @@ class Driver(Protocol):
         name: Of the server, for people.
         folder: Name of the folder of its models, below the models' root.
         texts: Names of a model's own configuration files.
+        loads_one_version: Of a folder with a folder for each version, it loads one (`chosen_version`); else all of it.
         methods: Inference methods that the mesh may call, each with the path of the field that takes the model's id.
     """
 
     name: str
     folder: str
     texts: Sequence[str]
+    loads_one_version: bool
     methods: Mapping[str, Sequence[int]]
 
     def layout(self, given: Given) -> Layout:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from modelmesh.runtime.contract import ModelSource
 from modelmesh.runtime.errors import LoadError
+from modelmesh.servers.tree import scan
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class Files(Protocol):
         """A model's files are not needed any more; none is a success."""
         ...
 
-    async def predicted_bytes(self, source: ModelSource) -> int | None:
-        """Bytes on disk that a model will have; None if it cannot be found out quickly."""
+    async def sizes(self, source: ModelSource) -> Mapping[str, int]:
+        """The files that a model will have: bytes by path below its folder, one file by its name. Empty: not found out quickly."""
         ...
 
     async def clear(self) -> None:
@@ -76,10 +77,11 @@ class LocalFiles:
     async def drop(self, model_id: str) -> None:
         """They are not ours to remove."""
 
-    async def predicted_bytes(self, source: ModelSource) -> int | None:
-        """What the puller measured, or the files' own size."""
+    async def sizes(self, source: ModelSource) -> Mapping[str, int]:
+        """As they are here."""
         found = await asyncio.to_thread(self._find, source)
-        return found.size_bytes or None
+        tree = await asyncio.to_thread(scan, found.path)
+        return {found.path.name: found.size_bytes} if tree.is_file else tree.files
 
     async def clear(self) -> None:
         """They are not ours to remove."""

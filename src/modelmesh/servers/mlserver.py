@@ -59,6 +59,7 @@ class MLServer:
     name = "MLServer"
     folder = "_mlserver_models"
     texts: Sequence[str] = (SETTINGS,)
+    loads_one_version = False
     methods: Mapping[str, Sequence[int]] = {
         f"{SERVICE}/ModelInfer": (1,),
         f"{SERVICE}/ModelMetadata": (1,),

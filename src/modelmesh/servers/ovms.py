@@ -42,6 +42,7 @@ class Ovms:
     name = "OpenVINO Model Server"
     folder = "_ovms_models"
     texts: Sequence[str] = ()
+    loads_one_version = True
     methods: Mapping[str, Sequence[int]] = {
         "tensorflow.serving.PredictionService/Predict": (1, 1),
         f"{SERVICE}/ModelInfer": (1,),

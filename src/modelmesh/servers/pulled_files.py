@@ -1,6 +1,6 @@
 """The embedded puller: the adapter pulls files itself, from the place that the model's path and key name."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -37,12 +37,13 @@ class PulledFiles:
         except StorageError as error:
             raise _fault(error) from error
 
-    async def predicted_bytes(self, source: ModelSource) -> int | None:
+    async def sizes(self, source: ModelSource) -> Mapping[str, int]:
         """From the store's listing."""
         try:
-            return await self._folders.predicted_bytes(source.path, source.key) or None
+            plan = await self._folders.plan(source.path, source.key)
         except StorageError as error:
             raise _fault(error) from error
+        return {file.name: file.size_bytes or 0 for file in plan.files}
 
     async def clear(self) -> None:
         """Remove the folders of all models; the cache stays."""

@@ -36,7 +36,7 @@ _AGREEING_SHARE = 0.75
 class Reason(enum.Enum):
     """Where a size comes from."""
 
-    TOLD = "told"
+    REPORTED = "reported"
     MEASURED = "measured"
     SETTLED = "settled"
     REMEMBERED = "remembered"
@@ -93,7 +93,7 @@ class Growth:
 def judge(
     predicted: int,
     *,
-    told: int | None = None,
+    reported: int | None = None,
     growth: Growth | None = None,
     known: int | None = None,
     freed: int | None = None,
@@ -102,13 +102,13 @@ def judge(
 
     Args:
         predicted: From its files, or what this content is known to take.
-        told: What the server or the model's own process says.
+        reported: What the server or the model's own process says.
         growth: What was measured around the load.
         known: What the same content took before.
         freed: What the server shrank by when the same content left.
     """
-    if told is not None and told > 0:
-        return Size(max(told, LEAST_BYTES), Reason.TOLD)
+    if reported is not None and reported > 0:
+        return Size(max(reported, LEAST_BYTES), Reason.REPORTED)
     if growth is not None and growth.is_exact and growth.grew > 0:
         measured = growth.grew if known is None else (growth.grew + known) // 2
         return Size(max(measured, LEAST_BYTES), Reason.MEASURED)
@@ -135,12 +135,12 @@ class Sizes:
     Args:
         factor: Bytes in memory for each byte on disk, for formats of which nothing is known yet.
         default_bytes: For a model with files of unknown size.
-        told: Of each size that is new.
+        on_learn: Called for each size that is new.
     """
 
     factor: float
     default_bytes: int
-    told: Callable[[Learned], None] | None = None
+    on_learn: Callable[[Learned], None] | None = None
     _known: "OrderedDict[tuple[str, str], int]" = field(default_factory=OrderedDict)
     _freed: dict[tuple[str, str], int] = field(default_factory=dict)
     _factors: dict[str, float] = field(default_factory=dict)
@@ -169,8 +169,8 @@ class Sizes:
         if size.reason is Reason.PREDICTED:
             return
         learned = Learned(model_format, content, disk_bytes, size.size_bytes, size.reason)
-        if self.told is not None and self.known(model_format, content) != size.size_bytes:
-            self.told(learned)
+        if self.on_learn is not None and self.known(model_format, content) != size.size_bytes:
+            self.on_learn(learned)
         self.recall(learned)
 
     def recall(self, learned: Learned) -> None:
@@ -183,7 +183,7 @@ class Sizes:
             forgotten, _ = self._known.popitem(last=False)
             self._freed.pop(forgotten, None)
         # Of small models the server's own share is most of the size, and no rule for larger ones.
-        if learned.reason in {Reason.TOLD, Reason.MEASURED, Reason.SETTLED} and disk_bytes >= 16 * LEAST_BYTES:
+        if learned.reason in {Reason.REPORTED, Reason.MEASURED, Reason.SETTLED} and disk_bytes >= 16 * LEAST_BYTES:
             seen = learned.size_bytes / disk_bytes
             last = self._factors.get(model_format)
             self._factors[model_format] = seen if last is None else (seen + last) / 2

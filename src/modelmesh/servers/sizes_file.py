@@ -48,7 +48,7 @@ class SizesFile:
             self._rewrite(found)
         if found:
             _log.info("%d sizes are known from %s", len(found), self._path)
-        sizes.told = self.append
+        sizes.on_learn = self.append
         return sizes
 
     def append(self, learned: Learned) -> None:

@@ -28,7 +28,7 @@ METRICS_S = 2
 """Between two of the server's readings of its workers' memory; its own default is 60."""
 
 TELLING_S = 3.0 * METRICS_S
-"""For a worker's memory to be told, where its process cannot be seen."""
+"""For a worker's memory to be usages, where its process cannot be seen."""
 
 LOOK_S = 0.02
 """Between two looks at a model that is leaving."""
@@ -54,6 +54,7 @@ class TorchServe:
     name = "TorchServe"
     folder = "_torchserve_models"
     texts: Sequence[str] = ()
+    loads_one_version = False
     methods: Mapping[str, Sequence[int]] = {
         f"{_INFERENCE}/Predictions": (1,),
         f"{_INFERENCE}/StreamPredictions": (1,),
@@ -154,10 +155,10 @@ class TorchServe:
             return await asyncio.to_thread(lambda: sum(resident_tree(process) or 0 for process in own))
         deadline = asyncio.get_running_loop().time() + TELLING_S
         while True:
-            told = [worker.get("memoryUsage") for worker in await self._workers_of(model_id)]
-            if told and all(isinstance(one, int) and one > 0 for one in told):
-                return sum(one for one in told if isinstance(one, int))
-            if not told or asyncio.get_running_loop().time() > deadline:
+            usages = [worker.get("memoryUsage") for worker in await self._workers_of(model_id)]
+            if usages and all(isinstance(one, int) and one > 0 for one in usages):
+                return sum(one for one in usages if isinstance(one, int))
+            if not usages or asyncio.get_running_loop().time() > deadline:
                 return None
             await asyncio.sleep(METRICS_S / 4)
 

@@ -49,9 +49,20 @@ class Tree:
             if path.startswith(prefix) and "/" not in path[len(prefix) :]
         )
 
+    def size_bytes(self, below: str = "") -> int:
+        """Bytes of the files below a folder of it."""
+        prefix = f"{below}/" if below else ""
+        return sum(size for path, size in self.files.items() if path.startswith(prefix))
+
     def at(self, below: str) -> str:
         """The absolute path of something in it."""
         return f"{self.path}/{below}" if below else self.path
+
+
+def listed(sizes: Mapping[str, int]) -> Tree:
+    """As `scan`, of files that are not on this machine: bytes by path below the model's."""
+    folders = {str(folder) for path in sizes for folder in PurePosixPath(path).parents if folder.name}
+    return Tree("", files=sizes, folders=frozenset(folders))
 
 
 def scan(path: Path, *, texts: Collection[str] = ()) -> Tree:

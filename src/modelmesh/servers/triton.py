@@ -52,6 +52,7 @@ class Triton:
     name = "Triton"
     folder = "_triton_models"
     texts: Sequence[str] = (CONFIG,)
+    loads_one_version = True
     methods: Mapping[str, Sequence[int]] = {
         f"{SERVICE}/ModelInfer": (1,),
         f"{SERVICE}/ModelMetadata": (1,),

@@ -79,7 +79,7 @@ class Filling:
             await self._cache.reserve(self._id, size_bytes)
             self._reserved = size_bytes
 
-    def tell_others(self, done_bytes: int) -> None:
+    def share_progress(self, done_bytes: int) -> None:
         """Report the progress to other processes that wait for these files."""
         with contextlib.suppress(OSError):
             (self._partial / "done").write_bytes(str(done_bytes).encode())

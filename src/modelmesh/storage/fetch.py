@@ -96,31 +96,31 @@ class Tracker:
 
     plan: Plan
     report: Report
-    tell_others: Callable[[int], None]
+    share_progress: Callable[[int], None]
     clock: Callable[[], float]
     stage: Stage = Stage.FETCHING
     bytes_done: int = 0
     bytes_total: int = 0
     files_done: int = 0
-    _told_at: float = field(default=float("-inf"))
+    _reported_at: float = field(default=float("-inf"))
 
     def add(self, size_bytes: int, files: int = 0) -> None:
         """More arrived; below zero: some of it must be read again."""
         self.bytes_done += size_bytes
         self.files_done += files
         now = self.clock()
-        if now - self._told_at >= REPORT_EVERY_S:
-            self._told_at = now
-            self.tell()
+        if now - self._reported_at >= REPORT_EVERY_S:
+            self._reported_at = now
+            self.report_now()
 
     def enter(self, stage: Stage) -> None:
         """Another stage begins."""
         self.stage = stage
-        self.tell()
+        self.report_now()
 
-    def tell(self) -> None:
+    def report_now(self) -> None:
         """Report now."""
-        self.tell_others(self.bytes_done)
+        self.share_progress(self.bytes_done)
         total = max(self.bytes_total, self.bytes_done)
         self.report(Progress(self.stage, self.bytes_done, total, self.files_done, len(self.plan.files)))
 
@@ -163,7 +163,7 @@ class Fetcher:
         """
         tracker.bytes_total = plan.size_bytes
         todo = [file for file in plan.files if not self._is_there(file, filling, tracker)]
-        tracker.tell()
+        tracker.report_now()
         folders = {(filling.files / file.name).parent for file in todo}
         await self._in_thread(lambda: _make(folders))
         reads = self._reads(todo, filling, ranged=source.ranged)
@@ -182,7 +182,7 @@ class Fetcher:
         finally:
             for file in opened:
                 file.close()
-        tracker.tell()
+        tracker.report_now()
 
     def _is_there(self, file: SourceFile, filling: Filling, tracker: Tracker) -> bool:
         """A killed process had completed it, by its name."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelmesh.storage.errors import StorageError, of_os_error
+from modelmesh.storage.listing import Plan
 from modelmesh.storage.model_key import ModelFiles, StorageConfigs, from_model_key, rewritten_key
 from modelmesh.storage.names import base_name, check_name, clip, shown
 from modelmesh.storage.progress import Report, silent
@@ -77,13 +78,13 @@ class ModelFolders:
         """What a load's path and key mean. Raises StorageError."""
         return from_model_key(path, model_key, self._configs)
 
-    async def predicted_bytes(self, path: str, model_key: str) -> int:
-        """Bytes on disk that a model would have, by listing it.
+    async def plan(self, path: str, model_key: str) -> Plan:
+        """What a model would have, by listing it.
 
         Raises:
             StorageError: As `bring`.
         """
-        return (await self._puller.plan(self.asked(path, model_key).model)).size_bytes
+        return await self._puller.plan(self.asked(path, model_key).model)
 
     def planned(self, model_id: str, path: str, model_key: str, disk_bytes: int) -> "PlannedFiles":
         """What `bring` would return for a model of that many bytes. Raises StorageError."""

@@ -172,7 +172,7 @@ class Puller:
 
     def _fill(self, source: Source, plan: Plan, report: Report) -> Callable[[Filling], Awaitable[None]]:
         async def fill(filling: Filling) -> None:
-            tracker = Tracker(plan, report, filling.tell_others, self._clock)
+            tracker = Tracker(plan, report, filling.share_progress, self._clock)
             await self._fetcher.fetch(source, plan, filling, tracker)
             if plan.unpacks:
                 tracker.enter(Stage.UNPACKING)

@@ -106,11 +106,11 @@ class HubSource:
 
     def _file(self, entry: dict[str, Any], commit: str, name: str) -> SourceFile:
         large = entry.get("lfs")
-        told = large if isinstance(large, dict) else entry
-        oid, size = told.get("oid"), told.get("size")
+        described = large if isinstance(large, dict) else entry
+        oid, size = described.get("oid"), described.get("size")
         if not isinstance(oid, str) or not isinstance(size, int):
             raise self._nonsense()
-        digest = f"{'git-sha1' if told is entry else 'sha256'}:{oid}"
+        digest = f"{'git-sha1' if described is entry else 'sha256'}:{oid}"
         key = f"{self._endpoint}/{self._repository}/resolve/{commit}/{quote(entry['path'])}"
         return SourceFile(name, key, size, oid, digest)
 

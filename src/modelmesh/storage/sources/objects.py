@@ -121,26 +121,26 @@ class ObjectSource:
         errors = self._errors
         if isinstance(error, FileNotFoundError):
             # Listed just before, or a bucket that is not there.
-            kind, said = Status.NOT_FOUND, "it is not there (any more)"
+            kind, answer = Status.NOT_FOUND, "it is not there (any more)"
         elif isinstance(error, errors.UnauthenticatedError):
-            kind, said = Status.UNAUTHENTICATED, "the store does not accept the credentials"
+            kind, answer = Status.UNAUTHENTICATED, "the store does not accept the credentials"
         elif isinstance(error, PermissionError | errors.PermissionDeniedError):
-            kind, said = Status.PERMISSION_DENIED, "the store refuses access with these credentials"
+            kind, answer = Status.PERMISSION_DENIED, "the store refuses access with these credentials"
         elif isinstance(error, errors.PreconditionError):
-            kind, said = Status.ABORTED, "it changed while it was pulled"
+            kind, answer = Status.ABORTED, "it changed while it was pulled"
         elif isinstance(error, errors.InvalidPathError):
-            kind, said = Status.INVALID_ARGUMENT, f"a name cannot be used ({self._words(error)}): rename the object"
+            kind, answer = Status.INVALID_ARGUMENT, f"a name cannot be used ({self._words(error)}): rename the object"
         elif "redirect without LOCATION" in text:
-            kind, said = Status.INVALID_ARGUMENT, "the bucket is in another region: set `region`, or AWS_REGION"
+            kind, answer = Status.INVALID_ARGUMENT, "the bucket is in another region: set `region`, or AWS_REGION"
         elif status is not None:
             kind = of_http_status(int(status[1]))
-            said = f"the store answers {status[1]}"
+            answer = f"the store answers {status[1]}"
         else:
-            kind, said = Status.UNAVAILABLE, self._words(error)
+            kind, answer = Status.UNAVAILABLE, self._words(error)
         if code is not None:
             kind = _S3_CODES.get(code[1], kind)
-            said += f" ({code[1]})"
-        text = f"{self._location} cannot be {what}: {scrub(said, self._secrets)}"
+            answer += f" ({code[1]})"
+        text = f"{self._location} cannot be {what}: {scrub(answer, self._secrets)}"
         return StorageError(kind, text + next_step(kind))
 
     def _words(self, error: Exception) -> str:
@@ -295,15 +295,15 @@ def _azure(location: Location, environ: Mapping[str, str]) -> tuple[Any, str]:
     text = location.get("connection_string")
     if not text and not location.settings:
         text = environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
-    said = dict(part.partition("=")[::2] for part in text.split(";") if part)
-    endpoint = said.get("BlobEndpoint") or location.get("endpoint_url")
-    config: dict[str, Any] = {"account_name": said.get("AccountName") or account}
+    answer = dict(part.partition("=")[::2] for part in text.split(";") if part)
+    endpoint = answer.get("BlobEndpoint") or location.get("endpoint_url")
+    config: dict[str, Any] = {"account_name": answer.get("AccountName") or account}
     if endpoint:
         config["endpoint"] = endpoint
     principal = ("client_id", "client_secret", "tenant_id")
-    if key := said.get("AccountKey"):
+    if key := answer.get("AccountKey"):
         config["account_key"] = key
-    elif sas := said.get("SharedAccessSignature"):
+    elif sas := answer.get("SharedAccessSignature"):
         config["sas_key"] = sas
     elif all(location.get(name) for name in principal):
         config |= {name: location.get(name) for name in principal}

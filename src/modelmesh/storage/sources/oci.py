@@ -121,11 +121,11 @@ class OciSource:
     async def _log_in(self, challenge: str) -> None:
         """What the registry asks for before it answers."""
         kind = challenge.partition(" ")[0].lower()
-        said = dict(_CHALLENGE.findall(challenge))
+        fields = dict(_CHALLENGE.findall(challenge))
         if kind == "basic" and self._basic:
             self._web.headers["Authorization"] = f"Basic {self._basic}"
             return
-        realm = said.get("realm", "")
+        realm = fields.get("realm", "")
         if kind != "bearer" or not realm:
             raise StorageError(
                 Status.UNAUTHENTICATED, f"{self._location}: the registry wants credentials; give username and password"
@@ -136,8 +136,8 @@ class OciSource:
                 f"{self._location}: the registry wants credentials in clear text; have it ask over https",
             )
         asked = {"scope": f"repository:{self._name}:pull"}
-        if said.get("service"):
-            asked["service"] = said["service"]
+        if fields.get("service"):
+            asked["service"] = fields["service"]
         headers = {"Authorization": f"Basic {self._basic}"} if self._basic else {}
         found, _ = await self._web.json(f"{realm}?{urlencode(asked)}", headers)
         token = (found.get("token") or found.get("access_token")) if isinstance(found, dict) else None
