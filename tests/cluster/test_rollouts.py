@@ -208,6 +208,6 @@ def test_a_rollout_is_ended_by_hand() -> None:
         assert not answer.split
         assert not answer.HasField("rollout")
         await asyncio.sleep(30)
-        assert not any(len(one.plane.rollouts) for one in world.cluster.instances.values())
+        assert not any(len(one.plane.rollouts.tasks) for one in world.cluster.instances.values())
 
     play(story)

@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reference" / "kubernetes-conditions.md").read_text()
 SOURCES = ROOT / "src" / "modelmesh" / "kubernetes"
 CONDITION = re.compile(r'Condition\(\s*"(\w+)",[^")]*"(\w+)"(?: if [^"]*? else "(\w+)")?(?: if [^"]*? else "(\w+)")?')
+EITHER = re.compile(r'^ +reason = "(\w+)" if .* else "(\w+)"$', re.MULTILINE)
+"""A reason of a condition that is chosen the line before."""
 EVENT = re.compile(r'Notice\(\s*(?:warning=)?(?:True|False|problem\.fatal), (?:reason=)?"(\w+)"')
 
 
@@ -21,11 +23,8 @@ def written() -> set[str]:
         for match in CONDITION.finditer(text):
             words |= {word for word in match.groups() if word}
         words |= set(EVENT.findall(text))
-        words |= (
-            set(re.findall(r'reason = "(\w+)" if .* else "(\w+)"', text)[0])
-            if 'reason = "PodsReady"' in text
-            else set()
-        )
+        for match in EITHER.finditer(text):
+            words |= set(match.groups())
     return words
 
 

@@ -48,10 +48,27 @@ def test_a_prediction_counts_until_the_model_was_measured() -> None:
 def test_a_size_that_another_instance_has_counts_until_the_model_was_predicted_or_measured_here() -> None:
     learned = Learned()
     learned.measured(ModelId("b"), "onnx", Memory(100))
-    learned.heard(ModelId("a"), Memory(700))
+    learned.heard(ModelId("a"), Memory(700), capacity=Memory(700))
     assert learned.best_size(ModelId("a"), "onnx", default=Memory(1)) == (Memory(700), SizeSource.ELSEWHERE)
     learned.predicted(ModelId("a"), Memory(500))
     assert learned.best_size(ModelId("a"), "onnx", default=Memory(1)) == (Memory(500), SizeSource.PREDICTED)
+
+
+def test_a_size_that_the_other_instance_cannot_have_is_not_believed() -> None:
+    learned = Learned()
+    learned.heard(ModelId("a"), Memory(701), capacity=Memory(700))
+    assert learned.best_size(ModelId("a"), "onnx", default=Memory(1)) == (Memory(1), SizeSource.DEFAULT)
+
+
+def test_a_size_of_another_instance_is_forgotten_when_no_instance_is_so_large_any_more() -> None:
+    learned = Learned()
+    for size in (300, 500, 700):
+        learned.heard(ModelId(f"m{size}"), Memory(size), capacity=Memory(1_000))
+    learned.forget_heard_beyond(Memory(500))
+    sizes = {
+        size: learned.best_size(ModelId(f"m{size}"), "onnx", default=Memory(1))[0].bytes for size in (300, 500, 700)
+    }
+    assert sizes == {300: 300, 500: 500, 700: 1}
 
 
 def test_a_model_that_was_not_loaded_yet_is_expected_to_load_as_others_of_its_size() -> None:

@@ -9,7 +9,7 @@ from test_access_rights import access_at, call_by
 from modelmesh._proto import console_pb2 as pb
 from modelmesh.management.admin import Admin
 from modelmesh.management.calls import Call, CallError
-from modelmesh.management.console import ADMIN, EVENTS, EVENTS_TOLD, MESH, Console
+from modelmesh.management.console import ADMIN, EVENTS, EVENTS_SENT, MESH, Console
 from modelmesh.management.models import Models
 from modelmesh.management.overview import SHOWN_COPIES
 from modelmesh.management.splits import Splits
@@ -82,7 +82,7 @@ def test_events_are_bounded() -> None:
         for number in range(EVENTS + 500):
             one.plane.journal.note("registered", f"m{number}")
         last, told = await look(console)
-        assert len(told["events"]) == EVENTS_TOLD
+        assert len(told["events"]) == EVENTS_SENT
         assert (told["events"][-1]["n"], told["events"][-1]["model"]) == (last, f"m{EVENTS + 499}")
         await cluster.stop()
 

@@ -112,13 +112,13 @@ def controller(
             owner_deployment=deployment or pod_name.rpartition("-")[0].rpartition("-")[0],
         )
         running = Running(program, clock=SystemClock(), rng=random.SystemRandom(), log=log.info)
-        asyncio.run(_until_told(running.run()))
+        asyncio.run(_until_signalled(running.run()))
     except (OSError, ValueError) as error:
         typer.echo(f"modelmesh controller: {error}", err=True)
         raise typer.Exit(1) from error
 
 
-async def _until_told(work: Coroutine[Any, Any, None]) -> None:
+async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
     """Run until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)

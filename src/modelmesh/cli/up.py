@@ -35,8 +35,9 @@ def up(
         typer.Option(
             "--models",
             help="Folder of model files (.joblib, .pkl, .pickle, .onnx, .ubj, .lgb); each is registered under its name. New,"
-            " changed and removed files take effect within seconds; no call fails while a file is replaced. Only files of this folder can be"
-            " loaded if their format can run code.",
+            " changed and removed files take effect within seconds; no call fails while a file is written over. A file of another"
+            " format in its place is a new registration: calls fail for some milliseconds. Only files of this folder can be loaded if their"
+            " format can run code.",
         ),
     ] = None,
     port: Annotated[

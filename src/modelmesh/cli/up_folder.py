@@ -37,7 +37,7 @@ class FolderSource:
         self._stamps = found.stamps
         self._settling: dict[str, tuple[int, int]] = {}
         self._tried: dict[str, tuple[int, int]] = {}
-        self._said = ""
+        self._last_text = ""
 
     async def start(self, cluster: "LocalCluster") -> None:
         """Start, and register what is in the folder."""
@@ -122,8 +122,8 @@ class FolderSource:
         return again
 
     def _say(self, cluster: "LocalCluster", text: str) -> None:
-        if text != self._said:
-            self._said = text
+        if text != self._last_text:
+            self._last_text = text
             cluster.progress(text)
 
 

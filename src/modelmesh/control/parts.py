@@ -31,6 +31,7 @@ from modelmesh.control.life.membership import Membership
 from modelmesh.control.life.ready import Ready
 from modelmesh.control.requests.journeys import Requests
 from modelmesh.control.requests.mover import Mover
+from modelmesh.control.requests.others import OtherInstances
 from modelmesh.control.requests.routing import Routing
 from modelmesh.control.settings import ControlLimits, InstanceIdentity
 from modelmesh.control.supervise import Supervisor
@@ -146,6 +147,7 @@ class CopyParts:
     rates: RateBook
     routing: Routing
     decider: Decider
+    others: OtherInstances
     losses: Losses
     link: RuntimeLink
 
@@ -239,6 +241,7 @@ def copy_parts(
         rates=rates,
         routing=routing,
         decider=decider,
+        others=OtherInstances(own=own, decider=decider, routing=routing),
         losses=losses,
         link=RuntimeLink(
             runtime=runtime,
@@ -370,13 +373,7 @@ def duty_parts(
         journal=journal,
         tasks=tasks,
     )
-    tallies = Tallies(
-        own=base.own,
-        dataplane=base.dataplane,
-        decider=copies.decider,
-        routing=copies.routing,
-        peers=base.peers,
-    )
+    tallies = Tallies(dataplane=base.dataplane, others=copies.others, peers=base.peers)
     rollouts = Rollouts(
         vmodels=view.vmodels,
         tallies=tallies,
@@ -431,8 +428,7 @@ def duty_parts(
         missing=missing,
         leader=leader,
         census=view.census,
-        transitions=transitions,
-        rollouts=rollouts,
+        vmodel_tasks=(transitions.tasks, rollouts.tasks),
         clock=clock,
         journal=journal,
         tasks=tasks,

@@ -29,6 +29,7 @@ from modelmesh.policy.methods import AllowedMethods
 from modelmesh.policy.readiness import ReadinessReason
 from modelmesh.ports import Change, Clock, DataPlane, Peers, Runtime, Store, StoreError
 from modelmesh.values.ids import InstanceId, ModelId, VModelId
+from modelmesh.values.memory import largest
 from modelmesh.values.records import MemberRecord
 
 OBSERVE = "observe the store"
@@ -124,7 +125,7 @@ class ControlPlane:
         self._losses = copies.losses
         self.cache = copies.cache
         self.rates = copies.rates
-        self.routing = copies.routing
+        self.routing, self.others = copies.routing, copies.others
         self.decider = copies.decider
         self.link = copies.link
         self.requests = request_parts(base, view, copies)
@@ -304,8 +305,12 @@ class ControlPlane:
         self.leader.viewed(changed)
         self._losses.viewed(changed.models)
         self.touched.viewed(changed.models)
+        if any(instance not in self.state.members for instance in changed.members):
+            self.cache.learned.forget_heard_beyond(
+                largest(member.record.capacity for member in self.state.members.values())
+            )
         for model in changed.models:
-            self.cache.viewed(self.state.model(model))
+            self.cache.viewed(self.state.model(model), self.state.members)
         if changed.lost and self.leader.leads:
             bereft = dict.fromkeys(lost.model for lost in changed.lost if not self.state.model(lost.model).copies)
             self.tasks.start(self.scaler.keep_minimum(bereft), "keep the minimum of copies")
@@ -323,12 +328,12 @@ class ControlPlane:
     def _vmodel_changed(self, vmodel: VModelId, change: Change) -> None:
         self.vmodels.changed(vmodel)
         self.transitions.changed(vmodel, change)
-        self.rollouts.changed(vmodel, change)
+        self.rollouts.tasks.changed(vmodel, change)
 
     def _vmodels_relisted(self) -> None:
         self.vmodels.relisted()
         self.transitions.relisted()
-        self.rollouts.relisted()
+        self.rollouts.tasks.due = True
 
     def _linked(self, instance: InstanceId, *, lost: bool) -> None:
         if instance == self.identity.instance:

@@ -128,7 +128,7 @@ class CertificateWatch:
         self._changed = changed
         self._refused = refused
         self._seen = seen
-        self._said = ""
+        self._refusal = ""
 
     def look(self) -> None:
         """Take the files as they are now, if they differ from what was last seen."""
@@ -136,13 +136,13 @@ class CertificateWatch:
             files = read_files(self._settings)
             if files != self._seen:
                 self._seen = files
-                self._said = ""
+                self._refusal = ""
                 self._changed(parse_certificates(self._settings, files))
         except (SettingsError, ValueError) as error:
             why = f"{error}; the certificates from before stay in use"
-            if why != self._said:
+            if why != self._refusal:
                 self._refused(why)
-            self._said = why
+            self._refusal = why
 
     async def run(self) -> None:
         """Look for changes until cancelled."""

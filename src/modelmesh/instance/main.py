@@ -105,8 +105,8 @@ async def _live(settings: Settings, level: LogLevel, health: Health, stop: async
         return _start_failed(settings, _explain(error, settings))
     if wired is None:
         return EXIT_OK
-    if said := exposure(settings):
-        log.warning("exposed", detail=said)
+    if warning := exposure(settings):
+        log.warning("exposed", detail=warning)
     health.thread_ages_ms = wired.dataplane.thread_ages_ms
     health.ask_ready = lambda: wired.plane.ready
     health.ask_alive = wired.plane.supervisor.alive

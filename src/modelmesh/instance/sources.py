@@ -103,19 +103,19 @@ def remarks(environment: Mapping[str, str] | None = None) -> list[str]:
     for field in Settings.model_fields:
         first, *old = environment_names(field)
         current |= {first: first, **dict.fromkeys(old, first)}
-    said = []
+    notes = []
     for name in sorted(variables):
         if not variables[name]:
             continue
         if name in current:
             if current[name] != name:
                 overruled = ", which is set and wins" if variables.get(current[name]) else ""
-                said.append(f"{name} is an old name; use {current[name]}{overruled}")
+                notes.append(f"{name} is an old name; use {current[name]}{overruled}")
         elif why := without_effect(name):
-            said.append(f"{name} has no effect: {why}")
+            notes.append(f"{name} has no effect: {why}")
         elif name.startswith("MM_"):
-            said.append(f"{name} is not a setting{_nearest(name, current)}")
-    return said
+            notes.append(f"{name} is not a setting{_nearest(name, current)}")
+    return notes
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ def check(documents: Sequence[Document], *, home: str) -> list[Finding]:
     layers = list(_layers(by_kind.get("ConfigMap", []), home))
     cluster = [layer for _, layer in layers if layer.level is Level.CLUSTER]
     findings = [
-        Finding(problem.source, _said(problem), problem.fatal)
+        Finding(problem.source, _sentence(problem), problem.fatal)
         for _, layer in layers
         for problem in read_config([layer]).problems
     ]
@@ -72,7 +72,7 @@ def _layers(config_maps: Iterable[Object], home: str) -> Iterator[tuple[str, Lay
 
 def _problems(declared: Declared) -> Iterator[Finding]:
     for problem in (*declared.problems, *declared.passed_over):
-        yield Finding(problem.resource or problem.source, _said(problem), problem.fatal)
+        yield Finding(problem.resource or problem.source, _sentence(problem), problem.fatal)
 
 
 def _runtimes(
@@ -87,7 +87,7 @@ def _runtimes(
         layer = runtime_layer(runtime)
         own = read_config([*cluster, layer] if layer else cluster)
         problems = [*(own.problems if layer else ()), *check_runtime(runtime, own.config or config)]
-        yield from (Finding(what, _said(problem), problem.fatal) for problem in problems)
+        yield from (Finding(what, _sentence(problem), problem.fatal) for problem in problems)
         name = deployment_name(runtime, own.config or config)
         if name in standing:
             yield Finding(
@@ -104,7 +104,7 @@ def _models(declared: Declared) -> Iterator[Finding]:
         yield Finding(wanted.resource, keeps, wanted.choice.verdict in lost)
 
 
-def _said(problem: Problem) -> str:
+def _sentence(problem: Problem) -> str:
     return f"{problem.path}: {problem.message}" if problem.path else problem.message
 
 

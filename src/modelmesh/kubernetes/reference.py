@@ -75,9 +75,9 @@ def _resource(_plural: str, definition: dict[str, Any]) -> str:
         return "\n### ClusterServingRuntime\n\nAs ServingRuntime, for all namespaces. A ServingRuntime of the same name hides it in its namespace.\n"
     schema = version["schema"]["openAPIV3Schema"]["properties"]
     rows = "".join(
-        f"| `{path}` | {what} | {said} |\n"
+        f"| `{path}` | {what} | {description} |\n"
         for part in ("spec", "status")
-        for path, what, said in _fields(schema[part], part)
+        for path, what, description in _fields(schema[part], part)
     )
     return f"\n### {kind}\n\n`{spec['group']}/{version['name']}`\n\n| field | type | |\n|---|---|---|\n{rows}"
 

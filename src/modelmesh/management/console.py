@@ -19,7 +19,7 @@ from modelmesh.values.status import Status
 EVENTS = 1_000
 """Events that are kept for pages that come late, or come back."""
 
-EVENTS_TOLD = 200
+EVENTS_SENT = 200
 """Of one answer; the older ones are left out."""
 
 FRESH_MS = 900
@@ -80,7 +80,7 @@ class Console:
             self._overview, self._made_ms = self._look(), now_ms
         # After a restart of this instance its numbers begin again.
         since = request.since if request.since <= self._last else 0
-        events = [wire(number, event) for number, event in self._events if number > since][-EVENTS_TOLD:]
+        events = [wire(number, event) for number, event in self._events if number > since][-EVENTS_SENT:]
         answer = {**self._overview, "events": events}
         return pb.LookResponse(last=self._last, json=json.dumps(answer, separators=(",", ":")))
 

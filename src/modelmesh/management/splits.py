@@ -85,13 +85,13 @@ class Splits:
         now_ms = self._plane.clock.now_ms()
         try:
             async with asyncio.timeout(SYNC_BOUND_MS / 1000):
-                told = await asyncio.gather(
+                statuses = await asyncio.gather(
                     *(self._models.ensure(model, last_use_ms=now_ms, sync=True) for model in models)
                 )
         except TimeoutError as error:
             message = f"not all models of the split of vmodel {vmodel} were loaded within {SYNC_BOUND_MS // 1000} s"
             raise CallError(Status.DEADLINE_EXCEEDED, message) from error
-        for model, info in zip(models, told, strict=True):
+        for model, info in zip(models, statuses, strict=True):
             if info.status != mesh.ModelStatusInfo.LOADED:
                 why = info.errors[0] if info.errors else mesh.ModelStatusInfo.ModelStatus.Name(info.status)
                 message = f"model {model} cannot be loaded, so it gets no calls of vmodel {vmodel}: {why}"

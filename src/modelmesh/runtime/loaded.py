@@ -214,8 +214,8 @@ class LoadedModels(Generic[M]):
         self._turns = asyncio.Semaphore(max(1, runtime.loading_concurrency))
         self._freed = asyncio.Event()
         self._sizes: OrderedDict[ModelSource, int] = OrderedDict()
-        self._told: OrderedDict[ModelSource, int] = OrderedDict()
-        """Predictions that the mesh was given."""
+        self._predicted: OrderedDict[ModelSource, int] = OrderedDict()
+        """Predictions that the mesh has."""
         self.on_leave: Callable[[str], None] | None = None
         """Called with the id of a model that is about to be unloaded: new calls must not find it any more."""
 
@@ -368,7 +368,7 @@ class LoadedModels(Generic[M]):
         load, which would fail there again and again: such a load takes the room that there is, and is measured.
         """
         capacity_bytes = self._runtime.capacity_bytes
-        if entry.source in self._sizes or entry.source in self._told or predicted_bytes > capacity_bytes:
+        if entry.source in self._sizes or entry.source in self._predicted or predicted_bytes > capacity_bytes:
             return predicted_bytes
         others = (e for e in self._entries.values() if e is not entry and e.state is not _State.LEAVING)
         return min(predicted_bytes, max(0, capacity_bytes - sum(e.size_bytes for e in others)))
@@ -377,7 +377,7 @@ class LoadedModels(Generic[M]):
         """As `predict_size`, for the mesh, which makes room for this size."""
         size_bytes = await self.predict_size(source)
         if size_bytes is not None:
-            _remember(self._told, source, size_bytes)
+            _remember(self._predicted, source, size_bytes)
         return size_bytes
 
     async def predict_size(self, source: ModelSource) -> int | None:

@@ -240,12 +240,12 @@ def _names_storage(key: str) -> bool:
     return isinstance(found, dict) and bool(found.get("storage_key") or found.get("storage_params"))
 
 
-def _logged(model_id: str, told: Report) -> Report:
-    """A log line for each stage; `told` gets every report."""
+def _logged(model_id: str, receive: Report) -> Report:
+    """A log line for each stage; `receive` gets every report."""
     last: list[Stage] = []
 
     def report(progress: Progress) -> None:
-        told(progress)
+        receive(progress)
         if progress.stage not in last[-1:]:
             last.append(progress.stage)
             _log.info(

@@ -71,7 +71,7 @@ class PythonFormat:
             raise
         except BaseException as error:  # SystemExit too: it would end the process, and all other models with it
             _forget(package)
-            raise _told(path, error) from error
+            raise _load_error(path, error) from error
 
 
 class PythonModel:
@@ -80,8 +80,8 @@ class PythonModel:
     def __init__(self, made: Any, package: str, predicted_bytes: int) -> None:
         self._made = made
         self._package = package
-        told = getattr(made, "size_bytes", None)
-        self.size_bytes = predicted_bytes if told is None else int(told)
+        stated = getattr(made, "size_bytes", None)
+        self.size_bytes = predicted_bytes if stated is None else int(stated)
         self.signature = getattr(made, "signature", ModelSignature())
         if not isinstance(self.signature, ModelSignature):
             raise LoadError(f"its signature is a {type(self.signature).__name__}, not a ModelSignature")
@@ -143,7 +143,7 @@ def _forget(package: str) -> None:
         del sys.modules[name]
 
 
-def _told(path: Path, error: BaseException) -> LoadError:
+def _load_error(path: Path, error: BaseException) -> LoadError:
     if isinstance(error, LoadError):
         return LoadError(f"{path}: {error}", status=error.status)
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("_modelmesh_model_"):

@@ -181,7 +181,7 @@ def run(
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def told(*_: object) -> None:
+        def stop_soon(*_: object) -> None:
             # Not left to the loop, which a method of the author's may hold.
             last_resort = threading.Timer(2 * GRACE_S, _end_hard)
             last_resort.daemon = True
@@ -192,7 +192,7 @@ def run(
             # The loop's own handler wakes it by a pipe. Without it, a signal that comes just before the loop begins to wait
             # for events is seen only at the next event, which may never come.
             loop.add_signal_handler(number, stop.set)
-            signal.signal(number, told)
+            signal.signal(number, stop_soon)
         warming = asyncio.create_task(_warm_up(runtime))
         await stop.wait()
         _log.info("stopping")

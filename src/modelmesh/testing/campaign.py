@@ -20,7 +20,7 @@ from modelmesh.testing.simulation import Outcome, simulate
 STORY_LINES = 40
 REPEATED_SEEDS = 20
 PROCESSES = 2
-TOLD_EVERY_S = 10.0
+REPORT_EVERY_S = 10.0
 OTHER_HASH_SEED = "4711"
 
 
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.digests:
             _say(json.dumps({summary.seed: summary.digest for summary in pool.map(play, seeds)}))
             return 0
-        summaries = list(_told(pool.map(play, seeds), len(seeds)))
+        summaries = list(_reported(pool.map(play, seeds), len(seeds)))
     violations = sum(bool(summary.problem) for summary in summaries)
     violations += _play_again({summary.seed: summary.digest for summary in summaries[:REPEATED_SEEDS]}, given.first)
     faults = Counter(kind for summary in summaries for kind in summary.faults)
@@ -94,9 +94,9 @@ def _one(seed: int) -> int:
     return 1 if outcome.problem else 0
 
 
-def _told(summaries: Iterator[Summary], total: int) -> Iterator[Summary]:
+def _reported(summaries: Iterator[Summary], total: int) -> Iterator[Summary]:
     """Say how far it is, and what failed, while it runs."""
-    began = told = time.monotonic()
+    began = reported = time.monotonic()
     bad = 0
     for number, summary in enumerate(summaries, 1):
         if summary.problem:
@@ -104,9 +104,9 @@ def _told(summaries: Iterator[Summary], total: int) -> Iterator[Summary]:
             _say("\n".join(summary.end))
             _say(f"seed={summary.seed} calls={summary.calls} faults={sorted(summary.faults)}")
             _say(f"problem: {summary.problem}\nrepeat: make sim SEED={summary.seed}\n")
-        if time.monotonic() - told >= TOLD_EVERY_S:
-            told = time.monotonic()
-            sys.stderr.write(f"{number} of {total} seeds, {bad} failed, {told - began:.0f} s\n")
+        if time.monotonic() - reported >= REPORT_EVERY_S:
+            reported = time.monotonic()
+            sys.stderr.write(f"{number} of {total} seeds, {bad} failed, {reported - began:.0f} s\n")
         yield summary
 
 

@@ -232,13 +232,13 @@ class SimulatedCluster:
             crashed=crashed,
         )
 
-        def tell(event: Event) -> None:
+        def record(event: Event) -> None:
             if self.keep_story:
                 self.story.append(replace(event, time_ms=event.time_ms - clock.skew_ms))
             for watcher in self.watchers:
                 watcher(event)
 
-        plane.journal.subscribe(tell)
+        plane.journal.subscribe(record)
         dataplane.listen(plane.receive)
         dataplane.start()
         models = Models(plane)

@@ -85,7 +85,7 @@ class SimulatedDataPlane(Consumed, CalledModels):
         self._held: dict[Token, _HeldCall] = {}
         self._answered: dict[Token, None] = {}
         self._copies = LocalCopies(instance=instance, infer=infer, now_ms=now_ms, idle=self._ran_empty)
-        self._links = PeerLinks(instance=instance, network=network, tell=self._emit_soon)
+        self._links = PeerLinks(instance=instance, network=network, emit=self._emit_soon)
         self._open = False
         self.rules: Rules | None = None
         self.tenants: Sequence[TenantLimits] | None = None

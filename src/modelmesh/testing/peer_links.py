@@ -24,10 +24,10 @@ class PeerLinks:
         tell: Called for links that are lost or back.
     """
 
-    def __init__(self, *, instance: InstanceId, network: FakeNetwork, tell: Callable[[DataPlaneEvent], None]) -> None:
+    def __init__(self, *, instance: InstanceId, network: FakeNetwork, emit: Callable[[DataPlaneEvent], None]) -> None:
         self._instance = instance
         self._network = network
-        self._tell = tell
+        self._emit = emit
         self._peers: dict[InstanceId, PeerAddress] = {}
         self._in_flight: dict[tuple[ModelId, InstanceId], int] = {}
         self._lost: dict[InstanceId, asyncio.Task[None]] = {}
@@ -147,7 +147,7 @@ class PeerLinks:
         if instance in self._lost or instance not in self._peers:
             return
         self._lost[instance] = asyncio.get_running_loop().create_task(self._probe(instance))
-        self._tell(LinkLost(instance))
+        self._emit(LinkLost(instance))
 
     async def _probe(self, instance: InstanceId) -> None:
         delay = 0.04
@@ -157,5 +157,5 @@ class PeerLinks:
             address = self._peers.get(instance)
             if address is not None and self._network.plane(self._instance, address.address) is not None:
                 self._lost.pop(instance, None)
-                self._tell(LinkBack(instance))
+                self._emit(LinkBack(instance))
                 return

@@ -70,7 +70,7 @@ class Block:
     """Commands, and the lines that told what happened."""
 
     commands: list[str]
-    told: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
 
 def parse(text: str) -> list[Block]:
@@ -83,7 +83,7 @@ def parse(text: str) -> list[Block]:
             blocks.append(Block(commands))
             commands, inside = [], True
         elif inside and line:
-            blocks[-1].told.append(line)
+            blocks[-1].lines.append(line)
         else:
             inside = False
             commands.append(line)
@@ -103,7 +103,7 @@ class _Player:
         self._clock = VirtualClock()
         self._began_ms: int | None = None
         self._calls: dict[str, asyncio.Task[None]] = {}
-        self._told: list[str] = []
+        self._lines: list[str] = []
         self._answers: dict[InstanceId, tuple[Status, str]] = {}
         self._cluster.watchers.append(self._happened)
         self._commands: dict[str, Callable[[list[str], dict[str, str]], Awaitable[None]]] = {
@@ -132,8 +132,8 @@ class _Player:
                     if line.strip() and not line.startswith("#"):
                         await self._perform(line)
                 await asyncio.sleep(0.0005)
-                lines += [*block.commands, RULE, *self._told]
-                self._told.clear()
+                lines += [*block.commands, RULE, *self._lines]
+                self._lines.clear()
         finally:
             for call in self._calls.values():
                 call.cancel()
@@ -150,7 +150,7 @@ class _Player:
             raise ScenarioError(f"{line!r}: there is no command {words[0]!r}")
         if words[0] not in _SETUP and self._began_ms is None:
             await asyncio.sleep(2)  # the instances know each other
-            self._told.clear()
+            self._lines.clear()
             self._began_ms = self._clock.monotonic_ms()
         if at_ms is not None:
             assert self._began_ms is not None
@@ -170,7 +170,7 @@ class _Player:
 
     def _tell(self, text: str, at_ms: int | None = None) -> None:
         now_ms = self._clock.monotonic_ms() if at_ms is None else at_ms
-        self._told.append(f"{now_ms - (self._began_ms or now_ms)}ms".ljust(10) + text.rstrip())
+        self._lines.append(f"{now_ms - (self._began_ms or now_ms)}ms".ljust(10) + text.rstrip())
 
     # --- commands -----------------------------------------------------------------------------------
 

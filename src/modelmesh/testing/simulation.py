@@ -45,7 +45,7 @@ _ALLOWED = frozenset({Status.OK, Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED, 
 _UNSURE = _ALLOWED | {Status.NOT_FOUND, Status.INTERNAL}
 """What a call for a model may end in while its owner works on it."""
 
-_TOLD = (
+_EXPLAINED = (
     "scripted failure",
     "out of memory",
     " needs ",
@@ -207,8 +207,8 @@ class Simulation:
         if began_ms < max(unsure_ms, artefact.unsure_ms):
             allowed = answer.status in _UNSURE
         else:
-            told = answer.status is Status.INTERNAL and any(text in answer.message for text in _TOLD)
-            allowed = answer.status in _ALLOWED or told
+            explained = answer.status is Status.INTERNAL and any(text in answer.message for text in _EXPLAINED)
+            allowed = answer.status in _ALLOWED or explained
         assert allowed, f"a call for {artefact.model} via {via} ended in {answer.status.name}: {answer.message}"
         return answer
 

@@ -24,7 +24,7 @@ POLICIES: tuple[Policy, ...] = ("adaptive", "lru")
 
 UNLOAD_MS = 100
 CALL_TIMEOUT_MS = 300_000
-TOLD_EVERY = 100
+REPORT_EVERY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ async def _serve(
         for number, (due_ms, model) in enumerate(workload.requests):
             await asyncio.sleep((began_ms + due_ms - clock.monotonic_ms()) / 1000)
             start(number, model, rng.choice(names))
-            if (number + 1) % TOLD_EVERY == 0:
+            if (number + 1) % REPORT_EVERY == 0:
                 progress(number + 1)
         while running:
             await asyncio.gather(*running.values())

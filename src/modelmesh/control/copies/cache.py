@@ -5,6 +5,7 @@ The interface for other parts of the control plane. Each copy is a state machine
 """
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -37,6 +38,7 @@ from modelmesh.values.explanation import Rehearsal, SizeSource
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.memory import NOTHING, Memory
+from modelmesh.values.records import Member
 from modelmesh.values.view import Copy, ModelView
 
 PUBLISH_BOUND_MS = 1_000
@@ -347,11 +349,12 @@ class Cache:
 
     # --- changes elsewhere -----------------------------------------------------------------------------
 
-    def viewed(self, view: ModelView) -> None:
+    def viewed(self, view: ModelView, members: Mapping[InstanceId, Member]) -> None:
         """Copies of a model changed: learn its size from those that others have loaded."""
         for copy in view.copies:
-            if copy.instance != self._own and copy.ready:
-                self.learned.heard(view.model, copy.size)
+            member = members.get(copy.instance)
+            if member is not None and copy.instance != self._own and copy.ready:
+                self.learned.heard(view.model, copy.size, capacity=member.record.capacity)
 
     def vanished(self, model: ModelId, load_id: LoadId) -> None:
         """The runtime reports that it does not have a copy that it should have."""

@@ -77,10 +77,15 @@ class Learned:
                 return size, source
         return default, SizeSource.DEFAULT
 
-    def heard(self, model: ModelId, size: Memory) -> None:
-        """Another instance has loaded a model: that is its size there."""
-        if size:
+    def heard(self, model: ModelId, size: Memory, *, capacity: Memory) -> None:
+        """Another instance has loaded a model: that is its size there. More than all that it has (`capacity`) is not believed."""
+        if size and size.fits(capacity):
             _remember(self._heard, model, size)
+
+    def forget_heard_beyond(self, largest: Memory) -> None:
+        """The instances that are left have so much at most: a larger model that none of them measured is not refused for its size."""
+        for model in [model for model, size in self._heard.items() if not size.fits(largest)]:
+            del self._heard[model]
 
     def predicted(self, model: ModelId, size: Memory) -> None:
         """The runtime predicted the size of a model that was not measured yet."""

@@ -8,15 +8,15 @@ import asyncio
 from collections.abc import Callable
 
 from modelmesh.control.duties.tallies import Tallies
+from modelmesh.control.duties.vmodel_tasks import VModelTasks
 from modelmesh.control.journal import Journal
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.view.records import TooManyReadsError, UnreadableRecordError
 from modelmesh.control.view.vmodels import VModels
 from modelmesh.policy.rollout import NextStep, PromoteModel, RollBack, Wait, apply, judge
-from modelmesh.ports import Change, ChangeKind, Clock, Compare, StoreError
+from modelmesh.ports import Clock, Compare, StoreError
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import VModelRecord
-from modelmesh.values.stored import RecordError
 
 LOOK_MS = 5_000
 """How often each rollout is looked at."""
@@ -47,43 +47,11 @@ class Rollouts:
         self._fence = fence
         self._clock = clock
         self._journal = journal
-        self._tasks = tasks
-        self._running: dict[VModelId, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self.due = False
-        """Whether rollouts may have begun unseen: `sweep` finds them."""
-
-    def __len__(self) -> int:
-        return len(self._running)
-
-    def changed(self, vmodel: VModelId, change: Change) -> None:
-        """The watch brought a new record, or its deletion."""
-        if change.kind is ChangeKind.PUT and _is_rolled_out(change.item.value) and self._fence() is not None:
-            self._start(vmodel)
-
-    def relisted(self) -> None:
-        """Any record may have changed unseen."""
-        self.due = True
-
-    async def sweep(self) -> None:
-        """Take up every rollout there is; on becoming leader, and now and then. Raises StoreError."""
-        async for vmodel in self._vmodels.every(_is_rolled_out):
-            self._start(vmodel)
-        self.due = False
-
-    def stop(self) -> None:
-        """Another instance leads."""
-        for task in tuple(self._running.values()):
-            task.cancel()
-
-    def _start(self, vmodel: VModelId) -> None:
-        if vmodel in self._running:
-            return
-        task = self._tasks.start(
-            self._run(vmodel), f"roll out for vmodel {vmodel}", failed=lambda _: setattr(self, "due", True)
+        self.tasks = VModelTasks(
+            "roll out for", under_way=_is_rolled_out, run=self._run, fence=fence, vmodels=vmodels, tasks=tasks
         )
-        self._running[vmodel] = task
-        task.add_done_callback(lambda _: self._running.pop(vmodel, None))
+        """One for each rollout that runs."""
 
     async def _run(self, vmodel: VModelId) -> None:
         while (fence := self._fence()) is not None:
@@ -129,9 +97,5 @@ class Rollouts:
                 self._journal.note("rollout_rolled_back", model, reason, detail)
 
 
-def _is_rolled_out(value: bytes) -> bool:
-    try:
-        record = VModelRecord.decode(value)
-    except RecordError:
-        return False
+def _is_rolled_out(record: VModelRecord) -> bool:
     return record.rollout is not None and record.rollout.running

@@ -1,6 +1,6 @@
 """The periodic tasks of an instance, in their order: about once a second."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from random import Random
 
@@ -16,10 +16,9 @@ from modelmesh.control.duties.put_back import PutBack
 from modelmesh.control.duties.rates import RateBook
 from modelmesh.control.duties.reconcile import Reconciler
 from modelmesh.control.duties.requeue import Requeue
-from modelmesh.control.duties.rollouts import Rollouts
 from modelmesh.control.duties.scale import Scaler
 from modelmesh.control.duties.survey import Survey
-from modelmesh.control.duties.vmodel_moves import Transitions
+from modelmesh.control.duties.vmodel_tasks import VModelTasks
 from modelmesh.control.journal import Journal
 from modelmesh.control.requests.journeys import Requests
 from modelmesh.control.requests.mover import Mover
@@ -53,6 +52,7 @@ class Rounds:
     """Every instance's periodic work, and the leader's.
 
     Args:
+        vmodel_tasks: What the leader does for vmodels.
         cut_off_since_ms: Since when this instance is out of touch with others (epoch milliseconds); None: it is not.
         turned: Called before each round.
         send_again: Sends the data plane again what it did not take.
@@ -78,8 +78,7 @@ class Rounds:
         missing: Missing,
         leader: Leader,
         census: Census,
-        transitions: Transitions,
-        rollouts: Rollouts,
+        vmodel_tasks: Sequence[VModelTasks],
         clock: Clock,
         journal: Journal,
         tasks: Tasks,
@@ -100,7 +99,7 @@ class Rounds:
         self._missing = missing
         self._leader = leader
         self._census = census
-        self._led = (transitions, rollouts)
+        self._vmodel_tasks = vmodel_tasks
         self._tasks = tasks
         self._read_only = read_only
         self._cut_off_since_ms = cut_off_since_ms
@@ -192,22 +191,22 @@ class Rounds:
         """The leader's duties; nothing at the others."""
         won = self._leader.changed_hands() and self._leader.leads
         if not self._leader.leads:
-            for work in self._led:
+            for work in self._vmodel_tasks:
                 work.stop()
             self._census.stop()
             return
         if won:
-            for work in self._led:
+            for work in self._vmodel_tasks:
                 work.due = True
-        for duty in (self._count, self._sweep_transitions, self._sweep_failures, self._begin_survey):
+        for duty in (self._count, self._sweep_vmodels, self._sweep_failures, self._begin_survey):
             await self._do(duty)
 
     def _count(self) -> None:
         if self._census.models is None and not self._census.counting:
             self._tasks.start(self._census.take(), "count the models")
 
-    async def _sweep_transitions(self) -> None:
-        for work in self._led:
+    async def _sweep_vmodels(self) -> None:
+        for work in self._vmodel_tasks:
             if work.due or self._ticks % TRANSITION_TICKS == 0:
                 with suppress(StoreError):
                     await work.sweep()

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from modelmesh.control.decide import Decider
+from modelmesh.control.duties.vmodel_tasks import VModelTasks
 from modelmesh.control.journal import Journal
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.view.records import (
@@ -27,10 +28,9 @@ from modelmesh.policy.promotion import (
     Promote,
     promote,
 )
-from modelmesh.ports import Change, ChangeKind, Clock, Compare, StoreError
+from modelmesh.ports import Change, Clock, Compare, StoreError
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import ModelRecord, VModelRecord
-from modelmesh.values.stored import RecordError
 
 HOUR_MS = 3_600_000
 LOOK_AGAIN_MS = 2_000
@@ -81,21 +81,16 @@ class Transitions:
         self._fence = fence
         self._clock = clock
         self._journal = journal
-        self._tasks = tasks
-        self._running: dict[VModelId, asyncio.Task[None]] = {}
         self._watched: dict[ModelId, dict[VModelId, asyncio.Event]] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self.due = False
-        """Whether transitions may have begun unseen: `sweep` finds them."""
-
-    def __len__(self) -> int:
-        return len(self._running)
+        self.tasks = VModelTasks(
+            "move", under_way=_in_transition, run=self._run, fence=fence, vmodels=vmodels, tasks=tasks
+        )
+        """One for each transition."""
 
     def changed(self, vmodel: VModelId, change: Change) -> None:
         """The watch brought a new record, or its deletion."""
-        moving = change.kind is ChangeKind.PUT and _in_transition(change.item.value)
-        if moving and self._fence() is not None:
-            self._start(vmodel)
+        self.tasks.changed(vmodel, change)
         for watching in self._watched.values():
             if vmodel in watching:
                 watching[vmodel].set()
@@ -108,28 +103,8 @@ class Transitions:
 
     def relisted(self) -> None:
         """Any record, copy or failure may have changed unseen."""
-        self.due = True
+        self.tasks.due = True
         self.viewed(tuple(self._watched))
-
-    async def sweep(self) -> None:
-        """Take up every transition there is; on becoming leader, and now and then. Raises StoreError."""
-        async for vmodel in self._vmodels.every(_in_transition):
-            self._start(vmodel)
-        self.due = False
-
-    def stop(self) -> None:
-        """Another instance leads."""
-        for task in tuple(self._running.values()):
-            task.cancel()
-
-    def _start(self, vmodel: VModelId) -> None:
-        if vmodel in self._running:
-            return
-        task = self._tasks.start(
-            self._run(vmodel), f"move vmodel {vmodel}", failed=lambda _: setattr(self, "due", True)
-        )
-        self._running[vmodel] = task
-        task.add_done_callback(lambda _: self._running.pop(vmodel, None))
 
     async def _run(self, vmodel: VModelId) -> None:
         async with self._slots:
@@ -214,9 +189,5 @@ class Transitions:
                     del self._watched[model]
 
 
-def _in_transition(value: bytes) -> bool:
-    try:
-        record = VModelRecord.decode(value)
-    except RecordError:
-        return False
+def _in_transition(record: VModelRecord) -> bool:
     return record.active != record.target

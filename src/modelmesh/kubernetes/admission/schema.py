@@ -14,7 +14,7 @@ def text(
     description: str = "", *, most: int = MAX_TEXT, choices: Sequence[str] = (), default: str | None = None
 ) -> Schema:
     """A text of at most `most` characters."""
-    found: Schema = {"type": "string", **_said(description)}
+    found: Schema = {"type": "string", **_described(description)}
     if choices:
         found["enum"] = list(choices)
     else:
@@ -24,7 +24,7 @@ def text(
 
 def number(description: str = "", *, least: int | None = None, most: int | None = None) -> Schema:
     """A whole number of 64 bits."""
-    found: Schema = {"type": "integer", "format": "int64", **_said(description)}
+    found: Schema = {"type": "integer", "format": "int64", **_described(description)}
     if least is not None:
         found["minimum"] = least
     return found if most is None else {**found, "maximum": most}
@@ -32,19 +32,19 @@ def number(description: str = "", *, least: int | None = None, most: int | None 
 
 def flag(description: str = "") -> Schema:
     """A boolean."""
-    return {"type": "boolean", **_said(description)}
+    return {"type": "boolean", **_described(description)}
 
 
 def texts(description: str = "") -> Schema:
     """A mapping of texts."""
-    return {"type": "object", "additionalProperties": {"type": "string"}, **_said(description)}
+    return {"type": "object", "additionalProperties": {"type": "string"}, **_described(description)}
 
 
 def mapping(
     properties: dict[str, Schema], description: str = "", *, required: Sequence[str] = (), open_: bool = False
 ) -> Schema:
     """A mapping. `open_`: further fields are kept as they are."""
-    found: Schema = {"type": "object", **_said(description), "properties": properties}
+    found: Schema = {"type": "object", **_described(description), "properties": properties}
     if required:
         found["required"] = list(required)
     return {**found, "x-kubernetes-preserve-unknown-fields": True} if open_ else found
@@ -52,12 +52,12 @@ def mapping(
 
 def listing(item: Schema, description: str = "", *, most: int) -> Schema:
     """A list of at most `most` items."""
-    return {"type": "array", **_said(description), "maxItems": most, "items": item}
+    return {"type": "array", **_described(description), "maxItems": most, "items": item}
 
 
 def anything(description: str = "") -> Schema:
     """A mapping whose fields the API server checks elsewhere, where a pod is made of it."""
-    return {"type": "object", **_said(description), "x-kubernetes-preserve-unknown-fields": True}
+    return {"type": "object", **_described(description), "x-kubernetes-preserve-unknown-fields": True}
 
 
 def conditions() -> Schema:
@@ -81,5 +81,5 @@ def conditions() -> Schema:
     }
 
 
-def _said(description: str) -> Schema:
+def _described(description: str) -> Schema:
     return {"description": description} if description else {}

@@ -75,12 +75,13 @@ def _valid(states: Mapping[str, RuntimeState]) -> Condition:
 
 
 def _ready(states: Mapping[str, RuntimeState]) -> Condition:
-    said = {namespace: _ready_in(state) for namespace, state in sorted(states.items())}
-    if len(said) == 1:
-        return next(iter(said.values()))
-    bad = [(namespace, one) for namespace, one in said.items() if one.status is not True]
+    conditions = {namespace: _ready_in(state) for namespace, state in sorted(states.items())}
+    if len(conditions) == 1:
+        return next(iter(conditions.values()))
+    bad = [(namespace, one) for namespace, one in conditions.items() if one.status is not True]
     if not bad:
-        return Condition("Ready", True, "PodsReady" if said else "NoNamespace", f"in {len(said)} namespaces")  # noqa: FBT003
+        reason = "PodsReady" if conditions else "NoNamespace"
+        return Condition("Ready", True, reason, f"in {len(conditions)} namespaces")  # noqa: FBT003
     message = "; ".join(f"{namespace}: {one.message}" for namespace, one in bad)
     return Condition("Ready", False, bad[0][1].reason, message)  # noqa: FBT003
 

@@ -15,8 +15,8 @@ SHOWN_A_SECOND = 65_536
 """Bytes. More is read and dropped, so that a model that prints much is not held up by it."""
 PAUSE_S = 0.01
 """Between two reads of a process that prints more than is shown. One that prints faster than that waits in its own print."""
-TOLD_S = 1.0
-"""It is told at the latest after this time how much was not shown."""
+NOTE_DELAY_S = 1.0
+"""After this time at the latest a line says how much was not shown."""
 
 
 class Lines:
@@ -84,7 +84,7 @@ class Output:
         self._descriptor = descriptor
         self._lines = Lines()
         self._pause: asyncio.TimerHandle | None = None
-        self._telling: asyncio.TimerHandle | None = None
+        self._note: asyncio.TimerHandle | None = None
         self._is_open = True
         os.set_blocking(descriptor, False)
         self._loop = asyncio.get_running_loop()
@@ -98,19 +98,19 @@ class Output:
 
     def _resume(self) -> None:
         self._pause = None
-        self._loop.add_reader(self._descriptor, self._heard)
+        self._loop.add_reader(self._descriptor, self._on_readable)
 
-    def _heard(self) -> None:
+    def _on_readable(self) -> None:
         self._read()
         if self._is_open and self._lines.is_over:
             self._loop.remove_reader(self._descriptor)
             self._pause = self._loop.call_later(PAUSE_S, self._resume)
-            if self._telling is None:
-                self._telling = self._loop.call_later(TOLD_S, self._tell)
+            if self._note is None:
+                self._note = self._loop.call_later(NOTE_DELAY_S, self._show_omitted)
 
-    def _tell(self) -> None:
+    def _show_omitted(self) -> None:
         """Say how much was not shown."""
-        self._telling = None
+        self._note = None
         self._show(self._lines.add(b"", self._loop.time()))
 
     def _read(self) -> None:
@@ -128,7 +128,7 @@ class Output:
             return
         self._is_open = False
         self._show(self._lines.rest())
-        for timer in (self._pause, self._telling):
+        for timer in (self._pause, self._note):
             if timer is not None:
                 timer.cancel()
         with contextlib.suppress(OSError):
