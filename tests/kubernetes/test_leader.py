@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from modelmesh.kubernetes.kinds import LEASE, NAMESPACE, Key
+from modelmesh.kubernetes.kinds import LEASE, NAMESPACE, Key, Kind, Object
 from modelmesh.kubernetes.loop.leader import LOCK, Leadership, LeaseTimes
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.kubernetes import MemoryApi
@@ -67,6 +67,35 @@ def play(story: Callable[[MemoryApi], Awaitable[list[Candidate]]]) -> None:
         assert all(earlier[1] <= later[0] for earlier, later in pairwise(spans)), spans
         for candidate in candidates:
             await candidate.stop()
+
+    run_virtual(main())
+
+
+class Doubled(MemoryApi):
+    """An API server whose answers to some writes of leases are lost; the HTTP client makes such a write again, on the old revision."""
+
+    lost = 0
+
+    async def replace(self, kind: Kind, item: Object) -> Object:
+        written = await super().replace(kind, item)
+        self.lost += 1
+        return written if self.lost % 3 == 0 else await super().replace(kind, item)
+
+
+def test_a_leader_whose_write_is_made_twice_goes_on_leading() -> None:
+    async def main() -> None:
+        api = Doubled(VirtualClock())
+        api.put(NAMESPACE, {"metadata": {"name": "ns"}})
+        a = Candidate(api, "a")
+        await asyncio.sleep(5)
+        b = Candidate(api, "b")
+        await asyncio.sleep(120)
+        assert api.lost > 50
+        assert (len(a.led), len(b.led)) == (1, 0)
+        await a.stop()
+        await asyncio.sleep(5)
+        assert len(b.led) == 1
+        await b.stop()
 
     run_virtual(main())
 

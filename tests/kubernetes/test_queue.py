@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from modelmesh.kubernetes.loop.queue import LAST_PAUSE_MS, Queue
+from modelmesh.kubernetes.ports import ApiError
 from modelmesh.testing.clock import VirtualClock, run_virtual
 
 Work = Callable[[str], Awaitable[float | None]]
@@ -54,6 +55,28 @@ def play(story: Callable[[], Awaitable[None]]) -> None:
 
 async def one_second(_: str) -> None:
     await asyncio.sleep(1)
+
+
+def test_a_server_that_asks_to_wait_is_waited_for_also_if_something_changes() -> None:
+    async def refused(_: str) -> None:
+        if len(run.at["a/k"]) < 3:
+            raise ApiError(429, "too many requests", retry_after_s=7)
+
+    async def story() -> None:
+        nonlocal run
+        run = Run(refused)
+        run.queue.add("a/k")
+        for _ in range(40):
+            await asyncio.sleep(0.5)
+            run.queue.add("a/k")
+        first, second, third, *_ = run.at["a/k"]
+        assert second - first >= 7
+        assert third - second >= 7
+        assert len(run.at["a/k"]) > 5  # and once it is served, changes are looked at when they come
+        await run.stop()
+
+    run: Run
+    play(story)
 
 
 def test_a_key_that_is_added_often_is_worked_on_once_and_once_more_if_it_changed_meanwhile() -> None:

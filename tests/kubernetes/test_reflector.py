@@ -11,7 +11,7 @@ from modelmesh.kubernetes.kinds import NAMESPACE, PREDICTOR, SERVICE_MONITOR, Ke
 from modelmesh.kubernetes.loop import reflector as reflecting
 from modelmesh.kubernetes.loop.cache import Cache
 from modelmesh.kubernetes.loop.reflector import Reflector
-from modelmesh.kubernetes.ports import ApiError, Scope
+from modelmesh.kubernetes.ports import ApiError, GoneError, Scope
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.kubernetes import MemoryApi
 
@@ -102,6 +102,23 @@ def test_what_was_deleted_while_the_history_was_compacted_is_deleted_here() -> N
         w.create("a3")
         await asyncio.sleep(1)
         assert w.names == ["a1", "a2", "a3"]
+
+    play(story)
+
+
+def test_a_server_that_keeps_no_revision_is_listed_with_growing_pauses() -> None:
+    async def story(w: Watched) -> None:
+        gone = GoneError(410, "too old resource version")
+        w.api.refuse = lambda request: gone if request.verb == "WATCH" else None
+        w.api.cut_watches()
+        w.api.requests.clear()
+        await asyncio.sleep(600)
+        assert 10 < sum(request.verb == "LIST" for request in w.api.requests) < 80
+        w.api.refuse = lambda _: None
+        await asyncio.sleep(40)
+        w.create("a2")
+        await asyncio.sleep(1)
+        assert w.names == ["a0", "a1", "a2"]
 
     play(story)
 

@@ -6,6 +6,7 @@ follower counts from when it saw the lease change.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
@@ -103,7 +104,17 @@ class Leadership:
             return False
 
     async def _take(self) -> bool:
-        """Write the lease if it is ours, has no holder, or was not renewed for its duration. Raises ApiError."""
+        """Write the lease if it is ours, has no holder, or was not renewed for its duration. Raises ApiError.
+
+        A conflict is not always another replica: if the answer to our own write was lost, the HTTP client made the write again.
+        So the lease is looked at once more. False: another holds it.
+        """
+        with suppress(ConflictError):
+            return await self._look_and_write()
+        return await self._look_and_write()
+
+    async def _look_and_write(self) -> bool:
+        """Raises ConflictError: the lease changed since it was read."""
         found = await self._api.read(LEASE, self._key)
         if found is None:
             lease = {
@@ -112,7 +123,8 @@ class Leadership:
                 "metadata": {"name": self._key.name, "namespace": self._key.namespace},
                 "spec": self._spec({}),
             }
-            return await self._written(self._api.create(LEASE, lease))
+            self._saw(await self._api.create(LEASE, lease))
+            return True
         spec = found.get("spec") or {}
         revision, now_ms = found["metadata"]["resourceVersion"], self._clock.monotonic_ms()
         if revision != self._seen[0]:
@@ -121,15 +133,11 @@ class Leadership:
         duration_s = spec.get("leaseDurationSeconds") or self._times.duration_s
         if holder not in {"", self._identity} and now_ms - self._seen[1] < duration_s * 1000:
             return False
-        return await self._written(self._api.replace(LEASE, {**found, "spec": self._spec(spec)}))
-
-    async def _written(self, write: Awaitable[Object]) -> bool:
-        try:
-            written = await write
-        except ConflictError:
-            return False  # another replica was faster
-        self._seen = written["metadata"]["resourceVersion"], self._clock.monotonic_ms()
+        self._saw(await self._api.replace(LEASE, {**found, "spec": self._spec(spec)}))
         return True
+
+    def _saw(self, written: Object) -> None:
+        self._seen = written["metadata"]["resourceVersion"], self._clock.monotonic_ms()
 
     def _spec(self, before: Object) -> Object:
         now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC).isoformat(timespec="microseconds")

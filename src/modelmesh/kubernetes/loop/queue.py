@@ -11,6 +11,7 @@ from itertools import count
 from random import Random
 from typing import Generic, TypeVar
 
+from modelmesh.kubernetes.ports import ApiError
 from modelmesh.ports import Clock
 
 FIRST_PAUSE_MS = 100
@@ -53,6 +54,8 @@ class Queue(Generic[T]):
         self._running: dict[str, dict[T, asyncio.Task[None]]] = {}
         self._again: dict[T, None] = {}
         self._failures: dict[T, int] = {}
+        self._held: dict[T, int] = {}
+        """Until when the server asked not to be called again for a key."""
         self._timers: list[tuple[int, int, T]] = []
         self._due: dict[T, int] = {}
         self._numbers = count()
@@ -70,7 +73,14 @@ class Queue(Generic[T]):
         return self.depth == 0
 
     def add(self, key: T) -> None:
-        """Look at a key as soon as there is room. A pause after failures is over: something changed."""
+        """Look at a key as soon as there is room. A pause after failures is over, because something changed.
+
+        A pause that the server asked for is not.
+        """
+        held_ms = self._held.get(key, 0) - self._clock.monotonic_ms()
+        if held_ms > 0:
+            self.add_later(key, held_ms / 1000)
+            return
         self._due.pop(key, None)
         group = self._group(key)
         if key in self._running.get(group, ()):
@@ -137,8 +147,9 @@ class Queue(Generic[T]):
             async with asyncio.timeout(self._bound_s):
                 after_s = await self._work(key)
             self._failures.pop(key, None)
+            self._held.pop(key, None)
         except Exception as error:  # noqa: BLE001 - whatever it is, one key must not stop the others
-            after_s = self._pause_s(key)
+            after_s = max(self._pause_s(key), self._hold_s(key, error))
             self._failed(key, error, after_s)
         finally:
             running = self._running[group]
@@ -151,6 +162,14 @@ class Queue(Generic[T]):
             elif after_s is not None:
                 self.add_later(key, after_s)
             self._wake.set()
+
+    def _hold_s(self, key: T, error: Exception) -> float:
+        """How long the server asks to wait."""
+        if not isinstance(error, ApiError) or not error.retry_after_s:
+            return 0.0
+        asked_s = min(error.retry_after_s, LAST_PAUSE_MS / 1000)
+        self._held[key] = self._clock.monotonic_ms() + int(asked_s * 1000)
+        return asked_s
 
     def _pause_s(self, key: T) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1

@@ -56,6 +56,8 @@ class Reflector:
         self._failed = failed
         self._revision = ""
         self._pause_ms = PAUSE_MS
+        self._gone = 0
+        """How often in a row a listing was of no use, because its revision was gone."""
         self.listings = 0
 
     async def run(self) -> None:
@@ -68,7 +70,8 @@ class Reflector:
             except GoneError as error:
                 self._revision = ""
                 self._failed(self._kind, error)
-                await self._clock.sleep(self._rng.randrange(PAUSE_MS))
+                await self._clock.sleep(self._rng.randrange(min(PAUSE_MAX_MS, PAUSE_MS << min(self._gone, 16))))
+                self._gone += 1
             except NotFoundError as error:
                 if self._cache.synced.is_set() and not self._cache.absent:
                     # The definition of the kind is replaced, perhaps. If it was deleted, its objects were before it.
@@ -117,6 +120,7 @@ class Reflector:
                     return
                 self._revision = event.item["metadata"]["resourceVersion"]
                 self._pause_ms = PAUSE_MS
+                self._gone = 0
                 if event.change is Change.DELETED:
                     self._cache.remove(key_of(event.item))
                 elif event.change is not Change.BOOKMARK:
