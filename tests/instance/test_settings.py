@@ -204,6 +204,14 @@ def test_two_listeners_cannot_share_a_port() -> None:
     assert settings(MM_PROBE_PORT="NONE", MM_PRESTOP_WAIT_PORT="0").prestop_port == 0
 
 
+def test_management_may_have_a_port_of_its_own() -> None:
+    assert settings().management_port == 0
+    assert settings(MM_MANAGEMENT_PORT="8034").management_port == 8034
+    assert settings(MM_MANAGEMENT_PORT="NONE").management_port == 0
+    with pytest.raises(SettingsError, match="MM_SVC_GRPC_PORT and MM_MANAGEMENT_PORT are both 8033"):
+        settings(MM_MANAGEMENT_PORT="8033")
+
+
 def test_the_rest_port_has_its_old_name_and_is_off_in_kubernetes_until_it_is_set(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Where a runtime may be found: a port, a socket, two of them, an older service name, and late."""
+"""Where a runtime may be found: a port, a socket, two of them, an older service name, and late; and where an instance is called."""
 
 import contextlib
 import sys
@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from conftest import Mesh, eventually
 
@@ -93,3 +95,34 @@ async def test_a_runtime_that_starts_after_its_instance(tmp_path: Path) -> None:
         await eventually(awaited)
         async with ScriptedRuntime(listen=address, start_ms=500):
             await works(mesh, log)
+
+
+async def test_f31_management_at_a_port_of_its_own(tmp_path: Path) -> None:
+    """Before, whoever could infer could also register and delete models."""
+    management = free_port()
+    async with ScriptedRuntime() as runtime:
+        environment = {
+            "INTERNAL_GRPC_PORT": runtime.address.rpartition(":")[2],
+            "MM_MANAGEMENT_PORT": str(management),
+        }
+        async with serving(tmp_path, **environment) as (mesh, log):
+            place: Any = SimpleNamespace(instances=[SimpleNamespace(endpoint=f"127.0.0.1:{management}")])
+            operators = Mesh(place, [])
+            try:
+                await works_apart(mesh, operators, log)
+            finally:
+                await operators.close()
+
+
+async def works_apart(clients: Mesh, operators: Mesh, log: Path) -> None:
+    async def ready() -> bool:
+        return '"event": "ready"' in log.read_text()
+
+    await eventually(ready, within=20)
+    await operators.register("m", load=True, sync=True)
+    assert (await clients.predict("m")).results[0].confidence == 1.0
+    for forbidden in (clients.register("n"), clients.unregister("m"), clients.status("m"), operators.predict("m")):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await forbidden
+        assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert (await clients.predict("m")).results[0].confidence == 1.0

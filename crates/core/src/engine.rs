@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::access::{Limits, Verdict};
+use crate::access::{self, Limits, Verdict};
 use crate::call::held::Resolution;
 use crate::call::rules::Rules;
 use crate::clock;
@@ -51,6 +51,7 @@ struct Running {
     workers: Option<Arc<[Handle]>>,
     acceptor_turned_ms: Arc<AtomicU64>,
     serving: Option<SocketAddr>,
+    management: Option<SocketAddr>,
     peer: Option<SocketAddr>,
 }
 
@@ -79,14 +80,16 @@ impl Engine {
         }
         let settings = &self.shared.settings;
         let mut listeners = Vec::new();
-        for (port, address) in [(Port::Serving, &settings.serving), (Port::Peer, &settings.peer)] {
-            if let Some(address) = address {
-                listeners.push(Listener::bind(port, address)?);
-            }
-        }
-        let bound = |port| listeners.iter().find(|listener| listener.port == port).map(|listener| listener.address);
-        running.serving = bound(Port::Serving);
-        running.peer = bound(Port::Peer);
+        let mut bind = |port, name, address: &Option<String>| -> io::Result<Option<SocketAddr>> {
+            let Some(address) = address else { return Ok(None) };
+            let listener = Listener::bind(port, name, address)?;
+            let bound = listener.address;
+            listeners.push(listener);
+            Ok(Some(bound))
+        };
+        running.serving = bind(Port::Serving, access::Listener::Grpc, &settings.serving)?;
+        running.management = bind(Port::Serving, access::Listener::Management, &settings.management)?;
+        running.peer = bind(Port::Peer, access::Listener::Grpc, &settings.peer)?;
         running.started = true;
 
         self.start_threads(&mut running, listeners)
@@ -132,6 +135,11 @@ impl Engine {
     #[must_use]
     pub fn serving_port(&self) -> Option<u16> {
         self.running.lock().serving.map(|address| address.port())
+    }
+
+    #[must_use]
+    pub fn management_port(&self) -> Option<u16> {
+        self.running.lock().management.map(|address| address.port())
     }
 
     #[must_use]

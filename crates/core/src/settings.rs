@@ -12,6 +12,8 @@ pub struct Settings {
     pub instance: Arc<str>,
     pub runtime: String,
     pub serving: Option<String>,
+    /// None: management is answered at `serving`.
+    pub management: Option<String>,
     pub peer: Option<String>,
     pub serving_tls: Option<tls::Material>,
     pub peer_tls: Option<tls::Material>,
@@ -44,6 +46,7 @@ impl Default for Settings {
             instance: "instance".into(),
             runtime: "localhost:8085".into(),
             serving: None,
+            management: None,
             peer: None,
             serving_tls: None,
             peer_tls: None,

@@ -51,7 +51,7 @@ impl Core {
 impl Core {
     #[new]
     #[pyo3(signature = (
-        *, instance, runtime, serving, peer, rest = None, rest_origins = Vec::new(), console = false, serving_tls = None, peer_tls = None, threads = 0,
+        *, instance, runtime, serving, peer, management = None, rest = None, rest_origins = Vec::new(), console = false, serving_tls = None, peer_tls = None, threads = 0,
         max_message_bytes = 16_777_216, max_header_bytes = 65_536, connections_max = None,
         max_connection_age_ms = None, max_connection_age_grace_ms = None, memory_max = None, held_requests_max = 4096, held_bytes_max = 268_435_456,
         replay_bytes_max = 268_435_456, events_max = 65_536, multi_parallelism = 4, tapped_bytes_max = 67_108_864, shadow_bytes_max = 67_108_864,
@@ -63,6 +63,7 @@ impl Core {
         runtime: String,
         serving: Option<String>,
         peer: Option<String>,
+        management: Option<String>,
         rest: Option<String>,
         rest_origins: Vec<String>,
         console: bool,
@@ -91,6 +92,7 @@ impl Core {
             instance: instance.into(),
             runtime,
             serving,
+            management,
             peer,
             serving_tls: serving_tls.map(|tls| tls.get().0.clone()),
             peer_tls: peer_tls.map(|tls| tls.get().0.clone()),
@@ -138,6 +140,11 @@ impl Core {
     #[getter]
     fn serving_port(&self) -> PyResult<Option<u16>> {
         Ok(self.engine()?.serving_port())
+    }
+
+    #[getter]
+    fn management_port(&self) -> PyResult<Option<u16>> {
+        Ok(self.engine()?.management_port())
     }
 
     #[getter]

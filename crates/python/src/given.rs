@@ -94,6 +94,7 @@ pub struct MethodRule {
 pub struct Rules {
     serving_services: Vec<String>,
     peer_services: Vec<String>,
+    management_services: Vec<String>,
     methods: Vec<MethodRule>,
     allow_others: bool,
     forbidden_services: Vec<String>,
@@ -116,6 +117,7 @@ impl From<Rules> for modelmesh_core::Rules {
         Self {
             serving_services: rules.serving_services.into_iter().collect(),
             peer_services: rules.peer_services.into_iter().collect(),
+            management_services: rules.management_services.into_iter().collect(),
             methods: rules.methods.into_iter().map(rule).collect(),
             allow_others: rules.allow_others,
             forbidden_services: rules.forbidden_services.into_iter().collect(),
@@ -142,8 +144,9 @@ pub type Right = (String, bool, Vec<String>);
 pub fn right((pattern, vmodels, listeners): Right) -> PyResult<modelmesh_core::Right> {
     let mut bits = 0;
     for text in listeners {
-        let listener = Listener::parse(&text)
-            .ok_or_else(|| PyValueError::new_err(format!("the listener is {text:?}; it must be grpc or rest")))?;
+        let listener = Listener::parse(&text).ok_or_else(|| {
+            PyValueError::new_err(format!("the listener is {text:?}; it must be grpc, rest or management"))
+        })?;
         bits |= listener.bit();
     }
     Ok(modelmesh_core::Right { pattern, vmodels, listeners: bits })

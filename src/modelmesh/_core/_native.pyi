@@ -257,6 +257,7 @@ class Core:
         runtime: str,
         serving: str | None,
         peer: str | None,
+        management: str | None = None,
         rest: str | None = None,
         rest_origins: Sequence[str] = ...,
         console: bool = ...,
@@ -288,6 +289,7 @@ class Core:
             runtime: Inference endpoint of the runtime: `host:port` or `unix:///path`.
             serving: `host:port` to listen on, or None for no serving listener. Port 0: any free port.
             peer: As `serving`, for calls between instances.
+            management: As `serving`, for `Rules.management_services`, with the TLS of `serving`. None: these are answered at `serving`.
             rest: As `serving`, for HTTP and JSON; TLS is that of `serving`.
             rest_origins: Pages of these origins may call there; `*`: all.
             console: The REST listener serves the console at `/console`.
@@ -321,6 +323,8 @@ class Core:
         """Readable when `events` has something (an eventfd; `events` resets it)."""
     @property
     def serving_port(self) -> int | None: ...
+    @property
+    def management_port(self) -> int | None: ...
     @property
     def peer_port(self) -> int | None: ...
     @property

@@ -210,12 +210,16 @@ class ControlPlane:
         *,
         serving_services: tuple[str, ...],
         peer_services: tuple[str, ...],
+        management_services: tuple[str, ...] = (),
         serving_methods: tuple[str, ...] = (),
     ) -> None:
-        """Give the services that Python serves, on either port; before `start` they answer that this instance starts."""
+        """Give the services that Python serves, on each port; before `start` they answer that this instance starts."""
         self._receiver.handlers = handlers
         self._rules.answer(
-            serving_services=serving_services, peer_services=peer_services, serving_methods=serving_methods
+            serving_services=serving_services,
+            peer_services=peer_services,
+            management_services=management_services,
+            serving_methods=serving_methods,
         )
 
     async def start(self) -> RuntimeParameters:

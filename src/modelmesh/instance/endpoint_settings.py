@@ -114,6 +114,12 @@ class EndpointSettings(BaseSettings):
         validation_alias=names("MM_SVC_GRPC_PORT", "TAS_SVC_GRPC_PORT"),
         description="gRPC port for clients; 0 turns it off.",
     )
+    management_port: OptionalPort = Field(
+        default=0,
+        validation_alias=names("MM_MANAGEMENT_PORT"),
+        description="gRPC port of management: `mmesh.ModelMesh`, `modelmesh.v1.Admin` and the console, with TLS as on the port for "
+        "clients, which then answers inference, health and reflection only. `NONE` or 0: management is answered at the port for clients.",
+    )
     rest_port: OptionalPort | None = Field(
         default=None,
         validation_alias=names("MM_REST_PORT", "REST_PROXY_LISTEN_PORT"),
@@ -306,6 +312,7 @@ class EndpointSettings(BaseSettings):
         taken: dict[int, str] = {}
         for name, port in (
             ("MM_SVC_GRPC_PORT", self.serving_port),
+            ("MM_MANAGEMENT_PORT", self.management_port),
             ("MM_REST_PORT", self.resolved_rest_port()),
             ("WATSON_SERVICE_PORT", self.resolved_peer_port()),
             ("MM_PROBE_PORT", self.probe_port),

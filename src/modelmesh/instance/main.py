@@ -117,6 +117,7 @@ async def _live(settings: Settings, level: LogLevel, health: Health, stop: async
                 "ready",
                 instance=wired.plane.identity.instance,
                 serving_port=wired.dataplane.serving_port,
+                management_port=wired.dataplane.management_port,
                 rest_port=wired.dataplane.rest_port,
                 peer=wired.plane.identity.address,
             )

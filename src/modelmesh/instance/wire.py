@@ -83,6 +83,7 @@ async def wire(settings: Settings, level: LogLevel) -> Wired:
         runtime=settings.runtime_serving_endpoint() or settings.runtime_endpoints()[0],
         serving=f"{host}:{settings.serving_port}" if settings.serving_port else None,
         peer=f"{host}:{settings.resolved_peer_port()}",
+        management=f"{host}:{settings.management_port}" if settings.management_port else None,
         rest=f"{host}:{settings.resolved_rest_port()}" if settings.resolved_rest_port() else None,
         rest_origins=settings.rest_origins,
         console=settings.console,
@@ -182,6 +183,7 @@ async def _connect(
         ask_runtime=reflection.ask,
         failed=log.crashed,
         entered=(lambda headers: bind_contextvars(**mapped(headers, keys))) if keys else lambda _: None,
+        apart=bool(settings.management_port),
     )
     await metrics.start(settings, plane, dataplane)
     observers.start(plane, dataplane, level)

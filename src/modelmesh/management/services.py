@@ -1,6 +1,6 @@
 """All services that Python answers, put together for one instance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from modelmesh.control.plane import ControlPlane
 from modelmesh.control.requests.receive import CallHandlers
@@ -35,6 +35,7 @@ def serve(
     ask_runtime: AskRuntime,
     failed: Callable[[str, Exception], None],
     entered: Callable[[Headers], object] = lambda _: None,
+    apart: bool = False,
 ) -> None:
     """Let `plane` answer our services.
 
@@ -45,6 +46,7 @@ def serve(
         ask_runtime: Sends a reflection request to the runtime.
         failed: Called for every handler that ended by an unexpected exception.
         entered: Called for each call's headers, in the task that answers it.
+        apart: Management has a listener of its own, and is answered there only.
     """
     models, admin = Models(plane), Admin(plane)
     splits, vmodels, labels = Splits(plane, models), VModelCalls(plane, models), Labels(plane, models)
@@ -61,11 +63,13 @@ def serve(
         **Shadows(plane, labels).methods(),
         **Rollouts(plane, labels, splits).methods(),
         **CountCalls(plane).methods(),
-        **Reflection(ask_runtime).methods(),
     }
+    reflection = Reflection(ask_runtime).methods()
+    serving |= reflection
     serving |= Console(plane, serving).methods()
     peer = Peer(plane).methods()
-    services = tuple(sorted({name.partition("/")[0] for name in serving}))
+    services = _services(serving)
+    managing = tuple(name for name in services if name not in _services(reflection))
     health = Health(ready=ready, services=services, clock=plane.clock).methods()
     serving |= health
     methods = {**Server(ready).methods(), **Repository(plane, models, admin, splits).methods()}
@@ -82,5 +86,10 @@ def serve(
         CallHandlers(server.called, server.message, server.cancelled, access.asked),
         serving_services=(*services, "grpc.health.v1.Health"),
         serving_methods=tuple(methods),
-        peer_services=tuple(sorted({name.partition("/")[0] for name in (*peer, *health)})),
+        peer_services=_services((*peer, *health)),
+        management_services=managing if apart else (),
     )
+
+
+def _services(methods: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({name.partition("/")[0] for name in methods}))

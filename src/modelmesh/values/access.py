@@ -22,10 +22,11 @@ class Kind(enum.Enum):
 
 
 class Listener(enum.Enum):
-    """By which port of clients a call came in."""
+    """By which port of clients a call came in. `MANAGEMENT`: that of management alone, if it has one."""
 
     GRPC = "grpc"
     REST = "rest"
+    MANAGEMENT = "management"
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,10 @@ OPEN_METHODS = (
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which methods exist, who answers them, and which need no credential."""
+    """Which methods exist, who answers them, and which need no credential.
+
+    `management_services` are those of `serving_services` that are answered at the management listener only.
+    """
 
     serving_services: tuple[str, ...]
     peer_services: tuple[str, ...]
@@ -174,6 +177,7 @@ class Rules:
     allow_others: bool = True
     forbidden_services: tuple[str, ...] = ("mmesh.ModelRuntime", legacy.RUNTIME_SERVICE)
     open_methods: tuple[str, ...] = OPEN_METHODS
+    management_services: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ pub enum Listener {
     #[default]
     Grpc,
     Rest,
+    /// Of management alone, if it has a port of its own.
+    Management,
 }
 
 impl Listener {
@@ -30,12 +32,13 @@ impl Listener {
         match self {
             Self::Grpc => "grpc",
             Self::Rest => "rest",
+            Self::Management => "management",
         }
     }
 
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Grpc, Self::Rest].into_iter().find(|listener| listener.text() == text)
+        [Self::Grpc, Self::Rest, Self::Management].into_iter().find(|listener| listener.text() == text)
     }
 }
 

@@ -128,7 +128,10 @@ fn deadline(asked: &Asked<'_>) -> Result<Option<Deadline>, Refused> {
 /// The rule of the method, if it is one of models, and whether it takes no credential.
 fn rule(shared: &Shared, asked: &Asked<'_>) -> Result<(Option<MethodRule>, bool), Refused> {
     let rules = shared.rules.read();
-    match rules.answerer(asked.port, asked.name()).map_err(Refused::of(Rejection::NotAllowed))? {
+    let answerer = rules.answerer(asked.port, asked.name()).map_err(Refused::of(Rejection::NotAllowed))?;
+    let listener = asked.origin.listener;
+    rules.admit(&answerer, listener, asked.name()).map_err(Refused::of(Rejection::NotAllowed))?;
+    match answerer {
         Answerer::Python => Ok((None, rules.open_methods.contains(asked.name()))),
         Answerer::Model(rule) => Ok((Some(rule.for_headers(asked.headers)), false)),
     }

@@ -3,6 +3,7 @@
 use hashbrown::{HashMap, HashSet};
 use http::HeaderMap;
 
+use crate::access::Listener;
 use crate::call::identify::names_a_model;
 use crate::transport::port::Port;
 use crate::wire::status::{Code, Status};
@@ -26,6 +27,8 @@ pub struct MethodRule {
 pub struct Rules {
     pub serving_services: HashSet<String>,
     pub peer_services: HashSet<String>,
+    /// Those of the serving services that are answered at the management listener only.
+    pub management_services: HashSet<String>,
     /// By full method, without the leading slash.
     pub methods: HashMap<String, MethodRule>,
     pub allow_others: bool,
@@ -89,6 +92,24 @@ impl Rules {
         }
         Ok(Answerer::Model(rule.unwrap_or(&ORDINARY)))
     }
+
+    /// Whether a call that `answerer` answers may come by a listener: management by its own, if it has one, models by the others.
+    ///
+    /// # Errors
+    /// UNIMPLEMENTED, naming the setting of the right port.
+    pub fn admit(&self, answerer: &Answerer<'_>, listener: Listener, method: &str) -> Result<(), Status> {
+        let right = match answerer {
+            Answerer::Model(_) if listener == Listener::Management => "MM_SVC_GRPC_PORT",
+            Answerer::Python if listener != Listener::Management && self.is_management(method) => "MM_MANAGEMENT_PORT",
+            _ => return Ok(()),
+        };
+        Err(Status::new(Code::Unimplemented, format!("{method} is answered at another port of this instance, {right}")))
+    }
+
+    fn is_management(&self, method: &str) -> bool {
+        let (service, _) = method.rsplit_once('/').unwrap_or_default();
+        self.management_services.contains(service)
+    }
 }
 
 /// Which bytes of a method mean themselves to every server.
@@ -142,6 +163,28 @@ mod tests {
         assert_eq!(rules.answerer(Port::Serving, "mmesh.ModelMesh/anything"), Ok(Answerer::Python));
         assert_eq!(rules.answerer(Port::Peer, "modelmesh.v1.Peer/Ping"), Ok(Answerer::Python));
         assert!(matches!(rules.answerer(Port::Serving, "modelmesh.v1.Peer/Ping"), Ok(Answerer::Model(_))));
+    }
+
+    #[test]
+    fn management_with_a_port_of_its_own_is_answered_there_alone_and_models_are_not() {
+        let admitted = |rules: &Rules, listener, method| {
+            rules.admit(&rules.answerer(Port::Serving, method).unwrap(), listener, method).map_err(|error| error.code)
+        };
+        let mut rules = rules(true);
+        rules.serving_services.insert("grpc.health.v1.Health".to_owned());
+        for listener in [Listener::Grpc, Listener::Rest] {
+            assert_eq!(admitted(&rules, listener, "mmesh.ModelMesh/registerModel"), Ok(()));
+        }
+        rules.management_services.insert("mmesh.ModelMesh".to_owned());
+        for listener in [Listener::Grpc, Listener::Rest] {
+            let refused = admitted(&rules, listener, "mmesh.ModelMesh/registerModel");
+            assert_eq!(refused, Err(Code::Unimplemented));
+            assert_eq!(admitted(&rules, listener, "grpc.health.v1.Health/Check"), Ok(()));
+            assert_eq!(admitted(&rules, listener, "p.S/Known"), Ok(()));
+        }
+        assert_eq!(admitted(&rules, Listener::Management, "mmesh.ModelMesh/registerModel"), Ok(()));
+        assert_eq!(admitted(&rules, Listener::Management, "grpc.health.v1.Health/Check"), Ok(()));
+        assert_eq!(admitted(&rules, Listener::Management, "p.S/Known"), Err(Code::Unimplemented));
     }
 
     #[test]

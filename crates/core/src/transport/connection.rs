@@ -117,7 +117,7 @@ fn poll_accept(
 async fn handshake(worker: &Worker, arrived: Arrived, port: Port) -> io::Result<(Server<Socket>, Origin)> {
     let (socket, origin) = match arrived {
         Arrived::Inside(stream, origin) => (Socket::Inside(stream), origin),
-        Arrived::Tcp(stream) => {
+        Arrived::Tcp(stream, listener) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
             let tls = match port {
                 Port::Serving => &worker.shared.serving_tls,
@@ -125,7 +125,7 @@ async fn handshake(worker: &Worker, arrived: Arrived, port: Port) -> io::Result<
             };
             let socket = tls.accept(stream).await?;
             let certificate = socket.certificate();
-            (socket, Origin { certificate, ..Origin::default() })
+            (socket, Origin { listener, certificate })
         }
     };
     Ok((Server::handshake(socket, limits::server(&worker.shared.settings)).await?, origin))

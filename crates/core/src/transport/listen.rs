@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::access;
 use crate::clock;
 use crate::shared::Shared;
 use crate::transport::connections::holder_of;
@@ -27,6 +28,8 @@ pub const HEARTBEAT: Duration = Duration::from_millis(250);
 /// A bound listener.
 pub struct Listener {
     pub port: Port,
+    /// How its calls are told apart from those of the port's other listeners.
+    pub name: access::Listener,
     pub address: SocketAddr,
     tcp: TcpListener,
 }
@@ -36,9 +39,10 @@ impl Listener {
     ///
     /// # Errors
     /// The address is in use, not ours or no address; the message names it.
-    pub fn bind(port: Port, address: &str) -> io::Result<Self> {
-        let tcp = bind(address, port.text())?;
-        Ok(Self { port, address: tcp.local_addr()?, tcp })
+    pub fn bind(port: Port, name: access::Listener, address: &str) -> io::Result<Self> {
+        let text = if name == access::Listener::Management { name.text() } else { port.text() };
+        let tcp = bind(address, text)?;
+        Ok(Self { port, name, address: tcp.local_addr()?, tcp })
     }
 }
 
@@ -102,7 +106,7 @@ async fn accept(listener: Listener, workers: Arc<[Handle]>, shared: Arc<Shared>)
                 };
                 let stream = prepare(&stream).and_then(|()| stream.into_std());
                 if let (Ok(stream), Some(worker)) = (stream, least_loaded(&workers)) {
-                    let (arrived, admission) = (Arrived::Tcp(stream), Some(admission));
+                    let (arrived, admission) = (Arrived::Tcp(stream, listener.name), Some(admission));
                     worker.send(Command::Serve { arrived, port: listener.port, address, admission });
                 }
             }

@@ -12,7 +12,7 @@ use tokio::io::DuplexStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
-use crate::access::Origin;
+use crate::access::{Listener, Origin};
 use crate::shared::Shared;
 use crate::transport::connections::Admission;
 use crate::transport::drain::Phase;
@@ -21,7 +21,8 @@ use crate::transport::port::Port;
 
 /// A connection on which nothing was received yet.
 pub enum Arrived {
-    Tcp(TcpStream),
+    /// At a listener of ours.
+    Tcp(TcpStream, Listener),
     /// From a listener of ours that speaks another protocol, and has seen to TLS.
     Inside(DuplexStream, Origin),
 }

@@ -72,6 +72,7 @@ class NativeDataPlane:
         runtime: str,
         serving: str | None,
         peer: str | None,
+        management: str | None = None,
         rest: str | None = None,
         rest_origins: Sequence[str] = (),
         console: bool = False,
@@ -106,6 +107,7 @@ class NativeDataPlane:
             runtime=runtime,
             serving=serving,
             peer=peer,
+            management=management,
             rest=rest,
             rest_origins=rest_origins,
             console=console,
@@ -175,6 +177,11 @@ class NativeDataPlane:
     def serving_port(self) -> int | None:
         """Port of the serving listener, once started."""
         return self._core.serving_port
+
+    @property
+    def management_port(self) -> int | None:
+        """Port of the management listener, once started."""
+        return self._core.management_port
 
     @property
     def peer_port(self) -> int | None:

@@ -15,6 +15,7 @@ class CallRules:
         self._journal = journal
         self._serving_services: tuple[str, ...] = ()
         self._peer_services: tuple[str, ...] = ()
+        self._management_services: tuple[str, ...] = ()
         self._serving_methods: tuple[str, ...] = ()
         self._allowed = AllowedMethods()
         self._runtime = RuntimeMethods()
@@ -24,12 +25,14 @@ class CallRules:
         *,
         serving_services: tuple[str, ...],
         peer_services: tuple[str, ...],
+        management_services: tuple[str, ...] = (),
         serving_methods: tuple[str, ...] = (),
     ) -> None:
-        """From now on these services are answered, on either port, and these methods of services of models."""
+        """From now on these services are answered, on each port, and these methods of services of models."""
         self._serving_methods = serving_methods
         self._serving_services = serving_services
         self._peer_services = peer_services
+        self._management_services = management_services
         self._send()
 
     def allow(self, allowed: AllowedMethods) -> None:
@@ -49,6 +52,7 @@ class CallRules:
             Rules(
                 serving_services=self._serving_services,
                 peer_services=self._peer_services,
+                management_services=self._management_services,
                 methods=(*rules.methods, *(MethodRule(method, ours=True) for method in self._serving_methods)),
                 allow_others=rules.allow_others,
             )
