@@ -67,6 +67,7 @@ class Case:
 
 EVERYTHING = """
 inferenceServicePort: 9033
+managementPort: 9034
 podsPerRuntime: 3
 storageSecretName: my-storage
 serviceAccountName: modelmesh
@@ -79,6 +80,7 @@ modelMeshImage: {name: registry.example:5000/modelmesh, digest: "sha256:0123"}
 modelMeshResources: {limits: {cpu: "1", memory: 1Gi}}
 storageHelperImage: {name: registry.example:5000/helper, tag: "1", command: [/puller]}
 storageHelperResources: {requests: {memory: 128Mi}}
+disruptionBudget: {maxUnavailable: 50%}
 payloadProcessors: ["http://one.example/a", "http://two.example/b"]
 runtimePodLabels: {team.example/Name: Vision}
 runtimePodAnnotations: {sidecar.example/inject: "false"}
@@ -153,8 +155,20 @@ def cases() -> Iterator[tuple[str, tuple[Object, ...]]]:
     yield "alone", Case(alone, configured(PLAIN), replicas=0).objects()
     everyone = [shipped("mlserver-1.x"), alone]
     store = {"etcd_connection": "eyJlbmRwb2ludHMiOiJodHRwOi8vZXRjZDoyMzc5Iiwicm9vdF9wcmVmaXgiOiJyb290In0="}
-    yield "namespace", render_namespace("models", configured(), everyone, service_monitors=True, store=store)
-    yield "namespace-plain", render_namespace("models", configured(PLAIN), [], service_monitors=True)
+    yield (
+        "namespace",
+        render_namespace(
+            "models", configured(), everyone, controller="modelmesh-serving", service_monitors=True, store=store
+        ),
+    )
+    yield (
+        "namespace-everything",
+        render_namespace("models", configured(EVERYTHING), everyone, controller="modelmesh-serving"),
+    )
+    yield (
+        "namespace-plain",
+        render_namespace("models", configured(PLAIN), [], controller="modelmesh-serving", service_monitors=True),
+    )
 
 
 def text(objects: tuple[Object, ...]) -> str:

@@ -1,5 +1,6 @@
 """What a real API server takes and refuses, and with which sentence."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from golden import cases
 from refused import MODELS, OTHERS, RUNTIMES, TAKEN, Manifest
 
 from modelmesh.testing.controlplane.api import Api, ApiError, path
-from modelmesh.testing.controlplane.plane import ControlPlane
+from modelmesh.testing.controlplane.plane import ControlPlane, ControlPlaneError
 
 ROOT = Path(__file__).parents[2]
 SERVING = ROOT / "deploy" / "kubernetes" / "serving"
@@ -23,7 +24,8 @@ PLURALS = {
         for kind in ("ServingRuntime", "Predictor", "InferenceService", "ClusterServingRuntime")
     },
     **{
-        kind: f"{kind.lower()}s" for kind in ("Deployment", "Service", "ConfigMap", "Secret", "HorizontalPodAutoscaler")
+        kind: f"{kind.lower()}s"
+        for kind in ("Deployment", "Service", "ConfigMap", "Secret", "HorizontalPodAutoscaler", "PodDisruptionBudget")
     },
     "NetworkPolicy": "networkpolicies",
 }
@@ -81,6 +83,69 @@ async def test_rendered_objects_are_taken_as_they_are(
             await tried(api, one, namespace)
 
 
+KEYS = {
+    "service": ("InferenceService", {"predictor": {"model": {"modelFormat": {"name": "onnx"}, "storage": {"path": "p", "key": "KEY"}}}}, {}),
+    "annotation": (
+        "InferenceService",
+        {"predictor": {"onnx": {"storageUri": "s3://bucket/p"}}},
+        {"serving.kserve.io/secretKey": "KEY"},
+    ),
+    "predictor": ("Predictor", {"modelType": {"name": "onnx"}, "storage": {"path": "p", "key": "KEY"}}, {}),
+    "old predictor": ("Predictor", {"modelType": {"name": "onnx"}, "path": "p", "storage": {"s3": {"secretKey": "KEY"}}}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", KEYS)
+async def test_f32_only_who_may_read_a_secret_may_name_it(plane: ControlPlane, namespace: str, form: str) -> None:
+    """Before, whoever could create a model could use every key of the namespace."""
+    kind, spec, annotations = KEYS[form]
+    version = "v1beta1" if kind == "InferenceService" else "v1alpha1"
+    user = f"user-{form.replace(' ', '-')}"
+    models = "--resource=inferenceservices.serving.kserve.io,predictors.serving.kserve.io"
+    await plane.kubectl("-n", namespace, "create", "role", user, "--verb=create,get,update,patch,delete", models)
+    await plane.kubectl("-n", namespace, "create", "rolebinding", user, f"--role={user}", f"--user={user}")
+
+    async def apply(key: str, *, by: str = user, note: str = "") -> str:
+        notes = {"serving.kserve.io/deploymentMode": "ModelMesh", **annotations, **({"note": note} if note else {})}
+        body = {"apiVersion": f"serving.kserve.io/{version}", "kind": kind, "metadata": {"name": user}, "spec": spec}
+        body["metadata"] = {"name": user, "annotations": notes}
+        given = json.dumps(body).replace("KEY", key)
+        who = ("--as", by) if by else ()
+        return await plane.kubectl("-n", namespace, *who, "apply", "-f", "-", given=given)
+
+    async def refused() -> bool:
+        try:
+            await apply("team:bucket")
+        except ControlPlaneError as error:
+            return "storage.key: names the Secret storage-config-team, which you may not read" in str(error)
+        await plane.kubectl("-n", namespace, "delete", kind, user)
+        return False
+
+    await until(refused, "a Secret that the user may not read could be named")
+    await apply("bucket")
+    with pytest.raises(ControlPlaneError, match="which you may not read"):
+        await apply("team:bucket")
+    await apply("team:bucket", by="")  # the administrator may
+    await apply("team:bucket", note="others may change what has nothing to do with it")
+    with pytest.raises(ControlPlaneError, match="storage-config-other, which you may not read"):
+        await apply("other:bucket")
+    reading = ("--resource=secrets", "--resource-name=storage-config-other", "--verb=get")
+    await plane.kubectl("-n", namespace, "create", "role", f"{user}-reads", *reading)
+    await plane.kubectl(
+        "-n", namespace, "create", "rolebinding", f"{user}-reads", f"--role={user}-reads", f"--user={user}"
+    )
+
+    async def taken() -> bool:
+        try:
+            await apply("other:bucket")
+        except ControlPlaneError:
+            return False
+        return True
+
+    await until(taken, "who may read the Secret could not name it")
+    await plane.kubectl("-n", namespace, "delete", kind, user)
+
+
 async def test_the_shipped_runtimes_are_taken(plane: ControlPlane, serving: None) -> None:
     said = await plane.kubectl("apply", "--dry-run=server", "-k", str(ROOT / "src/modelmesh/instance/runtimes"))
     assert said.count("created (server dry run)") == 5
@@ -102,7 +167,7 @@ async def test_the_manifests_of_the_page_are_taken(plane: ControlPlane, serving:
     blocks = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
     # A part of a manifest names no kind, and KEDA's definitions are not installed here.
     whole = [block for block in blocks if "\nkind: " in block and "keda.sh/" not in block]
-    assert (len(whole), len(blocks)) == (3, 5)
+    assert (len(whole), len(blocks)) == (3, 6)
     for block in whole:
         manifest = block.replace("namespace: modelmesh-serving", "namespace: default")
         await plane.kubectl("apply", "--dry-run=server", "-f", "-", given=manifest)
@@ -117,4 +182,5 @@ async def test_the_server_finds_nothing_to_warn_of_in_the_expressions(api: Api, 
         return None not in found.values()
 
     await until(checked, "the types of the policies' expressions were not checked")
-    assert found == {"modelmesh-runtimes": {}, "modelmesh-inference-services": {}}
+    names = ("runtimes", "inference-services", "inference-service-secrets", "predictor-secrets")
+    assert found == {f"modelmesh-{name}": {} for name in names}

@@ -49,7 +49,13 @@ async def pods(plane: ControlPlane, api: Api, node: Node) -> list[dict[str, Any]
     config, runtime = configured("metrics: {scheme: http}"), shipped("modelmesh-1.x")
     connection = json.dumps({"endpoints": plane.store, "root_prefix": "test"}).encode()
     objects = [
-        *render_namespace("serve", config, [runtime], store={"etcd_connection": base64.b64encode(connection).decode()}),
+        *render_namespace(
+            "serve",
+            config,
+            [runtime],
+            controller="modelmesh-serving",
+            store={"etcd_connection": base64.b64encode(connection).decode()},
+        ),
         *render_runtime(runtime, config, namespace="serve", replicas=2, claims=["models"]),
     ]
     await plane.kubectl("apply", "-f", "-", given="\n---\n".join(json.dumps(one) for one in objects))

@@ -112,7 +112,9 @@ async def _as_the_old_controller(cluster: Cluster) -> None:
             "blockOwnerDeletion": True,
         }
     ]
-    shared = [one for one in render_namespace(HOME, config, [runtime]) if one["kind"] in WHERE]
+    shared = [
+        one for one in render_namespace(HOME, config, [runtime], controller="modelmesh-serving") if one["kind"] in WHERE
+    ]
     for one in (body, *shared):
         await cluster.api.create(path(*WHERE[one["kind"]], HOME), one, query={"fieldManager": "manager"})
 

@@ -51,6 +51,21 @@ def test_the_order_in_which_layers_are_given_does_not_matter() -> None:
     assert read_config(layers).config.pods_per_runtime == 5
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("managementPort: 8033", "managementPort: 8033 is taken by inferenceServicePort"),
+        ("restProxy: {port: 8089}", "restProxy.port: 8089 is taken by probes"),
+        ("metrics: {port: 8008}", "metrics.port: 8008 is taken by restProxy.port"),
+    ],
+)
+def test_a_port_that_is_taken_gives_no_configuration(text: str, said: str) -> None:
+    """No pod would start with it."""
+    assert read(text).config is None
+    assert problems(text) == [f"the configuration: {said}"]
+    assert problems("restProxy: {enabled: false}\nmetrics: {port: 8008}") == []
+
+
 def test_a_key_that_a_layer_may_not_set_is_a_problem_of_that_layer() -> None:
     assert problems("", "builtInServerTypes: [mine]") == [
         "layer2: builtInServerTypes: may be set up to the level cluster only"
@@ -68,6 +83,9 @@ def test_a_key_that_a_layer_may_not_set_is_a_problem_of_that_layer() -> None:
         ("podsPerRuntime: 70000", "podsPerRuntime: must be 0 to 65535, is 70000"),
         ("metrics: {port: 0}", "metrics.port: must be 1 to 65535, is 0"),
         ("metrics: {scheme: ftp}", "metrics.scheme: must be one of http, https, is ftp"),
+        ("disruptionBudget: {maxUnavailable: 0}", "disruptionBudget.maxUnavailable: must be a number of at least 1, or 1% to 100%, is 0"),
+        ("disruptionBudget: {maxUnavailable: 101%}", "disruptionBudget.maxUnavailable: must be a number of at least 1, or 1% to 100%, is 101%"),
+        ("disruptionBudget: {maxUnavailable: [1]}", "disruptionBudget.maxUnavailable: must be a number of at least 1, or 1% to 100%, is a list"),
         ("metrics: on", "metrics: must be a mapping, is true"),
         ("tls: {clientAuth: requird}", "tls.clientAuth: must be one of empty, optional, require, is requird"),
         ("headlessService: maybe", "headlessService: must be true or false, is maybe"),

@@ -22,6 +22,7 @@ from modelmesh.kubernetes.render import (
 from modelmesh.kubernetes.render.helper_containers import image_tag
 
 Object = dict[str, Any]
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 def declared(manifest: Object) -> Runtime:
@@ -68,8 +69,10 @@ def test_f4_a_required_node_affinity_stays_required() -> None:
 def test_f11_the_same_input_gives_the_same_objects() -> None:
     """So that a comparison with what was applied says whether anything must be written."""
     config, all_runtimes = configured(), [shipped("triton-2.x"), shipped("mlserver-1.x")]
-    first = render_namespace("models", config, all_runtimes, service_monitors=True)
-    assert first == render_namespace("models", config, all_runtimes[::-1], service_monitors=True)
+    first = render_namespace("models", config, all_runtimes, controller="modelmesh-serving", service_monitors=True)
+    assert first == render_namespace(
+        "models", config, all_runtimes[::-1], controller="modelmesh-serving", service_monitors=True
+    )
     claims = ["b", "a", "b"]
     assert pod(RUNTIME, claims=claims) == pod(RUNTIME, claims=["a", "b"])
 
@@ -82,7 +85,9 @@ def secret(**data: object) -> dict[str, str]:
 def test_f12_the_copy_of_the_etcd_secret_has_the_certificates_that_it_names() -> None:
     connection = {"endpoints": "https://etcd:2379", "root_prefix": "root", "certificate_file": "ca.crt"}
     given = secret(etcd_connection=connection, **{"ca.crt": "PEM", "other": "not named"})
-    copy = render_namespace("models", configured(), [shipped("mlserver-1.x")], store=given)[-1]
+    copy = render_namespace(
+        "models", configured(), [shipped("mlserver-1.x")], controller="modelmesh-serving", store=given
+    )[-1]
     assert copy["kind"] == "Secret"
     assert set(copy["data"]) == {"etcd_connection", "ca.crt"}
     assert copy["data"]["ca.crt"] == given["ca.crt"]
@@ -104,7 +109,7 @@ def test_f12_the_copy_of_the_etcd_secret_has_the_certificates_that_it_names() ->
 )
 def test_an_etcd_secret_that_cannot_be_used_is_said_without_its_content(given: dict[str, str], said: str) -> None:
     with pytest.raises(StoreSecretError, match=said):
-        render_namespace("models", configured(), [shipped("mlserver-1.x")], store=given)
+        render_namespace("models", configured(), [shipped("mlserver-1.x")], controller="modelmesh-serving", store=given)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +175,11 @@ def test_f30_a_name_that_is_too_long_is_said_before_anything_is_applied() -> Non
 
 def test_f31_a_network_policy_opens_the_configured_ports_and_no_others() -> None:
     moved = "inferenceServicePort: 9033\nrestProxy: {port: 9008}\nmetrics: {enabled: false}"
-    policy = next(one for one in render_namespace("models", configured(moved), []) if one["kind"] == "NetworkPolicy")
+    policy = next(
+        one
+        for one in render_namespace("models", configured(moved), [], controller="modelmesh-serving")
+        if one["kind"] == "NetworkPolicy"
+    )
     assert policy["metadata"]["namespace"] == "models"
     anybody, instances = policy["spec"]["ingress"]
     assert [port["port"] for port in anybody["ports"]] == [9033, 9008]
@@ -179,9 +188,28 @@ def test_f31_a_network_policy_opens_the_configured_ports_and_no_others() -> None
     assert [port["port"] for port in instances["ports"]] == [8080]
 
 
+def test_f31_management_with_a_port_of_its_own_is_open_to_the_controller_alone() -> None:
+    text = "managementPort: 8034"
+    service, policy = render_namespace("models", configured(text), [], controller="home")
+    assert {port["name"]: port["port"] for port in service["spec"]["ports"]}["management"] == 8034
+    anybody, _instances, controller = policy["spec"]["ingress"]
+    assert 8034 not in [port["port"] for port in anybody["ports"]]
+    assert [port["port"] for port in controller["ports"]] == [8034]
+    (source,) = controller["from"]  # one entry with both: pods of that name in that namespace
+    assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "home"}
+    labels = yaml.safe_load_all((DEPLOY / "kubernetes" / "serving" / "controller" / "deployment.yaml").read_text())
+    pods = next(item for item in labels if item["kind"] == "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert source["podSelector"]["matchLabels"].items() <= pods.items()
+    (instance,) = [one for one in pod(RUNTIME, text)["containers"] if one["name"] == "mm"]
+    assert {variable["name"]: variable.get("value") for variable in instance["env"]}["MM_MANAGEMENT_PORT"] == "8034"
+    assert {"name": "management", "containerPort": 8034} in instance["ports"]
+
+
 def test_f38_readiness_is_asked_by_the_name_in_the_message() -> None:
     (config_map,) = [
-        one for one in render_namespace("models", configured(), [declared(RUNTIME)]) if one["kind"] == "ConfigMap"
+        one
+        for one in render_namespace("models", configured(), [declared(RUNTIME)], controller="modelmesh-serving")
+        if one["kind"] == "ConfigMap"
     ]
     methods = json.loads(base64.b64decode(config_map["binaryData"]["dataplane_api_config"]))["rpcConfigs"]
     assert methods["inference.GRPCInferenceService/ModelReady"] == {"idExtractionPath": [1], "vModelId": True}
@@ -209,7 +237,7 @@ def test_odd_fields_of_containers_do_not_break_the_controller(broken: Object) ->
 
 
 def test_without_rest_and_metrics_there_are_no_ports_for_them() -> None:
-    service, _policy = render_namespace("models", configured(PLAIN), [])
+    service, _policy = render_namespace("models", configured(PLAIN), [], controller="modelmesh-serving")
     assert [port["name"] for port in service["spec"]["ports"]] == ["grpc"]
     (instance,) = [one for one in pod(RUNTIME, PLAIN)["containers"] if one["name"] == "mm"]
     assert [port["name"] for port in instance["ports"]] == ["grpc"]
@@ -218,10 +246,9 @@ def test_without_rest_and_metrics_there_are_no_ports_for_them() -> None:
 
 def test_f37_nothing_that_must_run_stands_before_a_change_of_a_runtime() -> None:
     """The API server itself refuses what cannot work; a webhook of one pod kept runtimes from being edited while it was away."""
-    root = Path(__file__).parents[2] / "deploy"
     kinds = [
         item["kind"]
-        for file in sorted(root.rglob("*.yaml"))
+        for file in sorted(DEPLOY.rglob("*.yaml"))
         if "templates" not in file.parts
         for item in yaml.safe_load_all(file.read_text())
         if isinstance(item, dict) and "kind" in item
@@ -245,3 +272,48 @@ def test_f32_a_pod_reads_the_storage_keys_that_its_models_name() -> None:
         "items": [{"key": "a", "path": "a"}, {"key": "b", "path": "b"}],
     }
     assert storage_volume("storageKeys: needed") == {"name": "storage-config", "emptyDir": {}}
+
+
+def test_f32_a_key_that_no_secret_can_have_does_not_break_the_pods_of_other_models() -> None:
+    """The API server refuses a Deployment that mounts a key like one of these."""
+    wrong = ["../etc", "a/b", "", "..", "..a", "a b", "x" * 254, "Team:key", "a:b:c", "team:", ":key", "team:../x"]
+    needed = storage_volume("storageKeys: needed", storage_keys=["a", *wrong])
+    assert needed["secret"]["items"] == [{"key": "a", "path": "a"}]
+
+
+def test_f32_a_model_may_have_its_key_in_a_secret_of_its_own() -> None:
+    volume = storage_volume("", storage_keys=["a", "team-b:x", "team-a:y", "team-a:x"])
+    own = [
+        {
+            "secret": {
+                "name": "storage-config-team-a",
+                "optional": True,
+                "items": [{"key": "x", "path": "team-a:x"}, {"key": "y", "path": "team-a:y"}],
+            }
+        },
+        {
+            "secret": {
+                "name": "storage-config-team-b",
+                "optional": True,
+                "items": [{"key": "x", "path": "team-b:x"}],
+            }
+        },
+    ]
+    assert volume["projected"]["sources"] == [{"secret": {"name": "storage-config", "optional": True}}, *own]
+    needed = storage_volume("storageKeys: needed", storage_keys=["a", "team-b:x"])
+    shared = {"name": "storage-config", "optional": True, "items": [{"key": "a", "path": "a"}]}
+    assert needed["projected"]["sources"] == [{"secret": shared}, own[1]]
+    assert storage_volume("storageKeys: needed", storage_keys=["team-b:x"])["projected"]["sources"] == [own[1]]
+
+
+def test_a_runtime_has_a_disruption_budget_if_the_configuration_says_so() -> None:
+    def budgets(text: str, replicas: int | None = 2) -> list[Object]:
+        found = render_runtime(declared(RUNTIME), configured(text), namespace="models", replicas=replicas)
+        return [one for one in found if one["kind"] == "PodDisruptionBudget"]
+
+    assert budgets("") == []
+    (number,) = budgets("disruptionBudget: {maxUnavailable: 1}")
+    assert number["spec"]["maxUnavailable"] == 1
+    assert number["spec"]["selector"] == deployment(RUNTIME)["spec"]["selector"]
+    (share,) = budgets("disruptionBudget: {maxUnavailable: 25%}", None)
+    assert share["spec"]["maxUnavailable"] == "25%"

@@ -16,6 +16,7 @@ from modelmesh.kubernetes.kinds import (
     CLAIM,
     CLUSTER_RUNTIME,
     DEPLOYMENT,
+    DISRUPTION_BUDGET,
     INFERENCE_SERVICE,
     NETWORK_POLICY,
     SECRET,
@@ -378,6 +379,91 @@ def test_f32_pods_get_the_storage_keys_of_the_models_that_may_be_placed_on_them(
         k.api.remove(INFERENCE_SERVICE, "i", OWN)
         await asyncio.sleep(5)
         assert keys("s") is None
+
+    play(story)
+
+
+def test_f32_with_needed_keys_claims_of_other_models_are_not_mounted() -> None:
+    async def story(k: KubernetesCluster) -> None:
+        names = ("of-m", "of-nobody", "named", "missing-entry")
+        for name in names:
+            k.api.put(CLAIM, {"metadata": {"name": name, "namespace": OWN}})
+        entries = {f"key-{name}": json.dumps({"type": "pvc", "name": name}) for name in names[:3]}
+        k.secret("storage-config", **entries)
+        k.start()
+        k.runtime("r")
+        k.predictor("m", storage={"path": "p", "key": "key-of-m"})
+        k.inference_service("i", uri="pvc://named/p")
+        k.inference_service("j", uri="pvc://missing-entry/p")  # of no entry: not without allowAnyPVC
+        await asyncio.sleep(30)
+        assert volumes(k) == set(names[:3])  # as it always was: of all entries
+        k.configure("storageKeys: needed")
+        await asyncio.sleep(10)
+        assert volumes(k) == {"of-m", "named"}
+        k.api.remove(INFERENCE_SERVICE, "i", OWN)
+        await asyncio.sleep(5)
+        assert volumes(k) == {"of-m"}
+
+    play(story)
+
+
+def test_f32_a_secret_of_a_models_own_is_mounted_where_the_model_may_be_placed() -> None:
+    async def story(k: KubernetesCluster) -> None:
+        def sources(name: str) -> list[str]:
+            item = k.api.get(DEPLOYMENT, f"modelmesh-serving-{name}", OWN)
+            found = item["spec"]["template"]["spec"]["volumes"]
+            volume = next(one for one in found if one["name"] == "storage-config")
+            return [one["secret"]["name"] for one in volume.get("projected", {}).get("sources", [])]
+
+        k.start()
+        k.runtime("r")
+        k.runtime("s", format_name="other")
+        k.predictor("m", storage={"path": "p", "key": "team:bucket"})
+        await asyncio.sleep(30)
+        assert sources("r") == ["storage-config", "storage-config-team"]
+        assert sources("s") == []
+        k.api.requests.clear()
+        await asyncio.sleep(600)
+        assert not k.api.writes
+        k.api.remove(kinds.PREDICTOR, "m", OWN)
+        await asyncio.sleep(5)
+        assert sources("r") == []
+
+    play(story)
+
+
+def test_a_disruption_budget_comes_and_goes_with_the_configuration_and_is_mended() -> None:
+    async def story(k: KubernetesCluster) -> None:
+        def most(name: str = NAME) -> object:
+            item = k.api.get(DISRUPTION_BUDGET, name, OWN)
+            return item["spec"]["maxUnavailable"] if item is not None else None
+
+        first = k.start()
+        k.runtime("r")
+        k.runtime(
+            "s", format_name="other", annotations={"modelmesh.io/config": "disruptionBudget: {maxUnavailable: 50%}"}
+        )
+        k.predictor("m")
+        await asyncio.sleep(30)
+        assert (most(), most("modelmesh-serving-s")) == (None, "50%")
+        k.configure("disruptionBudget: {maxUnavailable: 1}")
+        await asyncio.sleep(10)
+        assert (most(), most("modelmesh-serving-s")) == (1, "50%")
+        assert k.api.get(DISRUPTION_BUDGET, NAME, OWN)["metadata"]["ownerReferences"][0]["name"] == "r"
+        k.api.edit(DISRUPTION_BUDGET, NAME, OWN, {"spec": {"maxUnavailable": 9}})
+        await asyncio.sleep(5)
+        assert most() == 1
+        await k.kill(first)
+        k.api.requests.clear()
+        k.start()
+        await asyncio.sleep(600)
+        assert not k.api.writes  # neither after a restart nor later
+        k.configure("podsPerRuntime: 2")
+        await asyncio.sleep(5)
+        assert (most(), most("modelmesh-serving-s")) == (None, "50%")
+        k.runtime("s", format_name="other", disabled=True)
+        await asyncio.sleep(5)
+        assert most("modelmesh-serving-s") is None
 
     play(story)
 

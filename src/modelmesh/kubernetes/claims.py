@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -16,7 +16,14 @@ class Claims:
     unreadable: tuple[str, ...] = ()
 
 
-def claims_of(data: object, asked: Iterable[str], existing: Collection[str], *, any_claim: bool) -> Claims:
+def claims_of(
+    data: object,
+    asked: Collection[str],
+    existing: Collection[str],
+    *,
+    any_claim: bool,
+    keys: Collection[str] | None = None,
+) -> Claims:
     """Choose.
 
     Args:
@@ -24,6 +31,8 @@ def claims_of(data: object, asked: Iterable[str], existing: Collection[str], *, 
         asked: Claims that models of the runtime name.
         existing: Claims of the namespace. One that is not there would keep all pods from starting.
         any_claim: Whether claims are mounted because models name them.
+        keys: Of the Secret, that models of the runtime name; only their claims are mounted, and those that models name. None:
+            those of all keys.
     """
     named: set[str] = set(asked) if any_claim else set()
     unreadable = []
@@ -31,9 +40,15 @@ def claims_of(data: object, asked: Iterable[str], existing: Collection[str], *, 
         entry = _entry(text)
         if entry is None:
             unreadable.append(str(key))
-        elif entry.get("type") == "pvc" and isinstance(entry.get("name"), str) and entry["name"]:
-            named.add(str(entry["name"]))
+        elif (claim := _claim(entry)) and (keys is None or key in keys or claim in asked):
+            named.add(claim)
     return Claims(tuple(sorted(named & set(existing))), tuple(sorted(named - set(existing))), tuple(unreadable))
+
+
+def _claim(entry: Mapping[str, object]) -> str:
+    """The claim that an entry is of; empty: of none."""
+    name = entry.get("name")
+    return name if entry.get("type") == "pvc" and isinstance(name, str) else ""
 
 
 def _entry(text: object) -> Mapping[str, object] | None:

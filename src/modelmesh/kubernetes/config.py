@@ -65,13 +65,16 @@ class Config:
     """What is configured. Names, defaults and meaning of the fields: `config_keys.KEYS`.
 
     Attributes:
+        management_port: None: management is answered at `service_port`.
         rest_port: None: instances do not serve REST.
         metrics_port: None: instances have no port for Prometheus.
+        most_unavailable: Pods as a number, or a percentage; empty: there is no disruption budget.
         store_secret: Secret that says where the mesh keeps its state.
     """
 
     service_name: str
     service_port: int
+    management_port: int | None
     headless: bool
     pods_per_runtime: int
     storage_secret: str
@@ -99,6 +102,7 @@ class Config:
     any_claim: bool
     needed_keys_only: bool
     mesh_environment: tuple[tuple[str, str], ...]
+    most_unavailable: str
     network_policies: bool
     mesh_endpoint: str
     store_secret: str
@@ -138,7 +142,24 @@ def read_config(layers: Iterable[Layer] = (), *, store_secret: str = STORE_SECRE
         problems.extend(findings.problems)
     if any(problem.fatal for problem in problems):
         return Reading(None, tuple(problems))
-    return Reading(_config(values, store_secret), tuple(problems))
+    config = _config(values, store_secret)
+    problems += _clashes(config)
+    return Reading(None if any(problem.fatal for problem in problems) else config, tuple(problems))
+
+
+def _clashes(config: Config) -> Iterator[Problem]:
+    """Ports of an instance that are taken already: with one of them no pod would start."""
+    taken = {8080: "calls between instances", 8089: "probes", 8090: "the stop of a pod"}
+    for name, port in (
+        ("inferenceServicePort", config.service_port),
+        ("managementPort", config.management_port),
+        ("restProxy.port", config.rest_port),
+        ("metrics.port", config.metrics_port),
+    ):
+        if port in taken:
+            yield Problem("the configuration", "", name, f"{port} is taken by {taken[port]}")
+        elif port is not None:
+            taken[port] = name
 
 
 def runtime_layer(runtime: Runtime) -> Layer | None:
@@ -196,12 +217,8 @@ def _value(key: Key, fields: Fields, name: str) -> Any:
             return _number(key, fields, name)
         case Kind.FLAG:
             return _flag(fields, name)
-        case Kind.QUANTITY:
-            value = fields.values[name]
-            if parse_quantity(value) is None:
-                fields.problem(name, f"must be a quantity like 500m or 1Gi, is {shown(value)}")
-                return None
-            return str(value)
+        case Kind.QUANTITY | Kind.SHARE:
+            return _quantity(fields, name) if key.kind is Kind.QUANTITY else _share(fields, name)
         case Kind.STRINGS:
             value = fields.values[name]
             texts = value.split(",") if isinstance(value, str) else fields.strings(name)
@@ -255,6 +272,25 @@ def _flag(fields: Fields, name: str) -> bool | None:
     return fields.flag(name)
 
 
+def _quantity(fields: Fields, name: str) -> str | None:
+    value = fields.values[name]
+    if parse_quantity(value) is None:
+        fields.problem(name, f"must be a quantity like 500m or 1Gi, is {shown(value)}")
+        return None
+    return str(value)
+
+
+def _share(fields: Fields, name: str) -> str | None:
+    """A number of pods or a percentage, at least 1 of either: with none at all no node could be emptied."""
+    value = fields.values[name]
+    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else shown(value)
+    number, percent = text.removesuffix("%"), text.endswith("%")
+    if not text or (re.fullmatch(r"[1-9]\d{0,8}", number) and (not percent or int(number) <= 100)):
+        return text
+    fields.problem(name, f"must be a number of at least 1, or 1% to 100%, is {shown(value)}")
+    return None
+
+
 def _without_spaces(fields: Fields, name: str, texts: list[str]) -> tuple[str, ...] | None:
     for text in texts:
         if re.search(r"\s", text):
@@ -277,6 +313,7 @@ def _config(values: Mapping[str, Any], store_secret: str) -> Config:
     return Config(
         service_name=values["inferenceServiceName"],
         service_port=values["inferenceServicePort"],
+        management_port=values["managementPort"] or None,
         headless=values["headlessService"],
         pods_per_runtime=values["podsPerRuntime"],
         storage_secret=values["storageSecretName"],
@@ -304,6 +341,7 @@ def _config(values: Mapping[str, Any], store_secret: str) -> Config:
         any_claim=values["allowAnyPVC"],
         needed_keys_only=values["storageKeys"] == "needed",
         mesh_environment=values["internalModelMeshEnvVars"],
+        most_unavailable=values["disruptionBudget.maxUnavailable"],
         network_policies=values["networkPolicy.enabled"],
         mesh_endpoint=values["modelMeshEndpoint"],
         store_secret=legacy if legacy and store_secret == STORE_SECRET else store_secret,

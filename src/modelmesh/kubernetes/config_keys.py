@@ -27,6 +27,7 @@ class Kind(enum.Enum):
     NUMBER = "number"
     FLAG = "flag"
     QUANTITY = "quantity"
+    SHARE = "number or percentage"
     STRINGS = "list of texts"
     TEXTS = "mapping of texts"
     VARIABLES = "list of {name, value}"
@@ -89,6 +90,14 @@ KEYS: tuple[Key, ...] = (
         default="modelmesh-serving",
     ),
     Key("inferenceServicePort", Kind.NUMBER, Level.NAMESPACE, "gRPC port", default=8033, bounds=_PORT),
+    Key(
+        "managementPort",
+        Kind.NUMBER,
+        Level.NAMESPACE,
+        "gRPC port of management alone, which the NetworkPolicy opens to the controller only; 0: whoever reaches `inferenceServicePort` can also register and delete models",
+        default=0,
+        bounds=(0, 65535),
+    ),
     Key(
         "headlessService",
         Kind.FLAG,
@@ -189,6 +198,13 @@ KEYS: tuple[Key, ...] = (
         default=("/opt/app/puller",),
     ),
     *_resources("storageHelperResources", "adapters and the puller", _HELPER),
+    Key(
+        "disruptionBudget.maxUnavailable",
+        Kind.SHARE,
+        Level.RUNTIME,
+        "pods of a runtime, or a percentage of them, that may be away at a time while nodes are emptied: each runtime gets a PodDisruptionBudget; empty: none is made",
+        default="",
+    ),
     Key(
         "builtInServerTypes",
         Kind.STRINGS,

@@ -55,13 +55,14 @@ POD = Kind("Pod", "", "v1", "pods")
 DEPLOYMENT = Kind("Deployment", "apps", "v1", "deployments")
 AUTOSCALER = Kind("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers")
 ENDPOINT_SLICE = Kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices")
+DISRUPTION_BUDGET = Kind("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets")
 NETWORK_POLICY = Kind("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies")
 SERVICE_MONITOR = Kind("ServiceMonitor", "monitoring.coreos.com", "v1", "servicemonitors")
 LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases")
 
 KINDS = (
     *(INFERENCE_SERVICE, PREDICTOR, SERVING_RUNTIME, CLUSTER_RUNTIME, NAMESPACE, CONFIG_MAP, SECRET, SERVICE, CLAIM),
-    *(EVENT, POD, DEPLOYMENT, AUTOSCALER, ENDPOINT_SLICE, NETWORK_POLICY, SERVICE_MONITOR, LEASE),
+    *(EVENT, POD, DEPLOYMENT, AUTOSCALER, DISRUPTION_BUDGET, ENDPOINT_SLICE, NETWORK_POLICY, SERVICE_MONITOR, LEASE),
 )
 _BY_NAME = {(kind.api_version, kind.name): kind for kind in KINDS}
 

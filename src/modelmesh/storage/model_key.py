@@ -14,6 +14,7 @@ from modelmesh.storage.errors import StorageError
 from modelmesh.storage.locations import Kind, Location, clean_path, parse_location
 from modelmesh.storage.names import base_name, clip, shown
 from modelmesh.values.status import Status
+from modelmesh.values.storage_keys import parse_storage_key, secret_of
 
 MAX_KEY_BYTES = 64 * 1024
 """As for a registered model's key."""
@@ -225,10 +226,11 @@ def _origin(url: Any) -> str:
 def _named(name: str, configs: StorageConfigs) -> dict[str, Any]:
     text = configs(name)
     if text is None:
-        raise StorageError(
-            Status.FAILED_PRECONDITION,
-            f"the storage configuration {shown(name)!r} is not there; add the key to the secret storage-config",
-        )
+        named = parse_storage_key(name)
+        why = "is not there; add the key to the secret storage-config"
+        if named is not None and named.name:
+            why = f"is not there; add the key {named.key} to the secret {secret_of(named.name)}"
+        raise StorageError(Status.FAILED_PRECONDITION, f"the storage configuration {shown(name)!r} {why}")
     config = _read_config(text)
     if config is None:
         raise StorageError(

@@ -9,6 +9,7 @@ from typing import Any
 from modelmesh.kubernetes.admission.annotation_rules import INFERENCE_SERVICE, MESH_SERVICE, MODELS, RUNTIME_ANNOTATIONS
 from modelmesh.kubernetes.admission.definitions import GROUP
 from modelmesh.kubernetes.admission.rules import MULTI_MODEL, RUNTIME, Rule
+from modelmesh.kubernetes.admission.secret_rules import PREDICTOR_KEYS, READABLE, SERVICE_KEYS
 
 _NOTES = "has(object.metadata.annotations) ? object.metadata.annotations : {}"
 _API = "admissionregistration.k8s.io/v1"
@@ -35,6 +36,22 @@ def policies() -> list[dict[str, Any]]:
             {"name": "for-the-mesh", "expression": mesh},
             [annotations, {"name": "models", "expression": MODELS}],
             INFERENCE_SERVICE,
+        ),
+        *_policy(
+            "modelmesh-inference-service-secrets",
+            "v1beta1",
+            ("inferenceservices",),
+            {"name": "for-the-mesh", "expression": mesh},
+            SERVICE_KEYS,
+            READABLE,
+        ),
+        *_policy(
+            "modelmesh-predictor-secrets",
+            "v1alpha1",
+            ("predictors",),
+            {"name": "with-storage", "expression": "has(object.spec.storage)"},
+            PREDICTOR_KEYS,
+            READABLE,
         ),
     ]
 

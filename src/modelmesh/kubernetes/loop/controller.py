@@ -51,6 +51,7 @@ FORBIDDEN = 403
 _SCOPES = {
     kinds.DEPLOYMENT: f"app.kubernetes.io/managed-by={CONTROLLER}",
     kinds.AUTOSCALER: f"app.kubernetes.io/managed-by={CONTROLLER}",
+    kinds.DISRUPTION_BUDGET: f"app.kubernetes.io/managed-by={CONTROLLER}",
     kinds.SERVICE: SERVICE_LABEL,
     kinds.ENDPOINT_SLICE: SERVICE_LABEL,
     kinds.NETWORK_POLICY: f"app.kubernetes.io/managed-by={CONTROLLER}",
@@ -321,7 +322,7 @@ class Controller:
             caches[kind].follow(partial(self._model_changed, kind))
         for kind in (kinds.SERVING_RUNTIME, kinds.CLUSTER_RUNTIME):
             caches[kind].follow(partial(self._runtime_changed, kind))
-        for kind in (kinds.DEPLOYMENT, kinds.AUTOSCALER):
+        for kind in (kinds.DEPLOYMENT, kinds.AUTOSCALER, kinds.DISRUPTION_BUDGET):
             caches[kind].follow(self._owned_changed)
         for kind in (kinds.SERVICE, kinds.NETWORK_POLICY, kinds.SERVICE_MONITOR):
             caches[kind].follow(lambda key, _before, _now: self._add_namespace(key.namespace))

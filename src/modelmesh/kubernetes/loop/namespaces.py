@@ -55,6 +55,7 @@ class Namespaces:
                 namespace,
                 config,
                 self._world.usable_runtimes(namespace, config),
+                controller=self._world.settings.namespace,
                 owner=owner,
                 service_monitors=not self._world.caches[kinds.SERVICE_MONITOR].absent,
                 store=store,

@@ -1,4 +1,4 @@
-"""One look at a runtime in a namespace: its Deployment, its autoscaler, and what the runtime says of itself."""
+"""One look at a runtime in a namespace: its Deployment, what stands beside it, and what the runtime says of itself."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -157,11 +157,13 @@ class Runtimes:
 
     def _claims(self, namespace: str, runtime: Runtime, config: Config) -> Claims:
         secret = self._world.find(kinds.SECRET, Key(namespace, config.storage_secret))
+        served, models = as_served(runtime, config), self._world.models
         return claims_of(
             secret.get("data") if secret is not None else None,
-            self._world.models.claims(namespace, as_served(runtime, config)),
+            models.claims(namespace, served),
             self._world.caches[kinds.CLAIM].within(namespace).keys(),
             any_claim=config.any_claim,
+            keys=models.storage_keys(namespace, served) if config.needed_keys_only else None,
         )
 
     def _render(
@@ -221,7 +223,7 @@ class Runtimes:
     async def _delete(self, namespace: str, name: str, keep: Sequence[Object] = ()) -> None:
         """Delete what was made for a runtime, but for what is kept. Raises ApiError."""
         kept = {(kind_of(item), item["metadata"]["name"]) for item in keep}
-        for kind in (kinds.AUTOSCALER, kinds.DEPLOYMENT):
+        for kind in (kinds.AUTOSCALER, kinds.DISRUPTION_BUDGET, kinds.DEPLOYMENT):
             for item in list(self._world.caches[kind].within(namespace).values()):
                 if owning_runtime(item) == name and (kind, item["metadata"]["name"]) not in kept:
                     await self._services.applier.delete(kind, Key(namespace, item["metadata"]["name"]))

@@ -11,6 +11,7 @@ from modelmesh.kubernetes.kinds import Key, Kind, Object
 from modelmesh.kubernetes.loop.cache import Cache, trim
 from modelmesh.kubernetes.loop.wanted_models import WantedModels
 from modelmesh.kubernetes.render import Owner, as_served
+from modelmesh.kubernetes.render.objects import MANAGEMENT_PORT
 from modelmesh.kubernetes.settings import Settings
 
 ENABLED_LABEL = "modelmesh-enabled"
@@ -20,7 +21,7 @@ GRPC_PORT = "grpc"
 LISTED = (
     *(kinds.PREDICTOR, kinds.INFERENCE_SERVICE, kinds.SERVING_RUNTIME, kinds.CLUSTER_RUNTIME, kinds.NAMESPACE),
     *(kinds.SERVICE, kinds.CLAIM, kinds.DEPLOYMENT, kinds.AUTOSCALER, kinds.ENDPOINT_SLICE),
-    *(kinds.NETWORK_POLICY, kinds.SERVICE_MONITOR),
+    *(kinds.DISRUPTION_BUDGET, kinds.NETWORK_POLICY, kinds.SERVICE_MONITOR),
 )
 """Kinds of which there is one cache. Of ConfigMaps and Secrets there is one for each name that is needed."""
 
@@ -206,11 +207,13 @@ class World:
 
 
 def ready_addresses(slices: Iterable[Object], service: str) -> Iterator[str]:
-    """The ready endpoints of a Service at its gRPC port."""
+    """The ready endpoints of a Service at their port of management, or at their gRPC port if they have none."""
     for one in slices:
         if (one["metadata"].get("labels") or {}).get(SERVICE_OF_SLICE) != service:
             continue
-        port = next((entry.get("port") for entry in one.get("ports") or () if entry.get("name") == GRPC_PORT), None)
+        ports = {entry.get("name"): entry.get("port") for entry in one.get("ports") or ()}
+        # Pods from before the configuration had the port are in a slice of their own, without it.
+        port = ports.get(MANAGEMENT_PORT) or ports.get(GRPC_PORT)
         for endpoint in one.get("endpoints") or ():
             # None means ready: a slice says it only where it differs.
             if port is not None and (endpoint.get("conditions") or {}).get("ready") is not False:

@@ -9,7 +9,7 @@ Objects are plain dicts, as JSON has them, complete for server-side apply: other
     scaled_by(runtime) -> ScaledBy                             who sets the pods
     scaling(runtime) -> Scaling | None                         how an autoscaler does
     render_runtime(runtime, config, *, namespace, replicas, claims=(), storage_keys=(), owner=None, tls_authority=False)
-    render_namespace(namespace, config, runtimes, *, owner=None, service_monitors=False, store=None)
+    render_namespace(namespace, config, runtimes, *, controller, owner=None, service_monitors=False, store=None)
 
 `config` of `render_runtime` has the runtime's own layer, that of `render_namespace` has not.
 """
@@ -21,6 +21,7 @@ from modelmesh.kubernetes.config import Config
 from modelmesh.kubernetes.render.autoscaler import ScaledBy, Scaling, render_autoscaler, scaled_by, scaling
 from modelmesh.kubernetes.render.checks import check_runtime
 from modelmesh.kubernetes.render.deployment import render_deployment
+from modelmesh.kubernetes.render.disruption_budget import render_disruption_budget
 from modelmesh.kubernetes.render.network_policy import render_network_policy
 from modelmesh.kubernetes.render.objects import Object, Owner, as_served, deployment_name
 from modelmesh.kubernetes.render.service import render_service
@@ -56,7 +57,7 @@ def render_runtime(
     owner: Owner | None = None,
     tls_authority: bool = False,
 ) -> tuple[Object, ...]:
-    """The Deployment of a runtime and, if it asks for one and has pods, its autoscaler.
+    """The Deployment of a runtime, its disruption budget if there is to be one, and its autoscaler if it asks for one and has pods.
 
     Args:
         runtime: That serves (`Runtime.serves`), without problems (`check_runtime`).
@@ -80,10 +81,13 @@ def render_runtime(
         owner=owner,
         tls_authority=tls_authority,
     )
+    objects = [deployment]
+    if config.most_unavailable:
+        objects.append(render_disruption_budget(served, config, namespace=namespace, owner=owner))
     asked = scaling(runtime)
-    if asked is None or replicas == 0:
-        return (deployment,)
-    return deployment, render_autoscaler(served, config, asked, namespace=namespace, owner=owner)
+    if asked is not None and replicas != 0:
+        objects.append(render_autoscaler(served, config, asked, namespace=namespace, owner=owner))
+    return tuple(objects)
 
 
 def render_namespace(
@@ -91,6 +95,7 @@ def render_namespace(
     config: Config,
     runtimes: Iterable[Runtime],
     *,
+    controller: str,
     owner: Owner | None = None,
     service_monitors: bool = False,
     store: Mapping[str, str] | None = None,
@@ -100,6 +105,7 @@ def render_namespace(
     Args:
         namespace: Of them.
         config: Of the namespace.
+        controller: The namespace of the controller.
         runtimes: All that models of the namespace may choose, those that do not serve included.
         owner: Of the Service and what is there beside it: the Namespace, or the controller's Deployment.
         service_monitors: Whether the cluster has the kind ServiceMonitor.
@@ -111,7 +117,7 @@ def render_namespace(
     served = [as_served(runtime, config) for runtime in runtimes]
     found = [render_service(namespace, config, owner)]
     if config.network_policies:
-        found.append(render_network_policy(namespace, config, owner))
+        found.append(render_network_policy(namespace, config, controller, owner))
     if service_monitors and config.service_monitors:
         found.append(render_service_monitor(namespace, config, owner))
     if any(runtime.multi_model for runtime in served):

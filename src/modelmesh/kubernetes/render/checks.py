@@ -18,6 +18,7 @@ def check_runtime(runtime: Runtime, config: Config) -> tuple[Problem, ...]:
         found.append(("spec.builtInAdapter.serverType", f"must be one of {known}, as in builtInServerTypes"))
     ours = {
         config.service_port: "gRPC of the instance (inferenceServicePort)",
+        config.management_port: "management of the instance (managementPort)",
         config.rest_port: "REST of the instance (restProxy.port)",
         config.metrics_port: "metrics of the instance (metrics.port)",
     }

@@ -3,7 +3,7 @@
 from modelmesh.declared import Runtime
 from modelmesh.kubernetes.config import Config
 from modelmesh.kubernetes.render.endpoints import SOCKETS, parse_endpoint, socket_folder
-from modelmesh.kubernetes.render.objects import TYPE_CONSTRAINTS, Object, variables
+from modelmesh.kubernetes.render.objects import MANAGEMENT_PORT, TYPE_CONSTRAINTS, Object, variables
 
 NAME = "mm"
 GRACE_S = 90
@@ -24,11 +24,13 @@ def mesh_container(runtime: Runtime, config: Config, *, puller: bool, tls_author
         puller: Whether a puller stands before the runtime.
         tls_authority: Whether the Secret of TLS has `ca.crt`.
     """
-    ports = [{"name": "grpc", "containerPort": config.service_port}]
-    if config.rest_port is not None:
-        ports.append({"name": "http", "containerPort": config.rest_port})
-    if config.metrics_port is not None:
-        ports.append({"name": "prometheus", "containerPort": config.metrics_port})
+    named = {
+        "grpc": config.service_port,
+        MANAGEMENT_PORT: config.management_port,
+        "http": config.rest_port,
+        "prometheus": config.metrics_port,
+    }
+    ports = [{"name": name, "containerPort": port} for name, port in named.items() if port is not None]
     return {
         "name": NAME,
         "image": config.mesh_image.reference,
@@ -97,17 +99,22 @@ def _environment(runtime: Runtime, config: Config, *, puller: bool, tls_authorit
         found["MM_SVC_GRPC_MAX_MSG_SIZE"] = str(config.max_message_bytes)
     found["MM_KVSTORE_PREFIX"] = "mm"
     found["MM_DEFAULT_VMODEL_OWNER"] = "ksp"
-    if config.rest_port is not None:
-        found["MM_REST_PORT"] = str(config.rest_port)
+    for name, port in (("MM_MANAGEMENT_PORT", config.management_port), ("MM_REST_PORT", config.rest_port)):
+        if port is not None:
+            found[name] = str(port)
     if config.payload_processors:
         found["MM_PAYLOAD_PROCESSORS"] = " ".join(config.payload_processors)
     found["MM_LABELS"] = ",".join(sorted(runtime.labels))
     found["MM_TYPE_CONSTRAINTS_PATH"] = f"{_DOCUMENTS}/type_constraints"
     found["MM_DATAPLANE_CONFIG_PATH"] = f"{_DOCUMENTS}/dataplane_api_config"
-    if config.tls_secret:
-        found["MM_TLS_KEY_CERT_PATH"] = f"{_TLS}/tls.crt"
-        found["MM_TLS_PRIVATE_KEY_PATH"] = f"{_TLS}/tls.key"
-        if config.tls_client_auth:
-            found["MM_TLS_CLIENT_AUTH"] = config.tls_client_auth
-            found["MM_TLS_TRUST_CERT_PATH"] = f"{_TLS}/tls.crt" + (f",{_TLS}/ca.crt" if tls_authority else "")
+    return found | _tls_environment(config, tls_authority=tls_authority)
+
+
+def _tls_environment(config: Config, *, tls_authority: bool) -> dict[str, str]:
+    if not config.tls_secret:
+        return {}
+    found = {"MM_TLS_KEY_CERT_PATH": f"{_TLS}/tls.crt", "MM_TLS_PRIVATE_KEY_PATH": f"{_TLS}/tls.key"}
+    if config.tls_client_auth:
+        found["MM_TLS_CLIENT_AUTH"] = config.tls_client_auth
+        found["MM_TLS_TRUST_CERT_PATH"] = f"{_TLS}/tls.crt" + (f",{_TLS}/ca.crt" if tls_authority else "")
     return found

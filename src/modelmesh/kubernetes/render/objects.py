@@ -15,6 +15,9 @@ CONTROLLER = "modelmesh-controller"
 COMMON_LABELS: Mapping[str, str] = {
     f"app.kubernetes.io/{name}": CONTROLLER for name in ("instance", "managed-by", "name")
 }
+MANAGEMENT_PORT = "management"
+"""Name of the port of management, in pods and in the Service."""
+
 TYPE_CONSTRAINTS = "tc-config"
 """ConfigMap with the documents that instances read."""
 

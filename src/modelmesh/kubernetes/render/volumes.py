@@ -11,6 +11,7 @@ from modelmesh.kubernetes.config import Config
 from modelmesh.kubernetes.quantities import parse_quantity, show_bytes
 from modelmesh.kubernetes.render.endpoints import SOCKETS, socket_folder
 from modelmesh.kubernetes.render.objects import TYPE_CONSTRAINTS, Object, items
+from modelmesh.values.storage_keys import parse_storage_key, secret_of
 
 MODELS = "models-dir"
 STORAGE = "storage-config"
@@ -60,7 +61,7 @@ def volumes(
     if socket_folder(runtime.management_endpoint, runtime.data_endpoint):
         found.append({"name": SOCKETS, "emptyDir": {}})
     if pulls:
-        found.append({"name": STORAGE, **_storage(config, sorted(set(storage_keys)))})
+        found.append({"name": STORAGE, **_storage(config, storage_keys)})
     found += [
         {"name": claim.volume, "persistentVolumeClaim": {"claimName": claim.name, "readOnly": True}} for claim in claims
     ]
@@ -71,16 +72,28 @@ def volumes(
     return found
 
 
-def _storage(config: Config, keys: Sequence[str]) -> Object:
-    """The storage Secret: all of it, or the keys that models name.
+def _storage(config: Config, named: Iterable[str]) -> Object:
+    """The storage Secret, all of it or the keys that models name, and those keys of Secrets of their own that models name.
 
-    Optional: models that need no key, of claims and public addresses, are served without the Secret, or without the key.
+    Optional: models that need no key, of claims and public addresses, are served without a Secret, or without the key. A key
+    that no Secret can have is left out: the API server would refuse the pods of all models because of it.
     """
-    secret: Object = {"secretName": config.storage_secret, "optional": True}
-    if not config.needed_keys_only:
-        return {"secret": secret}
+    keys = sorted({key for text in named if (key := parse_storage_key(text)) is not None})
+    shared = [_file(key.key, key.text) for key in keys if not key.name]
+    own = {key.name: [_file(one.key, one.text) for one in keys if one.name == key.name] for key in keys if key.name}
+    only: Object = {"items": shared} if config.needed_keys_only else {}
     # Without items all keys would be mounted.
-    return {"secret": {**secret, "items": [{"key": key, "path": key} for key in keys]}} if keys else {"emptyDir": {}}
+    mounted = bool(shared) or not config.needed_keys_only
+    if not own:
+        secret = {"secretName": config.storage_secret, "optional": True, **only}
+        return {"secret": secret} if mounted else {"emptyDir": {}}
+    sources = [{"secret": {"name": config.storage_secret, "optional": True, **only}}] if mounted else []
+    sources += [{"secret": {"name": secret_of(name), "optional": True, "items": files}} for name, files in own.items()]
+    return {"projected": {"sources": sources}}
+
+
+def _file(key: str, name: str) -> Object:
+    return {"key": key, "path": name}
 
 
 def _models_folder(runtime: Runtime) -> Object:
