@@ -27,13 +27,14 @@ from modelmesh.kubernetes.loop.controller import Controller
 from modelmesh.kubernetes.loop.leader import Leadership, LeaseTimes
 from modelmesh.kubernetes.ports import MeshCalls, MeshError
 from modelmesh.kubernetes.settings import Settings
-from modelmesh.testing.controlplane.api import Api
+from modelmesh.testing.controlplane.api import FAILURES, MERGE, Api, ApiError
 from modelmesh.testing.controlplane.gate import Answer, Gate, Passed
 from modelmesh.testing.controlplane.plane import TOKEN, ControlPlane
 from modelmesh.values.status import Status
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 HOME = "faults"
+SERVING = Path(__file__).parents[2] / "deploy" / "kubernetes" / "serving"
 MODELS = 12
 SEEN = (kinds.PREDICTOR, kinds.SERVING_RUNTIME, kinds.DEPLOYMENT, kinds.SERVICE, kinds.NETWORK_POLICY)
 ATTEMPTS_MOST = 12
@@ -295,6 +296,111 @@ async def test_what_was_deleted_while_the_history_was_compacted_is_known(plane: 
     await run.settles(90)
     said = [line for line in run.lines if line["event"] == "read failed" and "too old" in str(line.get("error"))]
     assert said, "no watch was refused for its revision, so this test shows nothing"
+
+
+async def test_an_etcd_that_is_away_for_a_while(plane: ControlPlane, run: Run) -> None:
+    """The API server cannot write then, and what it answers is old."""
+
+    async def writable() -> bool:
+        try:
+            await run.api.call(
+                "PATCH",
+                run.path(kinds.PREDICTOR, "m0"),
+                {"metadata": {"annotations": {"tried": "yes"}}},
+                content=MERGE,
+                timeout_s=2.0,
+            )
+        except FAILURES:
+            return False
+        return True
+
+    async def away() -> bool:
+        return not await writable()
+
+    plane.stop("etcd")
+    try:
+        await until(away, "the API server writes without etcd")
+        run.gate.reset()
+    finally:
+        plane.start("etcd")
+    await until(writable, "the API server does not write again", within_s=60)
+    await change(run)
+    await run.settles(90)
+
+
+async def test_definitions_that_are_upgraded_in_place(plane: ControlPlane, run: Run) -> None:
+    """The server ends the watches of a kind whose definition changes."""
+    where = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/predictors.serving.kserve.io"
+    definition = await run.api.get(where)
+    (version,) = definition["spec"]["versions"]
+    fields = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    fields["later"] = {"type": "string"}
+    await run.api.merge(where, {"spec": {"versions": [version]}})
+    body = {
+        "apiVersion": kinds.PREDICTOR.api_version,
+        "kind": "Predictor",
+        "metadata": {"name": "tried"},
+        "spec": {"modelType": {"name": "fake"}, "later": "x"},
+    }
+
+    async def upgraded() -> bool:
+        try:
+            await run.api.apply(run.path(kinds.PREDICTOR, "tried"), body, manager="user", dry_run=True)
+        except ApiError:
+            return False
+        return True
+
+    await until(upgraded, "the definition does not have the new field")
+    await change(run)
+    await run.settles()
+    await plane.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(SERVING / "crds"))
+    await run.predictor("m3", "after")
+    await run.settles()
+
+
+async def test_without_the_policies_the_status_says_the_same(plane: ControlPlane, run: Run) -> None:
+    sentence = "autoscalerClass: must be one of none, hpa"
+    bad = {
+        "apiVersion": kinds.SERVING_RUNTIME.api_version,
+        "kind": "ServingRuntime",
+        "metadata": {"name": "bad", "annotations": {"serving.kserve.io/autoscalerClass": "magic"}},
+        "spec": {
+            "supportedModelFormats": [{"name": "fake", "autoSelect": True}],
+            "multiModel": True,
+            "grpcEndpoint": "port:8085",
+            "containers": [{"name": "server", "image": "server:1"}],
+        },
+    }
+    where = run.path(kinds.SERVING_RUNTIME, "bad")
+    with pytest.raises(ApiError, match=sentence):
+        await run.api.apply(where, bad, manager="user")
+    await plane.kubectl("delete", "validatingadmissionpolicybinding", "modelmesh-runtimes")
+
+    async def taken() -> bool:
+        try:
+            await run.api.apply(where, bad, manager="user")
+        except ApiError:
+            return False
+        return True
+
+    async def said() -> bool:
+        conditions = (await run.api.get(where)).get("status", {}).get("conditions", [])
+        (message,) = [one["message"] for one in conditions if (one["type"], one["status"]) == ("Valid", "False")] or [
+            ""
+        ]
+        return "autoscalerClass" in message and "must be one of none, hpa" in message
+
+    try:
+        await until(taken, "the policy is still there")
+        await until(
+            said,
+            "the status does not say what is wrong",
+            why=lambda: plane.kubectl("-n", HOME, "describe", "servingruntime", "bad"),
+        )
+        await run.api.delete(where)
+        await run.settles()
+    finally:
+        await plane.kubectl("apply", "--server-side", "-k", str(SERVING / "admission"))
 
 
 async def test_a_server_with_too_many_requests_is_given_the_time_it_asks_for(run: Run) -> None:

@@ -103,6 +103,14 @@ def test_a_storage_key_that_is_not_there_is_a_precondition() -> None:
     assert refused.value.code is Status.FAILED_PRECONDITION
 
 
+def test_a_key_of_a_secret_of_its_own_is_a_file_of_its_name_and_its_secret_is_named(tmp_path: Path) -> None:
+    (tmp_path / "team:k").write_text(json.dumps({**S3, "bucket": "bkt"}))
+    files = from_model_key("m", json.dumps({"storage_key": "team:k"}), ConfigFolder(tmp_path))
+    assert (files.model.kind, files.model.place) == (Kind.S3, "bkt")
+    with pytest.raises(StorageError, match="add the key gone to the secret storage-config-team"):
+        read("m", {"storage_key": "team:gone"})
+
+
 @pytest.mark.parametrize("config", ["{TOPSECRET", '"TOPSECRET"', '["TOPSECRET"]', '{"type": "TOPSECRET'])
 def test_a_configuration_that_cannot_be_read_is_not_shown(config: str) -> None:
     with pytest.raises(StorageError) as refused:
