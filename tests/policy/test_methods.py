@@ -9,7 +9,7 @@ INFER = MethodRule("p.S/Infer", extraction_path=(1, 2))
 
 OIP = "inference.GRPCInferenceService/"
 NAMED = tuple(
-    MethodRule(OIP + name, extraction_path=(1,), header_first=True)
+    MethodRule(OIP + name, extraction_path=(1,), header_first=True, version_field=2)
     for name in ("ModelInfer", "ModelReady", "ModelMetadata")
 )
 """Calls of the protocol have the model's name in their message."""
@@ -21,7 +21,9 @@ def test_nothing_said_allows_everything() -> None:
 
 def test_stock_clients_need_no_header_where_the_runtime_names_its_methods() -> None:
     reported = RuntimeMethods(((f"{OIP}ModelInfer", (1,)),), allows_others=False)
-    named = MethodRule(f"{OIP}ModelInfer", extraction_path=(1,), header_first=True, injection_path=(1,))
+    named = MethodRule(
+        f"{OIP}ModelInfer", extraction_path=(1,), header_first=True, injection_path=(1,), version_field=2
+    )
     assert combine(reported, ANY) == AllowedMethods((named,), allow_others=False)
 
 

@@ -91,6 +91,8 @@ async def test_tritonclient_talks_to_a_mesh_of_built_in_runtimes(tmp_path: Path,
     folder = tmp_path / "models"
     folder.mkdir()
     joblib.dump(model, folder / "iris.joblib")
+    other = LogisticRegression(max_iter=500).fit(features, 2 - labels)
+    joblib.dump(other, folder / "other.joblib")
 
     def runtime(_: int, listen: str) -> list[str]:
         command = [sys.executable, "-m", "modelmesh.cli", "runtime", "--listen", listen, "--models", str(folder)]
@@ -101,6 +103,8 @@ async def test_tritonclient_talks_to_a_mesh_of_built_in_runtimes(tmp_path: Path,
         await cluster.start()
         for instance in cluster.instances:
             await asyncio.to_thread(infer, instance.endpoint, features[:5], model)
+            if not environment:  # else the message names the model, whatever the headers say
+                await asyncio.to_thread(infer_versions, instance.endpoint, features[:5], model, other)
     finally:
         await cluster.stop()
 
@@ -126,6 +130,28 @@ def infer(endpoint: str, rows: np.ndarray, model: LogisticRegression) -> None:
         result = client.infer("iris", [tensor], headers=headers)
     np.testing.assert_array_equal(result.as_numpy("label"), model.predict(rows))
     np.testing.assert_allclose(result.as_numpy("probabilities"), model.predict_proba(rows), rtol=1e-9)
+
+
+def infer_versions(endpoint: str, rows: np.ndarray, model: LogisticRegression, other: LogisticRegression) -> None:
+    """A version of a vmodel is chosen by the field that the client has for it; the runtime does not see it."""
+    from modelmesh._proto import admin_pb2, model_mesh_pb2
+    from modelmesh.cli.client import connect
+
+    with connect(endpoint) as client:
+        for name in ("iris", "other"):
+            info = model_mesh_pb2.ModelInfo(type="sklearn", path=f"{name}.joblib")
+            request = model_mesh_pb2.SetVModelRequest(
+                vModelId="flowers", targetModelId=name, modelInfo=info, force=True
+            )
+            client.call("mmesh.ModelMesh/setVModel", request, model_mesh_pb2.VModelStatusInfo)
+        labels = admin_pb2.SetLabelsRequest(vmodel_id="flowers", labels=[admin_pb2.Label(label="one", model_id="iris")])
+        client.call("modelmesh.v1.Admin/SetLabels", labels, admin_pb2.VModel)
+    tensor = triton.InferInput("input", list(rows.shape), "FP64")
+    tensor.set_data_from_numpy(rows)
+    with triton.InferenceServerClient(endpoint) as client:
+        for version, expected in (("one", model), ("stable", other)):
+            result = client.infer("flowers", [tensor], model_version=version, headers={"mm-vmodel-id": "flowers"})
+            np.testing.assert_array_equal(result.as_numpy("label"), expected.predict(rows), err_msg=version)
 
 
 async def test_a_go_client_unchanged(start_mesh: StartMesh, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ pub struct MethodRule {
     extracts_vmodel: bool,
     header_first: bool,
     injection_path: Vec<u32>,
+    version_field: u32,
     idempotent: bool,
     ours: bool,
 }
@@ -109,6 +110,7 @@ impl From<Rules> for modelmesh_core::Rules {
                 extracts_vmodel: rule.extracts_vmodel,
                 header_first: rule.header_first,
                 injection_path: rule.injection_path,
+                version_field: rule.version_field,
                 idempotent: rule.idempotent,
                 ours: rule.ours,
             };

@@ -19,6 +19,9 @@ and runtimes that were written before us name only some of them."""
 _MODEL_NAME = (1,)
 """Where the messages of all three have the model's name."""
 
+_VERSION = 2
+"""Where they have its version."""
+
 
 @dataclass(frozen=True, slots=True)
 class AllowedMethods:
@@ -55,7 +58,11 @@ def combine(runtime: RuntimeMethods, allowed: AllowedMethods) -> AllowedMethods:
             if method in injections or takes_others:
                 configured.setdefault(method, MethodRule(method, _MODEL_NAME, header_first=True))
     rules = [
-        replace(configured.get(method, MethodRule(method)), injection_path=injections.get(method, ()))
+        replace(
+            configured.get(method, MethodRule(method)),
+            injection_path=injections.get(method, ()),
+            version_field=_VERSION if method in {_INFER, *_SIBLINGS} else 0,
+        )
         for method in dict.fromkeys((*injections, *configured))
         if (method in injections or takes_others) and (method in configured or allowed.allow_others)
     ]

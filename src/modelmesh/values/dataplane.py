@@ -142,8 +142,8 @@ Resolution = Serve | Reroute | Forward | ReturnAnswer | Fail
 class MethodRule:
     """Rules of one method; paths are field numbers, empty meaning none.
 
-    `header_first`: a header that names a model wins over the message, which is then not looked into. `ours`: Python answers
-    it on the serving port, though its service is that of models.
+    `header_first`: a header that names a model wins over the message, which is then not looked into. `version_field`: where messages
+    have a version of a vmodel; 0: nowhere. `ours`: Python answers it on the serving port, though its service is that of models.
     """
 
     method: str
@@ -151,6 +151,7 @@ class MethodRule:
     extracts_vmodel: bool = False
     header_first: bool = False
     injection_path: tuple[int, ...] = ()
+    version_field: int = 0
     idempotent: bool = True
     ours: bool = False
 

@@ -1,5 +1,6 @@
 //! From an HTTP/2 request to a call that runs.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,9 @@ use crate::call::rejection::Rejection;
 use crate::call::replay::Body;
 use crate::call::rules::{MethodRule, method_in};
 use crate::call::shadow;
+use crate::call::stopped::unless_stopped;
 use crate::call::subject::Subject;
+use crate::call::version;
 use crate::call::who::Who;
 use crate::ledger::{Account, Holder};
 use crate::observe::metrics::Ended;
@@ -33,7 +36,7 @@ use crate::services::calls::{self, Opening};
 use crate::transport::port::Port;
 use crate::transport::thread::Worker;
 use crate::wire::compression::Purse;
-use crate::wire::headers::MM_BALANCED;
+use crate::wire::headers::{MM_BALANCED, MM_VERSION};
 use crate::wire::status::{Code, Status};
 
 /// By which connection a request came.
@@ -142,6 +145,7 @@ pub fn call_of(
         notes,
         loading: None,
         fallback: Fallback::Untried,
+        version: None,
         shadowed: Shadowed::Undecided,
         trial: None,
         principal: None,
@@ -175,7 +179,11 @@ pub async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener
     };
     match subjects {
         Subjects::One(subject) => {
+            let may_name_version = call.rule.version_field != 0 && subject.vmodel.is_some() && call.is_ingress();
             call.identified(subject);
+            if may_name_version && let Err(end) = read_version(call).await {
+                return refuse(call, Rejection::BadId, end);
+            }
             call.run().await;
             shadow::send(call);
         }
@@ -253,6 +261,17 @@ async fn read_message(call: &mut Call) -> Result<Option<Ids>, End> {
     // Before the runtime is called: afterwards it would have to be told that the call is off.
     extraction::check_injection(&message, &call.rule).map_err(End::Refused)?;
     if extracts { extraction::ids_in(&message, &call.rule).map_err(End::Refused) } else { Ok(None) }
+}
+
+/// Reads which version of its vmodel a call chooses in its message, unless a header chooses one.
+async fn read_version(call: &mut Call) -> Result<(), End> {
+    if call.headers.contains_key(MM_VERSION) {
+        return Ok(());
+    }
+    let (body, number) = (&mut call.body, call.rule.version_field);
+    let found = poll_fn(|cx| version::poll_find(body, number, cx));
+    call.version = unless_stopped(&mut call.caller, &mut call.deadline, found).await??.map(Box::new);
+    Ok(())
 }
 
 /// What a call is about.

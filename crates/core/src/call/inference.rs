@@ -25,6 +25,7 @@ use crate::call::replay::{Body, BodyError};
 use crate::call::rules::{MethodRule, method_in};
 use crate::call::stopped::{poll_stopped, unless_stopped};
 use crate::call::subject::{Hop, Subject};
+use crate::call::version::Version;
 use crate::events::Event;
 use crate::ledger::Holder;
 use crate::observe::metrics::HoldEnd;
@@ -69,6 +70,8 @@ pub struct Call {
     pub notes: Option<Box<Notes>>,
     /// Whether it waits for a load now, where there is a bound for that.
     pub loading: Option<Arc<AtomicBool>>,
+    /// The version that its message names.
+    pub version: Option<Box<Version>>,
     /// How far it has come with the fallback of its vmodel.
     pub fallback: Fallback,
     /// Whether it is copied to the shadow of its vmodel.

@@ -25,5 +25,6 @@ pub mod shadow;
 pub mod stopped;
 pub mod subject;
 pub mod switch;
+pub mod version;
 pub mod who;
 pub mod whole;

@@ -168,6 +168,7 @@ fn sub_call(
         notes: None,
         loading: None,
         fallback: Fallback::Untried,
+        version: None,
         // What its parts are copies of could not be compared.
         shadowed: Shadowed::No,
         trial: None,

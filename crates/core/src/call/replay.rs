@@ -4,14 +4,15 @@
 //! budget for all; when the first part of the answer passes, or a bound is reached, the copy is dropped.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use modelmesh_http2::RecvStream;
 
 use crate::budget::Share;
 use crate::observe::told::Copied;
-use crate::wire::framing::{Follower, PREFIX, TooLong};
+use crate::wire::framing::{Follower, PREFIX, TooLong, message_length, prefix_of};
 
 /// Why no more can be read.
 #[derive(Debug)]
@@ -159,6 +160,34 @@ impl Body {
         self.chunks.iter()
     }
 
+    /// Takes a part out of the first message, whose length in the prefix says so then. It lies behind the prefix, in what has been
+    /// read, of which nothing has been passed on.
+    pub fn cut(&mut self, part: Range<usize>) {
+        debug_assert!(self.intact && self.passed == 0 && part.start >= PREFIX);
+        let mut front = BytesMut::new();
+        let mut rest = Bytes::new();
+        while front.len() + rest.len() < part.end {
+            front.extend_from_slice(&rest);
+            let Some(chunk) = self.chunks.pop_front() else { return };
+            rest = chunk;
+        }
+        // Of the last of these chunks only the beginning is copied: it may hold tensors.
+        let (before, cut) = (front.len(), part.end - part.start);
+        if part.start > before {
+            front.extend_from_slice(&rest[..part.start - before]);
+        }
+        front.truncate(part.start);
+        let rest = rest.slice(part.end - before..);
+        let length = message_length([front[0], front[1], front[2], front[3], front[4]]) - cut;
+        front[1..PREFIX].copy_from_slice(&prefix_of(length)[1..]);
+        if !rest.is_empty() {
+            self.chunks.push_front(rest);
+        }
+        self.chunks.push_front(front.freeze());
+        self.kept_bytes = self.kept_bytes.saturating_sub(cut);
+        self.share.shrink(cut);
+    }
+
     /// Starts over for a new attempt.
     pub fn rewind(&mut self) {
         debug_assert!(self.intact);
@@ -201,6 +230,14 @@ impl Body {
     /// Reads ahead while the request waits, up to the bound. Ready with bytes read each time, pending
     /// when there is nothing to read now, at the end, or at the bound: there is nothing to wait for then.
     pub fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, BodyError>> {
+        let length = ready!(self.poll_look_ahead(cx))?;
+        // The copy is paid for, so the client may send on.
+        self.release(length);
+        Poll::Ready(Ok(length))
+    }
+
+    /// As `poll_read_ahead`, but the client may send on only when the other side has taken it: the request goes on at once.
+    pub fn poll_look_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, BodyError>> {
         if self.stream.is_none() || self.is_blocked() {
             return Poll::Pending;
         }
@@ -212,8 +249,6 @@ impl Body {
         }
         self.kept_bytes += length;
         self.chunks.push_back(chunk);
-        // The copy is paid for, so the client may send on.
-        self.release(length);
         Poll::Ready(Ok(length))
     }
 

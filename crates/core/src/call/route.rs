@@ -32,21 +32,29 @@ impl Call {
             let table = &self.worker.shared.table;
             // Some: it is known now whether the vmodel has one.
             let mut shadow = None;
-            let model = match headers.get(MM_VERSION) {
-                None => {
-                    let named = table.model_of(vmodel, || *draw.get_or_insert_with(|| naming::draw(vmodel, headers)));
-                    named.map(|named| {
-                        shadow = Some(named.shadow);
-                        self.trial = named.trial;
-                        named.model
-                    })
-                }
-                Some(version) => {
+            let mut by_share = || {
+                let named = table.model_of(vmodel, || *draw.get_or_insert_with(|| naming::draw(vmodel, headers)))?;
+                shadow = Some(named.shadow);
+                self.trial = named.trial;
+                Some(named.model)
+            };
+            let model = match (headers.get(MM_VERSION), &mut self.version) {
+                (None, None) => by_share(),
+                (Some(version), _) => {
                     let version = String::from_utf8_lossy(version.as_bytes());
-                    table.version_of(vmodel, &version).map_err(|NoSuchVersion| {
-                        Status::new(Code::NotFound, format!("vmodel {vmodel} has no version {version}"))
-                    })?
+                    table.version_of(vmodel, &version).map_err(|NoSuchVersion| no_version(vmodel, &version))?
                 }
+                (None, Some(version)) => match table.version_of(vmodel, &version.name) {
+                    Ok(found) => {
+                        if found.is_some() {
+                            version.take_out(&mut self.body);
+                        }
+                        found
+                    }
+                    Err(NoSuchVersion) if version.is_chosen() => return Err(no_version(vmodel, &version.name)),
+                    // It stays in the message, for the runtime.
+                    Err(NoSuchVersion) => by_share(),
+                },
             };
             match model {
                 Some(model) => {
@@ -67,4 +75,8 @@ impl Call {
         }
         Ok(choice)
     }
+}
+
+fn no_version(vmodel: &str, version: &str) -> Status {
+    Status::new(Code::NotFound, format!("vmodel {vmodel} has no version {version}"))
 }

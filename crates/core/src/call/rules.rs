@@ -17,6 +17,8 @@ pub struct MethodRule {
     /// A header that names a model wins over the message, which is then not looked into.
     pub header_first: bool,
     pub injection_path: Vec<u32>,
+    /// The field of its messages that has a version of the vmodel; 0: there is none.
+    pub version_field: u32,
     pub idempotent: bool,
     /// Python answers it on the serving port, though its service is that of models.
     pub ours: bool,
@@ -43,6 +45,7 @@ pub static ORDINARY: MethodRule = MethodRule {
     extracts_vmodel: false,
     header_first: false,
     injection_path: Vec::new(),
+    version_field: 0,
     idempotent: true,
     ours: false,
 };

@@ -131,6 +131,7 @@ pub fn send(call: &mut Call) {
             notes: None,
             loading: None,
             fallback: Fallback::Over,
+            version: None,
             shadowed: Shadowed::No,
             trial: None,
             principal: None,

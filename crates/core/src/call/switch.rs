@@ -128,7 +128,7 @@ impl Call {
 
     /// The fallback of the vmodel, unless the client chose a version.
     fn fallback_model(&self) -> Option<Arc<str>> {
-        if self.headers.contains_key(MM_VERSION) {
+        if self.headers.contains_key(MM_VERSION) || self.version.as_ref().is_some_and(|version| version.is_chosen()) {
             return None;
         }
         let vmodel = self.subject.vmodel.as_deref()?;

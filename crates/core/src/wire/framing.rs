@@ -85,7 +85,9 @@ impl Follower {
     }
 }
 
-fn message_length(prefix: [u8; PREFIX]) -> usize {
+/// The length that a prefix tells.
+#[must_use]
+pub fn message_length(prefix: [u8; PREFIX]) -> usize {
     u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize
 }
 
