@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from modelmesh.control.duties.counting import of_rollouts
 from modelmesh.ports import RuntimeCallError
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import (
@@ -22,6 +23,7 @@ from modelmesh.values.rollout import Rollout, RolloutState
 from modelmesh.values.status import Status
 
 V = VModelId("v")
+STATE, STEP, SHARE = (f"modelmesh_rollout_{what}" for what in ("state", "step", "share"))
 STEPS = (10, 40)
 
 
@@ -197,6 +199,37 @@ def test_an_instance_that_does_not_answer_holds_it_up_but_not_a_roll_back() -> N
         world.fails["b"] = True
         await world.until(lambda record: not record.split, within_s=30)
         world.cluster.network.heal(InstanceId("a"), InstanceId("b"))
+
+    play(story)
+
+
+def test_the_leader_reports_state_step_and_share() -> None:
+    async def story(world: World) -> None:
+        def reported() -> list[dict[str, dict[tuple[str, ...], float]]]:
+            found = [of_rollouts(one.plane.rollouts.shown) for one in world.cluster.instances.values()]
+            return [{name: dict(values) for name, values in one.items()} for one in found if one[STEP]]
+
+        await set_rollout(world.first, "v", "b", STEPS)
+        await asyncio.sleep(1)
+        states = {("v", "b", "running"): True, ("v", "b", "promoted"): False, ("v", "b", "rolled_back"): False}
+        assert reported() == [{STATE: states, STEP: {("v", "b"): 1}, SHARE: {("v", "b"): 10}}]
+        await world.until(lambda record: record.rollout is not None and record.rollout.step == 1, within_s=90)
+        await asyncio.sleep(1)
+        assert [one[SHARE] for one in reported()] == [{("v", "b"): 40}]
+        world.fails["b"] = True
+        await world.until(lambda record: not record.split, within_s=30)
+        await asyncio.sleep(1)
+        states = {("v", "b", "running"): False, ("v", "b", "promoted"): False, ("v", "b", "rolled_back"): True}
+        ended = {STATE: states, STEP: {("v", "b"): 2}, SHARE: {("v", "b"): 0}}
+        assert reported() == [ended]
+        world.calling = False
+        await asyncio.sleep(1)
+        await world.cluster.crash("a")
+        await asyncio.sleep(90)
+        assert reported() == [ended], "a new leader finds it"
+        await set_rollout(world.first, "v", "")
+        await asyncio.sleep(1)
+        assert not reported()
 
     play(story)
 

@@ -13,6 +13,7 @@ from modelmesh.management.console import ADMIN, EVENTS, EVENTS_SENT, MESH, Conso
 from modelmesh.management.models import Models
 from modelmesh.management.overview import SHOWN_COPIES
 from modelmesh.management.splits import Splits
+from modelmesh.management.vmodel_counts import CountCalls
 from modelmesh.management.vmodels import VModelCalls
 from modelmesh.policy.access import Grant
 from modelmesh.testing.clock import run_virtual
@@ -32,6 +33,7 @@ def at(instance: SimulatedInstance) -> Console:
         **VModelCalls(plane, models).methods(),
         **Admin(plane).methods(),
         **Splits(plane, models).methods(),
+        **CountCalls(plane).methods(),
     }
     return Console(plane, methods)
 

@@ -47,6 +47,18 @@ def test_what_is_taken_is_gone() -> None:
     assert not [reading for reading in meter.take() if reading.family.name == "modelmesh_evictions"]
 
 
+def test_a_gauge_has_one_number_or_one_for_each_of_its_series() -> None:
+    steps = {("v", "m"): 2, ("w", "n"): 1}
+    meter = Meter(gauges=lambda: {"modelmesh_instance_loads": 3, "modelmesh_rollout_step": steps})
+    (loads,) = readings(meter, "modelmesh_instance_loads")
+    assert (loads.labels, loads.value) == ((), 3)
+    assert [(reading.labels, reading.value) for reading in readings(meter, "modelmesh_rollout_step")] == [
+        ((("vModelId", "v"), ("modelId", "m")), 2),
+        ((("vModelId", "w"), ("modelId", "n")), 1),
+    ]
+    assert not readings(meter, "modelmesh_rollout_share")
+
+
 def test_counters_without_labels_begin_at_zero() -> None:
     (reading,) = readings(Meter(), "modelmesh_loadmodel_failure")
     assert reading.value == 0

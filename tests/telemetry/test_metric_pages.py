@@ -60,6 +60,9 @@ def test_every_metric_of_calls_loads_and_queues_is_on_the_dashboard() -> None:
         "modelmesh_instance_used_bytes",
         "modelmesh_instance_loads",
         "modelmesh_events",
+        "modelmesh_rollout_state",  # of rollouts: `vmodels status` says it
+        "modelmesh_rollout_step",
+        "modelmesh_rollout_share",
         "modelmesh_tapped_calls",
         "modelmesh_held_bytes",
         "modelmesh_replay_bytes",

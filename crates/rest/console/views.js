@@ -299,14 +299,39 @@ function showModel(main, id) {
 
 // --- vmodels --------------------------------------------------------------------------------------
 
+function rolloutOf(rollout) {
+  const steps = rollout.steps.length;
+  const now = rollout.state === "RUNNING" ? `step ${(rollout.step ?? 0) + 1} of ${steps}, ${rollout.steps[rollout.step ?? 0]} %` : words(rollout.state).toLowerCase();
+  return ["rollout of ", linkTo(rollout.model_id), `: ${now}`, rollout.why && h("span", { class: "soft" }, h("br"), rollout.why)];
+}
+
+const ENDS = ["answered", "equal", "different", "failed", "cold", "dropped", "stream"];
+
+/** What the instances counted of a vmodel whose model is rolled out, or that has a shadow. */
+function countsOf(vmodel, told) {
+  return [
+    h("h2", {}, `Counts of ${vmodel}`),
+    told.verdict && h("p", {}, told.verdict),
+    told.models?.length && table([{ name: "model", of: (one) => linkTo(one.model_id) }, { name: "calls", num: true, of: (one) => numbers.format(one.calls ?? 0) }, { name: "failed", num: true, of: (one) => numbers.format(one.failed ?? 0) },
+      { name: "95 % within", num: true, of: (one) => `${((one.p95_us ?? 0) / 1000).toPrecision(3)} ms` }], told.models, "in this step of the rollout"),
+    told.shadows?.length && table([{ name: "shadow", of: (one) => linkTo(one.model_id) }, ...ENDS.map((end) => ({ name: end, num: true, of: (one) => numbers.format(one[end] ?? 0) }))], told.shadows, "copies of calls"),
+    told.silent_instance_ids?.length && h("p", { class: "bad" }, `no answer from ${told.silent_instance_ids.join(", ")}`),
+    !told.models?.length && !told.shadows?.length && h("p", { class: "soft" }, "Nothing is counted yet."),
+  ].filter(Boolean);
+}
+
+const READ_AGAIN_MS = 5000;
+
 function showVModels(main) {
   const list = h("div");
+  const counts = h("section", { "aria-label": "Counts" });
+  let counted;
   const said = saying();
   const name = h("input", { required: true });
   const target = h("input", { required: true });
   const percent = h("input", { type: "number", min: 0, max: 100, value: 100 });
   const form = h("form", { class: "row" }, h("label", {}, "vmodel", name), h("label", {}, "model", target), h("label", {}, "percent of the calls", percent), h("button", {}, "Move"));
-  main.append(h("h1", {}, "VModels"), list, h("h2", {}, "Move the calls of a vmodel"),
+  main.append(h("h1", {}, "VModels"), list, counts, h("h2", {}, "Move the calls of a vmodel"),
     h("p", { class: "soft" }, "With 100 percent the vmodel moves to the model once that is loaded as often as the one before. With less the model gets a share of the calls; 0 ends all shares."), form, said);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -318,12 +343,25 @@ function showVModels(main) {
     }).then((done) => done && read());
   });
 
+  async function count(vmodel) {
+    counted = vmodel;
+    try {
+      counts.replaceChildren(...countsOf(vmodel.id, await ask("CountVModel", { vmodel_id: vmodel.id })));
+    } catch (error) {
+      counts.replaceChildren(h("p", { class: "bad" }, error.message));
+    }
+  }
+
+  let readAt = 0;
   async function read() {
+    readAt = performance.now();
     try {
       const { vmodels = [] } = await ask("ListVModels", { page_size: 1000 });
       list.replaceChildren(vmodels.length ? table([
         { name: "vmodel", of: (one) => h("button", { type: "button", onclick: () => { name.value = one.id; target.focus(); } }, one.id) },
-        { name: "calls go to", of: (one) => [linkTo(one.active_model_id), (one.split ?? []).map((share) => [h("br"), `${share.percent} % to `, linkTo(share.model_id)]), one.fallback_model_id && [h("br"), "while it is not loaded: ", linkTo(one.fallback_model_id)]] },
+        { name: "calls go to", of: (one) => [linkTo(one.active_model_id), (one.split ?? []).map((share) => [h("br"), `${share.percent} % to `, linkTo(share.model_id)]), one.fallback_model_id && [h("br"), "while it is cold or fails: ", linkTo(one.fallback_model_id)]] },
+        { name: "rollout and shadow", of: (one) => [one.rollout && [rolloutOf(one.rollout), h("br")], one.shadow && [`copies of ${one.shadow.percent} % to `, linkTo(one.shadow.model_id), one.shadow.compares ? ", answers are compared" : "", h("br")],
+          (one.rollout || one.shadow) && h("button", { type: "button", onclick: () => count(one) }, "Counts")] },
         { name: "other versions", of: (one) => [(one.labels ?? []).map((label) => [`${label.label}: `, linkTo(label.model_id), h("br")]), (one.kept_model_ids ?? []).map((model) => [linkTo(model), h("br")])] },
         { name: "moves to", of: (one) => (one.target_model_id && one.target_model_id !== one.active_model_id ? [linkTo(one.target_model_id), one.failed ? h("span", { class: "bad" }, " (cannot be loaded)") : ""] : "") },
         { name: "owner", of: (one) => one.owner ?? "" },
@@ -337,9 +375,12 @@ function showVModels(main) {
   read();
   return {
     update() {
-      const fresh = mesh.events.some((event) => event.n > heard && event.kind.startsWith("vmodel"));
+      const fresh = mesh.events.some((event) => event.n > heard && /^(vmodel|split_|fallback_|shadow_set|labels_|rollout_)/.test(event.kind));
       heard = mesh.events.at(-1)?.n ?? heard;
-      if (fresh) read();
+      // What another instance was told is no event of this one.
+      if (!fresh && performance.now() - readAt < READ_AGAIN_MS) return;
+      read();
+      if (counted) count(counted);
     },
   };
 }

@@ -43,7 +43,14 @@ class Metrics:
         """Count from now on, and let it be read. Raises OSError if the port is in use."""
         self.dataplane = dataplane
         self.meter.read_gauges_from(
-            Gauges(cache=plane.cache, state=plane.state, leader=plane.leader, census=plane.census, clock=plane.clock)
+            Gauges(
+                cache=plane.cache,
+                state=plane.state,
+                leader=plane.leader,
+                rollouts=plane.rollouts,
+                census=plane.census,
+                clock=plane.clock,
+            )
         )
         plane.journal.subscribe(self._count)
         match self.choice.kind:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from modelmesh.values.metrics import BY_NAME, FAMILIES, Family, Kind, Source
 
+GaugeValues = Mapping[str, float | Mapping[tuple[str, ...], float]]
+"""Present values by the name of their family: one number, or one for each of its series, by the values of their labels."""
+
 OTHER_MODEL = "(other)"
 """The label of models beyond the bound."""
 
@@ -47,7 +50,7 @@ class Meter:
     """
 
     def __init__(
-        self, *, per_model: bool = False, models_max: int = 1000, gauges: Callable[[], Mapping[str, float]] = dict
+        self, *, per_model: bool = False, models_max: int = 1000, gauges: Callable[[], GaugeValues] = dict
     ) -> None:
         self._per_model = per_model
         self._models_max = models_max
@@ -62,7 +65,7 @@ class Meter:
             if BY_NAME[name].kind is Kind.COUNTER and not BY_NAME[name].labels:
                 series.values[()] = 0
 
-    def read_gauges_from(self, gauges: Callable[[], Mapping[str, float]]) -> None:
+    def read_gauges_from(self, gauges: Callable[[], GaugeValues]) -> None:
         """Give what is asked for gauges; it needs the control plane, which comes after the ledger."""
         self._gauges = gauges
 
@@ -112,8 +115,14 @@ class Meter:
     def _read(self, *, reset: bool) -> Iterator[Reading]:
         gauges = self._gauges()
         for family in FAMILIES:
-            if family.name in gauges:
-                yield Reading(family, (), gauges[family.name])
+            match gauges.get(family.name):
+                case None:
+                    pass
+                case int() | float() as value:
+                    yield Reading(family, (), value)
+                case by_labels:
+                    for labels, value in by_labels.items():
+                        yield Reading(family, tuple(zip(family.labels, labels, strict=True)), value)
             series = self._series.get(family.name)
             if series is None:
                 continue

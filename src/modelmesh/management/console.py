@@ -27,7 +27,17 @@ FRESH_MS = 900
 
 LARGEST_REQUEST = 65_536
 
-ADMIN = ("ListModels", "ListVModels", "ListInstances", "Explain", "Fit", "SetCopies", "UnloadModel", "SetSplit")
+ADMIN = (
+    "ListModels",
+    "ListVModels",
+    "CountVModel",
+    "ListInstances",
+    "Explain",
+    "Fit",
+    "SetCopies",
+    "UnloadModel",
+    "SetSplit",
+)
 MESH = ("getModelStatus", "ensureLoaded", "setVModel", "getVModelStatus")
 
 

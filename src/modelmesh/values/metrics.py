@@ -342,6 +342,25 @@ FAMILIES: tuple[Family, ...] = (
         "Operations that the store refused or did not answer.",
         ("operation", "error"),
     ),
+    # --- rollouts of vmodels; the leader reports them ---
+    Family(
+        "modelmesh_rollout_state",
+        _GAUGE,
+        "1 for the state of the last rollout of a vmodel: running, promoted or rolled_back. The leader reports it.",
+        ("vModelId", "modelId", "state"),
+    ),
+    Family(
+        "modelmesh_rollout_step",
+        _GAUGE,
+        "The step of the last rollout of a vmodel, from 1. The leader reports it.",
+        ("vModelId", "modelId"),
+    ),
+    Family(
+        "modelmesh_rollout_share",
+        _GAUGE,
+        "Percent of the calls of a vmodel that go to the model of its last rollout. The leader reports it.",
+        ("vModelId", "modelId"),
+    ),
     # --- payloads, logs, traces ---
     _core("modelmesh_tapped_calls", _COUNTER, "Calls whose payloads were handed to the control plane."),
     _core(

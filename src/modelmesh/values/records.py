@@ -214,6 +214,12 @@ class VModelRecord:
         split = self.split_without(self.rollout.model) if self.rollout.running else self.split
         return replace(self, split=split, rollout=None)
 
+    def percent_of(self, model: ModelId) -> int:
+        """Of the calls that a model gets."""
+        if model == self.active:
+            return WHOLE_PERCENT - sum(percent for _, percent in self.split)
+        return dict(self.split).get(model, 0)
+
     def split_without(self, model: ModelId) -> tuple[tuple[ModelId, int], ...]:
         """The shares of all other models."""
         return tuple(share for share in self.split if share[0] != model)

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 
 from modelmesh.control.copies.cache import Cache
 from modelmesh.control.duties.leader import Leader
+from modelmesh.control.duties.rollouts import Rollouts, Shown
 from modelmesh.control.view.census import Census
 from modelmesh.control.view.state import ClusterState
-from modelmesh.machines.meter import Meter
+from modelmesh.machines.meter import GaugeValues, Meter
 from modelmesh.ports import Clock
 from modelmesh.values.events import Event
+from modelmesh.values.ids import VModelId
+from modelmesh.values.rollout import RolloutState
 
 EMPTY_LRU_S = 9_223_372_036_854_775
 """What the old system reported as the oldest use of an empty cache, in seconds."""
@@ -41,21 +44,24 @@ def count_event(meter: Meter, event: Event) -> None:
 class Gauges:
     """The present values of gauges, by metric. Only the leader reports those of the cluster."""
 
-    def __init__(self, *, cache: Cache, state: ClusterState, leader: Leader, census: Census, clock: Clock) -> None:
+    def __init__(
+        self, *, cache: Cache, state: ClusterState, leader: Leader, rollouts: Rollouts, census: Census, clock: Clock
+    ) -> None:
         self._cache = cache
         self._state = state
         self._leader = leader
+        self._rollouts = rollouts
         self._census = census
         self._clock = clock
 
-    def __call__(self) -> Mapping[str, float]:
+    def __call__(self) -> GaugeValues:
         """By name; what is not known is left out."""
         ledger = self._cache.ledger
         copies = len(self._cache.models())
         oldest_ms = self._cache.usage.oldest_use_ms() if copies else 0
         now_ms = self._clock.now_ms()
         loading = self._cache.loading()
-        gauges: dict[str, float] = {
+        gauges: dict[str, float | Mapping[tuple[str, ...], float]] = {
             "modelmesh_loading_bytes": sum(max(one.bytes_total, one.bytes_done) for one in loading),
             "modelmesh_loading_bytes_done": sum(one.bytes_done for one in loading),
             "modelmesh_instance_lru_seconds": oldest_ms // 1000 if oldest_ms else EMPTY_LRU_S,
@@ -75,4 +81,22 @@ class Gauges:
             )
             if self._census.models is not None:
                 gauges["modelmesh_models_managed_total"] = self._census.models
+            gauges |= of_rollouts(self._rollouts.shown)
         return gauges
+
+
+def of_rollouts(shown: Mapping[VModelId, Shown]) -> dict[str, Mapping[tuple[str, ...], float]]:
+    """The gauges of rollouts, by name and by the values of their labels."""
+    states: dict[tuple[str, ...], float] = {}
+    steps: dict[tuple[str, ...], float] = {}
+    shares: dict[tuple[str, ...], float] = {}
+    for vmodel, (rollout, percent) in shown.items():
+        labels = (vmodel, rollout.model)
+        states |= {(*labels, state.value): state is rollout.state for state in RolloutState}
+        steps[labels] = rollout.step + 1
+        shares[labels] = percent
+    return {
+        "modelmesh_rollout_state": states,
+        "modelmesh_rollout_step": steps,
+        "modelmesh_rollout_share": shares,
+    }

@@ -5,7 +5,8 @@ and of two that both believe to lead only one writes.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from modelmesh.control.duties.tallies import Tallies
 from modelmesh.control.duties.vmodel_tasks import VModelTasks
@@ -17,12 +18,20 @@ from modelmesh.policy.rollout import NextStep, PromoteModel, RollBack, Wait, app
 from modelmesh.ports import Clock, Compare, StoreError
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import VModelRecord
+from modelmesh.values.rollout import Rollout
 
 LOOK_MS = 5_000
 """How often each rollout is looked at."""
 
 AT_ONCE = 8
 """Rollouts whose counts are asked for at a time; the others wait."""
+
+
+class Shown(NamedTuple):
+    """The last rollout of a vmodel, and how many percent of the calls its model gets now."""
+
+    rollout: Rollout
+    percent: int
 
 
 class Rollouts:
@@ -49,9 +58,24 @@ class Rollouts:
         self._journal = journal
         self._slots = asyncio.Semaphore(AT_ONCE)
         self.tasks = VModelTasks(
-            "roll out for", under_way=_is_rolled_out, run=self._run, fence=fence, vmodels=vmodels, tasks=tasks
+            "roll out for",
+            under_way=_is_rolled_out,
+            run=self._run,
+            fence=fence,
+            vmodels=vmodels,
+            tasks=tasks,
+            keeps=lambda record: record.rollout is not None,
         )
         """One for each rollout that runs."""
+
+    @property
+    def shown(self) -> Mapping[VModelId, Shown]:
+        """Rollouts that run or have ended; known to the leader alone."""
+        return {
+            vmodel: Shown(record.rollout, record.percent_of(record.rollout.model))
+            for vmodel, record in self.tasks.records.items()
+            if record.rollout is not None
+        }
 
     async def _run(self, vmodel: VModelId) -> None:
         while (fence := self._fence()) is not None:

@@ -6,7 +6,7 @@ under every order of calls.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 
 from modelmesh.control.journal import Journal
@@ -53,15 +53,15 @@ class VModels:
         """The record, past the cache; raises as `RecordCache.get`."""
         return await self._vmodels.read(vmodel)
 
-    async def every(self, wanted: Callable[[bytes], bool]) -> AsyncIterator[VModelId]:
-        """All vmodels whose stored record is wanted, read page by page. Raises StoreError."""
+    async def every(self) -> AsyncIterator[tuple[VModelId, bytes]]:
+        """All vmodels with their stored records, read page by page. Raises StoreError."""
         after = ""
         while True:
             page = await self._store.range(self._keys.vmodels, start_after=after, limit=PAGE)
             for item in page.items:
                 parsed = self._keys.parse(item.key)
-                if isinstance(parsed, VModelKey) and wanted(item.value):
-                    yield parsed.vmodel
+                if isinstance(parsed, VModelKey):
+                    yield parsed.vmodel, item.value
             if not page.more:
                 return
             after = page.items[-1].key
