@@ -1,7 +1,6 @@
 """Bugs that the simulator found, as stories."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -10,7 +9,7 @@ from modelmesh.control.copies.entry import DropReason
 from modelmesh.control.copies.transactions import CopyWriter
 from modelmesh.control.view.state import Changed, LostCopy
 from modelmesh.policy.victims import EvictionReason
-from modelmesh.ports import Delete, Put, Transaction, TransactionResult
+from modelmesh.ports import Transaction, TransactionResult
 from modelmesh.testing.clock import VirtualClock, run_virtual
 from modelmesh.testing.cluster import (
     KEYS,
@@ -455,46 +454,5 @@ def test_a_copy_is_not_unloaded_under_its_calls_by_what_was_told_of_an_earlier_t
         assert (await call).status is Status.OK
         await asyncio.sleep(0.5)
         assert a.plane.cache.states() == {}
-
-    play(story)
-
-
-def test_a_listed_size_that_its_instance_cannot_have_is_not_believed() -> None:
-    """It was kept as the model's size for ever, and every call was refused: the model was too large for all instances."""
-
-    async def story(cluster: SimulatedCluster) -> None:
-        a = await cluster.add("a")
-        await cluster.add("b")
-        await register(a, "m")
-        key = KEYS.copy(ModelId("m"), InstanceId("b"))
-        listed = {"state": "loaded", "since": 1, "load": 1, "size": 2**63, "record": 1}
-        await cluster.store.transact(Transaction(compares=(), then=(Put(key, json.dumps(listed).encode()),)))
-        await asyncio.sleep(1)
-        await cluster.store.transact(Transaction(compares=(), then=(Delete(key),)))
-        await asyncio.sleep(1)
-        answer = await cluster.call("m", via="a")
-        assert answer.status is Status.OK, answer.message
-
-    play(story)
-
-
-def test_a_size_is_forgotten_when_the_only_instance_that_could_have_it_has_left() -> None:
-    """An entry with an absurd capacity and a copy with an absurd size may come together."""
-
-    async def story(cluster: SimulatedCluster) -> None:
-        a = await cluster.add("a")
-        await register(a, "m")
-        stranger = InstanceId("stranger")
-        member = {"addr": "nowhere", "cap": 2**62, "unit": 100, "slots": 1}
-        copy = {"state": "loaded", "since": 1, "load": 1, "size": 2**61, "record": 1}
-        keys = {KEYS.member(stranger): member, KEYS.copy(ModelId("m"), stranger): copy}
-        for key, fields in keys.items():
-            await cluster.store.transact(Transaction(compares=(), then=(Put(key, json.dumps(fields).encode()),)))
-        await asyncio.sleep(1)
-        for key in reversed(keys):
-            await cluster.store.transact(Transaction(compares=(), then=(Delete(key),)))
-        await asyncio.sleep(1)
-        answer = await cluster.call("m", via="a")
-        assert answer.status is Status.OK, answer.message
 
     play(story)

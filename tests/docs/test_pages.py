@@ -335,3 +335,11 @@ def test_nothing_was_left_for_later() -> None:
             ):
                 for number, line in enumerate(path.read_text().splitlines(), 1):
                     assert not marker.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    numbers = [int(page.name[:4]) for page in decisions]
+    assert numbers == list(range(1, len(decisions) + 1))
+    for number, page in zip(numbers, decisions, strict=True):
+        assert page.read_text().startswith(f"# {number}. "), page

@@ -267,7 +267,7 @@ class ClusterState:
                         self._drop_unlisted(instance, changed)
                     changed.members[instance] = None
                 case CopyKey(model, instance):
-                    copy_record = CopyRecord.decode(item.value)
+                    copy_record = _copy_record(item)
                     known = self._records.get(model, Revision(0))
                     self._records[model] = max(known, copy_record.record_revision)
                     copies = self._copies.setdefault(model, {})
@@ -366,3 +366,11 @@ class ClusterState:
             self._copies.pop(model, None)
             self._records.pop(model, None)
         changed.models[model] = None
+
+
+def _copy_record(item: KeyValue) -> CopyRecord:
+    """Raises RecordError, also for a copy of a registration that did not exist yet when its key was written."""
+    record = CopyRecord.decode(item.value)
+    if record.record_revision > item.mod_revision:
+        raise RecordError(f"record {record.record_revision} is later than the key itself, {item.mod_revision}")
+    return record

@@ -1,0 +1,87 @@
+"""Entries in the store with numbers that cannot be true: they change nothing for the real copies of a model."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+from modelmesh.ports import Delete, Put, Transaction
+from modelmesh.testing.clock import run_virtual
+from modelmesh.testing.cluster import KEYS, SimulatedCluster, register
+from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.status import Status
+
+
+def play(story: Callable[[SimulatedCluster], Awaitable[None]]) -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=1)
+        try:
+            await story(cluster)
+            await cluster.settled()
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+async def put(cluster: SimulatedCluster, key: str, fields: dict[str, object]) -> None:
+    await cluster.store.transact(Transaction(compares=(), then=(Put(key, json.dumps(fields).encode()),)))
+    await asyncio.sleep(1)
+
+
+async def delete(cluster: SimulatedCluster, key: str) -> None:
+    await cluster.store.transact(Transaction(compares=(), then=(Delete(key),)))
+    await asyncio.sleep(1)
+
+
+def test_a_listed_size_that_its_instance_cannot_have_is_not_believed() -> None:
+    """It was kept as the model's size for ever, and every call was refused: the model was too large for all instances."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await cluster.add("b")
+        await register(a, "m")
+        key = KEYS.copy(ModelId("m"), InstanceId("b"))
+        listed: dict[str, object] = {"state": "loaded", "since": 1, "load": 1, "size": 2**63, "record": 1}
+        await put(cluster, key, listed)
+        await delete(cluster, key)
+        answer = await cluster.call("m", via="a")
+        assert answer.status is Status.OK, answer.message
+
+    play(story)
+
+
+def test_a_size_is_forgotten_when_the_only_instance_that_could_have_it_has_left() -> None:
+    """An entry with an absurd capacity and a copy with an absurd size may come together."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await register(a, "m")
+        stranger = InstanceId("stranger")
+        member: dict[str, object] = {"addr": "nowhere", "cap": 2**62, "unit": 100, "slots": 1}
+        copy: dict[str, object] = {"state": "loaded", "since": 1, "load": 1, "size": 2**61, "record": 1}
+        keys = {KEYS.member(stranger): member, KEYS.copy(ModelId("m"), stranger): copy}
+        for key, fields in keys.items():
+            await put(cluster, key, fields)
+        for key in reversed(keys):
+            await delete(cluster, key)
+        answer = await cluster.call("m", via="a")
+        assert answer.status is Status.OK, answer.message
+
+    play(story)
+
+
+def test_a_copy_of_a_record_that_cannot_exist_yet_does_not_hide_the_others() -> None:
+    """Seed 56: it was taken for a later registration of the model, so that all real copies were void until the next listing."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        a = await cluster.add("a")
+        await register(a, "m")
+        await cluster.call("m", via="a")
+        key = KEYS.copy(ModelId("m"), InstanceId("stranger"))
+        listed: dict[str, object] = {"state": "loaded", "since": 1, "load": 1, "size": 1, "record": 2**53}
+        await put(cluster, key, listed)
+        assert [copy.instance for copy in a.plane.state.model(ModelId("m")).copies] == ["a"]
+        await delete(cluster, key)
+        assert [copy.instance for copy in a.plane.state.model(ModelId("m")).copies] == ["a"]
+
+    play(story)
