@@ -41,7 +41,8 @@ def policies() -> list[dict[str, Any]]:
             "modelmesh-inference-service-secrets",
             "v1beta1",
             ("inferenceservices",),
-            {"name": "for-the-mesh", "expression": mesh},
+            # Of any mode: a key that was not asked about before would come into the mesh with a change of the mode.
+            {"name": "with-predictor", "expression": "has(object.spec.predictor)"},
             SERVICE_KEYS,
             READABLE,
         ),
