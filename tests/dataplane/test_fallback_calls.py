@@ -304,3 +304,19 @@ async def test_by_rest_a_model_that_fails(rest: Rest, runtime: Runtime) -> None:
     rest.instance.local("small")
     status, _, answer = await rest.ask("POST", "/v2/models/v/infer", json={"inputs": [X]})
     assert (status, answer.headers.get("mm-fallback")) == (200, "small")
+
+
+async def test_calls_of_the_fallback_are_counted_by_reason(one: Instance, runtime: Runtime) -> None:
+    runtime.script["Echo"] = refusing(grpc.StatusCode.INTERNAL, "m")
+    name(one)
+    one.local("small")
+    await call(one)
+    one.local("m")
+    for _ in range(2):
+        await call(one)
+    told = one.plane.metrics(names=["modelmesh_fallback_calls_total"]).decode().splitlines()
+    counted = [line for line in told if not line.startswith("#")]
+    assert counted == [
+        'modelmesh_fallback_calls_total{reason="cold"} 1',
+        'modelmesh_fallback_calls_total{reason="failed"} 2',
+    ]

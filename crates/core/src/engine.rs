@@ -334,6 +334,7 @@ impl Engine {
             usage: if shared.settings.counted.per_model { shared.usage.all() } else { Vec::new() },
             shadow_bytes: shared.shadow_budgets.bytes.used(),
             shadows: shared.shadows.all(),
+            fallbacks: shared.fallbacks.all(),
         }
     }
 
@@ -348,6 +349,7 @@ impl Engine {
         self.shared.metrics.forget(model);
         self.shared.usage.forget(model);
         self.shared.shadows.forget(model);
+        self.shared.fallbacks.forget(model);
     }
 
     /// A model has been loaded here that a tenant registered; empty: none.

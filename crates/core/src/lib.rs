@@ -16,7 +16,7 @@
 //! - `services`, that Python answers: `calls`, `mailbox` (what both tell each other), `pools` (whose turn it is);
 //! - `wire`: `headers`, `status`, `timeout`, `framing`, `compression`, `protobuf`, `splice` (ids in messages), `infer` (tensors);
 //! - `observe`: `metrics`, `histogram`, `observing` (what is wanted), `notes` (who gets it), `told` (payloads and log lines),
-//!   `trace`, `usage` (who has used which model how much), `shadows` (how copies of calls ended);
+//!   `trace`, `usage` (who has used which model how much), `shadows` (how copies of calls ended), `fallbacks`;
 //! - around it: `engine` (composition root), `settings`, `shared`, `events`, `memory`; what is held for each client: `ledger`
 //!   (connections), `budget` (kinds of bytes).
 

@@ -12,6 +12,7 @@ use crate::call::rules::Rules;
 use crate::events::Events;
 use crate::ledger::Ledger;
 use crate::memory::share_of_memory;
+use crate::observe::fallbacks::Fallbacks;
 use crate::observe::metrics::Metrics;
 use crate::observe::observing::Choice;
 use crate::observe::shadows::{ShadowBudgets, Shadows};
@@ -47,6 +48,7 @@ pub struct Shared {
     pub usage: Usage,
     /// How copies of calls ended.
     pub shadows: Shadows,
+    pub fallbacks: Fallbacks,
     pub shadow_budgets: ShadowBudgets,
     client_connections: Arc<Connections>,
     peer_connections: Arc<Connections>,
@@ -77,6 +79,7 @@ impl Shared {
             metrics: Metrics::new(settings.counted.clone()),
             usage: Usage::default(),
             shadows: Shadows::default(),
+            fallbacks: Fallbacks::default(),
             shadow_budgets: ShadowBudgets::new(settings.shadow_bytes_max.min(memory)),
             client_connections: Connections::new(settings.connections_max.unwrap_or_else(Connections::most)),
             peer_connections: Connections::new(Connections::most_of_peers()),

@@ -153,6 +153,13 @@ FAMILIES: tuple[Family, ...] = (
         per_model=True,
     ),
     _core(
+        "modelmesh_fallback_calls",
+        _COUNTER,
+        "Calls of vmodels that went to their fallbacks, by the reason.",
+        ("reason",),
+        per_model=True,
+    ),
+    _core(
         "modelmesh_tenant_calls",
         _COUNTER,
         "Inference calls of a tenant that have ended.",

@@ -88,7 +88,7 @@ pub fn send(call: &mut Call) {
         return;
     }
     let shared = Arc::clone(&call.worker.shared);
-    let counted = |end| shared.shadows.ended(&vmodel, &shadow.model, end);
+    let counted = |end: ShadowEnd| shared.shadows.count(&vmodel, &shadow.model, end as usize);
     if call.body.messages() != 1 {
         return counted(ShadowEnd::Stream);
     }
@@ -151,7 +151,7 @@ impl Copy {
         let shared = Arc::clone(&self.call.worker.shared);
         let end = self.end().await;
         self.call.count_invocation();
-        shared.shadows.ended(&self.vmodel, &self.shadow.model, end);
+        shared.shadows.count(&self.vmodel, &self.shadow.model, end as usize);
     }
 
     async fn end(&mut self) -> ShadowEnd {

@@ -12,6 +12,7 @@ use crate::call::inference::Call;
 use crate::call::outcome::{Failure, Outcome};
 use crate::clock;
 use crate::events::Event;
+use crate::observe::fallbacks::FallbackReason;
 use crate::routing::resolve::{self, Choice};
 use crate::wire::headers::MM_VERSION;
 use crate::wire::status::{CODES, Code};
@@ -55,7 +56,7 @@ impl Call {
         }
         self.tell_of_fallback(&fallback, || None);
         self.fallback = Fallback::Cold;
-        self.switch_to(fallback);
+        self.switch_to(fallback, FallbackReason::Cold);
         Some(choice)
     }
 
@@ -122,7 +123,7 @@ impl Call {
         self.fallback = Fallback::Failed(Box::new(Wanted { model, end }));
         // To Python it is another call: of the fallback.
         self.token = None;
-        self.switch_to(fallback);
+        self.switch_to(fallback, FallbackReason::Failed);
         true
     }
 
@@ -147,7 +148,8 @@ impl Call {
         let _ = self.shared().events.offer(event);
     }
 
-    fn switch_to(&mut self, fallback: Arc<str>) {
+    fn switch_to(&mut self, fallback: Arc<str>, reason: FallbackReason) {
+        self.shared().fallbacks.count(self.subject.name(), &fallback, reason as usize);
         // Boxed, because few calls have one and every call has room for it.
         self.caller.fallback = HeaderValue::from_bytes(fallback.as_bytes()).ok().map(Box::new);
         self.subject.model = fallback.to_string();

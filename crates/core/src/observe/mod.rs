@@ -1,5 +1,7 @@
 //! What the outside is told of calls.
 
+pub mod by_vmodel;
+pub mod fallbacks;
 pub mod histogram;
 pub mod metrics;
 pub mod notes;

@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 
 use crate::access::tenant::Used;
 use crate::ledger::Side;
+use crate::observe::fallbacks::FALLBACK_REASONS;
 use crate::observe::shadows::{SHADOW_ENDS, ShadowCounts};
 use crate::observe::usage::Consumed;
 
@@ -70,6 +71,8 @@ const OF_USAGE: [(&str, &str); 5] = [
 ];
 const SHADOWS: (&str, &str) =
     ("modelmesh_shadow_calls", "Calls of vmodels that were to be copied to their shadows, by the result of the copy.");
+const FALLBACKS: (&str, &str) =
+    ("modelmesh_fallback_calls", "Calls of vmodels that went to their fallbacks, by the reason.");
 const COUNTER_LABELS: [&str; COUNTERS.len()] = ["reason", "status", "", "", "", "", "", "side"];
 
 /// Counts that are kept elsewhere, at the time of rendering.
@@ -94,6 +97,8 @@ pub struct Counts {
     pub shadow_bytes: usize,
     /// How copies of calls ended, by vmodel and model.
     pub shadows: Vec<(String, String, ShadowCounts)>,
+    /// How many calls went to fallbacks for which reason, by vmodel and fallback.
+    pub fallbacks: Vec<(String, String, [u64; FALLBACK_REASONS.len()])>,
 }
 
 impl Metrics {
@@ -191,27 +196,38 @@ impl Metrics {
                 let _ = writeln!(text, "{family}_total{{tenant=\"{tenant}\",modelId=\"{model}\"}} {value}");
             }
         }
-        let (family, help) = SHADOWS;
-        if wanted(family) {
-            let suffix = if open_metrics { "" } else { "_total" };
-            let _ = writeln!(text, "# HELP {family}{suffix} {help}\n# TYPE {family}{suffix} counter");
-            for (labels, ends) in self.shadows(&counts.shadows) {
-                for (end, count) in SHADOW_ENDS.iter().zip(ends) {
-                    let _ = writeln!(text, "{family}_total{{result=\"{end}\"{labels}}} {count}");
-                }
-            }
-        }
+        self.by_vmodel(SHADOWS, ("result", &SHADOW_ENDS), &counts.shadows, (open_metrics, &wanted), &mut text);
+        self.by_vmodel(FALLBACKS, ("reason", &FALLBACK_REASONS), &counts.fallbacks, (open_metrics, &wanted), &mut text);
         text
     }
 
-    /// Labels and counts of each series: of all shadows together, or of each.
-    fn shadows(&self, shadows: &[(String, String, ShadowCounts)]) -> Vec<(String, ShadowCounts)> {
-        if !self.counted.per_model {
-            let sum = |end: usize| shadows.iter().map(|(_, _, counts)| counts[end]).sum();
-            return vec![(String::new(), std::array::from_fn(sum))];
+    /// Writes a counter of calls of vmodels by how they ended: of all together, or of each vmodel and model.
+    fn by_vmodel<const N: usize>(
+        &self,
+        (family, help): (&str, &str),
+        (label, ends): (&str, &[&str; N]),
+        counts: &[(String, String, [u64; N])],
+        (open_metrics, wanted): (bool, &dyn Fn(&str) -> bool),
+        text: &mut String,
+    ) {
+        if !wanted(family) {
+            return;
         }
-        let labels = |vmodel, model| format!(",modelId=\"{}\",vModelId=\"{}\"", escaped(model), escaped(vmodel));
-        shadows.iter().map(|(vmodel, model, counts)| (labels(vmodel, model), *counts)).collect()
+        let suffix = if open_metrics { "" } else { "_total" };
+        let _ = writeln!(text, "# HELP {family}{suffix} {help}\n# TYPE {family}{suffix} counter");
+        let mut write = |labels: &str, counts: &[u64; N]| {
+            for (end, count) in ends.iter().zip(counts) {
+                let _ = writeln!(text, "{family}_total{{{label}=\"{end}\"{labels}}} {count}");
+            }
+        };
+        if !self.counted.per_model {
+            let sum = |end: usize| counts.iter().map(|(_, _, counts)| counts[end]).sum();
+            return write("", &std::array::from_fn(sum));
+        }
+        for (vmodel, model, counts) in counts {
+            let labels = format!(",modelId=\"{}\",vModelId=\"{}\"", escaped(model), escaped(vmodel));
+            write(&labels, counts);
+        }
     }
 }
 
@@ -245,6 +261,16 @@ mod tests {
         };
         has(false, r#"modelmesh_shadow_calls_total{result="equal"} 6"#);
         has(true, r#"modelmesh_shadow_calls_total{result="different",modelId="m",vModelId="w"} 1"#);
+    }
+
+    #[test]
+    fn calls_of_fallbacks_are_counted_together_or_by_vmodel_and_model() {
+        let counts = Counts { fallbacks: vec![("v".to_owned(), "small".to_owned(), [2, 5])], ..Counts::default() };
+        let names = ["modelmesh_fallback_calls_total".to_owned()];
+        let text = |per_model| Metrics::new(Counted { per_model, ..Counted::default() }).render(&counts, false, &names);
+        assert!(text(false).contains("modelmesh_fallback_calls_total{reason=\"failed\"} 5\n"));
+        let line = "modelmesh_fallback_calls_total{reason=\"cold\",modelId=\"small\",vModelId=\"v\"} 2\n";
+        assert!(text(true).contains(line));
     }
 
     #[test]
