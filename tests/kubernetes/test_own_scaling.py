@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from stories import play
 
+from modelmesh.kubernetes.demand import FEWER_AFTER_MS
 from modelmesh.kubernetes.kinds import DEPLOYMENT, POD, PREDICTOR
 from modelmesh.kubernetes.ports import ApiError
 from modelmesh.testing.kubernetes_cluster import OWN, KubernetesCluster
@@ -170,7 +171,7 @@ def test_without_figures_the_pods_stay(fault: str) -> None:
                 k.calls[address].cut()
         if fault == "away":
             k.pods_run = False
-        await asyncio.sleep(900)
+        await asyncio.sleep(FEWER_AFTER_MS / 1000 + 120)
         assert replicas(k) == 4
         assert running.demands.get(OWN, "r") is None
         if fault != "away":
