@@ -4,10 +4,11 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
-from modelmesh.ports import Delete, Put, Transaction
+from modelmesh.control.view.state import ClusterState
+from modelmesh.ports import Delete, KeyValue, Put, Transaction
 from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, register
-from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.status import Status
 
 
@@ -85,3 +86,20 @@ def test_a_copy_of_a_record_that_cannot_exist_yet_does_not_hide_the_others() -> 
         assert [copy.instance for copy in a.plane.state.model(ModelId("m")).copies] == ["a"]
 
     play(story)
+
+
+def test_a_copy_of_an_instance_without_an_entry_does_not_outlive_the_store() -> None:
+    """Seed 213: it stayed for ever, because what others hold is kept until they list it in the new store."""
+    state = ClusterState(InstanceId("a"), KEYS)
+    copy = json.dumps({"state": "loaded", "since": 1, "load": 1, "size": 1, "record": 1}).encode()
+    member = json.dumps({"addr": "b:1", "cap": 10, "unit": 1, "slots": 1}).encode()
+    entries = {
+        KEYS.member(InstanceId("b")): member,
+        KEYS.copy(ModelId("m"), InstanceId("b")): copy,
+        KEYS.copy(ModelId("m"), InstanceId("stranger")): copy,
+    }
+    state.load([KeyValue(key, value, Revision(2), Revision(2), 1) for key, value in entries.items()], Revision(2))
+    assert [copy.instance for _, copy in state.copies()] == ["b", "stranger"]
+    for _ in range(2):  # the second store, too, comes before the instance has listed its copy
+        state.load((), Revision(1), replaced=True)
+        assert [(copy.instance, copy.unlisted) for _, copy in state.copies()] == [("b", True)]

@@ -167,10 +167,10 @@ class ClusterState:
         """Replace everything by a listing.
 
         `replaced`: it is another store, so a missing copy is no proof. What others held stays,
-        unlisted, until they list themselves again.
+        unlisted, until they list themselves again. A listed copy of an instance that had no entry does not: no instance would list it.
         """
         changed = Changed()
-        held = dict(self._copies)
+        held, entered = dict(self._copies), set(self.members)
         changed.models.update(dict.fromkeys([*self._copies, *self._failures]))
         changed.members.update(dict.fromkeys(self.members))
         self._copies.clear()
@@ -189,7 +189,7 @@ class ClusterState:
                 listed = instance in self.members or instance in self._copies.get(model, {})
                 if instance == self.own or listed:
                     continue
-                if replaced and instance not in self._lost_links:
+                if replaced and instance not in self._lost_links and (copy.unlisted or instance in entered):
                     none = Revision(0)
                     unlisted = replace(
                         copy, unlisted=True, record_revision=none, create_revision=none, mod_revision=none
