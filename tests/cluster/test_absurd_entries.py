@@ -2,26 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+
+from test_found_by_simulation import play
 
 from modelmesh.control.view.state import ClusterState
 from modelmesh.ports import Delete, KeyValue, Put, Transaction
-from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, register
 from modelmesh.values.ids import InstanceId, ModelId, Revision
 from modelmesh.values.status import Status
-
-
-def play(story: Callable[[SimulatedCluster], Awaitable[None]]) -> None:
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=1)
-        try:
-            await story(cluster)
-            await cluster.settled()
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
 
 
 async def put(cluster: SimulatedCluster, key: str, fields: dict[str, object]) -> None:
