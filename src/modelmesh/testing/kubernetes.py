@@ -5,10 +5,9 @@ the status subresource, generations. It checks no schema and sets no defaults.
 """
 
 import asyncio
-import copy
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from modelmesh.kubernetes.kinds import NAMESPACE, Key, Kind, Object, key_of
@@ -25,7 +24,15 @@ from modelmesh.kubernetes.ports import (
     WatchEvent,
 )
 from modelmesh.ports import Clock
-from modelmesh.testing.kubernetes_fields import Owners, apply, managed_fields, merged, read_managed_fields, wrote
+from modelmesh.testing.kubernetes_fields import (
+    Owners,
+    apply,
+    copied,
+    managed_fields,
+    merged,
+    read_managed_fields,
+    wrote,
+)
 
 BOOKMARK_S = 60.0
 READS = {"LIST", "WATCH", "GET"}
@@ -44,8 +51,19 @@ class Requested:
 
 @dataclass(slots=True)
 class _Stored:
+    """An object as it is kept. Nothing in it changes: each write keeps a new one."""
+
     item: Object
-    owners: Owners = field(default_factory=dict)
+    owners: Owners
+    _shown: Object | None = None
+
+    def shown(self) -> Object:
+        """A copy with `metadata.managedFields`, which are made once: reads are far more frequent than writes."""
+        if self._shown is None:
+            metadata = {**self.item["metadata"], "managedFields": managed_fields(self.owners)}
+            self._shown = {**self.item, "metadata": metadata}
+        shown: Object = copied(self._shown)
+        return shown
 
 
 @dataclass(slots=True, eq=False)
@@ -96,15 +114,15 @@ class MemoryApi(Api):
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         """An object as it is."""
         stored = self._objects.get(kind.name, {}).get(Key(namespace, name))
-        return self._shown(stored) if stored is not None else None
+        return stored.shown() if stored is not None else None
 
     def all(self, kind: Kind) -> list[Object]:
         """All objects of a kind, by key."""
-        return [self._shown(stored) for _, stored in sorted(self._objects.get(kind.name, {}).items())]
+        return [stored.shown() for _, stored in sorted(self._objects.get(kind.name, {}).items())]
 
     def put(self, kind: Kind, item: Object, *, manager: str = "kubectl") -> Object:
         """Another client creates an object or replaces it, its status included."""
-        item = {"apiVersion": kind.api_version, "kind": kind.name, **copy.deepcopy(item)}
+        item = {"apiVersion": kind.api_version, "kind": kind.name, **copied(item)}
         standing = self._objects.get(kind.name, {}).get(key_of(item))
         return self._store(kind, standing, item, manager, statuses=True)
 
@@ -137,6 +155,11 @@ class MemoryApi(Api):
         self._compacted = self._revision
         self._history.clear()
         self._listings.clear()
+
+    @property
+    def revision(self) -> int:
+        """Of the latest change of any object."""
+        return self._revision
 
     @property
     def watching(self) -> int:
@@ -174,7 +197,7 @@ class MemoryApi(Api):
                 while watch.events and not watch.frozen:
                     _, event = watch.events.popleft()
                     if _selects(scope, event.item):
-                        yield WatchEvent(event.change, copy.deepcopy(event.item))
+                        yield WatchEvent(event.change, copied(event.item))
                 if watch.cut or self.down:
                     raise ApiError(0, "the connection broke")
                 watch.wake.clear()
@@ -200,10 +223,10 @@ class MemoryApi(Api):
         standing = self._objects.get(kind.name, {}).get(key)
         if standing is not None:
             self._check_revision(standing, item)
-        owners = copy.deepcopy(standing.owners) if standing is not None else {}
+        owners = _owners(standing)
         result = apply(standing.item if standing is not None else None, item, owners, manager)
         if standing is not None and result == standing.item and owners == standing.owners:
-            return self._shown(standing)
+            return standing.shown()
         return self._store(kind, standing, result, manager, owners=owners)
 
     async def merge(
@@ -227,7 +250,7 @@ class MemoryApi(Api):
         self._check_namespace(key)
         if key in self._objects.get(kind.name, {}):
             raise ConflictError(409, f"{kind.plural} {key} already exists")
-        return self._store(kind, None, copy.deepcopy(item), MANAGER)
+        return self._store(kind, None, copied(item), MANAGER)
 
     async def replace(self, kind: Kind, item: Object) -> Object:
         """See `Api`."""
@@ -235,7 +258,7 @@ class MemoryApi(Api):
         await self._answer(Requested("PUT", kind.name, key))
         standing = self._standing(kind, key)
         self._check_revision(standing, item)
-        return self._store(kind, standing, copy.deepcopy(item), MANAGER)
+        return self._store(kind, standing, copied(item), MANAGER)
 
     async def delete(self, kind: Kind, key: Key, *, uid: str = "") -> None:
         """See `Api`."""
@@ -295,11 +318,11 @@ class MemoryApi(Api):
     ) -> Object:
         """Keep an object, unless nothing of it changed."""
         before = standing.item if standing is not None else None
-        result = copy.deepcopy(result)
+        result = copied(result)
         if before is not None and not statuses:
             result.pop("status", None)
             if "status" in before:
-                result["status"] = copy.deepcopy(before["status"])
+                result["status"] = copied(before["status"])
         metadata = {**result["metadata"]}
         metadata.pop("managedFields", None)
         if before is None:
@@ -314,21 +337,16 @@ class MemoryApi(Api):
                 metadata["generation"] = old["generation"] + 1
         result["metadata"] = metadata
         if owners is None:
-            owners = copy.deepcopy(standing.owners) if standing is not None else {}
+            owners = _owners(standing)
             wrote(before, result, owners, manager)
         if before is not None and result == before and standing is not None and owners == standing.owners:
-            return self._shown(standing)
+            return standing.shown()
         self._revision += 1
         metadata["resourceVersion"] = str(self._revision)
         stored = _Stored(result, owners)
         self._objects.setdefault(kind.name, {})[key_of(result)] = stored
-        self._tell(kind, Change.ADDED if before is None else Change.MODIFIED, self._shown(stored))
-        return self._shown(stored)
-
-    def _shown(self, stored: _Stored) -> Object:
-        found = copy.deepcopy(stored.item)
-        found["metadata"]["managedFields"] = managed_fields(stored.owners)
-        return found
+        self._tell(kind, Change.ADDED if before is None else Change.MODIFIED, stored.shown())
+        return stored.shown()
 
     def _tell(self, kind: Kind, change: Change, item: Object) -> None:
         event = WatchEvent(change, item)
@@ -337,6 +355,11 @@ class MemoryApi(Api):
             if watch.kind == kind:
                 watch.events.append((self._revision, event))
                 watch.wake.set()
+
+
+def _owners(standing: _Stored | None) -> Owners:
+    """The owners of the fields of an object, to be changed."""
+    return {manager: set(paths) for manager, paths in standing.owners.items()} if standing is not None else {}
 
 
 def _selects(scope: Scope, item: Object) -> bool:

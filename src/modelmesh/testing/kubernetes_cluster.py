@@ -194,14 +194,21 @@ class KubernetesCluster:
     # --- pods -------------------------------------------------------------------------------------
 
     async def _run_pods(self) -> None:
+        seen = None
         while True:
-            for deployment in self.api.all(kinds.DEPLOYMENT):
-                await self._follow(deployment)
-            for key in [key for key in self._pods if self.api.get(kinds.DEPLOYMENT, key[1], key[0]) is None]:
-                await self._end(key)
-            for namespace in {key.namespace for key in self._namespaces()}:
-                self._publish(namespace)
+            # Between changes there is nothing to do. What a round itself changes gets another round.
+            if seen != (now := (self.api.revision, self.pods_run)):
+                seen = now
+                await self._look_at_pods()
             await self.clock.sleep(int(ROUND_S * 1000))
+
+    async def _look_at_pods(self) -> None:
+        for deployment in self.api.all(kinds.DEPLOYMENT):
+            await self._follow(deployment)
+        for key in [key for key in self._pods if self.api.get(kinds.DEPLOYMENT, key[1], key[0]) is None]:
+            await self._end(key)
+        for namespace in {key.namespace for key in self._namespaces()}:
+            self._publish(namespace)
 
     def _namespaces(self) -> list[Key]:
         return [kinds.key_of(item) for item in self.api.all(kinds.SERVICE)]

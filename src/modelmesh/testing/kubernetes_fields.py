@@ -1,6 +1,5 @@
 """Who owns which fields of an object: server-side apply, as far as the controller uses it."""
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,6 +24,15 @@ _LIST_KEYS: Mapping[str, tuple[str, ...]] = {
 }
 _DEFAULT_PROTOCOL = "TCP"
 _SERVER_SET = ("resourceVersion", "uid", "generation", "creationTimestamp", "managedFields", "selfLink")
+
+
+def copied(value: Any) -> Any:
+    """A copy of a JSON value that shares nothing with it that can change; much faster than `copy.deepcopy`."""
+    if isinstance(value, dict):
+        return {name: copied(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [copied(inner) for inner in value]
+    return value
 
 
 def leaves(item: Object) -> dict[Path, Any]:
@@ -76,7 +84,7 @@ def _step(item: Object, keys: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
 
 def apply(live: Object | None, item: Object, owners: Owners, manager: str) -> Object:
     """The object after `manager` applied `item` by force; `owners` is brought up to date."""
-    result: Object = copy.deepcopy(live) if live is not None else {"metadata": {}}
+    result: Object = copied(live) if live is not None else {"metadata": {}}
     wanted, standing = leaves(item), leaves(result)
     mine = owners.get(manager, set())
     # The item of a list goes before what is in it: without its keys it would not be found.
@@ -84,7 +92,7 @@ def apply(live: Object | None, item: Object, owners: Owners, manager: str) -> Ob
         if not _is_key(path) and not any(path in paths for other, paths in owners.items() if other != manager):
             _delete(result, path)
     for path, value in sorted(wanted.items(), key=lambda entry: len(entry[0])):
-        _set(result, path, copy.deepcopy(value))
+        _set(result, path, copied(value))
         if standing.get(path) != value:
             for other, paths in owners.items():
                 if other != manager:
@@ -115,7 +123,7 @@ def wrote(before: Object | None, after: Object, owners: Owners, manager: str) ->
 def merged(target: Any, patch: Any) -> Any:
     """JSON merge patch (RFC 7386)."""
     if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
+        return copied(patch)
     result = dict(target) if isinstance(target, dict) else {}
     for name, value in patch.items():
         if value is None:
