@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from test_found_by_simulation import play
+from cluster_stories import play
 
 from modelmesh.control.view.state import ClusterState
 from modelmesh.ports import Delete, KeyValue, Put, Transaction

@@ -1,10 +1,12 @@
 """Who waits for whom where not all models fit: nobody for ever, and nobody for what nobody asked for. Simulated clusters."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 
-from modelmesh.testing.clock import VirtualClock, run_virtual
+import cluster_stories
+
+from modelmesh.testing.clock import VirtualClock
 from modelmesh.testing.cluster import SimulatedCluster, ensure_loaded, register
 from modelmesh.testing.model_paths import size_path
 from modelmesh.values.status import Status
@@ -13,20 +15,7 @@ NAMES = ("a", "b", "c")
 LOAD_MS = 2_000
 UNLOAD_MS = 20
 
-
-def play(story: Callable[[SimulatedCluster], Awaitable[None]], *, capacity_bytes: int, slots: int = 1) -> None:
-    """Three instances, models of 100 bytes that take two seconds to load."""
-
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=7)
-        try:
-            for name in NAMES:
-                await cluster.add(name, capacity_bytes=capacity_bytes, loading_concurrency=slots)
-            await story(cluster)
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
+play = partial(cluster_stories.play, names=NAMES, seed=7)
 
 
 async def register_all(cluster: SimulatedCluster, models: list[str]) -> None:
@@ -59,7 +48,7 @@ def test_no_models_callers_starve_under_more_loads_than_there_are_slots_for() ->
             fair_ms = (number / 2 / len(NAMES) + 1) * LOAD_MS
             assert wait_ms < fair_ms + 3 * LOAD_MS, (number, wait_ms, fair_ms)
 
-    play(story, capacity_bytes=1_010)
+    play(story, capacity_bytes=1_010, loading_concurrency=1)
 
 
 def test_a_burst_of_models_that_are_called_once_does_not_make_the_hot_ones_wait() -> None:
@@ -92,7 +81,7 @@ def test_a_burst_of_models_that_are_called_once_does_not_make_the_hot_ones_wait(
         held_up = sum(wait_ms >= 100 for wait_ms in waits)
         assert held_up <= len(waits) // 50, f"{held_up} of {len(waits)} calls for hot models waited for a load"
 
-    play(story, capacity_bytes=1_010, slots=2)
+    play(story, capacity_bytes=1_010, loading_concurrency=2)
 
 
 def test_callers_do_not_wait_for_models_that_nobody_waits_for_at_any_instance() -> None:
@@ -109,4 +98,4 @@ def test_callers_do_not_wait_for_models_that_nobody_waits_for_at_any_instance() 
         for model, via in (("wanted", "a"), ("wanted_too", "c")):
             assert await waited_ms(cluster, model, via=via) <= 2 * LOAD_MS + 2 * UNLOAD_MS + 100
 
-    play(story, capacity_bytes=3_000)
+    play(story, settles=False, capacity_bytes=3_000, loading_concurrency=1)

@@ -3,41 +3,22 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import cluster_stories
+from cluster_stories import VModelWorld
+
 from modelmesh._proto import admin_pb2 as pb
 from modelmesh.management.calls import Call
 from modelmesh.management.labels import Labels
 from modelmesh.ports import RuntimeCallError
 from modelmesh.testing.attempts import Answer
-from modelmesh.testing.clock import run_virtual
-from modelmesh.testing.cluster import (
-    SimulatedCluster,
-    SimulatedInstance,
-    infer_after,
-    register,
-    set_rollout,
-    set_vmodel,
-)
+from modelmesh.testing.cluster import SimulatedCluster, set_rollout
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.values.ids import ModelId, Token
 from modelmesh.values.status import Status
 
 
-class World:
-    """A cluster where v is a, and its fallback is small; which models fail can be set."""
-
-    def __init__(self, cluster: SimulatedCluster) -> None:
-        self.cluster = cluster
-        self.fails: dict[str, Status] = {}
-
-    async def infer(self, runtime: FakeRuntime, model: ModelId, payload: object) -> object:
-        """As the fake runtime does, or with an error."""
-        if model in self.fails:
-            raise RuntimeCallError(self.fails[model], "so it was told")
-        return await infer_after()(runtime, model, payload)
-
-    @property
-    def first(self) -> SimulatedInstance:
-        return next(iter(self.cluster.instances.values()))
+class World(VModelWorld):
+    """A cluster where v is a, and its fallback is small."""
 
     async def call(self) -> Answer:
         return await self.cluster.call("v", via="a", vmodel=True)
@@ -47,25 +28,16 @@ class World:
 
 
 def play(story: Callable[[World], Awaitable[None]]) -> None:
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=7)
+    async def prepared(cluster: SimulatedCluster) -> None:
         world = World(cluster)
-        try:
-            for name in "abc":
-                await cluster.add(name, infer=world.infer)
-            for model in ("a", "b", "small"):
-                await register(world.first, model)
-            await set_vmodel(world.first, "v", "a")
-            labels = Labels(world.first.plane, world.first.models)
-            request = pb.SetFallbackRequest(vmodel_id="v", model_id="small")
-            await labels.set_fallback(Call(Token(0), "", {}, send=lambda _: None), request)
-            await asyncio.sleep(1)
-            await story(world)
-            await cluster.settled()
-        finally:
-            await cluster.stop()
+        await world.begin("abc", ("a", "b", "small"))
+        labels = Labels(world.first.plane, world.first.models)
+        request = pb.SetFallbackRequest(vmodel_id="v", model_id="small")
+        await labels.set_fallback(Call(Token(0), "", {}, send=lambda _: None), request)
+        await asyncio.sleep(1)
+        await story(world)
 
-    run_virtual(main())
+    cluster_stories.play(prepared, seed=7)
 
 
 def test_a_model_whose_calls_fail() -> None:

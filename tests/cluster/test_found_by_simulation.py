@@ -1,16 +1,16 @@
 """Bugs that the simulator found, as stories."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
+from cluster_stories import play
 
 from modelmesh.control.copies.entry import DropReason
 from modelmesh.control.copies.transactions import CopyWriter
 from modelmesh.control.view.state import Changed, LostCopy
 from modelmesh.policy.victims import EvictionReason
 from modelmesh.ports import Transaction, TransactionResult
-from modelmesh.testing.clock import VirtualClock, run_virtual
+from modelmesh.testing.clock import VirtualClock
 from modelmesh.testing.cluster import (
     KEYS,
     SimulatedCluster,
@@ -27,20 +27,6 @@ from modelmesh.values.memory import Memory
 from modelmesh.values.records import CopyState, ModelRecord
 from modelmesh.values.status import Status
 from modelmesh.values.view import Copy
-
-Story = Callable[[SimulatedCluster], Awaitable[None]]
-
-
-def play(story: Story, *, seed: int = 1) -> None:
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=seed)
-        try:
-            await story(cluster)
-            await cluster.settled()
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
 
 
 def told(cluster: SimulatedCluster, kind: str, reason: str = "") -> int:

@@ -1,9 +1,10 @@
 """Labels and constraints decide where models may be, also of copies that stand already: simulated clusters."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
+import cluster_stories
 import pytest
+from cluster_stories import Story
 
 from modelmesh.control.view.records import UnreadableRecordError
 from modelmesh.management.explain import explain
@@ -13,23 +14,19 @@ from modelmesh.testing.cluster import SimulatedCluster, register
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
 
-Story = Callable[[SimulatedCluster], Awaitable[None]]
 GPU = TypeConstraints({"deep": TypeConstraint(required=("gpu",))})
 
 
-def play(story: Story, *, seed: int = 4) -> None:
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=seed)
-        try:
-            await cluster.add("a")
-            await cluster.add("b", labels=("gpu",))
-            await cluster.add("c")
-            await story(cluster)
-            await cluster.settled()
-        finally:
-            await cluster.stop()
+def play(story: Story) -> None:
+    """A story of three instances, of which b has a label."""
 
-    run_virtual(main())
+    async def prepared(cluster: SimulatedCluster) -> None:
+        await cluster.add("a")
+        await cluster.add("b", labels=("gpu",))
+        await cluster.add("c")
+        await story(cluster)
+
+    cluster_stories.play(prepared, seed=4)
 
 
 def constrain(cluster: SimulatedCluster, constraints: TypeConstraints) -> None:

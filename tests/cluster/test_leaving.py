@@ -1,30 +1,26 @@
 """An instance leaves without a failed call: simulated clusters."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
-from modelmesh.testing.clock import run_virtual
+import cluster_stories
+from cluster_stories import Story
+
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, register
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
 
 MODELS = [f"m{number}" for number in range(12)]
-Story = Callable[[SimulatedCluster], Awaitable[None]]
 
 
-def play(story: Story, *, names: str = "abc", seed: int = 3, **options: int) -> None:
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=seed)
-        try:
-            for name in names:
-                await cluster.add(name, **options)
-            for model in MODELS:
-                await register(next(iter(cluster.instances.values())), model)
-            await story(cluster)
-        finally:
-            await cluster.stop()
+def play(story: Story, *, names: str = "abc", settles: bool = True, **options: int) -> None:
+    """A story of a cluster where all models are registered."""
 
-    run_virtual(main())
+    async def prepared(cluster: SimulatedCluster) -> None:
+        for model in MODELS:
+            await register(next(iter(cluster.instances.values())), model)
+        await story(cluster)
+
+    cluster_stories.play(prepared, names=names, seed=3, settles=settles, **options)
 
 
 async def leave(cluster: SimulatedCluster, name: str, timeout_ms: int = 20_000) -> tuple[int, dict[ModelId, str]]:
@@ -104,7 +100,7 @@ def test_the_time_for_moving_is_bounded_and_what_is_left_is_named() -> None:
         assert set(left.values()) == {"the time was up"}
         assert 1.9 < asyncio.get_running_loop().time() - began < 3
 
-    play(story, capacity_bytes=3000)
+    play(story, settles=False, capacity_bytes=3000)
 
 
 def test_the_last_instance_leaves_at_once() -> None:

@@ -4,8 +4,10 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 
+import cluster_stories
+
 from modelmesh.policy.load_patience import MOST_TIMEOUTS
-from modelmesh.testing.clock import VirtualClock, run_virtual
+from modelmesh.testing.clock import VirtualClock
 from modelmesh.testing.cluster import SimulatedCluster, SimulatedInstance, register
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import size_path
@@ -19,19 +21,14 @@ TIMEOUT_MS = 5_000
 def play(story: Callable[[SimulatedCluster, SimulatedInstance], Awaitable[None]], *, tells: bool = True) -> None:
     """A story on one instance whose runtime says that a load takes five seconds at most."""
 
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=5)
+    async def prepared(cluster: SimulatedCluster) -> None:
         runtime = FakeRuntime(
             VirtualClock(), capacity_bytes=10_000_000, default_size_bytes=1_000_000, load_timeout_ms=TIMEOUT_MS
         )
         runtime.tells = tells
-        try:
-            await story(cluster, await cluster.add("a", runtime=runtime))
-            await cluster.settled()
-        finally:
-            await cluster.stop()
+        await story(cluster, await cluster.add("a", runtime=runtime))
 
-    run_virtual(main())
+    cluster_stories.play(prepared, seed=5)
 
 
 def events(instance: SimulatedInstance, kind: str) -> list[tuple[str, str]]:

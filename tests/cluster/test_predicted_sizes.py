@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import cluster_stories
 import pytest
 
-from modelmesh.testing.clock import VirtualClock, run_virtual
+from modelmesh.testing.clock import VirtualClock
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance, register, unregister
 from modelmesh.testing.fake_runtime import FakeRuntime
 from modelmesh.testing.model_paths import size_path
@@ -20,8 +21,7 @@ M = ModelId("m")
 def play(story: Callable[[SimulatedCluster, SimulatedInstance], Awaitable[None]], *, predict_ms: int = 200) -> None:
     """A story on one instance of 1,000 bytes that takes models of which nothing is known for 100."""
 
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=3)
+    async def prepared(cluster: SimulatedCluster) -> None:
         runtime = FakeRuntime(
             VirtualClock(),
             capacity_bytes=1000,
@@ -30,13 +30,9 @@ def play(story: Callable[[SimulatedCluster, SimulatedInstance], Awaitable[None]]
             predicts=lambda size: size,
             predict_ms=predict_ms,
         )
-        try:
-            await story(cluster, await cluster.add("a", runtime=runtime))
-            await cluster.settled()
-        finally:
-            await cluster.stop()
+        await story(cluster, await cluster.add("a", runtime=runtime))
 
-    run_virtual(main())
+    cluster_stories.play(prepared, seed=3)
 
 
 async def claimed_bytes(cluster: SimulatedCluster) -> int | None:

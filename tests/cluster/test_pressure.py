@@ -2,9 +2,10 @@
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
 
+import cluster_stories
 from google.rpc import error_details_pb2, status_pb2
 
 from modelmesh._proto import admin_pb2
@@ -13,7 +14,6 @@ from modelmesh.control.requests.answers import retry_later
 from modelmesh.management.calls import Call
 from modelmesh.policy.attempt import RETRY_AFTER_MS
 from modelmesh.policy.victims import HeldCopy, Victim
-from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, SimulatedInstance, infer_after, register
 from modelmesh.testing.model_paths import size_path
 from modelmesh.values.ids import InstanceId, ModelId, Token
@@ -24,17 +24,7 @@ NO_CALL = Call(Token(0), "", {}, send=lambda _: None)
 Info = pb.ModelStatusInfo
 
 
-def play(story: Callable[[SimulatedCluster], Awaitable[None]], *, names: str = "a", **options: Any) -> None:
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=12)
-        try:
-            for name in names:
-                await cluster.add(name, **options)
-            await story(cluster)
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
+play = partial(cluster_stories.play, names="a", seed=12)
 
 
 def details(wire: bytes) -> status_pb2.Status:

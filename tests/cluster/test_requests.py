@@ -1,34 +1,18 @@
 """Requests through simulated clusters: where they go, what they load, what they get."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from random import Random
 
 import pytest
+from cluster_stories import play
 
 from modelmesh.control.copies.entry import DropReason
-from modelmesh.testing.clock import VirtualClock, run_virtual
+from modelmesh.testing.clock import VirtualClock
 from modelmesh.testing.cluster import SimulatedCluster, register
 from modelmesh.testing.model_paths import size_path
 from modelmesh.testing.store import FaultyStore
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
-
-Story = Callable[[SimulatedCluster], Awaitable[None]]
-
-
-def play(story: Story, *, seed: int = 1) -> None:
-    """Run a story on a cluster, then let it settle and check it."""
-
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=seed)
-        try:
-            await story(cluster)
-            await cluster.settled()
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
 
 
 def loads(cluster: SimulatedCluster, model: str) -> int:

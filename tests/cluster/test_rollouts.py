@@ -2,22 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import cluster_stories
+from cluster_stories import VModelWorld
 
 from modelmesh.control.duties.counting import of_rollouts
-from modelmesh.ports import RuntimeCallError
-from modelmesh.testing.clock import run_virtual
-from modelmesh.testing.cluster import (
-    KEYS,
-    SimulatedCluster,
-    SimulatedInstance,
-    infer_after,
-    register,
-    set_rollout,
-    set_vmodel,
-)
-from modelmesh.testing.fake_runtime import FakeRuntime
-from modelmesh.values.ids import InstanceId, ModelId, VModelId
+from modelmesh.testing.cluster import KEYS, SimulatedCluster, set_rollout
+from modelmesh.values.ids import InstanceId, VModelId
 from modelmesh.values.records import VModelRecord
 from modelmesh.values.rollout import Rollout, RolloutState
 from modelmesh.values.status import Status
@@ -28,24 +20,10 @@ STEPS = (10, 40)
 
 
 @dataclass
-class World:
-    """A cluster where v is a, and b is to be rolled out; how b answers can be set."""
+class World(VModelWorld):
+    """A cluster where v is a, and b is to be rolled out."""
 
-    cluster: SimulatedCluster
-    slow_ms: dict[str, int] = field(default_factory=dict)
-    fails: dict[str, bool] = field(default_factory=dict)
     calling: bool = True
-
-    async def infer(self, runtime: FakeRuntime, model: ModelId, payload: object) -> object:
-        """As the fake runtime does, later or with an error."""
-        await asyncio.sleep(self.slow_ms.get(model, 0) / 1000)
-        if self.fails.get(model):
-            raise RuntimeCallError(Status.INTERNAL, "so it was told")
-        return await infer_after()(runtime, model, payload)
-
-    @property
-    def first(self) -> SimulatedInstance:
-        return next(iter(self.cluster.instances.values()))
 
     async def call(self) -> None:
         """Twenty calls a second, everywhere."""
@@ -84,25 +62,16 @@ class World:
 
 
 def play(story: Callable[[World], Awaitable[None]], *, names: str = "abc") -> None:
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=5)
+    async def prepared(cluster: SimulatedCluster) -> None:
         world = World(cluster)
-        try:
-            for name in names:
-                await cluster.add(name, infer=world.infer)
-            for model in ("a", "b"):
-                await register(world.first, model)
-            await set_vmodel(world.first, "v", "a")
-            callers = asyncio.ensure_future(world.call())
-            await asyncio.sleep(2)
-            await story(world)
-            world.calling = False
-            await callers
-            await cluster.settled()
-        finally:
-            await cluster.stop()
+        await world.begin(names, ("a", "b"))
+        callers = asyncio.ensure_future(world.call())
+        await asyncio.sleep(2)
+        await story(world)
+        world.calling = False
+        await callers
 
-    run_virtual(main())
+    cluster_stories.play(prepared, seed=5)
 
 
 def test_a_model_that_answers_as_well_is_promoted_step_by_step() -> None:
@@ -126,7 +95,7 @@ def test_a_model_that_fails_is_rolled_back_at_once() -> None:
     async def story(world: World) -> None:
         await set_rollout(world.first, "v", "b", STEPS)
         await asyncio.sleep(10)
-        world.fails["b"] = True
+        world.fails["b"] = Status.INTERNAL
         record = await world.until(lambda record: not record.split, within_s=30)
         assert record.active == record.target == "a"
         assert (await world.rollout()).state is RolloutState.ROLLED_BACK
@@ -196,7 +165,7 @@ def test_an_instance_that_does_not_answer_holds_it_up_but_not_a_roll_back() -> N
         world.cluster.network.cut(InstanceId("a"), InstanceId("b"))
         await asyncio.sleep(60)
         assert (await world.rollout()).step == 0
-        world.fails["b"] = True
+        world.fails["b"] = Status.INTERNAL
         await world.until(lambda record: not record.split, within_s=30)
         world.cluster.network.heal(InstanceId("a"), InstanceId("b"))
 
@@ -216,7 +185,7 @@ def test_the_leader_reports_state_step_and_share() -> None:
         await world.until(lambda record: record.rollout is not None and record.rollout.step == 1, within_s=90)
         await asyncio.sleep(1)
         assert [one[SHARE] for one in reported()] == [{("v", "b"): 40}]
-        world.fails["b"] = True
+        world.fails["b"] = Status.INTERNAL
         await world.until(lambda record: not record.split, within_s=30)
         await asyncio.sleep(1)
         states = {("v", "b", "running"): False, ("v", "b", "promoted"): False, ("v", "b", "rolled_back"): True}

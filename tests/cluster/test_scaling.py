@@ -1,29 +1,16 @@
 """Copies follow load: simulated clusters."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from functools import partial
+
+import cluster_stories
 
 from modelmesh.policy.victims import EvictionReason
-from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import SimulatedCluster, register
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.status import Status
 
-Story = Callable[[SimulatedCluster], Awaitable[None]]
-
-
-def play(story: Story, *, names: str = "abc", seed: int = 2, **options: int) -> None:
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=seed)
-        try:
-            for name in names:
-                await cluster.add(name, **options)
-            await story(cluster)
-            await cluster.settled()
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
+play = partial(cluster_stories.play, names="abc", seed=2)
 
 
 async def calls(cluster: SimulatedCluster, model: str, *, per_second: int, seconds: int) -> None:

@@ -1,28 +1,20 @@
 """A rollout: new instances become ready when old ones have left, not when their loads fail. Simulated clusters."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from functools import partial
+
+import cluster_stories
 
 from modelmesh.control.copies.entry import DropReason
 from modelmesh.control.settings import ControlLimits
 from modelmesh.machines.bootstrap import REDEEMED
 from modelmesh.policy.readiness import OTHERS_DRAIN_MS, ReadinessReason
 from modelmesh.ports import Put, Transaction
-from modelmesh.testing.clock import run_virtual
 from modelmesh.testing.cluster import KEYS, SimulatedCluster, SimulatedInstance, register
 from modelmesh.values.ids import ModelId
 from modelmesh.values.status import Status
 
-
-def play(story: Callable[[SimulatedCluster], Awaitable[None]]) -> None:
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=8)
-        try:
-            await story(cluster)
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
+play = partial(cluster_stories.play, seed=8)
 
 
 async def add_copy(instance: SimulatedInstance, model: ModelId) -> None:

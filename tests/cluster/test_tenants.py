@@ -1,31 +1,21 @@
 """Tenants whose models may take so many bytes in the cluster. Simulated clusters."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
+
+import cluster_stories
 
 from modelmesh.policy.access import Tenant
 from modelmesh.ports import Put, Transaction
-from modelmesh.testing.clock import run_virtual
-from modelmesh.testing.cluster import KEYS, RuntimeInfer, SimulatedCluster, ensure_loaded, register, unregister
+from modelmesh.testing.cluster import KEYS, SimulatedCluster, ensure_loaded, register, unregister
 from modelmesh.testing.model_paths import size_path
 from modelmesh.values.ids import InstanceId, ModelId
 from modelmesh.values.memory import NOTHING, Memory
 from modelmesh.values.records import ModelRecord
 from modelmesh.values.status import Status
 
-
-def play(story: Callable[[SimulatedCluster], Awaitable[None]], infer: RuntimeInfer | None = None) -> None:
-    async def main() -> None:
-        cluster = SimulatedCluster(seed=12)
-        try:
-            for name in ("a", "b"):
-                await cluster.add(name, infer=infer)
-            await story(cluster)
-        finally:
-            await cluster.stop()
-
-    run_virtual(main())
+play = partial(cluster_stories.play, names="ab", seed=12)
 
 
 async def register_of(cluster: SimulatedCluster, model: str, tenant: str, *, pinned: bool = True) -> None:
