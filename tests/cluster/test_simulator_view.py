@@ -83,5 +83,5 @@ def test_an_instance_that_cannot_go_on_and_says_that_it_is_ready(monkeypatch: py
 
 def test_words_that_are_not_known_and_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Outcome, "_missing_", classmethod(lambda *_: None))
-    only(monkeypatch, "unknown_words", "partition", "instance_drain", "watch_lag")
+    only(monkeypatch, "unknown_words", "model_corrupt", "model_vanished", "load_failed")
     found("is not a valid Outcome")

@@ -132,7 +132,7 @@ async def test_instances_that_do_not_answer_are_no_reason_for_fewer_pods() -> No
                 "endpoints": [{"addresses": ["127.0.0.1"]}],
             },
         )
-        await until(lambda: one._controller.meshes[OWN].reachable)
+        await until(lambda: OWN in one._controller.meshes and one._controller.meshes[OWN].reachable)
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await keda.pods()
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
