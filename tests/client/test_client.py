@@ -162,6 +162,14 @@ def test_the_model_is_named_by_the_message_and_a_vmodel_by_a_header(server, conn
     assert all(headers["authorization"] == "Bearer x" for headers in server.headers)
 
 
+def test_a_call_says_its_class_and_only_one_that_there_is(server, client):
+    server.answers["ModelInfer"] = [echo]
+    client.infer("m", {"x": [1]}, priority="low")
+    assert server.headers[0]["mm-priority"] == "low"
+    with pytest.raises(ValueError, match="'urgent' is no class of calls; it must be high, normal or low"):
+        client.infer("m", {"x": [1]}, priority="urgent")
+
+
 def test_threads_share_a_client(server):
     server.answers["ModelInfer"] = [echo]
     with Client(server.address) as client, ThreadPoolExecutor(8) as pool:

@@ -29,12 +29,12 @@ def words(answers: Any) -> list[bytes]:
 
 def test_answers_are_given_as_they_come(server: ScriptedServer, client: Any) -> None:
     server.streams[METHOD] = [[word("to"), word("be")], []]
-    answers = client.stream("m", {"x": np.ones(3, np.float32)}, vmodel=True, outputs=["text"])
+    answers = client.stream("m", {"x": np.ones(3, np.float32)}, vmodel=True, outputs=["text"], priority="high")
     assert server.requests[METHOD] == [], "the call begins with the first answer that is asked for"
     assert words(answers) == [b"to", b"be"]
     expected = infer_request("m", {"x": np.ones(3, np.float32)}, outputs=["text"])
     assert pb.ModelInferRequest.FromString(server.requests[METHOD][0]) == expected
-    assert server.headers[0]["mm-vmodel-id-bin"] == b"m"
+    assert (server.headers[0]["mm-vmodel-id-bin"], server.headers[0]["mm-priority"]) == (b"m", "high")
     assert words(client.stream("m", {"x": [1]})) == []
 
 

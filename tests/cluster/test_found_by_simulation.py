@@ -24,6 +24,7 @@ from modelmesh.testing.store import FaultyStore
 from modelmesh.values.dataplane import CopyIdle, Hop
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.memory import Memory
+from modelmesh.values.priority import Priority
 from modelmesh.values.records import CopyState, ModelRecord
 from modelmesh.values.status import Status
 from modelmesh.values.view import Copy
@@ -53,7 +54,7 @@ async def hold(cluster: SimulatedCluster, model: str, name: str) -> None:
         ModelId(model),
         found,
         view=instance.plane.state.revision,
-        waited_for=False,
+        caller=None,
         last_use_ms=instance.clock.now_ms(),
     )
     await asyncio.sleep(0.5)
@@ -83,7 +84,7 @@ def test_an_instance_that_starts_refuses_loads_for_others() -> None:
         a = await cluster.add("a")
         await register(a, "m")
         a.plane._receiver._started = False
-        answer = await a.dataplane.serve_hop(ModelId("m"), None, Hop.LOAD, (), None)
+        answer = await a.dataplane.serve_hop(ModelId("m"), None, Hop.LOAD, (), None, Priority.NORMAL)
         assert (answer.status, dict(answer.trailers)["mm-refused"]) == (Status.UNAVAILABLE, b"busy")
         a.plane._receiver._started = True
 

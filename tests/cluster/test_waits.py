@@ -8,6 +8,7 @@ from modelmesh.testing.model_paths import size_path
 from modelmesh.testing.sizing import Fleet, serve
 from modelmesh.testing.workload import Defaults, drawn
 from modelmesh.values.ids import InstanceId, ModelId
+from modelmesh.values.priority import Priority
 from modelmesh.values.status import Status
 
 GIB = 1 << 30
@@ -106,6 +107,39 @@ def test_explain_says_where_a_waiting_load_stands_now_and_why() -> None:
             reason, detail = standing()
             assert detail.startswith("0 before it")
             assert [answer.status for answer in await asyncio.gather(*calls)] == [Status.OK] * 4
+        finally:
+            await cluster.stop()
+
+    run_virtual(main())
+
+
+def test_a_load_that_a_higher_class_waits_for_goes_first_also_where_another_instance_sends_its_calls() -> None:
+    async def main() -> None:
+        cluster = SimulatedCluster(seed=6)
+        try:
+            a = await cluster.add("a", loading_concurrency=1)
+            await cluster.add("b", loading_concurrency=1)
+            classes = {"usual": Priority.NORMAL, "backlog": Priority.LOW, "urgent": Priority.HIGH}
+            for model in ("first", *classes):
+                await register(a, model, path=size_path(10, 5_000, 1))
+            cluster.instances[InstanceId("b")].plane.cache.drain()
+            await asyncio.sleep(5)
+            answered: list[str] = []
+
+            async def call(model: str, via: str, priority: Priority = Priority.NORMAL) -> None:
+                answer = await cluster.call(model, via=via, priority=priority)
+                assert (answer.status, answer.served_by) == (Status.OK, "a")
+                answered.append(model)
+
+            calls = [asyncio.ensure_future(call("first", "a"))]
+            await asyncio.sleep(0.1)
+            for model, priority in classes.items():
+                calls.append(asyncio.ensure_future(call(model, "b", priority)))
+                await asyncio.sleep(0.1)
+            (event,) = (event for event in a.plane.recall.history(ModelId("urgent")).events if event.kind == "queued")
+            assert event.detail.startswith("0 before it, 1 at work in 1 slots, 1 callers (highest class: high)")
+            await asyncio.gather(*calls)
+            assert answered == ["first", "urgent", "usual", "backlog"]
         finally:
             await cluster.stop()
 

@@ -8,12 +8,13 @@ from modelmesh.instance.access_document import parse_access
 from modelmesh.policy.access import AccessRules, Grant, Issuer, Tenant
 from modelmesh.values.access import Identity, Listener, Verb
 from modelmesh.values.memory import Memory
+from modelmesh.values.priority import Priority
 
 HASH = "sha256:" + "0f" * 32
 
 WHOLE = f"""
 tenants:
-  finance: {{calls_per_second: 100, calls_at_once: 20, models: 5, loaded_bytes: 10GiB}}
+  finance: {{calls_per_second: 100, calls_at_once: 20, models: 5, loaded_bytes: 10GiB, priority: high}}
   research: {{}}
 issuers:
   - name: corp
@@ -27,7 +28,7 @@ principals:
     tenant: finance
     keys: [{HASH}]
     certificates: [reporting.example.org]
-  - {{name: guest, anonymous: true}}
+  - {{name: guest, anonymous: true, priority: low}}
   - {{name: ops, groups: [admins], tokens: ["corp:alice"]}}
 grants:
   - to: [reporting, "corp:bob", "group:corp:readers"]
@@ -71,9 +72,10 @@ def test_a_whole_document() -> None:
             Grant(("group:admins",), frozenset({Verb.ADMIN}), ("*",)),
         ),
         tenants={
-            "finance": Tenant("finance", 100.0, 20, 5, Memory(10 << 30)),
+            "finance": Tenant("finance", 100.0, 20, 5, Memory(10 << 30), Priority.HIGH),
             "research": Tenant("research"),
         },
+        priorities={"guest": Priority.LOW},
     )
 
 
@@ -104,6 +106,7 @@ def grants(*entries: str) -> str:
         ("users: []", "users: Extra inputs are not permitted"),
         (principals("{name: a, keys: [secret]}"), "principals.0.keys.0: String should match pattern"),
         (principals("{name: a, anonymous: yes please}"), "principals.0.anonymous: Input should be a valid boolean"),
+        (principals("{name: a, priority: urgent}"), "principals.0.priority: Input should be 'high', 'normal' or 'low'"),
         (principals("{name: 'a:b'}"), "principals.0.name: String should match pattern"),
         (principals("{name: a}", "{name: a}"), "principals.1: the principal a stands twice"),
         (

@@ -5,14 +5,29 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmesh.machines.load_queue import LoadQueue, QueueReason, Standing
+from modelmesh.machines.load_queue import RAISED_AFTER, LoadQueue, QueueReason, Standing
 from modelmesh.values.ids import LoadId
+from modelmesh.values.priority import Priority
 
 PRELOAD = 0
 
 
-def push(queue: LoadQueue, load: int, *, callers: int = 1, expected_ms: int = 100, last_use_ms: int = 0) -> None:
-    queue.push(LoadId(load), callers=callers, last_use_ms=last_use_ms, expected_ms=expected_ms)
+def push(
+    queue: LoadQueue,
+    load: int,
+    *,
+    callers: int = 1,
+    priority: Priority = Priority.NORMAL,
+    expected_ms: int = 100,
+    last_use_ms: int = 0,
+) -> None:
+    queue.push(
+        LoadId(load),
+        callers=callers,
+        priority=priority if callers else None,
+        last_use_ms=last_use_ms,
+        expected_ms=expected_ms,
+    )
 
 
 def drain(queue: LoadQueue) -> list[int]:
@@ -46,9 +61,9 @@ def test_callers_who_join_move_a_load_forward() -> None:
     for load in (1, 2, 3):
         push(queue, load, callers=PRELOAD, last_use_ms=10 - load)
     push(queue, 4)
-    queue.join(LoadId(3))
-    queue.join(LoadId(3))
-    queue.join(LoadId(99))
+    queue.join(LoadId(3), Priority.NORMAL)
+    queue.join(LoadId(3), Priority.NORMAL)
+    queue.join(LoadId(99), Priority.NORMAL)
     assert drain(queue) == [3, 4, 1, 2]
 
 
@@ -69,7 +84,7 @@ def test_plain_order_is_first_come_first_served() -> None:
     push(queue, 2, expected_ms=9_000)
     push(queue, 3, callers=90, expected_ms=1)
     assert queue.standing(LoadId(3)) == Standing(1, 90, QueueReason.FIRST_COME)
-    queue.join(LoadId(1))
+    queue.join(LoadId(1), Priority.NORMAL)
     assert drain(queue) == [2, 3, 1]
 
 
@@ -110,9 +125,88 @@ def test_no_load_waits_longer_than_twice_as_first_come_first_served(steps: list[
     for number, (joins, callers, expected_ms, begins) in enumerate(steps):
         load = LoadId(number)
         arrived[load] = (begun_ms, queue.waited_for_ms, expected_ms)
-        queue.push(load, callers=callers, last_use_ms=0, expected_ms=expected_ms)
+        queue.push(load, callers=callers, priority=Priority.NORMAL, last_use_ms=0, expected_ms=expected_ms)
         if joins:
-            queue.join(LoadId(number // 2))
+            queue.join(LoadId(number // 2), Priority.NORMAL)
+        for _ in range(begins):
+            begin()
+    while len(queue):
+        begin()
+    assert queue.waited_for_ms == 0
+
+
+def test_a_load_that_a_higher_class_waits_for_goes_first() -> None:
+    queue = LoadQueue()
+    push(queue, 1, callers=PRELOAD)
+    push(queue, 2, callers=50, priority=Priority.LOW)
+    push(queue, 3, callers=20)
+    push(queue, 4, priority=Priority.HIGH)
+    assert queue.standing(LoadId(4)) == Standing(0, 1, QueueReason.CALLERS_PER_LOAD_TIME, Priority.HIGH)
+    assert drain(queue) == [4, 3, 2, 1]
+
+
+def test_the_highest_class_of_its_callers_counts() -> None:
+    queue = LoadQueue(by_value=False)
+    for load in (1, 2, 3):
+        push(queue, load, priority=Priority.LOW)
+    queue.join(LoadId(3), Priority.HIGH)
+    queue.join(LoadId(3), Priority.LOW)
+    queue.join(LoadId(2), Priority.NORMAL)
+    assert queue.standing(LoadId(3)) == Standing(0, 3, QueueReason.FIRST_COME, Priority.HIGH)
+    assert drain(queue) == [3, 2, 1]
+
+
+def test_an_overdue_load_is_overtaken_by_a_higher_class_until_it_is_raised() -> None:
+    queue = LoadQueue()
+    push(queue, 1, expected_ms=100, priority=Priority.LOW)
+    for load in (2, 3, 4, 5):
+        push(queue, load, expected_ms=100, priority=Priority.HIGH)
+        assert queue.first() == LoadId(load)
+        queue.begin(LoadId(load))
+        reason = QueueReason.RAISED if load == 5 else QueueReason.OVERDUE
+        assert queue.standing(LoadId(1)) == Standing(0, 1, reason, Priority.LOW)
+    push(queue, 6, callers=50, expected_ms=1, priority=Priority.HIGH)
+    queue.join(LoadId(1), Priority.NORMAL)
+    assert drain(queue) == [1, 6]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(Priority),
+            st.sampled_from(Priority),
+            st.integers(1, 5),
+            st.integers(1, 1_000),
+            st.integers(0, 2),
+        ),
+        min_size=1,
+        max_size=60,
+    ),
+    st.booleans(),
+)
+def test_no_class_starves(steps: list[tuple[Priority, Priority, int, int, int]], by_value: bool) -> None:
+    """What begins before a load: of higher classes four times what stood before it when it came and its own time, of its own
+    class twice that, and two loads more."""
+    queue = LoadQueue(by_value=by_value)
+    begun_ms = 0
+    arrived: dict[LoadId, tuple[int, int, int]] = {}
+    longest_ms = max(expected_ms for _, _, _, expected_ms, _ in steps)
+
+    def begin() -> None:
+        nonlocal begun_ms
+        first = queue.first()
+        if first is None:
+            return
+        at_ms, patience_ms, expected_ms = arrived[first]
+        queue.begin(first)
+        assert begun_ms - at_ms <= (RAISED_AFTER + 2) * patience_ms + 2 * longest_ms
+        begun_ms += expected_ms
+
+    for number, (priority, joins, callers, expected_ms, begins) in enumerate(steps):
+        load = LoadId(number)
+        arrived[load] = (begun_ms, queue.waited_for_ms + expected_ms, expected_ms)
+        queue.push(load, callers=callers, priority=priority, last_use_ms=0, expected_ms=expected_ms)
+        queue.join(LoadId(number // 2), joins)
         for _ in range(begins):
             begin()
     while len(queue):

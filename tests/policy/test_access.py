@@ -8,10 +8,13 @@ from modelmesh.policy.access import (
     AccessRules,
     Decision,
     Grant,
+    Highest,
     Issuer,
+    Tenant,
     Unknown,
     decide,
     hash_of_key,
+    highest_priority,
     infer_rights,
     matches,
     may_everything,
@@ -21,6 +24,7 @@ from modelmesh.policy.access import (
     of_token,
 )
 from modelmesh.values.access import Identity, InferRight, Kind, Listener, Verb
+from modelmesh.values.priority import Priority
 
 REPORTING = Identity("reporting", tenant="finance")
 GUEST = Identity("guest")
@@ -156,3 +160,19 @@ def test_rights_to_infer_come_from_that_verb_alone(verb: Verb) -> None:
     rest = frozenset({Listener.REST})
     expected = (InferRight("m", Kind.MODEL, rest), InferRight("v", Kind.VMODEL, rest)) if verb is Verb.INFER else ()
     assert infer_rights(rules, GUEST) == expected
+
+
+def test_the_highest_class_is_the_principals_own_or_its_tenants_or_the_usual_one() -> None:
+    rules = AccessRules(
+        tenants={"urgent": Tenant("urgent", priority=Priority.HIGH), "plain": Tenant("plain")},
+        priorities={"batch": Priority.LOW, "ops": Priority.HIGH},
+    )
+    for identity, highest in [
+        (Identity("anybody"), Highest(Priority.NORMAL, "by default")),
+        (Identity("anybody", tenant="plain"), Highest(Priority.NORMAL, "by default")),
+        (Identity("anybody", tenant="gone"), Highest(Priority.NORMAL, "by default")),
+        (Identity("corp:alice", tenant="urgent"), Highest(Priority.HIGH, "by tenant urgent")),
+        (Identity("batch", tenant="urgent"), Highest(Priority.LOW, "by principal batch")),
+        (Identity("ops", tenant="plain"), Highest(Priority.HIGH, "by principal ops")),
+    ]:
+        assert highest_priority(rules, identity) == highest

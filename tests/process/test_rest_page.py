@@ -102,7 +102,9 @@ async def test_the_page_on_rest(tmp_path: Path) -> None:
         assert (await mesh.command(*register.split()))[:2] == (0, "words: NOT_LOADED\n")
         await the_words(urls)
         await the_words_from_the_shell(mesh, tmp_path)
-        status, said, error = await mesh.command("infer", "iris", "input=[5.1, 3.5, 1.4, 0.2]", "--output", "label")
+        status, said, error = await mesh.command(
+            "infer", "iris", "input=[5.1, 3.5, 1.4, 0.2]", "--output", "label", "--priority", "high"
+        )
         assert (status, said.split()) == (0, ["label", "INT64", "[1]", "[0]"]), error
         # HTTP/2, and a vmodel of which nobody has heard before.
         status, _, error = await mesh.command("vmodels", "set", "best", "iris")

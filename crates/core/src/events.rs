@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::access::{Asked, Identity, Listener};
 use crate::call::outcome::Outcome;
+use crate::call::priority::Priority;
 use crate::call::subject::{Hop, Subject};
 use crate::observe::told::{Logged, Tapped};
 use crate::observe::trace::Span;
@@ -30,6 +31,7 @@ pub enum Event {
         tried: Vec<String>,
         view: Option<u64>,
         balanced: bool,
+        priority: Priority,
     },
     /// The client of a call waits no longer for its load, because it said so or (`until_deadline`) its deadline is near. It is held
     /// until resolved.
@@ -56,6 +58,7 @@ pub enum Event {
         code: Code,
         message: String,
         view: Option<u64>,
+        priority: Priority,
     },
     Called {
         token: u64,

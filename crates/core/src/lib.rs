@@ -41,6 +41,7 @@ mod wire;
 pub use access::{Asked, Identity, Limits, Listener, Right, Verdict};
 pub use call::held::Resolution;
 pub use call::outcome::Outcome;
+pub use call::priority::Priority;
 pub use call::rules::{MethodRule, Rules};
 pub use call::subject::{Hop, Subject};
 pub use clock::thread_cpu;

@@ -223,6 +223,7 @@ impl Core {
         token: u64,
         identity: (String, Vec<String>, String),
         rights: Vec<given::Right>,
+        highest: &str,
         valid_ms: Option<u64>,
     ) -> PyResult<bool> {
         let engine = self.engine()?;
@@ -230,6 +231,7 @@ impl Core {
         let verdict = Verdict::Known {
             identity: Identity { name, groups, tenant },
             rights: rights.into_iter().map(given::right).collect::<PyResult<_>>()?,
+            highest: given::priority(highest)?,
             valid: valid_ms.map(Duration::from_millis),
         };
         Ok(py.detach(|| engine.answer(token, verdict)))

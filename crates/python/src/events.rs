@@ -31,6 +31,7 @@ classes! {
         tried: Vec<String>,
         view: Option<u64>,
         balanced: bool,
+        priority: &'static str,
     }
     Overdue { token: u64, model: String, vmodel: Option<String>, until_deadline: bool }
     Wanted { model: String, vmodel: Option<String>, fallback: Option<String>, failure: Option<String> }
@@ -46,6 +47,7 @@ classes! {
         status: u8,
         message: String,
         view: Option<u64>,
+        priority: &'static str,
     }
     Called {
         token: u64,
@@ -108,9 +110,19 @@ classes! {
 /// The object of one event.
 pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
     match event {
-        Event::Missed { token, subject: Subject { model, vmodel }, method, timeout_ms, hop, tried, view, balanced } => {
-            let hop = hop.map(modelmesh_core::Hop::text);
-            object(py, Missed { token, model, vmodel, method, timeout_ms, hop, tried, view, balanced })
+        Event::Missed {
+            token,
+            subject: Subject { model, vmodel },
+            method,
+            timeout_ms,
+            hop,
+            tried,
+            view,
+            balanced,
+            priority,
+        } => {
+            let (hop, priority) = (hop.map(modelmesh_core::Hop::text), priority.text());
+            object(py, Missed { token, model, vmodel, method, timeout_ms, hop, tried, view, balanced, priority })
         }
         Event::Overdue { token, subject: Subject { model, vmodel }, until_deadline } => {
             object(py, Overdue { token, model, vmodel, until_deadline })
@@ -129,8 +141,9 @@ pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
             code,
             message,
             view,
+            priority,
         } => {
-            let (outcome, status) = (outcome.text(), code as u8);
+            let (outcome, status, priority) = (outcome.text(), code as u8, priority.text());
             let failed = AttemptFailed {
                 token,
                 model,
@@ -143,6 +156,7 @@ pub fn to_object(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
                 status,
                 message,
                 view,
+                priority,
             };
             object(py, failed)
         }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use modelmesh_core::{Bounds, Code, Hop, Limits, Listener, Resolution, Status};
+use modelmesh_core::{Bounds, Code, Hop, Limits, Listener, Priority, Resolution, Status};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -152,6 +152,11 @@ pub fn right((pattern, vmodels, listeners): Right) -> PyResult<modelmesh_core::R
         bits |= listener.bit();
     }
     Ok(modelmesh_core::Right { pattern, vmodels, listeners: bits })
+}
+
+pub fn priority(text: &str) -> PyResult<Priority> {
+    Priority::parse(text.as_bytes())
+        .ok_or_else(|| PyValueError::new_err(format!("the class of calls is {text:?}; it must be high, normal or low")))
 }
 
 #[derive(FromPyObject)]

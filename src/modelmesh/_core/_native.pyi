@@ -33,6 +33,7 @@ class Missed:
     tried: Final[list[str]]
     view: Final[int | None]
     balanced: Final[bool]
+    priority: Final[Literal["high", "normal", "low"]]
 
 @final
 class Overdue:
@@ -70,6 +71,7 @@ class AttemptFailed:
     status: Final[int]
     message: Final[str]
     view: Final[int | None]
+    priority: Final[Literal["high", "normal", "low"]]
 
 @final
 class Called:
@@ -361,10 +363,12 @@ class Core:
         token: int,
         identity: tuple[str, list[str], str],
         rights: Sequence[tuple[str, bool, list[str]]],
+        highest: str,
         valid_ms: int | None,
     ) -> bool:
-        """Answer `Asked`: name, groups and tenant; (pattern, whether of vmodels, listeners) to infer with; how long that
-        holds (None: until `set_access`). False for a token that has gone; ValueError for an unknown listener."""
+        """Answer `Asked`: name, groups and tenant; (pattern, whether of vmodels, listeners) to infer with; the highest class that
+        its calls may have; how long that holds (None: until `set_access`). False for a token that has gone; ValueError for an
+        unknown listener or class."""
     def reject(self, token: int, status: int, message: str, kept: bool) -> bool:
         """Answer `Asked`: no principal has the credential. `kept`: for seconds without asking again."""
     def resolve(self, resolutions: Sequence[tuple[int, Resolution]]) -> list[bool]:

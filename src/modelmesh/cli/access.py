@@ -73,7 +73,7 @@ def check(
 ) -> None:
     """Explain whether a caller may do something with a model. Exits with 1 if not."""
     from modelmesh.instance.access_document import parse_access
-    from modelmesh.policy.access import Decision, Unknown, decide
+    from modelmesh.policy.access import Decision, Unknown, decide, highest_priority
     from modelmesh.values.access import Identity, Kind, Listener, Verb
 
     try:
@@ -87,12 +87,18 @@ def check(
         who, decision = Identity(""), Decision(allowed=False, reason=found.reason)
     else:
         who, decision = found, decide(rules, found, wanted, Kind.VMODEL if vmodel else Kind.MODEL, name, port)
+    highest = highest_priority(rules, who) if decision.allowed and wanted is Verb.INFER else None
     if as_json:
         answer = {"allowed": decision.allowed, "principal": who.name, "tenant": who.tenant, "reason": decision.reason}
+        if highest is not None:
+            answer |= {"highest_priority": highest.priority.word, "priority_reason": highest.reason}
         say(json.dumps(answer))
     else:
         caller = f"{who.name or 'an unknown caller'}{f' of tenant {who.tenant}' if who.tenant else ''}"
-        say(f"{'yes' if decision.allowed else 'no'}: {caller}: {decision.reason}")
+        bound = (
+            f"; highest class of its calls: {highest.priority.word}, {highest.reason}" if highest is not None else ""
+        )
+        say(f"{'yes' if decision.allowed else 'no'}: {caller}: {decision.reason}{bound}")
     if not decision.allowed:
         raise typer.Exit(1)
 

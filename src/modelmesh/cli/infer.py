@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from modelmesh.cli.client import Client
 
 SERVICE = "inference.GRPCInferenceService"
+Header = tuple[str, str | bytes]
 SHOWN = 200
 """Characters of an output that people see; `--json` has all of it."""
 
@@ -41,6 +42,10 @@ def infer(
     stream: Annotated[
         bool, typer.Option("--stream", help="The model answers more than once: show each answer when it comes.")
     ] = False,
+    priority: Annotated[
+        str | None,
+        typer.Option("--priority", help="The class of the call: high, normal or low. Access rules may lower it."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.001, help="Seconds to wait, for a load of the model, too.")
     ] = LOAD_TIMEOUT_S,
@@ -53,8 +58,9 @@ def infer(
     from modelmesh.cli.client import connect
 
     given = _given(values or [], data)
+    claimed = _priority(priority)
     with connect(address, ca) as client:
-        headers = [_id_header(client, model)]
+        headers: list[Header] = [_id_header(client, model), *claimed]
         described = client.call(
             f"{SERVICE}/ModelMetadata",
             pb.ModelMetadataRequest(name=model),
@@ -81,7 +87,7 @@ def infer(
 
 
 def _streamed(
-    client: "Client", request: "pb.ModelInferRequest", *, timeout_s: float, headers: list[tuple[str, bytes]]
+    client: "Client", request: "pb.ModelInferRequest", *, timeout_s: float, headers: list[Header]
 ) -> "Iterator[pb.ModelInferResponse]":
     """The answers of a model that answers more than once, as they come."""
     from modelmesh._proto import open_inference_pb2 as pb
@@ -128,6 +134,18 @@ def _id_header(client: "Client", name: str) -> tuple[str, bytes]:
     )
     is_vmodel = status.status != mesh.VModelStatusInfo.NOT_FOUND
     return "mm-vmodel-id-bin" if is_vmodel else "mm-model-id-bin", name.encode()
+
+
+def _priority(word: str | None) -> list[Header]:
+    """The header of a class of calls."""
+    from modelmesh.values.priority import Priority
+
+    if word is None:
+        return []
+    try:
+        return [("mm-priority", Priority.parse(word).word)]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--priority") from error
 
 
 def _given(values: list[str], data: str | None) -> Any:

@@ -75,10 +75,11 @@ class AsyncClient:
         vmodel: bool = False,
         outputs: Sequence[str] | None = None,
         bfloat16: Collection[str] = (),
+        priority: str | None = None,
         timeout_s: float | None = None,
     ) -> "dict[str, NDArray[Any]]":
         """As `Client.infer`."""
-        call = calls.infer(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16)
+        call = calls.infer(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16, priority=priority)
         return await self._run(call, timeout_s)
 
     def stream(
@@ -89,10 +90,11 @@ class AsyncClient:
         vmodel: bool = False,
         outputs: Sequence[str] | None = None,
         bfloat16: Collection[str] = (),
+        priority: str | None = None,
         timeout_s: float | None = None,
     ) -> "AsyncIterator[dict[str, NDArray[Any]]]":
         """As `Client.stream`, for `async for`."""
-        call = calls.stream(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16)
+        call = calls.stream(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16, priority=priority)
         return self._answers(call, calls.checked_timeout(self._timeout_s if timeout_s is None else timeout_s))
 
     async def wait_ready(self, model: str, timeout_s: float, *, vmodel: bool = False) -> None:

@@ -11,6 +11,7 @@ from modelmesh._proto import model_mesh_pb2 as mesh
 from modelmesh._proto import open_inference_pb2 as pb
 from modelmesh.client.errors import DeadlineExceededError, ModelMeshError
 from modelmesh.client.models import ModelStatus, status_of
+from modelmesh.values.priority import Priority
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
@@ -59,10 +60,11 @@ def infer(
     vmodel: bool,
     outputs: Sequence[str] | None,
     bfloat16: Collection[str],
+    priority: str | None,
 ) -> "Call[dict[str, NDArray[Any]]]":
     """An inference; see `Client.infer`."""
     request = infer_request(model, inputs, outputs=outputs or (), bfloat16=bfloat16)
-    headers = _vmodel_header(model) if vmodel else ()
+    headers = _infer_headers(model, vmodel=vmodel, priority=priority)
     return Call(_inference("ModelInfer"), request, pb.ModelInferResponse, arrays_of, headers)
 
 
@@ -73,10 +75,11 @@ def stream(
     vmodel: bool,
     outputs: Sequence[str] | None,
     bfloat16: Collection[str],
+    priority: str | None,
 ) -> "Call[dict[str, NDArray[Any]]]":
     """An inference that is answered more than once; see `Client.stream`. `read` is for each answer."""
     request = infer_request(model, inputs, outputs=outputs or (), bfloat16=bfloat16)
-    headers = _vmodel_header(model) if vmodel else ()
+    headers = _infer_headers(model, vmodel=vmodel, priority=priority)
     return Call(_inference("ModelStreamInfer"), request, pb.ModelStreamInferResponse, _arrays_of_one, headers)
 
 
@@ -207,6 +210,11 @@ def _inference(method: str) -> str:
 
 def _vmodel_header(name: str) -> tuple[Header, ...]:
     return (("mm-vmodel-id-bin", name.encode()),)
+
+
+def _infer_headers(model: str, *, vmodel: bool, priority: str | None) -> tuple[Header, ...]:
+    headers = _vmodel_header(model) if vmodel else ()
+    return headers if priority is None else (*headers, ("mm-priority", Priority.parse(priority).word))
 
 
 def _management(method: str, request: Message, model: str) -> Call[ModelStatus]:

@@ -74,6 +74,7 @@ class Client:
         vmodel: bool = False,
         outputs: Sequence[str] | None = None,
         bfloat16: Collection[str] = (),
+        priority: str | None = None,
         timeout_s: float | None = None,
     ) -> "dict[str, NDArray[Any]]":
         """Call a model; a mesh loads it if it is not loaded. Needs numpy.
@@ -85,6 +86,7 @@ class Client:
             vmodel: Whether `model` names a vmodel.
             outputs: Names to answer; None: all.
             bfloat16: Inputs that are sent as BF16, which numpy does not have: arrays of floats, rounded to even.
+            priority: The class of the call: `high`, `normal` or `low`. A mesh may lower it; other servers know no classes.
             timeout_s: For the call with its repetitions.
 
         Returns:
@@ -92,9 +94,9 @@ class Client:
             of `bytes`. The arrays are read-only.
 
         Raises:
-            ValueError: An input is no tensor.
+            ValueError: An input is no tensor, or there is no such class.
         """
-        call = calls.infer(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16)
+        call = calls.infer(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16, priority=priority)
         return self._run(call, timeout_s)
 
     def stream(
@@ -105,6 +107,7 @@ class Client:
         vmodel: bool = False,
         outputs: Sequence[str] | None = None,
         bfloat16: Collection[str] = (),
+        priority: str | None = None,
         timeout_s: float | None = None,
     ) -> "Iterator[dict[str, NDArray[Any]]]":
         """Call a model that answers more than once (`ModelStreamInfer`), and yield each answer when it comes.
@@ -114,9 +117,9 @@ class Client:
 
         Raises:
             ModelMeshError: The call failed, or the model says that it did: after the answers that came before.
-            ValueError: An input is no tensor.
+            ValueError: An input is no tensor, or there is no such class.
         """
-        call = calls.stream(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16)
+        call = calls.stream(model, inputs, vmodel=vmodel, outputs=outputs, bfloat16=bfloat16, priority=priority)
         return self._answers(call, calls.checked_timeout(self._timeout_s if timeout_s is None else timeout_s))
 
     def wait_ready(self, model: str, timeout_s: float, *, vmodel: bool = False) -> None:

@@ -6,7 +6,7 @@ YAML or JSON. It is read while an instance serves, so reading a large one must b
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -22,6 +22,7 @@ from modelmesh.policy.access import (
 )
 from modelmesh.values.access import Identity, Kind, Listener, Verb
 from modelmesh.values.memory import Memory
+from modelmesh.values.priority import Priority
 
 MAX_DEPTH = 16
 MAX_PROBLEMS = 10
@@ -33,6 +34,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@/-]*$", max_lengt
 """Of principals, groups, issuers and tenants. No colon: it parts an issuer from its principals."""
 KeyHash = Annotated[str, Field(pattern=rf"^{KEY_HASH}[0-9a-f]{{64}}$")]
 Pattern = Annotated[str, Field(pattern=r"^[^*]*\*?$", min_length=1, max_length=2048)]
+PriorityWord = Literal["high", "normal", "low"]
 Bytes = Annotated[str, Field(pattern=r"^[0-9]+(KiB|MiB|GiB|TiB)?$", max_length=24)] | Annotated[int, Field(ge=0)]
 
 
@@ -48,6 +50,7 @@ class _Principal(_Model):
     certificates: list[Annotated[str, Field(min_length=1, max_length=2048)]] = []
     tokens: list[Annotated[str, Field(pattern=r"^[^:]+:.+$", max_length=2048)]] = []
     anonymous: bool = False
+    priority: PriorityWord | None = None
 
 
 class _Issuer(_Model):
@@ -72,6 +75,7 @@ class _Grant(_Model):
 class _Tenant(_Model):
     calls_per_second: Annotated[float, Field(gt=0, le=1e9, strict=False)] | None = None
     calls_at_once: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    priority: PriorityWord | None = None
     models: Annotated[int, Field(ge=0)] | None = None
     loaded_bytes: Bytes | None = None
 
@@ -148,6 +152,7 @@ def parse_access(text: str) -> AccessRules:
             for one in document.grants
         ),
         {name: _tenant(name, one) for name, one in document.tenants.items()},
+        {one.name: Priority.parse(one.priority) for one in document.principals if one.priority is not None},
     )
 
 
@@ -289,6 +294,7 @@ def _tenant(name: str, one: _Tenant) -> Tenant:
         one.calls_at_once,
         one.models,
         None if one.loaded_bytes is None else Memory(_bytes(one.loaded_bytes)),
+        None if one.priority is None else Priority.parse(one.priority),
     )
 
 

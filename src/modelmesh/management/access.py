@@ -14,6 +14,7 @@ from modelmesh.policy.access import (
     Issuer,
     Unknown,
     decide,
+    highest_priority,
     infer_rights,
     may_everything,
     of_anonymous,
@@ -144,7 +145,7 @@ class Access:
     def _verdict(self, rules: AccessRules, identity: Identity | Unknown, valid_ms: int | None = None) -> Verdict:
         if isinstance(identity, Unknown):
             return Rejected(Status.UNAUTHENTICATED, identity.reason)
-        return Accepted(identity, infer_rights(rules, identity), valid_ms)
+        return Accepted(identity, infer_rights(rules, identity), highest_priority(rules, identity).priority, valid_ms)
 
     def _answer(self, event: Asked, verdict: Verdict) -> None:
         self._dataplane.answer_asked(event.token, verdict)

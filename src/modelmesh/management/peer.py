@@ -96,7 +96,7 @@ class Peer:
             model,
             registered,
             view=Revision(bounds.REVISION.clamp(request.view)) if request.view else plane.state.revision,
-            waited_for=False,
+            caller=None,
             last_use_ms=bounds.TIME_MS.clamp(request.last_use_ms) or plane.clock.now_ms(),
             sync=request.sync,
             unload=step.unload if isinstance(step, LoadHere) else NOTHING,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from modelmesh.values.access import Identity, InferRight, Kind, Listener, Verb
 from modelmesh.values.memory import Memory
+from modelmesh.values.priority import Priority
 
 KEY_HASH = "sha256:"
 """How the hash of a key begins in the document. Keys are random and long, so a key cannot be found from its plain hash."""
@@ -63,18 +64,23 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """What the principals of a tenant may use together; None: as much as there is."""
+    """What the principals of a tenant may use together (None: as much as there is), and the highest class of their calls."""
 
     name: str
     calls_per_second: float | None = None
     calls_at_once: int | None = None
     models: int | None = None
     loaded: Memory | None = None
+    priority: Priority | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """A document. `keys` by the hash in hexadecimal, `tokens` by `issuer:principal`; `anonymous`: who gives no credential."""
+    """A document.
+
+    `keys` by the hash in hexadecimal, `tokens` by `issuer:principal`; `anonymous`: who gives no credential; `priorities`: the
+    highest class of the calls of principals that have one of their own.
+    """
 
     principals: Mapping[str, Identity] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -84,6 +90,15 @@ class AccessRules:
     issuers: tuple[Issuer, ...] = ()
     grants: tuple[Grant, ...] = ()
     tenants: Mapping[str, Tenant] = field(default_factory=dict)
+    priorities: Mapping[str, Priority] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Highest:
+    """The highest class that the calls of an identity may have. `reason` is for the operator: where that comes from."""
+
+    priority: Priority
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +186,19 @@ def may_everything(rules: AccessRules, identity: Identity, verb: Verb, kind: Kin
         and ANY in grant.patterns(kind)
         for grant in rules.grants
     )
+
+
+def highest_priority(rules: AccessRules, identity: Identity) -> Highest:
+    """The highest class that the calls of an identity may have: its own, else its tenant's, else the usual one.
+
+    So a caller that the operator has not named does not get before others.
+    """
+    if (own := rules.priorities.get(identity.name)) is not None:
+        return Highest(own, f"by principal {identity.name}")
+    tenant = rules.tenants.get(identity.tenant)
+    if tenant is not None and tenant.priority is not None:
+        return Highest(tenant.priority, f"by tenant {tenant.name}")
+    return Highest(Priority.NORMAL, "by default")
 
 
 def infer_rights(rules: AccessRules, identity: Identity) -> tuple[InferRight, ...]:

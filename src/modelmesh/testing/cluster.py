@@ -38,6 +38,7 @@ from modelmesh.values.events import Event
 from modelmesh.values.explanation import ModelHistory
 from modelmesh.values.ids import InstanceId, ModelId, Revision, Token, VModelId
 from modelmesh.values.memory import Memory
+from modelmesh.values.priority import Priority
 from modelmesh.values.records import CopyRecord
 from modelmesh.values.status import Status
 from modelmesh.values.vmodel_counts import VModelCounts
@@ -288,11 +289,18 @@ class SimulatedCluster:
         await self.store.close()
 
     async def call(
-        self, model: str, *, via: str, payload: object = None, vmodel: bool = False, timeout_ms: int | None = 60_000
+        self,
+        model: str,
+        *,
+        via: str,
+        payload: object = None,
+        vmodel: bool = False,
+        timeout_ms: int | None = 60_000,
+        priority: Priority = Priority.NORMAL,
     ) -> Answer:
         """A client's call, entering at `via`; `vmodel`: the id is a vmodel's."""
         dataplane = self.instances[InstanceId(via)].dataplane
-        return await dataplane.call(ModelId(model), payload, vmodel=vmodel, timeout_ms=timeout_ms)
+        return await dataplane.call(ModelId(model), payload, vmodel=vmodel, timeout_ms=timeout_ms, priority=priority)
 
     def holders(self, model: str) -> list[InstanceId]:
         """Instances whose copy of the model is ready."""

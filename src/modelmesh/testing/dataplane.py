@@ -46,6 +46,7 @@ from modelmesh.values.dataplane import (
     Verdict,
 )
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
+from modelmesh.values.priority import Priority
 from modelmesh.values.status import Status
 
 HELD_REQUESTS = 4096
@@ -248,12 +249,15 @@ class SimulatedDataPlane(Consumed, CalledModels):
         vmodel: bool = False,
         balanced: bool = False,
         timeout_ms: int | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> Answer:
         """A client's call, entering at this instance."""
         if not self._open:
             return Answer(Status.UNAVAILABLE, "no process listens")
         token = Token(next(self._tokens))
-        call = self._ingress(token, model, payload, vmodel=vmodel, balanced=balanced, timeout_ms=timeout_ms)
+        call = self._ingress(
+            token, model, payload, vmodel=vmodel, balanced=balanced, timeout_ms=timeout_ms, priority=priority
+        )
         try:
             async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
                 return await call
@@ -275,6 +279,7 @@ class SimulatedDataPlane(Consumed, CalledModels):
         vmodel: bool,
         balanced: bool,
         timeout_ms: int | None,
+        priority: Priority,
     ) -> Answer:
         label = VModelId(name) if vmodel else None
         resolution: Resolution = Reroute()
@@ -296,18 +301,18 @@ class SimulatedDataPlane(Consumed, CalledModels):
                             token,
                             model,
                             label,
-                            Missed(token, model, label, "/test/infer", timeout_ms, None, (), None, balanced),
+                            Missed(token, model, label, "/test/infer", timeout_ms, None, (), None, balanced, priority),
                         )
                         continue
                     answer = await attempt
                 else:
-                    answer = await self._perform(model, payload, resolution, token, may_move=not failures)
+                    answer = await self._perform(model, payload, resolution, priority, may_move=not failures)
             except AttemptEnded as failure:
                 was_held = True
                 failures += 1
                 if failure.outcome in GONE and failure.begun:
                     fallback.suspect()
-                resolution = await self._failed(token, model, label, failure)
+                resolution = await self._failed(token, model, label, failure, priority)
             else:
                 failed = isinstance(resolution, Fail) or answer.status is Status.INTERNAL
                 if failed and label is not None and fallback.goes_on(answer, self.fallback_of(label, model)):
@@ -320,7 +325,9 @@ class SimulatedDataPlane(Consumed, CalledModels):
                 return replace(fallback.told(answer, failed=failed), held=was_held)
         raise AssertionError("unreachable")
 
-    async def _failed(self, token: Token, model: ModelId, vmodel: VModelId | None, failure: AttemptEnded) -> Resolution:
+    async def _failed(
+        self, token: Token, model: ModelId, vmodel: VModelId | None, failure: AttemptEnded, priority: Priority
+    ) -> Resolution:
         assert failure.answer.served_by is not None
         event = AttemptFailed(
             token,
@@ -334,6 +341,7 @@ class SimulatedDataPlane(Consumed, CalledModels):
             message=failure.answer.message,
             view=failure.view,
             begun=failure.begun,
+            priority=priority,
         )
         return await self._hold(token, model, vmodel, event, failure.answer)
 
@@ -365,7 +373,7 @@ class SimulatedDataPlane(Consumed, CalledModels):
         return resolution
 
     async def _perform(
-        self, model: ModelId, payload: object, resolution: Resolution, token: Token, *, may_move: bool
+        self, model: ModelId, payload: object, resolution: Resolution, priority: Priority, *, may_move: bool
     ) -> Answer:
         match resolution:
             case Fail(status, message, trailers):
@@ -378,9 +386,9 @@ class SimulatedDataPlane(Consumed, CalledModels):
                     )
                 return await self._copies.serve(model, local, payload, may_move=may_move)
             case Forward(instance, hop, tried, view):
-                return await self._links.forward(model, payload, instance, hop, tried, view)
+                return await self._links.forward(model, payload, instance, hop, tried, view, priority)
             case _:
-                raise AssertionError((resolution, token))
+                raise AssertionError(resolution)
 
     def _hit(self, model: ModelId, payload: object, *, balanced: bool, may_move: bool) -> Awaitable[Answer] | None:
         route = self._routes.get(model)
@@ -416,6 +424,7 @@ class SimulatedDataPlane(Consumed, CalledModels):
         hop: Hop,
         tried: tuple[InstanceId, ...],
         view: Revision | None,
+        priority: Priority,
     ) -> Answer:
         """A call that another instance forwarded."""
         token = Token(next(self._tokens))
@@ -425,13 +434,15 @@ class SimulatedDataPlane(Consumed, CalledModels):
                 return refused(Outcome.NOT_HERE, "no ready copy here", self.instance)
             resolution: Resolution = Serve()
             if local is None:
-                missed = Missed(token, model, None, "/test/infer", None, hop, tried, view, balanced=True)
+                missed = Missed(
+                    token, model, None, "/test/infer", None, hop, tried, view, balanced=True, priority=priority
+                )
                 resolution = await self._hold(token, model, None, missed)
             if isinstance(resolution, Forward):
                 self._network.problems.append(
                     f"{self.instance}: a hop for {model} was forwarded to {resolution.instance}"
                 )
-            return await self._perform(model, payload, resolution, token, may_move=not tried)
+            return await self._perform(model, payload, resolution, priority, may_move=not tried)
         except AttemptEnded as failure:
             if failure.outcome in {Outcome.UNAVAILABLE, Outcome.EXHAUSTED}:
                 return failure.answer

@@ -8,6 +8,7 @@ from modelmesh.testing.attempts import Answer, AttemptEnded
 from modelmesh.testing.network import FUTURE_WORD, FakeNetwork
 from modelmesh.values.dataplane import DataPlaneEvent, Hop, LinkBack, LinkLost, Outcome, PeerAddress
 from modelmesh.values.ids import InstanceId, ModelId, Revision
+from modelmesh.values.priority import Priority
 from modelmesh.values.status import Status
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class PeerLinks:
         hop: Hop,
         tried: tuple[InstanceId, ...],
         view: Revision | None,
+        priority: Priority = Priority.NORMAL,
     ) -> Answer:
         """Send a request to a peer and wait for its answer. Raises AttemptEnded."""
         key = (model, instance)
@@ -72,7 +74,7 @@ class PeerLinks:
         try:
             peer = self._reach(instance)
             await asyncio.sleep(self._network.latency_ms / 1000)
-            answer = await self._at_peer(peer, model, payload, hop, tried, view)
+            answer = await self._at_peer(peer, model, payload, hop, tried, view, priority)
             await asyncio.sleep(self._network.latency_ms / 1000)
         finally:
             left = self._in_flight[key] - 1
@@ -109,9 +111,10 @@ class PeerLinks:
         hop: Hop,
         tried: tuple[InstanceId, ...],
         view: Revision | None,
+        priority: Priority,
     ) -> Answer:
         """The peer's part; a connection that breaks meanwhile is noticed after the detection time."""
-        work = asyncio.ensure_future(peer.serve_hop(model, payload, hop, tried, view))
+        work = asyncio.ensure_future(peer.serve_hop(model, payload, hop, tried, view, priority))
         try:
             silent_ms = 0
             while True:

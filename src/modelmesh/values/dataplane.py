@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from modelmesh.values import legacy
 from modelmesh.values.access import Identity, InferRight, Listener
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
+from modelmesh.values.priority import Priority
 from modelmesh.values.shadow import Shadow
 from modelmesh.values.status import Status
 
@@ -192,10 +193,14 @@ class TenantLimits:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Whose credential it is, and with what they may infer. `valid_ms` None: until the access rules change."""
+    """Whose credential it is, with what they may infer, and the highest class that their calls may have.
+
+    `valid_ms` None: until the access rules change.
+    """
 
     identity: Identity
     rights: tuple[InferRight, ...] = ()
+    highest: Priority = Priority.NORMAL
     valid_ms: int | None = None
 
 
@@ -283,6 +288,7 @@ class Missed:
     tried: tuple[InstanceId, ...]
     view: Revision | None
     balanced: bool
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +309,7 @@ class AttemptFailed:
     message: str
     view: Revision | None = None
     begun: bool = False
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, slots=True)

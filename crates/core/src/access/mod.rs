@@ -25,6 +25,7 @@ pub use crate::access::tenant::{Limits, Tenant, Turn, Used};
 
 use crate::access::credential::Kind;
 use crate::access::table::Table;
+use crate::call::priority::Priority;
 use crate::wire::status::{Code, Status};
 
 /// Credentials that Python is asked about at a time. Whoever makes up more of them waits.
@@ -42,6 +43,8 @@ pub enum Verdict {
     Known {
         identity: Identity,
         rights: Vec<Right>,
+        /// The highest class that its calls may have.
+        highest: Priority,
         /// None: until the rules change.
         valid: Option<Duration>,
     },
@@ -218,10 +221,10 @@ impl Access {
     fn keep(&self, question: Question, verdict: Verdict) -> Answer {
         let mut known = self.known.write();
         match verdict {
-            Verdict::Known { identity, rights, valid } => {
+            Verdict::Known { identity, rights, highest, valid } => {
                 let tenant = known.tenants.get(identity.tenant.as_str()).cloned();
                 let expires = valid.map(|valid| Instant::now() + valid);
-                let principal = Arc::new(Principal::new(identity, &rights, tenant, expires));
+                let principal = Arc::new(Principal::new(identity, &rights, highest, tenant, expires));
                 known.tables[question.kind as usize].insert(question.credential, Arc::clone(&principal));
                 Ok(principal)
             }

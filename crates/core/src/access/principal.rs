@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::access::credential::Listener;
 use crate::access::patterns::Patterns;
 use crate::access::tenant::Tenant;
+use crate::call::priority::Priority;
 use crate::call::subject::Subject;
 use crate::wire::status::{Code, Status};
 
@@ -34,6 +35,8 @@ pub struct Right {
 pub struct Principal {
     pub identity: Identity,
     pub tenant: Option<Arc<Tenant>>,
+    /// The highest class that its calls may have.
+    pub highest: Priority,
     models: Patterns,
     vmodels: Patterns,
     expires: Option<Instant>,
@@ -41,12 +44,18 @@ pub struct Principal {
 
 impl Principal {
     #[must_use]
-    pub fn new(identity: Identity, rights: &[Right], tenant: Option<Arc<Tenant>>, expires: Option<Instant>) -> Self {
+    pub fn new(
+        identity: Identity,
+        rights: &[Right],
+        highest: Priority,
+        tenant: Option<Arc<Tenant>>,
+        expires: Option<Instant>,
+    ) -> Self {
         let patterns = |vmodels| {
             let some = rights.iter().filter(|right| right.vmodels == vmodels);
             Patterns::new(some.map(|right| (right.pattern.as_str(), right.listeners)))
         };
-        Self { models: patterns(false), vmodels: patterns(true), identity, tenant, expires }
+        Self { models: patterns(false), vmodels: patterns(true), identity, tenant, highest, expires }
     }
 
     #[must_use]

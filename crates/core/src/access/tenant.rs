@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
-use crate::routing::gate::NO_TENANT;
+use crate::routing::line::NO_TENANT;
 use crate::wire::headers::MM_TENANT;
 use crate::wire::retry::retry_later;
 use crate::wire::status::{Code, Status};

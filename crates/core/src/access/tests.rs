@@ -18,7 +18,8 @@ fn question(access: &Access, key: &str) -> Question {
 
 fn known(name: &str, valid: Option<Duration>) -> Verdict {
     let rights = vec![Right { pattern: "*".into(), vmodels: false, listeners: 1 }];
-    Verdict::Known { identity: Identity { name: name.into(), ..Identity::default() }, rights, valid }
+    let identity = Identity { name: name.into(), ..Identity::default() };
+    Verdict::Known { identity, rights, highest: Priority::Normal, valid }
 }
 
 /// Asks about an unknown key, and answers.

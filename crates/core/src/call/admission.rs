@@ -194,6 +194,7 @@ mod tests {
 
     use super::*;
     use crate::access::{Identity, Limits, Right, Tenant};
+    use crate::call::priority::Priority;
     use crate::call::rules::Rules;
     use crate::ledger::Side;
     use crate::settings::Settings;
@@ -256,7 +257,7 @@ mod tests {
         tenant.limit(Limits { calls_at_once: Some(1), calls_per_second: None });
         let right = Right { pattern: "m".into(), vmodels: false, listeners: Listener::Grpc.bit() };
         let identity = Identity { name: "p".into(), groups: vec![], tenant: "t".into() };
-        let principal = Principal::new(identity, &[right], Some(tenant), None);
+        let principal = Principal::new(identity, &[right], Priority::Normal, Some(tenant), None);
         let now = Instant::now();
         let model = |model: &str| [Subject { model: model.into(), vmodel: None }];
         let vmodel = [Subject { model: String::new(), vmodel: Some("m".into()) }];

@@ -20,6 +20,7 @@ use crate::call::fallback::Fallback;
 use crate::call::identify::{self, Hopped, Ids};
 use crate::call::inference::Call;
 use crate::call::multi;
+use crate::call::priority::Priority;
 use crate::call::rejection::Rejection;
 use crate::call::replay::Body;
 use crate::call::rules::{MethodRule, method_in};
@@ -136,6 +137,7 @@ pub fn call_of(
         subject: Subject::default(),
         hopped,
         balanced,
+        priority: Priority::Normal,
         deadline,
         rule,
         token: None,
@@ -168,6 +170,10 @@ pub async fn serve(call: &mut Call, began: Instant, who: Who, listener: Listener
         Ok(subjects) => subjects,
         Err(end) => return refuse(call, Rejection::BadId, end),
     };
+    if let Some(principal) = principal.as_ref().filter(|principal| principal.highest < call.priority) {
+        call.priority = principal.highest;
+        call.priority.mark(&mut call.headers);
+    }
     if let Some(principal) = principal.as_ref().filter(|principal| principal.tenant.is_some()) {
         tenant::mark(&mut call.headers, &principal.identity.tenant);
         call.principal = Some(Arc::clone(principal));
@@ -289,7 +295,7 @@ impl Subjects {
     }
 }
 
-/// Reads what the call is about, from its headers and, for some methods, from its first message.
+/// Reads what the call is about, from its headers and, for some methods, from its first message; and its class.
 async fn identify(call: &mut Call) -> Result<Subjects, End> {
     let ids = if call.rule.extraction_path.is_empty() && call.rule.injection_path.is_empty() {
         None
@@ -297,12 +303,15 @@ async fn identify(call: &mut Call) -> Result<Subjects, End> {
         Box::pin(read_message(call)).await?
     };
     if let Some(hopped) = &call.hopped {
+        call.priority = hopped.priority;
         return Ok(Subjects::One(hopped.subject.clone()));
     }
-    let ids = match ids {
-        Some(ids) => ids,
-        None => identify::ids_of(&call.headers).map_err(End::Refused)?,
+    let read = match ids {
+        Some(ids) => Priority::claimed(&call.headers).map(|priority| (ids, priority)),
+        None => identify::read(&call.headers),
     };
+    let (ids, priority) = read.map_err(End::Refused)?;
+    call.priority = priority;
     Ok(match ids {
         Ids::Model(model) => Subjects::One(Subject::of_model(model)),
         Ids::VModel(vmodel) => Subjects::One(Subject::of_vmodel(vmodel)),

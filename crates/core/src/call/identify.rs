@@ -5,6 +5,7 @@
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
+use crate::call::priority::Priority;
 use crate::call::subject::{Hop, Subject};
 use crate::wire::headers::{MM_MODEL_ID, MM_MODEL_ID_BIN, MM_VMODEL_ID, MM_VMODEL_ID_BIN, TAS_MODEL_ID, decode_bin};
 use crate::wire::status::{Code, Status};
@@ -30,15 +31,24 @@ const LONGEST_ID: usize = 2048;
 /// Ids of one call. Each is a call of its own, and each may be a miss.
 const MOST_IDS: usize = 1000;
 
+/// Reads from headers what a client's call is about, and its class.
+///
+/// # Errors
+/// As `ids_of`, and a class that there is not.
+pub fn read(headers: &HeaderMap) -> Result<(Ids, Priority), Status> {
+    if let Some(value) = only_model_id(headers) {
+        return one_id(value.as_bytes(), false, false).map(|id| (Ids::Model(id), Priority::Normal));
+    }
+    let ids = ids_of(headers)?;
+    Ok((ids, Priority::claimed(headers)?))
+}
+
 /// Reads the ids a client named in headers.
 ///
 /// # Errors
 /// None, two kinds, too many, an empty or endless one, or one that is not UTF-8: INVALID_ARGUMENT, with
 /// the old texts where the old system had one.
-pub fn ids_of(headers: &HeaderMap) -> Result<Ids, Status> {
-    if let Some(value) = only_model_id(headers) {
-        return one_id(value.as_bytes(), false, false).map(Ids::Model);
-    }
+fn ids_of(headers: &HeaderMap) -> Result<Ids, Status> {
     let model = one_kind(headers, MM_MODEL_ID, MM_MODEL_ID_BIN);
     let vmodel = one_kind(headers, MM_VMODEL_ID, MM_VMODEL_ID_BIN);
     let (values, vmodels) = match (model, vmodel) {
@@ -67,13 +77,16 @@ pub fn ids_of(headers: &HeaderMap) -> Result<Ids, Status> {
     }
 }
 
-/// The value of `mm-model-id`, if it is there once and no other header has an id, as in nearly all calls. One look at all names
-/// costs less than looking five of them up.
+/// The value of `mm-model-id`, if it is there once and no other header has an id or a class, as in nearly all calls. One look at
+/// all names costs less than looking six of them up.
 fn only_model_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut found = None;
     for (name, value) in headers {
         let text = name.as_str();
-        let is_other = text.starts_with("mm-vmodel-id") || text == "mm-model-id-bin" || text == "tas-model-id";
+        let is_other = text.starts_with("mm-vmodel-id")
+            || text == "mm-model-id-bin"
+            || text == "tas-model-id"
+            || text == "mm-priority";
         if is_other || (text == "mm-model-id" && found.replace(value).is_some()) {
             return None;
         }
@@ -155,6 +168,7 @@ pub struct Hopped {
     pub subject: Subject,
     pub tried: Vec<String>,
     pub view: Option<u64>,
+    pub priority: Priority,
 }
 
 /// Reads the headers of a forwarded request.
@@ -175,7 +189,7 @@ pub fn hop_of(headers: &HeaderMap) -> Result<Hopped, Status> {
         .map(|list| list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
         .unwrap_or_default();
     let view = text("mm-view").and_then(|view| view.parse().ok());
-    Ok(Hopped { hop, subject: Subject { model, vmodel }, tried, view })
+    Ok(Hopped { hop, subject: Subject { model, vmodel }, tried, view, priority: Priority::of_hop(headers) })
 }
 
 #[cfg(test)]
@@ -190,7 +204,7 @@ mod tests {
         for (name, value) in pairs {
             map.append(HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        ids_of(&map).map_err(|status| {
+        read(&map).map(|(ids, _)| ids).map_err(|status| {
             assert_eq!(status.code, Code::InvalidArgument);
             status.message.into_owned()
         })
@@ -206,6 +220,19 @@ mod tests {
         assert_eq!(ids(&[("tas-model-id", "old")]), Ok(Ids::Model("old".into())));
         assert_eq!(ids(&[("mm-model-id", "one"), ("tas-model-id", "old")]), Ok(Ids::Model("one".into())));
         assert_eq!(ids(&[("x", "y"), ("mm-model-id", "one"), ("mm-balanced", "true")]), Ok(Ids::Model("one".into())));
+    }
+
+    #[test]
+    fn a_class_is_read_beside_every_form_of_id() {
+        for id in ["mm-model-id", "mm-vmodel-id", "mm-model-id-bin", "tas-model-id"] {
+            let said = |class| {
+                let headers = [(HeaderName::from_static(id), "YQ"), (HeaderName::from_static("mm-priority"), class)];
+                read(&headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect())
+            };
+            assert_eq!(said("high").unwrap().1, Priority::High, "{id}");
+            assert_eq!(said("higher").unwrap_err().code, Code::InvalidArgument, "{id}");
+        }
+        assert_eq!(ids(&[("mm-model-id", "one"), ("mm-priority", "low")]), Ok(Ids::Model("one".into())));
     }
 
     #[test]
@@ -258,10 +285,12 @@ mod tests {
         map.insert("mm-model-id-bin", encode_bin("m/é".as_bytes()));
         map.insert("mm-tried", HeaderValue::from_static("i1, i2,"));
         map.insert("mm-view", HeaderValue::from_static("42"));
+        map.insert("mm-priority", HeaderValue::from_static("low"));
         let hopped = hop_of(&map).unwrap();
         assert_eq!(hopped.hop, Hop::Load);
         assert_eq!(hopped.subject, Subject { model: "m/é".into(), vmodel: None });
         assert_eq!(hopped.tried, ["i1", "i2"]);
         assert_eq!(hopped.view, Some(42));
+        assert_eq!(hopped.priority, Priority::Low);
     }
 }

@@ -21,6 +21,7 @@ use crate::call::held::Resolution;
 use crate::call::identify::Hopped;
 use crate::call::outcome::{Failure, Outcome};
 use crate::call::patience::Patience;
+use crate::call::priority::Priority;
 use crate::call::replay::{Body, BodyError};
 use crate::call::rules::{MethodRule, method_in};
 use crate::call::stopped::{poll_stopped, unless_stopped};
@@ -33,7 +34,7 @@ use crate::observe::notes::Facts;
 use crate::observe::notes::{self, Notes};
 use crate::observe::trace::{self, Begun, Stage};
 use crate::routing::copy::Ending;
-use crate::routing::gate::NO_TENANT;
+use crate::routing::line::{NO_TENANT, Waiter};
 use crate::routing::local::LocalUse;
 use crate::routing::naming::Shadowed;
 use crate::routing::peer::RemoteUse;
@@ -57,6 +58,7 @@ pub struct Call {
     /// As another instance sent it; None at the ingress.
     pub hopped: Option<Hopped>,
     pub balanced: bool,
+    pub priority: Priority,
     pub deadline: Option<Deadline>,
     pub rule: MethodRule,
     /// By what Python knows the call: drawn when it first hears of it, and the same at each further attempt.
@@ -261,7 +263,8 @@ impl Call {
         // Only where there is a line to stand in it matters whose turn it is.
         let has_tenants = queued.is_some() && self.shared().access.is_on();
         let tenant = if has_tenants { tenant::number_of(&self.headers) } else { NO_TENANT };
-        let turn = poll_fn(|cx| used.poll_turn(tenant, cx));
+        let waiter = Waiter { tenant, priority: self.priority };
+        let turn = poll_fn(|cx| used.poll_turn(waiter, cx));
         let turn = unless_stopped(&mut self.caller, &mut self.deadline, turn);
         match turn.await {
             Err(end) => return (end, tried),
@@ -339,12 +342,12 @@ impl Call {
         let subject = self.subject.clone();
         let method = self.method().to_owned();
         let timeout_ms = timeout_ms(self.deadline.as_ref());
-        let balanced = self.balanced;
+        let (balanced, priority) = (self.balanced, self.priority);
         let hopped = self.hopped.as_ref();
         let (hop, tried, view) =
             hopped.map_or((None, Vec::new(), None), |hopped| (Some(hopped.hop), hopped.tried.clone(), hopped.view));
         let token = self.known_token();
-        self.hold(Event::Missed { token, subject, method, timeout_ms, hop, tried, view, balanced }).await
+        self.hold(Event::Missed { token, subject, method, timeout_ms, hop, tried, view, balanced, priority }).await
     }
 
     /// Python hears of the failure; if the request can be repeated, it decides what is next.
@@ -366,6 +369,7 @@ impl Call {
             code: failure.code,
             message,
             view: failure.view,
+            priority: self.priority,
         };
         if !replayable {
             // Only to know: if the queue is full it is dropped, and counted there.
@@ -414,7 +418,7 @@ impl Call {
         let name = self.subject.vmodel.as_ref().filter(|_| self.subject.model.is_empty());
         let name = name.unwrap_or(&self.subject.model).clone();
         let token = self.known_token();
-        let mut hold = shared.held.hold(token, &name, self.body.kept_bytes()).map_err(End::Refused)?;
+        let mut hold = shared.held.hold(token, &name, self.priority, self.body.kept_bytes()).map_err(End::Refused)?;
         shared.events.offer(event).map_err(|_| {
             End::Refused(Status::new(Code::ResourceExhausted, "the control plane is behind; try again"))
         })?;
@@ -423,8 +427,8 @@ impl Call {
         self.waits_for_load(true);
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(resolution) = Pin::new(&mut hold.resolution).poll(cx) {
-                let closing = |_| End::Refused(Status::new(Code::Unavailable, "the instance is stopping"));
-                return Poll::Ready(resolution.map_err(closing));
+                let closing = |_| Err(Status::new(Code::Unavailable, "the instance is stopping"));
+                return Poll::Ready(resolution.unwrap_or_else(closing).map_err(End::Refused));
             }
             while !hold.bytes.budget_is_exhausted()
                 && let Poll::Ready(read) = self.body.poll_read_ahead(cx)

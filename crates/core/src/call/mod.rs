@@ -16,6 +16,7 @@ pub mod multi;
 pub mod outcome;
 pub mod part;
 pub mod patience;
+pub mod priority;
 pub mod rejection;
 pub mod relay;
 pub mod replay;

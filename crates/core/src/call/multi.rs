@@ -159,6 +159,7 @@ fn sub_call(
         subject,
         hopped: None,
         balanced: call.balanced,
+        priority: call.priority,
         deadline: call.deadline.as_ref().map(|deadline| Deadline::after(deadline.left())),
         rule: call.rule.clone(),
         token: None,

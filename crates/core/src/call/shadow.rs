@@ -1,7 +1,7 @@
 //! Copies of calls to the shadow of a vmodel, never in the way of the caller.
 //!
 //! What passes of a call is kept by reference, within a budget of its own. The copy is sent after the caller has its answer, as
-//! a call that is tried once, waits for no load, and has a deadline of its own.
+//! a call of the lowest class that is tried once, waits for no load, and has a deadline of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::call::deadline::Deadline;
 use crate::call::end::End;
 use crate::call::fallback::Fallback;
 use crate::call::inference::Call;
+use crate::call::priority::Priority;
 use crate::call::replay::Body;
 use crate::call::subject::{Hop, Subject};
 use crate::clock;
@@ -108,6 +109,8 @@ pub fn send(call: &mut Call) {
     let mut place = budgets.at_once.share();
     let (Some(request), true) = (request, place.grow(1)) else { return counted(ShadowEnd::Dropped) };
     let holder = Arc::clone(shared.ledger.open(Side::Clients, "shadow").holder());
+    let mut headers = call.headers.clone();
+    Priority::Low.mark(&mut headers);
     let mut caller = Caller::of_copy();
     caller.copied = expected.is_some().then(|| Copied::up_to(COMPARED, budgets.bytes.share()));
     let copy = Copy {
@@ -116,12 +119,13 @@ pub fn send(call: &mut Call) {
             caller,
             // The chunks are shared, and paid for by the copy.
             body: Body::whole(request.chunks().cloned(), shared.replay.share()),
-            headers: call.headers.clone(),
+            headers,
             header_bytes: call.header_bytes,
             path: call.path.clone(),
             subject: Subject::of_model(shadow.model.to_string()),
             hopped: None,
             balanced: false,
+            priority: Priority::Low,
             deadline: Some(Deadline::after(BOUND)),
             rule: call.rule.clone(),
             token: None,

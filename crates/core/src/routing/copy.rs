@@ -6,7 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
-use crate::routing::gate::{Bounds, Gate, Overload};
+use crate::routing::gate::{Bounds, Gate};
+use crate::routing::line::{Overload, Waiter};
 use crate::transport::peers::Peer;
 
 /// Why calls on a copy should stop.
@@ -160,14 +161,16 @@ impl LocalCopy {
     }
 
     /// # Errors
-    /// The copy is busy and its line is full.
-    pub fn enter_gate(&self, tenant: u64, waker: &Waker) -> Result<usize, Overload> {
+    /// As `Gate::enter`.
+    pub fn enter_gate(&self, waiter: Waiter, waker: &Waker) -> Result<usize, Overload> {
         let bounds = *self.bounds.lock();
-        self.gate.lock().get_or_insert_default().enter(bounds, tenant, waker)
+        self.gate.lock().get_or_insert_default().enter(bounds, waiter, waker)
     }
 
-    pub fn poll_turn(&self, key: usize, cx: &Context<'_>) -> Poll<()> {
-        self.gate.lock().as_mut().map_or(Poll::Ready(()), |gate| gate.poll_turn(key, cx))
+    /// # Errors
+    /// As `Gate::poll_turn`.
+    pub fn poll_turn(&self, key: usize, cx: &Context<'_>) -> Poll<Result<(), Overload>> {
+        self.gate.lock().as_mut().map_or(Poll::Ready(Ok(())), |gate| gate.poll_turn(key, cx))
     }
 
     pub fn leave_gate(&self, key: usize) {

@@ -1,10 +1,11 @@
 //! The gate of a local copy: how many requests run on it, who waits in line, and who must be woken
 //! when the copy is taken away.
 
-use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
+
+use crate::routing::line::{Line, Overload, Waiter};
 
 /// What one copy permits. 0 means no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,127 +18,92 @@ impl Bounds {
     fn may_run(self, running: usize) -> bool {
         self.max_concurrency == 0 || running < self.max_concurrency as usize
     }
-
-    fn may_wait(self, line: &Line, of: u64) -> bool {
-        let most = self.max_waiting as usize;
-        // A tenant leaves room for others.
-        most == 0 || (line.length < most && (of == NO_TENANT || line.waiting_of(of) < most.div_ceil(2)))
-    }
 }
-
-/// Of which tenant a request is that is of none.
-pub const NO_TENANT: u64 = 0;
 
 /// Requests at the gate: running ones and waiting ones.
 #[derive(Debug, Default)]
 pub struct Gate {
     entries: Slab<Entry>,
+    running: usize,
     line: Line,
 }
 
 #[derive(Debug)]
 struct Entry {
     waker: Waker,
-    running: bool,
-    of: u64,
+    stage: Stage,
+    of: Waiter,
 }
 
-/// Who waits: tenants take turns, and of each tenant who came first is served first.
-#[derive(Debug, Default)]
-struct Line {
-    turns: VecDeque<(u64, VecDeque<usize>)>,
-    length: usize,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Waits,
+    Runs,
+    /// A request of a higher class has its place in the line.
+    Displaced,
 }
-
-impl Line {
-    fn waiting_of(&self, tenant: u64) -> usize {
-        self.turns.iter().find(|(of, _)| *of == tenant).map_or(0, |(_, keys)| keys.len())
-    }
-
-    fn push(&mut self, tenant: u64, key: usize) {
-        self.length += 1;
-        match self.turns.iter_mut().find(|(of, _)| *of == tenant) {
-            Some((_, keys)) => keys.push_back(key),
-            None => self.turns.push_back((tenant, VecDeque::from([key]))),
-        }
-    }
-
-    fn pop(&mut self) -> Option<usize> {
-        let (tenant, mut keys) = self.turns.pop_front()?;
-        let key = keys.pop_front()?;
-        self.length -= 1;
-        if !keys.is_empty() {
-            self.turns.push_back((tenant, keys));
-        }
-        Some(key)
-    }
-
-    fn remove(&mut self, tenant: u64, key: usize) {
-        if let Some((_, keys)) = self.turns.iter_mut().find(|(of, _)| *of == tenant) {
-            keys.retain(|waiting| *waiting != key);
-            self.length -= 1;
-            self.turns.retain(|(_, keys)| !keys.is_empty());
-        }
-    }
-}
-
-/// The line is full.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Overload;
 
 impl Gate {
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.line.length
+        self.line.waiting()
     }
 
-    fn running(&self) -> usize {
-        self.entries.len() - self.line.length
-    }
-
-    /// Comes in; returns the key of this request, running or waiting. `of`: its tenant.
+    /// Comes in; returns the key of this request, running or waiting.
     ///
     /// # Errors
-    /// The copy is busy and its line is full.
-    pub fn enter(&mut self, bounds: Bounds, of: u64, waker: &Waker) -> Result<usize, Overload> {
+    /// The copy is busy, and its line is full of requests that are not of a lower class.
+    pub fn enter(&mut self, bounds: Bounds, of: Waiter, waker: &Waker) -> Result<usize, Overload> {
         // No call overtakes the line, even if there is room for a moment.
-        let running = self.line.length == 0 && bounds.may_run(self.running());
-        if !running && !bounds.may_wait(&self.line, of) {
-            return Err(Overload);
+        if self.line.waiting() == 0 && bounds.may_run(self.running) {
+            self.running += 1;
+            return Ok(self.entries.insert(Entry { waker: waker.clone(), stage: Stage::Runs, of }));
         }
-        let key = self.entries.insert(Entry { waker: waker.clone(), running, of });
-        if !running {
-            self.line.push(of, key);
+        if let Some(displaced) = self.line.make_room(bounds.max_waiting as usize, of)? {
+            let entry = &mut self.entries[displaced];
+            entry.stage = Stage::Displaced;
+            entry.waker.wake_by_ref();
         }
+        let key = self.entries.insert(Entry { waker: waker.clone(), stage: Stage::Waits, of });
+        self.line.push(of, key);
         Ok(key)
     }
 
     /// Ready once the request may run.
-    pub fn poll_turn(&mut self, key: usize, cx: &Context<'_>) -> Poll<()> {
+    ///
+    /// # Errors
+    /// It lost its place in the line.
+    pub fn poll_turn(&mut self, key: usize, cx: &Context<'_>) -> Poll<Result<(), Overload>> {
         let entry = &mut self.entries[key];
-        if entry.running {
-            return Poll::Ready(());
+        match entry.stage {
+            Stage::Runs => Poll::Ready(Ok(())),
+            Stage::Displaced => Poll::Ready(Err(Overload)),
+            Stage::Waits => {
+                entry.waker.clone_from(cx.waker());
+                Poll::Pending
+            }
         }
-        entry.waker.clone_from(cx.waker());
-        Poll::Pending
     }
 
     /// Goes, whether it ran or gave up waiting; the next in line takes the place.
     pub fn leave(&mut self, bounds: Bounds, key: usize) {
         let entry = self.entries.remove(key);
-        if !entry.running {
-            self.line.remove(entry.of, key);
+        match entry.stage {
+            Stage::Runs => self.running -= 1,
+            Stage::Waits => self.line.remove(entry.of, key),
+            Stage::Displaced => {}
         }
         self.admit(bounds);
     }
 
     /// Lets in whoever the bounds permit.
     pub fn admit(&mut self, bounds: Bounds) {
-        while bounds.may_run(self.running())
+        while bounds.may_run(self.running)
             && let Some(key) = self.line.pop()
         {
+            self.running += 1;
             let entry = &mut self.entries[key];
-            entry.running = true;
+            entry.stage = Stage::Runs;
             entry.waker.wake_by_ref();
         }
     }
@@ -153,18 +119,25 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::priority::Priority;
+    use crate::routing::line::NO_TENANT;
 
     const ONE: Bounds = Bounds { max_concurrency: 1, max_waiting: 2 };
+    const USUAL: Waiter = Waiter::USUAL;
+
+    fn turn(gate: &mut Gate, key: usize) -> Poll<Result<(), Overload>> {
+        gate.poll_turn(key, &Context::from_waker(Waker::noop()))
+    }
 
     fn may_run(gate: &mut Gate, key: usize) -> bool {
-        gate.poll_turn(key, &Context::from_waker(Waker::noop())).is_ready()
+        turn(gate, key) == Poll::Ready(Ok(()))
     }
 
     #[test]
     fn first_come_first_served() {
         let mut gate = Gate::default();
-        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NO_TENANT, Waker::noop()).unwrap()).collect();
-        assert_eq!(gate.enter(ONE, NO_TENANT, Waker::noop()), Err(Overload));
+        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, USUAL, Waker::noop()).unwrap()).collect();
+        assert_eq!(gate.enter(ONE, USUAL, Waker::noop()), Err(Overload));
         assert!(may_run(&mut gate, keys[0]) && !may_run(&mut gate, keys[1]));
         gate.leave(ONE, keys[0]);
         assert!(may_run(&mut gate, keys[1]) && !may_run(&mut gate, keys[2]));
@@ -174,7 +147,7 @@ mod tests {
     fn tenants_take_turns_and_leave_room_for_others() {
         let bounds = Bounds { max_concurrency: 1, max_waiting: 6 };
         let mut gate = Gate::default();
-        let mut enter = |of| gate.enter(bounds, of, Waker::noop());
+        let mut enter = |tenant| gate.enter(bounds, Waiter { tenant, ..USUAL }, Waker::noop());
         let greedy: Vec<_> = (0..4).map(|_| enter(7).unwrap()).collect();
         assert_eq!(enter(7), Err(Overload), "half of the line is taken");
         let modest: Vec<_> = (0..2).map(|_| enter(8).unwrap()).collect();
@@ -187,13 +160,32 @@ mod tests {
             last = next;
         }
         gate.leave(bounds, last);
-        assert!(gate.entries.is_empty() && gate.line.length == 0 && gate.line.turns.is_empty());
+        assert!(gate.entries.is_empty() && gate.running == 0 && gate.waiting() == 0);
+    }
+
+    #[test]
+    fn a_higher_class_goes_first_and_takes_the_place_of_a_lower_one() {
+        let mut gate = Gate::default();
+        let mut enter = |priority| gate.enter(ONE, Waiter { priority, ..USUAL }, Waker::noop());
+        let runs = enter(Priority::Low).unwrap();
+        let low = enter(Priority::Low).unwrap();
+        let normal = enter(Priority::Normal).unwrap();
+        assert_eq!(enter(Priority::Low), Err(Overload));
+        let high = enter(Priority::High).unwrap();
+        assert_eq!(turn(&mut gate, low), Poll::Ready(Err(Overload)), "it lost its place");
+        assert!(may_run(&mut gate, runs), "what runs goes on");
+        gate.leave(ONE, low);
+        assert_eq!((gate.running, gate.waiting()), (1, 2));
+        gate.leave(ONE, runs);
+        assert!(may_run(&mut gate, high) && !may_run(&mut gate, normal));
+        gate.leave(ONE, high);
+        assert!(may_run(&mut gate, normal));
     }
 
     #[test]
     fn one_that_gives_up_leaves_the_line() {
         let mut gate = Gate::default();
-        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NO_TENANT, Waker::noop()).unwrap()).collect();
+        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, USUAL, Waker::noop()).unwrap()).collect();
         gate.leave(ONE, keys[1]);
         assert_eq!(gate.waiting(), 1);
         gate.leave(ONE, keys[0]);
@@ -203,7 +195,7 @@ mod tests {
     #[test]
     fn wider_bounds_admit_who_waits() {
         let mut gate = Gate::default();
-        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, NO_TENANT, Waker::noop()).unwrap()).collect();
+        let keys: Vec<_> = (0..3).map(|_| gate.enter(ONE, USUAL, Waker::noop()).unwrap()).collect();
         gate.admit(Bounds::default());
         assert!(keys.into_iter().all(|key| may_run(&mut gate, key)));
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::routing::copy::{Ending, LocalCopy};
-use crate::routing::gate::Overload;
+use crate::routing::line::{Overload, Waiter};
 use crate::routing::table::{Idle, Route};
 use crate::shared::Shared;
 
@@ -58,14 +58,14 @@ impl LocalUse {
     /// Waits in line at the gate; ready when the request may run (or the copy has ended).
     ///
     /// # Errors
-    /// The line is full.
-    pub fn poll_turn(&mut self, tenant: u64, cx: &mut Context<'_>) -> Poll<Result<(), Overload>> {
+    /// The line is full, or a request of a higher class has taken its place in it.
+    pub fn poll_turn(&mut self, waiter: Waiter, cx: &mut Context<'_>) -> Poll<Result<(), Overload>> {
         let key = match self.key {
             Some(key) => key,
-            None => *self.key.insert(self.copy.enter_gate(tenant, cx.waker())?),
+            None => *self.key.insert(self.copy.enter_gate(waiter, cx.waker())?),
         };
         if self.copy.ending() == Ending::Runs {
-            ready!(self.copy.poll_turn(key, cx));
+            ready!(self.copy.poll_turn(key, cx))?;
         }
         self.running_since = Some(Instant::now());
         Poll::Ready(Ok(()))

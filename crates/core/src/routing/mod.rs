@@ -3,6 +3,7 @@
 pub mod accounting;
 pub mod copy;
 pub mod gate;
+pub mod line;
 pub mod local;
 pub mod naming;
 pub mod peer;

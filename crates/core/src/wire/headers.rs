@@ -24,6 +24,8 @@ pub const MM_FALLBACK: HeaderName = HeaderName::from_static("mm-fallback");
 pub const MM_HOP: HeaderName = HeaderName::from_static("mm-hop");
 pub const MM_TRIED: HeaderName = HeaderName::from_static("mm-tried");
 pub const MM_VIEW: HeaderName = HeaderName::from_static("mm-view");
+/// The class of a call.
+pub const MM_PRIORITY: HeaderName = HeaderName::from_static("mm-priority");
 /// How long a client waits for a load, as `grpc-timeout` says it.
 pub const MM_WAIT: HeaderName = HeaderName::from_static("mm-wait");
 /// Of the one who calls, between instances.

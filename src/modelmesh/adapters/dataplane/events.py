@@ -28,6 +28,7 @@ from modelmesh.values.dataplane import (
     Wanted,
 )
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, Token, VModelId
+from modelmesh.values.priority import Priority
 from modelmesh.values.status import Status
 
 NativeEvent = (
@@ -121,6 +122,7 @@ def _missed(event: _native.Missed) -> Missed:
         tried=tuple(InstanceId(instance) for instance in event.tried),
         view=_view(event.view),
         balanced=event.balanced,
+        priority=Priority.parse(event.priority),
     )
 
 
@@ -137,6 +139,7 @@ def _attempt_failed(event: _native.AttemptFailed) -> AttemptFailed:
         status=Status(event.status),
         message=event.message,
         view=_view(event.view),
+        priority=Priority.parse(event.priority),
     )
 
 

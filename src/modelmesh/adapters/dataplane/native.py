@@ -254,7 +254,9 @@ class NativeDataPlane:
             (right.pattern, right.kind is Kind.VMODEL, [one.value for one in right.listeners])
             for right in verdict.rights
         ]
-        self._core.accept(token, (who.name, list(who.groups), who.tenant), rights, verdict.valid_ms)
+        self._core.accept(
+            token, (who.name, list(who.groups), who.tenant), rights, verdict.highest.word, verdict.valid_ms
+        )
 
     def resolve(self, resolutions: Sequence[tuple[Token, Resolution]]) -> None:
         """Resolve held requests. Unknown tokens are ignored."""

@@ -9,6 +9,7 @@ from modelmesh.control.copies.usage import Learned
 from modelmesh.machines.model_copy import CopyState
 from modelmesh.ports import Clock
 from modelmesh.values.ids import LoadId
+from modelmesh.values.priority import Priority
 
 
 class Backlog:
@@ -48,7 +49,8 @@ class Backlog:
         slots = max(1, self._parameters().loading_slots)
         wait_ms = (self._at_work_ms() + self._slots.queued_ms * standing.before // self._slots.queued) // slots
         where = f"{standing.before} before it, {len(self._slots.taken())} at work in {slots} slots"
-        return standing.reason.value, f"{where}, {standing.callers} callers; some {wait_ms} ms to wait"
+        highest = "" if standing.priority is Priority.NORMAL else f" (highest class: {standing.priority.word})"
+        return standing.reason.value, f"{where}, {standing.callers} callers{highest}; some {wait_ms} ms to wait"
 
     def _at_work_ms(self) -> int:
         now_ms = self._clock.monotonic_ms()

@@ -38,6 +38,7 @@ from modelmesh.values.explanation import Rehearsal, SizeSource
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.memory import NOTHING, Memory
+from modelmesh.values.priority import Priority
 from modelmesh.values.records import Member
 from modelmesh.values.view import Copy, ModelView
 
@@ -272,7 +273,7 @@ class Cache:
         registered: Registered,
         *,
         view: Revision,
-        waited_for: bool,
+        caller: Priority | None,
         last_use_ms: int,
         sync: bool = True,
         stays: bool = False,
@@ -286,7 +287,7 @@ class Cache:
             model: Its id.
             registered: Its record; a copy of an older record is unloaded first.
             view: The revision of the view on which the load was decided.
-            waited_for: A call waits for it, so it overtakes loads that no caller waits for.
+            caller: The class of the call that waits for it; None: no call does, and loads that calls wait for go first.
             last_use_ms: Epoch milliseconds.
             sync: Wait for the end; else only until the load is claimed.
             stays: The caller was refused elsewhere before, so the load is not sent on from here.
@@ -295,17 +296,17 @@ class Cache:
         entry = self._entries.get(model)
         if entry is None:
             self._steps.room.unload_own(registered.record.tenant, unload, model)
-            entry = self._steps.begin(model, registered, view, waited_for=waited_for, last_use_ms=last_use_ms)
-            entry.wanted = not waited_for
+            entry = self._steps.begin(model, registered, view, caller=caller, last_use_ms=last_use_ms)
+            entry.wanted = caller is None
             entry.stays = stays
         elif entry.registered.create_revision < registered.create_revision:
             self._void(entry, DropReason.RECORD_REPLACED)
-        elif waited_for:
-            entry.waited_for = True
+        elif caller is not None:
+            entry.join(caller)
             entry.stays = entry.stays or stays
-            self._steps.slots.join(entry.load_id)
+            self._steps.slots.join(entry.load_id, caller)
         if entry.state in OPEN:
-            if waited_for:  # the data plane counts the call
+            if caller is not None:  # the data plane counts the call
                 self.usage.touch(model, last_use_ms)
                 self.usage.expect(model, self._clock.now_ms())
             else:
@@ -313,7 +314,7 @@ class Cache:
             return Loaded(entry.load_id)
         if entry.state in JOINABLE:
             entry.last_use_ms = max(entry.last_use_ms, last_use_ms)
-            entry.wanted = entry.wanted or not waited_for
+            entry.wanted = entry.wanted or caller is None
             if sync:
                 return await self._wait(entry.waiters)
             if entry.state is CopyState.CLAIMING:

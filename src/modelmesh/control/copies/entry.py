@@ -14,6 +14,7 @@ from modelmesh.values.dataplane import Outcome
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.load_progress import LoadProgress
 from modelmesh.values.memory import NOTHING, Memory
+from modelmesh.values.priority import Priority
 from modelmesh.values.status import Status
 
 NEVER = Revision(0)
@@ -115,7 +116,8 @@ class Entry:
     load_id: LoadId
     registered: Registered
     view: Revision
-    waited_for: bool
+    priority: Priority | None
+    """The highest class of the calls that it is loaded for; None: no call waited for it."""
     last_use_ms: int
     since_ms: int
     machine: ModelCopyMachine = field(default_factory=ModelCopyMachine)
@@ -153,6 +155,15 @@ class Entry:
     def state(self) -> CopyState:
         """Of its machine."""
         return self.machine.state
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether it is loaded for a call."""
+        return self.priority is not None
+
+    def join(self, caller: Priority) -> None:
+        """A call of this class waits for it, too."""
+        self.priority = caller if self.priority is None else max(self.priority, caller)
 
     @property
     def drop_word(self) -> str:

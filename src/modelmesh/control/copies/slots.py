@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from modelmesh.machines.load_queue import LoadQueue, Standing
 from modelmesh.values.ids import LoadId
+from modelmesh.values.priority import Priority
 
 
 class LoadingSlots:
@@ -50,20 +51,30 @@ class LoadingSlots:
         """Loads that have a slot, in the order in which they got it."""
         return tuple(self._taken)
 
-    def enqueue(self, load: LoadId, *, callers: int, last_use_ms: int, expected_ms: int, alone: bool = False) -> None:
+    def enqueue(
+        self,
+        load: LoadId,
+        *,
+        callers: int,
+        priority: Priority | None,
+        last_use_ms: int,
+        expected_ms: int,
+        alone: bool = False,
+    ) -> None:
         """A load waits for a slot from now on; it has none before the next `fill`.
 
-        `callers`, `last_use_ms`, `expected_ms`: as `LoadQueue.push`. `alone`: while it has its slot no other load has one.
+        `callers`, `priority`, `last_use_ms`, `expected_ms`: as `LoadQueue.push`. `alone`: while it has its slot no other load
+        has one.
         """
         if alone:
             self._alone[load] = None
         self._expected_ms[load] = expected_ms
         self.queued_ms += expected_ms
-        self._queue.push(load, callers=callers, last_use_ms=last_use_ms, expected_ms=expected_ms)
+        self._queue.push(load, callers=callers, priority=priority, last_use_ms=last_use_ms, expected_ms=expected_ms)
 
-    def join(self, load: LoadId) -> None:
+    def join(self, load: LoadId, priority: Priority) -> None:
         """One more caller waits for a load; nothing happens if it is not queued."""
-        self._queue.join(load)
+        self._queue.join(load, priority)
 
     def dequeue(self, load: LoadId) -> None:
         """A load wants no slot any more; nothing happens if it is not queued."""

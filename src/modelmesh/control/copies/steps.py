@@ -37,6 +37,7 @@ from modelmesh.ports import Clock, DataPlane, Runtime
 from modelmesh.values.dataplane import Outcome, Usage
 from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision
 from modelmesh.values.memory import Memory
+from modelmesh.values.priority import Priority
 
 IDLE_BOUND_MS = 10_000
 """How long a leaving copy may finish what runs on it before the rest is ended."""
@@ -195,7 +196,7 @@ class CopySteps:
     # --- from the request to the end --------------------------------------------------------------
 
     def begin(
-        self, model: ModelId, registered: Registered, view: Revision, *, waited_for: bool, last_use_ms: int
+        self, model: ModelId, registered: Registered, view: Revision, *, caller: Priority | None, last_use_ms: int
     ) -> Entry:
         """A copy is wanted; `view` is the revision on which that was decided, `last_use_ms` epoch milliseconds."""
         now_ms = self._clock.now_ms()
@@ -205,7 +206,7 @@ class CopySteps:
             load_id=LoadId(self._last_load_id),
             registered=registered,
             view=view,
-            waited_for=waited_for,
+            priority=caller,
             last_use_ms=last_use_ms,
             since_ms=now_ms,
         )
@@ -375,6 +376,7 @@ class CopySteps:
                 self.slots.enqueue(
                     entry.load_id,
                     callers=max(1, len(entry.waiters)) if entry.waited_for else 0,
+                    priority=entry.priority,
                     last_use_ms=entry.last_use_ms,
                     alone=self.suspected(entry),
                     expected_ms=self.learned.expected_load_ms(entry.model, entry.size),

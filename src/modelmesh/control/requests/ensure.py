@@ -147,7 +147,7 @@ class Ensurer:
             model,
             registered,
             view=self._state.revision,
-            waited_for=False,
+            caller=None,
             last_use_ms=last_use_ms,
             sync=sync,
             unload=unload,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from modelmesh.policy.attempt import GiveUp, Journey
 from modelmesh.values.ids import ModelId, Revision, Token, VModelId
+from modelmesh.values.priority import Priority
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class Held:
     model: ModelId
     vmodel: VModelId | None
     journey: Journey
+    priority: Priority = Priority.NORMAL
     view: Revision | None = None
     behind: Revision | None = None
     stale_turns: int = 0

@@ -160,6 +160,7 @@ class Requests:
             event.model,
             event.vmodel,
             Journey(hop=event.hop, balanced=event.balanced, load_tried=tried),
+            event.priority,
             event.view,
             deadline_ms=None if event.timeout_ms is None else self._clock.monotonic_ms() + event.timeout_ms,
         )
@@ -172,7 +173,7 @@ class Requests:
         """An attempt of a request failed; if it is still held, decide again."""
         held = self._held.get(event.token)
         if held is None:
-            held = Held(event.token, event.model, event.vmodel, Journey())
+            held = Held(event.token, event.model, event.vmodel, Journey(), event.priority)
         failure = LastFailure(event.instance, event.outcome, event.status, event.message, begun=event.begun)
         self._learn(event)
         if not event.replayable:
@@ -336,7 +337,7 @@ class Requests:
                     held.model,
                     registered,
                     view=view,
-                    waited_for=True,
+                    caller=held.priority,
                     last_use_ms=self._clock.now_ms(),
                     stays=bool(held.journey.load_tried),
                     unload=step.unload if isinstance(step, LoadHere) else NOTHING,
