@@ -58,6 +58,29 @@ async def test_a_fallback_answers_until_the_wanted_model_is_ready(one: Instance,
     assert runtime.metadata()["mm-model-id"] == "m"
 
 
+async def test_a_call_that_tells_nothing_of_the_fallback_does_not_keep_the_next_one_from_telling(
+    one: Instance, runtime: Runtime
+) -> None:
+    """It is told once a second: each of these calls comes within the second before the one that tells."""
+    runtime.script["Bad"] = refusing(grpc.StatusCode.INVALID_ARGUMENT, "m")
+    runtime.script["Once"] = refusing(grpc.StatusCode.INTERNAL, "m")
+    one.plane.set_rules(Rules((), (), (MethodRule("test.S/Once", idempotent=False),)))
+    one.brain.decide = lambda event: Fail(Status.NOT_FOUND, "no") if isinstance(event, Missed) else None
+    name(one)
+    one.local("m")
+    assert (await call(one))[0] is None, "the wanted model is ready"
+    for method in ("Bad", "Once"):
+        await status_of(one.unary(method)(b"x", metadata=V, timeout=WAIT))
+    one.plane.set_routes([("m", None)])
+    assert (await status_of(one.unary()(b"x", metadata=V, timeout=WAIT)))[0] is grpc.StatusCode.NOT_FOUND
+    one.local("small")
+    chosen = one.unary()(b"x", metadata=(*V, ("mm-version", "stable")), timeout=WAIT)
+    assert (await status_of(chosen))[0] is grpc.StatusCode.NOT_FOUND
+    assert one.brain.count(Wanted) == 0
+    assert (await call(one))[0] == "small"
+    assert await one.brain.next(Wanted) == Wanted(ModelId("m"), VModelId("v"), ModelId("small"))
+
+
 async def test_a_fallback_elsewhere_answers(make: Make) -> None:
     one, two = make("i1"), make("i2")
     two.local("small")
@@ -304,6 +327,28 @@ async def test_by_rest_a_model_that_fails(rest: Rest, runtime: Runtime) -> None:
     rest.instance.local("small")
     status, _, answer = await rest.ask("POST", "/v2/models/v/infer", json={"inputs": [X]})
     assert (status, answer.headers.get("mm-fallback")) == (200, "small")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_by_rest_an_error_that_only_the_fallback_has_says_whose_it_is(
+    rest: Rest, runtime: Runtime, begun: bool
+) -> None:
+    async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        model = dict(context.invocation_metadata() or ())["mm-model-id"]
+        if begun:
+            await context.send_initial_metadata(())
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{model} refuses")
+        yield b""
+
+    runtime.script["ModelInfer"] = refuse
+    runtime.script["ModelMetadata"] = refuse
+    name(rest.instance)
+    for loaded, fallback in (("small", "small"), ("m", None)):
+        rest.instance.local(loaded)
+        for path, body in (("infer", {"inputs": [X]}), ("generate", {"text_input": "x"})):
+            status, told, answer = await rest.ask("POST", f"/v2/models/v/{path}", json=body)
+            assert (status, told) == (400, {"error": f"{loaded} refuses"})
+            assert answer.headers.get("mm-fallback") == fallback
 
 
 async def test_calls_of_the_fallback_are_counted_by_reason(one: Instance, runtime: Runtime) -> None:

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use crate::json;
 
@@ -18,12 +18,14 @@ pub struct Fault {
     pub retry_after: Option<Duration>,
     /// What would have been allowed, of 405.
     pub allow: Option<&'static str>,
+    /// The model that answered so in place of the wanted one.
+    pub fallback: Option<HeaderValue>,
 }
 
 impl Fault {
     #[must_use]
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after: None, allow: None }
+        Self { status, message: message.into(), retry_after: None, allow: None, fallback: None }
     }
 
     /// The caller's mistake.

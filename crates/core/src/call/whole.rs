@@ -58,16 +58,16 @@ impl Whole {
     /// The call ended with another status than OK, or the answer is not one message.
     pub fn into_message(self) -> (Result<(Bytes, Option<HeaderValue>), Refused>, Purse) {
         let Self { head, trailers, body, purse, refused, .. } = self;
-        (message(head.as_ref(), &trailers, body, refused), purse)
+        let fallback = head.as_ref().and_then(|head| head.get(MM_FALLBACK));
+        let message = match message(&trailers, body, refused) {
+            Ok(message) => Ok((message, fallback.cloned())),
+            Err(refused) => Err(refused.by(fallback)),
+        };
+        (message, purse)
     }
 }
 
-fn message(
-    head: Option<&HeaderMap>,
-    trailers: &HeaderMap,
-    body: BytesMut,
-    refused: Option<Refused>,
-) -> Result<(Bytes, Option<HeaderValue>), Refused> {
+fn message(trailers: &HeaderMap, body: BytesMut, refused: Option<Refused>) -> Result<Bytes, Refused> {
     if let Some(refused) = refused {
         return Err(refused);
     }
@@ -82,7 +82,7 @@ fn message(
     if !deframer.is_empty() {
         return Err(not_one());
     }
-    Ok((message.payload, head.and_then(|head| head.get(MM_FALLBACK)).cloned()))
+    Ok(message.payload)
 }
 
 fn not_one() -> Refused {

@@ -245,6 +245,11 @@ impl AnswerStream {
 
     /// The next message, which `purse` pays for; None: the call ended with OK. No more is received before it is asked for.
     pub async fn next(&mut self, purse: &mut Purse) -> Option<Result<Bytes, Refused>> {
+        let next = self.receive(purse).await?;
+        Some(next.map_err(|refused| refused.by(self.fallback.as_ref())))
+    }
+
+    async fn receive(&mut self, purse: &mut Purse) -> Option<Result<Bytes, Refused>> {
         loop {
             match self.deframer.next_message() {
                 Some(message) if message.compressed => {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use modelmesh_http2::Error;
 
+use crate::wire::headers::MM_FALLBACK;
 use crate::wire::retry::PUSHBACK;
 use crate::wire::status::{Code, code_of, message_of};
 
@@ -15,12 +16,14 @@ pub struct Refused {
     pub message: String,
     /// When it may be worth another try, if whoever refused said so.
     pub pushback: Option<Duration>,
+    /// The model that ended it in place of the wanted one.
+    pub fallback: Option<HeaderValue>,
 }
 
 impl Refused {
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), pushback: None }
+        Self { code, message: message.into(), pushback: None, fallback: None }
     }
 
     #[must_use]
@@ -37,6 +40,13 @@ impl Refused {
     pub fn of_trailers(trailers: &HeaderMap) -> Self {
         let code = code_of(trailers).unwrap_or(Code::Unknown);
         let ms = trailers.get(PUSHBACK).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
-        Self { code, message: message_of(trailers), pushback: ms.map(Duration::from_millis) }
+        let (pushback, fallback) = (ms.map(Duration::from_millis), trailers.get(MM_FALLBACK).cloned());
+        Self { code, message: message_of(trailers), pushback, fallback }
+    }
+
+    /// What the head of the answer said of the model that ended it; None: there was no head, or the wanted model did.
+    #[must_use]
+    pub fn by(self, fallback: Option<&HeaderValue>) -> Self {
+        Self { fallback: self.fallback.or_else(|| fallback.cloned()), ..self }
     }
 }

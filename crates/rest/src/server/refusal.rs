@@ -1,17 +1,20 @@
 //! Calls and requests that were not answered.
 
 use http::StatusCode;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use modelmesh_core::Refused;
 
 use crate::fault::Fault;
 
+/// The model that answered in place of the wanted one.
+pub const FALLBACK: HeaderName = HeaderName::from_static("mm-fallback");
+
 /// What a client is told of a call that was not answered.
 #[must_use]
 pub fn fault_of(refused: Refused) -> Fault {
-    let Refused { code, message, pushback } = refused;
+    let Refused { code, message, pushback, fallback } = refused;
     let message = if message.is_empty() { code.name().to_owned() } else { message };
-    Fault::of_call(code as u32, message, pushback)
+    Fault { fallback, ..Fault::of_call(code as u32, message, pushback) }
 }
 
 /// A fault as an answer: status, headers and body.
@@ -27,6 +30,9 @@ pub fn refused(fault: &Fault) -> (StatusCode, HeaderMap, Vec<u8>) {
     }
     if let Some(allow) = fault.allow {
         headers.insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if let Some(model) = &fault.fallback {
+        headers.insert(FALLBACK, model.clone());
     }
     (fault.status, headers, fault.body())
 }
