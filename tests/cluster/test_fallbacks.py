@@ -7,13 +7,15 @@ import cluster_stories
 from cluster_stories import VModelWorld
 
 from modelmesh._proto import admin_pb2 as pb
+from modelmesh.control.copies.entry import DropReason
 from modelmesh.management.calls import Call
 from modelmesh.management.labels import Labels
+from modelmesh.management.vmodel_counts import CountCalls
 from modelmesh.ports import RuntimeCallError
 from modelmesh.testing.attempts import Answer
 from modelmesh.testing.cluster import SimulatedCluster, set_rollout
 from modelmesh.testing.fake_runtime import FakeRuntime
-from modelmesh.values.ids import ModelId, Token
+from modelmesh.values.ids import InstanceId, ModelId, Token
 from modelmesh.values.status import Status
 
 
@@ -115,5 +117,45 @@ def test_a_rollout_of_a_model_that_fails_is_rolled_back_though_the_fallback_answ
             await asyncio.sleep(0.1)
         (told,) = [event.detail for event in world.cluster.story if event.kind == "rollout_rolled_back"]
         assert "more than 1 more per 100 calls are not allowed" in told
+
+    play(story)
+
+
+def test_a_rollout_of_a_model_that_cannot_be_loaded_any_more_is_rolled_back() -> None:
+    """The fallback answers its calls, so none of them is counted, and the step stood for ever."""
+
+    async def story(world: World) -> None:
+        assert (await world.cluster.call("small", via="a")).status is Status.OK
+        await set_rollout(world.first, "v", "b", (50,), minimum_calls=100_000, minimum_ms=120_000)
+        for instance in world.cluster.instances.values():
+            instance.runtime.load_failures[ModelId("b")] = RuntimeCallError(Status.INTERNAL, "no such file")
+            instance.plane.cache.drop(ModelId("b"), DropReason.UNLOAD_ASKED)
+        await asyncio.sleep(5)
+        assert not world.cluster.holders("b")
+        counting = CountCalls(world.cluster.instances[InstanceId("c")].plane)
+
+        async def verdict() -> str:
+            request = pb.CountVModelRequest(vmodel_id="v")
+            answer = await counting.count_vmodel(Call(Token(0), "", {}, send=lambda _: None), request)
+            return answer.verdict
+
+        assert "100000 of each are compared" in await verdict(), "no call has come yet"
+
+        def rolled_back() -> list[str]:
+            return [event.detail for event in world.cluster.story if event.kind == "rollout_rolled_back"]
+
+        for seconds in range(240):
+            answer = await world.call()
+            assert answer.status is Status.OK
+            if seconds == 60:
+                told = await verdict()
+                assert told.startswith("no copy of b is loaded, and its loads have failed for ")
+                assert "no such file" in told
+            if seconds < 100:
+                assert not rolled_back()
+            await asyncio.sleep(1)
+        (told,) = rolled_back()
+        assert told.startswith("v: no copy of b is loaded, and its loads have failed for 12")
+        assert told.endswith("no such file")
 
     play(story)

@@ -315,7 +315,9 @@ def test_the_page_of_events_names_them_all_and_their_reasons() -> None:
         "adds_copies drops_copy": {reason.value for reason in CopiesReason if reason not in quiet},
         "moved": {reason.value for reason in (BalanceReason.JOINED_EMPTY, DrainReason.IN_USE, DrainReason.LOADED)},
         "fell_back": {reason.value for reason in FallbackReason},
-        "rollout_rolled_back": {RolloutReason.ERRORS.value, RolloutReason.SLOWER.value},
+        "rollout_rolled_back": {
+            reason.value for reason in (RolloutReason.NOT_LOADED, RolloutReason.ERRORS, RolloutReason.SLOWER)
+        },
         "vmodel_moved": {
             reason.value
             for reason in (PromotionReason.ACTIVE_UNUSED, PromotionReason.PARITY, PromotionReason.AS_MANY_AS_FIT)

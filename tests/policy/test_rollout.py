@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from modelmesh.policy.labels import VModelRefused
 from modelmesh.policy.rollout import (
+    FailedLoads,
     NextStep,
     PromoteModel,
     RollBack,
@@ -15,6 +16,7 @@ from modelmesh.policy.rollout import (
     Verdict,
     Wait,
     apply,
+    failed_loads,
     judge,
     start,
     stop,
@@ -22,8 +24,9 @@ from modelmesh.policy.rollout import (
 )
 from modelmesh.policy.split import SplitRefused, resplit
 from modelmesh.policy.vmodel_counts import added_up
-from modelmesh.values.ids import ModelId, VModelId
-from modelmesh.values.records import VModelRecord
+from modelmesh.values.ids import InstanceId, LoadId, ModelId, Revision, VModelId
+from modelmesh.values.memory import Memory
+from modelmesh.values.records import CopyState, FailureKind, FailureRecord, VModelRecord
 from modelmesh.values.rollout import (
     BUCKETS,
     MOST_STEPS,
@@ -35,6 +38,7 @@ from modelmesh.values.rollout import (
 )
 from modelmesh.values.status import Status
 from modelmesh.values.stored import RecordError
+from modelmesh.values.view import Copy, Failure, ModelView
 from modelmesh.values.vmodel_counts import VModelCounts
 
 V = VModelId("v")
@@ -62,12 +66,18 @@ def counts(model: ModelId, calls: int, *, failed: int = 0, ms: float = 10) -> Mo
 
 
 def verdict(
-    active: ModelCounts, model: ModelCounts, *, record: VModelRecord | None = None, after_s: int = 60, silent: int = 0
+    active: ModelCounts,
+    model: ModelCounts,
+    *,
+    record: VModelRecord | None = None,
+    after_s: int = 60,
+    silent: int = 0,
+    failed: FailedLoads | None = None,
 ) -> Verdict:
     record = record or begun()
     rollout = rollout_of(record)
     now_ms = rollout.since_ms + after_s * SECOND
-    return judge(rollout, record, [active, model], silent=silent, now_ms=now_ms)
+    return judge(rollout, record, [active, model], silent=silent, now_ms=now_ms, failed=failed)
 
 
 def test_a_rollout_begins_with_its_first_share_before_all_others() -> None:
@@ -142,6 +152,62 @@ def test_longer_times_roll_it_back_when_the_step_has_had_its_time() -> None:
     assert answer.reason is RolloutReason.SLOWER
     assert "20 % longer are allowed" in answer.text
     assert isinstance(verdict(counts(A, 1000, ms=20), counts(B, 100)), NextStep), "it may be faster"
+
+
+def test_a_model_that_cannot_be_loaded_is_rolled_back_when_a_step_would_have_been_over() -> None:
+    text = "no copy of b is loaded, and its loads have failed for {} s: no such file"
+    failed = FailedLoads(B, since_ms=11_000, message="no such file")  # ten seconds after the step began
+    answer = verdict(counts(A, 1000), counts(B, 0), after_s=30, failed=failed)
+    assert answer == Wait(RolloutReason.NOT_LOADED, f"{text.format(20)}; it is rolled back in 40 s unless it is loaded")
+    assert verdict(counts(A, 1000), counts(B, 0), after_s=70, failed=failed) == RollBack(
+        RolloutReason.NOT_LOADED, text.format(60)
+    )
+    answer = verdict(counts(A, 0), counts(B, 0), after_s=70, failed=replace(failed, again=True))
+    assert answer == Wait(RolloutReason.NOT_LOADED, f"{text.format(60)}; it is being loaded again")
+    old = replace(failed, since_ms=1)
+    assert isinstance(verdict(counts(A, 1000), counts(B, 0), after_s=59, failed=old), Wait), "of an earlier step"
+
+
+@pytest.mark.parametrize(("step_ms", "patience_s"), [(0, 60), (300_000, 300), (86_400_000, 600)])
+def test_that_takes_a_minute_at_least_and_ten_at_most(step_ms: int, patience_s: int) -> None:
+    record = begun(plan=replace(PLAN, minimum_ms=step_ms))
+    failed = FailedLoads(B, since_ms=0, message="x")
+    for after_s, kind in ((patience_s - 1, Wait), (patience_s, RollBack)):
+        assert isinstance(verdict(counts(A, 9), counts(B, 0), record=record, after_s=after_s, failed=failed), kind)
+
+
+def test_errors_of_a_model_that_is_not_loaded_are_judged_first() -> None:
+    failed = FailedLoads(B, since_ms=0, message="x")
+    answer = verdict(counts(A, 1000), counts(B, 100, failed=100), after_s=1, failed=failed)
+    assert isinstance(answer, RollBack)
+    assert answer.reason is RolloutReason.ERRORS
+
+
+def failure(instance: str, since_ms: int, *, until_ms: int = 900_000) -> Failure:
+    record = FailureRecord(FailureKind.BAD_MODEL, f"at {instance}", 1, since_ms, until_ms, Revision(1))
+    return Failure(InstanceId(instance), record)
+
+
+def copy(state: CopyState) -> Copy:
+    return Copy(InstanceId("z"), state, 0, LoadId(1), Memory(1), Revision(1), Revision(1), Revision(1))
+
+
+def test_loads_fail_while_no_copy_is_loaded_and_one_has_failed() -> None:
+    view = ModelView(B, (), (failure("x", 70_000), failure("y", 50_000)))
+    found = failed_loads(view, None, now_ms=100_000)
+    assert found == FailedLoads(B, 50_000, "at x"), "since the first, and what the last one said"
+    assert failed_loads(ModelView(B), None, now_ms=0) is None, "no load has failed"
+    loading = replace(view, copies=(copy(CopyState.LOADING),))
+    assert failed_loads(loading, None, now_ms=100_000) == replace(found, again=True)
+    assert failed_loads(replace(view, copies=(copy(CopyState.LOADED),)), found, now_ms=100_000) is None
+
+
+def test_failures_that_are_forgotten_count_on() -> None:
+    before = FailedLoads(B, 10_000, "at x")
+    assert failed_loads(ModelView(B), before, now_ms=100_000) == before
+    view = ModelView(B, (), (failure("x", 20_000, until_ms=30_000), failure("y", 80_000)))
+    assert failed_loads(view, before, now_ms=100_000) == FailedLoads(B, 10_000, "at y")
+    assert failed_loads(ModelView(C), before, now_ms=100_000) is None, "that was another model"
 
 
 def test_while_the_vmodel_moves_elsewhere_nothing_is_decided() -> None:

@@ -377,6 +377,7 @@ def duty_parts(
     rollouts = Rollouts(
         vmodels=view.vmodels,
         tallies=tallies,
+        view=lambda model: copies.decider.model_view(model, None),
         fence=leader.fence,
         clock=clock,
         journal=journal,

@@ -6,7 +6,7 @@ from modelmesh._proto import admin_pb2 as pb
 from modelmesh.control.plane import ControlPlane
 from modelmesh.management.calls import Call, Method, reading
 from modelmesh.management.vmodels import checked_vmodel
-from modelmesh.policy.rollout import judge, time_us
+from modelmesh.policy.rollout import failed_loads, judge, time_us
 from modelmesh.values.rollout import ModelCounts
 from modelmesh.values.shadow import ShadowCounts
 from modelmesh.values.vmodel_counts import VModelCounts
@@ -35,7 +35,9 @@ class CountCalls:
         if found is not None and (rollout := found.record.rollout) is not None and rollout.running:
             now_ms = self._plane.clock.now_ms()
             counted = counts.of_step(rollout.since_ms)
-            answer.verdict = judge(rollout, found.record, counted, silent=len(silent), now_ms=now_ms).text
+            failed = failed_loads(self._plane.decider.model_view(rollout.model, None), None, now_ms=now_ms)
+            verdict = judge(rollout, found.record, counted, silent=len(silent), now_ms=now_ms, failed=failed)
+            answer.verdict = verdict.text
         return answer
 
 

@@ -24,6 +24,10 @@ from modelmesh.values.rollout import (
     bucket_bounds_us,
 )
 from modelmesh.values.status import Status
+from modelmesh.values.view import ModelView
+
+LEAST_PATIENCE_MS, MOST_PATIENCE_MS = 60_000, 600_000
+"""Bounds of how long a step goes on while no copy of the model can be loaded."""
 
 COMPARED = 0.95
 """Part of the calls whose time is compared: the slowest twentieth is not."""
@@ -33,6 +37,7 @@ class RolloutReason(enum.Enum):
     """Why it waits, goes on or ends."""
 
     MOVING = "moving"
+    NOT_LOADED = "not_loaded"
     SILENT = "silent"
     FEW_CALLS = "few_calls"
     TOO_SOON = "too_soon"
@@ -73,16 +78,54 @@ class RollBack:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class FailedLoads:
+    """Loads of a model have failed since then (epoch milliseconds), and no copy of it is loaded. `again`: a load runs or waits."""
+
+    model: ModelId
+    since_ms: int
+    message: str
+    again: bool = False
+
+
 Verdict = Wait | NextStep | PromoteModel | RollBack
 
 
+def failed_loads(view: ModelView, before: FailedLoads | None, *, now_ms: int) -> FailedLoads | None:
+    """Find out whether loads of a model fail; None: one of its copies is loaded, or no load has failed.
+
+    Args:
+        view: Of the model.
+        before: What was found at the last look, perhaps of another model. Failures are forgotten after a while, and then the loads that failed count on.
+        now_ms: Epoch milliseconds.
+    """
+    if any(copy.ready for copy in view.copies):
+        return None
+    records = [failure.record for failure in view.failures if failure.record.believed(now_ms)]
+    again = bool(view.copies)
+    if before is not None and before.model != view.model:
+        before = None
+    if not records:
+        return None if before is None else replace(before, again=again)
+    since_ms = min(record.since_ms for record in records)
+    message = max(records, key=lambda record: record.since_ms).message
+    return FailedLoads(view.model, since_ms if before is None else min(before.since_ms, since_ms), message, again)
+
+
 def judge(
-    rollout: Rollout, record: VModelRecord, counted: Sequence[ModelCounts], *, silent: int, now_ms: int
+    rollout: Rollout,
+    record: VModelRecord,
+    counted: Sequence[ModelCounts],
+    *,
+    silent: int,
+    now_ms: int,
+    failed: FailedLoads | None = None,
 ) -> Verdict:
     """Decide on a step under way.
 
-    Errors are judged at once, and also when fewer calls than are wanted have failed too often already. Times are judged when the step has
-    taken as long as it must, because new copies begin slowly.
+    Errors are judged at once, and also when fewer calls than are wanted have failed too often already. A model that cannot be loaded
+    gets no calls that could be counted where a fallback answers them: it is rolled back when that has lasted as long as a step,
+    within bounds. Times are judged when the step has taken as long as it must, because new copies begin slowly.
 
     Args:
         rollout: The running rollout of the record.
@@ -90,6 +133,7 @@ def judge(
         counted: What was counted in this step of the active model and of the model that is rolled out.
         silent: Instances whose counts are missing.
         now_ms: Epoch milliseconds.
+        failed: Whether loads of the model fail.
     """
     if record.active != record.target:
         return Wait(RolloutReason.MOVING, f"the vmodel is moving to {record.target}")
@@ -103,6 +147,8 @@ def judge(
             f"more than {rollout.error_hundredths / 100:g} more per 100 calls are not allowed"
         )
         return RollBack(RolloutReason.ERRORS, text)
+    if failed is not None:
+        return _not_loaded(rollout, failed, now_ms)
     if not comparable or model.calls < rollout.minimum_calls:
         text = f"{model.model} answered {model.calls} calls and {active.model} {active.calls}, {rollout.minimum_calls} of each are compared"
         return Wait(RolloutReason.FEW_CALLS, text)
@@ -119,6 +165,19 @@ def judge(
     if rollout.step + 1 < len(rollout.steps):
         return NextStep(RolloutReason.AS_GOOD, text)
     return PromoteModel(RolloutReason.AS_GOOD, text)
+
+
+def _not_loaded(rollout: Rollout, failed: FailedLoads, now_ms: int) -> Wait | RollBack:
+    since_ms = max(failed.since_ms, rollout.since_ms)
+    text = f"no copy of {rollout.model} is loaded, and its loads have failed for {max(0, now_ms - since_ms) // 1000} s: {failed.message}"
+    if failed.again:
+        return Wait(RolloutReason.NOT_LOADED, f"{text}; it is being loaded again")
+    patience_ms = min(max(rollout.minimum_ms, LEAST_PATIENCE_MS), MOST_PATIENCE_MS)
+    if (left_ms := since_ms + patience_ms - now_ms) > 0:
+        return Wait(
+            RolloutReason.NOT_LOADED, f"{text}; it is rolled back in {-(-left_ms // 1000)} s unless it is loaded"
+        )
+    return RollBack(RolloutReason.NOT_LOADED, text)
 
 
 def time_us(counts: ModelCounts) -> int:

@@ -14,11 +14,21 @@ from modelmesh.control.journal import Journal
 from modelmesh.control.tasks import Tasks
 from modelmesh.control.view.records import TooManyReadsError, UnreadableRecordError
 from modelmesh.control.view.vmodels import VModels
-from modelmesh.policy.rollout import NextStep, PromoteModel, RollBack, Wait, apply, judge
+from modelmesh.policy.rollout import (
+    FailedLoads,
+    NextStep,
+    PromoteModel,
+    RollBack,
+    Wait,
+    apply,
+    failed_loads,
+    judge,
+)
 from modelmesh.ports import Clock, Compare, StoreError
 from modelmesh.values.ids import ModelId, VModelId
 from modelmesh.values.records import VModelRecord
 from modelmesh.values.rollout import Rollout
+from modelmesh.values.view import ModelView
 
 LOOK_MS = 5_000
 """How often each rollout is looked at."""
@@ -38,6 +48,7 @@ class Rollouts:
     """The rollouts of all vmodels; idle at every instance but the leader.
 
     Args:
+        view: Copies and failures of a model.
         fence: The condition that this instance is still the leader; None: it is none.
     """
 
@@ -46,6 +57,7 @@ class Rollouts:
         *,
         vmodels: VModels,
         tallies: Tallies,
+        view: Callable[[ModelId], ModelView],
         fence: Callable[[], Compare | None],
         clock: Clock,
         journal: Journal,
@@ -53,6 +65,8 @@ class Rollouts:
     ) -> None:
         self._vmodels = vmodels
         self._tallies = tallies
+        self._view = view
+        self._failed: dict[VModelId, FailedLoads] = {}
         self._fence = fence
         self._clock = clock
         self._journal = journal
@@ -78,6 +92,12 @@ class Rollouts:
         }
 
     async def _run(self, vmodel: VModelId) -> None:
+        try:
+            await self._look_on(vmodel)
+        finally:
+            self._failed.pop(vmodel, None)
+
+    async def _look_on(self, vmodel: VModelId) -> None:
         while (fence := self._fence()) is not None:
             try:
                 async with self._slots:
@@ -98,7 +118,11 @@ class Rollouts:
             return False
         counts, silent = await self._tallies.everywhere(vmodel)
         now_ms = self._clock.now_ms()
-        verdict = judge(rollout, found.record, counts.of_step(rollout.since_ms), silent=len(silent), now_ms=now_ms)
+        failed = failed_loads(self._view(rollout.model), self._failed.pop(vmodel, None), now_ms=now_ms)
+        if failed is not None:
+            self._failed[vmodel] = failed
+        counted = counts.of_step(rollout.since_ms)
+        verdict = judge(rollout, found.record, counted, silent=len(silent), now_ms=now_ms, failed=failed)
         if isinstance(verdict, Wait):
             return True
         wanted = apply(verdict, rollout, found.record, now_ms=now_ms)
