@@ -89,7 +89,7 @@ def test_what_fits_is_loaded_once() -> None:
 
 
 def test_when_models_come_in_turns_lru_never_hits_and_the_default_does() -> None:
-    workload = drawn("cyclic:models=12", requests=600, rate=0.5, seed=1, defaults=DEFAULTS)
+    workload = drawn("cyclic:models=12", requests=300, rate=0.2, seed=1, defaults=DEFAULTS)
     fleet = Fleet(1, 1000, loading_slots=1)
     assert serve(workload, fleet, policy="lru").hit_ratio == 0
     assert serve(workload, fleet).hit_ratio > 0.5
