@@ -24,6 +24,8 @@ pub(crate) struct Output {
     sealed: VecDeque<Bytes>,
     tail: BytesMut,
     length: usize,
+    /// Empty: where header blocks are made, because a byte at a time is cheaper to add here than to `tail`.
+    block: Vec<u8>,
     /// Bytes that were ever written.
     written: u64,
 }
@@ -72,30 +74,23 @@ impl Output {
         self.sealed.push_back(payload);
     }
 
-    /// A header block that `encode` appends, in as many frames as it needs.
-    pub fn headers(&mut self, stream: u32, last: bool, max_frame: usize, encode: impl FnOnce(&mut BytesMut)) {
-        let at = self.tail.len();
-        let end = if last { flag::END_STREAM } else { 0 };
-        self.head(kind::HEADERS, end | flag::END_HEADERS, stream, 0);
-        let from = self.tail.len();
-        encode(&mut self.tail);
-        let length = self.tail.len() - from;
-        if length <= max_frame {
-            let head = Head { length, kind: kind::HEADERS, flags: end | flag::END_HEADERS, stream };
-            self.tail[at..from].copy_from_slice(&head.write());
-            self.length += length;
-            return;
-        }
-        let block = self.tail.split_off(from);
-        self.tail.truncate(at);
-        self.length -= from - at;
-        let parts = block.chunks(max_frame);
-        let count = parts.len();
-        for (number, part) in parts.enumerate() {
-            let (kind, end) = if number == 0 { (kind::HEADERS, end) } else { (kind::CONTINUATION, 0) };
-            let complete = if number + 1 == count { flag::END_HEADERS } else { 0 };
-            self.head(kind, end | complete, stream, part.len());
+    /// A header block that `encode` makes, in as many frames as it needs.
+    pub fn headers(&mut self, stream: u32, last: bool, max_frame: usize, encode: impl FnOnce(&mut Vec<u8>)) {
+        let mut block = std::mem::take(&mut self.block);
+        encode(&mut block);
+        let (mut sort, mut flags) = (kind::HEADERS, if last { flag::END_STREAM } else { 0 });
+        let mut rest = &block[..];
+        while rest.len() > max_frame {
+            let (part, after) = rest.split_at(max_frame);
+            self.head(sort, flags, stream, part.len());
             self.put(part);
+            (sort, flags, rest) = (kind::CONTINUATION, 0, after);
+        }
+        self.head(sort, flags | flag::END_HEADERS, stream, rest.len());
+        self.put(rest);
+        if block.capacity() <= KEPT {
+            block.clear();
+            self.block = block;
         }
     }
 

@@ -153,5 +153,5 @@ async fn relay(call: &mut Call, link: &Link, place: &Place, towards: Towards<'_>
 }
 
 fn never_sent(message: impl Into<String>) -> End {
-    End::Failed(Failure::new(Outcome::Lost, Code::Unavailable, message).unprocessed())
+    Failure::new(Outcome::Lost, Code::Unavailable, message).unprocessed().into()
 }

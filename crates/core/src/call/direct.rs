@@ -105,7 +105,7 @@ fn prepare(
     let known = Known { port: *port, deadline, rule, hopped, header_bytes };
     let holder = Arc::clone(account.holder());
     let call = entry::call_of(worker, known, (path.clone(), headers), (caller, body), holder);
-    let running = Running { call: Some(Box::new(call)), began: Instant::now() };
+    let running = Running { call: Some(call), began: Instant::now() };
     Ok(Prepared { running, who, listener: origin.listener, _open: worker.load.count_call() })
 }
 

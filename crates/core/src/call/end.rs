@@ -17,7 +17,14 @@ pub enum End {
     Refused(Status),
     /// The client does not take its answer while others wait for room.
     Unread,
-    Failed(Failure),
+    /// Boxed, because every call has room for an end on its way back, and few fail.
+    Failed(Box<Failure>),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
 }
 
 impl From<BodyError> for End {

@@ -94,7 +94,7 @@ pub fn begin(worker: &Arc<Worker>, arrival: &Arrival<'_>, account: &Account, (he
     let known = Known { port, deadline, rule, hopped, header_bytes };
     let mut call = call_of(worker, known, (path, headers), (caller, body), holder);
     let listener = origin.listener;
-    // Boxed: a task moves what it is made of three times, and a call is large.
+    // Boxed: a task moves what it is made of three times.
     tokio::spawn(Box::pin(async move {
         serve(&mut call, began, who, listener).await;
         drop(open);
@@ -110,7 +110,7 @@ pub struct Known {
     pub header_bytes: usize,
 }
 
-/// An inference call, of which it is not known yet what it is about.
+/// An inference call, of which it is not known yet what it is about. Boxed: it is large, and moved more often than that is worth.
 #[inline]
 pub fn call_of(
     worker: &Arc<Worker>,
@@ -118,7 +118,7 @@ pub fn call_of(
     (path, headers): (PathAndQuery, HeaderMap),
     (mut caller, mut body): (Caller, Body),
     holder: Arc<Holder>,
-) -> Call {
+) -> Box<Call> {
     let shared = &worker.shared;
     let notes = notes::begin(shared, port, method_in(path.path()), &headers);
     if let Some(notes) = &notes {
@@ -127,7 +127,7 @@ pub fn call_of(
         caller.copied = answer;
     }
     let balanced = headers.get(MM_BALANCED).is_some_and(|value| value == HeaderValue::from_static("true"));
-    Call {
+    Box::new(Call {
         worker: Arc::clone(worker),
         caller,
         body,
@@ -152,7 +152,7 @@ pub fn call_of(
         trial: None,
         principal: None,
         holder,
-    }
+    })
 }
 
 /// Serves one inference call to its end.

@@ -255,7 +255,7 @@ impl Call {
         let instance = Arc::clone(&self.shared().settings.instance);
         let Some(mut used) = used else {
             let failure = Failure::new(Outcome::NotHere, Code::Unavailable, "the copy is not ready").unprocessed();
-            return (End::Failed(failure), Tried { instance, load_id: 0 });
+            return (failure.into(), Tried { instance, load_id: 0 });
         };
         let tried = Tried { instance, load_id: used.copy().load_id };
         let queued = used.is_limited().then(Instant::now);
@@ -271,13 +271,13 @@ impl Call {
             Ok(Err(_)) => {
                 let message = "Model queue overload";
                 let failure = Failure::new(Outcome::Exhausted, Code::ResourceExhausted, message).unprocessed();
-                return (End::Failed(failure), tried);
+                return (failure.into(), tried);
             }
             Ok(Ok(())) => {}
         }
         if used.copy().ending() == Ending::Hung && self.may_move() {
             let failure = Failure::new(Outcome::Hung, Code::Unavailable, "the runtime does not answer").unprocessed();
-            return (End::Failed(failure), tried);
+            return (failure.into(), tried);
         }
         if let Some(queued) = queued {
             self.staged(queue, None, "");
@@ -323,7 +323,7 @@ impl Call {
         let who = Tried { instance: Arc::clone(&used.peer.instance), load_id: used.load_id() };
         let Some(destination) = used.peer.destination() else {
             let message = format!("the address of {} is not known", who.instance);
-            return (End::Failed(Failure::new(Outcome::Lost, Code::Unavailable, message).unprocessed()), who);
+            return (Failure::new(Outcome::Lost, Code::Unavailable, message).unprocessed().into(), who);
         };
         let sent = self.stage(Stage::Hop);
         self.waits_for_load(hop == Hop::Load);
@@ -351,7 +351,11 @@ impl Call {
     }
 
     /// Python hears of the failure; if the request can be repeated, it decides what is next.
-    pub async fn attempt_failed(&mut self, failure: Failure, tried: Tried) -> Result<(Resolution, Failure), End> {
+    pub async fn attempt_failed(
+        &mut self,
+        failure: Box<Failure>,
+        tried: Tried,
+    ) -> Result<(Resolution, Box<Failure>), End> {
         let replayable = self.may_repeat(failure.unprocessed);
         // The text clients of the old system match on names the method.
         let message = match failure.outcome {
@@ -374,7 +378,7 @@ impl Call {
         if !replayable {
             // Only to know: if the queue is full it is dropped, and counted there.
             let _ = self.shared().events.offer(event);
-            self.give_answer(failure);
+            self.give_answer(*failure);
             return Err(End::Answered);
         }
         self.hold(event).await.map(|resolution| (resolution, failure))

@@ -90,11 +90,11 @@ impl Relay<'_> {
             Ending::Hung if !self.moves() => {}
             Ending::Hung => {
                 let message = "the runtime does not answer";
-                return Poll::Ready(End::Failed(Failure::new(Outcome::Hung, Code::Unavailable, message)));
+                return Poll::Ready(Failure::new(Outcome::Hung, Code::Unavailable, message).into());
             }
             Ending::Ended => {
                 let message = "the copy was taken away while the call was open";
-                return Poll::Ready(End::Failed(Failure::new(Outcome::Ended, Code::Unavailable, message)));
+                return Poll::Ready(Failure::new(Outcome::Ended, Code::Unavailable, message).into());
             }
         }
         if let Poll::Ready(end) = self.poll_request(cx) {
@@ -245,7 +245,7 @@ impl Relay<'_> {
             && let Some(mut failure) = failure()
         {
             failure.answer = Some(Answer { head, trailers });
-            return End::Failed(failure);
+            return failure.into();
         }
         if let Some(head) = head
             && self.caller.begin(head).is_err()
@@ -282,7 +282,7 @@ impl Relay<'_> {
             Failure::new(Outcome::Lost, Code::Unavailable, format!("connection to the {what} lost: {error}"))
         };
         failure.unprocessed = error.is_unprocessed();
-        End::Failed(failure)
+        failure.into()
     }
 }
 

@@ -158,7 +158,7 @@ impl Call {
     /// Gives the client what a model has ended its call with.
     fn tell(&mut self, end: End) {
         match end {
-            End::Failed(failure) => self.give_answer(failure),
+            End::Failed(failure) => self.give_answer(*failure),
             end => self.finish(end),
         }
     }

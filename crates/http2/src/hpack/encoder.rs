@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 
-use bytes::{BufMut, BytesMut};
-
 use super::table::STATIC;
 use super::{ENTRY, TABLE_SIZE};
 
-/// Where entries of the table are found again. A collision forgets one, which then is sent as text once more.
-const SLOTS: usize = 128;
+/// Where entries of the table are found again: an entry has one of the `WAYS` places of a set. If all are taken the oldest is
+/// forgotten, and sent as text once more. With one place only, two fields of every call that share it would displace each other.
+const SETS: usize = 32;
+const WAYS: usize = 4;
 /// Values above this are not worth the entries that they displace.
 const LARGEST_INDEXED: usize = 512;
 /// Values that differ from call to call, or that must not be found out by the size of what we write.
@@ -39,7 +39,7 @@ struct Slot {
 
 /// One direction's compression.
 pub(crate) struct Encoder {
-    slots: Vec<Option<Slot>>,
+    sets: Vec<[Option<Slot>; WAYS]>,
     /// Sizes of the entries in the table, the oldest first.
     sizes: VecDeque<usize>,
     size: usize,
@@ -51,7 +51,7 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     pub fn new() -> Self {
-        Self { slots: Vec::new(), sizes: VecDeque::new(), size: 0, max: TABLE_SIZE, inserted: 0, resized: None }
+        Self { sets: Vec::new(), sizes: VecDeque::new(), size: 0, max: TABLE_SIZE, inserted: 0, resized: None }
     }
 
     /// What the other side permits.
@@ -66,7 +66,7 @@ impl Encoder {
     }
 
     /// Begins a block.
-    pub fn begin(&mut self, out: &mut BytesMut) {
+    pub fn begin(&mut self, out: &mut Vec<u8>) {
         if let Some((smallest, last)) = self.resized.take() {
             if smallest < last {
                 integer(out, 0x20, 5, smallest);
@@ -76,18 +76,18 @@ impl Encoder {
     }
 
     /// Adds one field.
-    pub fn field(&mut self, out: &mut BytesMut, name: &[u8], value: &[u8], sensitive: bool) {
+    pub fn field(&mut self, out: &mut Vec<u8>, name: &[u8], value: &[u8], sensitive: bool) {
         if let Some(index) = statically(name, value) {
-            return out.put_u8(0x80 | index);
+            return out.push(0x80 | index);
         }
         if sensitive {
             return literal(out, 0x10, 4, name, value);
         }
-        if self.slots.is_empty() {
-            self.slots.resize_with(SLOTS, || None);
+        if self.sets.is_empty() {
+            self.sets.resize_with(SETS, Default::default);
         }
-        let slot = hash(name, value);
-        if let Some(known) = &self.slots[slot] {
+        let set = &mut self.sets[hash(name, value) % SETS];
+        for known in set.iter().flatten() {
             let age = self.inserted - known.number;
             if age <= self.sizes.len() as u64 && *known.value == *value && *known.name == *name {
                 return integer(out, 0x80, 7, STATIC.len() + usize::try_from(age).unwrap_or(0));
@@ -98,11 +98,14 @@ impl Encoder {
         if hopeless || NOT_INDEXED.iter().any(|not| not.as_bytes() == name) {
             return literal(out, 0, 4, name, value);
         }
+        let oldest = set.iter_mut().min_by_key(|place| place.as_ref().map(|known| known.number));
+        if let Some(place) = oldest {
+            *place = Some(Slot { name: name.into(), value: value.into(), number: self.inserted });
+        }
         literal(out, 0x40, 6, name, value);
         self.make_room(size);
         self.sizes.push_back(size);
         self.size += size;
-        self.slots[slot] = Some(Slot { name: name.into(), value: value.into(), number: self.inserted });
         self.inserted += 1;
     }
 
@@ -133,41 +136,53 @@ fn static_name(name: &[u8]) -> usize {
 
 fn hash(name: &[u8], value: &[u8]) -> usize {
     let mut hash = name.len() as u64;
+    let mut mix = |word: u64| hash = (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     for part in [name, value] {
         let (eights, rest) = part.as_chunks::<8>();
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        for eight in eights.iter().chain([&last]) {
-            hash = (hash.rotate_left(5) ^ u64::from_le_bytes(*eight)).wrapping_mul(0x517c_c1b7_2722_0a95);
+        for eight in eights {
+            mix(u64::from_le_bytes(*eight));
         }
+        // Where there are eight, the last bytes are read again: cheaper than to copy only those that are left.
+        mix(match part.last_chunk::<8>() {
+            Some(last) => u64::from_le_bytes(*last),
+            None => rest.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)),
+        });
     }
-    usize::try_from(hash >> 32).unwrap_or(0) % SLOTS
+    usize::try_from(hash >> 32).unwrap_or(0)
 }
 
-fn literal(out: &mut BytesMut, pattern: u8, prefix: u32, name: &[u8], value: &[u8]) {
+fn literal(out: &mut Vec<u8>, pattern: u8, prefix: u32, name: &[u8], value: &[u8]) {
     let index = static_name(name);
     integer(out, pattern, prefix, index);
     if index == 0 {
         integer(out, 0, 7, name.len());
-        out.put_slice(name);
+        out.extend_from_slice(name);
     }
     integer(out, 0, 7, value.len());
-    out.put_slice(value);
+    out.extend_from_slice(value);
 }
 
-fn integer(out: &mut BytesMut, pattern: u8, prefix: u32, value: usize) {
-    let mask = (1 << prefix) - 1;
-    let low = |value: usize| u8::try_from(value & 0x7f).unwrap_or(0);
-    if value < mask {
-        return out.put_u8(pattern | low(value));
+#[inline]
+fn integer(out: &mut Vec<u8>, pattern: u8, prefix: u32, value: usize) {
+    if value < (1 << prefix) - 1 {
+        return out.push(pattern | low(value));
     }
-    out.put_u8(pattern | low(mask));
+    long_integer(out, pattern, prefix, value);
+}
+
+fn low(value: usize) -> u8 {
+    u8::try_from(value & 0x7f).unwrap_or(0)
+}
+
+fn long_integer(out: &mut Vec<u8>, pattern: u8, prefix: u32, value: usize) {
+    let mask = (1 << prefix) - 1;
+    out.push(pattern | low(mask));
     let mut rest = value - mask;
     while rest >= 0x80 {
-        out.put_u8(0x80 | low(rest));
+        out.push(0x80 | low(rest));
         rest >>= 7;
     }
-    out.put_u8(low(rest));
+    out.push(low(rest));
 }
 
 #[cfg(test)]
@@ -194,8 +209,8 @@ mod tests {
         fields
     }
 
-    fn encoded(encoder: &mut Encoder, fields: &[(String, Vec<u8>)]) -> BytesMut {
-        let mut block = BytesMut::new();
+    fn encoded(encoder: &mut Encoder, fields: &[(String, Vec<u8>)]) -> Vec<u8> {
+        let mut block = Vec::new();
         encoder.begin(&mut block);
         for (name, value) in fields {
             encoder.field(&mut block, name.as_bytes(), value, false);
@@ -216,6 +231,20 @@ mod tests {
         assert_eq!(second.len(), 3);
         assert_eq!(through(&mut decoder, &first), fields);
         assert_eq!(through(&mut decoder, &second), fields);
+    }
+
+    #[test]
+    fn fields_that_share_a_set_do_not_displace_each_other() {
+        let set = hash(b"x-a", b"0") % SETS;
+        let sharing = (0..).map(|value| field("x-a", &value.to_string()));
+        let sharing: Vec<_> =
+            sharing.filter(|(name, value)| hash(name.as_bytes(), value) % SETS == set).take(WAYS + 1).collect();
+        let mut encoder = Encoder::new();
+        encoded(&mut encoder, &sharing[..WAYS]);
+        assert_eq!(encoded(&mut encoder, &sharing[..WAYS]).len(), WAYS, "a byte each");
+        encoded(&mut encoder, &sharing[WAYS..]); // which takes the place of the oldest
+        assert_eq!(encoded(&mut encoder, &sharing[1..]).len(), WAYS);
+        assert!(encoded(&mut encoder, &sharing[..1]).len() > 1);
     }
 
     #[test]
