@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -62,12 +63,33 @@ class Api:
         query: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
     ) -> Object:
-        """One request; returns the answer's JSON.
+        """One request; returns the answer's JSON. While the server asks to come again later (429 with `Retry-After`), it is repeated.
 
         Raises:
-            ApiError: The server refused.
+            ApiError: The server refused, or still asks to come later after `timeout_s`.
             aiohttp.ClientError, TimeoutError: It did not answer.
         """
+        late = time.monotonic() + timeout_s
+        while True:
+            status, text, pause_s = await self._answer(method, where, body, content, query, timeout_s)
+            if status < 400:
+                found: Object = json.loads(text) if text.startswith("{") else {"text": text}
+                return found
+            # It says so while the lists of a new kind, or all after its own start, are read from etcd.
+            if status != 429 or pause_s is None or time.monotonic() + pause_s > late:
+                raise ApiError(status, _message(text))
+            await asyncio.sleep(pause_s)
+
+    async def _answer(
+        self,
+        method: str,
+        where: str,
+        body: Object | None,
+        content: str,
+        query: Mapping[str, str] | None,
+        timeout_s: float,
+    ) -> tuple[int, str, int | None]:
+        """Status, text, and the seconds after which the server wants to be asked again (None: it does not say)."""
         assert self._session is not None
         async with self._session.request(
             method,
@@ -77,11 +99,8 @@ class Api:
             headers={"Content-Type": content},
             timeout=aiohttp.ClientTimeout(timeout_s),
         ) as answer:
-            text = await answer.text()
-            if answer.status >= 400:
-                raise ApiError(answer.status, _message(text))
-            found: Object = json.loads(text) if text.startswith("{") else {"text": text}
-            return found
+            after = answer.headers.get("Retry-After", "")
+            return answer.status, await answer.text(), int(after) if after.isdecimal() else None
 
     async def get(self, where: str) -> Object:
         """An object or a list."""
