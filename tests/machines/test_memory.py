@@ -88,6 +88,17 @@ def test_a_big_load_collects_freed_bytes_before_later_small_ones() -> None:
     assert complete == [100, 101]
 
 
+def test_a_load_that_has_its_grant_can_want_more() -> None:
+    ledger = MemoryLedger(capacity=Memory(100), reserve=Memory(1))
+    assert ledger.ask(LoadId(1), Memory(40)) == [1]
+    assert ledger.ask(LoadId(2), Memory(40)) == [2]
+    assert ledger.widen(LoadId(1), Memory(70)) == []
+    assert (ledger.booked(LoadId(1)), ledger.free) == (Memory(60), Memory(0))
+    assert ledger.excess() == Memory(11)
+    assert ledger.release(LoadId(2)) == [1]
+    assert (ledger.booked(LoadId(1)), ledger.free) == (Memory(70), Memory(30))
+
+
 def test_a_kept_copy_is_held_again() -> None:
     ledger = MemoryLedger(capacity=Memory(100), reserve=Memory(1))
     ledger.ask(LoadId(1), Memory(10))
@@ -128,6 +139,13 @@ class Ledger(RuleBasedStateMachine):
         size = self.loading.pop(load)
         self.held[load] = size
         self.begin(self.ledger.settle(load, Memory(size)))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), more=st.integers(0, 400))
+    def widen(self, data, more: int) -> None:
+        load = data.draw(st.sampled_from(sorted(self.waiting)))
+        self.waiting[load] += more
+        self.begin(self.ledger.widen(load, Memory(self.waiting[load])))
 
     @precondition(lambda self: self.loading or self.held)
     @rule(data=st.data())

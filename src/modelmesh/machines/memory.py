@@ -148,6 +148,13 @@ class MemoryLedger:
         self._grants[load] = _Grant(want)
         return self._hand_out()
 
+    def widen(self, load: LoadId, want: Memory) -> list[LoadId]:
+        """A load wants more than it was given; returns the loads whose grant is complete by this, in order."""
+        grant = self._grants[load]
+        assert grant.want.fits(want)
+        grant.want = want
+        return self._hand_out()
+
     def settle(self, load: LoadId, measured: Memory) -> list[LoadId]:
         """A load has ended well: its grant, or what was held for it so far, becomes what was measured."""
         assert measured

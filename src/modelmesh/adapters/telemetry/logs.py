@@ -55,6 +55,7 @@ COMPONENTS: dict[str, frozenset[str]] = {
             "load_progress",
             "loaded",
             "load_failed",
+            "load_again",
             "load_not_begun",
             "not_measured",
             "victim",

@@ -129,7 +129,6 @@ class Entry:
     waiters: dict[int, asyncio.Future[LoadEnd]] = field(default_factory=dict)
     claim_waiters: dict[int, asyncio.Future[LoadEnd]] = field(default_factory=dict)
     end: LoadEnd | None = None
-    failed_before: bool = False
     drop_reason: LeavingReason | None = None
     forced: bool = False
     missed: bool = False

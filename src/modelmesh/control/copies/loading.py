@@ -14,6 +14,7 @@ from modelmesh.control.copies.entry import (
     LoadVoid,
     source_of,
 )
+from modelmesh.control.copies.more_room import MoreRoom
 from modelmesh.control.copies.runtime_link import RuntimeParameters
 from modelmesh.control.copies.transactions import Claimed, ClaimMoved, CopyWriter
 from modelmesh.control.copies.usage import Learned
@@ -42,6 +43,12 @@ NOTE_MS = 10_000
 
 UNLOAD_RETRY_MAX_MS = 10_000
 
+ROOM_BOUND_MS = 60_000
+"""How long a load that the runtime had no memory for waits until there is more."""
+
+ROOM_LOOK_MS = 100
+"""Between two looks whether there is."""
+
 
 class LoadEnded(Protocol):
     """Called at the end of a load."""
@@ -64,6 +71,7 @@ class Loading:
         ended: Called for every load that succeeded or failed.
         uncertain: Called for a copy whose key may exist although its claim failed, with the revision of its record.
         lost: Stores that the runtime ended while it processed a model, with the message.
+        more_room: Memory for a load that the runtime refused for want of it.
     """
 
     def __init__(
@@ -86,6 +94,7 @@ class Loading:
         ended: LoadEnded,
         uncertain: Callable[[ModelId, Revision], None],
         lost: Callable[[ModelId, Registered, FailureKind, str], Awaitable[None]],
+        more_room: MoreRoom,
     ) -> None:
         self._own = own
         self._runtime = runtime
@@ -104,6 +113,7 @@ class Loading:
         self._ended = ended
         self._uncertain = uncertain
         self._lost = lost
+        self._more_room = more_room
 
     async def claim(self, entry: Entry) -> None:
         """Claim the load: ours, or why not.
@@ -218,7 +228,7 @@ class Loading:
         began_ms = self._clock.monotonic_ms()
         self._journal.note("load_started", entry.model, detail=f"{entry.size} predicted", queued_ms=entry.queued_ms)
         try:
-            loaded = await self._load_while_it_moves(entry, began_ms, timeout_ms)
+            loaded = await self._load_with_room(entry, began_ms, timeout_ms)
         except TimeoutError:
             self._load_failed(entry, Status.DEADLINE_EXCEEDED, self._timed_out(entry, began_ms, timeout_ms))
             return
@@ -247,6 +257,31 @@ class Loading:
             self._step(entry, CopyInput.LOADED)
         else:
             self._step(entry, CopyInput.LOADED_UNSIZED)
+
+    async def _load_with_room(self, entry: Entry, began_ms: int, timeout_ms: int) -> RuntimeLoaded:
+        """Load; once more when there is more room, if the runtime has no memory: what is loaded beside it may be larger than predicted."""
+        try:
+            return await self._load_while_it_moves(entry, began_ms, timeout_ms)
+        except RuntimeCallError as error:
+            if error.status is not Status.RESOURCE_EXHAUSTED or error.lost or not await self._has_more_room(entry):
+                raise
+            self._journal.note("load_again", entry.model, detail=f"there is more room than when it failed: {error}")
+        return await self._load_while_it_moves(entry, self._clock.monotonic_ms(), timeout_ms)
+
+    async def _has_more_room(self, entry: Entry) -> bool:
+        """Wait until there is more room for a load; False if there will not be."""
+        if await self.predict(entry.model, entry.registered) is not None:
+            return False
+        predicted = self._predicted_size(entry.model, entry.registered.record.type)
+        entry.size = entry.size.at_least(predicted)
+        unsized = self._more_room.ask(entry)
+        if unsized is None:
+            return False
+        for _ in range(ROOM_BOUND_MS // ROOM_LOOK_MS):
+            if self._more_room.is_there(entry, unsized):
+                return True
+            await self._clock.sleep(ROOM_LOOK_MS)
+        return False
 
     async def _load_while_it_moves(self, entry: Entry, began_ms: int, timeout_ms: int) -> RuntimeLoaded:
         """Load; TimeoutError when the load has reported no progress for the runtime's time-out, or has taken too many time-outs."""

@@ -18,6 +18,7 @@ from modelmesh.control.copies.entry import (
 )
 from modelmesh.control.copies.listing import CopyListing
 from modelmesh.control.copies.loading import LoadEnded, Loading
+from modelmesh.control.copies.more_room import MoreRoom
 from modelmesh.control.copies.room import Room
 from modelmesh.control.copies.runtime_link import RuntimeParameters
 from modelmesh.control.copies.slots import LoadingSlots
@@ -176,6 +177,7 @@ class CopySteps:
             ended=ended,
             uncertain=self.listing.stale.__setitem__,
             lost=self.listing.lost_at,
+            more_room=MoreRoom(entries=self.entries, ledger=self.ledger, room=self.room, grant=self._grant),
         )
 
     def decide_with(self, decider: Decider) -> None:
