@@ -1,16 +1,16 @@
 """The page of a result: rows, tables and plots."""
 
 from collections.abc import Iterator
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
-from figures import BUSY, ONE, ONE_MB, ROWS, TEN_KB, Run, Runs, cost, pick, runtime_us, us_of, values
+from figures import BUSY, ONE, ONE_MB, ROWS, TEN_KB, Run, Runs, cost, instances_us, pick, runtime_us, us_of, values
 from plots import Bar, bars
 
 QUIET_PERCENT = 10
 CONTENDERS = ("envoy", "grpc.aio", "mlserver")
 """How names of processes begin that are neither instance nor runtime."""
-THROUGH = ("direct", "local", "hop", "TLS", "TLS hop", "envoy", "envoy 2", "envoy bare", "grpc.aio", "mlserver", "base")
+THROUGH = ("direct", "local", "hop", "TLS", "TLS hop", "envoy", "envoy 2", "envoy bare", "grpc.aio", "mlserver")
 """What the plots show."""
 
 
@@ -149,13 +149,24 @@ def against_base(commit: str, runs: Runs) -> Iterator[str]:
     """This commit beside another."""
     yield f"## Against {commit}"
     yield ""
-    yield "Warm local call of an instance alone (`alone`), CPU of the instance over the runtime's, median [range]."
+    yield "CPU of an instance per warm local call. The two commits take turns; of the ratios of all turns the median and the quartiles stand"
+    yield "here. Where calls of one reach the runtime in larger batches they cost the runtime less, too, so both ratios are shown."
     yield ""
-    yield "| shape | now | base | now over base |"
-    yield "|---|---|---|---|"
-    for shape in names(runs, "shape", path="base"):
-        now, base = (list(map(cost, pick(runs, path=path, shape=shape))) for path in ("alone", "base"))
-        yield f"| {shape} | {spread(now, 2)} | {spread(base, 2)} | {median(now) / median(base):.3f} |"
+    yield "| shape | now µs | base µs | now over base | the same, each over its runtime's CPU |"
+    yield "|---|---|---|---|---|"
+    for shape in names(runs, "shape", kind="pair"):
+        now, base = (pick(runs, kind="pair", commit=name, shape=shape) for name in ("now", "base"))
+        turns = list(zip(now, base, strict=True))
+        plain = quartiles([instances_us(one) / instances_us(other) for one, other in turns])
+        over_runtime = quartiles([cost(one) / cost(other) for one, other in turns])
+        spent = (spread(list(map(instances_us, found)), 1) for found in (now, base))
+        yield f"| {shape} | {' | '.join(spent)} | {plain} | {over_runtime} |"
+
+
+def quartiles(ratios: list[float]) -> str:
+    """Median and quartiles."""
+    lower, middle, upper = quantiles(ratios, n=4)
+    return f"{middle:.3f} [{lower:.3f}..{upper:.3f}]"
 
 
 def plots(runs: Runs) -> dict[str, str]:

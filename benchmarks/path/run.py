@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ EVERYWHERE = ("direct", "local", "hop", "envoy")
 """In every shape; the others only in the busiest one."""
 AGAIN = {BUSY: ("local", "envoy", "envoy 2"), ONE: ("direct", "local", "hop")}
 """What is measured twice in a repeat: rates and medians that are compared, which one slow second must not decide."""
+PAIRS = 4
+"""Turns of this commit and of the base in each repeat and shape, side by side, so that what the machine does meanwhile hits both."""
 RATE = 1000
 OPEN_S, OPEN_TURNS = 2.5, 3
 """Of each open loop, and how often in one repeat: tails need more of them than costs do. All of it must end before a model
@@ -77,8 +80,6 @@ def ways(stage: Stage) -> dict[str, Way]:
     for name, contender in stage.contenders.items():
         behind_it = [near] if contender.behind else []
         found[name] = (contender.process.address, [contender.process, *behind_it], contender.arguments)
-    if stage.base is not None:
-        found["base"] = (stage.base.address, [stage.base, stage.base_runtime], ("--model", "m"))
     return found
 
 
@@ -94,6 +95,16 @@ def closed(way: Way, shape: str, seconds: float) -> dict[str, Any]:
         "--warmup": 0.3,
     }
     return load(target, processes, *(str(word) for pair in arguments.items() for word in pair), *own)
+
+
+def pairs(stage: Stage, base: Process, shape: str, seconds: float) -> Iterator[dict[str, Any]]:
+    """Closed loops at an instance of this commit and at one of the base, in turns; which one is first changes."""
+    now = (stage.single.address, [stage.single, stage.single_runtime], ("--model", "m"))
+    before = (base.address, [base, stage.base_runtime], ("--model", "m"))
+    for turn in range(PAIRS):
+        both = [("now", now), ("base", before)]
+        for commit, way in both if turn % 2 == 0 else reversed(both):
+            yield {"kind": "pair", "commit": commit, "shape": shape, **closed(way, shape, seconds)}
 
 
 def opened(stage: Stage, condition: str, burnt: dict[str, float]) -> dict[str, Any]:
@@ -147,8 +158,7 @@ def measure(stage: Stage, repeats: int, seconds: float) -> Runs:
     for repeat in range(1, repeats + 1):
         for shape in SHAPES:
             found = ways(stage)
-            compared = {"alone", "base"} if stage.base is not None else set()
-            measured = [path for path in found if shape == BUSY or path in EVERYWHERE or path in compared]
+            measured = [path for path in found if shape == BUSY or path in EVERYWHERE]
             again = [path for path in AGAIN.get(shape, ()) if path in found]
             for path in (*measured, *again):
                 if path in stage.missing:
@@ -160,6 +170,9 @@ def measure(stage: Stage, repeats: int, seconds: float) -> Runs:
                     stage.leave_out(path, error)
                     continue
                 runs.append({"kind": "closed", "path": path, "shape": shape, **run})
+            if stage.base is not None:
+                say(f"repeat {repeat} of {repeats}: in turns with the base, {shape}")
+                runs.extend(pairs(stage, stage.base, shape, seconds))
         for _turn in range(OPEN_TURNS):
             for condition in ("idle", *(name for pair in CONDITIONS.items() for name in pair if name != "idle")):
                 say(f"repeat {repeat} of {repeats}: {condition}, {RATE}/s")
