@@ -25,9 +25,6 @@ from modelmesh.storage.disk_cache import Filling
 from modelmesh.storage.listing import make_plan
 
 MODELS, FILES, LARGEST_BYTES = 12, 3, 60_000
-OWN_BYTES = 1_000
-"""Of the cache's own small files, which `compare` counts and the budget does not."""
-
 LATEST = 60
 """An eviction has some forty operations; with more, the process ends by itself."""
 
@@ -133,9 +130,9 @@ def main(folder: Path, budget: int, rounds: int, seed: int) -> Found:
     for plan in plans:
         found.failed += brings([plan])
         compare(folder, truth, found)
-    # All must leave for one that has nearly the whole budget: nothing that a killed process left counts as taken.
-    whole = plan_of("whole", [budget - OWN_BYTES])
-    truth[whole.files[0].name] = content(whole.files[0].name, budget - OWN_BYTES)
+    # All must leave for one that has the whole budget: nothing that a killed process left counts as taken.
+    whole = plan_of("whole", [budget])
+    truth[whole.files[0].name] = content(whole.files[0].name, budget)
     found.failed += brings([whole])
     compare(folder, truth, found)
     found.trash = len(list((folder / "trash").iterdir())) + len(list((folder / "partial").iterdir()))

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -253,6 +254,25 @@ async def test_processes_share_a_folder_and_fetch_once(tmp_path: Path) -> None:
     assert served.sent <= 2 * MIB + 100
 
 
+def pulled_by_hand(cache: CacheFolder, name: str) -> None:
+    """A pull of 300 bytes, up to the moment before it is published."""
+    cache.reserve(name, 300)
+    (cache.partial(name) / "files").mkdir()
+    (cache.partial(name) / "files" / "a").write_bytes(bytes(300))
+
+
+def publish_when_a_manifest_is_read(cache: CacheFolder, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process ends its pull after the pulls were listed and before the entries were."""
+    read = json.loads
+
+    def publish_meanwhile(text: bytes) -> object:
+        monkeypatch.setattr(cache_folder.json, "loads", read)
+        cache.publish(name, None)
+        return read(text)
+
+    monkeypatch.setattr(cache_folder.json, "loads", publish_meanwhile)
+
+
 @pytest.mark.parametrize("moment", ["while it is written", "while others look"])
 def test_a_pull_counts_at_every_moment_in_which_it_becomes_an_entry(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -260,35 +280,50 @@ def test_a_pull_counts_at_every_moment_in_which_it_becomes_an_entry(
     cache = CacheFolder(tmp_path)
     cache.make()
 
-    def pulled(name: str) -> None:
-        cache.reserve(name, 300)
-        (cache.partial(name) / "files").mkdir()
-        (cache.partial(name) / "files" / "a").write_bytes(bytes(300))
-
     used = []
     if moment == "while it is written":
         sync = cache_folder.sync_folder
         monkeypatch.setattr(
             cache_folder, "sync_folder", lambda folder: (used.append(cache.usage().used_bytes), sync(folder))
         )
-        pulled("new")
+        pulled_by_hand(cache, "new")
         cache.publish("new", None)
     else:
-        pulled("old")
+        pulled_by_hand(cache, "old")
         cache.publish("old", None)
-        pulled("new")
-        read = json.loads
-
-        def publish_meanwhile(text: bytes) -> object:
-            monkeypatch.setattr(cache_folder.json, "loads", read)
-            cache.publish("new", None)
-            return read(text)
-
-        monkeypatch.setattr(cache_folder.json, "loads", publish_meanwhile)
+        pulled_by_hand(cache, "new")
+        publish_when_a_manifest_is_read(cache, "new", monkeypatch)
         used.append(cache.usage().used_bytes - 300)
     assert set(used) == {300}
     assert cache.usage().used_bytes in {300, 600}
     assert not (tmp_path / "entries" / "new" / "reserved").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "left"),
+    [
+        (lambda cache: cache.make_room("next", 300, 700), {"new"}),
+        (lambda cache: cache.make_room("next", 700, 700), set()),
+        (lambda cache: cache.trim(300), {"new"}),
+        (lambda cache: cache.trim(0), set()),
+    ],
+    ids=["room for some", "room for all", "trimmed", "emptied"],
+)
+def test_a_pull_that_becomes_an_entry_while_room_is_made_does_not_count_as_removed(
+    make: Callable[[CacheFolder], None], left: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process's pull is the first to go; one that ended is the last."""
+    cache = CacheFolder(tmp_path)
+    cache.make()
+    pulled_by_hand(cache, "old")
+    cache.publish("old", None)
+    os.close(os.open(cache.use_lock("old"), os.O_CREAT, 0o600))
+    os.utime(cache.use_lock("old"), (1, 1))
+    pulled_by_hand(cache, "new")
+    publish_when_a_manifest_is_read(cache, "new", monkeypatch)
+    make(cache)
+    assert {path.name for path in (tmp_path / "entries").iterdir()} == left
+    assert cache.usage().used_bytes == 300 * len(left)
 
 
 @pytest.mark.process

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -171,10 +172,7 @@ class CacheFolder:
         victims: list[tuple[Path, FileLock]] = []
         freed = 0
         try:
-            for folder, size in sorted(others, key=self._last_use):
-                lock = try_lock(self.use_lock(folder.name))
-                if lock is None:
-                    continue
+            for folder, size, lock in self._unused(others):
                 victims.append((folder, lock))
                 freed += size
                 if freed >= short:
@@ -200,13 +198,13 @@ class CacheFolder:
         """
         standing = self._standing()
         used = sum(size for _, size in standing)
-        for folder, size in sorted(standing, key=self._last_use):
+        if used <= keep_bytes:
+            return
+        for folder, size, lock in self._unused(standing):
+            self._discard_unused(folder, lock)
+            used -= size
             if used <= keep_bytes:
                 return
-            lock = try_lock(self.use_lock(folder.name))
-            if lock is not None:
-                used -= size
-                self._discard_unused(folder, lock)
 
     def usage(self) -> Usage:
         """What is here. Raises OSError."""
@@ -219,6 +217,21 @@ class CacheFolder:
             else:
                 lock.release()
         return Usage(sum(size for _, size in standing), held, len(standing))
+
+    def _unused(self, standing: list[tuple[Path, int]]) -> Iterator[tuple[Path, int, FileLock]]:
+        """What is not in use, what may go first before the rest, each with the lock that keeps it so."""
+        waiting = deque(sorted(standing, key=self._last_use))
+        while waiting:
+            folder, size = waiting.popleft()
+            lock = try_lock(self.use_lock(folder.name))
+            if lock is None:
+                continue
+            entry = self.root / "entries" / folder.name
+            if folder.parent.name == "partial" and entry.exists():  # since it was listed: now it is the one used last
+                lock.release()
+                waiting.append((entry, size))
+            else:
+                yield folder, size, lock
 
     def _discard_unused(self, folder: Path, lock: FileLock) -> None:
         """Discard what is not in use, by `lock`, and its locks."""
@@ -235,12 +248,10 @@ class CacheFolder:
         found = {folder.name: (folder, self.reserved(folder.name)) for folder in (self.root / "partial").iterdir()}
         for folder in (self.root / "entries").iterdir():
             if folder.name not in self._sizes:
-                try:
+                with suppress(OSError, ValueError, TypeError):  # removed meanwhile, or damaged
                     manifest = json.loads((folder / "manifest").read_bytes())
                     self._sizes[folder.name] = sum(size for _, size in manifest)
-                except (OSError, ValueError, TypeError):
-                    self._sizes[folder.name] = 0
-            found[folder.name] = (folder, self._sizes[folder.name])
+            found[folder.name] = (folder, self._sizes.get(folder.name, 0))
         return list(found.values())
 
     def _last_use(self, standing: tuple[Path, int]) -> tuple[bool, float]:
