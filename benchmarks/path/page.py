@@ -31,8 +31,8 @@ def cpus_used(run: Run) -> float:
 
 
 def names(runs: Runs, key: str, **which: Any) -> list[str]:
-    """Values in the order in which they came."""
-    return list(dict.fromkeys(run[key] for run in pick(runs, **which)))
+    """Values in the order in which they came, of the runs that have one."""
+    return list(dict.fromkeys(run[key] for run in pick(runs, **which) if key in run))
 
 
 def render(result: dict[str, Any]) -> Iterator[str]:

@@ -97,13 +97,12 @@ def closed(way: Way, shape: str, seconds: float) -> dict[str, Any]:
     return load(target, processes, *(str(word) for pair in arguments.items() for word in pair), *own)
 
 
-def pairs(stage: Stage, base: Process, shape: str, seconds: float) -> Iterator[dict[str, Any]]:
+def pairs(stage: Stage, shape: str, seconds: float) -> Iterator[dict[str, Any]]:
     """Closed loops at an instance of this commit and at one of the base, in turns; which one is first changes."""
-    now = (stage.single.address, [stage.single, stage.single_runtime], ("--model", "m"))
-    before = (base.address, [base, stage.base_runtime], ("--model", "m"))
     for turn in range(PAIRS):
-        both = [("now", now), ("base", before)]
-        for commit, way in both if turn % 2 == 0 else reversed(both):
+        for commit in ("now", "base") if turn % 2 == 0 else ("base", "now"):
+            instance, runtime = stage.pair[commit]
+            way = (instance.address, [instance, runtime], ("--model", "m"))
             yield {"kind": "pair", "commit": commit, "shape": shape, **closed(way, shape, seconds)}
 
 
@@ -170,9 +169,9 @@ def measure(stage: Stage, repeats: int, seconds: float) -> Runs:
                     stage.leave_out(path, error)
                     continue
                 runs.append({"kind": "closed", "path": path, "shape": shape, **run})
-            if stage.base is not None:
+            if stage.pair:
                 say(f"repeat {repeat} of {repeats}: in turns with the base, {shape}")
-                runs.extend(pairs(stage, stage.base, shape, seconds))
+                runs.extend(pairs(stage, shape, seconds))
         for _turn in range(OPEN_TURNS):
             for condition in ("idle", *(name for pair in CONDITIONS.items() for name in pair if name != "idle")):
                 say(f"repeat {repeat} of {repeats}: {condition}, {RATE}/s")

@@ -34,14 +34,14 @@ class Stage:
     contenders: dict[str, Contender] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     """Contenders that are not there, and why."""
-    base: Process | None = None
+    pair: dict[str, tuple[Process, Process]] = field(default_factory=dict)
+    """Instance and runtime of this commit ("now") and of the one that it is compared with ("base"); both started alike, and used for nothing else."""
     etcd_pid: int = 0
     storms: int = 0
     colds: int = 0
     single: Process = field(init=False)
     """Alone, with a store of its own; its runtime loads slowly, and models `bad…` not at all."""
     single_runtime: Process = field(init=False)
-    base_runtime: Process = field(init=False)
 
     @property
     def front(self) -> Process:
@@ -141,7 +141,9 @@ def running_stage(base: Path | None) -> Iterator[Stage]:
 
         stage.contenders, stage.missing = running(stack, stage.runtimes[0])
         if base is not None:
-            stage.base_runtime = runtime("base")
-            stage.base = instance("base", stage.base_runtime, f"sqlite:{folder}/base.db", PYTHONPATH=str(base))
-            register(stage.base)
+            sources: dict[str, dict[str, str]] = {"now": {}, "base": {"PYTHONPATH": str(base)}}
+            for name, settings in sources.items():
+                behind = runtime(name)
+                stage.pair[name] = (instance(name, behind, f"sqlite:{folder}/{name}.db", **settings), behind)
+                register(stage.pair[name][0])
         yield stage
