@@ -205,17 +205,22 @@ class Membership:
 
 
 def _significant(before: MemberRecord, after: MemberRecord) -> bool:
-    """Whether others would decide differently: anything but a small drift of age and busyness.
+    """Whether others would decide differently: anything but a small drift of age, busyness and worth.
 
-    No instance decides by the calls at work.
+    The worth of an idle copy falls all the time. No instance decides by the calls at work.
     """
     earlier, later = before.next_victim_use_ms, after.next_victim_use_ms
     if abs(earlier - later) >= 2_000 or (earlier == 0) != (later == 0):
         return True
-    if abs(before.busyness - after.busyness) * 10 > max(before.busyness, 10):
+    if _by_a_tenth(before.busyness, after.busyness, 10) or _by_a_tenth(before.worth, after.worth, 100):
         return True
-    same = {"next_victim_use_ms": 0, "busyness": 0, "at_once": 0}
+    same = {"next_victim_use_ms": 0, "busyness": 0, "worth": 0, "at_once": 0}
     return _with(before, same) != _with(after, same)
+
+
+def _by_a_tenth(before: int, after: int, least: int) -> bool:
+    """Whether a number changed by more than a tenth of itself; one below `least` is taken for that."""
+    return abs(before - after) * 10 > max(before, least)
 
 
 def _with(record: MemberRecord, values: dict[str, int]) -> tuple[object, ...]:
