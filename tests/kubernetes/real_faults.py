@@ -108,6 +108,10 @@ class Run:
                     return False
         return await self._deployed()
 
+    async def succeeds(self) -> bool:
+        """Whether nothing that failed waits for its next try."""
+        return not self.controller.failing
+
     async def _deployed(self) -> bool:
         images = {
             item["metadata"]["name"]: item["spec"]["containers"][0]["image"]
@@ -209,6 +213,7 @@ async def test_connections_that_are_reset_again_and_again(run: Run) -> None:
         reset += run.gate.reset()
     assert reset > 50
     await run.settles()
+    await until(run.succeeds, "a write that failed was not tried again", within_s=120)
     # Five images of one runtime, and a look may have written one whose answer was lost.
     assert max(count for (_, path), count in run.writes(since).items() if "/deployments/" in path) <= 10
     quiet = len(run.gate.passed)

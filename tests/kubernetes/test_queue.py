@@ -91,6 +91,7 @@ def test_a_key_that_is_added_often_is_worked_on_once_and_once_more_if_it_changed
         assert run.at == {"a/x": [0, 1]}
         assert run.most == {"a": 1}
         assert run.queue.idle
+        assert not run.queue.failing
         await run.stop()
 
     play(story)
@@ -130,6 +131,8 @@ def test_failures_are_repeated_with_growing_pauses_up_to_a_bound() -> None:
         assert pauses[0] <= 0.2
         assert max(pauses) <= LAST_PAUSE_MS / 1000 + 0.01
         assert min(pauses[-5:]) >= LAST_PAUSE_MS / 2000
+        assert run.queue.idle
+        assert run.queue.failing
         await run.stop()
 
     play(story)

@@ -172,6 +172,11 @@ class Controller:
         """Whether nothing is to be looked at now."""
         return self.models.idle and self.objects.idle
 
+    @property
+    def failing(self) -> bool:
+        """Whether something is to be tried again because it failed."""
+        return self.models.failing or self.objects.failing
+
     async def run(self) -> None:
         """Work until cancelled."""
         try:

@@ -72,6 +72,11 @@ class Queue(Generic[T]):
         """Whether nothing waits and nothing is worked on."""
         return self.depth == 0
 
+    @property
+    def failing(self) -> bool:
+        """Whether a key is to be tried again because its last attempt failed."""
+        return bool(self._failures)
+
     def add(self, key: T) -> None:
         """Look at a key as soon as there is room. A pause after failures is over, because something changed.
 
